@@ -1,0 +1,50 @@
+"""A small, exact detector: from a folder of labelled pictures to boxes, on the computer you have.
+
+>>> import detector
+>>> sorted(detector.__all__)
+['Annotation', 'AveragePrecision', 'Config', 'Detections', 'Detector', 'InputError', 'draw', 'evaluate', 'train']
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from detector.annotation import Annotation
+from detector.config import Config
+from detector.detections import Detections
+from detector.draw import draw
+from detector.errors import InputError
+
+if TYPE_CHECKING:
+    from detector.engine.detect import Detector
+    from detector.engine.evaluate import evaluate
+    from detector.engine.train import train
+    from detector.metrics.average_precision import AveragePrecision
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Annotation",
+    "AveragePrecision",
+    "Config",
+    "Detections",
+    "Detector",
+    "InputError",
+    "draw",
+    "evaluate",
+    "train",
+]
+
+_LATE = {
+    "AveragePrecision": "detector.metrics.average_precision",
+    "Detector": "detector.engine.detect",
+    "evaluate": "detector.engine.evaluate",
+    "train": "detector.engine.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch takes seconds to import; `detector --help` and the vocabulary must not wait for it.
+    if name in _LATE:
+        from importlib import import_module
+
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'detector' has no attribute {name!r}")

@@ -1,0 +1,212 @@
+"""The command line: `detector train | detect | evaluate`. Reads arguments, calls the engine, prints, exits.
+
+Exit status: 0 done; 2 something given was wrong (one message, no traceback); 3 some pictures of many failed.
+Torch is imported only when a verb needs it.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import detector
+from detector.config import Config, override, parse_value, read_config
+from detector.errors import InputError
+
+if TYPE_CHECKING:
+    from detector.metrics.average_precision import AveragePrecision
+
+_STARTED = time.monotonic()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    logger = logging.getLogger("detector")
+    logger.setLevel(logging.INFO)
+    handler = _BarAwareHandler()
+    logger.handlers = [handler]
+    try:
+        status: int = options.verb(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a detector."""
+    config = override(read_config(options.config) if options.config else Config(), options.set)
+    flags = {"canvas": options.imgsz, "model": options.model, "batch": options.batch, "seed": options.seed,
+             "device": options.device, "allow_dropped": options.allow_dropped,
+             "minutes": options.minutes, "epochs": options.epochs}  # fmt: skip
+    config = override_flags(config, {key: value for key, value in flags.items() if value is not None})
+    from detector.engine.train import train as run
+
+    run(options.data, config, options.out or _next_free(Path("runs/train")), options.split, started=_STARTED)
+    return 0
+
+
+def override_flags(config: Config, flags: dict[str, Any]) -> Config:
+    """Return the configuration with flags applied; a length given by flag replaces the file's."""
+    from dataclasses import replace
+
+    if flags.keys() & {"minutes", "epochs"}:
+        config = replace(config, minutes=None, epochs=None, steps=None)
+    return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})
+
+
+def detect(options: argparse.Namespace) -> int:
+    """Detect on pictures and write what was found."""
+    from tqdm import tqdm
+
+    from detector.engine.detect import Detector
+    from detector.engine.save_detections import DetectionWriter
+    from detector.engine.sources import find_sources
+
+    sources = find_sources(options.source)
+    model = Detector.load(options.weights, options.device)
+    writer = DetectionWriter(
+        options.out, model.info.category_ids, not options.no_pictures, options.save_txt, options.csv
+    )
+    failed = found_count = 0
+    answers = model.detect_each(
+        (source.read for source in sources),
+        score_threshold=options.conf,
+        iou_threshold=options.iou,
+        max_detections=options.max_det,
+        class_agnostic=options.agnostic_nms,
+    )
+    for source, answer in zip(tqdm(sources, unit="picture", disable=None), answers, strict=True):
+        if isinstance(answer, InputError):
+            failed += 1
+            print(f"skipped: {answer}", file=sys.stderr)
+            continue
+        found_count += len(answer)
+        writer.add(source.name, source.read(), answer)
+    writer.close()
+    print(f"{found_count} objects in {len(sources) - failed} pictures; see {options.out}")
+    if failed:
+        print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
+        return 2 if failed == len(sources) else 3
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Score weights, or another program's detections, on a split."""
+    from detector.engine.evaluate import evaluate_to_files
+
+    ap = evaluate_to_files(
+        options.data,
+        options.split,
+        weights=options.weights,
+        detections=options.detections,
+        device=options.device,
+        iou_threshold=options.iou,
+        json_path=options.json,
+        results_path=options.results,
+    )
+    print_table(ap)
+    return 0
+
+
+def print_table(ap: "AveragePrecision") -> None:
+    """Print COCO's numbers."""
+    for key, value in ap.to_json().items():
+        if key != "per_class":
+            print(f"{key:6} {value:7.4f}")
+    width = max([len(name) for name in ap.per_class] + [5])
+    print(f"\n{'class':{width}}      AP    AP50  objects")
+    for name, row in ap.per_class.items():
+        print(f"{name:{width}} {row['AP']:7.4f} {row['AP50']:7.4f} {row['objects']:8.0f}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=detector.__version__)
+    verbs = parser.add_subparsers(required=True, metavar="train | detect | evaluate")
+
+    one = verbs.add_parser("train", help="train on a data set", description="Train a detector from scratch.")
+    one.set_defaults(verb=train)
+    _data_argument(one)
+    one.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
+    length = one.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
+    length.add_argument("--epochs", type=float, help="passes over the training pictures")
+    one.add_argument("--out", type=Path, help="folder for weights and results (default: a new one under runs/)")
+    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable")
+    one.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
+    one.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+    one.add_argument("--model", help="pico, nano, small or medium (default: nano)")
+    one.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
+    one.add_argument("--batch", type=int, help="pictures per step (default: auto)")
+    one.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    one.add_argument("--allow-dropped", type=float, metavar="SHARE", help="largest share of boxes that may be dropped")
+
+    two = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
+    two.set_defaults(verb=detect)
+    two.add_argument("source", nargs="+", help="files, folders, globs; `scenes` for pictures of the built-in set")
+    two.add_argument("--weights", required=True, help="a file, or a shipped name: cells, scenes")
+    two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
+    two.add_argument("--conf", type=_share, default=0.25, help="lowest score (default: 0.25)")
+    two.add_argument("--max-det", type=int, default=300, help="most detections per picture (default: 300)")
+    two.add_argument("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
+    two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
+    two.add_argument("--csv", action="store_true", help="also write detections.csv")
+    two.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
+
+    three = verbs.add_parser("evaluate", help="score on a split", description="Score with COCO's average precision.")
+    three.set_defaults(verb=evaluate)
+    _data_argument(three)
+    three.add_argument("--split", help="which split (default: test, or the only one)")
+    subject = three.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--weights", help="a file, or a shipped name: cells, scenes")
+    subject.add_argument("--detections", type=Path, help="COCO results of any program, to score instead of weights")
+    three.add_argument("--json", type=Path, help="write the numbers to this file")
+    three.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
+
+    for verb in (two, three):
+        verb.add_argument("--iou", type=_share, default=0.6, help="overlap at which a box is suppressed (default: 0.6)")
+        verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    return parser
+
+
+def _data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
+    )
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _next_free(path: Path) -> Path:
+    """Return `path`, numbered if it is taken."""
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+class _BarAwareHandler(logging.Handler):
+    """Prints log lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()

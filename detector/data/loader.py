@@ -1,0 +1,39 @@
+"""Batches of a training run, made one thread ahead of the network.
+
+The batch of a step is a pure function of (seed, step): there is no state to save, and none that depends on threads.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from detector.data.batch import Batch, collate
+from detector.data.dataset import DetectionDataset
+
+_AHEAD = 3
+
+
+def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: int) -> Batch:
+    """Return the batch of `step` in a run of `steps` steps."""
+    epochs = steps * batch_size / len(dataset)
+    first = step * batch_size
+    return collate([dataset.training_sample(first + place, epochs) for place in range(batch_size)])
+
+
+def training_batches(
+    dataset: DetectionDataset, batch_size: int, steps: int, start: int, stop: int
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+        pending: deque[tuple[int, Future[Batch]]] = deque()
+        try:
+            for step in range(start, stop):
+                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps)))
+                if len(pending) > _AHEAD:
+                    ready, future = pending.popleft()
+                    yield ready, future.result()
+            for ready, future in pending:
+                yield ready, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()

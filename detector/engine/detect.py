@@ -1,0 +1,168 @@
+"""The detector as its users hold it: load weights, ask it about pictures."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from detector import images
+from detector.data.batch import images_to_tensor
+from detector.detections import Detections
+from detector.engine.checkpoint import WeightsInfo, load_weights
+from detector.engine.machine import choose_device
+from detector.engine.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD, postprocess
+from detector.errors import InputError
+from detector.images import Pixels
+from detector.letterbox import Letterbox
+from detector.model.fuse import fuse
+from detector.model.network import GridNetwork
+
+Picture = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], Pixels]
+"""A path, the bytes of a picture file, an RGB array uint8 [H, W, 3], a PIL picture, or a function that gives one."""
+
+_BATCH = 8
+
+
+class Detector:
+    """A trained network with everything needed to use it on pictures.
+
+    Args:
+        network: trained, not fused; it is copied and folded.
+        info: what its weights say.
+        device: where to run; "auto" takes a GPU if there is one.
+
+    Attributes:
+        info: class names, canvas, training facts.
+        canvas_hw: height and width in pixels that pictures are scaled to; may be changed, both divide by 32.
+    """
+
+    def __init__(self, network: GridNetwork, info: WeightsInfo, device: str = "auto") -> None:
+        self.info = info
+        self.canvas_hw = info.canvas_hw
+        self._device = choose_device(device)
+        self._network = fuse(network).to(self._device)
+
+    @classmethod
+    def load(cls, weights: str | Path, device: str = "auto") -> "Detector":
+        """Load weights by path or by shipped name ("cells", "scenes").
+
+        Raises:
+            InputError: no such weights, or they are damaged; no such device.
+        """
+        return cls(*load_weights(weights), device=device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of class ids."""
+        return self.info.class_names
+
+    @overload
+    def detect(self, source: Picture, **options: Any) -> Detections: ...
+    @overload
+    def detect(self, source: Sequence[Picture], **options: Any) -> list[Detections]: ...
+
+    def detect(self, source: Picture | Sequence[Picture], **options: Any) -> Detections | list[Detections]:
+        """Find the objects in one picture, or in each of a list.
+
+        Args:
+            source: a picture (path, bytes, RGB uint8 array [H, W, 3], PIL picture), or a list of them.
+            options: as of `detect_each`.
+
+        Returns:
+            Detections for a picture, a list of them for a list.
+
+        Raises:
+            InputError: a picture cannot be read; names it.
+        """
+        if isinstance(source, list | tuple):
+            return [_found(answer) for answer in self.detect_each(source, **options)]
+        return _found(next(self.detect_each([source], **options)))  # type: ignore[list-item]
+
+    def detect_each(
+        self,
+        pictures: Iterable[Picture],
+        score_threshold: float = SCORE_THRESHOLD,
+        iou_threshold: float = IOU_THRESHOLD,
+        max_detections: int = 300,
+        class_agnostic: bool = False,
+    ) -> Iterator[Detections | InputError]:
+        """Yield the answer for each picture in turn, reading a few pictures ahead; any number of pictures will do.
+
+        Args:
+            pictures: as for `detect`.
+            score_threshold: lowest score that counts, 0..1.
+            iou_threshold: overlap above which the lower of two boxes goes, 0..1.
+            max_detections: most detections per picture.
+            class_agnostic: let boxes of different classes suppress each other.
+
+        Yields:
+            Detections, or the InputError of a picture that cannot be read.
+        """
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            remaining = iter(pictures)
+            ahead = pool.submit(self._read_batch, list(islice(remaining, _BATCH)))
+            while batch := ahead.result():
+                ahead = pool.submit(self._read_batch, list(islice(remaining, _BATCH)))
+                readable = [entry for entry in batch if not isinstance(entry, InputError)]
+                answers = iter(
+                    self.detect_canvases(
+                        readable,
+                        score_threshold=score_threshold,
+                        iou_threshold=iou_threshold,
+                        max_detections=max_detections,
+                        class_agnostic=class_agnostic,
+                    )
+                )
+                for entry in batch:
+                    yield entry if isinstance(entry, InputError) else next(answers)
+
+    @torch.inference_mode()
+    def detect_canvases(self, letterboxed: Sequence[tuple[Letterbox, Pixels]], **options: Any) -> list[Detections]:
+        """Find the objects in pictures that already lie on this detector's canvas.
+
+        Args:
+            letterboxed: for each picture its letterbox and its canvas [H, W, 3].
+            options: thresholds, as of `postprocess`.
+        """
+        if not letterboxed:
+            return []
+        batch = images_to_tensor([canvas for _, canvas in letterboxed]).to(self._device)
+        return postprocess(
+            self._network(batch), [letterbox for letterbox, _ in letterboxed], self.class_names, **options
+        )
+
+    def letterbox(self, image: Pixels) -> tuple[Letterbox, Pixels]:
+        """Lay a picture [H, W, 3] on this detector's canvas."""
+        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self.canvas_hw)
+        return letterbox, letterbox.apply(image)
+
+    def _read_batch(self, pictures: Sequence[Picture]) -> list[tuple[Letterbox, Pixels] | InputError]:
+        batch: list[tuple[Letterbox, Pixels] | InputError] = []
+        for picture in pictures:
+            try:
+                batch.append(self.letterbox(_read(picture)))
+            except InputError as error:
+                batch.append(error)
+        return batch
+
+
+def _read(picture: Picture) -> Pixels:
+    if isinstance(picture, np.ndarray):
+        return images.check_array(picture)
+    if isinstance(picture, Image.Image):
+        return images.to_rgb(picture)
+    if callable(picture):
+        return picture()
+    return images.read(picture)
+
+
+def _found(answer: Detections | InputError) -> Detections:
+    if isinstance(answer, InputError):
+        raise answer
+    return answer

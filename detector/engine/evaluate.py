@@ -1,0 +1,167 @@
+"""How good a detector is on a split: COCO's numbers."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from detector.annotation import Annotation
+from detector.data.coco import to_coco
+from detector.data.descriptor import open_data
+from detector.data.split import Split
+from detector.detections import Detections
+from detector.engine.detect import Detector
+from detector.engine.postprocess import IOU_THRESHOLD
+from detector.errors import InputError
+from detector.images import Pixels
+from detector.letterbox import Letterbox
+from detector.metrics.average_precision import AveragePrecision, average_precision, coco_results
+
+log = logging.getLogger(__name__)
+
+LOWEST_SCORE = 0.001
+"""Average precision wants the whole ranking, not only what is worth showing."""
+
+MAX_DETECTIONS = 100
+"""COCO counts at most this many per picture."""
+
+_BATCH = 8
+
+Canvases = Iterable[tuple[Annotation, Letterbox, Pixels]]
+
+
+def evaluate(
+    data: str | Path,
+    weights: str | Path,
+    split: str = "test",
+    device: str = "auto",
+    iou_threshold: float = IOU_THRESHOLD,
+) -> AveragePrecision:
+    """Score weights on a split of a data set.
+
+    Args:
+        data: anything `open_data` takes.
+        weights: a path or a shipped name.
+        split: "train", "val", "test".
+        device: as for `Detector`.
+        iou_threshold: of the suppression, 0..1.
+
+    Raises:
+        InputError: the data, split or weights cannot be read, or their classes differ.
+    """
+    detector = Detector.load(weights, device)
+    read = open_data(data).read(split)
+    return score_split(read, detect_split(detector, read, iou_threshold))
+
+
+def detect_split(detector: Detector, split: Split, iou_threshold: float = IOU_THRESHOLD) -> dict[int, Detections]:
+    """Return what a detector finds in every picture of a split, by image id.
+
+    Raises:
+        InputError: the classes differ, or a picture cannot be read.
+    """
+    check_classes(detector, split)
+    return detect_canvases(detector, letterboxed(split, detector.canvas_hw), iou_threshold)
+
+
+def letterboxed(split: Split, canvas_hw: tuple[int, int]) -> Iterator[tuple[Annotation, Letterbox, Pixels]]:
+    """Yield every picture of a split on its canvas."""
+    for annotation in split.annotations:
+        image = split.read_image(annotation)
+        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), canvas_hw)
+        yield annotation, letterbox, letterbox.apply(image)
+
+
+def detect_canvases(
+    detector: Detector, canvases: Canvases, iou_threshold: float = IOU_THRESHOLD
+) -> dict[int, Detections]:
+    """Return what a detector finds on canvases made by `letterboxed`, by image id."""
+    found: dict[int, Detections] = {}
+    remaining = iter(canvases)
+    while batch := list(islice(remaining, _BATCH)):
+        answers = detector.detect_canvases(
+            [(letterbox, canvas) for _, letterbox, canvas in batch],
+            score_threshold=LOWEST_SCORE,
+            iou_threshold=iou_threshold,
+            max_detections=MAX_DETECTIONS,
+        )
+        found |= {annotation.image_id: answer for (annotation, _, _), answer in zip(batch, answers, strict=True)}
+    return found
+
+
+def score_split(split: Split, found: dict[int, Detections]) -> AveragePrecision:
+    """Return COCO's numbers for detections, by image id, on a split."""
+    truth = split.ground_truth if split.ground_truth is not None else to_coco(split)
+    return average_precision(truth, coco_results(found, split.category_ids))
+
+
+def check_classes(detector: Detector, split: Split) -> None:
+    """Refuse a split whose classes are not those of the detector.
+
+    Raises:
+        InputError: names both lists.
+    """
+    if detector.class_names != split.class_names:
+        raise InputError(
+            f"the weights know the classes {list(detector.class_names)}, the data set has {list(split.class_names)}: "
+            "evaluate on data with the same classes in the same order"
+        )
+
+
+def evaluate_to_files(
+    data: str | Path,
+    split: str | None = None,
+    weights: str | Path | None = None,
+    detections: Path | None = None,
+    device: str = "auto",
+    iou_threshold: float = IOU_THRESHOLD,
+    json_path: Path | None = None,
+    results_path: Path | None = None,
+) -> AveragePrecision:
+    """Score weights, or another program's COCO results, and write the numbers.
+
+    Args:
+        data: anything `open_data` takes.
+        split: None takes "test", or the only one there is.
+        weights: to score; a path or shipped name.
+        detections: COCO results to score instead.
+        device: as for `Detector`.
+        iou_threshold: of the suppression, 0..1.
+        json_path: gets the numbers.
+        results_path: gets the detections as COCO results.
+
+    Raises:
+        InputError: anything given will not do.
+    """
+    source = open_data(data)
+    if split is None:
+        split = source.split_names[0] if len(source.split_names) == 1 else "test"
+    read = source.read(split)
+    truth = read.ground_truth if read.ground_truth is not None else to_coco(read)
+    if detections is not None:
+        results = _read_results(detections)
+    else:
+        assert weights is not None
+        detector = Detector.load(weights, device)
+        log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
+        results = coco_results(detect_split(detector, read, iou_threshold), read.category_ids)
+    ap = average_precision(truth, results)
+    for path, values in ((json_path, ap.to_json()), (results_path, results)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return ap
+
+
+def _read_results(path: Path) -> list[dict[str, Any]]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+        raise InputError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")
+    return results

@@ -1,0 +1,135 @@
+"""The optimizers: Muon for convolution weights with AdamW for the rest, or AdamW or SGD for all."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from detector.config import Config
+from detector.model.head import Head
+from detector.model.network import GridNetwork
+
+_PEAK = {"muon": 0.03, "adamw": 0.003, "sgd": 0.02}
+
+
+def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
+    """Return the optimizers that together train every parameter; each group remembers its peak as `peak_lr`.
+
+    Decay applies to convolution weights only: norms and biases are scale and offset, not complexity.
+    """
+    outputs = {id(module.output.weight) for module in network.modules() if isinstance(module, Head)}
+    kernels = [
+        module.weight
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and id(module.weight) not in outputs
+    ]
+    matrices = {id(kernel) for kernel in kernels}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
+    peak = _PEAK[config.optimizer] if config.lr == "auto" else config.lr
+    optimizers: list[Optimizer]
+    if config.optimizer == "muon":
+        optimizers = [
+            Muon(kernels, peak, weight_decay=config.weight_decay),
+            torch.optim.AdamW(rest, config.lr_rest, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
+        ]
+    else:
+        groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        if config.optimizer == "adamw":
+            optimizers = [torch.optim.AdamW(groups, peak, betas=(0.9, 0.99), foreach=True)]
+        else:
+            # SGD adds its decay to the gradient, which multiplies it by the learning rate: the same law as above.
+            groups[0]["weight_decay"] = config.weight_decay / 100
+            optimizers = [torch.optim.SGD(groups, peak, momentum=0.9, nesterov=True, foreach=True)]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+class Muon(Optimizer):
+    """Momentum whose step is made orthogonal: every direction of a weight matrix moves by the same amount.
+
+    A kernel [out, in, h, w] counts as the matrix [out, h*w*in]. Matrices of one shape are worked on together.
+
+    Args:
+        params: weights of convolutions.
+        lr: size of a step; the spectral norm of the change.
+        momentum: Nesterov momentum.
+        weight_decay: share of the weight taken off per step, times `lr`.
+
+    Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            gradients = [weight.grad for weight in weights]
+            momenta = [self._momentum(weight) for weight in weights]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, gradients)
+            steps = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+
+            by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+            for index, weight in enumerate(weights):
+                by_shape[weight.shape].append(index)
+            for indices in by_shape.values():
+                matrices = torch.stack([_as_matrix(steps[index]) for index in indices])
+                directions = orthogonalise(matrices)
+                size = group["lr"] * math.sqrt(max(1.0, matrices.shape[1] / matrices.shape[2]))
+                for index, direction in zip(indices, directions, strict=True):
+                    _as_matrix(weights[index]).add_(direction, alpha=-size)
+
+    def _momentum(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum: Tensor = state["momentum"]
+        return momentum
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """View a channels_last kernel [out, in, h, w] as [out, h*w*in] without moving a number."""
+    matrix: Tensor = kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
+    return matrix
+
+
+def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Return about the nearest orthogonal matrices to [K, n, m]: singular values go to 0.7..1.2.
+
+    The iteration x ← (a + b·g + c·g²) x with g = x·xᵀ only multiplies x by polynomials of g, and these commute.
+    So it runs on g alone, n x n instead of n x m, and x is multiplied once at the end: about 2.5 times less work.
+
+    Source: Jordan et al., as above: quintic Newton-Schulz iteration with these three coefficients.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x if x.shape[1] <= x.shape[2] else x.mT
+    gram = x @ x.mT
+    factors: list[Tensor] = []
+    for _ in range(rounds):
+        if factors:
+            gram = factors[-1] @ gram @ factors[-1]
+        factors.append(torch.baddbmm(gram, gram, gram, beta=b, alpha=c))
+        factors[-1].diagonal(dim1=1, dim2=2).add_(a)
+    for factor in factors[1:]:
+        factors[0] = factor @ factors[0]
+    x = factors[0] @ x
+    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+
+
+def clip_gradients(network: GridNetwork, largest_norm: float) -> Tensor:
+    """Scale all gradients down to a common norm of at most `largest_norm`; return the norm before."""
+    norm: Tensor = nn.utils.clip_grad_norm_(network.parameters(), largest_norm, foreach=True)
+    return norm

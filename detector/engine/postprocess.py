@@ -1,0 +1,51 @@
+"""From grid predictions to detections: threshold, suppression, back to the picture. The only way out of torch."""
+
+from collections.abc import Sequence
+
+from detector.detections import Detections
+from detector.letterbox import Letterbox
+from detector.model.grid import GridPredictions
+from detector.ops.nms import nms
+
+SCORE_THRESHOLD = 0.25
+"""Lowest score worth showing, where the user does not say."""
+
+IOU_THRESHOLD = 0.6
+"""Overlap above which two boxes count as one object, where the user does not say."""
+
+
+def postprocess(
+    predictions: GridPredictions,
+    letterboxes: Sequence[Letterbox],
+    class_names: tuple[str, ...],
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+    class_agnostic: bool = False,
+) -> list[Detections]:
+    """Turn the predictions of a batch into one `Detections` per picture.
+
+    A point may answer with several classes; every score above the threshold is a candidate of its own.
+
+    Args:
+        predictions: of B pictures.
+        letterboxes: how each of them came onto the canvas.
+        class_names: C names.
+        score_threshold: lowest score that counts, 0..1.
+        iou_threshold: overlap above which the lower of two boxes goes, 0..1.
+        max_detections: most detections per picture.
+        class_agnostic: let boxes suppress each other whatever their class.
+    """
+    scores = predictions.class_logits.sigmoid()
+    boxes = predictions.boxes()
+    found = []
+    for index, letterbox in enumerate(letterboxes):
+        point, class_id = (scores[index] > score_threshold).nonzero(as_tuple=True)
+        candidate_scores = scores[index, point, class_id].cpu().numpy()
+        candidate_boxes = letterbox.to_image(boxes[index, point].cpu().numpy())
+        class_ids = class_id.cpu().numpy()
+        kept = nms(
+            candidate_boxes, candidate_scores, None if class_agnostic else class_ids, iou_threshold, max_detections
+        )
+        found.append(Detections(candidate_boxes[kept], candidate_scores[kept], class_ids[kept], class_names))
+    return found

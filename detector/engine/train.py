@@ -1,0 +1,294 @@
+"""Training: from a data set to saved weights, within the time it was given."""
+
+import logging
+import platform
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from detector.annotation import Annotation
+from detector.config import Config
+from detector.data.dataset import DetectionDataset
+from detector.data.descriptor import open_data
+from detector.data.loader import training_batches
+from detector.data.split import Split
+from detector.engine import schedule
+from detector.engine.checkpoint import WeightsInfo
+from detector.engine.detect import Detector
+from detector.engine.evaluate import detect_canvases, letterboxed, score_split
+from detector.engine.machine import choose_device, choose_precision, prepare_for_training
+from detector.engine.run_folder import RunFolder
+from detector.engine.trainer import NonFiniteLossError, Trainer
+from detector.errors import InputError
+from detector.metrics.average_precision import AveragePrecision
+from detector.model.network import SIZES, GridNetwork
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_MINUTES = 10.0
+
+_WARMED_UP = 8
+"""The first steps of a process prepare kernels and memory; they do not tell how long a step takes."""
+
+_EVALUATION_SHARE = 0.05
+"""Share of a budget in minutes that evaluations may take."""
+
+_RESERVE = 1.0
+"""Seconds kept for saving and for leaving the process."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: with weights/best.safetensors, weights/last.safetensors, results.csv, config.json, ledger.json.
+        steps: optimizer steps done.
+        seconds: wall time from the start of the command.
+        best: numbers on val of the best weights; None without a val split.
+    """
+
+    folder: Path
+    steps: int
+    seconds: float
+    best: AveragePrecision | None
+
+
+def train(
+    data: str | Path,
+    config: Config | None = None,
+    out: str | Path = "runs/train",
+    split: str = "train",
+    started: float | None = None,
+) -> TrainingResult:
+    """Train a detector from scratch.
+
+    Args:
+        data: anything `open_data` takes; its val split, where there is one, chooses the best weights.
+        config: settings; without a length the run takes ten minutes.
+        out: folder for the results; it may exist, but not hold a run.
+        split: to learn from; with "trainval" nothing is left to evaluate on, and the last weights are the best.
+        started: `time.monotonic()` at the start of the command, from which a budget in minutes counts.
+
+    Raises:
+        InputError: the data, settings or folder will not do, or the loss became infinite.
+    """
+    started = time.monotonic() if started is None else started
+    config = config or Config()
+    if config.minutes is None and config.epochs is None and config.steps is None:
+        config = replace(config, minutes=_DEFAULT_MINUTES)
+    device = choose_device(config.device)
+    prepare_for_training()
+
+    source = open_data(data)
+    log.info("%s", source.description)
+    train_split = source.read(split)
+    val = source.read("val") if split == "train" and "val" in source.split_names else None
+    if val and val.class_names != train_split.class_names:
+        raise InputError(f"val has the classes {list(val.class_names)}, train has {list(train_split.class_names)}")
+    canvas_hw = choose_canvas(config, train_split.annotations)
+    dataset = DetectionDataset(train_split, canvas_hw, config)
+    for read in (train_split, val) if val else (train_split,):
+        log.info("%s: %d pictures, %s", read.name, len(read.annotations), read.ledger.summary())
+        for entry in read.ledger.entries[:10]:
+            log.info("  %s", entry)
+        read.ledger.check(config.allow_dropped)
+    folder = RunFolder(Path(out))
+    folder.write_json("ledger.json", {read.name: read.ledger.to_json() for read in (train_split, val) if read})
+    return _Run(config, device, folder, dataset, train_split, val, source.description, started).train()
+
+
+def choose_canvas(config: Config, annotations: tuple[Annotation, ...]) -> tuple[int, int]:
+    """Return the canvas (height, width): as set, or a long side with the other after the pictures' median aspect."""
+    if isinstance(config.canvas, tuple):
+        return config.canvas
+    sizes = np.array([annotation.image_hw for annotation in annotations], dtype=np.float64)
+    aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
+    long_side = 320 if config.canvas == "auto" else config.canvas
+    short_side = max(32, int(long_side * min(aspect, 1 / aspect) / 32 + 0.5) * 32)
+    return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
+
+
+def choose_batch(config: Config, picture_count: int) -> int:
+    """Return the pictures per step: few for few pictures, since a short run needs many steps more than smooth ones."""
+    if config.batch != "auto":
+        return config.batch
+    return 8 if picture_count < 1000 else 16 if picture_count < 5000 else 32
+
+
+class _Run:
+    """The course of one training run: plan, steps, evaluations, saving."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        folder: RunFolder,
+        dataset: DetectionDataset,
+        split: Split,
+        val: Split | None,
+        description: str,
+        started: float,
+    ) -> None:
+        self._config, self._folder, self._dataset, self._split, self._val = config, folder, dataset, split, val
+        self._description, self._started = description, started
+        self._batch_size = choose_batch(config, len(dataset))
+        self._val_canvases = list(letterboxed(val, dataset.canvas_hw)) if val else []
+        self._best: AveragePrecision | None = None
+        self._evaluation_seconds = 0.0
+        self._loss_sums = np.zeros(4)
+        dtype = choose_precision(config.precision, device)
+        torch.manual_seed(config.seed)
+        network = GridNetwork(SIZES[config.model], len(split.class_names), *dataset.colour_statistics())
+        self._trainer = Trainer(network, config, device, dtype)
+        height, width = dataset.canvas_hw
+        place = "in memory" if dataset.in_memory else "read anew each time"
+        log.info(
+            f"{config.model} network, {sum(p.numel() for p in network.parameters()):,} parameters; "
+            f"canvas {width}x{height} (width x height), batch {self._batch_size}, "
+            f"{str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads, pictures {place}"
+        )
+
+    def train(self) -> TrainingResult:
+        """Do the whole run."""
+        steps = self._known_steps()
+        with tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True) as bar:
+            done = 0
+            if steps is None:
+                done = schedule.PLANNING_STEPS
+                times = self._advance(0, done, done, set(), bar)
+                steps, evaluations = self._plan(median(times[_WARMED_UP:]))
+                bar.total = steps
+            else:
+                evaluations = self._evaluations(int(steps * self._batch_size / len(self._dataset) / 2))
+            after = set(schedule.evaluation_steps(steps, evaluations))
+            self._folder.write_json("config.json", asdict(self._config) | self._settled(steps))
+            log.info(f"{steps} steps, {steps * self._batch_size / len(self._dataset):.1f} epochs, "
+                     f"{evaluations} evaluations; to repeat this run: --set steps={steps}")  # fmt: skip
+            self._advance(done, steps, steps, after, bar)
+        seconds = time.monotonic() - self._started
+        log.info(f"done: {steps} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
+        return TrainingResult(self._folder.path, steps, seconds, self._best)
+
+    def _known_steps(self) -> int | None:
+        """Return the length of the run in steps, or None where it follows from a budget in minutes."""
+        if self._config.epochs is not None:
+            return max(1, round(self._config.epochs * len(self._dataset) / self._batch_size))
+        return self._config.steps
+
+    def _plan(self, step_seconds: float) -> tuple[int, int]:
+        """Turn what is left of the budget into numbers of steps and evaluations."""
+        assert self._config.minutes is not None
+        self._evaluate(schedule.PLANNING_STEPS)  # says what an evaluation costs, and that it works
+        budget = self._config.minutes * 60
+        left = budget - _RESERVE - (time.monotonic() - self._started)
+        affordable = int(_EVALUATION_SHARE * budget / max(self._evaluation_seconds, 1e-3))
+        evaluations = self._evaluations(affordable)
+        steps = schedule.PLANNING_STEPS + int((left - evaluations * self._evaluation_seconds) / step_seconds)
+        if steps <= 2 * schedule.PLANNING_STEPS:
+            log.warning(f"{self._config.minutes:g} minutes are too short for more than {steps} steps on this machine")
+        return max(steps, schedule.PLANNING_STEPS + 1), evaluations
+
+    def _evaluations(self, sensible: int) -> int:
+        """Return how often to evaluate: as set, or `sensible` within 1..20."""
+        return min(20, max(1, sensible)) if self._config.evaluations == "auto" else self._config.evaluations
+
+    def _advance(self, start: int, stop: int, steps: int, evaluate_after: set[int], bar: "tqdm[Any]") -> list[float]:
+        """Do the steps from `start` to `stop`; return the seconds each took."""
+        times = []
+        tick = time.monotonic()
+        for step, batch in training_batches(self._dataset, self._batch_size, steps, start, stop):
+            try:
+                terms = self._trainer.step(step, steps, batch)
+            except NonFiniteLossError as error:
+                raise self._explain(error) from None
+            losses = (float(terms.classes), float(terms.iou), float(terms.l1))
+            self._loss_sums += (*losses, 1)
+            times.append(time.monotonic() - tick)
+            tick += times[-1]
+            bar.set_postfix_str(
+                "classes {:.2f} iou {:.2f} l1 {:.2f}, {:.0f} img/s".format(*losses, self._batch_size / times[-1]), False
+            )
+            bar.update()
+            if step + 1 in evaluate_after:
+                self._report(step + 1, steps, self._batch_size / median(times))
+                tick = time.monotonic()
+        return times
+
+    def _report(self, step: int, steps: int, images_per_second: float) -> None:
+        """Evaluate, write a line, save."""
+        ap = self._evaluate(step)
+        is_best = ap is None or self._best is None or ap.AP >= self._best.AP
+        self._best = ap if is_best else self._best
+        classes, iou, l1 = self._loss_sums[:3] / max(self._loss_sums[3], 1)
+        self._loss_sums[:] = 0
+        row = {
+            "step": step,
+            "epoch": round(step * self._batch_size / len(self._dataset), 2),
+            "seconds": round(time.monotonic() - self._started, 1),
+            "images_per_second": round(images_per_second, 1),
+            "lr_share": round(schedule.learning_rate(step - 1, steps, self._config), 4),
+            "loss_classes": round(classes, 4),
+            "loss_iou": round(iou, 4),
+            "loss_l1": round(l1, 4),
+        } | ({} if ap is None else {key: round(value, 4) for key, value in ap.to_json().items() if key != "per_class"})
+        self._folder.add_result(row)
+        self._folder.save(self._trainer.average.network, self._info(steps, ap), is_best)
+        scores = "no val split" if ap is None else f"val AP {ap.AP:.3f} AP50 {ap.AP50:.3f} AP75 {ap.AP75:.3f}"
+        log.info(
+            f"step {step}/{steps} epoch {row['epoch']:g}, {row['seconds']:.0f} s, {images_per_second:.0f} img/s, "
+            f"loss {classes + iou + l1:.2f} (classes {classes:.2f} iou {iou:.2f} l1 {l1:.2f}): {scores}"
+        )
+
+    def _evaluate(self, step: int) -> AveragePrecision | None:
+        if self._val is None:
+            return None
+        start = time.monotonic()
+        detector = Detector(self._trainer.average.network, self._info(step, None), self._config.device)
+        ap = score_split(self._val, detect_canvases(detector, self._val_canvases))
+        self._evaluation_seconds = time.monotonic() - start
+        return ap
+
+    def _info(self, steps: int, ap: AveragePrecision | None) -> WeightsInfo:
+        return WeightsInfo(
+            model=self._config.model,
+            class_names=self._split.class_names,
+            category_ids=self._split.category_ids,
+            canvas_hw=self._dataset.canvas_hw,
+            config=asdict(self._config),
+            facts=self._settled(steps)
+            | {
+                "data": self._description,
+                "pictures": len(self._dataset),
+                "boxes": self._split.ledger.used + self._split.ledger.clipped,
+                "seconds": round(time.monotonic() - self._started, 1),
+                "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
+            },
+        )
+
+    def _settled(self, steps: int) -> dict[str, object]:
+        """Return what "auto" came to, and on what."""
+        return {
+            "steps": steps,
+            "batch": self._batch_size,
+            "canvas": list(self._dataset.canvas_hw),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        }
+
+    def _explain(self, error: NonFiniteLossError) -> InputError:
+        names = {annotation.image_id: annotation.image_path for annotation in self._split.annotations}
+        terms = error.terms
+        return InputError(
+            f"the loss is not finite at step {error.step} (classes {float(terms.classes)}, iou {float(terms.iou)}, "
+            f"l1 {float(terms.l1)}) with the pictures:\n  "
+            + "\n  ".join(str(names[image_id]) for image_id in error.image_ids)
+            + "\nA lower learning rate (--set lr=...) or --set precision=fp32 may help."
+        )

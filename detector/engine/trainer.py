@@ -1,0 +1,71 @@
+"""A network and what trains it, one step at a time; knows nothing of files, clocks or plans."""
+
+import torch
+
+from detector.config import Config
+from detector.data.batch import Batch
+from detector.engine import schedule
+from detector.engine.ema import MovingAverage
+from detector.engine.optimizer import clip_gradients, make_optimizers
+from detector.loss.criterion import LossTerms, detection_loss
+from detector.model.network import GridNetwork
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or no number.
+
+    Attributes:
+        step: at which this happened.
+        image_ids: of the batch.
+        terms: the loss.
+    """
+
+    def __init__(self, step: int, image_ids: tuple[int, ...], terms: LossTerms) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step, self.image_ids, self.terms = step, image_ids, terms
+
+
+class Trainer:
+    """Does optimizer steps.
+
+    Args:
+        network: on `device`.
+        config: optimizer, schedule, loss.
+        device: where to compute.
+        dtype: arithmetic of the network's forward pass; the loss is always float32.
+
+    Attributes:
+        average: the moving average of the weights, which is what a run is after.
+    """
+
+    def __init__(self, network: GridNetwork, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+        self.network = network.to(device).train()
+        self.average = MovingAverage(self.network)
+        self._optimizers = make_optimizers(self.network, config)
+        self._config, self._device, self._dtype = config, device, dtype
+
+    def step(self, step: int, steps: int, batch: Batch) -> LossTerms:
+        """Do step number `step` of `steps`; return the loss before it, detached.
+
+        Raises:
+            NonFiniteLossError: nothing was changed.
+        """
+        share = schedule.learning_rate(step, steps, self._config)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+            optimizer.zero_grad()
+        terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
+        if not torch.isfinite(terms.total):
+            raise NonFiniteLossError(step, batch.image_ids, terms)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(self.network, self._config.clip_norm)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self.average.update(schedule.ema_decay(step, steps, self._config))
+        return terms.detach()
+
+    def _loss(self, batch: Batch, least_quality: float) -> LossTerms:
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            predictions = self.network(batch.images)
+        return detection_loss(predictions, batch, self._config, least_quality)

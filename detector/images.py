@@ -1,0 +1,114 @@
+"""Pictures from and to files: the only place that knows file formats, EXIF turns, 16 bits and alpha.
+
+Inside the package a picture is always RGB, uint8, [H, W, 3], the way up a viewer shows it.
+The rules: EXIF orientation is applied; 16-bit grey is divided by 256; transparency is laid on white;
+of an animation the first frame is taken; pictures of floats are refused, since their range is unknown.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from detector.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+"""File endings (lower case) that count as pictures when a folder is searched."""
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def read(source: Path | str | bytes) -> Pixels:
+    """Decode one picture.
+
+    Args:
+        source: a path, or the bytes of a picture file.
+
+    Returns:
+        [H, W, 3] RGB.
+
+    Raises:
+        InputError: the file is missing, is no picture, is cut off or too large to be sane.
+    """
+    name = "<bytes>" if isinstance(source, bytes) else str(source)
+    with warnings.catch_warnings():
+        # Pillow warns above 89 million pixels and refuses at twice that; one clear limit is better than two.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)  # odd EXIF and TIFF tags; the pixels decide
+        try:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+                return to_rgb(file)
+        except FileNotFoundError:
+            raise InputError(f"{name}: no such picture") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise InputError(f"{name}: too large a picture ({error})") from None
+        except UnidentifiedImageError:
+            raise InputError(f"{name}: not a picture in a format that can be read") from None
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise InputError(f"{name}: the picture does not decode ({error})") from None
+
+
+def read_size(path: Path | str) -> tuple[int, int]:
+    """Return (height, width) as a viewer shows the picture, from the file's head alone.
+
+    Raises:
+        InputError: as `read`, but for damage behind the head.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                width, height = file.size
+                # Values 5 to 8 lay the picture on its side (EXIF 2.32, tag 0x0112).
+                turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such picture") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a picture that can be read ({error})") from None
+    return (width, height) if turned else (height, width)
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """Convert an opened PIL picture of any mode to RGB [H, W, 3] by this module's rules.
+
+    Raises:
+        InputError: a picture of floats or of 32-bit integers.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("F", "I"):
+        raise InputError(f"a picture of mode {image.mode} has no known range: save it with 8 or 16 bits")
+    if "A" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def check_array(image: npt.NDArray[Any]) -> Pixels:
+    """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel.
+
+    Raises:
+        InputError: any other shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"expected an RGB picture as uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    return image
+
+
+def write(path: Path, image: Pixels) -> None:
+    """Write RGB [H, W, 3] to `path`; its ending chooses the format."""
+    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
+    Image.fromarray(image).save(path, **options)
+
+
+def find(folder: Path) -> list[Path]:
+    """Return the pictures directly in `folder`, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())

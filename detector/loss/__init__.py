@@ -1,0 +1,1 @@
+"""Grid predictions and objects to a loss."""

@@ -1,0 +1,1 @@
+"""Detections and annotations to numbers; NumPy only."""

@@ -1,0 +1,131 @@
+"""COCO's average precision, by faster-coco-eval, which gives the numbers of pycocotools to the last digit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from detector.boxes import to_xywh
+from detector.detections import Detections
+from detector.errors import InputError
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """The twelve COCO numbers in 0..1 (-1 where no object is concerned) and AP per class.
+
+    Attributes:
+        AP: mean over IoU .50:.05:.95 and classes; AP50, AP75: at one IoU.
+        APs: of objects below 32² square pixels of the original picture; APm: to 96²; APl: above.
+        AR1: mean recall with at most 1 detection per picture; AR10, AR100: with 10, 100.
+        ARs: mean recall of small objects with at most 100; ARm, ARl: of medium and large ones.
+        per_class: class name → {"AP", "AP50", "objects"}.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    AR1: float
+    AR10: float
+    AR100: float
+    ARs: float
+    ARm: float
+    ARl: float
+    per_class: Mapping[str, Mapping[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as a dictionary."""
+        return asdict(self)
+
+
+def coco_results(
+    found: Mapping[int, Detections], category_ids: Sequence[int], file_names: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return detections as COCO writes results: a list of image_id, category_id, bbox [x, y, w, h], score.
+
+    Args:
+        found: by image id.
+        category_ids: of the classes, in the order of their class ids.
+        file_names: by image id; adds a `file_name` to every row.
+    """
+    rows = []
+    for image_id, detections in found.items():
+        named = {"file_name": file_names[image_id]} if file_names else {}
+        boxes = to_xywh(detections.boxes.astype(np.float64)).tolist()
+        for box, score, class_id in zip(boxes, detections.scores.tolist(), detections.class_ids, strict=True):
+            rows.append(
+                {"image_id": image_id, **named, "category_id": category_ids[class_id], "bbox": box, "score": score}
+            )
+    return rows
+
+
+def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
+    """Score COCO results against a COCO data set.
+
+    Args:
+        ground_truth: a COCO dictionary with images, annotations and categories.
+        results: rows as `coco_results` makes them.
+
+    Raises:
+        InputError: a row lacks a field, or names a picture or category that the ground truth does not have.
+    """
+    _check(ground_truth, results)
+    truth = COCO(_with_defaults(ground_truth))
+    rows = [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in results]
+    evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    numbers = {name: float(value) for name, value in zip(names, evaluation.stats[:12], strict=True)}
+    return AveragePrecision(**numbers, per_class=_per_class(evaluation, truth))
+
+
+def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
+    precision = evaluation.eval["precision"]  # [IoU, recall, class, area, detections]
+    counts: dict[int, int] = {}
+    for row in truth.dataset["annotations"]:
+        counts[row["category_id"]] = counts.get(row["category_id"], 0) + (not row["iscrowd"])
+    table = {}
+    for position, category_id in enumerate(evaluation.params.catIds):
+        values = precision[:, :, position, 0, -1]
+        table[truth.cats[category_id]["name"]] = {
+            "AP": _mean(values),
+            "AP50": _mean(values[0]),
+            "objects": counts.get(category_id, 0),
+        }
+    return table
+
+
+def _mean(values: Any) -> float:
+    counted = values[values > -1]
+    return float(counted.mean()) if counted.size else -1.0
+
+
+def _with_defaults(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that has the fields the evaluation reads, for files that leave them out."""
+    annotations = [
+        {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row} for row in ground_truth["annotations"]
+    ]
+    return {"info": {}, **ground_truth, "annotations": annotations}
+
+
+def _check(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    category_ids = {category["id"] for category in ground_truth["categories"]}
+    for index, row in enumerate(results):
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in row:
+                raise InputError(f"result {index}: has no '{key}'")
+        if row["image_id"] not in image_ids:
+            raise InputError(f"result {index}: image_id {row['image_id']} is not in the data set")
+        if row["category_id"] not in category_ids:
+            raise InputError(f"result {index}: category_id {row['category_id']} is not in the data set")
+        numbers = [*row["bbox"], row["score"]] if isinstance(row["bbox"], list | tuple) else []
+        if len(numbers) != 5 or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):
+            raise InputError(f"result {index}: bbox must be four finite numbers and score one")

@@ -1,0 +1,44 @@
+"""Folding for inference: batch norm and the added input become part of each convolution's kernel."""
+
+import copy
+
+import torch
+from torch import nn
+
+from detector.model.blocks import ConvBlock
+from detector.model.network import GridNetwork
+
+
+@torch.no_grad()
+def fuse(network: GridNetwork) -> GridNetwork:
+    """Return a copy in evaluation mode that is a plain chain of convolutions and gives the same answers.
+
+    Folds in float64, so that the only difference is that of float32 sums in another order.
+    """
+    fused = copy.deepcopy(network).eval()
+    for module in fused.modules():
+        if isinstance(module, ConvBlock) and module.norm is not None:
+            module.conv = _fold(module.conv, module.norm, module.identity)
+            module.norm = None
+            module.identity = False
+    return fused.requires_grad_(False)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, identity: bool) -> nn.Conv2d:
+    """Return one convolution for norm(conv(x)) + x (the addition only with `identity`)."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    weight = conv.weight.double() * gain[:, None, None, None]
+    bias = norm.bias.double() - norm.running_mean.double() * gain
+    if identity:
+        middle = conv.kernel_size[0] // 2
+        channels = torch.arange(conv.out_channels)
+        weight[channels, channels, middle, middle] += 1
+    folded = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device
+    )
+    folded.weight = nn.Parameter(weight.float().contiguous(memory_format=torch.channels_last))
+    assert folded.bias is not None
+    folded.bias.copy_(bias)
+    return folded

@@ -1,0 +1,1 @@
+"""Box operators without state."""
