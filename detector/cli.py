@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stdout = None  # type: ignore[assignment]  # nothing is left to flush at exit
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

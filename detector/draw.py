@@ -32,9 +32,9 @@ def draw(image: Pixels, found: Detections) -> Pixels:
         text = f"{found.class_names[class_id]} {found.scores[index]:.2f}"
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line + 2, bottom - top + 2 * line + 2
-        # Above the box; inside it where the picture ends; never over the right or lower edge.
+        # Above the box, else below it, else inside; never over an edge of the picture.
         tag_x = max(0, min(x1, canvas.width - width))
-        tag_y = y1 - height if y1 >= height else min(y1, canvas.height - height)
+        tag_y = y1 - height if y1 >= height else y2 if y2 + height <= canvas.height else y1
         pen.rectangle((tag_x, tag_y, tag_x + width, tag_y + height), fill=colour)
         luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
         ink = "black" if luminance > 140 else "white"

@@ -59,7 +59,8 @@ class DetectionDataset:
         kept = []
         for annotation, picture in self._decode_all(split.annotations):
             if isinstance(picture, str):
-                split.ledger.lose_picture(annotation.image_path, annotation.image_id, len(annotation.boxes), picture)
+                rows, crowd = len(annotation.boxes), int(annotation.is_crowd.sum())
+                split.ledger.lose_picture(annotation.image_path, rows, crowd, picture)
                 continue
             kept.append(annotation)
             if self.in_memory:

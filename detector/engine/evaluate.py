@@ -138,16 +138,17 @@ def evaluate_to_files(
     source = open_data(data)
     if split is None:
         split = source.split_names[0] if len(source.split_names) == 1 else "test"
-    read = source.read(split)
-    truth = read.ground_truth if read.ground_truth is not None else to_coco(read)
     if detections is not None:
         results = _read_results(detections)
+        ap = average_precision(source.ground_truth(split), results)
     else:
         assert weights is not None
         detector = Detector.load(weights, device)
+        read = source.read(split)
         log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
-        results = coco_results(detect_split(detector, read, iou_threshold), read.category_ids)
-    ap = average_precision(truth, results)
+        found = detect_split(detector, read, iou_threshold)
+        results = coco_results(found, read.category_ids)
+        ap = score_split(read, found)
     for path, values in ((json_path, ap.to_json()), (results_path, results)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The optimizers: Muon for convolution weights with AdamW for the rest, or AdamW or SGD for all."""
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -101,8 +102,7 @@ class Muon(Optimizer):
 
 def _as_matrix(kernel: Tensor) -> Tensor:
     """View a channels_last kernel [out, in, h, w] as [out, h*w*in] without moving a number."""
-    matrix: Tensor = kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
-    return matrix
+    return kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
 
 
 def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
@@ -123,9 +123,8 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
             gram = factors[-1] @ gram @ factors[-1]
         factors.append(torch.baddbmm(gram, gram, gram, beta=b, alpha=c))
         factors[-1].diagonal(dim1=1, dim2=2).add_(a)
-    for factor in factors[1:]:
-        factors[0] = factor @ factors[0]
-    x = factors[0] @ x
+    product: Tensor = functools.reduce(torch.matmul, reversed(factors))
+    x = product @ x
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 

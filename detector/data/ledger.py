@@ -1,0 +1,140 @@
+"""The account of every row a data set held: found = used + clipped + dropped, each loss with its place and reason."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from detector.errors import InputError, at
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One row that was not used as it stood.
+
+    Attributes:
+        action: "clipped": used after cutting it to the picture; "dropped": not used.
+        path: the file that holds the row.
+        line: its line there, counted from 1; None where the file is not text.
+        reason: what was wrong, with the value.
+        picture: the picture the row belongs to, if it is known.
+    """
+
+    action: Literal["clipped", "dropped"]
+    path: Path
+    line: int | None
+    reason: str
+    picture: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{at(self.path, self.line)}: {self.action}: {self.reason}"
+
+
+@dataclass
+class Ledger:
+    """Counts rows (one row = one box as the files hold it) while a split is read.
+
+    Attributes:
+        used: rows used as they stood, crowd regions among them.
+        crowd: rows among the used or clipped ones that mark a crowd or ignore region.
+        background: pictures without any object; they stay.
+        missing: pictures the files name that are not there or do not open; they are left out and their rows dropped.
+        entries: every other row.
+    """
+
+    used: int = 0
+    crowd: int = 0
+    background: int = 0
+    missing: list[Path] = field(default_factory=list)
+    entries: list[LedgerEntry] = field(default_factory=list)
+
+    def __add__(self, other: "Ledger") -> "Ledger":
+        return Ledger(
+            used=self.used + other.used,
+            crowd=self.crowd + other.crowd,
+            background=self.background + other.background,
+            missing=self.missing + other.missing,
+            entries=self.entries + other.entries,
+        )
+
+    def clip(self, path: Path, line: int | None, reason: str, picture: Path | None = None) -> None:
+        """Count one row as used after cutting it to the picture."""
+        self.entries.append(LedgerEntry("clipped", path, line, reason, picture))
+
+    def drop(self, path: Path, line: int | None, reason: str) -> None:
+        """Count one row as not used."""
+        self.entries.append(LedgerEntry("dropped", path, line, reason))
+
+    def lose_picture(self, picture: Path, rows: int, crowd: int, reason: str) -> None:
+        """Drop the rows of a picture that turned out not to decode after they were counted as used or clipped.
+
+        Args:
+            picture: as `clip` knew it.
+            rows: how many rows of it were used or clipped.
+            crowd: how many of them mark crowd regions.
+            reason: what is wrong with the picture.
+        """
+        others = [entry for entry in self.entries if entry.action != "clipped" or entry.picture != picture]
+        self.used -= rows - (len(self.entries) - len(others))
+        self.crowd -= crowd
+        self.background -= rows == 0
+        self.missing.append(picture)
+        self.entries = others + [LedgerEntry("dropped", picture, None, reason, picture)] * rows
+
+    @property
+    def clipped(self) -> int:
+        """Rows used after cutting them to the picture."""
+        return sum(entry.action == "clipped" for entry in self.entries)
+
+    @property
+    def dropped(self) -> int:
+        """Rows not used."""
+        return sum(entry.action == "dropped" for entry in self.entries)
+
+    @property
+    def found(self) -> int:
+        """All rows."""
+        return self.used + len(self.entries)
+
+    def summary(self) -> str:
+        """Say the account in one line.
+
+        >>> Ledger(used=3, background=1).summary()
+        '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background pictures)'
+        """
+        return (
+            f"{self.found} boxes found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
+            f"({self.crowd} crowd regions, {self.background} background pictures)"
+            + (f", {len(self.missing)} pictures missing, first: {self.missing[0]}" if self.missing else "")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole account as JSON-ready values."""
+        return {
+            "found": self.found,
+            "used": self.used,
+            "clipped": self.clipped,
+            "dropped": self.dropped,
+            "crowd": self.crowd,
+            "background_pictures": self.background,
+            "missing_pictures": [str(path) for path in self.missing],
+            "entries": [
+                {"action": e.action, "file": str(e.path), "line": e.line, "reason": e.reason} for e in self.entries
+            ],
+        }
+
+    def check(self, allowed_share: float) -> None:
+        """Refuse a split that lost too many rows.
+
+        Args:
+            allowed_share: the largest share of found rows that may be dropped, 0..1.
+
+        Raises:
+            InputError: more were dropped; names the first ones.
+        """
+        if self.dropped > allowed_share * self.found:
+            first = [str(entry) for entry in self.entries if entry.action == "dropped"][:5]
+            raise InputError(
+                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_share:.1%}:\n  "
+                + "\n  ".join(first)
+                + "\nMend the files, or say --allow-dropped SHARE to go on without these boxes."
+            )

@@ -1,0 +1,64 @@
+"""What tests of several stages share: one thread, a tiny data set on disk, and a network trained on it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detector import images
+from detector.config import Config
+from detector.engine.train import train
+
+# The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO folder of pictures 96 wide and 64 high with red and blue rectangles; category ids 3 and 17."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    image_id = 0
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        data: dict[str, list[Any]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 3, "name": "red"}, {"id": 17, "name": "blue"}],
+        }
+        for _ in range(count):
+            image_id += 1
+            image = rng.integers(90, 140, size=(64, 96, 3)).astype(np.uint8)
+            name = f"{image_id}.png"
+            for side in range(2):
+                w, h = rng.integers(16, 33, size=2).tolist()
+                x, y = int(rng.integers(48 * side, 48 * side + 48 - w + 1)), int(rng.integers(0, 64 - h + 1))
+                is_blue = bool(rng.integers(2))
+                image[y : y + h, x : x + w] = (20, 20, 230) if is_blue else (230, 20, 20)
+                row = {"id": len(data["annotations"]) + 1, "image_id": image_id, "category_id": 17 if is_blue else 3}
+                data["annotations"].append(row | {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+            images.write(folder / "images" / name, image)
+            data["images"].append({"id": image_id, "file_name": name, "height": 64, "width": 96})
+        (folder / f"{split}.json").write_text(json.dumps(data))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """Settings for a run of seconds."""
+    return Config(model="pico", canvas=(64, 96), steps=25, batch=4, evaluations=2, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training run on the tiny data set."""
+    return train(tiny_data, tiny_config, tmp_path_factory.mktemp("runs") / "tiny").folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_run: Path) -> Path:
+    """The weights of that run."""
+    return tiny_run / "weights" / "best.safetensors"

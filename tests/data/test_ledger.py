@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.data.ledger import Ledger
+from detector.errors import InputError
+
+FILE = Path("labels/a.txt")
+
+
+def ledger_of(used: int, clipped: int, dropped: int) -> Ledger:
+    ledger = Ledger(used=used)
+    for line in range(clipped):
+        ledger.clip(FILE, line + 1, "reaches out")
+    for line in range(dropped):
+        ledger.drop(FILE, line + 1, "no area")
+    return ledger
+
+
+@given(st.tuples(*[st.integers(0, 9)] * 3), st.tuples(*[st.integers(0, 9)] * 3))
+def test_found_is_the_sum_of_the_outcomes_also_when_ledgers_are_added(
+    a: tuple[int, int, int], b: tuple[int, int, int]
+) -> None:
+    both = ledger_of(*a) + ledger_of(*b)
+    assert (both.used, both.clipped, both.dropped) == (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+    assert both.found == sum(a) + sum(b)
+
+
+def test_an_entry_names_file_line_and_reason() -> None:
+    assert [str(entry) for entry in ledger_of(0, 1, 1).entries] == [
+        "labels/a.txt:1: clipped: reaches out",
+        "labels/a.txt:1: dropped: no area",
+    ]
+
+
+def test_the_summary_names_missing_pictures() -> None:
+    assert Ledger(missing=[Path("a.jpg"), Path("b.jpg")]).summary().endswith("2 pictures missing, first: a.jpg")
+
+
+def test_the_json_account_survives_a_round_trip_through_text() -> None:
+    ledger = ledger_of(2, 1, 1)
+    ledger.missing.append(Path("a.jpg"))
+    account = json.loads(json.dumps(ledger.to_json()))
+    assert account["found"] == 4
+    assert account["missing_pictures"] == ["a.jpg"]
+    assert account["entries"][1] == {"action": "dropped", "file": "labels/a.txt", "line": 1, "reason": "no area"}
+
+
+def test_check_passes_up_to_the_allowed_share_and_names_the_first_losses_above_it() -> None:
+    ledger_of(9, 0, 1).check(0.1)
+    with pytest.raises(InputError, match=r"1 of 10 boxes .*allowed 9\.0%:\n  labels/a\.txt:1: dropped: no area"):
+        ledger_of(9, 0, 1).check(0.09)
+
+
+def test_check_accepts_a_split_without_rows() -> None:
+    Ledger().check(0.0)
