@@ -24,7 +24,7 @@ _STARTED = time.monotonic()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     logger = logging.getLogger("detector")
     logger.setLevel(logging.INFO)
     handler = _BarAwareHandler()
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stdout = None  # type: ignore[assignment]  # nothing is left to flush at exit
+        sys.stdout = None  # nothing is left to flush at exit
         return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -73,8 +73,8 @@ def detect(options: argparse.Namespace) -> int:
     from detector.engine.save_detections import DetectionWriter
     from detector.engine.sources import find_sources
 
-    sources = find_sources(options.source)
-    model = Detector.load(options.weights, options.device)
+    sources = find_sources([*options.source, *options.more_sources])
+    model = Detector.load(options.weights, options.device, options.imgsz)
     writer = DetectionWriter(
         options.out, model.info.category_ids, not options.no_pictures, options.save_txt, options.csv
     )
@@ -112,6 +112,7 @@ def evaluate(options: argparse.Namespace) -> int:
         detections=options.detections,
         device=options.device,
         iou_threshold=options.iou,
+        long_side=options.imgsz,
         json_path=options.json,
         results_path=options.results,
     )
@@ -130,7 +131,8 @@ def print_table(ap: "AveragePrecision") -> None:
         print(f"{name:{width}} {row['AP']:7.4f} {row['AP50']:7.4f} {row['objects']:8.0f}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
     verbs = parser.add_subparsers(required=True, metavar="train | detect | evaluate")
@@ -150,15 +152,23 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
     one.add_argument("--batch", type=int, help="pictures per step (default: auto)")
     one.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    one.add_argument("--allow-dropped", type=float, metavar="SHARE", help="largest share of boxes that may be dropped")
+    one.add_argument(
+        "--allow-dropped",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="largest share of boxes that may be dropped (default: 0.02; without a number: any)",
+    )
 
     two = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
     two.set_defaults(verb=detect)
-    two.add_argument("source", nargs="+", help="files, folders, globs; `scenes` for pictures of the built-in set")
+    two.add_argument("source", nargs="*", help="files, folders, globs; `scenes` for pictures of the built-in set")
+    two.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
     two.add_argument("--weights", required=True, help="a file, or a shipped name: cells, scenes")
     two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
     two.add_argument("--conf", type=_share, default=0.25, help="lowest score (default: 0.25)")
-    two.add_argument("--max-det", type=int, default=300, help="most detections per picture (default: 300)")
+    two.add_argument("--max-det", type=_count, default=300, help="most detections per picture (default: 300)")
     two.add_argument("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
     two.add_argument("--csv", action="store_true", help="also write detections.csv")
@@ -175,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
 
     for verb in (two, three):
+        verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
         verb.add_argument("--iou", type=_share, default=0.6, help="overlap at which a box is suppressed (default: 0.6)")
         verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     return parser
@@ -192,6 +203,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
 
 

@@ -4,6 +4,7 @@ A YAML file names the settings it changes, all on one level; an unknown key or a
 `configs/README.md` explains every key.
 """
 
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -14,6 +15,10 @@ from typing import Any, Literal
 import yaml
 
 from detector.errors import InputError, at, did_you_mean
+from detector.letterbox import check_side
+
+PLANNING_STEPS = 20
+"""Steps after which a budget in minutes is turned into a number of steps; until then nothing may depend on it."""
 
 
 def _setting(default: Any, doc: str, low: float | None = None, high: float | None = None) -> Any:
@@ -79,19 +84,19 @@ class Config:
         for setting in fields(self):
             low, high = setting.metadata["low"], setting.metadata["high"]
             value = getattr(self, setting.name)
+            parse_value(setting.name, value)
             for number in value if isinstance(value, tuple) else (value,):
-                # `not (low <= number)` and not `number < low`: NaN must not pass.
-                if isinstance(number, int | float) and not (
-                    (low is None or low <= number) and (high is None or number <= high)
-                ):
+                if not isinstance(number, int | float):
+                    continue
+                within = number <= high if high is not None else number < math.inf
+                if not within or (low is not None and not low <= number):
                     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
                     raise InputError(f"{setting.name}: must be {bounds}, got {number}")
         if sum(length is not None for length in (self.minutes, self.epochs, self.steps)) > 1:
             raise InputError("minutes, epochs, steps: give one length of the run, not several")
         for side in self.canvas if isinstance(self.canvas, tuple) else (self.canvas,):
-            if isinstance(side, int) and side % 32:
-                raise InputError(f"canvas: {side} does not divide by 32; near it are {side // 32 * 32} and "
-                                 f"{side // 32 * 32 + 32}")  # fmt: skip
+            if isinstance(side, int):
+                check_side(side)
         if self.scale[0] > self.scale[1]:
             raise InputError(f"scale: the first number must not be above the second, got {list(self.scale)}")
 
@@ -104,17 +109,20 @@ def read_config(path: Path) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text) or {}
+        values = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
+    if not isinstance(node, yaml.MappingNode | None):
         raise InputError(f"{path}: expected lines of `key: value`")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value} if isinstance(node, yaml.MappingNode) else {}
+    lines: dict[str, int] = {}
+    for key, _ in node.value if node else ():
+        if lines.setdefault(key.value, line := key.start_mark.line + 1) != line:
+            raise InputError(f"{at(path, line)}: '{key.value}' stands in line {lines[key.value]} already")
     config = Config()
-    for key, value in values.items():
+    for key, value in (values or {}).items():
         try:
             config = replace(config, **{str(key): parse_value(str(key), value)})
         except InputError as error:
@@ -178,7 +186,7 @@ def _fit(value: Any, kind: Any) -> Any:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
                 return float(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise TypeError from None
     elif type(value) is kind:
         return value

@@ -6,7 +6,6 @@ of an animation the first frame is taken; pictures of floats are refused, since 
 """
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 """File endings (lower case) that count as pictures when a folder is searched."""
 
 _EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+"""Orientations that lay a picture on its side. Source: EXIF 2.32, tag 0x0112."""
 
 
 def read(source: Path | str | bytes) -> Pixels:
@@ -37,39 +38,45 @@ def read(source: Path | str | bytes) -> Pixels:
         InputError: the file is missing, is no picture, is cut off or too large to be sane.
     """
     name = "<bytes>" if isinstance(source, bytes) else str(source)
-    with warnings.catch_warnings():
-        # Pillow warns above 89 million pixels and refuses at twice that; one clear limit is better than two.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", category=UserWarning)  # odd EXIF and TIFF tags; the pixels decide
-        try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-                return to_rgb(file)
-        except FileNotFoundError:
-            raise InputError(f"{name}: no such picture") from None
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise InputError(f"{name}: too large a picture ({error})") from None
-        except UnidentifiedImageError:
-            raise InputError(f"{name}: not a picture in a format that can be read") from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise InputError(f"{name}: the picture does not decode ({error})") from None
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            _check_pixels(file)
+            return to_rgb(file)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such picture") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: too large a picture ({error})") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not a picture in a format that can be read") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{name}: the picture does not decode ({error})") from None
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
-    """Return (height, width) as a viewer shows the picture, from the file's head alone.
+    """Return (height, width) as a viewer shows the picture, from the file's head alone where the format allows.
 
     Raises:
         InputError: as `read`, but for damage behind the head.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                width, height = file.size
-                # Values 5 to 8 lay the picture on its side (EXIF 2.32, tag 0x0112).
-                turned = file.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        with Image.open(path) as file:
+            _check_pixels(file)
+            width, height = file.size
+            if file.format == "TIFF":  # whether `size` is turned already depends on Pillow's version
+                height, width = to_rgb(file).shape[:2]
+                return height, width
+            # Asking a PNG for EXIF data that its head does not have decodes all of it.
+            has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
+            turned = has_exif and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: too large a picture ({error})") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a picture that can be read ({error})") from None
     return (width, height) if turned else (height, width)
 
@@ -90,6 +97,13 @@ def to_rgb(image: Image.Image) -> Pixels:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _check_pixels(file: Image.Image) -> None:
+    # Pillow only warns up to twice its limit; one clear limit is better than two.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and file.width * file.height > limit:
+        raise InputError(f"too large a picture ({file.width} x {file.height}, at most {limit} pixels)")
 
 
 def check_array(image: npt.NDArray[Any]) -> Pixels:

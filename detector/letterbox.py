@@ -10,9 +10,38 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.boxes import Floats, clip
+from detector.errors import InputError
+
+CANVAS_STEP = 32
+"""Both sides of a canvas are multiples of the network's coarsest stride."""
 
 FILL = 114
 """Grey level outside the picture: near the mean of natural pictures, and what most detectors use."""
+
+
+def check_side(side: int) -> int:
+    """Return a side of a canvas if it is one.
+
+    Raises:
+        InputError: it is not a positive multiple of 32; names the nearest that are.
+    """
+    if side < CANVAS_STEP or side % CANVAS_STEP:
+        below = max(1, side // CANVAS_STEP) * CANVAS_STEP
+        raise InputError(
+            f"canvas: a side of {side} does not divide by {CANVAS_STEP}; {below} and {below + CANVAS_STEP} do"
+        )
+    return side
+
+
+def canvas_of_aspect(long_side: int, aspect: float) -> tuple[int, int]:
+    """Return the canvas (height, width) with this long side that is nearest to an aspect of width / height.
+
+    >>> canvas_of_aspect(320, 640 / 480), canvas_of_aspect(320, 480 / 640)
+    ((256, 320), (320, 256))
+    """
+    share = min(aspect, 1 / aspect)
+    short_side = max(1, int(check_side(long_side) * share / CANVAS_STEP + 0.5)) * CANVAS_STEP
+    return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """Settings for a run of seconds."""
-    return Config(model="pico", canvas=(64, 96), steps=25, batch=4, evaluations=2, precision="fp32", device="cpu")
+    return Config(model="pico", canvas=(64, 96), steps=80, batch=4, evaluations=2, precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="session")

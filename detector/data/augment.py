@@ -66,7 +66,7 @@ def transform(sample: Sample, matrix: Affine, canvas_hw: tuple[int, int], config
     whole = transform_boxes(sample.boxes, matrix)
     cut = clip(whole, canvas_hw)
     # A box thinner than a pixel shows nothing to learn from.
-    stays = (area(cut) > config.min_visible * area(whole)) & (cut[:, 2:] - cut[:, :2] >= 1).all(axis=1)
+    stays = (area(cut) >= config.min_visible * area(whole)) & (cut[:, 2:] - cut[:, :2] >= 1).all(axis=1)
     # A crowd region cut short still marks its part as not to be judged.
     stays |= sample.is_crowd & (area(cut) > 0)
     return Sample(image, cut[stays], sample.class_ids[stays], sample.is_crowd[stays], sample.image_id)

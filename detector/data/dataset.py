@@ -26,6 +26,9 @@ from detector.letterbox import Letterbox
 _ROOM_TO_ENLARGE = 1.5
 """Pictures are kept at this many times the canvas: enough to enlarge, and no memory lost on pixels never seen."""
 
+_ORDER, _SAMPLES = 1, 2
+"""First number of every seed, so that the order of pictures and their augmentation are different streams."""
+
 _MEMORY_SHARE = 0.5
 """Share of the free memory that decoded pictures may take."""
 
@@ -89,7 +92,7 @@ class DetectionDataset:
         """
         epoch, place = divmod(position, len(self))
         index = int(self._order(epoch)[place])
-        rng = np.random.default_rng([self._config.seed, epoch, index])
+        rng = np.random.default_rng([_SAMPLES, self._config.seed, epoch, index])
         if rng.random() < mosaic_share(self._config, position / len(self), epochs):
             partners = rng.integers(len(self), size=3)
             samples = [self.sample(index), *(self.sample(int(partner)) for partner in partners)]
@@ -111,7 +114,7 @@ class DetectionDataset:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([self._config.seed, epoch]).permutation(len(self))
+        return np.random.default_rng([_ORDER, self._config.seed, epoch]).permutation(len(self))
 
     def _inner_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         inner_h, inner_w = Letterbox.fit(image_hw, self.canvas_hw).inner_hw

@@ -60,15 +60,15 @@ class Ledger:
         """Count one row as used after cutting it to the picture."""
         self.entries.append(LedgerEntry("clipped", path, line, reason, picture))
 
-    def drop(self, path: Path, line: int | None, reason: str) -> None:
+    def drop(self, path: Path, line: int | None, reason: str, picture: Path | None = None) -> None:
         """Count one row as not used."""
-        self.entries.append(LedgerEntry("dropped", path, line, reason))
+        self.entries.append(LedgerEntry("dropped", path, line, reason, picture))
 
     def lose_picture(self, picture: Path, rows: int, crowd: int, reason: str) -> None:
         """Drop the rows of a picture that turned out not to decode after they were counted as used or clipped.
 
         Args:
-            picture: as `clip` knew it.
+            picture: as `clip` and `drop` knew it.
             rows: how many rows of it were used or clipped.
             crowd: how many of them mark crowd regions.
             reason: what is wrong with the picture.
@@ -76,7 +76,7 @@ class Ledger:
         others = [entry for entry in self.entries if entry.action != "clipped" or entry.picture != picture]
         self.used -= rows - (len(self.entries) - len(others))
         self.crowd -= crowd
-        self.background -= rows == 0
+        self.background -= rows == crowd and all(entry.picture != picture for entry in others)
         self.missing.append(picture)
         self.entries = others + [LedgerEntry("dropped", picture, None, reason, picture)] * rows
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from detector.config import PLANNING_STEPS
 from detector.data.batch import Batch, collate
 from detector.data.dataset import DetectionDataset
 
@@ -15,7 +16,7 @@ _AHEAD = 3
 
 def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: int) -> Batch:
     """Return the batch of `step` in a run of `steps` steps."""
-    epochs = steps * batch_size / len(dataset)
+    epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
     return collate([dataset.training_sample(first + place, epochs) for place in range(batch_size)])
 

@@ -108,7 +108,8 @@ class RowCollector:
     def drop(self, image_id: int | None, path: Path, line: int, reason: str) -> None:
         """Drop one row; `image_id` is None where it belongs to no known picture."""
         self._with_drops.add(image_id)
-        self.ledger.drop(path, line, reason)
+        picture = self._pictures[image_id][0] if image_id in self._pictures else None
+        self.ledger.drop(path, line, reason, picture)
 
     def annotations(self, source: Path) -> tuple[Annotation, ...]:
         """Return one annotation per picture that is there, sorted by id, and complete the ledger.

@@ -38,7 +38,7 @@ def rotation(degrees: float) -> Points:
 def polar(radii: npt.ArrayLike, degrees: npt.ArrayLike) -> Points:
     """Return the points [K, 2] at distances [K] and angles [K] from (0, 0)."""
     angle = np.radians(degrees)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.asarray(radii)[:, None]
+    return np.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.asarray(radii)[:, None])
 
 
 def smooth(points: Sequence[tuple[float, float]] | Points) -> Points:
@@ -62,7 +62,8 @@ def random_texture(rng: np.random.Generator) -> Points:
     """Draw the polygons [N, K, 2] of stripes, dots or checks, at any angle, over at least -0.72..0.72."""
     kind, step = rng.integers(3), rng.uniform(0.06, 0.12)
     reach = 1 + int(0.72 / step)  # 0.72 is the farthest that a shape gets from its centre, by Pythagoras
-    cells = np.stack(np.mgrid[-reach : reach + 1, -reach : reach + 1], axis=-1).reshape(-1, 2)
+    steps = np.arange(-reach, reach + 1)
+    cells = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     half = step / 2
     if kind == 0:
         figure, cells = _rectangle(-0.9, -half, 0.9, half), cells[(cells[:, 0] == 0) & (cells[:, 1] % 2 == 0)]

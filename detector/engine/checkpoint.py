@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from detector.errors import InputError
+from detector.letterbox import check_side
 from detector.model.network import SIZES, GridNetwork
 
 FORMAT = "detector-weights-1"
@@ -98,6 +99,10 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             config=values["config"],
             facts=values["facts"],
         )
+        if len(info.category_ids) != len(info.class_names):
+            raise ValueError(f"{len(info.class_names)} class names, {len(info.category_ids)} category ids")
+        for side in info.canvas_hw:
+            check_side(side)
         network = GridNetwork(SIZES[info.model], len(info.class_names), np.zeros(3, np.float32), np.ones(3, np.float32))
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path}: the metadata are damaged ({type(error).__name__}: {error})") from None

@@ -19,7 +19,7 @@ from detector.engine.machine import choose_device
 from detector.engine.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD, postprocess
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.letterbox import Letterbox
+from detector.letterbox import Letterbox, canvas_of_aspect
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 
@@ -36,26 +36,33 @@ class Detector:
         network: trained, not fused; it is copied and folded.
         info: what its weights say.
         device: where to run; "auto" takes a GPU if there is one.
+        long_side: of the canvas in pixels, divides by 32; None: as trained.
 
     Attributes:
-        info: class names, canvas, training facts.
-        canvas_hw: height and width in pixels that pictures are scaled to; may be changed, both divide by 32.
+        info: class names, canvas in training, training facts.
+        canvas_hw: height and width in pixels that pictures are scaled to.
+
+    Raises:
+        InputError: no such device, or a long side that does not divide by 32.
     """
 
-    def __init__(self, network: GridNetwork, info: WeightsInfo, device: str = "auto") -> None:
+    def __init__(
+        self, network: GridNetwork, info: WeightsInfo, device: str = "auto", long_side: int | None = None
+    ) -> None:
         self.info = info
-        self.canvas_hw = info.canvas_hw
+        height, width = info.canvas_hw
+        self.canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
         self._device = choose_device(device)
         self._network = fuse(network).to(self._device)
 
     @classmethod
-    def load(cls, weights: str | Path, device: str = "auto") -> "Detector":
+    def load(cls, weights: str | Path, device: str = "auto", long_side: int | None = None) -> "Detector":
         """Load weights by path or by shipped name ("cells", "scenes").
 
         Raises:
-            InputError: no such weights, or they are damaged; no such device.
+            InputError: no such weights, or they are damaged; no such device; no such canvas.
         """
-        return cls(*load_weights(weights), device=device)
+        return cls(*load_weights(weights), device=device, long_side=long_side)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,7 @@ def evaluate(
     split: str = "test",
     device: str = "auto",
     iou_threshold: float = IOU_THRESHOLD,
+    long_side: int | None = None,
 ) -> AveragePrecision:
     """Score weights on a split of a data set.
 
@@ -47,11 +49,12 @@ def evaluate(
         split: "train", "val", "test".
         device: as for `Detector`.
         iou_threshold: of the suppression, 0..1.
+        long_side: as for `Detector`.
 
     Raises:
         InputError: the data, split or weights cannot be read, or their classes differ.
     """
-    detector = Detector.load(weights, device)
+    detector = Detector.load(weights, device, long_side)
     read = open_data(data).read(split)
     return score_split(read, detect_split(detector, read, iou_threshold))
 
@@ -117,6 +120,7 @@ def evaluate_to_files(
     detections: Path | None = None,
     device: str = "auto",
     iou_threshold: float = IOU_THRESHOLD,
+    long_side: int | None = None,
     json_path: Path | None = None,
     results_path: Path | None = None,
 ) -> AveragePrecision:
@@ -129,12 +133,16 @@ def evaluate_to_files(
         detections: COCO results to score instead.
         device: as for `Detector`.
         iou_threshold: of the suppression, 0..1.
+        long_side: as for `Detector`.
         json_path: gets the numbers.
         results_path: gets the detections as COCO results.
 
     Raises:
         InputError: anything given will not do.
     """
+    for path in (json_path, results_path):
+        if path is not None:
+            _check_writable(path)
     source = open_data(data)
     if split is None:
         split = source.split_names[0] if len(source.split_names) == 1 else "test"
@@ -143,7 +151,7 @@ def evaluate_to_files(
         ap = average_precision(source.ground_truth(split), results)
     else:
         assert weights is not None
-        detector = Detector.load(weights, device)
+        detector = Detector.load(weights, device, long_side)
         read = source.read(split)
         log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
         found = detect_split(detector, read, iou_threshold)
@@ -151,9 +159,18 @@ def evaluate_to_files(
         ap = score_split(read, found)
     for path, values in ((json_path, ap.to_json()), (results_path, results)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return ap
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place that cannot be written to, before the work and not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written")
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

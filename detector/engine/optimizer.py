@@ -114,7 +114,7 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
     Source: Jordan et al., as above: quintic Newton-Schulz iteration with these three coefficients.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     x = x if x.shape[1] <= x.shape[2] else x.mT
     gram = x @ x.mT
     factors: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from detector.boxes import area
 from detector.detections import Detections
 from detector.letterbox import Letterbox
 from detector.model.grid import GridPredictions
@@ -44,6 +45,9 @@ def postprocess(
         candidate_scores = scores[index, point, class_id].cpu().numpy()
         candidate_boxes = letterbox.to_image(boxes[index, point].cpu().numpy())
         class_ids = class_id.cpu().numpy()
+        # Answers in the grey beside the picture are cut down to nothing.
+        shown = area(candidate_boxes) > 0
+        candidate_boxes, candidate_scores, class_ids = candidate_boxes[shown], candidate_scores[shown], class_ids[shown]
         kept = nms(
             candidate_boxes, candidate_scores, None if class_agnostic else class_ids, iou_threshold, max_detections
         )

@@ -25,7 +25,7 @@ class DetectionWriter:
         table: write detections.csv.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or holds files that did not come from here.
     """
 
     def __init__(
@@ -42,25 +42,23 @@ class DetectionWriter:
         self._rows: list[dict[str, Any]] = []
         self._lines: list[list[Any]] = []
         self._image_id = 0
+        self._results, self._unfinished = folder / "detections.json", folder / "detections.json.part"
         try:
+            held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if held and not held & {self._results.name, self._unfinished.name}:
+                raise InputError(f"{folder}: holds files that are not detections; give another --out")
             (folder / "labels" if txt else folder).mkdir(parents=True, exist_ok=True)
+            self._unfinished.touch()
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
     def add(self, name: Path, image: Pixels, found: Detections) -> None:
-        """Take the answer to one picture.
-
-        Raises:
-            InputError: the drawn picture would overwrite the picture itself.
-        """
+        """Take the answer to one picture."""
         self._image_id += 1
         stem = self._free_stem(name)
         if self._pictures:
             suffix = name.suffix.lower() if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg"
-            path = self._folder / f"{stem}{suffix}"
-            if path.exists() and name.exists() and path.samefile(name):
-                raise InputError(f"{name}: the drawn picture would overwrite it; give another --out")
-            images.write(path, draw(image, found))
+            images.write(self._folder / f"{stem}{suffix}", draw(image, found))
         if self._txt:
             height, width = image.shape[:2]
             centred = to_cxcywh(found.boxes) / [width, height, width, height]
@@ -70,13 +68,15 @@ class DetectionWriter:
             ]
             (self._folder / "labels" / f"{stem}.txt").write_text("".join(row + "\n" for row in rows), encoding="utf-8")
         self._rows += coco_results({self._image_id: found}, self._category_ids, {self._image_id: str(name)})
-        self._lines += [[str(name), label, round(score, 4), *box.round(2).tolist()] for label, score, box in found]
+        self._lines += [
+            [str(name), label, round(score, 4), *(round(float(side), 2) for side in box)] for label, score, box in found
+        ]
 
     def close(self) -> None:
         """Write detections.json, and detections.csv if wanted; each appears whole or not at all."""
-        temporary = self._folder / "detections.json.part"
-        temporary.write_text("[" + ",\n ".join(json.dumps(row) for row in self._rows) + "]\n", encoding="utf-8")
-        temporary.replace(self._folder / "detections.json")
+        rows = ",\n ".join(json.dumps(row) for row in self._rows)
+        self._unfinished.write_text(f"[{rows}]\n", encoding="utf-8")
+        self._unfinished.replace(self._results)
         if self._table:
             with (self._folder / "detections.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)

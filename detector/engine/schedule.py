@@ -1,9 +1,6 @@
 """How settings move over a run: pure functions of the step, with nothing to save and nothing to get out of step."""
 
-from detector.config import Config
-
-PLANNING_STEPS = 20
-"""Steps after which a budget in minutes is turned into a number of steps; until then no schedule may depend on it."""
+from detector.config import PLANNING_STEPS, Config
 
 _MOST_WARMUP_STEPS = 300
 _WARMUP_AT_PLANNING = 0.2

@@ -1,7 +1,7 @@
 """What a user names, as single pictures: files, folders, globs, and the built-in set."""
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ class Source:
     read: _Read
 
 
-def find_sources(words: Iterable[str]) -> list[Source]:
+def find_sources(words: Sequence[str]) -> list[Source]:
     """Return the pictures that `words` name, each once, in order: files, folders (not their subfolders), globs.
 
     The word "scenes" stands for a dozen pictures of the built-in set, unless there is a file of that name.
@@ -40,6 +40,8 @@ def find_sources(words: Iterable[str]) -> list[Source]:
     Raises:
         InputError: a word names nothing.
     """
+    if not words:
+        raise InputError("no pictures given; name files, folders or patterns, or `scenes`")
     found: dict[Path, Source] = {}
     for word in words:
         path = Path(word)

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from detector.annotation import Annotation
-from detector.config import Config
+from detector.config import PLANNING_STEPS, Config
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batches
@@ -26,6 +26,7 @@ from detector.engine.machine import choose_device, choose_precision, prepare_for
 from detector.engine.run_folder import RunFolder
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
+from detector.letterbox import canvas_of_aspect
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.network import SIZES, GridNetwork
 
@@ -110,9 +111,7 @@ def choose_canvas(config: Config, annotations: tuple[Annotation, ...]) -> tuple[
         return config.canvas
     sizes = np.array([annotation.image_hw for annotation in annotations], dtype=np.float64)
     aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
-    long_side = 320 if config.canvas == "auto" else config.canvas
-    short_side = max(32, int(long_side * min(aspect, 1 / aspect) / 32 + 0.5) * 32)
-    return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
+    return canvas_of_aspect(320 if config.canvas == "auto" else config.canvas, aspect)
 
 
 def choose_batch(config: Config, picture_count: int) -> int:
@@ -161,7 +160,7 @@ class _Run:
         with tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True) as bar:
             done = 0
             if steps is None:
-                done = schedule.PLANNING_STEPS
+                done = PLANNING_STEPS
                 times = self._advance(0, done, done, set(), bar)
                 steps, evaluations = self._plan(median(times[_WARMED_UP:]))
                 bar.total = steps
@@ -185,15 +184,15 @@ class _Run:
     def _plan(self, step_seconds: float) -> tuple[int, int]:
         """Turn what is left of the budget into numbers of steps and evaluations."""
         assert self._config.minutes is not None
-        self._evaluate(schedule.PLANNING_STEPS)  # says what an evaluation costs, and that it works
+        self._evaluate(PLANNING_STEPS)  # says what an evaluation costs, and that it works
         budget = self._config.minutes * 60
         left = budget - _RESERVE - (time.monotonic() - self._started)
         affordable = int(_EVALUATION_SHARE * budget / max(self._evaluation_seconds, 1e-3))
         evaluations = self._evaluations(affordable)
-        steps = schedule.PLANNING_STEPS + int((left - evaluations * self._evaluation_seconds) / step_seconds)
-        if steps <= 2 * schedule.PLANNING_STEPS:
+        steps = PLANNING_STEPS + int((left - evaluations * self._evaluation_seconds) / step_seconds)
+        if steps <= 2 * PLANNING_STEPS:
             log.warning(f"{self._config.minutes:g} minutes are too short for more than {steps} steps on this machine")
-        return max(steps, schedule.PLANNING_STEPS + 1), evaluations
+        return max(steps, PLANNING_STEPS + 1), evaluations
 
     def _evaluations(self, sensible: int) -> int:
         """Return how often to evaluate: as set, or `sensible` within 1..20."""

@@ -57,7 +57,7 @@ class Trainer:
             optimizer.zero_grad()
         terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
         if not torch.isfinite(terms.total):
-            raise NonFiniteLossError(step, batch.image_ids, terms)
+            raise NonFiniteLossError(step, batch.image_ids, terms.detach())
         terms.total.backward()  # type: ignore[no-untyped-call]
         clip_gradients(self.network, self._config.clip_norm)
         for optimizer in self._optimizers:

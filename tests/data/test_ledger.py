@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.data.ledger import Ledger
@@ -57,3 +57,35 @@ def test_check_passes_up_to_the_allowed_share_and_names_the_first_losses_above_i
 
 def test_check_accepts_a_split_without_rows() -> None:
     Ledger().check(0.0)
+
+
+counts = st.tuples(*[st.integers(0, 5)] * 3)
+
+
+@given(lost=counts, kept=counts)
+@settings(deadline=None)
+def test_losing_a_picture_turns_its_rows_into_dropped_ones_and_touches_no_other(
+    lost: tuple[int, int, int], kept: tuple[int, int, int]
+) -> None:
+    """Each count: rows used, of those crowd, rows clipped."""
+    lost_picture, kept_picture = Path("a.jpg"), Path("b.jpg")
+    ledger = Ledger(used=lost[0] + kept[0], crowd=min(lost[:2]) + min(kept[:2]))
+    for line, picture in enumerate([lost_picture] * lost[2] + [kept_picture] * kept[2], start=1):
+        ledger.clip(FILE, line, "reaches out", picture)
+    ledger.drop(FILE, 99, "no area")
+    found = ledger.found
+
+    ledger.lose_picture(lost_picture, lost[0] + lost[2], min(lost[:2]), "cut off")
+    assert ledger.found == found
+    assert (ledger.used, ledger.crowd, ledger.clipped) == (kept[0], min(kept[:2]), kept[2])
+    assert ledger.dropped == 1 + lost[0] + lost[2]
+    assert ledger.missing == [lost_picture]
+    assert all(entry.picture == kept_picture for entry in ledger.entries if entry.action == "clipped")
+    reasons = [str(entry) for entry in ledger.entries if entry.picture == lost_picture]
+    assert reasons == ["a.jpg: dropped: cut off"] * (lost[0] + lost[2])
+
+
+def test_losing_a_picture_without_objects_makes_one_background_picture_less() -> None:
+    ledger = Ledger(used=3, background=2)
+    ledger.lose_picture(Path("a.jpg"), 0, 0, "cut off")
+    assert (ledger.background, ledger.found, ledger.entries) == (1, 3, [])

@@ -1,0 +1,236 @@
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector import images
+from detector.annotation import Annotation
+from detector.boxes import area
+from detector.config import Config
+from detector.data import coco
+from detector.data.dataset import DetectionDataset, available_memory, mosaic_share
+from detector.data.ledger import Ledger
+from detector.data.sample import Sample
+from detector.data.split import Split
+from detector.errors import InputError
+from detector.images import Pixels
+
+HW = tuple[int, int]
+CANVAS = (64, 96)
+MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, clean_end=0.0)
+SIZES = [(40, 60), (61, 97), (97, 61), (200, 300), (1, 1), (33, 500), (64, 96)]
+
+
+def make_split(sizes: Sequence[HW] = SIZES, unreadable: Sequence[int] = ()) -> Split:
+    """One picture per size, black with a bright rectangle that is its object; ids count from 1."""
+    pictures, annotations = {}, []
+    for image_id, (h, w) in enumerate(sizes, start=1):
+        x1, y1, x2, y2 = w // 4, h // 5, w // 4 + (w + 1) // 2, h // 5 + (h + 1) // 2
+        pictures[image_id] = np.full((h, w, 3), image_id, dtype=np.uint8)
+        pictures[image_id][y1:y2, x1:x2] = 255
+        boxes = np.array([[x1, y1, x2, y2]], dtype=np.float32)
+        one = (np.array([image_id - 1]), np.array([False]), area(boxes))
+        annotations.append(Annotation(image_id, Path(f"{image_id}.png"), (h, w), boxes, *one))
+
+    def read_image(annotation: Annotation) -> Pixels:
+        if annotation.image_id in unreadable:
+            raise InputError(f"{annotation.image_path}: cut off")
+        return pictures[annotation.image_id]
+
+    names = tuple(f"class {image_id}" for image_id in pictures)
+    return Split("train", names, tuple(pictures), tuple(annotations), Ledger(used=len(sizes)), read_image)
+
+
+def make(split: Split | None = None, config: Config = MOSAIC, canvas_hw: HW = CANVAS) -> DetectionDataset:
+    return DetectionDataset(split or make_split(), canvas_hw, config)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    fields = ("image", "boxes", "class_ids", "is_crowd", "image_id")
+    return all(np.array_equal(getattr(a, field), getattr(b, field)) for field in fields)
+
+
+def test_a_sample_is_the_picture_with_its_box_and_never_much_larger_than_the_canvas() -> None:
+    dataset = make()
+    for index, (h, w) in enumerate(SIZES):
+        sample = dataset.sample(index)
+        scale = min(1, 1.5 * 64 / h, 1.5 * 96 / w)
+        np.testing.assert_allclose(sample.image.shape, (h * scale, w * scale, 3), atol=0 if scale == 1 else 1.5)
+        rows, columns = np.nonzero(sample.image[:, :, 0] > 127)
+        bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(sample.boxes[0], bright, atol=1)
+        assert (sample.image_id, sample.class_ids.tolist()) == (index + 1, [index])
+
+
+def test_a_sample_depends_on_seed_and_position_alone() -> None:
+    one, other = make(), make()
+    forwards = [one.training_sample(position, 9) for position in range(20)]
+    backwards = [other.training_sample(position, 9) for position in reversed(range(20))]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+    assert all(same(one.training_sample(position, 9), forwards[position]) for position in (3, 3, 17))
+
+
+def test_other_seeds_and_other_epochs_give_other_samples() -> None:
+    one, other = make(), make(config=replace(MOSAIC, seed=1))
+    assert not any(same(one.training_sample(p, 9), other.training_sample(p, 9)) for p in range(20))
+    first, second = ({one.training_sample(7 * epoch + p, 9).image.tobytes() for p in range(7)} for epoch in (2, 3))
+    assert len(first | second) == 14
+
+
+def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own() -> None:
+    dataset = make()
+    epochs = [[dataset.training_sample(7 * epoch + p, 9).image_id for p in range(7)] for epoch in range(4)]
+    assert all(sorted(ids) == list(range(1, 8)) for ids in epochs)
+    assert len({tuple(ids) for ids in epochs}) > 1
+
+
+@pytest.mark.parametrize("config", [Config(), MOSAIC])
+def test_pictures_not_kept_in_memory_give_the_same_samples(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+    kept = make(config=config)
+    monkeypatch.setattr("detector.data.dataset.available_memory", lambda: 0)
+    read_anew = make(config=config)
+    assert (kept.in_memory, read_anew.in_memory) == (True, False)
+    assert all(same(kept.sample(i), read_anew.sample(i)) for i in range(len(SIZES)))
+    assert all(same(kept.training_sample(p, 9), read_anew.training_sample(p, 9)) for p in range(20))
+    for a, b in zip(kept.colour_statistics(), read_anew.colour_statistics(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_drawing_samples_leaves_the_pictures_and_the_annotations_as_they_were() -> None:
+    split, untouched = make_split(), make_split()
+    dataset, fresh = make(split), make(untouched)
+    for position in range(30):
+        dataset.training_sample(position, 9)
+    assert all(same(dataset.sample(i), fresh.sample(i)) for i in range(len(SIZES)))
+    for a, b in zip(split.annotations, untouched.annotations, strict=True):
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+
+
+def test_a_mosaic_bears_objects_of_several_pictures_and_a_run_without_bears_one() -> None:
+    mixed, plain = make(), make(config=Config())
+    assert max(len(mixed.training_sample(p, 9).boxes) for p in range(7, 30)) > 1
+    assert max(len(plain.training_sample(p, 9).boxes) for p in range(30)) == 1
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (7, 3)])
+def test_a_split_of_one_tiny_picture_can_be_trained_on(hw: HW) -> None:
+    dataset = make(make_split([hw]))
+    for position in range(10):
+        assert dataset.training_sample(position, 9).image.shape == (*CANVAS, 3)
+
+
+def test_a_picture_that_does_not_decode_is_left_out_with_its_rows_in_the_ledger() -> None:
+    split = make_split(unreadable=[2, 5])
+    dataset = make(split)
+    assert [annotation.image_id for annotation in dataset.annotations] == [1, 3, 4, 6, 7]
+    assert (split.ledger.found, split.ledger.used, split.ledger.dropped) == (7, 5, 2)
+    assert [str(entry) for entry in split.ledger.entries] == [
+        f"{i}.png: dropped: {i}.png: cut off" for i in (2, 5)
+    ]  # fmt: skip
+    assert {dataset.training_sample(p, 9).image_id for p in range(5)} == {1, 3, 4, 6, 7}
+    assert [dataset.sample(index).image_id for index in range(5)] == [1, 3, 4, 6, 7]
+
+
+def test_a_picture_of_another_size_than_annotated_is_left_out() -> None:
+    split = make_split()
+    turned = replace(split.annotations[1], image_hw=(97, 61))
+    split = replace(split, annotations=(split.annotations[0], turned, *split.annotations[2:]))
+    assert len(make(split)) == 6
+    assert (split.ledger.found, split.ledger.missing) == (7, [Path("2.png")])
+    assert "is 97x61, its annotation says 61x97" in split.ledger.entries[0].reason
+
+
+def test_a_split_without_any_readable_picture_is_refused() -> None:
+    with pytest.raises(InputError, match="'train' has no picture"):
+        make(make_split(unreadable=range(1, 8)))
+
+
+def write_coco(folder: Path, rows: list[tuple[list[float], int]]) -> Path:
+    """A whole picture with one box, and one cut off behind its head with these rows (bbox, iscrowd)."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    images.write(folder / "whole.png", noise)
+    whole = (folder / "whole.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    bboxes = [(1, [1, 1, 5, 5], 0), *((2, bbox, crowd) for bbox, crowd in rows)]
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "height": 20, "width": 30}
+            for i, name in enumerate(("whole", "broken"), start=1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": i, "image_id": image_id, "category_id": 1, "bbox": bbox, "iscrowd": crowd}
+            for i, (image_id, bbox, crowd) in enumerate(bboxes)
+        ],
+    }
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder / "train.json"
+
+
+def test_used_clipped_and_dropped_rows_of_a_lost_picture_are_found_as_dropped(tmp_path: Path) -> None:
+    rows: list[tuple[list[float], int]] = [
+        ([1, 1, 5, 5], 0), ([1, 1, 5, 5], 1), ([28, 1, 5, 5], 0), ([1, 1, 0, 5], 0)
+    ]  # fmt: skip
+    split = coco.read_split(write_coco(tmp_path, rows), "train")
+    ledger = split.ledger
+    assert (ledger.found, ledger.used, ledger.clipped, ledger.dropped, ledger.crowd) == (5, 3, 1, 1, 1)
+    assert len(make(split)) == 1
+    assert (ledger.found, ledger.used, ledger.clipped, ledger.dropped, ledger.crowd) == (5, 1, 0, 4, 0)
+    assert ledger.missing == [tmp_path / "broken.png"]
+
+
+@pytest.mark.parametrize(("row", "before"), [(([1, 1, 5, 5], 1), 1), (([1, 1, 0, 5], 0), 0)])
+def test_a_lost_picture_is_no_background_picture_after_and_is_taken_off_if_it_was_one(
+    tmp_path: Path, row: tuple[list[float], int], before: int
+) -> None:
+    # Of crowd regions alone: counted as background. With every row dropped: not counted.
+    split = coco.read_split(write_coco(tmp_path, [row]), "train")
+    assert split.ledger.background == before
+    make(split)
+    assert split.ledger.background == 0
+
+
+def test_colour_statistics_are_those_of_all_pixels() -> None:
+    # 4 x 4 blocks of one colour each: every fourth pixel tells the whole.
+    rng = np.random.default_rng(0)
+    split = make_split([(40, 60)] * 5)
+    pictures = {
+        a.image_id: rng.integers(0, 256, (10, 15, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        for a in split.annotations
+    }
+    mean, deviation = make(replace(split, read_image=lambda a: pictures[a.image_id])).colour_statistics()
+    pixels = np.stack(list(pictures.values())).reshape(-1, 3)
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(deviation, pixels.std(axis=0), rtol=1e-5)
+    assert mean.dtype == deviation.dtype == np.float32
+
+
+def test_a_split_of_one_colour_has_a_deviation_that_can_be_divided_by() -> None:
+    split = replace(make_split([(40, 60)] * 2), read_image=lambda _: np.full((40, 60, 3), 255, np.uint8))
+    mean, deviation = make(split).colour_statistics()
+    assert (mean.tolist(), deviation.tolist()) == ([255] * 3, [1] * 3)
+
+
+@given(st.floats(0, 300), st.floats(0.1, 300))
+@settings(deadline=None)
+def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the_setting(
+    epoch: float, epochs: float
+) -> None:
+    config = Config(mosaic=0.4, mosaic_from=60, clean_end=0.15)
+    share = mosaic_share(config, epoch, epochs)
+    assert 0 <= share <= 0.4
+    if epoch < 60 or epochs <= 60 or epoch > 0.85 * epochs:
+        assert share == 0
+    elif epoch >= 90:
+        assert share == 0.4
+    else:
+        assert share <= mosaic_share(config, epoch + 0.1, 1e6)
+
+
+def test_available_memory_is_a_sane_number_of_bytes() -> None:
+    assert 1 << 20 < available_memory() < 1 << 50

@@ -1,0 +1,181 @@
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector import images
+from detector.boxes import pairwise_iou
+from detector.detections import Detections
+from detector.engine.checkpoint import load_weights
+from detector.engine.detect import Detector
+from detector.errors import InputError
+from detector.images import Pixels
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_weights: Path) -> Detector:
+    return Detector.load(tiny_weights, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny_data: Path) -> list[Path]:
+    return images.find(tiny_data / "images")
+
+
+def assert_same(one: Detections, other: Detections) -> None:
+    """Equal but for the last digits: convolutions sum in another order for another number of pictures."""
+    assert one.class_ids.tolist() == other.class_ids.tolist()
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+
+
+def test_a_trained_network_finds_what_is_in_the_picture(detector: Detector, pictures: list[Path]) -> None:
+    image = images.read(pictures[0])
+    found = detector.detect(image)
+    assert len(found) > 0
+    assert found.class_names == detector.class_names == ("red", "blue")
+    for name, score, (x1, y1, x2, y2) in found:
+        red, _, blue = image[int((y1 + y2) / 2), int((x1 + x2) / 2)].tolist()
+        assert name == ("red" if red > blue else "blue")
+        assert score >= 0.25
+
+
+def test_path_bytes_array_pil_picture_and_function_give_the_same(detector: Detector, pictures: list[Path]) -> None:
+    path = pictures[0]
+    wanted = detector.detect(path)
+    with Image.open(path) as opened:
+        for source in (str(path), path.read_bytes(), images.read(path), opened, lambda: images.read(path)):
+            found = detector.detect(source)
+            assert np.array_equal(found.boxes, wanted.boxes)
+            assert np.array_equal(found.scores, wanted.scores)
+            assert np.array_equal(found.class_ids, wanted.class_ids)
+
+
+def test_a_list_gives_a_list_that_equals_one_by_one(detector: Detector, pictures: list[Path]) -> None:
+    assert len(pictures) > 16  # more than two batches
+    together = detector.detect(pictures)
+    assert isinstance(together, list)
+    assert len(together) == len(pictures)
+    for path, found in zip(pictures, together, strict=True):
+        assert_same(found, detector.detect(path))
+
+
+def test_no_pictures_give_no_answers_and_one_in_a_list_a_list_of_one(detector: Detector, pictures: list[Path]) -> None:
+    assert detector.detect([]) == []
+    [found] = detector.detect([pictures[0]])
+    assert_same(found, detector.detect(pictures[0]))
+    assert len(detector.detect((pictures[0], pictures[1]))) == 2
+
+
+def test_pictures_of_all_sizes_may_come_together(detector: Detector) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (3, 500), (500, 3), (64, 96), (333, 777)]
+    mixed = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for hw in sizes]
+    for (height, width), found in zip(sizes, detector.detect(mixed, score_threshold=0.001), strict=True):
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [width, height, width, height]).all()
+
+
+def test_a_picture_that_cannot_be_read_does_not_stop_the_others(detector: Detector, pictures: list[Path]) -> None:
+    answers = list(detector.detect_each([pictures[0], "missing.png", b"no picture", pictures[1]]))
+    kinds = [isinstance(answer, InputError) for answer in answers]
+    assert kinds == [False, True, True, False]
+    assert "missing.png" in str(answers[1])
+    last = answers[3]
+    assert isinstance(last, Detections)
+    assert_same(last, detector.detect(pictures[1]))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("missing.png", r"missing\.png: no such picture"),
+        (b"no picture", "<bytes>: not a picture"),
+        (np.zeros((4, 4)), r"expected an RGB picture as uint8 \[H, W, 3\], got float64 \[4, 4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"expected an RGB picture"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_an_error_on_its_own(
+    detector: Detector, pictures: list[Path], source: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        detector.detect(source)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=message):
+        detector.detect([pictures[0], source])  # type: ignore[list-item]
+
+
+def test_pictures_are_read_only_a_little_ahead(detector: Detector, pictures: list[Path]) -> None:
+    read = 0
+
+    def endless() -> Iterator[Pixels]:
+        nonlocal read
+        for path in itertools.cycle(pictures):
+            read += 1
+            yield images.read(path)
+
+    answers = list(itertools.islice(detector.detect_each(endless()), 30))
+    assert len(answers) == 30
+    assert read <= 30 + 3 * 8
+
+
+def test_thresholds_and_limits_are_those_asked_for(detector: Detector, pictures: list[Path]) -> None:
+    many = detector.detect(pictures[0], score_threshold=0.001, iou_threshold=1.0)
+    assert len(many) > 10
+    assert len(detector.detect(pictures[0], score_threshold=0.001, iou_threshold=1.0, max_detections=3)) == 3
+    agnostic = detector.detect(pictures[0], score_threshold=0.001, class_agnostic=True)
+    assert len(agnostic) < len(detector.detect(pictures[0], score_threshold=0.001))
+    assert len(detector.detect(pictures[0], score_threshold=1.0)) == 0
+
+
+def test_a_larger_canvas_keeps_the_aspect_and_gives_boxes_in_the_same_pixels(
+    detector: Detector, tiny_weights: Path, pictures: list[Path]
+) -> None:
+    larger = Detector.load(tiny_weights, "cpu", long_side=192)
+    assert (detector.canvas_hw, larger.canvas_hw) == ((64, 96), (128, 192))
+    image = images.read(pictures[0])
+    [best] = detector.detect(image, max_detections=1).boxes
+    shrunk = np.full((128, 192, 3), 114, np.uint8)
+    shrunk[32:96, 48:144] = image  # on the larger canvas: the size that was learned
+    moved = larger.detect(shrunk).boxes - np.array([48, 32, 48, 32], np.float32)
+    assert pairwise_iou(best[None], moved).max() > 0.5
+
+
+@pytest.mark.parametrize("long_side", [100, 0, -32])
+def test_a_canvas_that_does_not_divide_by_32_is_refused(tiny_weights: Path, long_side: int) -> None:
+    with pytest.raises(InputError, match="does not divide by 32"):
+        Detector.load(tiny_weights, "cpu", long_side)
+
+
+def test_the_network_that_was_given_is_left_as_it_was(tiny_weights: Path, pictures: list[Path]) -> None:
+    network, info = load_weights(tiny_weights)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Detector(network, info, "cpu").detect(pictures[0])
+    assert list(network.state_dict()) == list(before)
+    assert all((network.state_dict()[name] == tensor).all() for name, tensor in before.items())
+
+
+def test_a_palette_picture_and_one_laid_on_its_side_are_shown_as_a_viewer_shows_them(
+    detector: Detector, pictures: list[Path]
+) -> None:
+    image = images.read(pictures[0])
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(image).copy()).save(turned, "png", exif=exif)
+    assert_same(detector.detect(turned.getvalue()), detector.detect(image))
+
+
+def test_no_such_device_is_an_error_that_says_what_there_is(tiny_weights: Path) -> None:
+    with pytest.raises(InputError, match="device 'abacus' is not available here"):
+        Detector.load(tiny_weights, "abacus")
+
+
+def test_an_answer_is_a_copy_that_its_owner_may_change(detector: Detector, pictures: list[Path]) -> None:
+    found = detector.detect(pictures[0])
+    found.boxes[:] = 0
+    assert detector.detect(pictures[0]).boxes.any()
+    assert replace(found).class_names == detector.class_names

@@ -1,0 +1,229 @@
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detector.config import Config
+from detector.data.batch import Batch
+from detector.loss.assigner import assign
+from detector.loss.criterion import LossTerms, detection_loss, quality_focal_loss
+from detector.model.grid import Grid, GridPredictions, make_grid
+from detector.model.network import SIZES, GridNetwork
+
+CANVAS_HW = (96, 128)
+CLASSES = 3
+
+
+def random_predictions(pictures: int, seed: int) -> GridPredictions:
+    generator = torch.Generator().manual_seed(seed)
+    grid = make_grid(CANVAS_HW, torch.device("cpu"))
+    grid = Grid(grid.points.double(), grid.strides.double())
+    shape = (pictures, len(grid.strides))
+    logits = torch.randn(*shape, CLASSES, generator=generator, dtype=torch.float64)
+    distances = 0.5 + torch.rand(*shape, 4, generator=generator, dtype=torch.float64) * 3
+    return GridPredictions(logits, distances, grid)
+
+
+def random_batch(pictures: int, rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Batch:
+    """Objects of all sizes; every third row is padding."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(pictures, rows, 2, generator=generator, dtype=dtype) * torch.tensor([100, 70])
+    size = 4 + torch.rand(pictures, rows, 2, generator=generator, dtype=dtype) * torch.tensor([24, 22])
+    is_object = (torch.arange(rows) % 3 != 2).expand(pictures, rows)
+    boxes = torch.cat([corner, corner + size], dim=-1) * is_object[..., None]
+    class_ids = torch.randint(0, CLASSES, (pictures, rows), generator=generator) * is_object
+    return batch_of(boxes, class_ids, is_object, torch.zeros_like(is_object))
+
+
+def batch_of(boxes: Tensor, class_ids: Tensor, is_object: Tensor, is_crowd: Tensor) -> Batch:
+    pictures = len(boxes)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (pictures, 3, *CANVAS_HW), dtype=torch.uint8, generator=generator)
+    return Batch(images, boxes, class_ids, is_object, is_crowd, tuple(range(pictures)))
+
+
+def one_picture(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
+    """Two pictures, the first with these boxes of class 0, the second empty."""
+    rows = torch.zeros(2, len(boxes), 4)
+    rows[0] = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    there = torch.zeros(2, len(boxes), dtype=torch.bool)
+    there[0] = True
+    none = torch.zeros_like(there)
+    zeros = torch.zeros(2, len(boxes), dtype=torch.int64)
+    return batch_of(rows, zeros, none if crowd else there, there if crowd else none)
+
+
+def numbers(terms: LossTerms) -> list[float]:
+    terms = terms.detach()
+    return [float(terms.classes), float(terms.iou), float(terms.l1)]
+
+
+def giou_of(a: Sequence[float], b: Sequence[float]) -> float:
+    def area(x1: float, y1: float, x2: float, y2: float) -> float:
+        return max(x2 - x1, 0.0) * max(y2 - y1, 0.0)
+
+    overlap = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = area(*a) + area(*b) - overlap
+    hull = area(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+    return overlap / union - (hull - union) / hull
+
+
+def loss_slowly(predictions: GridPredictions, batch: Batch, config: Config) -> list[float]:
+    """The three terms by their published formulas, one number at a time."""
+    targets = assign(predictions, batch, config)
+    points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
+    wanted: dict[tuple[int, int, int], float] = {}
+    iou = l1 = classes = 0.0
+    for b, p, box, class_id, quality in zip(
+        targets.image_index.tolist(),
+        targets.point_index.tolist(),
+        targets.boxes.tolist(),
+        targets.class_ids.tolist(),
+        targets.quality.tolist(),
+        strict=True,
+    ):
+        wanted[b, p, class_id] = quality
+        (x, y), stride, sides = points[p], strides[p], predictions.distances[b, p].tolist()
+        predicted = [x - sides[0] * stride, y - sides[1] * stride, x + sides[2] * stride, y + sides[3] * stride]
+        iou += quality * (1 - giou_of(predicted, box))
+        to_sides = [max(d / stride, 0.0) for d in (x - box[0], y - box[1], box[2] - x, box[3] - y)]
+        l1 += quality * sum(abs(a - b) for a, b in zip(sides, to_sides, strict=True)) / 4
+    positives = {(b, p) for b, p, _ in wanted}
+    for b, rows in enumerate(predictions.class_logits.tolist()):
+        crowds = batch.boxes[b][batch.is_crowd[b]].tolist()
+        for p, logits in enumerate(rows):
+            x, y = points[p]
+            in_crowd = any(x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in crowds)
+            if in_crowd and (b, p) not in positives:
+                continue
+            for class_id, logit in enumerate(logits):
+                target, score = wanted.get((b, p, class_id), 0.0), 1 / (1 + math.exp(-logit))
+                entropy = -((1 - target) * math.log(1 - score) + target * math.log(score))
+                classes += abs(target - score) ** config.focal_power * entropy
+    norm = max(1.0, sum(wanted.values()))
+    weights = (config.class_weight, config.iou_weight, config.l1_weight)
+    return [weight * term / norm for weight, term in zip(weights, (classes, iou, l1), strict=True)]
+
+
+@pytest.mark.parametrize("with_crowd", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_loss_is_the_sum_of_its_published_formulas(seed: int, with_crowd: bool) -> None:
+    predictions, batch = random_predictions(3, seed), random_batch(3, 7, seed)
+    if with_crowd:
+        is_crowd = batch.is_object & (torch.arange(7) % 2 == 0)
+        batch = replace(batch, is_crowd=is_crowd, is_object=batch.is_object & ~is_crowd)
+    config = Config(focal_power=1.5, class_weight=1.25)
+    terms = detection_loss(predictions, batch, config)
+    assert numbers(terms) == pytest.approx(loss_slowly(predictions, batch, config), rel=1e-10)
+    assert float(terms.detach().total) == pytest.approx(sum(numbers(terms)))
+    assert terms.positives == len(assign(predictions, batch, config).quality)
+
+
+def test_quality_focal_loss_is_zero_where_the_score_is_right_and_grows_with_the_error() -> None:
+    targets = torch.tensor([0.2, 0.5, 0.9])
+    right = quality_focal_loss(torch.logit(targets), targets, 2.0)
+    torch.testing.assert_close(right, torch.zeros(3), atol=1e-9, rtol=0)
+    losses = quality_focal_loss(torch.linspace(0, 20, 30), torch.zeros(30), 2.0)
+    assert (losses[1:] > losses[:-1]).all()
+    assert torch.isfinite(quality_focal_loss(torch.tensor([-200.0, 200.0]), torch.tensor([1.0, 0.0]), 2.0)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_objects_does_not_matter(seed: int) -> None:
+    predictions, batch = random_predictions(3, seed), random_batch(3, 9, seed)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+    shuffled = replace(
+        batch, boxes=batch.boxes[:, order], class_ids=batch.class_ids[:, order], is_object=batch.is_object[:, order]
+    )
+    one, other = (detection_loss(predictions, either, Config()) for either in (batch, shuffled))
+    assert numbers(one) == pytest.approx(numbers(other), rel=1e-12)
+
+
+def test_the_order_of_the_pictures_does_not_matter() -> None:
+    predictions, batch = random_predictions(3, 0), random_batch(3, 5, 0)
+    turned = GridPredictions(predictions.class_logits.flip(0), predictions.distances.flip(0), predictions.grid)
+    backwards = batch_of(batch.boxes.flip(0), batch.class_ids.flip(0), batch.is_object.flip(0), batch.is_crowd.flip(0))
+    one, other = detection_loss(predictions, batch, Config()), detection_loss(turned, backwards, Config())
+    assert numbers(one) == pytest.approx(numbers(other), rel=1e-12)
+
+
+def test_more_padding_changes_nothing() -> None:
+    predictions, batch = random_predictions(2, 0), random_batch(2, 5, 0)
+
+    def pad(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor.new_zeros(2, 40, *tensor.shape[2:])], dim=1)
+
+    padded = batch_of(pad(batch.boxes), pad(batch.class_ids), pad(batch.is_object), pad(batch.is_crowd))
+    one, other = (detection_loss(predictions, either, Config()) for either in (batch, padded))
+    assert numbers(one) == numbers(other)
+
+
+def test_crowd_regions_are_not_punished_as_background_and_nothing_else_changes() -> None:
+    predictions = random_predictions(2, 0)
+    logits = predictions.class_logits.requires_grad_()
+    region = (32.0, 16.0, 100.0, 80.0)
+    terms = detection_loss(replace(predictions, class_logits=logits), one_picture([region], crowd=True), Config())
+    terms.total.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    punished = (logits.grad != 0).any(dim=-1)
+    x, y = predictions.grid.points.unbind(1)
+    inside = (x > region[0]) & (x < region[2]) & (y > region[1]) & (y < region[3])
+    assert torch.equal(punished[0], ~inside)
+    assert punished[1].all()
+
+
+def test_an_object_within_a_crowd_region_is_still_learned() -> None:
+    predictions = random_predictions(2, 0)
+    batch = one_picture([(0, 0, 128, 96), (40, 30, 80, 70)])
+    first = torch.tensor([[True, False], [False, False]])
+    batch = replace(batch, is_crowd=first, is_object=batch.is_object & ~first, boxes=batch.boxes.double())
+    terms = detection_loss(predictions, batch, Config())
+    assert terms.positives > 0
+    assert float(terms.classes) > 0
+    assert float(terms.iou) > 0
+
+
+def many_boxes() -> list[list[float]]:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, (120, 88), size=(500, 2))
+    return np.concatenate([corners, corners + rng.uniform(1, 8, size=(500, 2))], axis=1).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param(one_picture([]), id="no row"),
+        pytest.param(replace(one_picture([(0, 0, 0, 0)] * 3), is_object=torch.zeros(2, 3).bool()), id="only padding"),
+        pytest.param(one_picture([(5, 5, 60, 60), (50, 40, 90, 90)], crowd=True), id="only crowd"),
+        pytest.param(one_picture([(0, 0, 128, 96)], crowd=True), id="all crowd"),
+        pytest.param(one_picture(many_boxes()), id="500 objects"),
+        pytest.param(one_picture([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
+        pytest.param(one_picture([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
+        pytest.param(one_picture([(0, 0, 128, 96)]), id="the whole canvas"),
+        pytest.param(one_picture([(10, 10, 40, 40)] * 30), id="30 times the same"),
+        pytest.param(one_picture([(0, 50, 128, 51)]), id="a line"),
+    ],
+)
+@pytest.mark.parametrize("least_quality", [0.0, 0.1])
+def test_loss_and_gradients_are_finite(batch: Batch, least_quality: float) -> None:
+    torch.manual_seed(0)
+    network = GridNetwork(SIZES["pico"], CLASSES, np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    terms = detection_loss(network(batch.images), batch, Config(), least_quality)
+    assert np.isfinite(numbers(terms)).all()
+    terms.total.backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert (terms.positives > 0) == bool(batch.is_object.any())
+
+
+def test_predictions_that_are_exactly_right_cost_nothing_for_the_boxes() -> None:
+    predictions, batch = random_predictions(1, 0), random_batch(1, 1, 0)
+    x, y = predictions.grid.points.unbind(1)
+    x1, y1, x2, y2 = batch.boxes[0, 0]
+    sides = torch.stack([x - x1, y - y1, x2 - x, y2 - y], dim=1) / predictions.grid.strides[:, None]
+    terms = detection_loss(replace(predictions, distances=sides.clamp(min=0)[None]), batch, Config(assign_top_k=1))
+    assert numbers(terms)[1:] == pytest.approx([0, 0], abs=1e-12)

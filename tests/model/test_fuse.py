@@ -1,0 +1,66 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.config import Config
+from detector.data.batch import Batch
+from detector.engine.trainer import Trainer
+from detector.model.fuse import fuse
+from detector.model.network import SIZES, GridNetwork
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def build(size: str) -> GridNetwork:
+    torch.manual_seed(0)
+    return GridNetwork(SIZES[size], 3, np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+
+
+def trained(size: str) -> GridNetwork:
+    """A network after a few steps on noise, so that no norm has its first statistics or weights."""
+    network = build(size)
+    trainer = Trainer(network, Config(model=size, seed=0), CPU, torch.float32)  # type: ignore[arg-type]
+    boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
+    there = torch.ones(2, 1, dtype=torch.bool)
+    batch = Batch(noise(2, 3, 64, 64), boxes, torch.tensor([[0], [2]]), there, ~there, (1, 2))
+    for step in range(4):
+        trainer.step(step, 4, batch)
+    return network
+
+
+def relative_error(fused: Tensor, unfused: Tensor) -> float:
+    return float((fused - unfused).abs().max() / unfused.abs().max())
+
+
+@pytest.mark.parametrize("make", [build, trained])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_fused_network_gives_the_same_answers(size: str, make: Callable[[str], GridNetwork]) -> None:
+    network, pictures = make(size).eval(), noise(2, 3, 96, 64)
+    with torch.inference_mode():
+        unfused, fused = network(pictures), fuse(network)(pictures)
+    assert relative_error(fused.class_logits, unfused.class_logits) < 1e-5
+    assert relative_error(fused.distances, unfused.distances) < 1e-5
+
+
+def test_fusing_leaves_the_network_itself_as_it_was() -> None:
+    network = build("pico").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fuse(network)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_fused_network_has_no_norms_and_needs_no_gradient() -> None:
+    fused = fuse(build("pico"))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert not fused.training

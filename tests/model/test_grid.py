@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from detector.model.grid import STRIDES, GridPredictions, decode, make_grid
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("canvas_hw", [(32, 32), (64, 96), (96, 32)])
+def test_the_points_are_the_centres_of_the_cells_stride_by_stride_and_row_by_row(canvas_hw: tuple[int, int]) -> None:
+    expected = [
+        (column * stride + stride / 2, row * stride + stride / 2, stride)
+        for stride in STRIDES
+        for row in range(canvas_hw[0] // stride)
+        for column in range(canvas_hw[1] // stride)
+    ]
+    grid = make_grid(canvas_hw, CPU)
+    assert torch.column_stack([grid.points, grid.strides]).tolist() == [list(row) for row in expected]
+
+
+def test_distances_count_strides_from_the_point_to_left_top_right_and_bottom() -> None:
+    points, strides = torch.tensor([[4.0, 12.0], [16.0, 48.0]]), torch.tensor([8.0, 32.0])
+    distances = torch.tensor([[0.5, 1.0, 2.0, 0.25], [0.0, 0.0, 0.0, 0.0]])
+    assert decode(points, strides, distances).tolist() == [[0, 4, 20, 14], [16, 48, 16, 48]]
+
+
+def test_decoding_inverts_the_distances_of_any_box_around_the_points() -> None:
+    grid = make_grid((64, 64), CPU)
+    sides = torch.rand(2, len(grid.strides), 4, generator=torch.Generator().manual_seed(0)) * 40
+    boxes = torch.cat([grid.points - sides[..., :2], grid.points + sides[..., 2:]], dim=-1)
+    predictions = GridPredictions(torch.zeros(2, len(grid.strides), 1), sides / grid.strides[:, None], grid)
+    torch.testing.assert_close(predictions.boxes(), boxes)

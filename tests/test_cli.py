@@ -1,0 +1,354 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import detector
+from detector import images
+from detector.cli import main
+from detector.data.descriptor import open_data
+from detector.engine.checkpoint import WeightsInfo, save_weights
+from detector.engine.detect import Detector
+from detector.model.network import SIZES, GridNetwork
+
+TRAIN = ["--model", "pico", "--set", "canvas=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*words: object) -> int:
+    """Run a command as a shell would; argparse leaves by SystemExit."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def refused(capsys: Capture, *words: object) -> str:
+    """Run a command that must fail with status 2 and one message; return it."""
+    assert run(*words) == 2
+    _, errors = capsys.readouterr()
+    assert "Traceback" not in errors
+    assert "error: " in errors
+    return errors
+
+
+@pytest.fixture(scope="session")
+def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that know the classes of the built-in set and have learned nothing."""
+    classes = open_data("scenes").read("test").class_names
+    torch.manual_seed(0)
+    network = GridNetwork(SIZES["pico"], len(classes), np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    path = tmp_path_factory.mktemp("weights") / "scenes.safetensors"
+    save_weights(path, network, WeightsInfo("pico", classes, tuple(range(len(classes))), (96, 128), {}, {}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def picture(path: Path, level: int = 120) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(path, np.full((64, 96, 3), level, np.uint8))
+    return path
+
+
+# --- in general
+
+
+def test_help_and_version_do_not_wait_for_torch() -> None:
+    code = (
+        "import sys, detector, detector.cli\n"
+        "for words in (['--help'], ['--version'], ['detect', '--help'], ['train', '--data', 'x', '--set', 'a']):\n"
+        "    try: detector.cli.main(words)\n"
+        "    except SystemExit: pass\n"
+        "detector.Config, detector.Detections, detector.draw\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    for word in ("train", "detect", "evaluate", "--save-txt", "--weights", detector.__version__):
+        assert word in done.stdout
+
+
+def test_python_m_detector_is_the_command() -> None:
+    words = [sys.executable, "-m", "detector", "detect", "missing.png", "--weights", "missing"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: missing.png: no such file, folder or pattern\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["tarin"],
+        ["train"],
+        ["detect", "a.png"],
+        ["evaluate", "--data", "scenes"],
+        ["evaluate", "--data", "scenes", "--weights", "a", "--detections", "b"],
+        ["train", "--data", "scenes", "--minutes", "3", "--epochs", "3"],
+        ["detect", "a.png", "--weights", "w", "--conf", "1.5"],
+        ["detect", "a.png", "--weights", "w", "--iou", "nan"],
+        ["detect", "a.png", "--weights", "w", "--max-det", "many"],
+    ],
+)
+def test_a_command_that_is_not_understood_says_how_it_is_used(capsys: Capture, words: list[str]) -> None:
+    assert "usage: detector" in refused(capsys, *words)
+
+
+# --- train
+
+
+def test_train_writes_a_run_and_says_where(capsys: Capture, tiny_data: Path, tmp_path: Path) -> None:
+    assert run("train", "--data", tiny_data, *TRAIN) == 0
+    out, errors = capsys.readouterr()
+    assert (tmp_path / "runs" / "train" / "weights" / "best.safetensors").is_file()
+    assert str(Path("runs/train/weights")) in out
+    assert "24 boxes found = 24 used" in out
+    assert errors == ""
+    assert run("train", "--data", tiny_data, *TRAIN) == 0
+    assert (tmp_path / "runs" / "train-2" / "weights" / "best.safetensors").is_file()
+
+
+def test_train_takes_settings_from_a_file_and_flags_go_before_it(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ncanvas: [64, 96]\nlr_rest: 1e-4\n")
+    words = ["--config", "some.yaml", "--model", "pico", "--epochs", "0.4", "--batch", "4", "--out", "run"]
+    assert run("train", "--data", tiny_data, *words) == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (settings["model"], settings["seed"], settings["lr_rest"], settings["steps"]) == ("pico", 4, 1e-4, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "missing"], "missing: no such file or folder; accepted are:"),
+        (["--data", "scenes", "--split", "trian"], "no split 'trian'; did you mean 'train'?"),
+        (["--data", "scenes", "--set", "epoch=3"], "unknown setting 'epoch': did you mean 'epochs'?"),
+        (["--data", "scenes", "--set", "epochs"], "--set epochs: expected key=value"),
+        (["--data", "scenes", "--set", "batch=four"], "batch: expected auto or a whole number, got 'four'"),
+        (["--data", "scenes", "--imgsz", "333"], "333 does not divide by 32; 320 and 352 do"),
+        (["--data", "scenes", "--set", "canvas=[320, 300]"], "300 does not divide by 32"),
+        (["--data", "scenes", "--minutes", "0"], "minutes: must be at least 0.05, got 0"),
+        (["--data", "scenes", "--model", "large"], "model: expected pico or nano or small or medium, got 'large'"),
+        (["--data", "scenes", "--device", "abacus"], "device 'abacus' is not available here"),
+        (["--data", "scenes", "--config", "missing.yaml"], "missing.yaml: no such configuration file"),
+    ],
+)
+def test_train_refuses_what_cannot_work_in_one_message(capsys: Capture, words: list[str], message: str) -> None:
+    assert message in refused(capsys, "train", *words)
+    assert not Path("runs").exists()
+
+
+def test_a_wrong_line_in_a_settings_file_is_named(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("seed: 1\n\nepohcs: 3\n")
+    message = refused(capsys, "train", "--data", "scenes", "--config", "some.yaml")
+    assert "some.yaml:3: unknown setting 'epohcs': did you mean 'epochs'?" in message
+
+
+def test_train_does_not_write_into_the_folder_of_another_run(capsys: Capture, tiny_data: Path, tiny_run: Path) -> None:
+    message = refused(capsys, "train", "--data", tiny_data, *TRAIN, "--out", tiny_run)
+    assert "holds a run already" in message
+
+
+def yolo(folder: Path) -> Path:
+    """Three pictures with four rows, one of them of a class that is not there."""
+    rows = {"a": "0 0.5 0.5 0.2 0.3\n7 0.5 0.5 0.1 0.1\n", "b": "1 0.4 0.4 0.2 0.2\n", "c": "0 0.4 0.4 0.2 0.2\n"}
+    for name, text in rows.items():
+        picture(folder / "images" / f"{name}.png")
+        (folder / "labels").mkdir(exist_ok=True)
+        (folder / "labels" / f"{name}.txt").write_text(text)
+    (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    return folder
+
+
+def test_a_class_id_out_of_range_is_refused_with_file_and_line_or_allowed_by_share(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    data = yolo(tmp_path / "mine")
+    message = refused(capsys, "train", "--data", data, *TRAIN)
+    assert "1 of 4 boxes would be dropped, more than the allowed 2.0%" in message
+    assert f"{Path('labels') / 'a.txt'}:2: dropped: class 7 is not a whole number from 0 to 1" in message
+    assert "--allow-dropped" in message
+    assert run("train", "--data", data, *TRAIN, "--allow-dropped", "0.25") == 0
+
+
+# --- detect
+
+
+def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
+    words = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
+    assert run("detect", tiny_data / "images", *words) == 0
+    out, errors = capsys.readouterr()
+    assert errors == ""
+    rows = json.loads(Path("out/detections.json").read_text())
+    assert f"{len(rows)} objects in 20 pictures; see out" in out
+    assert {row["category_id"] for row in rows} == {3, 17}
+    assert min(row["score"] for row in rows) >= 0.3
+    with Path("out/detections.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert len(list(Path("out").glob("*.png"))) == len(list(Path("out/labels").glob("*.txt"))) == 20
+
+    found = Detector.load(tiny_weights, "cpu").detect(tiny_data / "images" / "1.png", score_threshold=0.3)
+    lines = Path("out/labels/1.txt").read_text().splitlines()
+    assert len(lines) == len(found) > 0
+    for line, (_, score, (x1, y1, x2, y2)) in zip(lines, found, strict=True):
+        wanted = [(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 64, (x2 - x1) / 96, (y2 - y1) / 64, score]
+        np.testing.assert_allclose([float(value) for value in line.split()[1:]], wanted, atol=1e-3)
+
+
+def test_detect_shows_the_built_in_set_by_its_name(capsys: Capture, scenes_weights: Path) -> None:
+    assert run("detect", "scenes", "--weights", scenes_weights, "--conf", "0.9", "--device", "cpu") == 0
+    assert "in 12 pictures; see found" in capsys.readouterr().out
+    assert len(list(Path("found").glob("*.png"))) == 12
+
+
+def test_results_without_any_object_are_valid(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    words = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-pictures"]
+    assert run("detect", "a.png", *words) == 0
+    assert "0 objects in 1 pictures" in capsys.readouterr().out
+    assert json.loads(Path("found/detections.json").read_text()) == []
+    assert Path("found/labels/a.txt").read_text() == ""
+    assert len(Path("found/detections.csv").read_text().splitlines()) == 1
+    assert not Path("found/a.png").exists()
+
+
+def test_patterns_and_pictures_of_one_name_in_two_folders(tiny_weights: Path, tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "y/b.png"):
+        picture(tmp_path / name)
+    assert run("detect", "*/*.png", "--weights", tiny_weights, "--device", "cpu") == 0
+    assert sorted(path.name for path in Path("found").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
+
+
+def test_sources_may_be_given_by_flag_and_the_canvas_by_its_long_side(
+    capsys: Capture, tiny_weights: Path, tmp_path: Path
+) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    assert run("detect", "--source", "a.png", "b.png", "--weights", tiny_weights, "--imgsz", "128") == 0
+    assert "in 2 pictures" in capsys.readouterr().out
+
+
+def test_one_bad_picture_alone_is_status_2_and_among_several_3_with_the_others_done(
+    capsys: Capture, tiny_weights: Path, tmp_path: Path
+) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    assert run("detect", "b.png", "--weights", tiny_weights) == 2
+    errors = capsys.readouterr().err
+    assert "skipped: b.png: " in errors
+    assert "1 of 1 pictures could not be read" in errors
+    assert run("detect", "b.png", "a.png", "--weights", tiny_weights, "--out", "out") == 3
+    out, errors = capsys.readouterr()
+    assert "objects in 1 pictures" in out
+    assert "skipped: b.png: " in errors
+    assert "Traceback" not in errors
+    assert Path("out/a.png").is_file()
+    assert not Path("out/b.png").exists()
+
+
+def test_detect_does_not_draw_over_the_picture(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+    before = picture(tmp_path / "a.png").read_bytes()
+    message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")
+    assert "holds files that are not detections; give another --out" in message
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("sources", [["x/a.png", "y/a.png"], ["x/a.png"], ["y/a.webp"]])
+def test_detect_does_not_draw_over_another_picture_of_the_users(
+    tiny_weights: Path, tmp_path: Path, sources: list[str]
+) -> None:
+    for name in ("x/a.png", "y/a.webp"):
+        picture(tmp_path / name, 120)
+    users = [picture(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
+    before = [path.read_bytes() for path in users]
+    run("detect", *sources, "--weights", tiny_weights, "--out", "y")
+    assert [path.read_bytes() for path in users] == before
+
+
+def test_detect_does_not_write_over_the_labels_of_a_data_set(tiny_weights: Path, tmp_path: Path) -> None:
+    before = (yolo(tmp_path / "mine") / "labels" / "b.txt").read_text()
+    run("detect", "mine/images", "--weights", tiny_weights, "--out", "mine", "--save-txt")
+    assert (tmp_path / "mine" / "labels" / "b.txt").read_text() == before
+
+
+def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--max-det", "-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.png"], "nothing.png: no such file, folder or pattern"),
+        (["a.png", "*.gif"], "*.gif: no such file, folder or pattern"),
+        (["a.png", "--weights", "missing"], "missing: no such weights file, and no shipped weights of that name"),
+        (["a.png", "--weights", "other.safetensors"], "other.safetensors: weights of another program or version"),
+        (["a.png", "--weights", "a.png"], "a.png: not a readable safetensors file"),
+        ([], "no pictures given; name files, folders or patterns, or `scenes`"),
+        (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),
+        (["a.png", "--device", "abacus"], "device 'abacus' is not available here"),
+        (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
+    ],
+)
+def test_detect_refuses_what_cannot_work_in_one_message(
+    capsys: Capture, tiny_weights: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    picture(tmp_path / "a.png")
+    save_file({"layer.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    assert message in refused(capsys, "detect", "--weights", tiny_weights, *words)
+
+
+# --- evaluate
+
+
+def test_evaluate_prints_the_numbers_and_its_results_score_the_same_again(
+    capsys: Capture, tiny_data: Path, tiny_weights: Path
+) -> None:
+    words = ["--results", "results.json", "--json", "own.json", "--device", "cpu"]
+    assert run("evaluate", "--data", tiny_data, "--weights", tiny_weights, *words) == 0
+    own = capsys.readouterr()
+    assert own.err == ""
+    assert run("evaluate", "--data", tiny_data, "--detections", "results.json", "--json", "again.json") == 0
+    again = capsys.readouterr().out
+    assert again in own.out
+    numbers = json.loads(Path("own.json").read_text())
+    assert json.loads(Path("again.json").read_text()) == numbers
+    assert f"AP50   {numbers['AP50']:7.4f}" in again
+    assert [line.split()[0] for line in again.splitlines()[-2:]] == ["red", "blue"]
+    assert len(numbers) == 13
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "missing", "--weights", "w"], "missing: no such file or folder"),
+        (["--data", "DATA", "--weights", "missing"], "missing: no such weights file"),
+        (["--data", "DATA", "--weights", "WEIGHTS", "--split", "tset"], "no split 'tset'; did you mean 'test'?"),
+        (["--data", "DATA", "--detections", "missing.json"], "missing.json: no such file"),
+        (["--data", "DATA", "--detections", "bad.json"], "result 0: has no 'image_id'"),
+        (["--data", "scenes", "--weights", "WEIGHTS"], "the weights know the classes ['red', 'blue']"),
+    ],
+)
+def test_evaluate_refuses_what_cannot_work_in_one_message(
+    capsys: Capture, tiny_data: Path, tiny_weights: Path, words: list[str], message: str
+) -> None:
+    Path("bad.json").write_text('[{"score": 1}]')
+    places = {"DATA": str(tiny_data), "WEIGHTS": str(tiny_weights)}
+    assert message in refused(capsys, "evaluate", *(places.get(word, word) for word in words))
+
+
+def test_evaluate_says_so_where_the_numbers_cannot_be_written(
+    capsys: Capture, tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    refused(capsys, "evaluate", "--data", tiny_data, "--weights", tiny_weights, "--json", "folder")

@@ -1,0 +1,179 @@
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detector.config import Config, override, parse_value, read_config
+from detector.errors import InputError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_default_fits_its_own_setting_and_every_setting_says_what_it_is() -> None:
+    for setting in fields(Config):
+        value = parse_value(setting.name, setting.default)
+        assert value == setting.default
+        assert type(value) is type(setting.default)
+        assert setting.metadata["doc"]
+
+
+def test_a_file_of_all_defaults_is_the_default(tmp_path: Path) -> None:
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(Config()).items()}
+    assert read_config(written(tmp_path, yaml.safe_dump(plain))) == Config()
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert read_config(written(tmp_path, "# nothing yet\n")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("canvas: 320", Config(canvas=320)),
+        ("canvas: [64, 96]", Config(canvas=(64, 96))),
+        ("minutes: 3", Config(minutes=3.0)),
+        ("lr: 1e-3", Config(lr=0.001)),
+        ("scale: [1, 2]\nseed: 7", Config(scale=(1.0, 2.0), seed=7)),
+        ("epochs: null\nsteps: 5", Config(steps=5)),
+        ("device: cuda:1", Config(device="cuda:1")),
+        ("mirror: 1", Config(mirror=1.0)),
+    ],
+)
+def test_settings_are_read_in_their_types(tmp_path: Path, text: str, expected: Config) -> None:
+    config = read_config(written(tmp_path, text))
+    assert config == expected
+    for setting in fields(Config):
+        assert type(getattr(config, setting.name)) is type(getattr(expected, setting.name))
+
+
+WRONG = [
+    ("model: huge", "model: expected pico or nano or small or medium, got 'huge'"),
+    ("model: [nano]", "model: expected pico or nano"),
+    ("canvas: 100", "canvas: .*100 does not divide by 32; .*96 and 128"),
+    ("canvas: [64, 100]", "canvas: .*100 does not divide by 32"),
+    ("canvas: [64]", "canvas: expected auto or a whole number or"),
+    ("canvas: 31", "canvas: must be from 32 to 4096, got 31"),
+    ("canvas: 4128", "canvas: must be from 32 to 4096, got 4128"),
+    ("canvas: [64, 0]", "canvas: must be from 32 to 4096, got 0"),
+    ("canvas: true", "canvas: expected"),
+    ("canvas: 320.0", "canvas: expected"),
+    ("minutes: ten", "minutes: expected a number or nothing, got 'ten'"),
+    ("minutes: 0", r"minutes: must be at least 0\.05, got 0\.0"),
+    ("steps: 0", "steps: must be at least 1, got 0"),
+    ("steps: 1.5", "steps: expected a whole number or nothing, got 1.5"),
+    ("seed: -1", "seed: must be at least 0, got -1"),
+    ("seed:", "seed: expected a whole number, got None"),
+    ("seed: true", "seed: expected a whole number, got True"),
+    ("seed: {a: 1}", "seed: expected a whole number"),
+    ("batch: 0", "batch: must be from 1 to 4096, got 0"),
+    ("precision: fp16", "precision: expected auto or bf16 or fp32, got 'fp16'"),
+    ("device: 0", "device: expected text, got 0"),
+    ("lr: -1", r"lr: must be at least 0, got -1\.0"),
+    ("lr: .nan", "lr: must be at least 0, got nan"),
+    ("lr: true", "lr: expected auto or a number, got True"),
+    ("mirror: 1.01", r"mirror: must be from 0 to 1, got 1\.01"),
+    ("allow_dropped: .nan", "allow_dropped: must be from 0 to 1, got nan"),
+    ("scale: 1", r"scale: expected \[a number, a number\], got 1"),
+    ("scale: [2, 1]", "scale: the first number must not be above the second"),
+    ("scale: [.nan, 1]", "scale: must be from 0.05 to 20, got nan"),
+    ("scale: [1, 21]", r"scale: must be from 0\.05 to 20, got 21"),
+    ("epocs: 3", "unknown setting 'epocs': did you mean 'epochs'?"),
+    ("1: 2", "unknown setting '1': known: model, canvas"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG)
+def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"run\.yaml:3: {message}"):
+        read_config(written(tmp_path, f"# a run\nclip_norm: 5\n{line}\n"))
+
+
+@pytest.mark.parametrize("pair", ["minutes: 1\nepochs: 2", "epochs: 2\nsteps: 3", "steps: 3\nminutes: 1"])
+def test_two_lengths_are_refused_at_the_second(tmp_path: Path, pair: str) -> None:
+    with pytest.raises(InputError, match=r"run\.yaml:2: minutes, epochs, steps: give one length"):
+        read_config(written(tmp_path, pair))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- a\n- b", "just text", "seed: [1", "\tseed: 1", "seed: 1\n---\nseed: 2", "seed: !!python/object:os.system 1"],
+)
+def test_a_file_that_is_no_flat_mapping_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"run\.yaml"):
+        read_config(written(tmp_path, text))
+
+
+def test_a_file_that_is_missing_a_folder_or_not_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: no such"):
+        read_config(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"device: caf\xe9")
+    for path in (tmp_path, tmp_path / "latin.yaml"):
+        with pytest.raises(InputError, match=str(path)):
+            read_config(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "false", "0", "''"])
+def test_an_empty_list_or_scalar_is_not_taken_for_an_empty_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="key: value"):
+        read_config(written(tmp_path, text))
+
+
+def test_a_setting_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run\.yaml:2"):
+        read_config(written(tmp_path, "seed: 1\nseed: 2"))
+
+
+def test_a_number_beyond_all_floats_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lr"):
+        read_config(written(tmp_path, f"lr: {10**400}"))
+
+
+@pytest.mark.parametrize("setting", ["minutes", "epochs", "lr", "clip_norm", "class_weight"])
+def test_infinity_is_refused(setting: str) -> None:
+    with pytest.raises(InputError, match=setting):
+        override(Config(), [f"{setting}=.inf"])
+
+
+def test_overriding_changes_only_what_is_named_and_not_the_original() -> None:
+    original = Config(seed=5, mirror=0.25)
+    changed = override(original, ["lr=1e-3", "canvas=[64, 96]", " batch = 4"])
+    assert changed == Config(seed=5, mirror=0.25, lr=0.001, canvas=(64, 96), batch=4)
+    assert original == Config(seed=5, mirror=0.25)
+
+
+def test_the_last_of_two_overrides_of_one_setting_holds() -> None:
+    assert override(Config(), ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed", "--set seed: expected key=value"),
+        ("lr=[", r"--set lr=\[: the value cannot be read"),
+        ("=3", "unknown setting ''"),
+        ("epoch=3", "did you mean 'epochs'?"),
+        ("seed=", "seed: expected a whole number, got None"),
+        ("seed=3=4", "seed: expected a whole number, got '3=4'"),
+        ("mirror=2", "mirror: must be from 0 to 1"),
+    ],
+)
+def test_a_wrong_override_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        override(Config(), [assignment])
+
+
+def test_wrong_numbers_are_refused_in_python_too() -> None:
+    with pytest.raises(InputError, match="seed"):
+        Config(seed=-1)
+    with pytest.raises(InputError, match="warmup"):
+        Config(warmup=math.nan)
+    with pytest.raises(InputError, match="one length"):
+        Config(minutes=1, steps=1)
+    with pytest.raises(InputError, match="canvas"):
+        Config(canvas=(64, 100))

@@ -1,0 +1,269 @@
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector import images
+from detector.errors import InputError
+from detector.images import Pixels
+
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
+
+
+def noise(*shape: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+# What a camera stores, from the picture as it should be seen (EXIF 2.32, tag 0x0112).
+STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_turned_picture_is_shown_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path, upright = save_turned(tmp_path, suffix, orientation)
+    np.testing.assert_array_equal(images.read(path), upright)
+
+
+@pytest.mark.parametrize(("suffix", "orientation"), [(s, o) for s in (".jpg", ".png", ".tif", ".webp") for o in STORED])
+def test_the_size_read_from_the_head_is_that_of_the_picture_shown(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    path, upright = save_turned(tmp_path, suffix, orientation)
+    assert images.read_size(path) == upright.shape[:2] == images.read(path).shape[:2]
+
+
+def save_turned(folder: Path, suffix: str, orientation: int) -> tuple[Path, Pixels]:
+    path, upright, exif = folder / f"a{suffix}", noise(5, 8, 3), Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    stored.save(path, exif=exif, lossless=True)  # a word for WebP; other formats do not listen
+    return path, upright
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x03\x00\x01\x00\x00\x00\x09\x00\x00\x00",  # a SHORT of 9
+        b"\x02\x00\x02\x00\x00\x00\x36\x00\x00\x00",  # the text "6"
+        b"\x07\x00\x01\x00\x00\x00\x06\x00\x00\x00",  # an undefined byte
+    ],
+)
+def test_an_orientation_that_means_nothing_is_left_alone_in_the_size_too(tmp_path: Path, value: bytes) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01" + value + b"\0\0\0\0"
+    jpeg = encoded(Image.new("RGB", (8, 5)), "JPEG")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    assert images.read(path).shape == (5, 8, 3)
+    assert images.read_size(path) == (5, 8)
+
+
+def on_white(colour: Pixels, alpha: Pixels) -> np.ndarray[Any, Any]:
+    share = alpha.astype(np.float64) / 255
+    return colour * share + 255 * (1 - share)
+
+
+def palette_picture() -> tuple[Image.Image, Pixels]:
+    palette, indices = noise(16, 3, seed=1), noise(6, 7) % 16
+    picture = Image.fromarray(indices)
+    picture.putpalette(palette.tobytes())
+    return picture, palette[indices]
+
+
+def modes() -> list[Any]:
+    """Name, file and the RGB picture one should see, by hand."""
+    grey, rgb, alpha = noise(6, 7, 1), noise(6, 7, 3), noise(6, 7, 1, seed=2)
+    palette, seen = palette_picture()
+    indices = np.asarray(palette)[:, :, None]
+    cmyk = noise(6, 7, 4).astype(np.float64)
+    deep = np.random.default_rng(0).integers(0, 65536, (6, 7), dtype=np.uint16)
+    bits = noise(6, 7) > 127
+    keyed = rgb.copy()
+    keyed[2, 3] = (1, 2, 3)
+    hole = np.zeros((6, 7, 1), bool)
+    hole[2, 3] = True
+
+    return [
+        pytest.param(*case, id=name)
+        for name, *case in [
+            ("L", encoded(Image.fromarray(grey[:, :, 0]), "PNG"), grey.repeat(3, axis=2)),
+            ("LA", encoded(Image.fromarray(np.dstack([grey, alpha])), "PNG"), on_white(grey.repeat(3, axis=2), alpha)),
+            ("RGB", encoded(Image.fromarray(rgb), "PNG"), rgb),
+            ("RGB, one colour clear", encoded(Image.fromarray(keyed), "PNG", transparency=(1, 2, 3)),
+             np.where(hole, 255, keyed)),
+            ("RGBA", encoded(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), on_white(rgb, alpha)),
+            ("P", encoded(palette, "PNG"), seen),
+            ("P, one colour clear", encoded(palette, "PNG", transparency=5), np.where(indices == 5, 255, seen)),
+            ("GIF", encoded(palette, "GIF"), seen),
+            ("CMYK", encoded(Image.frombytes("CMYK", (7, 6), cmyk.astype(np.uint8).tobytes()), "TIFF"),
+             (255 - cmyk[:, :, :3]) * (255 - cmyk[:, :, 3:]) / 255),
+            ("1", encoded(Image.fromarray(bits), "PNG"), np.where(bits[:, :, None], 255, [0, 0, 0])),
+            ("I;16", encoded(Image.fromarray(deep), "PNG"), (deep // 256)[:, :, None].repeat(3, axis=2)),
+            ("I;16B", encoded(Image.fromarray(deep.astype(">u2")), "TIFF"),
+             (deep // 256)[:, :, None].repeat(3, axis=2)),
+        ]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "seen"), modes())
+def test_every_mode_becomes_the_rgb_one_should_see(file: bytes, seen: np.ndarray[Any, Any]) -> None:
+    image = images.read(file)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image, seen, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_a_picture_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.tif"
+    Image.new(mode, (8, 5)).save(path)
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}.*mode {mode} .*8 or 16 bits"):
+        images.read(path)
+
+
+def test_the_first_frame_stands_for_an_animation() -> None:
+    frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
+    file = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert (images.read(file) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 no picture", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("read", [images.read, images.read_size])
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "a.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read(path)
+
+
+def test_a_folder_is_named_as_no_picture(tmp_path: Path) -> None:
+    for read in (images.read, images.read_size):
+        with pytest.raises(InputError, match=re.escape(str(tmp_path))):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_picture_cut_off_in_the_middle_is_named_and_not_half_shown(tmp_path: Path, kind: str) -> None:
+    whole = encoded(Image.fromarray(noise(40, 60, 3)), kind)
+    path = tmp_path / "a"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: .*does not decode"):
+        images.read(path)
+
+
+def test_the_size_of_a_png_is_read_from_its_head_alone(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(noise(40, 60, 3)), "PNG")
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    assert images.read_size(tmp_path / "a.png") == (40, 60)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd tags
+@pytest.mark.parametrize("kind", FORMATS)
+def test_damage_anywhere_gives_a_picture_or_an_input_error(tmp_path: Path, kind: str) -> None:
+    whole = encoded(Image.fromarray(noise(6, 9, 3)), kind)
+    path = tmp_path / "a"
+    for position in range(0, len(whole), max(1, len(whole) // 25)):
+        flipped = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
+        for damaged in (whole[:position], flipped):
+            path.write_bytes(damaged)
+            for read in (images.read, images.read_size):
+                try:
+                    read(path)
+                except InputError as error:
+                    assert str(path) in str(error)  # noqa: PT017 (no error is fine too)
+
+
+def test_a_picture_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    images.write(tmp_path / "a.png", noise(10, 10, 3))
+    images.read(tmp_path / "a.png")
+    images.write(tmp_path / "b.png", noise(10, 11, 3))
+    with pytest.raises(InputError, match=r"b\.png: too large a picture"):
+        images.read(tmp_path / "b.png")
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = {name: threading.Event() for name in (b"first", b"second")}
+    leave = {name: threading.Event() for name in entered}
+
+    def held_open(source: io.BytesIO) -> Image.Image:
+        name = source.getvalue()
+        entered[name].set()
+        leave[name].wait(2)
+        raise OSError("no picture")
+
+    def read(name: bytes) -> None:
+        with pytest.raises(InputError):
+            images.read(name)
+
+    monkeypatch.setattr(Image, "open", held_open)
+    # pytest keeps filters of its own per test; this puts back what the reading leaves behind.
+    with warnings.catch_warnings():
+        before = list(warnings.filters)
+        threads = {name: threading.Thread(target=read, args=(name,)) for name in entered}
+        for name, thread in threads.items():
+            thread.start()
+            entered[name].wait(2)
+        for name, thread in threads.items():
+            leave[name].set()
+            thread.join()
+        assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_written_picture_is_read_back(tmp_path: Path, suffix: str) -> None:
+    image, path = noise(5, 8, 3), tmp_path / f"a{suffix}"
+    images.write(path, image)
+    np.testing.assert_array_equal(images.read(path), image)
+    assert images.read_size(path) == (5, 8)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
+def test_a_smooth_picture_survives_jpeg_in_the_order_red_green_blue(tmp_path: Path, suffix: str) -> None:
+    image = np.full((16, 24, 3), (200, 100, 20), dtype=np.uint8)
+    images.write(tmp_path / f"a{suffix}", image)
+    np.testing.assert_allclose(images.read(tmp_path / f"a{suffix}"), image, atol=3)
+
+
+def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpeg", "c.txt", "d.webp", "noending"):
+        (tmp_path / name).touch()
+    (tmp_path / "e.png").mkdir()
+    assert [path.name for path in images.find(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
+
+
+def test_an_rgb_array_passes_as_it_is() -> None:
+    image = noise(1, 1, 3)
+    assert images.check_array(image) is image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros(shape, np.uint8) for shape in ((5, 8), (5, 8, 1), (5, 8, 4), (3, 5, 8), (1, 5, 8, 3), (0, 8, 3))]
+    + [np.zeros((5, 8, 3), dtype) for dtype in (np.float32, np.uint16, np.bool_)],
+)
+def test_an_array_of_another_shape_or_type_is_refused_with_what_it_is(image: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(InputError, match=re.escape(f"got {image.dtype} {list(image.shape)}")):
+        images.check_array(image)
