@@ -75,6 +75,9 @@ class Config:
     shift: float = _setting(0.2, "largest random shift, as a share of the canvas", 0, 1)
     colour_gain: float = _setting(0.3, "largest random gain of each colour channel: 0.3 is times 0.7 to 1.3", 0, 1)
     brightness: float = _setting(20.0, "largest random offset of all channels, in grey levels of 255", 0, 255)
+    augment_ramp: float = _setting(
+        40.0, "epochs over which scale, shift and colour changes grow from half to full strength", 0
+    )
     mosaic: float = _setting(0.5, "share of pictures made of four, where the run is long enough", 0, 1)
     mosaic_from: float = _setting(60.0, "epoch from which mosaic is phased in; shorter runs have none", 0)
     clean_end: float = _setting(0.15, "last share of the run without mosaic", 0, 1)

@@ -16,7 +16,9 @@ Affine = npt.NDArray[np.float64]
 """[2, 3]: (scale x, 0, shift x), (0, scale y, shift y), on continuous pixel coordinates. A negative scale mirrors."""
 
 
-def augment(sample: Sample, canvas_hw: tuple[int, int], config: Config, rng: np.random.Generator) -> Sample:
+def augment(
+    sample: Sample, canvas_hw: tuple[int, int], config: Config, rng: np.random.Generator, strength: float = 1.0
+) -> Sample:
     """Place a picture on the canvas at random and shift its colours.
 
     Args:
@@ -24,9 +26,10 @@ def augment(sample: Sample, canvas_hw: tuple[int, int], config: Config, rng: np.
         canvas_hw: size of the result.
         config: the ranges.
         rng: source of every random choice.
+        strength: share of the ranges that is used, 0..1; mirroring is all or nothing.
     """
-    placed = transform(sample, random_placement(sample.image.shape[:2], canvas_hw, config, rng), canvas_hw, config)
-    return colour_shift(placed, config, rng)
+    matrix = random_placement(sample.image.shape[:2], canvas_hw, config, rng, strength)
+    return colour_shift(transform(sample, matrix, canvas_hw, config), config, rng, strength)
 
 
 def letterbox_affine(image_hw: tuple[int, ...], canvas_hw: tuple[int, int]) -> Affine:
@@ -37,13 +40,17 @@ def letterbox_affine(image_hw: tuple[int, ...], canvas_hw: tuple[int, int]) -> A
 
 
 def random_placement(
-    image_hw: tuple[int, ...], canvas_hw: tuple[int, int], config: Config, rng: np.random.Generator
+    image_hw: tuple[int, ...],
+    canvas_hw: tuple[int, int],
+    config: Config,
+    rng: np.random.Generator,
+    strength: float = 1.0,
 ) -> Affine:
     """Draw the map from picture to canvas: letterboxed, then enlarged, shifted and mirrored at random."""
     matrix = letterbox_affine(image_hw, canvas_hw)
     canvas_wh = np.array(canvas_hw[::-1], dtype=np.float64)
-    scale = rng.uniform(*config.scale)
-    shift = rng.uniform(-config.shift, config.shift, size=2) * canvas_wh
+    scale = 1 + strength * (rng.uniform(*config.scale) - 1)
+    shift = strength * rng.uniform(-config.shift, config.shift, size=2) * canvas_wh
     mirrored = rng.random(2) < (config.mirror, config.mirror_vertical)
     matrix *= scale
     matrix[:, 2] += canvas_wh * (1 - scale) / 2 + shift
@@ -90,10 +97,10 @@ def warp(image: Pixels, matrix: Affine, canvas_hw: tuple[int, int]) -> Pixels:
     return np.asarray(warped, dtype=np.uint8)
 
 
-def colour_shift(sample: Sample, config: Config, rng: np.random.Generator) -> Sample:
+def colour_shift(sample: Sample, config: Config, rng: np.random.Generator, strength: float = 1.0) -> Sample:
     """Multiply each channel by its own random gain and add one random brightness."""
-    gain = rng.uniform(1 - config.colour_gain, 1 + config.colour_gain, size=3)
-    offset = rng.uniform(-config.brightness, config.brightness)
+    gain = 1 + strength * rng.uniform(-config.colour_gain, config.colour_gain, size=3)
+    offset = strength * rng.uniform(-config.brightness, config.brightness)
     levels = np.arange(256, dtype=np.float64)[:, None] * gain + offset
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return replace(sample, image=np.asarray(cv2.LUT(sample.image, table[None]), dtype=np.uint8))

@@ -97,7 +97,8 @@ class DetectionDataset:
             partners = rng.integers(len(self), size=3)
             samples = [self.sample(index), *(self.sample(int(partner)) for partner in partners)]
             return mosaic(samples, self.canvas_hw, self._config, rng)
-        return augment(self.sample(index), self.canvas_hw, self._config, rng)
+        strength = augment_strength(self._config, position / len(self))
+        return augment(self.sample(index), self.canvas_hw, self._config, rng, strength)
 
     def colour_statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return mean [3] and deviation [3] of the RGB levels (0..255), over up to 256 evenly spaced pictures."""
@@ -147,6 +148,11 @@ class DetectionDataset:
             remaining = iter(annotations)
             while block := list(islice(remaining, 64)):
                 yield from zip(block, pool.map(decode, block), strict=True)
+
+
+def augment_strength(config: Config, epoch: float) -> float:
+    """Return how much of the augmentation's ranges is used: half at first, since a short run has enough to learn."""
+    return 0.5 + 0.5 * min(1.0, epoch / config.augment_ramp) if config.augment_ramp else 1.0
 
 
 def mosaic_share(config: Config, epoch: float, epochs: float) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from detector.annotation import Annotation
 from detector.boxes import area
-from detector.config import Config
+from detector.config import PLANNING_STEPS, Config
 from detector.data.batch import Batch, collate
 from detector.data.dataset import DetectionDataset
 from detector.data.ledger import Ledger
@@ -48,10 +48,10 @@ def assert_same(a: Batch, b: Batch) -> None:
 
 
 def test_a_batch_holds_the_samples_of_its_positions(dataset: DetectionDataset) -> None:
-    epochs = STEPS * BATCH / 5
-    for step in (0, 4, 11):
+    for step, steps in ((0, STEPS), (11, STEPS), (25, 40), (39, 40)):
+        epochs = steps * BATCH / 5 if step >= PLANNING_STEPS else 0.0
         samples = [dataset.training_sample(position, epochs) for position in range(step * BATCH, (step + 1) * BATCH)]
-        assert_same(training_batch(dataset, step, BATCH, STEPS), collate(samples))
+        assert_same(training_batch(dataset, step, BATCH, steps), collate(samples))
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 11, 12])

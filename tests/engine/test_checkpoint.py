@@ -171,7 +171,7 @@ def with_broken_json(path: Path) -> None:
         (with_metadata(model="giant"), "the metadata are damaged"),
         (with_metadata(canvas_hw=[64]), "the metadata are damaged"),
         (with_metadata(canvas_hw=None), "the metadata are damaged"),
-        (with_metadata(class_names=["a", "b", "c"]), "tensor heads.0.output.bias has shape"),
+        (with_metadata(class_names=["a", "b", "c"]), "3 class names, 2 category ids"),
         (without_class_names, "the metadata are damaged"),
         (with_broken_json, "the metadata are damaged"),
     ],

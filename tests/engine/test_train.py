@@ -132,8 +132,6 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(
     assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
 
 
-# Mended when the xfail in test_trainer.py is: the error carries its graph along, which torch warns of.
-@pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
@@ -232,19 +230,7 @@ def first_batches(tiny_data: Path, pictures: int, steps: int) -> list[torch.Tens
     return [training_batch(dataset, step, 8, steps).images for step in range(PLANNING_STEPS)]
 
 
-@pytest.mark.parametrize(
-    "pictures",
-    [
-        12,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="with few pictures mosaic begins within the planning steps and depends on the planned length",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("pictures", [2, 12])
 def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, pictures: int) -> None:
     one, other = (first_batches(tiny_data, pictures, steps) for steps in (PLANNING_STEPS, 1000))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
