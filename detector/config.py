@@ -47,12 +47,14 @@ class Config:
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
     allow_dropped: float = _setting(0.02, "largest share of boxes that may be dropped, 0..1", 0, 1)
 
+    half: bool = _setting(False, "save weights in float16: half the size, all but the same answers")
+
     optimizer: Literal["muon", "adamw", "sgd"] = _setting("muon", "muon: Muon for convolutions, AdamW for the rest")
-    lr: Literal["auto"] | float = _setting("auto", "peak learning rate; auto: muon 0.03, adamw 0.003, sgd 0.02", 0)
+    lr: Literal["auto"] | float = _setting("auto", "peak learning rate; auto: muon 0.05, adamw 0.003, sgd 0.02", 0)
     lr_rest: float = _setting(0.003, "with muon: peak learning rate of AdamW, which trains all but convolutions", 0)
     weight_decay: float = _setting(0.05, "decoupled decay of convolution weights, times the learning rate", 0)
     warmup: float = _setting(0.1, "share of the run in which the learning rate rises (at most 300 steps)", 0, 1)
-    flat: float = _setting(0.3, "share of the run after which the learning rate falls", 0, 1)
+    flat: float = _setting(0.5, "share of the run after which the learning rate falls", 0, 1)
     final_lr: float = _setting(0.02, "learning rate at the end, as a share of the peak", 0, 1)
     clip_norm: float = _setting(10.0, "largest norm of the gradient; longer ones are scaled down", 0)
     ema: float = _setting(0.02, "reach of the weights' moving average, as a share of the run; 0: none", 0, 1)
@@ -204,4 +206,6 @@ def _describe(kind: Any) -> str:
         return " or ".join(str(option) for option in options)
     if origin is tuple:
         return "[" + ", ".join(_describe(option) for option in options) + "]"
-    return {int: "a whole number", float: "a number", str: "text", types.NoneType: "nothing"}[kind]
+    return {int: "a whole number", bool: "true or false", float: "a number", str: "text", types.NoneType: "nothing"}[
+        kind
+    ]

@@ -6,6 +6,8 @@ of an animation the first frame is taken; pictures of floats are refused, since 
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +39,12 @@ def read(source: Path | str | bytes) -> Pixels:
     Raises:
         InputError: the file is missing, is no picture, is cut off or too large to be sane.
     """
-    name = "<bytes>" if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            _check_pixels(file)
-            return to_rgb(file)
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such picture") from None
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: too large a picture ({error})") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture in a format that can be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{name}: the picture does not decode ({error})") from None
+    with (
+        _naming("<bytes>" if isinstance(source, bytes) else str(source)),
+        Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file,
+    ):
+        _check_pixels(file)
+        return to_rgb(file)
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
@@ -60,24 +53,15 @@ def read_size(path: Path | str) -> tuple[int, int]:
     Raises:
         InputError: as `read`, but for damage behind the head.
     """
-    try:
-        with Image.open(path) as file:
-            _check_pixels(file)
-            width, height = file.size
-            if file.format == "TIFF":  # whether `size` is turned already depends on Pillow's version
-                height, width = to_rgb(file).shape[:2]
-                return height, width
-            # Asking a PNG for EXIF data that its head does not have decodes all of it.
-            has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
-            turned = has_exif and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such picture") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: too large a picture ({error})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a picture that can be read ({error})") from None
+    with _naming(str(path)), Image.open(path) as file:
+        _check_pixels(file)
+        width, height = file.size
+        if file.format == "TIFF":  # whether `size` is turned already depends on Pillow's version
+            height, width = to_rgb(file).shape[:2]
+            return height, width
+        # Asking a PNG for EXIF data that its head does not have decodes all of it.
+        has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
+        turned = has_exif and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
     return (width, height) if turned else (height, width)
 
 
@@ -97,6 +81,23 @@ def to_rgb(image: Image.Image) -> Pixels:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn what can go wrong while a picture is opened into an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such picture") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: too large a picture ({error})") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not a picture in a format that can be read") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{name}: the picture does not decode ({error})") from None
 
 
 def _check_pixels(file: Image.Image) -> None:

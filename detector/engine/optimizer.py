@@ -13,7 +13,7 @@ from detector.config import Config
 from detector.model.head import Head
 from detector.model.network import GridNetwork
 
-_PEAK = {"muon": 0.03, "adamw": 0.003, "sgd": 0.02}
+_PEAK = {"muon": 0.05, "adamw": 0.003, "sgd": 0.02}
 
 
 def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:

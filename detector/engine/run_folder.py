@@ -16,13 +16,14 @@ class RunFolder:
 
     Args:
         path: made if it is not there.
+        half: save weights in float16.
 
     Raises:
         InputError: it holds a run already, or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, half: bool = False) -> None:
+        self.path, self._half = path, half
         if (path / "weights").exists() or (path / "results.csv").exists():
             raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
         try:
@@ -57,4 +58,4 @@ class RunFolder:
     def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool) -> None:
         """Write the last weights, and the best ones if these are the best."""
         for path in (self.last, self.best) if is_best else (self.last,):
-            save_weights(path, network, info)
+            save_weights(path, network, info, self._half)

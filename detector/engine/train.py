@@ -100,7 +100,7 @@ def train(
         for entry in read.ledger.entries[:10]:
             log.info("  %s", entry)
         read.ledger.check(config.allow_dropped)
-    folder = RunFolder(Path(out))
+    folder = RunFolder(Path(out), config.half)
     folder.write_json("ledger.json", {read.name: read.ledger.to_json() for read in (train_split, val) if read})
     return _Run(config, device, folder, dataset, train_split, val, source.description, started).train()
 
