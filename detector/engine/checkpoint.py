@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from detector.errors import InputError
 from detector.letterbox import check_side
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import SIZES, GridNetwork, wants_pooling
 
 FORMAT = "detector-weights-1"
 
@@ -103,7 +103,13 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             raise ValueError(f"{len(info.class_names)} class names, {len(info.category_ids)} category ids")
         for side in info.canvas_hw:
             check_side(side)
-        network = GridNetwork(SIZES[info.model], len(info.class_names), np.zeros(3, np.float32), np.ones(3, np.float32))
+        network = GridNetwork(
+            SIZES[info.model],
+            len(info.class_names),
+            np.zeros(3, np.float32),
+            np.ones(3, np.float32),
+            wants_pooling(info.canvas_hw),
+        )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InputError(f"{path}: the metadata are damaged ({type(error).__name__}: {error})") from None
     _load_tensors(network, tensors, path)

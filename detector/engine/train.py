@@ -28,7 +28,7 @@ from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect
 from detector.metrics.average_precision import AveragePrecision
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import SIZES, GridNetwork, wants_pooling
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,12 @@ class _Run:
         self._loss_sums = np.zeros(4)
         dtype = choose_precision(config.precision, device)
         torch.manual_seed(config.seed)
-        network = GridNetwork(SIZES[config.model], len(split.class_names), *dataset.colour_statistics())
+        network = GridNetwork(
+            SIZES[config.model],
+            len(split.class_names),
+            *dataset.colour_statistics(),
+            pooled=wants_pooling(dataset.canvas_hw),
+        )
         self._trainer = Trainer(network, config, device, dtype)
         height, width = dataset.canvas_hw
         place = "in memory" if dataset.in_memory else "read anew each time"

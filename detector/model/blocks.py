@@ -1,7 +1,8 @@
-"""The one building block: convolution, batch norm, perhaps the input added, perhaps ReLU."""
+"""The building blocks: convolution with batch norm, perhaps the input added, perhaps ReLU; and pooling for context."""
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,3 +48,27 @@ class ConvBlock(nn.Module):
         if self.identity:
             y = y + x
         return F.relu(y, inplace=True) if self.activation else y
+
+
+class ContextPool(nn.Module):
+    """Lets every cell see the strongest answers around it: the map itself and its maxima over 5x5 and 9x9 cells.
+
+    Two 5x5 poolings in a chain cover 9x9. Worth its time on the coarsest map of a large canvas only.
+
+    Args:
+        channels: of the input and the output.
+
+    Source: He et al., Spatial Pyramid Pooling in Deep Convolutional Networks, 2015, section 2.2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze = ConvBlock(channels, channels // 2, kernel=1)
+        self.merge = ConvBlock(3 * (channels // 2), channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, channels, H, W] to the same shape."""
+        x = self.squeeze(x)
+        near = F.max_pool2d(x, 5, stride=1, padding=2)
+        far = F.max_pool2d(near, 5, stride=1, padding=2)
+        return cast(Tensor, self.merge(torch.cat([x, near, far], dim=1)))

@@ -34,6 +34,11 @@ SIZES = {
 }
 
 
+def wants_pooling(canvas_hw: tuple[int, int]) -> bool:
+    """Say whether a network trained on this canvas has `ContextPool`: from 416 pixels on, 13 cells of stride 32."""
+    return max(canvas_hw) >= 416
+
+
 class GridNetwork(nn.Module):
     """Backbone, neck and a head per stride.
 
@@ -44,6 +49,7 @@ class GridNetwork(nn.Module):
         class_count: C.
         colour_mean: [3] mean of the training pictures' RGB levels, 0..255.
         colour_deviation: [3] their deviation.
+        pooled: give the coarsest map a wider view; see `wants_pooling`.
     """
 
     colour_mean: Tensor
@@ -55,12 +61,13 @@ class GridNetwork(nn.Module):
         class_count: int,
         colour_mean: npt.NDArray[np.float32],
         colour_deviation: npt.NDArray[np.float32],
+        pooled: bool = False,
     ) -> None:
         super().__init__()
         self.class_count = class_count
         self.register_buffer("colour_mean", torch.from_numpy(colour_mean).clone())
         self.register_buffer("colour_deviation", torch.from_numpy(colour_deviation).clone())
-        self.backbone = Backbone(size.stem, size.stages, size.depths)
+        self.backbone = Backbone(size.stem, size.stages, size.depths, pooled)
         self.neck = Neck(size.stages, size.neck)
         heads = [Head(size.neck, size.head, class_count) for _ in STRIDES]
         self.heads = nn.ModuleList(heads)

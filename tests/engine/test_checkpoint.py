@@ -1,6 +1,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_weights_come_back_bit_by_bit_with_all_that_is_said_of_them(network: Gri
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
             assert torch.equal(loaded.state_dict()[name], tensor), name
+    with torch.inference_mode():
+        assert torch.equal(loaded(PICTURES).class_logits, network(PICTURES).class_logits)
+
+
+def test_weights_of_a_large_canvas_come_back_with_their_pooling(tmp_path: Path) -> None:
+    network = GridNetwork(SIZES["pico"], 2, np.zeros(3, np.float32), np.ones(3, np.float32), pooled=True).eval()
+    save_weights(tmp_path / "w.safetensors", network, replace(INFO, canvas_hw=(416, 416)))
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
     with torch.inference_mode():
         assert torch.equal(loaded(PICTURES).class_logits, network(PICTURES).class_logits)
 

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.model.blocks import ContextPool
 from detector.model.grid import make_grid
 from detector.model.initialise import PRIOR
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import SIZES, GridNetwork, wants_pooling
 
 MEAN, DEVIATION = np.array([120, 100, 80], np.float32), np.array([60, 50, 40], np.float32)
 
@@ -87,3 +88,23 @@ def test_every_parameter_takes_part_in_the_answer() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_context_is_the_map_beside_its_maxima_over_5x5_and_9x9_cells() -> None:
+    torch.manual_seed(0)
+    pool = ContextPool(8).eval()
+    seen: list[Tensor] = []
+    pool.merge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        assert pool(torch.randn(1, 8, 11, 7)).shape == (1, 8, 11, 7)
+    own, near, far = seen[0][0].unflatten(0, (3, 4))
+    for y in range(11):
+        for x in range(7):
+            for reach, maxima in ((2, near), (4, far)):
+                window = own[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+                assert torch.equal(maxima[:, y, x], window.amax(dim=(1, 2)))
+
+
+@pytest.mark.parametrize(("canvas_hw", "pooled"), [((256, 320), False), ((384, 384), False), ((320, 416), True)])
+def test_large_canvases_get_a_network_with_context(canvas_hw: tuple[int, int], pooled: bool) -> None:
+    assert wants_pooling(canvas_hw) == pooled
