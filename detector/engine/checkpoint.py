@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from detector.errors import InputError
 from detector.letterbox import check_side
@@ -60,7 +60,8 @@ def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool
     metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in asdict(info).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata)
+    # Not save_file, which makes files that only their owner may read.
+    temporary.write_bytes(save(tensors, metadata))
     temporary.replace(path)
 
 

@@ -89,6 +89,7 @@ def detect_canvases(
             score_threshold=LOWEST_SCORE,
             iou_threshold=iou_threshold,
             max_detections=MAX_DETECTIONS,
+            every_class=True,
         )
         found |= {annotation.image_id: answer for (annotation, _, _), answer in zip(batch, answers, strict=True)}
     return found

@@ -23,10 +23,9 @@ def postprocess(
     iou_threshold: float,
     max_detections: int,
     class_agnostic: bool = False,
+    every_class: bool = False,
 ) -> list[Detections]:
     """Turn the predictions of a batch into one `Detections` per picture.
-
-    A point may answer with several classes; every score above the threshold is a candidate of its own.
 
     Args:
         predictions: of B pictures.
@@ -36,12 +35,17 @@ def postprocess(
         iou_threshold: overlap above which the lower of two boxes goes, 0..1.
         max_detections: most detections per picture.
         class_agnostic: let boxes suppress each other whatever their class.
+        every_class: let a point answer with every class above the threshold, which the ranking of an evaluation
+            gains from, and not with its best alone, which is what one wants to see.
     """
     scores = predictions.class_logits.sigmoid()
     boxes = predictions.boxes()
     found = []
     for index, letterbox in enumerate(letterboxes):
-        point, class_id = (scores[index] > score_threshold).nonzero(as_tuple=True)
+        answers = scores[index] > score_threshold
+        if not every_class:
+            answers &= scores[index] == scores[index].amax(dim=1, keepdim=True)
+        point, class_id = answers.nonzero(as_tuple=True)
         candidate_scores = scores[index, point, class_id].cpu().numpy()
         candidate_boxes = letterbox.to_image(boxes[index, point].cpu().numpy())
         class_ids = class_id.cpu().numpy()

@@ -40,6 +40,9 @@ _WARMED_UP = 8
 _EVALUATION_SHARE = 0.05
 """Share of a budget in minutes that evaluations may take."""
 
+_MARGIN = 0.03
+"""Share of a budget kept free, since machines slow down over a run more often than they speed up."""
+
 _RESERVE = 1.0
 """Seconds kept for saving and for leaving the process."""
 
@@ -191,7 +194,7 @@ class _Run:
         assert self._config.minutes is not None
         self._evaluate(PLANNING_STEPS)  # says what an evaluation costs, and that it works
         budget = self._config.minutes * 60
-        left = budget - _RESERVE - (time.monotonic() - self._started)
+        left = budget * (1 - _MARGIN) - _RESERVE - (time.monotonic() - self._started)
         affordable = int(_EVALUATION_SHARE * budget / max(self._evaluation_seconds, 1e-3))
         evaluations = self._evaluations(affordable)
         steps = PLANNING_STEPS + int((left - evaluations * self._evaluation_seconds) / step_seconds)

@@ -65,12 +65,14 @@ def test_of_boxes_that_overlap_the_best_of_each_class_stays() -> None:
     assert len(run(answers, iou_threshold=1.0)) == 3
 
 
-def test_a_point_may_answer_with_several_classes() -> None:
+def test_a_point_answers_with_its_best_class_and_on_request_with_every_one() -> None:
     letterbox = Letterbox.fit(CANVAS_HW, CANVAS_HW)
     predictions = predict(letterbox, [((10, 10, 60, 60), 0, 0.9)])
     point = int(predictions.class_logits[0, :, 0].argmax())
     predictions.class_logits[0, point, 2] = 0.0
     [found] = postprocess(predictions, [letterbox], NAMES, 0.25, 0.6, 300)
+    assert [(name, round(score, 3)) for name, score, _ in found] == [("cat", 0.9)]
+    [found] = postprocess(predictions, [letterbox], NAMES, 0.25, 0.6, 300, every_class=True)
     assert [(name, round(score, 3)) for name, score, _ in found] == [("cat", 0.9), ("hen", 0.5)]
     assert np.array_equal(found.boxes[0], found.boxes[1])
 

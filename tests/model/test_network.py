@@ -97,7 +97,7 @@ def test_context_is_the_map_beside_its_maxima_over_5x5_and_9x9_cells() -> None:
     pool.merge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
         assert pool(torch.randn(1, 8, 11, 7)).shape == (1, 8, 11, 7)
-    own, near, far = seen[0][0].unflatten(0, (3, 4))
+    own, near, far = seen[0][0].view(3, 4, 11, 7)
     for y in range(11):
         for x in range(7):
             for reach, maxima in ((2, near), (4, far)):
