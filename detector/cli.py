@@ -76,7 +76,12 @@ def detect(options: argparse.Namespace) -> int:
     sources = find_sources([*options.source, *options.more_sources])
     model = Detector.load(options.weights, options.device, options.imgsz)
     writer = DetectionWriter(
-        options.out, model.info.category_ids, not options.no_pictures, options.save_txt, options.csv
+        options.out,
+        model.info.category_ids,
+        [source.name for source in sources],
+        pictures=not options.no_pictures,
+        txt=options.save_txt,
+        table=options.csv,
     )
     failed = found_count = 0
     answers = model.detect_each(

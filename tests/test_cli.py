@@ -259,7 +259,7 @@ def test_one_bad_picture_alone_is_status_2_and_among_several_3_with_the_others_d
 def test_detect_does_not_draw_over_the_picture(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     before = picture(tmp_path / "a.png").read_bytes()
     message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")
-    assert "holds files that are not detections; give another --out" in message
+    assert "a.png: lies in the folder for the results; give another --out" in message
     assert (tmp_path / "a.png").read_bytes() == before
 
 
@@ -279,6 +279,14 @@ def test_detect_does_not_write_over_the_labels_of_a_data_set(tiny_weights: Path,
     before = (yolo(tmp_path / "mine") / "labels" / "b.txt").read_text()
     run("detect", "mine/images", "--weights", tiny_weights, "--out", "mine", "--save-txt")
     assert (tmp_path / "mine" / "labels" / "b.txt").read_text() == before
+
+
+def test_detect_does_not_draw_over_a_source_among_earlier_results(tiny_weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert run("detect", "a.png", "--weights", tiny_weights) == 0
+    before = picture(tmp_path / "found" / "mine.png").read_bytes()
+    run("detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
+    assert (tmp_path / "found" / "mine.png").read_bytes() == before
 
 
 def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
         InputError: not JSON, not of COCO's form, or annotations that cannot be scored.
     """
     data = _load(path)
+    for key in ("images", "categories"):
+        _by_id(path, data, key)
     for index, annotation in enumerate(data["annotations"]):
         if not isinstance(annotation, dict) or _corners(annotation.get("bbox")) is None:
             line = _annotation_lines(read_text(path), {index})[index]

@@ -27,7 +27,7 @@ class RunFolder:
         if (path / "weights").exists() or (path / "results.csv").exists():
             raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
         try:
-            (path / "weights").mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be made ({error.strerror})") from None
 

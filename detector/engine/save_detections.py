@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class DetectionWriter:
     Args:
         folder: made if it is not there.
         category_ids: of the classes, for the COCO rows.
+        sources: the pictures that will be added, none of which may lie in the folder.
         pictures: write drawn pictures.
         txt: write labels/NAME.txt with rows `class cx cy w h score`, shares of the picture's size.
         table: write detections.csv.
@@ -32,6 +34,7 @@ class DetectionWriter:
         self,
         folder: Path,
         category_ids: tuple[int, ...],
+        sources: Iterable[Path] = (),
         pictures: bool = True,
         txt: bool = False,
         table: bool = False,
@@ -43,6 +46,9 @@ class DetectionWriter:
         self._lines: list[list[Any]] = []
         self._image_id = 0
         self._results, self._unfinished = folder / "detections.json", folder / "detections.json.part"
+        for source in sources:
+            if source.parent.resolve() == folder.resolve():
+                raise InputError(f"{source}: lies in the folder for the results; give another --out")
         try:
             held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
             if held and not held & {self._results.name, self._unfinished.name}:

@@ -91,10 +91,11 @@ def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
     counts: dict[int, int] = {}
     for row in truth.dataset["annotations"]:
         counts[row["category_id"]] = counts.get(row["category_id"], 0) + (not row["iscrowd"])
+    names = [truth.cats[category_id]["name"] for category_id in evaluation.params.catIds]
     table = {}
-    for position, category_id in enumerate(evaluation.params.catIds):
+    for position, (category_id, name) in enumerate(zip(evaluation.params.catIds, names, strict=True)):
         values = precision[:, :, position, 0, -1]
-        table[truth.cats[category_id]["name"]] = {
+        table[name if names.count(name) == 1 else f"{name} ({category_id})"] = {
             "AP": _mean(values),
             "AP50": _mean(values[0]),
             "objects": counts.get(category_id, 0),
@@ -110,9 +111,12 @@ def _mean(values: Any) -> float:
 def _with_defaults(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy that has the fields the evaluation reads, for files that leave them out."""
     annotations = [
-        {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row} for row in ground_truth["annotations"]
+        # Numbered anew: COCO's scoring takes id 0 for "not matched".
+        {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "id": number}
+        for number, row in enumerate(ground_truth["annotations"], start=1)
     ]
-    return {"info": {}, **ground_truth, "annotations": annotations}
+    categories = [{"name": str(category["id"]), **category} for category in ground_truth["categories"]]
+    return {"info": {}, **ground_truth, "annotations": annotations, "categories": categories}
 
 
 def _check(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
@@ -122,9 +126,9 @@ def _check(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
         for key in ("image_id", "category_id", "bbox", "score"):
             if key not in row:
                 raise InputError(f"result {index}: has no '{key}'")
-        if row["image_id"] not in image_ids:
+        if isinstance(row["image_id"], list | dict) or row["image_id"] not in image_ids:
             raise InputError(f"result {index}: image_id {row['image_id']} is not in the data set")
-        if row["category_id"] not in category_ids:
+        if isinstance(row["category_id"], list | dict) or row["category_id"] not in category_ids:
             raise InputError(f"result {index}: category_id {row['category_id']} is not in the data set")
         numbers = [*row["bbox"], row["score"]] if isinstance(row["bbox"], list | tuple) else []
         if len(numbers) != 5 or not all(isinstance(n, int | float) and np.isfinite(n) for n in numbers):

@@ -108,7 +108,7 @@ def test_a_picture_that_does_not_open_is_missing_and_its_rows_are_dropped(tmp_pa
     write(tmp_path / "labels/train/b.txt", "0 0.5 0.5 0.1 0.1\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     assert [path.name for path in split.ledger.missing] == ["b.png"]
-    assert "not a picture that can be read" in split.ledger.entries[0].reason
+    assert "not a picture in a format that can be read" in split.ledger.entries[0].reason
 
 
 def test_a_label_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
