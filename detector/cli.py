@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import detector
 from detector.config import Config, override, parse_value, read_config
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.errors import InputError
 
 if TYPE_CHECKING:
@@ -172,8 +173,8 @@ def make_parser() -> argparse.ArgumentParser:
     two.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
     two.add_argument("--weights", required=True, help="a file, or a shipped name: cells, scenes")
     two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
-    two.add_argument("--conf", type=_share, default=0.25, help="lowest score (default: 0.25)")
-    two.add_argument("--max-det", type=_count, default=300, help="most detections per picture (default: 300)")
+    two.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
+    two.add_argument("--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)")
     two.add_argument("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
     two.add_argument("--csv", action="store_true", help="also write detections.csv")
@@ -191,7 +192,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     for verb in (two, three):
         verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
-        verb.add_argument("--iou", type=_share, default=0.6, help="overlap at which a box is suppressed (default: 0.6)")
+        verb.add_argument(
+            "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
+        )
         verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     return parser
 

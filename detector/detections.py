@@ -9,6 +9,15 @@ import numpy.typing as npt
 from detector.boxes import Floats
 from detector.errors import InputError
 
+SCORE_THRESHOLD = 0.25
+"""Lowest score worth showing, where the user does not say."""
+
+IOU_THRESHOLD = 0.6
+"""Overlap above which two boxes count as one object, where the user does not say."""
+
+MAX_DETECTIONS = 300
+"""Most detections of one picture, where the user does not say."""
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:

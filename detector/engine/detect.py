@@ -13,10 +13,10 @@ from PIL import Image
 
 from detector import images
 from detector.data.batch import images_to_tensor
-from detector.detections import Detections
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.engine.checkpoint import WeightsInfo, load_weights
 from detector.engine.machine import choose_device
-from detector.engine.postprocess import IOU_THRESHOLD, SCORE_THRESHOLD, postprocess
+from detector.engine.postprocess import postprocess
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import Letterbox, canvas_of_aspect
@@ -96,7 +96,7 @@ class Detector:
         pictures: Iterable[Picture],
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
-        max_detections: int = 300,
+        max_detections: int = MAX_DETECTIONS,
         class_agnostic: bool = False,
     ) -> Iterator[Detections | InputError]:
         """Yield the answer for each picture in turn, reading a few pictures ahead; any number of pictures will do.

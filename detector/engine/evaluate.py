@@ -12,9 +12,8 @@ from detector.annotation import Annotation
 from detector.data.coco import to_coco
 from detector.data.descriptor import open_data
 from detector.data.split import Split
-from detector.detections import Detections
+from detector.detections import IOU_THRESHOLD, Detections
 from detector.engine.detect import Detector
-from detector.engine.postprocess import IOU_THRESHOLD
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import Letterbox
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 LOWEST_SCORE = 0.001
 """Average precision wants the whole ranking, not only what is worth showing."""
 
-MAX_DETECTIONS = 100
+COCO_MAX_DETECTIONS = 100
 """COCO counts at most this many per picture."""
 
 _BATCH = 8
@@ -88,7 +87,7 @@ def detect_canvases(
             [(letterbox, canvas) for _, letterbox, canvas in batch],
             score_threshold=LOWEST_SCORE,
             iou_threshold=iou_threshold,
-            max_detections=MAX_DETECTIONS,
+            max_detections=COCO_MAX_DETECTIONS,
             every_class=True,
         )
         found |= {annotation.image_id: answer for (annotation, _, _), answer in zip(batch, answers, strict=True)}

@@ -8,12 +8,6 @@ from detector.letterbox import Letterbox
 from detector.model.grid import GridPredictions
 from detector.ops.nms import nms
 
-SCORE_THRESHOLD = 0.25
-"""Lowest score worth showing, where the user does not say."""
-
-IOU_THRESHOLD = 0.6
-"""Overlap above which two boxes count as one object, where the user does not say."""
-
 
 def postprocess(
     predictions: GridPredictions,

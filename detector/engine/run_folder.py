@@ -11,6 +11,16 @@ from detector.errors import InputError
 from detector.model.network import GridNetwork
 
 
+def check_free(path: Path) -> None:
+    """Refuse a folder that holds a run; nothing is ever written over one.
+
+    Raises:
+        InputError: it does.
+    """
+    if (path / "weights").exists() or (path / "results.csv").exists():
+        raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
+
+
 class RunFolder:
     """Writes the results of one run.
 
@@ -24,8 +34,7 @@ class RunFolder:
 
     def __init__(self, path: Path, half: bool = False) -> None:
         self.path, self._half = path, half
-        if (path / "weights").exists() or (path / "results.csv").exists():
-            raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
+        check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

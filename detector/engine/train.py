@@ -23,7 +23,7 @@ from detector.engine.checkpoint import WeightsInfo
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, letterboxed, score_split
 from detector.engine.machine import choose_device, choose_precision, prepare_for_training
-from detector.engine.run_folder import RunFolder
+from detector.engine.run_folder import RunFolder, check_free
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect
@@ -87,6 +87,7 @@ def train(
     config = config or Config()
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=_DEFAULT_MINUTES)
+    check_free(Path(out))
     device = choose_device(config.device)
     prepare_for_training()
 
