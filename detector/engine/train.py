@@ -198,10 +198,13 @@ class _Run:
         left = budget * (1 - _MARGIN) - _RESERVE - (time.monotonic() - self._started)
         affordable = int(_EVALUATION_SHARE * budget / max(self._evaluation_seconds, 1e-3))
         evaluations = self._evaluations(affordable)
-        steps = PLANNING_STEPS + int((left - evaluations * self._evaluation_seconds) / step_seconds)
-        if steps <= 2 * PLANNING_STEPS:
-            log.warning(f"{self._config.minutes:g} minutes are too short for more than {steps} steps on this machine")
-        return max(steps, PLANNING_STEPS + 1), evaluations
+        more = max(1, int((left - evaluations * self._evaluation_seconds) / step_seconds))
+        if more <= PLANNING_STEPS:
+            log.warning(
+                f"{self._config.minutes:g} minutes are too short to learn much from this data on this machine: an "
+                f"evaluation takes {self._evaluation_seconds:.1f} s, a step {step_seconds:.2f} s"
+            )
+        return PLANNING_STEPS + more, evaluations
 
     def _evaluations(self, sensible: int) -> int:
         """Return how often to evaluate: as set, or `sensible` within 1..20."""
