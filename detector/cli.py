@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,6 @@ def train(options: argparse.Namespace) -> int:
 
 def override_flags(config: Config, flags: dict[str, Any]) -> Config:
     """Return the configuration with flags applied; a length given by flag replaces the file's."""
-    from dataclasses import replace
-
     if flags.keys() & {"minutes", "epochs"}:
         config = replace(config, minutes=None, epochs=None, steps=None)
     return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})

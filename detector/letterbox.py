@@ -44,6 +44,14 @@ def canvas_of_aspect(long_side: int, aspect: float) -> tuple[int, int]:
     return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
 
 
+def lay_on_canvas(
+    image: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]
+) -> tuple["Letterbox", npt.NDArray[np.uint8]]:
+    """Return how a picture [H, W, 3] comes onto a canvas, and the canvas [canvas height, canvas width, 3]."""
+    letterbox = Letterbox.fit((image.shape[0], image.shape[1]), canvas_hw)
+    return letterbox, letterbox.apply(image)
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """Picture pixels → canvas pixels: `canvas = picture * scale + offset`, per axis.

@@ -19,7 +19,7 @@ from detector.engine.machine import choose_device
 from detector.engine.postprocess import postprocess
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.letterbox import Letterbox, canvas_of_aspect
+from detector.letterbox import Letterbox, canvas_of_aspect, lay_on_canvas
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 
@@ -144,16 +144,11 @@ class Detector:
             self._network(batch), [letterbox for letterbox, _ in letterboxed], self.class_names, **options
         )
 
-    def letterbox(self, image: Pixels) -> tuple[Letterbox, Pixels]:
-        """Lay a picture [H, W, 3] on this detector's canvas."""
-        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), self.canvas_hw)
-        return letterbox, letterbox.apply(image)
-
     def _read_batch(self, pictures: Sequence[Picture]) -> list[tuple[Letterbox, Pixels] | InputError]:
         batch: list[tuple[Letterbox, Pixels] | InputError] = []
         for picture in pictures:
             try:
-                batch.append(self.letterbox(_read(picture)))
+                batch.append(lay_on_canvas(_read(picture), self.canvas_hw))
             except InputError as error:
                 batch.append(error)
         return batch

@@ -16,7 +16,7 @@ from detector.detections import IOU_THRESHOLD, Detections
 from detector.engine.detect import Detector
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.letterbox import Letterbox
+from detector.letterbox import Letterbox, lay_on_canvas
 from detector.metrics.average_precision import AveragePrecision, average_precision, coco_results
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def detect_split(detector: Detector, split: Split, iou_threshold: float = IOU_TH
 def letterboxed(split: Split, canvas_hw: tuple[int, int]) -> Iterator[tuple[Annotation, Letterbox, Pixels]]:
     """Yield every picture of a split on its canvas."""
     for annotation in split.annotations:
-        image = split.read_image(annotation)
-        letterbox = Letterbox.fit((image.shape[0], image.shape[1]), canvas_hw)
-        yield annotation, letterbox, letterbox.apply(image)
+        yield annotation, *lay_on_canvas(split.read_image(annotation), canvas_hw)
 
 
 def detect_canvases(

@@ -95,8 +95,6 @@ def train(
     log.info("%s", source.description)
     train_split = source.read(split)
     val = source.read("val") if split == "train" and "val" in source.split_names else None
-    if val and val.class_names != train_split.class_names:
-        raise InputError(f"val has the classes {list(val.class_names)}, train has {list(train_split.class_names)}")
     canvas_hw = choose_canvas(config, train_split.annotations)
     dataset = DetectionDataset(train_split, canvas_hw, config)
     for read in (train_split, val) if val else (train_split,):
