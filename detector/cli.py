@@ -8,13 +8,14 @@ import argparse
 import logging
 import sys
 import time
+import typing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import detector
-from detector.config import Config, override, parse_value, read_config
+from detector.config import Config, RuntimeName, override, parse_value, read_config
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.errors import InputError
 
@@ -74,7 +75,7 @@ def detect(options: argparse.Namespace) -> int:
     from detector.engine.sources import find_sources
 
     sources = find_sources([*options.source, *options.more_sources])
-    model = Detector.load(options.weights, options.device, options.imgsz)
+    model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
     writer = DetectionWriter(
         options.out,
         model.info.category_ids,
@@ -118,10 +119,20 @@ def evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         iou_threshold=options.iou,
         long_side=options.imgsz,
+        runtime=options.runtime,
         json_path=options.json,
         results_path=options.results,
     )
     print_table(ap)
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write weights as an ONNX file."""
+    from detector.runtime.graph import export as run
+
+    canvas_hw, count = run(options.weights, options.out, options.imgsz)
+    print(f"{options.out}: {count / 1e6:.1f} MB, canvas {canvas_hw[1]}x{canvas_hw[0]} (width x height)")
     return 0
 
 
@@ -140,7 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
-    verbs = parser.add_subparsers(required=True, metavar="train | detect | evaluate")
+    verbs = parser.add_subparsers(required=True, metavar="train | detect | evaluate | export")
 
     one = verbs.add_parser("train", help="train on a data set", description="Train a detector from scratch.")
     one.set_defaults(verb=train)
@@ -166,11 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest share of boxes that may be dropped (default: 0.02; without a number: any)",
     )
 
+    weights_help = "a file (.safetensors or .onnx), or a shipped name: cells, scenes"
     two = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
     two.set_defaults(verb=detect)
     two.add_argument("source", nargs="*", help="files, folders, globs; `scenes` for pictures of the built-in set")
     two.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
-    two.add_argument("--weights", required=True, help="a file, or a shipped name: cells, scenes")
+    two.add_argument("--weights", required=True, help=weights_help)
     two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
     two.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
     two.add_argument("--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)")
@@ -184,13 +196,25 @@ def make_parser() -> argparse.ArgumentParser:
     _data_argument(three)
     three.add_argument("--split", help="which split (default: test, or the only one)")
     subject = three.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--weights", help="a file, or a shipped name: cells, scenes")
+    subject.add_argument("--weights", help=weights_help)
     subject.add_argument("--detections", type=Path, help="COCO results of any program, to score instead of weights")
     three.add_argument("--json", type=Path, help="write the numbers to this file")
     three.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
 
-    for verb in (two, three):
+    four = verbs.add_parser("export", help="write an ONNX file", description="Write weights as an ONNX file.")
+    four.set_defaults(verb=export)
+    four.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
+    four.add_argument("--out", type=Path, required=True, help="file to write, ends in .onnx")
+
+    for verb in (two, three, four):
         verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
+    for verb in (two, three):
+        verb.add_argument(
+            "--runtime",
+            choices=typing.get_args(RuntimeName),
+            default="auto",
+            help="what computes: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for .onnx",
+        )
         verb.add_argument(
             "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
         )

@@ -20,6 +20,9 @@ from detector.letterbox import check_side
 PLANNING_STEPS = 20
 """Steps after which a budget in minutes is turned into a number of steps; until then nothing may depend on it."""
 
+RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast"]
+"""What computes a trained network; `runtime.load` says what each is."""
+
 
 def _setting(default: Any, doc: str, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"doc": doc, "low": low, "high": high})

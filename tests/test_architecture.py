@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "model": {"model"},
     "loss": {"config", "data.batch", "model", "ops", "loss"},
     "metrics": {"vocabulary", "metrics"},
-    "engine": {"vocabulary", "data", "ops", "model", "loss", "metrics", "engine"},
-    "export": {"vocabulary", "data", "ops", "model", "loss", "metrics", "engine", "export"},
+    "runtime": {"vocabulary", "data.batch", "model", "runtime", "engine.checkpoint", "engine.machine"},
+    "engine": {"vocabulary", "data", "ops", "model", "loss", "metrics", "runtime", "engine"},
 }
 """Part → parts or single modules it may import."""
 

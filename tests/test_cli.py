@@ -13,9 +13,10 @@ import detector
 from detector import images
 from detector.cli import main
 from detector.data.descriptor import open_data
-from detector.engine.checkpoint import WeightsInfo, save_weights
+from detector.engine.checkpoint import save_weights
 from detector.engine.detect import Detector
 from detector.model.network import SIZES, GridNetwork
+from detector.weights_info import WeightsInfo
 
 TRAIN = ["--model", "pico", "--set", "canvas=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
 

@@ -1,10 +1,6 @@
 """Weights on disk: safetensors with everything needed to use them in the metadata; never pickle."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,34 +8,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from detector.errors import InputError
-from detector.letterbox import check_side
 from detector.model.network import SIZES, GridNetwork, wants_pooling
-
-FORMAT = "detector-weights-1"
+from detector.weights_info import WeightsInfo, damaged, from_metadata, to_metadata
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 """Folder of the weights that come with the package."""
-
-
-@dataclass(frozen=True)
-class WeightsInfo:
-    """What weights say about themselves.
-
-    Attributes:
-        model: name of the network size.
-        class_names: C names.
-        category_ids: C ids as the training data's files write them.
-        canvas_hw: height and width the network was trained on, pixels.
-        config: the settings of the run.
-        facts: of the training: data, pictures, steps, seconds, AP on val, versions.
-    """
-
-    model: str
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    canvas_hw: tuple[int, int]
-    config: Mapping[str, Any]
-    facts: Mapping[str, Any]
 
 
 def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool = False) -> None:
@@ -57,11 +30,10 @@ def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }
-    metadata = {"format": FORMAT} | {key: json.dumps(value) for key, value in asdict(info).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     # Not save_file, which makes files that only their owner may read.
-    temporary.write_bytes(save(tensors, metadata))
+    temporary.write_bytes(save(tensors, to_metadata(info)))
     temporary.replace(path)
 
 
@@ -84,26 +56,8 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        said = metadata.get("format")
-        raise InputError(
-            f"{path}: weights of another program or version (format {said!r}, expected {FORMAT!r}): "
-            "use weights that `detector train` wrote"
-        )
+    info = from_metadata(metadata, str(path))
     try:
-        values = {key: json.loads(metadata[key]) for key in WeightsInfo.__dataclass_fields__}
-        info = WeightsInfo(
-            model=values["model"],
-            class_names=tuple(values["class_names"]),
-            category_ids=tuple(values["category_ids"]),
-            canvas_hw=(int(values["canvas_hw"][0]), int(values["canvas_hw"][1])),
-            config=values["config"],
-            facts=values["facts"],
-        )
-        if len(info.category_ids) != len(info.class_names):
-            raise ValueError(f"{len(info.class_names)} class names, {len(info.category_ids)} category ids")
-        for side in info.canvas_hw:
-            check_side(side)
         network = GridNetwork(
             SIZES[info.model],
             len(info.class_names),
@@ -111,8 +65,8 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             np.ones(3, np.float32),
             wants_pooling(info.canvas_hw),
         )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: the metadata are damaged ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError) as error:
+        raise damaged(str(path), error) from None
     _load_tensors(network, tensors, path)
     return network.eval(), info
 

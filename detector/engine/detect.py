@@ -8,20 +8,18 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from detector import images
-from detector.data.batch import images_to_tensor
+from detector.config import RuntimeName
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
-from detector.engine.checkpoint import WeightsInfo, load_weights
-from detector.engine.machine import choose_device
 from detector.engine.postprocess import postprocess
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.letterbox import Letterbox, canvas_of_aspect, lay_on_canvas
-from detector.model.fuse import fuse
-from detector.model.network import GridNetwork
+from detector.letterbox import Letterbox, lay_on_canvas
+from detector.runtime.load import load_runtime
+from detector.runtime.runtime import Runtime
+from detector.weights_info import WeightsInfo
 
 Picture = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], Pixels]
 """A path, the bytes of a picture file, an RGB array uint8 [H, W, 3], a PIL picture, or a function that gives one."""
@@ -33,41 +31,48 @@ class Detector:
     """A trained network with everything needed to use it on pictures.
 
     Args:
-        network: trained, not fused; it is copied and folded.
+        runtime: computes the network.
         info: what its weights say.
-        device: where to run; "auto" takes a GPU if there is one.
-        long_side: of the canvas in pixels, divides by 32; None: as trained.
 
     Attributes:
+        runtime: what computes.
         info: class names, canvas in training, training facts.
-        canvas_hw: height and width in pixels that pictures are scaled to.
-
-    Raises:
-        InputError: no such device, or a long side that does not divide by 32.
     """
 
-    def __init__(
-        self, network: GridNetwork, info: WeightsInfo, device: str = "auto", long_side: int | None = None
-    ) -> None:
+    def __init__(self, runtime: Runtime, info: WeightsInfo) -> None:
+        self.runtime = runtime
         self.info = info
-        height, width = info.canvas_hw
-        self.canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
-        self._device = choose_device(device)
-        self._network = fuse(network).to(self._device)
 
     @classmethod
-    def load(cls, weights: str | Path, device: str = "auto", long_side: int | None = None) -> "Detector":
-        """Load weights by path or by shipped name ("cells", "scenes").
+    def load(
+        cls,
+        weights: str | Path,
+        device: str = "auto",
+        long_side: int | None = None,
+        runtime: RuntimeName = "auto",
+    ) -> "Detector":
+        """Load weights: a .safetensors file or a shipped name ("cells", "scenes"), or an exported .onnx file.
+
+        Args:
+            weights: a path or a shipped name.
+            device: where torch runs: "auto" takes a GPU if there is one.
+            long_side: of the canvas in pixels, divides by 32; None: as trained.
+            runtime: "auto", "torch", "onnxruntime", "openvino"; see `load_runtime`.
 
         Raises:
-            InputError: no such weights, or they are damaged; no such device; no such canvas.
+            InputError: no such weights, or they are damaged; no such device, runtime or canvas.
         """
-        return cls(*load_weights(weights), device=device, long_side=long_side)
+        return cls(*load_runtime(weights, runtime, device, long_side))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of class ids."""
         return self.info.class_names
+
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures are scaled to."""
+        return self.runtime.canvas_hw
 
     @overload
     def detect(self, source: Picture, **options: Any) -> Detections: ...
@@ -129,7 +134,6 @@ class Detector:
                 for entry in batch:
                     yield entry if isinstance(entry, InputError) else next(answers)
 
-    @torch.inference_mode()
     def detect_canvases(self, letterboxed: Sequence[tuple[Letterbox, Pixels]], **options: Any) -> list[Detections]:
         """Find the objects in pictures that already lie on this detector's canvas.
 
@@ -139,10 +143,8 @@ class Detector:
         """
         if not letterboxed:
             return []
-        batch = images_to_tensor([canvas for _, canvas in letterboxed]).to(self._device)
-        return postprocess(
-            self._network(batch), [letterbox for letterbox, _ in letterboxed], self.class_names, **options
-        )
+        predictions = self.runtime.predict([canvas for _, canvas in letterboxed])
+        return postprocess(predictions, [letterbox for letterbox, _ in letterboxed], self.class_names, **options)
 
     def _read_batch(self, pictures: Sequence[Picture]) -> list[tuple[Letterbox, Pixels] | InputError]:
         batch: list[tuple[Letterbox, Pixels] | InputError] = []

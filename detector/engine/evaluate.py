@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.annotation import Annotation
+from detector.config import RuntimeName
 from detector.data.coco import to_coco
 from detector.data.descriptor import open_data
 from detector.data.split import Split
@@ -39,6 +40,7 @@ def evaluate(
     device: str = "auto",
     iou_threshold: float = IOU_THRESHOLD,
     long_side: int | None = None,
+    runtime: RuntimeName = "auto",
 ) -> AveragePrecision:
     """Score weights on a split of a data set.
 
@@ -49,11 +51,12 @@ def evaluate(
         device: as for `Detector`.
         iou_threshold: of the suppression, 0..1.
         long_side: as for `Detector`.
+        runtime: as for `Detector`.
 
     Raises:
         InputError: the data, split or weights cannot be read, or their classes differ.
     """
-    detector = Detector.load(weights, device, long_side)
+    detector = Detector.load(weights, device, long_side, runtime)
     read = open_data(data).read(split)
     return score_split(read, detect_split(detector, read, iou_threshold))
 
@@ -119,6 +122,7 @@ def evaluate_to_files(
     device: str = "auto",
     iou_threshold: float = IOU_THRESHOLD,
     long_side: int | None = None,
+    runtime: RuntimeName = "auto",
     json_path: Path | None = None,
     results_path: Path | None = None,
 ) -> AveragePrecision:
@@ -132,6 +136,7 @@ def evaluate_to_files(
         device: as for `Detector`.
         iou_threshold: of the suppression, 0..1.
         long_side: as for `Detector`.
+        runtime: as for `Detector`.
         json_path: gets the numbers.
         results_path: gets the detections as COCO results.
 
@@ -149,7 +154,7 @@ def evaluate_to_files(
         ap = average_precision(source.ground_truth(split), results)
     else:
         assert weights is not None
-        detector = Detector.load(weights, device, long_side)
+        detector = Detector.load(weights, device, long_side, runtime)
         read = source.read(split)
         log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
         found = detect_split(detector, read, iou_threshold)

@@ -1,16 +1,18 @@
-"""From grid predictions to detections: threshold, suppression, back to the picture. The only way out of torch."""
+"""From point predictions to detections: threshold, suppression, back to the picture. NumPy, whatever the runtime."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from detector.boxes import area
 from detector.detections import Detections
 from detector.letterbox import Letterbox
-from detector.model.grid import GridPredictions
 from detector.ops.nms import nms
+from detector.runtime.runtime import PointPredictions
 
 
 def postprocess(
-    predictions: GridPredictions,
+    predictions: PointPredictions,
     letterboxes: Sequence[Letterbox],
     class_names: tuple[str, ...],
     score_threshold: float,
@@ -19,7 +21,7 @@ def postprocess(
     class_agnostic: bool = False,
     every_class: bool = False,
 ) -> list[Detections]:
-    """Turn the predictions of a batch into one `Detections` per picture.
+    """Turn the predictions for B pictures into one `Detections` per picture.
 
     Args:
         predictions: of B pictures.
@@ -32,22 +34,17 @@ def postprocess(
         every_class: let a point answer with every class above the threshold, which the ranking of an evaluation
             gains from, and not with its best alone, which is what one wants to see.
     """
-    scores = predictions.class_logits.sigmoid()
-    boxes = predictions.boxes()
     found = []
-    for index, letterbox in enumerate(letterboxes):
-        answers = scores[index] > score_threshold
-        if not every_class:
-            answers &= scores[index] == scores[index].amax(dim=1, keepdim=True)
-        point, class_id = answers.nonzero(as_tuple=True)
-        candidate_scores = scores[index, point, class_id].cpu().numpy()
-        candidate_boxes = letterbox.to_image(boxes[index, point].cpu().numpy())
-        class_ids = class_id.cpu().numpy()
+    for scores, boxes, letterbox in zip(predictions.scores, predictions.boxes, letterboxes, strict=True):
+        if every_class:
+            point, class_ids = np.nonzero(scores > score_threshold)
+        else:
+            point = np.flatnonzero(scores.max(axis=1) > score_threshold)
+            class_ids = scores[point].argmax(axis=1)
+        candidates, candidate_scores = letterbox.to_image(boxes[point]), scores[point, class_ids]
         # Answers in the grey beside the picture are cut down to nothing.
-        shown = area(candidate_boxes) > 0
-        candidate_boxes, candidate_scores, class_ids = candidate_boxes[shown], candidate_scores[shown], class_ids[shown]
-        kept = nms(
-            candidate_boxes, candidate_scores, None if class_agnostic else class_ids, iou_threshold, max_detections
-        )
-        found.append(Detections(candidate_boxes[kept], candidate_scores[kept], class_ids[kept], class_names))
+        shown = area(candidates) > 0
+        candidates, candidate_scores, class_ids = candidates[shown], candidate_scores[shown], class_ids[shown]
+        kept = nms(candidates, candidate_scores, None if class_agnostic else class_ids, iou_threshold, max_detections)
+        found.append(Detections(candidates[kept], candidate_scores[kept], class_ids[kept], class_names))
     return found

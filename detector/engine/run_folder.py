@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detector.engine.checkpoint import WeightsInfo, save_weights
+from detector.engine.checkpoint import save_weights
 from detector.errors import InputError
 from detector.model.network import GridNetwork
+from detector.weights_info import WeightsInfo
 
 
 def check_free(path: Path) -> None:

@@ -19,7 +19,6 @@ from detector.data.descriptor import open_data
 from detector.data.loader import training_batches
 from detector.data.split import Split
 from detector.engine import schedule
-from detector.engine.checkpoint import WeightsInfo
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, letterboxed, score_split
 from detector.engine.machine import choose_device, choose_precision, prepare_for_training
@@ -29,6 +28,8 @@ from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.network import SIZES, GridNetwork, wants_pooling
+from detector.runtime.pytorch import TorchRuntime
+from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class _Run:
         started: float,
     ) -> None:
         self._config, self._folder, self._dataset, self._split, self._val = config, folder, dataset, split, val
-        self._description, self._started = description, started
+        self._description, self._started, self._device = description, started, device
         self._batch_size = choose_batch(config, len(dataset))
         self._val_canvases = list(letterboxed(val, dataset.canvas_hw)) if val else []
         self._best: AveragePrecision | None = None
@@ -259,7 +260,8 @@ class _Run:
         if self._val is None:
             return None
         start = time.monotonic()
-        detector = Detector(self._trainer.average.network, self._info(step, None), self._config.device)
+        runtime = TorchRuntime(self._trainer.average.network, self._dataset.canvas_hw, self._device)
+        detector = Detector(runtime, self._info(step, None))
         ap = score_split(self._val, detect_canvases(detector, self._val_canvases))
         self._evaluation_seconds = time.monotonic() - start
         return ap

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detector.engine.checkpoint import WeightsInfo, load_weights, save_weights
+from detector.engine.checkpoint import load_weights, save_weights
 from detector.errors import InputError
 from detector.model.network import SIZES, GridNetwork
+from detector.weights_info import WeightsInfo
 
 INFO = WeightsInfo("pico", ("cat", "Ähre, 穂"), (3, 17), (64, 96), {"lr": "auto", "scale": [0.6, 1.4]}, {"val": None})
 PICTURES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detector import images
@@ -15,6 +16,7 @@ from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.errors import InputError
 from detector.images import Pixels
+from detector.runtime.pytorch import TorchRuntime
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def test_a_canvas_that_does_not_divide_by_32_is_refused(tiny_weights: Path, long
 def test_the_network_that_was_given_is_left_as_it_was(tiny_weights: Path, pictures: list[Path]) -> None:
     network, info = load_weights(tiny_weights)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Detector(network, info, "cpu").detect(pictures[0])
+    Detector(TorchRuntime(network, info.canvas_hw, torch.device("cpu")), info).detect(pictures[0])
     assert list(network.state_dict()) == list(before)
     assert all((network.state_dict()[name] == tensor).all() for name, tensor in before.items())
 

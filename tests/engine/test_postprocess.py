@@ -5,7 +5,8 @@ import torch
 from detector.detections import Detections
 from detector.engine.postprocess import postprocess
 from detector.letterbox import Letterbox
-from detector.model.grid import Grid, GridPredictions, make_grid
+from detector.model.grid import GridPredictions, make_grid
+from detector.runtime.runtime import PointPredictions
 
 CANVAS_HW = (128, 160)
 NAMES = ("cat", "dog", "hen")
@@ -14,7 +15,7 @@ Answer = tuple[tuple[float, float, float, float], int, float]
 """A box in pixels of the picture, its class, its score."""
 
 
-def predict(letterbox: Letterbox, answers: list[Answer]) -> GridPredictions:
+def predict(letterbox: Letterbox, answers: list[Answer]) -> PointPredictions:
     """The grid of a network that gives these answers, each at the point nearest to its centre that is still free."""
     grid = make_grid(CANVAS_HW, torch.device("cpu"))
     logits = torch.full((1, len(grid.strides), len(NAMES)), -20.0)
@@ -28,7 +29,7 @@ def predict(letterbox: Letterbox, answers: list[Answer]) -> GridPredictions:
         x, y = grid.points[point]
         distances[0, point] = torch.stack([x - x1, y - y1, x2 - x, y2 - y]) / grid.strides[point]
         logits[0, point, class_id] = float(np.log(score / (1 - score)))
-    return GridPredictions(logits, distances, grid)
+    return PointPredictions(GridPredictions(logits, distances, grid).boxes().numpy(), logits.sigmoid().numpy())
 
 
 def run(answers: list[Answer], image_hw: tuple[int, int] = (240, 320), **options: object) -> Detections:
@@ -68,8 +69,8 @@ def test_of_boxes_that_overlap_the_best_of_each_class_stays() -> None:
 def test_a_point_answers_with_its_best_class_and_on_request_with_every_one() -> None:
     letterbox = Letterbox.fit(CANVAS_HW, CANVAS_HW)
     predictions = predict(letterbox, [((10, 10, 60, 60), 0, 0.9)])
-    point = int(predictions.class_logits[0, :, 0].argmax())
-    predictions.class_logits[0, point, 2] = 0.0
+    point = int(predictions.scores[0, :, 0].argmax())
+    predictions.scores[0, point, 2] = 0.5
     [found] = postprocess(predictions, [letterbox], NAMES, 0.25, 0.6, 300)
     assert [(name, round(score, 3)) for name, score, _ in found] == [("cat", 0.9)]
     [found] = postprocess(predictions, [letterbox], NAMES, 0.25, 0.6, 300, every_class=True)
@@ -94,9 +95,8 @@ def test_the_pictures_of_a_batch_have_their_own_letterboxes() -> None:
     letterboxes = [Letterbox.fit(hw, CANVAS_HW) for hw in ((240, 320), (500, 100))]
     answers: list[Answer] = [((20, 30, 90, 99), 1, 0.9)]
     each = [predict(letterbox, answers) for letterbox in letterboxes]
-    grid: Grid = each[0].grid
-    together = GridPredictions(
-        torch.cat([one.class_logits for one in each]), torch.cat([one.distances for one in each]), grid
+    together = PointPredictions(
+        np.concatenate([one.boxes for one in each]), np.concatenate([one.scores for one in each])
     )
     for found in postprocess(together, letterboxes, NAMES, 0.25, 0.6, 300):
         np.testing.assert_allclose(found.boxes, [[20, 30, 90, 99]], rtol=1e-4)

@@ -14,13 +14,15 @@ from detector.data import scenes
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batch, training_batches
-from detector.engine.checkpoint import WeightsInfo, load_weights
+from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, score_split
 from detector.engine.train import choose_batch, choose_canvas, train
 from detector.engine.trainer import Trainer
 from detector.errors import InputError
 from detector.model.network import SIZES, GridNetwork
+from detector.runtime.pytorch import TorchRuntime
+from detector.weights_info import WeightsInfo
 
 
 def test_a_network_learns_a_handful_of_pictures_by_heart() -> None:
@@ -35,7 +37,8 @@ def test_a_network_learns_a_handful_of_pictures_by_heart() -> None:
     for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
         trainer.step(step, steps, batch)
     info = WeightsInfo("pico", split.class_names, split.category_ids, canvas_hw, {}, {})
-    ap = score_split(split, detect_split(Detector(trainer.average.network, info, "cpu"), split))
+    runtime = TorchRuntime(trainer.average.network, canvas_hw, torch.device("cpu"))
+    ap = score_split(split, detect_split(Detector(runtime, info), split))
     assert ap.AP50 > 0.9
 
 

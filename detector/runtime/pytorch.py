@@ -1,0 +1,34 @@
+"""PyTorch as runtime: needs nothing but the package itself, and runs on a GPU too."""
+
+from collections.abc import Sequence
+
+import torch
+
+from detector.data.batch import images_to_tensor
+from detector.images import Pixels
+from detector.model.fuse import fuse
+from detector.model.network import GridNetwork
+from detector.runtime.runtime import PointPredictions
+
+
+class TorchRuntime:
+    """Computes the folded network in float32.
+
+    Args:
+        network: trained, not fused; it is copied and folded.
+        canvas_hw: height and width of the pictures; both divide by 32.
+        device: where to run.
+    """
+
+    name = "torch"
+
+    def __init__(self, network: GridNetwork, canvas_hw: tuple[int, int], device: torch.device) -> None:
+        self.canvas_hw = canvas_hw
+        self._device = device
+        self._network = fuse(network).to(device)
+
+    @torch.inference_mode()
+    def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
+        """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
+        predictions = self._network(images_to_tensor(canvases).to(self._device))
+        return PointPredictions(predictions.boxes().cpu().numpy(), predictions.class_logits.sigmoid().cpu().numpy())

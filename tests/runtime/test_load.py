@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from detector import images
+from detector.boxes import pairwise_iou
+from detector.config import RuntimeName
+from detector.data.descriptor import open_data
+from detector.detections import Detections
+from detector.engine.checkpoint import load_weights
+from detector.engine.detect import Detector
+from detector.errors import InputError
+from detector.runtime.graph import export
+from detector.runtime.load import load_runtime
+
+SAME_BOX, SAME_SCORE = 0.5, 0.01
+"""How far answers of two runtimes may be apart: pixels of the picture, and score."""
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    export(tiny_weights, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "scenes.onnx"
+    export("scenes", path)
+    return path
+
+
+def assert_agree(one: Detections, other: Detections) -> None:
+    """Each detection of either has its like in the other."""
+    assert len(one) == len(other)
+    like = pairwise_iou(one.boxes, other.boxes) * (one.class_ids[:, None] == other.class_ids)
+    partner = like.argmax(axis=1)
+    assert sorted(partner) == list(range(len(other)))
+    np.testing.assert_allclose(one.boxes, other.boxes[partner], atol=SAME_BOX)
+    np.testing.assert_allclose(one.scores, other.scores[partner], atol=SAME_SCORE)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_every_runtime_finds_the_same_in_pictures(runtime: RuntimeName, cells: Path) -> None:
+    split = open_data("scenes").read("test")
+    pictures = [split.read_image(annotation) for annotation in split.annotations[:12]]
+    torch, other = Detector.load("scenes", "cpu"), Detector.load(cells, runtime=runtime)
+    found = torch.detect(pictures)
+    assert sum(len(detections) for detections in found) > 12
+    for one, two in zip(found, other.detect(pictures), strict=True):
+        assert_agree(one, two)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("long_side", [None, 160])
+def test_a_graph_made_in_memory_says_at_every_point_what_the_network_says(
+    runtime: RuntimeName, long_side: int | None, tiny_weights: Path
+) -> None:
+    torch, _ = load_runtime(tiny_weights, "torch", "cpu", long_side)
+    other, _ = load_runtime(tiny_weights, runtime, "cpu", long_side)
+    assert torch.canvas_hw == other.canvas_hw
+    canvases = list(np.random.default_rng(0).integers(0, 256, (3, *torch.canvas_hw, 3), dtype=np.uint8))
+    one, two = torch.predict(canvases), other.predict(canvases)
+    np.testing.assert_allclose(two.boxes, one.boxes, atol=0.01)
+    np.testing.assert_allclose(two.scores, one.scores, atol=1e-4)
+
+
+def test_openvino_in_its_own_precision_is_near(cells: Path) -> None:
+    exact, _ = load_runtime(cells, "openvino")
+    fast, _ = load_runtime(cells, "openvino-fast")
+    canvases = [np.random.default_rng(0).integers(0, 256, (*exact.canvas_hw, 3), dtype=np.uint8)]
+    one, two = exact.predict(canvases), fast.predict(canvases)
+    np.testing.assert_allclose(two.scores, one.scores, atol=0.05)
+
+
+def test_class_names_ids_and_training_facts_travel_with_the_graph(graph: Path, tiny_weights: Path) -> None:
+    _, info = load_weights(tiny_weights)
+    for runtime in ("auto", "onnxruntime", "openvino"):
+        assert Detector.load(graph, runtime=runtime).info == info
+
+
+def test_a_graph_for_another_canvas_says_so(tiny_weights: Path, tmp_path: Path) -> None:
+    assert export(tiny_weights, tmp_path / "large.onnx", 192)[0] == (128, 192)
+    large = Detector.load(tmp_path / "large.onnx")
+    assert (large.canvas_hw, large.info.canvas_hw) == ((128, 192), (128, 192))
+    assert Detector.load(tmp_path / "large.onnx", long_side=192).canvas_hw == (128, 192)
+    with pytest.raises(InputError, match=r"canvas of 192 pixels and cannot take 96.*--imgsz 96"):
+        Detector.load(tmp_path / "large.onnx", long_side=96)
+
+
+def test_what_does_not_go_together_is_refused(graph: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"torch runs \.safetensors"):
+        load_runtime(graph, "torch")
+    with pytest.raises(InputError, match=r"'cuda'.*runs on the CPU"):
+        load_runtime(graph, device="cuda")
+    with pytest.raises(InputError, match="runs on the CPU"):
+        load_runtime(tiny_weights, "openvino", "cuda")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_runtime(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match=r"ends in \.onnx"):
+        export(tiny_weights, tmp_path / "graph.onx")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_files_that_are_no_graphs_of_ours_are_refused(runtime: RuntimeName, graph: Path, tmp_path: Path) -> None:
+    model = onnx.load(graph)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(InputError, match=r"foreign\.onnx: weights of another program"):
+        load_runtime(tmp_path / "foreign.onnx", runtime)
+    (tmp_path / "cut.onnx").write_bytes(graph.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"cut\.onnx: not a readable ONNX file"):
+        load_runtime(tmp_path / "cut.onnx", runtime)
+
+
+def test_detecting_with_a_graph_never_loads_torch(graph: Path, tiny_data: Path) -> None:
+    picture = images.find(tiny_data / "images")[0]
+    code = f"import sys, detector\nassert len(detector.Detector.load({str(graph)!r}).detect({str(picture)!r})) >= 0\n"
+    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
