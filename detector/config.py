@@ -39,6 +39,12 @@ class Config:
         low=32,
         high=4096,
     )
+    first_canvas: float = _setting(
+        1.0,
+        "side of the canvas in the first part of the run, as a share of the full one; 1: full from the start",
+        0.3,
+        1,
+    )
 
     minutes: float | None = _setting(None, "length of the run as wall time, from the command to saved weights", 0.05)
     epochs: float | None = _setting(None, "length of the run in passes over the training pictures", 0.01)
@@ -74,6 +80,9 @@ class Config:
         1.0, "points within this many strides of an object's centre are candidates even outside its box", 0
     )
 
+    balance: float = _setting(
+        0.5, "how much oftener pictures of rare classes are shown: (commonest / rarest class) to this power", 0, 1
+    )
     mirror: float = _setting(0.5, "share of pictures mirrored left-right", 0, 1)
     mirror_vertical: float = _setting(0.0, "share of pictures mirrored up-down", 0, 1)
     scale: tuple[float, float] = _setting((0.6, 1.4), "range of random enlargement", 0.05, 20)

@@ -4,7 +4,7 @@ What picture number k of a run looks like depends on (seed, k) alone, whoever as
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -41,10 +41,11 @@ class DetectionDataset:
 
     Args:
         split: as read.
-        canvas_hw: size of the samples.
+        canvas_hw: full size of the samples.
         config: augmentation settings and seed.
 
     Attributes:
+        canvas_hw, config: as given.
         annotations: of the pictures that are there.
         in_memory: whether the decoded pictures are kept.
 
@@ -54,7 +55,7 @@ class DetectionDataset:
 
     def __init__(self, split: Split, canvas_hw: tuple[int, int], config: Config) -> None:
         self.canvas_hw = canvas_hw
-        self._config = config
+        self.config = config
         self._read = split.read_image
         needed = sum(self._pixel_bytes(annotation) for annotation in split.annotations)
         self.in_memory = needed <= _MEMORY_SHARE * available_memory()
@@ -71,6 +72,7 @@ class DetectionDataset:
         if not kept:
             raise InputError(f"split '{split.name}' has no picture to train on")
         self.annotations = tuple(kept)
+        self._weights = picture_weights(kept, len(split.class_names), config.balance)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -83,22 +85,24 @@ class DetectionDataset:
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
         return Sample(image, annotation.boxes * scale, annotation.class_ids, annotation.is_crowd, annotation.image_id)
 
-    def training_sample(self, position: int, epochs: float) -> Sample:
-        """Return the picture at a position of the run's endless stream: permutation after permutation of the split.
+    def training_sample(self, position: int, epochs: float, canvas_hw: tuple[int, int] | None = None) -> Sample:
+        """Return the picture at a position of the run's endless stream, in which an epoch has `len(self)` places.
 
         Args:
             position: number of the sample since the start of the run.
             epochs: planned length of the run; decides how much mosaic there is.
+            canvas_hw: size of the sample; None: the full canvas.
         """
+        canvas_hw = canvas_hw or self.canvas_hw
         epoch, place = divmod(position, len(self))
         index = int(self._order(epoch)[place])
-        rng = np.random.default_rng([_SAMPLES, self._config.seed, epoch, index])
-        if rng.random() < mosaic_share(self._config, position / len(self), epochs):
+        rng = np.random.default_rng([_SAMPLES, self.config.seed, epoch, index])
+        if rng.random() < mosaic_share(self.config, position / len(self), epochs):
             partners = rng.integers(len(self), size=3)
             samples = [self.sample(index), *(self.sample(int(partner)) for partner in partners)]
-            return mosaic(samples, self.canvas_hw, self._config, rng)
-        strength = augment_strength(self._config, position / len(self))
-        return augment(self.sample(index), self.canvas_hw, self._config, rng, strength)
+            return mosaic(samples, canvas_hw, self.config, rng)
+        strength = augment_strength(self.config, position / len(self))
+        return augment(self.sample(index), canvas_hw, self.config, rng, strength)
 
     def colour_statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return mean [3] and deviation [3] of the RGB levels (0..255), over up to 256 evenly spaced pictures."""
@@ -115,7 +119,14 @@ class DetectionDataset:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng([_ORDER, self._config.seed, epoch]).permutation(len(self))
+        """Return the pictures of an epoch: each as often as its weight says, the rest of the division by chance."""
+        rng = np.random.default_rng([_ORDER, self.config.seed, epoch])
+        if (self._weights == 1).all():
+            return rng.permutation(len(self))
+        ends = np.cumsum(self._weights)
+        # One throw for the whole comb of evenly spaced places: no picture's count is off by as much as one.
+        comb = (np.arange(len(self)) + rng.random()) * (ends[-1] / len(self))
+        return rng.permutation(np.minimum(np.searchsorted(ends, comb, side="right"), len(self) - 1))
 
     def _inner_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         inner_h, inner_w = Letterbox.fit(image_hw, self.canvas_hw).inner_hw
@@ -148,6 +159,22 @@ class DetectionDataset:
             remaining = iter(annotations)
             while block := list(islice(remaining, 64)):
                 yield from zip(block, pool.map(decode, block), strict=True)
+
+
+def picture_weights(annotations: Sequence[Annotation], class_count: int, power: float) -> npt.NDArray[np.float64]:
+    """Return for each picture how much oftener than a common one it is shown, [N], at least 1.
+
+    A class in few pictures weighs (pictures of the commonest class / its own) to the power; a picture weighs what the
+    rarest of its classes does.
+
+    Source: after Gupta et al., LVIS, 2019, section 5.1 (repeat factor sampling), which has a fixed threshold instead.
+    """
+    present = np.zeros((len(annotations), class_count), dtype=np.bool_)
+    for row, annotation in zip(present, annotations, strict=True):
+        row[annotation.class_ids[~annotation.is_crowd]] = True
+    pictures = np.maximum(present.sum(axis=0), 1)
+    weights: npt.NDArray[np.float64] = np.where(present, (pictures.max() / pictures) ** power, 1.0).max(axis=1)
+    return weights
 
 
 def augment_strength(config: Config, epoch: float) -> float:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from detector.config import PLANNING_STEPS
 from detector.data.batch import Batch, collate
+from detector.data.canvas import canvas_at
 from detector.data.dataset import DetectionDataset
 
 _AHEAD = 3
@@ -18,7 +19,8 @@ def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps:
     """Return the batch of `step` in a run of `steps` steps."""
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
-    return collate([dataset.training_sample(first + place, epochs) for place in range(batch_size)])
+    canvas_hw = canvas_at(dataset.canvas_hw, step, steps, dataset.config)
+    return collate([dataset.training_sample(first + place, epochs, canvas_hw) for place in range(batch_size)])
 
 
 def training_batches(

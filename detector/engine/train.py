@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detector.annotation import Annotation
 from detector.config import PLANNING_STEPS, Config
+from detector.data.canvas import canvas_at, choose_canvas
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batches
@@ -25,7 +25,6 @@ from detector.engine.machine import choose_device, choose_precision, prepare_for
 from detector.engine.run_folder import RunFolder, check_free
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
-from detector.letterbox import canvas_of_aspect
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.network import SIZES, GridNetwork, wants_pooling
 from detector.runtime.pytorch import TorchRuntime
@@ -37,6 +36,9 @@ _DEFAULT_MINUTES = 10.0
 
 _WARMED_UP = 8
 """The first steps of a process prepare kernels and memory; they do not tell how long a step takes."""
+
+_MANY = 1000
+"""Steps by which the mean over a run is taken."""
 
 _EVALUATION_SHARE = 0.05
 """Share of a budget in minutes that evaluations may take."""
@@ -108,15 +110,6 @@ def train(
     return _Run(config, device, folder, dataset, train_split, val, source.description, started).train()
 
 
-def choose_canvas(config: Config, annotations: tuple[Annotation, ...]) -> tuple[int, int]:
-    """Return the canvas (height, width): as set, or a long side with the other after the pictures' median aspect."""
-    if isinstance(config.canvas, tuple):
-        return config.canvas
-    sizes = np.array([annotation.image_hw for annotation in annotations], dtype=np.float64)
-    aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
-    return canvas_of_aspect(320 if config.canvas == "auto" else config.canvas, aspect)
-
-
 def choose_batch(config: Config, picture_count: int) -> int:
     """Return the pictures per step: few for few pictures, since a short run needs many steps more than smooth ones."""
     if config.batch != "auto":
@@ -170,7 +163,7 @@ class _Run:
             if steps is None:
                 done = PLANNING_STEPS
                 times = self._advance(0, done, done, set(), bar)
-                steps, evaluations = self._plan(median(times[_WARMED_UP:]))
+                steps, evaluations = self._plan(self._expected_step(times))
                 bar.total = steps
             else:
                 evaluations = self._evaluations(int(steps * self._batch_size / len(self._dataset) / 2))
@@ -188,6 +181,19 @@ class _Run:
         if self._config.epochs is not None:
             return max(1, round(self._config.epochs * len(self._dataset) / self._batch_size))
         return self._config.steps
+
+    def _expected_step(self, times: list[float]) -> float:
+        """Return the mean seconds of a step over the whole run, from those of the planning steps."""
+        area_of = [
+            float(np.prod(canvas_at(self._dataset.canvas_hw, step, _MANY, self._config))) for step in range(_MANY)
+        ]
+        first, full = area_of[0], area_of[-1]
+        if first == full:
+            return median(times[_WARMED_UP:])
+        # The last planning steps show what the full canvas costs; the first of these prepares its kernels.
+        small = median(times[_WARMED_UP : area_of.index(full)])
+        large = median(times[area_of.index(full) + 1 : PLANNING_STEPS])
+        return small + (large - small) * (float(np.mean(area_of)) - first) / (full - first)
 
     def _plan(self, step_seconds: float) -> tuple[int, int]:
         """Turn what is left of the budget into numbers of steps and evaluations."""

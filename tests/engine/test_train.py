@@ -17,7 +17,7 @@ from detector.data.loader import training_batch, training_batches
 from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, score_split
-from detector.engine.train import choose_batch, choose_canvas, train
+from detector.engine.train import choose_batch, train
 from detector.engine.trainer import Trainer
 from detector.errors import InputError
 from detector.model.network import SIZES, GridNetwork
@@ -237,25 +237,6 @@ def first_batches(tiny_data: Path, pictures: int, steps: int) -> list[torch.Tens
 def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, pictures: int) -> None:
     one, other = (first_batches(tiny_data, pictures, steps) for steps in (PLANNING_STEPS, 1000))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("canvas", "sizes", "wanted"),
-    [
-        ("auto", [(480, 640)] * 3, (256, 320)),
-        ("auto", [(640, 480)], (320, 256)),
-        ("auto", [(10, 4000)], (32, 320)),
-        ("auto", [(300, 300), (300, 300), (100, 900)], (320, 320)),
-        (640, [(380, 640)], (384, 640)),
-        ((96, 64), [(480, 640)], (96, 64)),
-    ],
-)
-def test_the_canvas_follows_the_pictures_median_aspect(
-    tiny_data: Path, canvas: object, sizes: list[tuple[int, int]], wanted: tuple[int, int]
-) -> None:
-    one = open_data(tiny_data).read("train").annotations[0]
-    annotations = tuple(replace(one, image_hw=hw) for hw in sizes)
-    assert choose_canvas(Config(canvas=canvas), annotations) == wanted  # type: ignore[arg-type]
 
 
 def test_few_pictures_mean_small_batches_unless_one_is_set() -> None:
