@@ -129,10 +129,12 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write weights as an ONNX file."""
-    from detector.runtime.graph import export as run
+    from detector.engine.export import export as run
+    from detector.engine.sources import find_sources
 
-    canvas_hw, count = run(options.weights, options.out, options.imgsz)
-    print(f"{options.out}: {count / 1e6:.1f} MB, canvas {canvas_hw[1]}x{canvas_hw[0]} (width x height)")
+    pictures = find_sources(options.int8) if options.int8 else None
+    height, width = run(options.weights, options.out, options.imgsz, pictures)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, canvas {width}x{height} (width x height)")
     return 0
 
 
@@ -205,6 +207,9 @@ def make_parser() -> argparse.ArgumentParser:
     four.set_defaults(verb=export)
     four.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
     four.add_argument("--out", type=Path, required=True, help="file to write, ends in .onnx")
+    four.add_argument(
+        "--int8", nargs="+", metavar="SOURCE", help="in eight-bit integers, ranges as seen on these pictures"
+    )
 
     for verb in (two, three, four):
         verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")

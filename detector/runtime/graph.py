@@ -3,14 +3,11 @@
 import io
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from detector.engine.checkpoint import load_weights
 from detector.errors import InputError
-from detector.letterbox import canvas_of_aspect
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo, to_metadata
@@ -63,33 +60,3 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, canvas_hw: tuple[int, int])
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, to_metadata(replace(info, canvas_hw=canvas_hw)))
     return bytes(model.SerializeToString())
-
-
-def export(weights: str | Path, path: Path, long_side: int | None = None) -> tuple[tuple[int, int], int]:
-    """Write weights as an ONNX file; it appears whole or not at all.
-
-    Args:
-        weights: .safetensors by path or shipped name.
-        path: ends in .onnx.
-        long_side: of the canvas in pixels, divides by 32; None: as trained.
-
-    Returns:
-        The canvas (height, width) and the size of the file in bytes.
-
-    Raises:
-        InputError: no such weights or canvas, another suffix, a place that cannot be written, or no package onnx.
-    """
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: expected a name that ends in .onnx")
-    network, info = load_weights(weights)
-    height, width = info.canvas_hw
-    canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
-    graph = to_onnx(network, info, canvas_hw)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(graph)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    return canvas_hw, len(graph)

@@ -13,8 +13,8 @@ from detector.data.descriptor import open_data
 from detector.detections import Detections
 from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
+from detector.engine.export import export
 from detector.errors import InputError
-from detector.runtime.graph import export
 from detector.runtime.load import load_runtime
 
 SAME_BOX, SAME_SCORE = 0.5, 0.01
@@ -85,7 +85,7 @@ def test_class_names_ids_and_training_facts_travel_with_the_graph(graph: Path, t
 
 
 def test_a_graph_for_another_canvas_says_so(tiny_weights: Path, tmp_path: Path) -> None:
-    assert export(tiny_weights, tmp_path / "large.onnx", 192)[0] == (128, 192)
+    assert export(tiny_weights, tmp_path / "large.onnx", 192) == (128, 192)
     large = Detector.load(tmp_path / "large.onnx")
     assert (large.canvas_hw, large.info.canvas_hw) == ((128, 192), (128, 192))
     assert Detector.load(tmp_path / "large.onnx", long_side=192).canvas_hw == (128, 192)
