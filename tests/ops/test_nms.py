@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from detector.ops.nms import Floats, Ints, nms
 
-# Whole coordinates and these thresholds: overlap and threshold compare exactly, so ties at the threshold are tested.
-thresholds = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
+# 0, 1/4, 1/2, 3/4, 1 compare exactly with the overlaps of small whole boxes; the others round.
+thresholds = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.7, 0.75, 1.0])
 
 
 def slow_nms(
@@ -17,68 +17,85 @@ def slow_nms(
     remaining = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     kept: list[int] = []
     while remaining and (limit is None or len(kept) < limit):
-        best, *others = remaining
+        best, others = remaining[0], np.array(remaining[1:], dtype=np.int64)
         kept.append(best)
-        remaining = [
-            i
-            for i in others
-            if (class_ids is not None and class_ids[i] != class_ids[best])
-            or slow_iou(boxes[i].tolist(), boxes[best].tolist()) <= iou_threshold
-        ]
+        overlaps = slow_overlaps(boxes[[best]], boxes[others], iou_threshold)
+        same_class = np.full(len(others), True) if class_ids is None else class_ids[others] == class_ids[best]
+        remaining = others[~(overlaps & same_class)].tolist()
     return kept
 
 
-def slow_iou(a: list[float], b: list[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    intersection = width * height if width > 0 and height > 0 else 0.0
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    return intersection / union if union > 0 else 0.0
+def slow_overlaps(one: Floats, many: Floats, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether the IoU is above the threshold, in float32 and without a division."""
+    width = np.minimum(one[:, 2], many[:, 2]) - np.maximum(one[:, 0], many[:, 0])
+    height = np.minimum(one[:, 3], many[:, 3]) - np.maximum(one[:, 1], many[:, 1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    area, areas = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (one, many))
+    above: npt.NDArray[np.bool_] = intersection > iou_threshold * (area + areas - intersection)
+    return above
 
 
-def crowded(n: int, seed: int, clusters: int, levels: int) -> tuple[Floats, Floats, Ints]:
-    """N boxes around a few centres, of few different scores and 3 classes."""
+def crowded(n: int, seed: int, clusters: int, levels: int, classes: int = 3) -> tuple[Floats, Floats, Ints]:
+    """N whole boxes around a few centres, some equal, some without area; of few different scores; low classes crowd."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(0, 60, (clusters, 2))[rng.integers(clusters, size=n)]
     top_left = centres + rng.integers(-4, 5, (n, 2))
     boxes = np.concatenate([top_left, top_left + rng.integers(0, 20, (n, 2))], axis=1)
     scores = rng.integers(1, levels + 1, n) / levels
-    return boxes.astype(np.float32), scores.astype(np.float32), rng.integers(0, 3, n)
+    class_ids = np.minimum(rng.integers(0, classes, n), rng.integers(0, classes, n))
+    return boxes.astype(np.float32), scores.astype(np.float32), class_ids
 
 
 @given(
-    n=st.integers(0, 40),
+    n=st.integers(0, 40) | st.integers(150, 400),
     seed=st.integers(0, 10**6),
-    clusters=st.integers(1, 6),
+    clusters=st.integers(1, 60),
     levels=st.sampled_from([1, 3, 10**4]),
-    by_class=st.booleans(),
+    classes=st.sampled_from([None, 1, 3, 10, 80]),
+    unit=st.sampled_from([1, 0.1]),
     iou_threshold=thresholds,
-    limit=st.none() | st.integers(1, 20),
+    limit=st.none() | st.integers(1, 100),
 )
-@settings(deadline=None, max_examples=150)
-def test_a_few_boxes_are_kept_as_the_textbook_keeps_them(
-    n: int, seed: int, clusters: int, levels: int, by_class: bool, iou_threshold: float, limit: int | None
+@settings(deadline=None, max_examples=200)
+def test_boxes_are_kept_as_the_textbook_keeps_them(
+    n: int,
+    seed: int,
+    clusters: int,
+    levels: int,
+    classes: int | None,
+    unit: float,
+    iou_threshold: float,
+    limit: int | None,
 ) -> None:
-    boxes, scores, class_ids = crowded(n, seed, clusters, levels)
-    classes = class_ids if by_class else None
-    kept = nms(boxes, scores, classes, iou_threshold, limit)
-    assert kept.tolist() == slow_nms(boxes, scores, classes, iou_threshold, limit)
+    boxes, scores, ids = crowded(n, seed, clusters, levels, classes or 1)
+    boxes, class_ids = boxes * np.float32(unit), None if classes is None else ids
+    kept = nms(boxes, scores, class_ids, iou_threshold, limit)
+    assert kept.tolist() == slow_nms(boxes, scores, class_ids, iou_threshold, limit)
 
 
-@pytest.mark.parametrize("n", [255, 256, 257, 512, 900])
+@pytest.mark.parametrize("n", [159, 160, 161, 320, 900])
 @pytest.mark.parametrize(("clusters", "levels"), [(1, 1), (4, 50), (60, 10**4)])
-@pytest.mark.parametrize("by_class", [False, True])
-def test_many_boxes_are_kept_as_the_textbook_keeps_them(n: int, clusters: int, levels: int, by_class: bool) -> None:
-    boxes, scores, class_ids = crowded(n, n, clusters, levels)
-    classes = class_ids if by_class else None
-    assert nms(boxes, scores, classes, 0.5).tolist() == slow_nms(boxes, scores, classes, 0.5)
+@pytest.mark.parametrize("classes", [1, 3, 4, 20])
+def test_many_boxes_are_kept_as_the_textbook_keeps_them(n: int, clusters: int, levels: int, classes: int) -> None:
+    boxes, scores, class_ids = crowded(n, n, clusters, levels, classes)
+    assert nms(boxes, scores, class_ids, 0.5).tolist() == slow_nms(boxes, scores, class_ids, 0.5)
 
 
-def test_a_limit_gives_the_first_of_what_would_be_kept_without() -> None:
-    boxes, scores, class_ids = crowded(600, 0, 200, 10**4)
+@pytest.mark.parametrize("classes", [3, 20])
+def test_a_limit_gives_the_first_of_what_would_be_kept_without(classes: int) -> None:
+    boxes, scores, class_ids = crowded(600, 0, 200, 10**4, classes)
     whole = nms(boxes, scores, class_ids, 0.9)
     assert len(whole) > 300
-    for limit in (1, 100, 256, 300, 10**6):
+    for limit in (1, 74, 75, 100, 160, 300, 10**6):
         np.testing.assert_array_equal(nms(boxes, scores, class_ids, 0.9, limit), whole[:limit])
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2, 3, 65535], [0, 1, 2, 3, 65536], [-1, 0, 1, 2, 2**40]])
+def test_what_a_class_id_is_does_not_matter(names: list[int]) -> None:
+    # 65536 ids are narrowed to 16 bits; where that does not fit, 65536 must not become 0.
+    boxes, scores, class_ids = crowded(400, 1, 20, 10**4, 5)
+    renamed = np.array(names)[class_ids]
+    assert nms(boxes, scores, renamed, 0.5).tolist() == nms(boxes, scores, class_ids, 0.5).tolist()
 
 
 def test_a_chain_is_broken_at_every_second_box() -> None:
@@ -119,6 +136,16 @@ def test_what_stays_is_not_thinned_any_further() -> None:
 def test_no_box_gives_no_index() -> None:
     kept = nms(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), 0.5, 10)
     assert kept.tolist() == []
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("classes", [1, 20])
+def test_a_box_that_is_no_number_stays_and_suppresses_nothing(classes: int) -> None:
+    boxes, scores, class_ids = crowded(400, 2, 20, 10**4, classes)
+    boxes[::7] = np.nan
+    kept = nms(boxes, scores, class_ids, 0.5).tolist()
+    assert kept == slow_nms(boxes, scores, class_ids, 0.5)
+    assert set(range(0, 400, 7)) <= set(kept)
 
 
 def test_boxes_without_area_do_not_suppress_each_other() -> None:
