@@ -40,7 +40,7 @@ class Config:
         high=4096,
     )
     first_canvas: float = _setting(
-        1.0,
+        0.5,
         "side of the canvas in the first part of the run, as a share of the full one; 1: full from the start",
         0.3,
         1,
@@ -80,9 +80,6 @@ class Config:
         1.0, "points within this many strides of an object's centre are candidates even outside its box", 0
     )
 
-    balance: float = _setting(
-        0.5, "how much oftener pictures of rare classes are shown: (commonest / rarest class) to this power", 0, 1
-    )
     mirror: float = _setting(0.5, "share of pictures mirrored left-right", 0, 1)
     mirror_vertical: float = _setting(0.0, "share of pictures mirrored up-down", 0, 1)
     scale: tuple[float, float] = _setting((0.6, 1.4), "range of random enlargement", 0.05, 20)

@@ -4,7 +4,7 @@ What picture number k of a run looks like depends on (seed, k) alone, whoever as
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -72,7 +72,6 @@ class DetectionDataset:
         if not kept:
             raise InputError(f"split '{split.name}' has no picture to train on")
         self.annotations = tuple(kept)
-        self._weights = picture_weights(kept, len(split.class_names), config.balance)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -86,7 +85,7 @@ class DetectionDataset:
         return Sample(image, annotation.boxes * scale, annotation.class_ids, annotation.is_crowd, annotation.image_id)
 
     def training_sample(self, position: int, epochs: float, canvas_hw: tuple[int, int] | None = None) -> Sample:
-        """Return the picture at a position of the run's endless stream, in which an epoch has `len(self)` places.
+        """Return the picture at a position of the run's endless stream: permutation after permutation of the split.
 
         Args:
             position: number of the sample since the start of the run.
@@ -119,14 +118,7 @@ class DetectionDataset:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the pictures of an epoch: each as often as its weight says, the rest of the division by chance."""
-        rng = np.random.default_rng([_ORDER, self.config.seed, epoch])
-        if (self._weights == 1).all():
-            return rng.permutation(len(self))
-        ends = np.cumsum(self._weights)
-        # One throw for the whole comb of evenly spaced places: no picture's count is off by as much as one.
-        comb = (np.arange(len(self)) + rng.random()) * (ends[-1] / len(self))
-        return rng.permutation(np.minimum(np.searchsorted(ends, comb, side="right"), len(self) - 1))
+        return np.random.default_rng([_ORDER, self.config.seed, epoch]).permutation(len(self))
 
     def _inner_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         inner_h, inner_w = Letterbox.fit(image_hw, self.canvas_hw).inner_hw
@@ -159,22 +151,6 @@ class DetectionDataset:
             remaining = iter(annotations)
             while block := list(islice(remaining, 64)):
                 yield from zip(block, pool.map(decode, block), strict=True)
-
-
-def picture_weights(annotations: Sequence[Annotation], class_count: int, power: float) -> npt.NDArray[np.float64]:
-    """Return for each picture how much oftener than a common one it is shown, [N], at least 1.
-
-    A class in few pictures weighs (pictures of the commonest class / its own) to the power; a picture weighs what the
-    rarest of its classes does.
-
-    Source: after Gupta et al., LVIS, 2019, section 5.1 (repeat factor sampling), which has a fixed threshold instead.
-    """
-    present = np.zeros((len(annotations), class_count), dtype=np.bool_)
-    for row, annotation in zip(present, annotations, strict=True):
-        row[annotation.class_ids[~annotation.is_crowd]] = True
-    pictures = np.maximum(present.sum(axis=0), 1)
-    weights: npt.NDArray[np.float64] = np.where(present, (pictures.max() / pictures) ** power, 1.0).max(axis=1)
-    return weights
 
 
 def augment_strength(config: Config, epoch: float) -> float:

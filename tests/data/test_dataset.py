@@ -13,7 +13,7 @@ from detector.annotation import Annotation
 from detector.boxes import area
 from detector.config import Config
 from detector.data import coco
-from detector.data.dataset import DetectionDataset, available_memory, mosaic_share, picture_weights
+from detector.data.dataset import DetectionDataset, available_memory, mosaic_share
 from detector.data.ledger import Ledger
 from detector.data.sample import Sample
 from detector.data.split import Split
@@ -234,32 +234,3 @@ def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the
 
 def test_available_memory_is_a_sane_number_of_bytes() -> None:
     assert 1 << 20 < available_memory() < 1 << 50
-
-
-def test_pictures_of_rare_classes_come_oftener_and_those_of_common_ones_never_get_lost() -> None:
-    split = make_split([(40, 60)] * 12)
-    classes = [0] * 9 + [1] + [0] * 2
-    annotations = [replace(one, class_ids=np.array([c])) for one, c in zip(split.annotations, classes, strict=True)]
-    weights = picture_weights(annotations, 2, 0.5)
-    np.testing.assert_allclose(weights, [1] * 9 + [11**0.5] + [1] * 2)
-    assert (picture_weights(annotations, 2, 0.0) == 1).all()
-    dataset = make(replace(split, annotations=tuple(annotations)), Config(balance=0.5))
-    drawn = [dataset.training_sample(position, 9).image_id for position in range(12 * 100)]
-    shown = np.bincount(drawn, minlength=13)[1:]
-    np.testing.assert_allclose(shown, 1200 * weights / weights.sum(), rtol=0.15)
-    # Within an epoch no picture is off its share by as much as one.
-    counts = np.array([np.bincount(drawn[12 * e : 12 * e + 12], minlength=13)[1:] for e in range(100)])
-    assert (np.abs(counts - 12 * weights / weights.sum()) < 1).all()
-
-
-def test_a_picture_weighs_what_its_rarest_class_does_and_one_without_objects_is_common() -> None:
-    split = make_split([(40, 60)] * 4)
-    both, none = np.array([0, 1]), np.zeros(0, np.int64)
-    ids = [np.array([0]), both, np.array([0]), none]
-    annotations = []
-    for one, class_ids in zip(split.annotations, ids, strict=True):
-        boxes = np.repeat(one.boxes, len(class_ids), axis=0)
-        annotations.append(
-            replace(one, boxes=boxes, class_ids=class_ids, is_crowd=np.zeros(len(boxes), np.bool_), areas=area(boxes))
-        )
-    assert picture_weights(annotations, 2, 1.0).tolist() == [1, 3, 1, 1]
