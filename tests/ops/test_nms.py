@@ -90,9 +90,20 @@ def test_a_limit_gives_the_first_of_what_would_be_kept_without(classes: int) -> 
         np.testing.assert_array_equal(nms(boxes, scores, class_ids, 0.9, limit), whole[:limit])
 
 
-@pytest.mark.parametrize("names", [[0, 1, 2, 3, 65535], [0, 1, 2, 3, 65536], [-1, 0, 1, 2, 2**40]])
+def test_boxes_apart_stay_down_to_the_limit() -> None:
+    # Many classes with their best box first or last, and between them many boxes of one.
+    left = 2 * np.arange(200, dtype=np.float32)
+    boxes = np.stack([left, 0 * left, left + 1, 0 * left + 1], axis=1)
+    class_ids = np.array([*range(24), *[0] * 170, *range(24, 30)])
+    for limit in range(1, 201):
+        assert nms(boxes, -left, class_ids, 0.5, limit).tolist() == list(range(limit))
+
+
+@pytest.mark.parametrize(
+    "names", [[0, 1, 2, 3, 65535], [0, 1, 2, 3, 65536], [0, 1, 2, 3, -65536], [-1, 0, 1, 2, 2**40]]
+)
 def test_what_a_class_id_is_does_not_matter(names: list[int]) -> None:
-    # 65536 ids are narrowed to 16 bits; where that does not fit, 65536 must not become 0.
+    # Ids that fit are narrowed to 16 bits; those that do not must not come out as another class.
     boxes, scores, class_ids = crowded(400, 1, 20, 10**4, 5)
     renamed = np.array(names)[class_ids]
     assert nms(boxes, scores, renamed, 0.5).tolist() == nms(boxes, scores, class_ids, 0.5).tolist()
