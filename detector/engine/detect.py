@@ -57,7 +57,7 @@ class Detector:
             weights: a path or a shipped name.
             device: where torch runs: "auto" takes a GPU if there is one.
             long_side: of the canvas in pixels, divides by 32; None: as trained.
-            runtime: "auto", "torch", "onnxruntime", "openvino"; see `load_runtime`.
+            runtime: "auto", "torch", "onnxruntime", "openvino", "openvino-fast"; see `load_runtime`.
 
         Raises:
             InputError: no such weights, or they are damaged; no such device, runtime or canvas.
@@ -94,7 +94,8 @@ class Detector:
         """
         if isinstance(source, list | tuple):
             return [_found(answer) for answer in self.detect_each(source, **options)]
-        return _found(next(self.detect_each([source], **options)))  # type: ignore[list-item]
+        [found] = self.detect_canvases([lay_on_canvas(_read(source), self.canvas_hw)], **options)  # type: ignore[arg-type]
+        return found
 
     def detect_each(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detector.boxes import area
-from detector.detections import Detections
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.letterbox import Letterbox
 from detector.ops.nms import nms
 from detector.runtime.runtime import PointPredictions
@@ -15,9 +15,9 @@ def postprocess(
     predictions: PointPredictions,
     letterboxes: Sequence[Letterbox],
     class_names: tuple[str, ...],
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
+    score_threshold: float = SCORE_THRESHOLD,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
     class_agnostic: bool = False,
     every_class: bool = False,
 ) -> list[Detections]:
