@@ -295,7 +295,11 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
     return [
         row(f"score_split, {what}", first, "s"),
         row(f"faster-coco-eval alone, {what}", second, "s"),
-        row("overhead of score_split", [(ours / theirs - 1) * 100 for ours, theirs in pairs], "%"),
+        row(
+            "overhead of score_split, COCO dictionaries built and results checked",
+            [(ours / theirs - 1) * 100 for ours, theirs in pairs],
+            "%",
+        ),
     ]
 
 
@@ -378,8 +382,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.against is None) != (options.command is None):
         parser.error("--against and --command go together")
-    if any(number is not None and number < 1 for number in (options.repeats, options.threads)):
-        parser.error("--repeats and --threads must be at least 1")
+    if options.repeats is not None and not 1 <= options.repeats <= STEPS // 2:
+        parser.error(f"--repeats must be from 1 to {STEPS // 2}")
+    if options.threads is not None and options.threads < 1:
+        parser.error("--threads must be at least 1")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: no such folder")
     options.repeats = options.repeats or (2 if options.quick else 20)
     for key in ("data", "weights"):  # commands run in another folder
         if Path(given := getattr(options, key)).exists():
