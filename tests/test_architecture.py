@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "vocabulary": {"vocabulary"},
     "data": {"vocabulary", "data"},
     "ops": {"ops"},
-    "model": {"model"},
+    "model": {"vocabulary", "model"},
     "loss": {"config", "data.batch", "model", "ops", "loss"},
     "metrics": {"vocabulary", "metrics"},
-    "runtime": {"vocabulary", "data.batch", "model", "runtime", "engine.checkpoint", "engine.machine"},
+    "runtime": {"vocabulary", "data.batch", "model", "runtime"},
     "engine": {"vocabulary", "data", "ops", "model", "loss", "metrics", "runtime", "engine"},
 }
 """Part → parts or single modules it may import."""

@@ -13,8 +13,8 @@ import detector
 from detector import images
 from detector.cli import main
 from detector.data.descriptor import open_data
-from detector.engine.checkpoint import save_weights
 from detector.engine.detect import Detector
+from detector.model.checkpoint import save_weights
 from detector.model.network import SIZES, GridNetwork
 from detector.weights_info import WeightsInfo
 

@@ -10,7 +10,7 @@ import yaml
 import detector
 from detector.cli import make_parser
 from detector.config import Config, read_config
-from detector.engine.checkpoint import SHIPPED, load_weights
+from detector.model.checkpoint import SHIPPED, load_weights
 
 ROOT = Path(__file__).parents[1]
 

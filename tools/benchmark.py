@@ -47,7 +47,6 @@ from detector.data.loader import training_batch, training_batches
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.engine.detect import Detector
 from detector.engine.evaluate import score_split
-from detector.engine.machine import choose_precision, prepare_for_training
 from detector.engine.postprocess import postprocess
 from detector.engine.trainer import Trainer
 from detector.errors import InputError, did_you_mean
@@ -56,6 +55,7 @@ from detector.metrics.average_precision import coco_results
 from detector.model.network import SIZES, GridNetwork, wants_pooling
 from detector.ops.nms import nms as suppress
 from detector.runtime.load import load_runtime
+from detector.runtime.machine import choose_precision, prepare_for_training
 
 CPU = torch.device("cpu")
 CONVOLUTION = "3x3, 64 to 64 channels, 80x80, batch 8"

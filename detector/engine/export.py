@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.engine.checkpoint import load_weights
 from detector.engine.sources import Source
 from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect, lay_on_canvas
+from detector.model.checkpoint import load_weights
 from detector.runtime.graph import to_onnx
 from detector.runtime.quantize import quantize
 

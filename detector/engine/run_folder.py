@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detector.engine.checkpoint import save_weights
 from detector.errors import InputError
+from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 

@@ -21,12 +21,12 @@ from detector.data.split import Split
 from detector.engine import schedule
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, letterboxed, score_split
-from detector.engine.machine import choose_device, choose_precision, prepare_for_training
 from detector.engine.run_folder import RunFolder, check_free
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.network import SIZES, GridNetwork, wants_pooling
+from detector.runtime.machine import choose_device, choose_precision, prepare_for_training
 from detector.runtime.pytorch import TorchRuntime
 from detector.weights_info import WeightsInfo
 
@@ -43,7 +43,7 @@ _MANY = 1000
 _EVALUATION_SHARE = 0.05
 """Share of a budget in minutes that evaluations may take."""
 
-_MARGIN = 0.03
+_MARGIN = 0.05
 """Share of a budget kept free, since machines slow down over a run more often than they speed up."""
 
 _RESERVE = 1.0

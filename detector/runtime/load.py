@@ -29,8 +29,8 @@ def load_runtime(
     """
     if Path(weights).suffix.lower() == ".onnx":
         return _load_graph(Path(weights), runtime, device, long_side)
-    from detector.engine.checkpoint import load_weights
-    from detector.engine.machine import choose_device
+    from detector.model.checkpoint import load_weights
+    from detector.runtime.machine import choose_device
 
     network, info = load_weights(weights)
     height, width = info.canvas_hw

@@ -12,10 +12,10 @@ from PIL import Image
 from detector import images
 from detector.boxes import pairwise_iou
 from detector.detections import Detections
-from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.errors import InputError
 from detector.images import Pixels
+from detector.model.checkpoint import load_weights
 from detector.runtime.pytorch import TorchRuntime
 
 

@@ -14,12 +14,12 @@ from detector.data import scenes
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batch, training_batches
-from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, score_split
 from detector.engine.train import choose_batch, train
 from detector.engine.trainer import Trainer
 from detector.errors import InputError
+from detector.model.checkpoint import load_weights
 from detector.model.network import SIZES, GridNetwork
 from detector.runtime.pytorch import TorchRuntime
 from detector.weights_info import WeightsInfo

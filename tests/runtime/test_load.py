@@ -11,10 +11,10 @@ from detector.boxes import pairwise_iou
 from detector.config import RuntimeName
 from detector.data.descriptor import open_data
 from detector.detections import Detections
-from detector.engine.checkpoint import load_weights
 from detector.engine.detect import Detector
 from detector.engine.export import export
 from detector.errors import InputError
+from detector.model.checkpoint import load_weights
 from detector.runtime.load import load_runtime
 
 SAME_BOX, SAME_SCORE = 0.5, 0.01

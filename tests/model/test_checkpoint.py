@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detector.engine.checkpoint import load_weights, save_weights
 from detector.errors import InputError
+from detector.model.checkpoint import load_weights, save_weights
 from detector.model.network import SIZES, GridNetwork
 from detector.weights_info import WeightsInfo
 
