@@ -4,6 +4,7 @@ import logging
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +37,9 @@ _DEFAULT_MINUTES = 10.0
 
 _WARMED_UP = 8
 """The first steps of a process prepare kernels and memory; they do not tell how long a step takes."""
+
+_PAST_PLANNING = 4
+"""Batches the loader makes for nothing."""
 
 _MANY = 1000
 """Steps by which the mean over a run is taken."""
@@ -219,7 +223,10 @@ class _Run:
         """Do the steps from `start` to `stop`; return the seconds each took."""
         times = []
         tick = time.monotonic()
-        for step, batch in training_batches(self._dataset, self._batch_size, steps, start, stop):
+        # Planning steps are timed with the loader at work beside them, as it will be all along: it goes on past them.
+        beyond = stop + _PAST_PLANNING if stop == PLANNING_STEPS else stop
+        batches = training_batches(self._dataset, self._batch_size, steps, start, beyond)
+        for step, batch in islice(batches, stop - start):
             try:
                 terms = self._trainer.step(step, steps, batch)
             except NonFiniteLossError as error:
