@@ -63,7 +63,9 @@ def test_a_command_that_fails_is_named(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--only", "loader,nmss"], "unknown part 'nmss'; did you mean 'nms'?"),
         (["--command", "true"], "--against and --command go together"),
-        (["--repeats", "0"], "must be at least 1"),
+        (["--repeats", "0"], "--repeats must be from 1 to 500"),
+        (["--threads", "0"], "must be at least 1"),
+        (["--json", "missing/figures.json"], "no such folder"),
     ],
 )
 def test_what_makes_no_sense_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -361,3 +361,21 @@ def test_evaluate_says_so_where_the_numbers_cannot_be_written(
 ) -> None:
     (tmp_path / "folder").mkdir()
     refused(capsys, "evaluate", "--data", tiny_data, "--weights", tiny_weights, "--json", "folder")
+
+
+def test_an_exported_file_detects_and_scores_like_the_weights_it_came_from(
+    tiny_weights: Path, tiny_data: Path, capsys: Capture
+) -> None:
+    assert run("export", "--weights", tiny_weights, "--out", "tiny.onnx") == 0
+    assert "tiny.onnx: " in capsys.readouterr().out
+    numbers = []
+    for weights, runtime in ((tiny_weights, "torch"), ("tiny.onnx", "auto"), ("tiny.onnx", "onnxruntime")):
+        words = ("--data", tiny_data, "--weights", weights, "--runtime", runtime, "--json", "ap.json")
+        assert run("evaluate", *words) == 0
+        numbers.append(json.loads(Path("ap.json").read_text())["AP"])
+    assert numbers[1:] == pytest.approx(numbers[:1] * 2, abs=1e-3)
+    assert run("detect", tiny_data / "images" / "1.png", "--weights", "tiny.onnx", "--no-pictures") == 0
+
+
+def test_a_graph_that_is_not_there_is_refused(capsys: Capture) -> None:
+    assert "missing.onnx: cannot be read" in refused(capsys, "detect", "scenes", "--weights", "missing.onnx")

@@ -10,6 +10,7 @@ from detector.annotation import Annotation
 from detector.boxes import area
 from detector.config import PLANNING_STEPS, Config
 from detector.data.batch import Batch, collate
+from detector.data.canvas import canvas_at
 from detector.data.dataset import DetectionDataset
 from detector.data.ledger import Ledger
 from detector.data.loader import training_batch, training_batches
@@ -50,7 +51,9 @@ def assert_same(a: Batch, b: Batch) -> None:
 def test_a_batch_holds_the_samples_of_its_positions(dataset: DetectionDataset) -> None:
     for step, steps in ((0, STEPS), (11, STEPS), (25, 40), (39, 40)):
         epochs = steps * BATCH / 5 if step >= PLANNING_STEPS else 0.0
-        samples = [dataset.training_sample(position, epochs) for position in range(step * BATCH, (step + 1) * BATCH)]
+        canvas_hw = canvas_at(dataset.canvas_hw, step, steps, dataset.config)
+        positions = range(step * BATCH, (step + 1) * BATCH)
+        samples = [dataset.training_sample(position, epochs, canvas_hw) for position in positions]
         assert_same(training_batch(dataset, step, BATCH, steps), collate(samples))
 
 
