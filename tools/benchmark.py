@@ -54,8 +54,11 @@ from detector.letterbox import lay_on_canvas
 from detector.metrics.average_precision import coco_results
 from detector.model.network import SIZES, GridNetwork, wants_pooling
 from detector.ops.nms import nms as suppress
+from detector.runtime.graph import to_onnx
 from detector.runtime.load import load_runtime
 from detector.runtime.machine import choose_precision, prepare_for_training
+from detector.runtime.quantize import quantize
+from detector.weights_info import WeightsInfo
 
 CPU = torch.device("cpu")
 CONVOLUTION = "3x3, 64 to 64 channels, 80x80, batch 8"
@@ -237,6 +240,34 @@ def latency(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def sizes(options: argparse.Namespace) -> list[Row]:
+    """Measure every size of network at 320x320 with random weights and 20 classes, in OpenVINO's three precisions."""
+    if not _installed("onnx", "onnxruntime", "openvino"):
+        return [Row("sizes, openvino", "not installed")]
+    rows = []
+    rng = np.random.default_rng(0)
+    canvases = [rng.integers(0, 256, (320, 320, 3), dtype=np.uint8) for _ in range(16)]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in SIZES.items():
+            torch.manual_seed(0)
+            network = GridNetwork(size, 20, np.full(3, 110, np.float32), np.full(3, 60, np.float32)).eval()
+            info = WeightsInfo(name, tuple(map(str, range(20))), tuple(range(20)), (320, 320), {}, {})
+            graph = to_onnx(network, info, (320, 320))
+            plain, eight = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}-int8.onnx"
+            plain.write_bytes(graph)
+            eight.write_bytes(quantize(graph, canvases))
+            calls: dict[str, Callable[[], object]] = {}
+            for what, path, runtime in (
+                ("fp32", plain, "openvino"),
+                ("openvino-fast", plain, "openvino-fast"),
+                ("int8, openvino-fast", eight, "openvino-fast"),
+            ):
+                started, _ = load_runtime(path, typing.cast(RuntimeName, runtime))
+                calls[f"predict, {name}, {what}, 320x320"] = partial(started.predict, canvases[:1])
+            rows += timed(calls, options.repeats)
+    return rows
+
+
 def _draw_picture(folder: Path) -> Path:
     path = folder / "scene.jpg"
     images.write(path, np.asarray(cv2.resize(scenes.render("test", 0).image, (640, 480)), dtype=np.uint8))
@@ -364,7 +395,7 @@ def _shell_seconds(command: str) -> float:
     return time.perf_counter() - start
 
 
-PARTS = {part.__name__: part for part in (calibration, training, loader, latency, nms, evaluation, memory)}
+PARTS = {part.__name__: part for part in (calibration, training, loader, latency, sizes, nms, evaluation, memory)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
