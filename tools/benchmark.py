@@ -168,7 +168,7 @@ def training(options: argparse.Namespace) -> list[Row]:
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
         colours = dataset.colour_statistics()
-        network = GridNetwork(SIZES["nano"], class_count, *colours, pooled=wants_pooling(CANVAS_HW))
+        network = GridNetwork(Config(), class_count, *colours, pooled=wants_pooling(CANVAS_HW))
         # Backward a convolution is two more of its size: for its input and for its weights.
         flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *CANVAS_HW, dtype=torch.uint8))
         needed = flops / 1e6 / statistics.median(_convolution_rates(dtype, options.repeats))
@@ -248,9 +248,10 @@ def sizes(options: argparse.Namespace) -> list[Row]:
     rng = np.random.default_rng(0)
     canvases = [rng.integers(0, 256, (320, 320, 3), dtype=np.uint8) for _ in range(16)]
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in SIZES.items():
+        for name in SIZES:
             torch.manual_seed(0)
-            network = GridNetwork(size, 20, np.full(3, 110, np.float32), np.full(3, 60, np.float32)).eval()
+            config = Config(model=name)  # type: ignore[arg-type]
+            network = GridNetwork(config, 20, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600).eval()
             info = WeightsInfo(name, tuple(map(str, range(20))), tuple(range(20)), (320, 320), {}, {})
             graph = to_onnx(network, info, (320, 320))
             plain, eight = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}-int8.onnx"

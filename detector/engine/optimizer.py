@@ -1,4 +1,4 @@
-"""The optimizers: Muon for convolution weights with AdamW for the rest, or AdamW or SGD for all."""
+"""The optimizers: Muon for convolution weights with AdamW for the rest, or one of the classical five for all."""
 
 import functools
 import math
@@ -10,44 +10,53 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detector.config import Config
-from detector.model.head import Head
 from detector.model.network import GridNetwork
 
-_PEAK = {"muon": 0.05, "adamw": 0.003, "sgd": 0.02}
+_PEAK = {"muon": 0.05, "adamw": 0.003, "adam": 0.003, "rmsprop": 0.001, "momentum": 0.02, "sgd": 0.1}
+_BETAS = (0.9, 0.99)
 
 
 def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
     """Return the optimizers that together train every parameter; each group remembers its peak as `peak_lr`.
 
-    Decay applies to convolution weights only: norms and biases are scale and offset, not complexity.
+    Muon and AdamW decay the weights of convolutions: norms and biases are scale and offset, not complexity. For the
+    others there is the penalty `l2`.
+
+    Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012 (RMSProp); Kingma and Ba, Adam,
+    2015, algorithm 1; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, algorithm 2 (AdamW).
     """
-    outputs = {id(module.output.weight) for module in network.modules() if isinstance(module, Head)}
-    kernels = [
-        module.weight
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d) and id(module.weight) not in outputs
-    ]
+    kernels = kernels_of(network)
     matrices = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
     peak = _PEAK[config.optimizer] if config.lr == "auto" else config.lr
+    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizers: list[Optimizer]
-    if config.optimizer == "muon":
-        optimizers = [
-            Muon(kernels, peak, weight_decay=config.weight_decay),
-            torch.optim.AdamW(rest, config.lr_rest, betas=(0.9, 0.99), weight_decay=0.0, foreach=True),
-        ]
-    else:
-        groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        if config.optimizer == "adamw":
-            optimizers = [torch.optim.AdamW(groups, peak, betas=(0.9, 0.99), foreach=True)]
-        else:
-            # SGD adds its decay to the gradient, which multiplies it by the learning rate: the same law as above.
-            groups[0]["weight_decay"] = config.weight_decay / 100
-            optimizers = [torch.optim.SGD(groups, peak, momentum=0.9, nesterov=True, foreach=True)]
+    match config.optimizer:
+        case "muon":
+            optimizers = [
+                Muon(kernels, peak, weight_decay=config.weight_decay),
+                torch.optim.AdamW(rest, config.lr_rest, betas=_BETAS, weight_decay=0.0, foreach=True),
+            ]
+        case "adamw":
+            optimizers = [torch.optim.AdamW(groups, peak, betas=_BETAS, foreach=True)]
+        case "adam":
+            optimizers = [torch.optim.Adam([*kernels, *rest], peak, betas=_BETAS, foreach=True)]
+        case "rmsprop":
+            optimizers = [torch.optim.RMSprop([*kernels, *rest], peak, alpha=0.99, foreach=True)]
+        case "momentum":
+            optimizers = [torch.optim.SGD([*kernels, *rest], peak, momentum=0.9, foreach=True)]
+        case "sgd":
+            optimizers = [torch.optim.SGD([*kernels, *rest], peak, foreach=True)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def kernels_of(network: GridNetwork) -> list[Tensor]:
+    """Return the weights of all convolutions but the last of each head."""
+    outputs = {id(output) for output in network.outputs}
+    return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and id(m) not in outputs]
 
 
 class Muon(Optimizer):
@@ -128,7 +137,9 @@ def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 
-def clip_gradients(network: GridNetwork, largest_norm: float) -> Tensor:
-    """Scale all gradients down to a common norm of at most `largest_norm`; return the norm before."""
+def clip_gradients(network: GridNetwork, largest_norm: float, largest_value: float = 0.0) -> Tensor:
+    """Scale all gradients down to a common norm, then cut each number (0: do not); return the norm before."""
     norm: Tensor = nn.utils.clip_grad_norm_(network.parameters(), largest_norm, foreach=True)
+    if largest_value:
+        nn.utils.clip_grad_value_(network.parameters(), largest_value, foreach=True)
     return norm

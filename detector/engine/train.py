@@ -3,13 +3,13 @@
 import logging
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -20,13 +20,15 @@ from detector.data.descriptor import open_data
 from detector.data.loader import training_batches
 from detector.data.split import Split
 from detector.engine import schedule
+from detector.engine.check import check_shortly
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, letterboxed, score_split
+from detector.engine.pace import choose_batch, mean_step_seconds
 from detector.engine.run_folder import RunFolder, check_free
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
-from detector.model.network import SIZES, GridNetwork, wants_pooling
+from detector.model.network import GridNetwork, check_canvas, wants_pooling
 from detector.runtime.machine import choose_device, choose_precision, prepare_for_training
 from detector.runtime.pytorch import TorchRuntime
 from detector.weights_info import WeightsInfo
@@ -40,9 +42,6 @@ _WARMED_UP = 8
 
 _PAST_PLANNING = 4
 """Batches the loader makes for nothing."""
-
-_MANY = 1000
-"""Steps by which the mean over a run is taken."""
 
 _EVALUATION_SHARE = 0.05
 """Share of a budget in minutes that evaluations may take."""
@@ -103,6 +102,10 @@ def train(
     train_split = source.read(split)
     val = source.read("val") if split == "train" and "val" in source.split_names else None
     canvas_hw = choose_canvas(config, train_split.annotations)
+    for step in (0, PLANNING_STEPS - 1):
+        check_canvas(canvas_at(canvas_hw, step, PLANNING_STEPS, config), config)
+    if config.patience and val is None:
+        raise InputError("patience: there is no val split to see a better AP on; set patience=0")
     dataset = DetectionDataset(train_split, canvas_hw, config)
     for read in (train_split, val) if val else (train_split,):
         log.info("%s: %d pictures, %s", read.name, len(read.annotations), read.ledger.summary())
@@ -112,13 +115,6 @@ def train(
     folder = RunFolder(Path(out), config.half)
     folder.write_json("ledger.json", {read.name: read.ledger.to_json() for read in (train_split, val) if read})
     return _Run(config, device, folder, dataset, train_split, val, source.description, started).train()
-
-
-def choose_batch(config: Config, picture_count: int) -> int:
-    """Return the pictures per step: few for few pictures, since a short run needs many steps more than smooth ones."""
-    if config.batch != "auto":
-        return config.batch
-    return 8 if picture_count < 1000 else 16 if picture_count < 5000 else 32
 
 
 class _Run:
@@ -141,16 +137,20 @@ class _Run:
         self._val_canvases = list(letterboxed(val, dataset.canvas_hw)) if val else []
         self._best: AveragePrecision | None = None
         self._evaluation_seconds = 0.0
-        self._loss_sums = np.zeros(4)
+        self._evaluations_without_better = 0
+        self._losses: dict[str, float] = {}  # sums since the last evaluation
+        self._steps_since = 0
+        self._done = 0
         dtype = choose_precision(config.precision, device)
         torch.manual_seed(config.seed)
         network = GridNetwork(
-            SIZES[config.model],
+            config,
             len(split.class_names),
             *dataset.colour_statistics(),
             pooled=wants_pooling(dataset.canvas_hw),
         )
-        self._trainer = Trainer(network, config, device, dtype)
+        self._steps_per_epoch = len(dataset) / self._batch_size
+        self._trainer = Trainer(network, config, device, dtype, self._steps_per_epoch)
         height, width = dataset.canvas_hw
         place = "in memory" if dataset.in_memory else "read anew each time"
         log.info(
@@ -162,6 +162,10 @@ class _Run:
     def train(self) -> TrainingResult:
         """Do the whole run."""
         steps = self._known_steps()
+        splits = [self._split, self._val] if self._val else [self._split]
+        for finding in check_shortly(splits, self._dataset, self._trainer.network, self._batch_size):
+            if finding.verdict != "ok":
+                log.warning("%s", finding)
         with tqdm(total=steps, unit="step", disable=None, dynamic_ncols=True) as bar:
             done = 0
             if steps is None:
@@ -177,8 +181,8 @@ class _Run:
                      f"{evaluations} evaluations; to repeat this run: --set steps={steps}")  # fmt: skip
             self._advance(done, steps, steps, after, bar)
         seconds = time.monotonic() - self._started
-        log.info(f"done: {steps} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
-        return TrainingResult(self._folder.path, steps, seconds, self._best)
+        log.info(f"done: {self._done} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
+        return TrainingResult(self._folder.path, self._done, seconds, self._best)
 
     def _known_steps(self) -> int | None:
         """Return the length of the run in steps, or None where it follows from a budget in minutes."""
@@ -188,16 +192,15 @@ class _Run:
 
     def _expected_step(self, times: list[float]) -> float:
         """Return the mean seconds of a step over the whole run, from those of the planning steps."""
-        area_of = [
-            float(np.prod(canvas_at(self._dataset.canvas_hw, step, _MANY, self._config))) for step in range(_MANY)
-        ]
-        first, full = area_of[0], area_of[-1]
-        if first == full:
+        canvas_hw, config = self._dataset.canvas_hw, self._config
+        first_full = next(
+            step for step in range(PLANNING_STEPS) if canvas_at(canvas_hw, step, PLANNING_STEPS, config) == canvas_hw
+        )
+        if first_full == 0:
             return median(times[_WARMED_UP:])
         # The last planning steps show what the full canvas costs; the first of these prepares its kernels.
-        small = median(times[_WARMED_UP : area_of.index(full)])
-        large = median(times[area_of.index(full) + 1 : PLANNING_STEPS])
-        return small + (large - small) * (float(np.mean(area_of)) - first) / (full - first)
+        small, large = median(times[_WARMED_UP:first_full]), median(times[first_full + 1 : PLANNING_STEPS])
+        return mean_step_seconds(small, large, canvas_hw, config)
 
     def _plan(self, step_seconds: float) -> tuple[int, int]:
         """Turn what is left of the budget into numbers of steps and evaluations."""
@@ -231,16 +234,19 @@ class _Run:
                 terms = self._trainer.step(step, steps, batch)
             except NonFiniteLossError as error:
                 raise self._explain(error) from None
-            losses = (float(terms.classes), float(terms.iou), float(terms.l1))
-            self._loss_sums += (*losses, 1)
+            losses = {name: float(part) for name, part in terms.parts.items()}
+            self._losses = {name: self._losses.get(name, 0.0) + value for name, value in losses.items()}
+            self._steps_since += 1
+            self._done = step + 1
             times.append(time.monotonic() - tick)
             tick += times[-1]
-            bar.set_postfix_str(
-                "classes {:.2f} iou {:.2f} l1 {:.2f}, {:.0f} img/s".format(*losses, self._batch_size / times[-1]), False
-            )
+            bar.set_postfix_str(f"{_listed(losses)}, {self._batch_size / times[-1]:.0f} img/s", False)
             bar.update()
             if step + 1 in evaluate_after:
                 self._report(step + 1, steps, self._batch_size / median(times))
+                if 0 < self._config.patience <= self._evaluations_without_better:
+                    log.info(f"no better AP in {self._config.patience} evaluations: stopped early")
+                    break
                 tick = time.monotonic()
         return times
 
@@ -248,25 +254,26 @@ class _Run:
         """Evaluate, write a line, save."""
         ap = self._evaluate(step)
         is_best = ap is None or self._best is None or ap.AP >= self._best.AP
+        is_better = ap is None or self._best is None or ap.AP > self._best.AP
         self._best = ap if is_best else self._best
-        classes, iou, l1 = self._loss_sums[:3] / max(self._loss_sums[3], 1)
-        self._loss_sums[:] = 0
+        self._evaluations_without_better = 0 if is_better else self._evaluations_without_better + 1
+        losses = {name: total / self._steps_since for name, total in self._losses.items()}
+        self._losses, self._steps_since = {}, 0
         row = {
             "step": step,
             "epoch": round(step * self._batch_size / len(self._dataset), 2),
             "seconds": round(time.monotonic() - self._started, 1),
             "images_per_second": round(images_per_second, 1),
-            "lr_share": round(schedule.learning_rate(step - 1, steps, self._config), 4),
-            "loss_classes": round(classes, 4),
-            "loss_iou": round(iou, 4),
-            "loss_l1": round(l1, 4),
-        } | ({} if ap is None else {key: round(value, 4) for key, value in ap.to_json().items() if key != "per_class"})
+            "lr_share": round(schedule.learning_rate(step - 1, steps, self._config, self._steps_per_epoch), 4),
+        }
+        row |= {f"loss_{name}": round(value, 4) for name, value in losses.items()}
+        row |= {} if ap is None else {key: round(value, 4) for key, value in ap.to_json().items() if key != "per_class"}
         self._folder.add_result(row)
         self._folder.save(self._trainer.average.network, self._info(steps, ap), is_best)
         scores = "no val split" if ap is None else f"val AP {ap.AP:.3f} AP50 {ap.AP50:.3f} AP75 {ap.AP75:.3f}"
         log.info(
             f"step {step}/{steps} epoch {row['epoch']:g}, {row['seconds']:.0f} s, {images_per_second:.0f} img/s, "
-            f"loss {classes + iou + l1:.2f} (classes {classes:.2f} iou {iou:.2f} l1 {l1:.2f}): {scores}"
+            f"loss {sum(losses.values()):.2f} ({_listed(losses)}): {scores}"
         )
 
     def _evaluate(self, step: int) -> AveragePrecision | None:
@@ -309,10 +316,13 @@ class _Run:
 
     def _explain(self, error: NonFiniteLossError) -> InputError:
         names = {annotation.image_id: annotation.image_path for annotation in self._split.annotations}
-        terms = error.terms
+        losses = {name: float(part) for name, part in error.terms.parts.items()}
         return InputError(
-            f"the loss is not finite at step {error.step} (classes {float(terms.classes)}, iou {float(terms.iou)}, "
-            f"l1 {float(terms.l1)}) with the pictures:\n  "
+            f"the loss is not finite at step {error.step} ({_listed(losses)}) with the pictures:\n  "
             + "\n  ".join(str(names[image_id]) for image_id in error.image_ids)
             + "\nA lower learning rate (--set lr=...) or --set precision=fp32 may help."
         )
+
+
+def _listed(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.2f}" for name, value in losses.items())

@@ -7,7 +7,9 @@ from detector.data.batch import Batch
 from detector.engine import schedule
 from detector.engine.ema import MovingAverage
 from detector.engine.optimizer import clip_gradients, make_optimizers
-from detector.loss.criterion import LossTerms, detection_loss
+from detector.engine.regularise import add_penalties, limit_norms, set_dropout
+from detector.loss.criterion import detection_loss
+from detector.loss.terms import LossTerms
 from detector.model.network import GridNetwork
 
 
@@ -33,16 +35,26 @@ class Trainer:
         config: optimizer, schedule, loss.
         device: where to compute.
         dtype: arithmetic of the network's forward pass; the loss is always float32.
+        steps_per_epoch: what an epoch is, for what the settings count in epochs.
 
     Attributes:
+        network: as given, on the device.
         average: the moving average of the weights, which is what a run is after.
     """
 
-    def __init__(self, network: GridNetwork, config: Config, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        network: GridNetwork,
+        config: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        steps_per_epoch: float = 100.0,
+    ) -> None:
         self.network = network.to(device).train()
         self.average = MovingAverage(self.network)
         self._optimizers = make_optimizers(self.network, config)
         self._config, self._device, self._dtype = config, device, dtype
+        self._steps_per_epoch = steps_per_epoch
 
     def step(self, step: int, steps: int, batch: Batch) -> LossTerms:
         """Do step number `step` of `steps`; return the loss before it, detached.
@@ -50,19 +62,23 @@ class Trainer:
         Raises:
             NonFiniteLossError: nothing was changed.
         """
-        share = schedule.learning_rate(step, steps, self._config)
+        config, epoch = self._config, step / self._steps_per_epoch
+        share = schedule.learning_rate(step, steps, config, self._steps_per_epoch)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share
             optimizer.zero_grad()
+        set_dropout(self.network, config, epoch, step)
         terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
         if not torch.isfinite(terms.total):
             raise NonFiniteLossError(step, batch.image_ids, terms.detach())
         terms.total.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(self.network, self._config.clip_norm)
+        add_penalties(self.network, config, epoch)
+        clip_gradients(self.network, config.clip_norm, config.clip_value)
         for optimizer in self._optimizers:
             optimizer.step()
-        self.average.update(schedule.ema_decay(step, steps, self._config))
+        limit_norms(self.network, config, epoch)
+        self.average.update(schedule.ema_decay(step, steps, config))
         return terms.detach()
 
     def _loss(self, batch: Batch, least_quality: float) -> LossTerms:

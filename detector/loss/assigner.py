@@ -58,7 +58,7 @@ def assign(predictions: GridPredictions, batch: Batch, config: Config, least_qua
     grid = predictions.grid
     predicted = decode(grid.points[point], grid.strides[point], predictions.distances[image, point])
     iou = elementwise_iou(predicted, boxes[obj])
-    score = predictions.class_logits[image, point, class_ids[obj]].sigmoid()
+    score = _scores(predictions, image, point, class_ids[obj])
     metric = score**config.assign_score_power * iou**config.assign_iou_power
 
     chosen = _top_k_of_each(obj, metric, config.assign_top_k)
@@ -76,6 +76,13 @@ def assign(predictions: GridPredictions, batch: Batch, config: Config, least_qua
         class_ids=class_ids[obj],
         quality=quality.clamp(min=least_quality),
     )
+
+
+def _scores(predictions: GridPredictions, image: Tensor, point: Tensor, class_ids: Tensor) -> Tensor:
+    """Return the scores [K] of single points and classes."""
+    if predictions.exclusive:
+        return predictions.scores()[image, point, class_ids]
+    return predictions.class_logits[image, point, class_ids].sigmoid()
 
 
 def candidates(boxes: Tensor, grid: Grid, reach: float) -> Tensor:

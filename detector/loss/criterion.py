@@ -1,6 +1,4 @@
-"""The loss: quality focal loss for the scores, GIoU and L1 for the boxes."""
-
-from dataclasses import dataclass
+"""The loss: quality focal loss for the scores, GIoU and L1 for the boxes; or what the settings say instead."""
 
 import torch
 import torch.nn.functional as F
@@ -9,38 +7,16 @@ from torch import Tensor
 from detector.config import Config
 from detector.data.batch import Batch
 from detector.loss.assigner import AssignedTargets, assign
-from detector.model.grid import Grid, GridPredictions, decode
+from detector.loss.terms import LossTerms
+from detector.loss.yolo_v1 import CellTargets, assign_cells, yolo_v1_loss
+from detector.model.grid import CellPredictions, Grid, GridPredictions, Predictions, decode
 from detector.ops.iou import elementwise_giou
 
-
-@dataclass(frozen=True, eq=False)
-class LossTerms:
-    """Weighted terms, each a scalar tensor.
-
-    Attributes:
-        classes: quality focal loss.
-        iou: GIoU loss.
-        l1: L1 loss of the distances.
-        positives: how many points answered for an object.
-    """
-
-    classes: Tensor
-    iou: Tensor
-    l1: Tensor
-    positives: int
-
-    @property
-    def total(self) -> Tensor:
-        """Return the sum of the terms."""
-        return self.classes + self.iou + self.l1
-
-    def detach(self) -> "LossTerms":
-        """Return the terms without their graph."""
-        return LossTerms(self.classes.detach(), self.iou.detach(), self.l1.detach(), self.positives)
+Targets = AssignedTargets | CellTargets
 
 
-def detection_loss(predictions: GridPredictions, batch: Batch, config: Config, least_quality: float = 0.0) -> LossTerms:
-    """Compare predictions with the objects of a batch; all terms are divided by the sum of the target qualities.
+def detection_loss(predictions: Predictions, batch: Batch, config: Config, least_quality: float = 0.0) -> LossTerms:
+    """Let points or cells answer for the objects of a batch, and compare.
 
     Args:
         predictions: of the batch's pictures.
@@ -48,36 +24,99 @@ def detection_loss(predictions: GridPredictions, batch: Batch, config: Config, l
         config: weights and exponents.
         least_quality: see `assign`.
     """
-    targets = assign(predictions, batch, config, least_quality)
+    return loss_for(predictions, batch, find_targets(predictions, batch, config, least_quality), config)
+
+
+def find_targets(predictions: Predictions, batch: Batch, config: Config, least_quality: float = 0.0) -> Targets:
+    """Return which points or cells shall answer for which object; constants for the gradient."""
+    if isinstance(predictions, CellPredictions):
+        return assign_cells(predictions, batch)
+    return assign(predictions, batch, config, least_quality)
+
+
+def loss_for(predictions: Predictions, batch: Batch, targets: Targets, config: Config) -> LossTerms:
+    """Compare predictions with given targets.
+
+    For points all terms are divided by the sum of the target qualities; for cells see `yolo_v1_loss`.
+    """
+    if isinstance(predictions, CellPredictions):
+        assert isinstance(targets, CellTargets)
+        return yolo_v1_loss(predictions, batch, targets, config)
+    assert isinstance(targets, AssignedTargets)
     at_positives = (targets.image_index, targets.point_index)
     norm = targets.quality.sum().clamp(min=1.0)
 
     target_scores = torch.zeros_like(predictions.class_logits)
     target_scores[(*at_positives, targets.class_ids)] = targets.quality
-    focal = quality_focal_loss(predictions.class_logits, target_scores, config.focal_power)
+    class_loss = _class_loss(predictions, target_scores, config)
     if batch.is_crowd.any():
-        focal = focal * _judged(predictions.grid, batch, targets)[..., None]
+        class_loss = class_loss * _judged(predictions.grid, batch, targets)
 
     points, strides = predictions.grid.points[targets.point_index], predictions.grid.strides[targets.point_index]
     distances = predictions.distances[at_positives]
-    giou = elementwise_giou(decode(points, strides, distances), targets.boxes)
     wanted = torch.cat([points - targets.boxes[:, :2], targets.boxes[:, 2:] - points], dim=1) / strides[:, None]
-    l1 = (distances - wanted.clamp(min=0)).abs().mean(dim=1)
-    return LossTerms(
-        classes=config.class_weight * focal.sum() / norm,
-        iou=config.iou_weight * ((1 - giou) * targets.quality).sum() / norm,
-        l1=config.l1_weight * (l1 * targets.quality).sum() / norm,
-        positives=len(targets.quality),
-    )
+    wanted = wanted.clamp(min=0)
+
+    def mean(error: Tensor) -> Tensor:
+        return (error * targets.quality).sum() / norm
+
+    giou = elementwise_giou(decode(points, strides, distances), targets.boxes)
+    parts = {
+        "classes": config.class_weight * class_loss.sum() / norm,
+        "iou": config.iou_weight * mean(1 - giou),
+        "l1": config.l1_weight * mean((distances - wanted).abs().mean(dim=1)),
+    }
+    if config.square_weight:
+        parts["square"] = config.square_weight * mean(squared_error(distances, wanted))
+    return LossTerms(parts, positives=len(targets.quality))
+
+
+def _class_loss(predictions: GridPredictions, targets: Tensor, config: Config) -> Tensor:
+    """Return the loss [B, P] of every point's scores."""
+    logits = predictions.class_logits
+    if config.class_loss == "softmax":
+        return softmax_loss(logits, targets)
+    power = config.focal_power if config.class_loss == "quality_focal" else 0.0
+    return quality_focal_loss(logits, targets, power).sum(dim=-1)
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, power: float) -> Tensor:
     """Return the loss of each score, in the shape of `logits`, for targets 0..1.
 
+    With a power of 0 it is the cross-entropy of sigmoids.
+
     Source: Li et al., Generalized Focal Loss, 2020, equation 3.
     """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if not power:
+        return cross_entropy
     error = (targets - logits.sigmoid()).abs()
-    return error**power * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    # Below a power of 1 the slope at an error of 0 is infinite.
+    return (error.clamp(min=1e-12) if power < 1 else error) ** power * cross_entropy
+
+
+def softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy [...] of a softmax over C classes and a background whose logit is 0.
+
+    Args:
+        logits: [..., C].
+        targets: [..., C] share of each class, their sum at most 1; the rest is background.
+    """
+    return torch.logsumexp(F.pad(logits, (1, 0)), dim=-1) - (logits * targets).sum(dim=-1)
+
+
+def squared_error(distances: Tensor, wanted: Tensor) -> Tensor:
+    """Return [K] the squared error of centre and of the roots of width and height, distances [K, 4] in strides.
+
+    Source: Redmon et al., You Only Look Once, 2016, equation 3, its first two terms.
+    """
+
+    def parts(sides: Tensor) -> Tensor:
+        before, after = sides[:, :2], sides[:, 2:]
+        # The root's slope is infinite at 0.
+        return torch.cat([(after - before) / 2, (after + before).clamp(min=1e-4).sqrt()], dim=1)
+
+    return ((parts(distances) - parts(wanted)) ** 2).sum(dim=1)
 
 
 def _judged(grid: Grid, batch: Batch, targets: AssignedTargets) -> Tensor:

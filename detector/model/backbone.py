@@ -1,8 +1,9 @@
-"""The backbone: a chain of 3x3 convolutions that halves the picture five times."""
+"""The backbone: a chain of convolutions that halves the picture five times."""
 
 from torch import Tensor, nn
 
-from detector.model.blocks import ContextPool, ConvBlock
+from detector.config import Config
+from detector.model.blocks import ContextPool, ConvBlock, make_halving
 
 
 class Backbone(nn.Module):
@@ -15,23 +16,33 @@ class Backbone(nn.Module):
         stem: channels at strides 2 and 4.
         stages: channels at strides 8, 16 and 32.
         depths: blocks at each of these strides, after the one that halves.
+        config: how blocks are made and maps halved.
         pooled: end with `ContextPool`.
     """
 
     def __init__(
-        self, stem: tuple[int, int], stages: tuple[int, int, int], depths: tuple[int, int, int], pooled: bool = False
+        self,
+        stem: tuple[int, int],
+        stages: tuple[int, int, int],
+        depths: tuple[int, int, int],
+        config: Config,
+        pooled: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(ConvBlock(3, stem[0], stride=2), ConvBlock(stem[0], stem[1], stride=2))
+        self.stem = nn.Sequential(make_halving(3, stem[0], config), make_halving(stem[0], stem[1], config))
         channels = (stem[1], *stages)
+
+        def block(width: int) -> ConvBlock:
+            return ConvBlock(width, width, config, config.kernel, identity=True, padding=config.padding)
+
         self.stages = nn.ModuleList(
             nn.Sequential(
-                ConvBlock(channels[level], channels[level + 1], stride=2),
-                *(ConvBlock(channels[level + 1], channels[level + 1], identity=True) for _ in range(depths[level])),
+                make_halving(channels[level], channels[level + 1], config),
+                *(block(channels[level + 1]) for _ in range(depths[level])),
             )
             for level in range(3)
         )
-        self.context = ContextPool(stages[2]) if pooled else nn.Identity()
+        self.context = ContextPool(stages[2], config) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map [B, 3, H, W] to three maps [B, stages[i], H / s, W / s] for s = 8, 16, 32."""

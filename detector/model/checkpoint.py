@@ -7,9 +7,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from detector.config import config_of
 from detector.errors import InputError
-from detector.model.network import SIZES, GridNetwork, wants_pooling
-from detector.weights_info import WeightsInfo, damaged, from_metadata, to_metadata
+from detector.model.network import GridNetwork, wants_pooling
+from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 """Folder of the weights that come with the package."""
@@ -58,15 +59,16 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
     info = from_metadata(metadata, str(path))
     try:
-        network = GridNetwork(
-            SIZES[info.model],
-            len(info.class_names),
-            np.zeros(3, np.float32),
-            np.ones(3, np.float32),
-            wants_pooling(info.canvas_hw),
-        )
-    except (KeyError, TypeError) as error:
-        raise damaged(str(path), error) from None
+        config = config_of(dict(info.config) | {"model": info.model})
+    except InputError as error:
+        raise InputError(f"{path}: made by another version, or damaged: {error}") from None
+    network = GridNetwork(
+        config,
+        len(info.class_names),
+        np.zeros(3, np.float32),
+        np.eye(3, dtype=np.float32),
+        wants_pooling(info.canvas_hw),
+    )
     _load_tensors(network, tensors, path)
     return network.eval(), info
 

@@ -17,23 +17,30 @@ def fuse(network: GridNetwork) -> GridNetwork:
     """
     fused = copy.deepcopy(network).eval()
     for module in fused.modules():
-        if isinstance(module, ConvBlock) and module.norm is not None:
+        # Group norm measures every picture anew and cannot be folded.
+        if isinstance(module, ConvBlock) and not isinstance(module.norm, nn.GroupNorm):
             module.conv = _fold(module.conv, module.norm, module.identity)
             module.norm = None
             module.identity = False
     return fused.requires_grad_(False)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d, identity: bool) -> nn.Conv2d:
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, identity: bool) -> nn.Conv2d:
     """Return one convolution for norm(conv(x)) + x (the addition only with `identity`)."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    weight = conv.weight.double() * gain[:, None, None, None]
-    bias = norm.bias.double() - norm.running_mean.double() * gain
+    weight = conv.weight.double()
+    if norm is None:
+        assert conv.bias is not None
+        bias = conv.bias.double()
+    else:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        weight = weight * gain[:, None, None, None]
+        bias = norm.bias.double() - norm.running_mean.double() * gain
     if identity:
         middle = conv.kernel_size[0] // 2
         channels = torch.arange(conv.out_channels)
+        weight = weight.clone()
         weight[channels, channels, middle, middle] += 1
     folded = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device

@@ -24,7 +24,7 @@ class _Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         predictions = self.network(image.permute(0, 3, 1, 2))
-        return predictions.boxes(), predictions.class_logits.sigmoid()
+        return predictions.boxes(), predictions.scores()
 
 
 def to_onnx(network: GridNetwork, info: WeightsInfo, canvas_hw: tuple[int, int]) -> bytes:

@@ -31,4 +31,4 @@ class TorchRuntime:
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         predictions = self._network(images_to_tensor(canvases).to(self._device))
-        return PointPredictions(predictions.boxes().cpu().numpy(), predictions.class_logits.sigmoid().cpu().numpy())
+        return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

@@ -1,13 +1,14 @@
 import numpy as np
 import torch
 
+from detector.config import Config
 from detector.engine.ema import MovingAverage
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import GridNetwork
 
 
 def build() -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(SIZES["pico"], 2, np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    return GridNetwork(Config(model="pico"), 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
 
 
 def change(network: GridNetwork, seed: int) -> None:

@@ -8,7 +8,8 @@ from detector.config import PLANNING_STEPS, Config
 from detector.engine.schedule import ema_decay, evaluation_steps, learning_rate, least_quality
 
 shares = st.floats(0, 1)
-configs = st.builds(Config, warmup=shares, flat=shares, final_lr=shares, ema=shares)
+names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
+configs = st.builds(Config, lr_schedule=names, warmup=shares, flat=shares, final_lr=shares, ema=shares)
 lengths = st.integers(1, 20_000)
 
 
@@ -30,27 +31,27 @@ def test_the_learning_rate_rises_to_a_fifth_then_to_the_peak_stays_and_falls(
     corners = [(0.0, 0.0), (20.0, 0.2), (peak_at, 1.0), (falls_at, 1.0), (steps, final)]
     config = Config(warmup=warmup, flat=flat, final_lr=final)
     for step in range(steps):
-        assert learning_rate(step, steps, config) == pytest.approx(interpolate(step + 1, corners), abs=1e-9), step
+        assert learning_rate(step, steps, config, 25) == pytest.approx(interpolate(step + 1, corners), abs=1e-9), step
 
 
 @given(configs, lengths, lengths, st.integers(0, PLANNING_STEPS - 1))
 def test_the_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
-    assert learning_rate(step, steps, config) == learning_rate(step, others, config)
+    assert learning_rate(step, steps, config, 25) == learning_rate(step, others, config, 25)
     assert ema_decay(step, steps, config) == ema_decay(step, others, config)
     assert least_quality(step, steps) == least_quality(step, others)
 
 
 @given(configs, lengths, st.data())
 def test_every_schedule_keeps_its_bounds(config: Config, steps: int, data: st.DataObject) -> None:
-    step = data.draw(st.integers(0, steps - 1))
-    assert 0 <= learning_rate(step, steps, config) <= 1 + 1e-9
+    step, per_epoch = data.draw(st.integers(0, steps - 1)), data.draw(st.floats(0.1, 1000))
+    assert 0 <= learning_rate(step, steps, config, per_epoch) <= 1 + 1e-9
     assert 0 <= ema_decay(step, steps, config) < 1
     assert least_quality(step, steps) in (0.0, 0.1)
 
 
 @given(st.builds(Config, warmup=shares, flat=st.floats(0, 0.99), final_lr=shares), st.integers(1000, 20_000))
 def test_the_last_step_has_the_final_learning_rate(config: Config, steps: int) -> None:
-    assert learning_rate(steps - 1, steps, config) == pytest.approx(config.final_lr, abs=1e-6)
+    assert learning_rate(steps - 1, steps, config, 25) == pytest.approx(config.final_lr, abs=1e-6)
 
 
 def test_the_average_has_a_short_memory_at_first_and_then_one_of_its_share_of_the_run() -> None:

@@ -16,11 +16,12 @@ from detector.data.descriptor import open_data
 from detector.data.loader import training_batch, training_batches
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, score_split
-from detector.engine.train import choose_batch, train
+from detector.engine.pace import choose_batch
+from detector.engine.train import train
 from detector.engine.trainer import Trainer
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import GridNetwork
 from detector.runtime.pytorch import TorchRuntime
 from detector.weights_info import WeightsInfo
 
@@ -32,7 +33,7 @@ def test_a_network_learns_a_handful_of_pictures_by_heart() -> None:
     still = Config(model="pico", mirror=0, scale=(1, 1), shift=0, colour_gain=0, brightness=0, ema=0.1)
     dataset = DetectionDataset(split, canvas_hw, still)
     torch.manual_seed(0)
-    network = GridNetwork(SIZES["pico"], len(split.class_names), *dataset.colour_statistics())
+    network = GridNetwork(Config(model="pico"), len(split.class_names), *dataset.colour_statistics())
     trainer = Trainer(network, still, torch.device("cpu"), torch.float32)
     for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
         trainer.step(step, steps, batch)

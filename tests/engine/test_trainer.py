@@ -7,14 +7,14 @@ import torch
 from detector.config import Config
 from detector.data.batch import Batch
 from detector.engine.trainer import NonFiniteLossError, Trainer
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import GridNetwork
 
 CPU = torch.device("cpu")
 
 
 def build() -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(SIZES["pico"], 3, np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    return GridNetwork(Config(model="pico"), 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
 
 
 def batch() -> Batch:

@@ -10,9 +10,10 @@ from torch import Tensor
 from detector.config import Config
 from detector.data.batch import Batch
 from detector.loss.assigner import assign
-from detector.loss.criterion import LossTerms, detection_loss, quality_focal_loss
+from detector.loss.criterion import detection_loss, quality_focal_loss, softmax_loss, squared_error
+from detector.loss.terms import LossTerms
 from detector.model.grid import Grid, GridPredictions, make_grid
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import GridNetwork
 
 CANVAS_HW = (96, 128)
 CLASSES = 3
@@ -58,8 +59,7 @@ def one_picture(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
 
 
 def numbers(terms: LossTerms) -> list[float]:
-    terms = terms.detach()
-    return [float(terms.classes), float(terms.iou), float(terms.l1)]
+    return [float(part) for part in terms.detach().parts.values()]
 
 
 def giou_of(a: Sequence[float], b: Sequence[float]) -> float:
@@ -183,8 +183,7 @@ def test_an_object_within_a_crowd_region_is_still_learned() -> None:
     batch = replace(batch, is_crowd=first, is_object=batch.is_object & ~first, boxes=batch.boxes.double())
     terms = detection_loss(predictions, batch, Config())
     assert terms.positives > 0
-    assert float(terms.classes) > 0
-    assert float(terms.iou) > 0
+    assert min(numbers(terms)[:2]) > 0
 
 
 def many_boxes() -> list[list[float]]:
@@ -211,7 +210,9 @@ def many_boxes() -> list[list[float]]:
 @pytest.mark.parametrize("least_quality", [0.0, 0.1])
 def test_loss_and_gradients_are_finite(batch: Batch, least_quality: float) -> None:
     torch.manual_seed(0)
-    network = GridNetwork(SIZES["pico"], CLASSES, np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    network = GridNetwork(
+        Config(model="pico"), CLASSES, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
+    )
     terms = detection_loss(network(batch.images), batch, Config(), least_quality)
     assert np.isfinite(numbers(terms)).all()
     terms.total.backward()  # type: ignore[no-untyped-call]
@@ -227,3 +228,27 @@ def test_predictions_that_are_exactly_right_cost_nothing_for_the_boxes() -> None
     sides = torch.stack([x - x1, y - y1, x2 - x, y2 - y], dim=1) / predictions.grid.strides[:, None]
     terms = detection_loss(replace(predictions, distances=sides.clamp(min=0)[None]), batch, Config(assign_top_k=1))
     assert numbers(terms)[1:] == pytest.approx([0, 0], abs=1e-12)
+
+
+def test_softmax_counts_the_background_as_a_class_with_a_logit_of_zero() -> None:
+    logits, targets = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64) / 3
+    with_background = torch.cat([torch.zeros(5, 1, dtype=torch.float64), logits], dim=1)
+    shares = torch.cat([1 - targets.sum(dim=1, keepdim=True), targets], dim=1)
+    wanted = torch.nn.functional.cross_entropy(with_background, shares, reduction="none")
+    torch.testing.assert_close(softmax_loss(logits, targets), wanted)
+
+
+def test_squared_errors_are_those_of_centre_and_roots_of_the_sides() -> None:
+    distances, wanted = torch.tensor([[1.0, 2.0, 3.0, 2.0]]), torch.tensor([[0.5, 1.0, 0.5, 3.0]])
+    # Centres 1, 0 and 0, 1; sides 4, 4 and 1, 4.
+    assert squared_error(distances, wanted).tolist() == pytest.approx([1 + 1 + (2 - 1) ** 2 + 0])
+
+
+@pytest.mark.parametrize("class_loss", ["sigmoid", "softmax"])
+def test_other_losses_of_the_scores_leave_those_of_the_boxes_alone(class_loss: str) -> None:
+    predictions, batch = random_predictions(2, 0), random_batch(2, 4, 0)
+    one = detection_loss(predictions, batch, Config())
+    other = detection_loss(predictions, batch, Config(class_loss=class_loss, square_weight=0.5))  # type: ignore[arg-type]
+    assert numbers(one)[1:] == numbers(other)[1:3]
+    assert numbers(one)[0] != numbers(other)[0]
+    assert set(other.parts) - set(one.parts) == {"square"}

@@ -21,7 +21,8 @@ def noise(*shape: int) -> Tensor:
 def build(size: str) -> GridNetwork:
     torch.manual_seed(0)
     # One size stands for all with the pooling of large canvases.
-    return GridNetwork(SIZES[size], 3, np.full(3, 110, np.float32), np.full(3, 60, np.float32), pooled=size == "pico")
+    config = Config(model=size)  # type: ignore[arg-type]
+    return GridNetwork(config, 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600, size == "pico")
 
 
 def trained(size: str) -> GridNetwork:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.config import Config
 from detector.model.blocks import ContextPool
 from detector.model.grid import make_grid
 from detector.model.initialise import PRIOR
@@ -13,7 +14,7 @@ MEAN, DEVIATION = np.array([120, 100, 80], np.float32), np.array([60, 50, 40], n
 
 def build(size: str = "pico", class_count: int = 3) -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(SIZES[size], class_count, MEAN, DEVIATION).eval()
+    return GridNetwork(Config(model=size), class_count, MEAN, np.diag(DEVIATION**2)).eval()  # type: ignore[arg-type]
 
 
 def noise(*shape: int) -> Tensor:
@@ -92,7 +93,7 @@ def test_every_parameter_takes_part_in_the_answer() -> None:
 
 def test_context_is_the_map_beside_its_maxima_over_5x5_and_9x9_cells() -> None:
     torch.manual_seed(0)
-    pool = ContextPool(8).eval()
+    pool = ContextPool(8, Config()).eval()
     seen: list[Tensor] = []
     pool.merge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
