@@ -6,6 +6,7 @@ What picture number k of a run looks like depends on (seed, k) alone, whoever as
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.annotation import Annotation
+from detector.boxes import Floats
 from detector.config import Config
 from detector.data.augment import augment
+from detector.data.colour import colour_statistics, pca_shift, principal_colours
+from detector.data.mix import copy_paste, mixup, style_shift
 from detector.data.mosaic import mosaic
 from detector.data.sample import Sample
 from detector.data.split import Split
@@ -47,6 +51,7 @@ class DetectionDataset:
     Attributes:
         canvas_hw, config: as given.
         annotations: of the pictures that are there.
+        picture_bytes: that all pictures take decoded.
         in_memory: whether the decoded pictures are kept.
 
     Raises:
@@ -57,8 +62,8 @@ class DetectionDataset:
         self.canvas_hw = canvas_hw
         self.config = config
         self._read = split.read_image
-        needed = sum(self._pixel_bytes(annotation) for annotation in split.annotations)
-        self.in_memory = needed <= _MEMORY_SHARE * available_memory()
+        self.picture_bytes = sum(self._pixel_bytes(annotation) for annotation in split.annotations)
+        self.in_memory = self.picture_bytes <= _MEMORY_SHARE * available_memory()
         self._pictures: list[Pixels] = []
         kept = []
         for annotation, picture in self._decode_all(split.annotations):
@@ -87,35 +92,69 @@ class DetectionDataset:
     def training_sample(self, position: int, epochs: float, canvas_hw: tuple[int, int] | None = None) -> Sample:
         """Return the picture at a position of the run's endless stream: permutation after permutation of the split.
 
+        What takes from other pictures comes in the order in which each step can still make good the one before: the
+        picture is placed, alone or in a mosaic; objects are pasted while all that is there is opaque, so that what
+        they hide is known; mixup blends the finished picture; the style is laid over all of it, pasted objects too.
+        The principal colours come last, since a style would undo them. `strength` grows ranges, never chances.
+
         Args:
             position: number of the sample since the start of the run.
             epochs: planned length of the run; decides how much mosaic there is.
             canvas_hw: size of the sample; None: the full canvas.
         """
-        canvas_hw = canvas_hw or self.canvas_hw
+        canvas_hw, config = canvas_hw or self.canvas_hw, self.config
         epoch, place = divmod(position, len(self))
         index = int(self._order(epoch)[place])
-        rng = np.random.default_rng([_SAMPLES, self.config.seed, epoch, index])
-        if rng.random() < mosaic_share(self.config, position / len(self), epochs):
+        rng = np.random.default_rng([_SAMPLES, config.seed, epoch, index])
+        strength = augment_strength(config, position / len(self))
+        if rng.random() < mosaic_share(config, position / len(self), epochs):
             partners = rng.integers(len(self), size=3)
             samples = [self.sample(index), *(self.sample(int(partner)) for partner in partners)]
-            return mosaic(samples, canvas_hw, self.config, rng)
-        strength = augment_strength(self.config, position / len(self))
-        return augment(self.sample(index), canvas_hw, self.config, rng, strength)
+            sample = mosaic(samples, canvas_hw, config, rng)
+        else:
+            sample = augment(self.sample(index), canvas_hw, config, rng, strength)
+        # Nothing is drawn for what is off, so that a new setting changes no run that does not use it.
+        if config.copy_paste and rng.random() < config.copy_paste:
+            donor = self.sample(int(rng.choice(len(self), p=self._donor_chances)))
+            sample = copy_paste(sample, donor, self._class_weights, config, rng, strength)
+        if config.mixup and rng.random() < config.mixup:
+            other = self.sample(int(rng.integers(len(self))))
+            sample = mixup(sample, augment(other, canvas_hw, config, rng, strength), rng)
+        if config.style_shift and rng.random() < config.style_shift:
+            sample = style_shift(sample, self.sample(int(rng.integers(len(self)))).image)
+        if config.pca_colour:
+            sample = pca_shift(sample, self._principal_colours, config, rng, strength)
+        return sample
 
-    def colour_statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return mean [3] and deviation [3] of the RGB levels (0..255), over up to 256 evenly spaced pictures."""
+    def colour_statistics(self) -> tuple[Floats, Floats]:
+        """Return mean [3] and covariance [3, 3] of the RGB levels (0..255), over up to 256 evenly spaced pictures.
+
+        No variance is below 1. Computed once.
+        """
+        return self._colour_statistics
+
+    @cached_property
+    def _colour_statistics(self) -> tuple[Floats, Floats]:
         indices = np.unique(np.linspace(0, len(self) - 1, min(len(self), 256)).astype(int))
-        total, total_squares, count = np.zeros(3), np.zeros(3), 0
-        for index in indices:
-            # Every 4th pixel each way tells the same, sixteen times faster.
-            pixels = self.sample(int(index)).image[::4, ::4].reshape(-1, 3).astype(np.float64)
-            total += pixels.sum(axis=0)
-            total_squares += (pixels**2).sum(axis=0)
-            count += len(pixels)
-        mean = total / count
-        deviation = np.sqrt(np.maximum(total_squares / count - mean**2, 1))
-        return mean.astype(np.float32), deviation.astype(np.float32)
+        return colour_statistics(self.sample(int(index)).image for index in indices)
+
+    @cached_property
+    def _principal_colours(self) -> Floats:
+        return principal_colours(self.colour_statistics()[1])
+
+    @cached_property
+    def _class_weights(self) -> npt.NDArray[np.float64]:
+        """One over the number of objects of each class [C]; crowd regions are no objects."""
+        counts = np.bincount(np.concatenate([a.class_ids[~a.is_crowd] for a in self.annotations]))
+        return np.asarray(1 / np.maximum(counts, 1))
+
+    @cached_property
+    def _donor_chances(self) -> npt.NDArray[np.float64]:
+        """Chance of each picture [len] to give objects: the sum of its objects' weights, so that classes are alike."""
+        weights = np.array([self._class_weights[a.class_ids[~a.is_crowd]].sum() for a in self.annotations])
+        if not weights.any():
+            weights += 1  # No picture has an object; whichever is asked gives none.
+        return np.asarray(weights / weights.sum())
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.default_rng([_ORDER, self.config.seed, epoch]).permutation(len(self))

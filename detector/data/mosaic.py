@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from detector.config import Config
-from detector.data.augment import colour_shift, random_placement, transform
+from detector.data.augment import random_placement, transform
+from detector.data.colour import change_colours
 from detector.data.sample import Sample
 
 
@@ -43,4 +44,4 @@ def mosaic(samples: Sequence[Sample], canvas_hw: tuple[int, int], config: Config
         is_crowd=np.concatenate([part.is_crowd for part in parts]),
         image_id=samples[0].image_id,
     )
-    return colour_shift(merged, config, rng)
+    return change_colours(merged, config, rng)

@@ -13,8 +13,12 @@ from detector.annotation import Annotation
 from detector.boxes import area
 from detector.config import Config
 from detector.data import coco
-from detector.data.dataset import DetectionDataset, available_memory, mosaic_share
+from detector.data.augment import augment, random_placement, transform
+from detector.data.colour import colour_shift, pca_shift, principal_colours
+from detector.data.dataset import DetectionDataset, augment_strength, available_memory, mosaic_share
 from detector.data.ledger import Ledger
+from detector.data.mix import mixup, style_shift
+from detector.data.mosaic import mosaic
 from detector.data.sample import Sample
 from detector.data.split import Split
 from detector.errors import InputError
@@ -22,6 +26,7 @@ from detector.images import Pixels
 
 HW = tuple[int, int]
 CANVAS = (64, 96)
+PHASED_IN = Config(mosaic=0.4, mosaic_from=60, clean_end=0.15)
 MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, clean_end=0.0)
 SIZES = [(40, 60), (61, 97), (97, 61), (200, 300), (1, 1), (33, 500), (64, 96)]
 
@@ -203,17 +208,153 @@ def test_colour_statistics_are_those_of_all_pixels() -> None:
         a.image_id: rng.integers(0, 256, (10, 15, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
         for a in split.annotations
     }
-    mean, deviation = make(replace(split, read_image=lambda a: pictures[a.image_id])).colour_statistics()
+    dataset = make(replace(split, read_image=lambda a: pictures[a.image_id]))
+    mean, covariance = dataset.colour_statistics()
     pixels = np.stack(list(pictures.values())).reshape(-1, 3)
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(deviation, pixels.std(axis=0), rtol=1e-5)
-    assert mean.dtype == deviation.dtype == np.float32
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
+    assert mean.dtype == covariance.dtype == np.float32
+    assert dataset.colour_statistics()[0] is mean, "computed once"
 
 
-def test_a_split_of_one_colour_has_a_deviation_that_can_be_divided_by() -> None:
+def test_a_split_of_one_colour_has_a_covariance_that_can_be_divided_by() -> None:
     split = replace(make_split([(40, 60)] * 2), read_image=lambda _: np.full((40, 60, 3), 255, np.uint8))
-    mean, deviation = make(split).colour_statistics()
-    assert (mean.tolist(), deviation.tolist()) == ([255] * 3, [1] * 3)
+    mean, covariance = make(split).colour_statistics()
+    assert (mean.tolist(), covariance.tolist()) == ([255] * 3, np.eye(3).tolist())
+
+
+def rng_of(dataset: DetectionDataset, position: int) -> tuple[int, np.random.Generator]:
+    """The picture at a position, and the random numbers that make its sample."""
+    seed, (epoch, place) = dataset.config.seed, divmod(position, len(dataset))
+    index = int(np.random.default_rng([1, seed, epoch]).permutation(len(dataset))[place])
+    return index, np.random.default_rng([2, seed, epoch, index])
+
+
+@pytest.mark.parametrize("config", [Config(), MOSAIC])
+def test_with_all_that_mixes_off_samples_are_to_the_last_bit_what_they_were_before_there_was_any(
+    config: Config,
+) -> None:
+    dataset = make(config=config)
+    for position in range(21):
+        index, rng = rng_of(dataset, position)
+        if rng.random() < mosaic_share(config, position / len(dataset), 9):
+            samples = [dataset.sample(i) for i in (index, *rng.integers(len(dataset), size=3).tolist())]
+            expected = mosaic(samples, CANVAS, config, rng)
+        else:
+            strength = augment_strength(config, position / len(dataset))
+            sample = dataset.sample(index)
+            matrix = random_placement(sample.image.shape, CANVAS, config, rng, strength)
+            expected = colour_shift(transform(sample, matrix, CANVAS, config), config, rng, strength)
+        assert same(dataset.training_sample(position, 9), expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(mixup=1.0),
+        Config(style_shift=1.0),
+        Config(pca_colour=0.3),
+        Config(mixup=1.0, style_shift=1.0, pca_colour=0.3),
+    ],
+)
+def test_a_sample_is_blended_then_restyled_then_shifted_as_far_as_it_is_asked_and_draws_nothing_else(
+    config: Config,
+) -> None:
+    dataset = make(config=config)
+    principal = principal_colours(dataset.colour_statistics()[1])
+
+    def another(rng: np.random.Generator) -> Sample:
+        return dataset.sample(int(rng.integers(len(dataset))))
+
+    for position in range(10):
+        index, rng = rng_of(dataset, position)
+        strength = augment_strength(config, position / len(dataset))
+        rng.random()  # whether it is a mosaic
+        expected = augment(dataset.sample(index), CANVAS, config, rng, strength)
+        if config.mixup:
+            rng.random()
+            expected = mixup(expected, augment(another(rng), CANVAS, config, rng, strength), rng)
+        if config.style_shift:
+            rng.random()
+            expected = style_shift(expected, another(rng).image)
+        if config.pca_colour:
+            expected = pca_shift(expected, principal, config, rng, strength)
+        assert same(dataset.training_sample(position, 9), expected)
+
+
+EVERYTHING = Config(
+    rotate=20.0, crop=0.3, hue=0.1, saturation=0.3, value=0.3, pca_colour=0.1,
+    style_shift=0.5, copy_paste=0.7, mixup=0.5, mosaic=0.5, mosaic_from=0.0, clean_end=0.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [(40, 60)], [(1, 1)]])
+def test_with_everything_on_samples_depend_on_seed_and_position_alone_and_are_samples(sizes: list[HW]) -> None:
+    one, other = (make(make_split(sizes), EVERYTHING) for _ in range(2))
+    forwards = [one.training_sample(position, 99) for position in range(30)]
+    backwards = [other.training_sample(position, 99) for position in reversed(range(30))]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+    for sample in forwards:
+        assert sample.image.shape == (*CANVAS, 3)
+        arrays = (sample.image, sample.boxes, sample.class_ids, sample.is_crowd)
+        assert [array.dtype.name for array in arrays] == ["uint8", "float32", "int64", "bool"]
+        assert sample.boxes.shape == (len(sample.class_ids), 4)
+        assert ((sample.boxes >= 0) & (sample.boxes <= (96, 64, 96, 64))).all()
+        assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
+
+
+def test_with_everything_on_no_picture_and_no_annotation_is_written_into() -> None:
+    split, untouched = make_split(), make_split()
+    dataset, fresh = make(split, EVERYTHING), make(untouched)
+    for position in range(30):
+        dataset.training_sample(position, 9)
+    assert all(same(dataset.sample(i), fresh.sample(i)) for i in range(len(SIZES)))
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_split_without_objects_or_of_crowd_regions_alone_can_be_trained_on_with_everything_on(crowd: bool) -> None:
+    split = make_split([(40, 60)] * 3)
+    kept = 1 if crowd else 0
+    annotations = tuple(
+        replace(
+            a,
+            boxes=a.boxes[:kept],
+            class_ids=a.class_ids[:kept],
+            is_crowd=np.ones(kept, dtype=np.bool_),
+            areas=a.areas[:kept],
+        )
+        for a in split.annotations
+    )
+    dataset = make(replace(split, annotations=annotations), replace(EVERYTHING, copy_paste=1.0))
+    for position in range(20):
+        assert dataset.training_sample(position, 9).is_crowd.all()
+
+
+@pytest.mark.parametrize("config", [Config(copy_paste=0.5), Config(mixup=0.5), Config(style_shift=0.5)])
+def test_about_as_many_samples_are_mixed_as_the_setting_says_and_the_others_stay_as_they_were(config: Config) -> None:
+    plain, mixed = make(config=Config()), make(config=config)
+    # The largest box of SIZES hides the place of any other, so not every paste finds one.
+    changed = np.mean([not same(plain.training_sample(p, 9), mixed.training_sample(p, 9)) for p in range(100)])
+    assert 0.15 < changed < 0.65
+
+
+def test_samples_of_another_canvas_mix_too() -> None:
+    dataset = make(config=replace(EVERYTHING, copy_paste=1.0, mixup=1.0, style_shift=1.0))
+    assert all(dataset.training_sample(p, 9, (32, 64)).image.shape == (32, 64, 3) for p in range(10))
+
+
+def test_pasted_objects_are_of_rare_classes_as_often_as_of_common_ones() -> None:
+    # One picture in ten has an object of class 1, the others of class 0.
+    split = make_split([(64, 96)] * 10)
+    annotations = tuple(
+        replace(a, boxes=np.array([[2, 2, 12, 12]], np.float32), class_ids=np.array([int(a.image_id == 1)]))
+        for a in split.annotations
+    )
+    still = Config(copy_paste=1.0, scale=(1.0, 1.0), shift=0.0)
+    dataset = make(replace(split, annotations=annotations), still)
+    pasted = np.concatenate([dataset.training_sample(p, 9).class_ids[1:] for p in range(100)])
+    assert len(pasted) > 90
+    assert 0.3 < pasted.mean() < 0.7
 
 
 @given(st.floats(0, 300), st.floats(0.1, 300))
@@ -221,15 +362,14 @@ def test_a_split_of_one_colour_has_a_deviation_that_can_be_divided_by() -> None:
 def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the_setting(
     epoch: float, epochs: float
 ) -> None:
-    config = Config(mosaic=0.4, mosaic_from=60, clean_end=0.15)
-    share = mosaic_share(config, epoch, epochs)
+    share = mosaic_share(PHASED_IN, epoch, epochs)
     assert 0 <= share <= 0.4
     if epoch < 60 or epochs <= 60 or epoch > 0.85 * epochs:
         assert share == 0
     elif epoch >= 90:
         assert share == 0.4
     else:
-        assert share <= mosaic_share(config, epoch + 0.1, 1e6)
+        assert share <= mosaic_share(PHASED_IN, epoch + 0.1, 1e6)
 
 
 def test_available_memory_is_a_sane_number_of_bytes() -> None:

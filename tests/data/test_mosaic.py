@@ -12,6 +12,7 @@ from detector.data.sample import Sample
 HW = tuple[int, int]
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
 PLAIN = Config(colour_gain=0.0, brightness=0.0)
+DEFAULT = Config()
 CANVAS = (160, 192)
 
 
@@ -48,11 +49,25 @@ def test_each_object_lies_in_its_box_and_keeps_its_class() -> None:
     assert seen > 120
 
 
+def test_turned_parts_stay_in_their_part_and_their_objects_in_their_boxes() -> None:
+    samples = four((90, 120), (121, 77), (61, 133), (64, 64))
+    turned = replace(PLAIN, rotate=45.0, crop=0.3)
+    seen = 0
+    for seed in range(30):
+        merged = mosaic(samples, CANVAS, turned, np.random.default_rng(seed))
+        for box, class_id in zip(merged.boxes, merged.class_ids, strict=True):
+            bounds = np.array(bounds_of_colour(merged, int(class_id)))
+            assert (bounds[:2] >= box[:2] - 1).all()
+            assert (bounds[2:] <= box[2:] + 1).all()
+            seen += 1
+    assert seen > 80
+
+
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=4, max_size=4), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=40)
 def test_any_four_pictures_fit_on_any_canvas_and_are_left_as_they_were(sizes: list[HW], seed: int) -> None:
     samples, same = four(*sizes), four(*sizes)
-    first, second = (mosaic(samples, (32, 64), Config(), np.random.default_rng(seed)) for _ in range(2))
+    first, second = (mosaic(samples, (32, 64), DEFAULT, np.random.default_rng(seed)) for _ in range(2))
     assert first.image.shape == (32, 64, 3)
     assert first.image_id == 10
     assert ((first.boxes >= 0) & (first.boxes <= (64, 32, 64, 32))).all()
