@@ -1,6 +1,6 @@
 """The detector as its users hold it: load weights, ask it about pictures."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from detector import images
-from detector.config import RuntimeName
+from detector.config import Config, RuntimeName, parse_value
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.engine.postprocess import postprocess
 from detector.errors import InputError
@@ -37,11 +37,16 @@ class Detector:
     Attributes:
         runtime: what computes.
         info: class names, canvas in training, training facts.
+
+    Raises:
+        InputError: the suppression in the weights' settings makes no sense.
     """
 
     def __init__(self, runtime: Runtime, info: WeightsInfo) -> None:
         self.runtime = runtime
         self.info = info
+        self._suppression: str = _own_setting(info, "suppression", Config.suppression)
+        self._class_agnostic: bool = _own_setting(info, "class_agnostic", Config.class_agnostic)
 
     @classmethod
     def load(
@@ -103,7 +108,8 @@ class Detector:
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
-        class_agnostic: bool = False,
+        class_agnostic: bool | None = None,
+        suppression: str | None = None,
     ) -> Iterator[Detections | InputError]:
         """Yield the answer for each picture in turn, reading a few pictures ahead; any number of pictures will do.
 
@@ -112,10 +118,14 @@ class Detector:
             score_threshold: lowest score that counts, 0..1.
             iou_threshold: overlap above which the lower of two boxes goes, 0..1.
             max_detections: most detections per picture.
-            class_agnostic: let boxes of different classes suppress each other.
+            class_agnostic: let boxes of different classes suppress each other; None: as the weights' settings say.
+            suppression: as of `postprocess`; None: as the weights' settings say.
 
         Yields:
             Detections, or the InputError of a picture that cannot be read.
+
+        Raises:
+            InputError: no such suppression.
         """
         with ThreadPoolExecutor(max_workers=1) as pool:
             remaining = iter(pictures)
@@ -130,22 +140,41 @@ class Detector:
                         iou_threshold=iou_threshold,
                         max_detections=max_detections,
                         class_agnostic=class_agnostic,
+                        suppression=suppression,
                     )
                 )
                 for entry in batch:
                     yield entry if isinstance(entry, InputError) else next(answers)
 
-    def detect_canvases(self, letterboxed: Sequence[tuple[Letterbox, Pixels]], **options: Any) -> list[Detections]:
+    def detect_canvases(
+        self,
+        letterboxed: Sequence[tuple[Letterbox, Pixels]],
+        class_agnostic: bool | None = None,
+        suppression: str | None = None,
+        **options: Any,
+    ) -> list[Detections]:
         """Find the objects in pictures that already lie on this detector's canvas.
 
         Args:
             letterboxed: for each picture its letterbox and its canvas [H, W, 3].
+            class_agnostic: as of `detect_each`.
+            suppression: as of `detect_each`.
             options: thresholds, as of `postprocess`.
+
+        Raises:
+            InputError: no such suppression.
         """
         if not letterboxed:
             return []
         predictions = self.runtime.predict([canvas for _, canvas in letterboxed])
-        return postprocess(predictions, [letterbox for letterbox, _ in letterboxed], self.class_names, **options)
+        return postprocess(
+            predictions,
+            [letterbox for letterbox, _ in letterboxed],
+            self.class_names,
+            class_agnostic=self._class_agnostic if class_agnostic is None else class_agnostic,
+            suppression=self._suppression if suppression is None else suppression,
+            **options,
+        )
 
     def _read_batch(self, pictures: Sequence[Picture]) -> list[tuple[Letterbox, Pixels] | InputError]:
         batch: list[tuple[Letterbox, Pixels] | InputError] = []
@@ -155,6 +184,16 @@ class Detector:
             except InputError as error:
                 batch.append(error)
         return batch
+
+
+def _own_setting(info: WeightsInfo, key: str, default: Any) -> Any:
+    """Return a setting of the run that made the weights; the default where they do not say."""
+    if not isinstance(info.config, Mapping):
+        raise InputError(f"the weights' settings are damaged: expected a mapping, got {info.config!r}")
+    try:
+        return parse_value(key, info.config.get(key, default))
+    except InputError as error:
+        raise InputError(f"the weights' settings are damaged: {error}") from None
 
 
 def _read(picture: Picture) -> Pixels:

@@ -41,6 +41,8 @@ def evaluate(
     iou_threshold: float = IOU_THRESHOLD,
     long_side: int | None = None,
     runtime: RuntimeName = "auto",
+    suppression: str | None = None,
+    class_agnostic: bool | None = None,
 ) -> AveragePrecision:
     """Score weights on a split of a data set.
 
@@ -52,23 +54,32 @@ def evaluate(
         iou_threshold: of the suppression, 0..1.
         long_side: as for `Detector`.
         runtime: as for `Detector`.
+        suppression: as for `Detector.detect_each`.
+        class_agnostic: as for `Detector.detect_each`.
 
     Raises:
-        InputError: the data, split or weights cannot be read, or their classes differ.
+        InputError: the data, split or weights cannot be read, or their classes differ; no such suppression.
     """
     detector = Detector.load(weights, device, long_side, runtime)
     read = open_data(data).read(split)
-    return score_split(read, detect_split(detector, read, iou_threshold))
+    return score_split(read, detect_split(detector, read, iou_threshold, suppression, class_agnostic))
 
 
-def detect_split(detector: Detector, split: Split, iou_threshold: float = IOU_THRESHOLD) -> dict[int, Detections]:
-    """Return what a detector finds in every picture of a split, by image id.
+def detect_split(
+    detector: Detector,
+    split: Split,
+    iou_threshold: float = IOU_THRESHOLD,
+    suppression: str | None = None,
+    class_agnostic: bool | None = None,
+) -> dict[int, Detections]:
+    """Return what a detector finds in every picture of a split, by image id; thresholds and the rest as for `evaluate`.
 
     Raises:
-        InputError: the classes differ, or a picture cannot be read.
+        InputError: the classes differ, or a picture cannot be read; no such suppression.
     """
     check_classes(detector, split)
-    return detect_canvases(detector, letterboxed(split, detector.canvas_hw), iou_threshold)
+    canvases = letterboxed(split, detector.canvas_hw)
+    return detect_canvases(detector, canvases, iou_threshold, suppression, class_agnostic)
 
 
 def letterboxed(split: Split, canvas_hw: tuple[int, int]) -> Iterator[tuple[Annotation, Letterbox, Pixels]]:
@@ -78,7 +89,11 @@ def letterboxed(split: Split, canvas_hw: tuple[int, int]) -> Iterator[tuple[Anno
 
 
 def detect_canvases(
-    detector: Detector, canvases: Canvases, iou_threshold: float = IOU_THRESHOLD
+    detector: Detector,
+    canvases: Canvases,
+    iou_threshold: float = IOU_THRESHOLD,
+    suppression: str | None = None,
+    class_agnostic: bool | None = None,
 ) -> dict[int, Detections]:
     """Return what a detector finds on canvases made by `letterboxed`, by image id."""
     found: dict[int, Detections] = {}
@@ -90,6 +105,8 @@ def detect_canvases(
             iou_threshold=iou_threshold,
             max_detections=COCO_MAX_DETECTIONS,
             every_class=True,
+            suppression=suppression,
+            class_agnostic=class_agnostic,
         )
         found |= {annotation.image_id: answer for (annotation, _, _), answer in zip(batch, answers, strict=True)}
     return found
@@ -125,6 +142,8 @@ def evaluate_to_files(
     runtime: RuntimeName = "auto",
     json_path: Path | None = None,
     results_path: Path | None = None,
+    suppression: str | None = None,
+    class_agnostic: bool | None = None,
 ) -> AveragePrecision:
     """Score weights, or another program's COCO results, and write the numbers.
 
@@ -139,6 +158,8 @@ def evaluate_to_files(
         runtime: as for `Detector`.
         json_path: gets the numbers.
         results_path: gets the detections as COCO results.
+        suppression: as for `Detector.detect_each`.
+        class_agnostic: as for `Detector.detect_each`.
 
     Raises:
         InputError: anything given will not do.
@@ -157,7 +178,7 @@ def evaluate_to_files(
         detector = Detector.load(weights, device, long_side, runtime)
         read = source.read(split)
         log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
-        found = detect_split(detector, read, iou_threshold)
+        found = detect_split(detector, read, iou_threshold, suppression, class_agnostic)
         results = coco_results(found, read.category_ids)
         ap = score_split(read, found)
     for path, values in ((json_path, ap.to_json()), (results_path, results)):

@@ -6,8 +6,9 @@ import numpy as np
 
 from detector.boxes import area
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
+from detector.errors import InputError
 from detector.letterbox import Letterbox
-from detector.ops.nms import nms
+from detector.ops.suppression import METHODS, suppress
 from detector.runtime.runtime import PointPredictions
 
 
@@ -20,6 +21,7 @@ def postprocess(
     max_detections: int = MAX_DETECTIONS,
     class_agnostic: bool = False,
     every_class: bool = False,
+    suppression: str = "classic",
 ) -> list[Detections]:
     """Turn the predictions for B pictures into one `Detections` per picture.
 
@@ -33,7 +35,13 @@ def postprocess(
         class_agnostic: let boxes suppress each other whatever their class.
         every_class: let a point answer with every class above the threshold, which the ranking of an evaluation
             gains from, and not with its best alone, which is what one wants to see.
+        suppression: "classic", "soft", "diou" or "weighted"; see `ops.suppression`.
+
+    Raises:
+        InputError: no such suppression.
     """
+    if suppression not in METHODS:
+        raise InputError(f"suppression: expected {' or '.join(METHODS)}, got {suppression!r}")
     found = []
     for scores, boxes, letterbox in zip(predictions.scores, predictions.boxes, letterboxes, strict=True):
         if every_class:
@@ -45,6 +53,14 @@ def postprocess(
         # Answers in the grey beside the picture are cut down to nothing.
         shown = area(candidates) > 0
         candidates, candidate_scores, class_ids = candidates[shown], candidate_scores[shown], class_ids[shown]
-        kept = nms(candidates, candidate_scores, None if class_agnostic else class_ids, iou_threshold, max_detections)
-        found.append(Detections(candidates[kept], candidate_scores[kept], class_ids[kept], class_names))
+        kept = suppress(
+            candidates,
+            candidate_scores,
+            None if class_agnostic else class_ids,
+            suppression,
+            iou_threshold,
+            max_detections,
+            score_threshold,
+        )
+        found.append(Detections(kept.boxes, kept.scores, class_ids[kept.indices], class_names))
     return found

@@ -16,6 +16,7 @@ from detector.engine.detect import Detector
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.model.checkpoint import load_weights
+from detector.ops.suppression import METHODS
 from detector.runtime.pytorch import TorchRuntime
 
 
@@ -132,6 +133,53 @@ def test_thresholds_and_limits_are_those_asked_for(detector: Detector, pictures:
     agnostic = detector.detect(pictures[0], score_threshold=0.001, class_agnostic=True)
     assert len(agnostic) < len(detector.detect(pictures[0], score_threshold=0.001))
     assert len(detector.detect(pictures[0], score_threshold=1.0)) == 0
+
+
+@pytest.mark.parametrize("suppression", METHODS)
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_suppression_is_that_of_the_weights_own_settings_where_none_is_asked_for(
+    detector: Detector, pictures: list[Path], suppression: str, class_agnostic: bool
+) -> None:
+    wanted = {"suppression": suppression, "class_agnostic": class_agnostic}
+    own = Detector(detector.runtime, replace(detector.info, config={**detector.info.config, **wanted}))
+    asked = detector.detect(pictures[:2], score_threshold=0.001, **wanted)
+    for one, other in zip(own.detect(pictures[:2], score_threshold=0.001), asked, strict=True):
+        assert_same(one, other)
+    classic = detector.detect(pictures[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
+    overridden = own.detect(pictures[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
+    assert np.array_equal(overridden.boxes, classic.boxes)
+    assert np.array_equal(overridden.scores, classic.scores)
+    same = len(asked[0]) == len(classic) and np.allclose(asked[0].boxes, classic.boxes)
+    assert same == (wanted == {"suppression": "classic", "class_agnostic": False})
+
+
+def test_weights_whose_settings_say_nothing_of_suppression_have_the_classic_one(
+    detector: Detector, pictures: list[Path]
+) -> None:
+    older = Detector(detector.runtime, replace(detector.info, config={"lr": 0.1}))
+    one, other = older.detect(pictures[0]), detector.detect(pictures[0], suppression="classic", class_agnostic=False)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"suppression": "gentle"}, "suppression: expected classic or soft or diou or weighted, got 'gentle'"),
+        ({"suppression": ["soft"]}, r"suppression: expected classic or .*, got \['soft'\]"),
+        ({"class_agnostic": "no"}, "class_agnostic: expected true or false, got 'no'"),
+        (None, "expected a mapping, got None"),
+    ],
+)
+def test_weights_whose_settings_make_no_sense_are_refused(detector: Detector, config: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"the weights' settings are damaged: {message}"):
+        Detector(detector.runtime, replace(detector.info, config=config))  # type: ignore[arg-type]
+
+
+def test_an_unknown_suppression_is_refused_with_the_known_ones(detector: Detector, pictures: list[Path]) -> None:
+    with pytest.raises(InputError, match="expected classic or soft or diou or weighted, got 'gentle'"):
+        detector.detect(pictures[0], suppression="gentle")
+    with pytest.raises(InputError, match="expected classic or soft"):
+        detector.detect(pictures[:2], suppression="gentle")
 
 
 def test_a_larger_canvas_keeps_the_aspect_and_gives_boxes_in_the_same_pixels(

@@ -11,6 +11,7 @@ from detector.detections import Detections
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, evaluate_to_files, score_split
 from detector.errors import InputError
+from detector.ops.suppression import METHODS
 
 
 def test_a_trained_network_scores_high_on_what_it_learned(tiny_data: Path, tiny_weights: Path) -> None:
@@ -46,6 +47,32 @@ def test_detections_written_as_results_score_the_same_as_the_weights(
     assert json.loads((tmp_path / "numbers.json").read_text()) == own.to_json()
     rows = json.loads(results.read_text())
     assert {row["category_id"] for row in rows} == {3, 17}
+
+
+@pytest.mark.parametrize("suppression", METHODS)
+def test_suppression_is_as_asked_or_as_the_weights_own_settings_say(
+    tiny_data: Path, tiny_weights: Path, suppression: str
+) -> None:
+    detector, split = Detector.load(tiny_weights, "cpu"), open_data(tiny_data).read("val")
+    wanted = {"suppression": suppression, "class_agnostic": True}
+    own = Detector(detector.runtime, replace(detector.info, config=wanted))
+    score = score_split(split, detect_split(own, split))
+    assert score.AP50 > 0.5
+    assert score == score_split(split, detect_split(detector, split, suppression=suppression, class_agnostic=True))
+    assert score == evaluate(tiny_data, tiny_weights, "val", "cpu", suppression=suppression, class_agnostic=True)
+    assert score == evaluate_to_files(
+        tiny_data, "val", tiny_weights, device="cpu", suppression=suppression, class_agnostic=True
+    )
+    plain = detect_split(detector, split)
+    assert any(
+        len(found) < len(plain[image_id]) or not np.array_equal(found.scores, plain[image_id].scores)
+        for image_id, found in detect_split(own, split).items()
+    )
+
+
+def test_an_unknown_suppression_is_refused(tiny_data: Path, tiny_weights: Path) -> None:
+    with pytest.raises(InputError, match="expected classic or soft or diou or weighted, got 'gentle'"):
+        evaluate(tiny_data, tiny_weights, "val", "cpu", suppression="gentle")
 
 
 def test_the_split_is_test_where_none_is_named_or_the_only_one(tiny_data: Path, tiny_weights: Path) -> None:

@@ -1,11 +1,16 @@
+import typing
+
 import numpy as np
 import pytest
 import torch
 
+from detector.config import Config
 from detector.detections import Detections
 from detector.engine.postprocess import postprocess
+from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.model.grid import GridPredictions, make_grid
+from detector.ops.suppression import METHODS
 from detector.runtime.runtime import PointPredictions
 
 CANVAS_HW = (128, 160)
@@ -64,6 +69,33 @@ def test_of_boxes_that_overlap_the_best_of_each_class_stays() -> None:
     assert [(name, round(score, 3)) for name, score, _ in found] == [("cat", 0.8), ("dog", 0.7)]
     assert [name for name, _, _ in run(answers, class_agnostic=True)] == ["cat"]
     assert len(run(answers, iou_threshold=1.0)) == 3
+
+
+def test_every_suppression_of_the_settings_is_there_and_another_is_refused() -> None:
+    assert typing.get_args(typing.get_type_hints(Config)["suppression"]) == tuple(METHODS)
+    with pytest.raises(InputError, match="suppression: expected classic or soft or diou or weighted, got 'gentle'"):
+        run([], suppression="gentle")
+
+
+def test_of_boxes_that_overlap_each_suppression_makes_something_else() -> None:
+    answers: list[Answer] = [((10, 10, 100, 100), 0, 0.8), ((36, 10, 126, 100), 0, 0.7), ((200, 10, 300, 100), 0, 0.6)]
+    found = {name: run(answers, suppression=name, iou_threshold=0.54) for name in METHODS}
+    assert {name: len(of) for name, of in found.items()} == {"classic": 2, "soft": 3, "diou": 3, "weighted": 2}
+    np.testing.assert_allclose(found["soft"].scores[[0, 1]], [0.8, 0.6], rtol=1e-4)
+    assert found["soft"].scores[2] < 0.5
+    np.testing.assert_allclose(found["weighted"].boxes[0], [10 + 26 * 7 / 15, 10, 100 + 26 * 7 / 15, 100], rtol=1e-4)
+    assert len(run(answers, suppression="soft", score_threshold=0.5)) == 2
+
+
+@pytest.mark.parametrize("suppression", METHODS)
+def test_every_suppression_heeds_classes_or_not_and_the_most_wanted(suppression: str) -> None:
+    answers: list[Answer] = [((10, 10, 100, 100), 0, 0.8), ((12, 10, 102, 100), 1, 0.7), ((200, 10, 300, 100), 2, 0.6)]
+    found = run(answers, suppression=suppression)
+    assert found.class_ids.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found.boxes, [box for box, _, _ in answers], rtol=1e-4)
+    assert run(answers, suppression=suppression, class_agnostic=True).class_ids.tolist() == [0, 2]
+    assert run(answers, suppression=suppression, max_detections=1).class_ids.tolist() == [0]
+    assert len(run([], suppression=suppression)) == 0
 
 
 def test_a_point_answers_with_its_best_class_and_on_request_with_every_one() -> None:
