@@ -1,0 +1,60 @@
+"""The deviation of the first weights by the published formulas, against the weights of a network."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detector.config import Config
+from detector.model.network import GridNetwork
+
+ENOUGH = 20_000
+"""Numbers of a weight from which on the error of their deviation, 1 / sqrt(2n), is below half a per cent."""
+
+
+def expected_deviation(conv: nn.Conv2d, init: str) -> float:
+    """What the formula says of a layer: n numbers are added up in each output, each input goes into m outputs."""
+    channels_out, channels_in, height, width = conv.weight.shape
+    n, m = channels_in * height * width, channels_out * height * width
+    return {
+        "he": math.sqrt(2 / n),
+        "xavier": math.sqrt(2 / (n + m)),
+        "lecun": math.sqrt(1 / n),
+        "normal": 0.07,
+    }[init]
+
+
+def build(config: Config, class_count: int) -> GridNetwork:
+    return GridNetwork(config, class_count, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize("init", ["he", "xavier", "lecun", "normal"])
+def test_the_first_weights_have_the_deviation_of_the_formula(init: str) -> None:
+    torch.manual_seed(0)
+    # So many classes make the last layers large enough too.
+    network = build(Config(init=init, init_deviation=0.07), 300)  # type: ignore[arg-type]
+    checked = 0
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.weight.numel() < ENOUGH:
+            continue
+        weight = module.weight.detach()
+        # The last layer of a head starts out ten times as quiet.
+        expected = expected_deviation(module, init) * (0.1 if name.endswith("output") else 1)
+        assert float(weight.std()) == pytest.approx(expected, rel=0.03), name
+        assert float(weight.mean()) == pytest.approx(0, abs=0.03 * expected), name
+        checked += 1
+    assert checked > 15
+
+
+@pytest.mark.parametrize("class_count", [1, 20, 300])
+def test_the_first_scores_are_one_per_cent_or_a_share_of_one_half(class_count: int) -> None:
+    for class_loss, expected in (("sigmoid", 0.01), ("softmax", min(0.01, 0.5 / class_count))):
+        network = build(Config(model="pico", class_loss=class_loss), class_count)  # type: ignore[arg-type]
+        for output in network.outputs:
+            assert output.bias is not None
+            powers = np.exp(output.bias.detach().double().numpy()[:class_count])
+            # The background's logit is 0, its power 1. Each sigmoid has a background of its own.
+            scores = powers / (1 + (powers.sum() if class_loss == "softmax" else powers))
+            np.testing.assert_allclose(scores, expected, rtol=1e-5)

@@ -1,0 +1,91 @@
+"""Pooling by hand in NumPy, forward and backward, against the layers of the network that pool."""
+
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from detector.config import Config
+from detector.model.blocks import ConvBlock, make_halving
+
+Array = npt.NDArray[np.float64]
+
+
+def windows(height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
+    """Row and column of each 2x2 window that lies whole on the map, and the rows and columns it covers."""
+    for i in range(height // 2):
+        for j in range(width // 2):
+            yield i, j, slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2)
+
+
+def max_pool(x: Array) -> Array:
+    y = np.zeros((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))
+    for i, j, rows, columns in windows(*x.shape[2:]):
+        y[:, :, i, j] = x[:, :, rows, columns].max(axis=(2, 3))
+    return y
+
+
+def max_pool_back(x: Array, slope: Array) -> Array:
+    """The slope goes to where the largest number stood, the first one in reading order if there are several."""
+    by_input = np.zeros_like(x)
+    for i, j, rows, columns in windows(*x.shape[2:]):
+        for b in range(x.shape[0]):
+            for c in range(x.shape[1]):
+                row, column = divmod(int(x[b, c, rows, columns].argmax()), 2)
+                by_input[b, c, 2 * i + row, 2 * j + column] += slope[b, c, i, j]
+    return by_input
+
+
+def average_pool(x: Array) -> Array:
+    y = np.zeros((*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))
+    for i, j, rows, columns in windows(*x.shape[2:]):
+        y[:, :, i, j] = x[:, :, rows, columns].sum(axis=(2, 3)) / 4
+    return y
+
+
+def average_pool_back(x: Array, slope: Array) -> Array:
+    """Each of the four gets a quarter."""
+    by_input = np.zeros_like(x)
+    for i, j, rows, columns in windows(*x.shape[2:]):
+        by_input[:, :, rows, columns] += slope[:, :, i, j, None, None] / 4
+    return by_input
+
+
+POOLINGS = {"max_pool": (max_pool, max_pool_back), "avg_pool": (average_pool, average_pool_back)}
+
+
+def build(downsample: Literal["max_pool", "avg_pool"], channels: int) -> nn.Module:
+    """What halves a map in the network, its convolution passing the input on."""
+    config = Config(downsample=downsample, norm="none", activation="identity")
+    halving = make_halving(channels, channels, config).double()
+    conv = cast(ConvBlock, cast(nn.Sequential, halving)[0]).conv
+    assert conv.bias is not None
+    nn.init.dirac_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return halving
+
+
+@pytest.mark.parametrize("downsample", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("size", [(6, 8), (7, 4), (2, 2), (5, 9)])
+@pytest.mark.parametrize("with_ties", [False, True])
+def test_a_pooling_and_its_gradient_are_those_by_hand(
+    downsample: Literal["max_pool", "avg_pool"], size: tuple[int, int], with_ties: bool
+) -> None:
+    function, back = POOLINGS[downsample]
+    rng = np.random.default_rng(size[0])
+    x = rng.normal(size=(2, 3, *size))
+    if with_ties:
+        x = np.round(x)
+    tensor = torch.from_numpy(x).requires_grad_()
+    y = build(downsample, 3)(tensor)
+    expected = function(x)
+    np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+
+    slope = rng.normal(size=expected.shape)
+    y.backward(torch.from_numpy(slope))
+    assert tensor.grad is not None
+    np.testing.assert_allclose(tensor.grad.numpy(), back(x, slope), rtol=1e-12, atol=1e-12)

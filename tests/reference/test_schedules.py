@@ -1,0 +1,122 @@
+"""The learning rate over whole runs by hand in NumPy, against the schedule."""
+
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detector.config import Config
+from detector.engine.schedule import learning_rate
+
+Array = npt.NDArray[np.float64]
+
+
+def fallen(number: Array, steps: int, config: Config) -> Array:
+    """0 up to where the rate begins to fall, 1 at the end of the run, a straight line between."""
+    begin = max(warmup_steps(steps, config), config.flat * steps)
+    return np.asarray(np.clip((number - begin) / max(1, steps - begin), 0, 1))
+
+
+def warmup_steps(steps: int, config: Config) -> int:
+    return min(300, int(config.warmup * steps))
+
+
+def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
+    """What the settings say of each schedule, for the numbers of the steps (the first is 1)."""
+    final = config.final_lr
+    match config.lr_schedule:
+        case "linear":
+            return 1 - (1 - final) * fallen(number, steps, config)
+        case "cosine":
+            return final + (1 - final) * (1 + np.cos(np.pi * fallen(number, steps, config))) / 2
+        case "step":
+            first, second = (number > share * steps for share in config.lr_milestones)
+            return np.where(first, config.lr_factor, 1) * np.where(second, config.lr_factor, 1)
+        case "inverse":
+            return 1 / (1 + config.lr_decay * epoch)
+        case "exponential":
+            return config.lr_base**epoch
+        case "root_epoch":
+            return np.minimum(1, config.lr_k / np.sqrt(epoch))
+        case "root_step":
+            return np.minimum(1, config.lr_k / np.sqrt(number))
+
+
+def whole_run(steps: int, config: Config, steps_per_epoch: float) -> Array:
+    """The learning rate of every step: up to 20 and to the end of the warm-up on straight lines, then the decay."""
+    number = np.arange(1, steps + 1, dtype=np.float64)
+    warmup = warmup_steps(steps, config)
+    rates = decay(number, steps, number / steps_per_epoch, config)
+    rates = np.where(number <= warmup, 0.2 + 0.8 * (number - 20) / max(1, warmup - 20), rates)
+    return np.where(number <= 20, 0.2 * number / 20, rates)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"lr_schedule": "linear"},
+    {"lr_schedule": "linear", "flat": 0.0, "warmup": 0.9, "final_lr": 0.5},
+    {"lr_schedule": "cosine"},
+    {"lr_schedule": "cosine", "flat": 0.95, "warmup": 0.0, "final_lr": 0.0},
+    {"lr_schedule": "step"},
+    {"lr_schedule": "step", "lr_milestones": (0.3, 0.3), "lr_factor": 0.5},
+    {"lr_schedule": "inverse"},
+    {"lr_schedule": "inverse", "lr_decay": 3.0},
+    {"lr_schedule": "exponential"},
+    {"lr_schedule": "exponential", "lr_base": 0.5},
+    {"lr_schedule": "root_epoch"},
+    {"lr_schedule": "root_epoch", "lr_k": 2.5},
+    {"lr_schedule": "root_step"},
+    {"lr_schedule": "root_step", "lr_k": 12.0, "warmup": 0.0},
+]
+
+
+def test_the_reference_knows_every_schedule() -> None:
+    assert {row["lr_schedule"] for row in SETTINGS} == set(get_args(get_type_hints(Config)["lr_schedule"]))
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=str)
+@pytest.mark.parametrize("steps", [1, 19, 21, 100, 333, 4000])
+def test_the_learning_rate_over_a_run_is_that_by_hand(row: dict[str, Any], steps: int) -> None:
+    config = Config(**row)
+    for steps_per_epoch in (0.5, 7.25, 150.0):
+        rates = [learning_rate(step, steps, config, steps_per_epoch) for step in range(steps)]
+        np.testing.assert_allclose(rates, whole_run(steps, config, steps_per_epoch), rtol=1e-12, atol=1e-12)
+
+
+shares = st.floats(0, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.builds(
+        Config,
+        lr_schedule=st.sampled_from(sorted({row["lr_schedule"] for row in SETTINGS})),
+        warmup=shares,
+        flat=shares,
+        final_lr=shares,
+        lr_milestones=st.tuples(shares, shares).map(lambda pair: (min(pair), max(pair))),
+        lr_factor=shares,
+        lr_decay=st.floats(0, 1e6),
+        lr_base=shares,
+        lr_k=st.floats(0, 1e6),
+    ),
+    st.integers(1, 10_000),
+    st.floats(0.01, 1e5),
+    st.data(),
+)
+def test_the_learning_rate_is_never_above_the_peak_and_never_below_zero(
+    config: Config, steps: int, steps_per_epoch: float, data: st.DataObject
+) -> None:
+    step = data.draw(st.integers(0, steps - 1))
+    rate = learning_rate(step, steps, config, steps_per_epoch)
+    assert 0 <= rate <= 1 + 1e-12
+    assert rate == pytest.approx(whole_run(steps, config, steps_per_epoch)[step], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=str)
+def test_after_the_warm_up_the_learning_rate_never_rises(row: dict[str, Any]) -> None:
+    config = Config(**row)
+    rates = [learning_rate(step, 1000, config, 40.0) for step in range(max(20, warmup_steps(1000, config)), 1000)]
+    assert (np.diff(rates) <= 1e-12).all()
