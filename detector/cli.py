@@ -5,6 +5,7 @@ Torch is imported only when a verb needs it.
 """
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
 
 _STARTED = time.monotonic()
+_SETTING_FLAGS = ("model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,15 +50,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train a detector."""
-    config = override(read_config(options.config) if options.config else Config(), options.set)
-    flags = {"canvas": options.imgsz, "model": options.model, "batch": options.batch, "seed": options.seed,
-             "device": options.device, "allow_dropped": options.allow_dropped,
-             "minutes": options.minutes, "epochs": options.epochs}  # fmt: skip
-    config = override_flags(config, {key: value for key, value in flags.items() if value is not None})
+    config = settings(options)  # what is wrong with them is said without waiting for torch
     from detector.engine.train import train as run
 
     run(options.data, config, options.out or _next_free(Path("runs/train")), options.split, started=_STARTED)
     return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Check data, network and learning before a long run."""
+    config = settings(options)
+    from detector.engine.check import check as run
+
+    report = run(options.data, config, options.out, options.split, said=print)
+    print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    return {"ok": 0, "look": 4, "stop": 5}[report.verdict]
+
+
+def summary(options: argparse.Namespace) -> int:
+    """Print a network layer by layer."""
+    config = settings(options)
+    from detector.engine.describe import describe
+
+    for line in describe(config, options.weights, options.classes):
+        print(line)
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Train with each of several settings and compare."""
+    base = override(settings(options), [f"steps={options.steps}"] if options.steps else [])
+    from detector.engine.compare import compare as run
+    from detector.engine.comparison_table import to_text
+
+    rows = run(options.data, options.settings, base, options.out, options.seeds, options.trials, options.jobs,
+               options.keep_weights)  # fmt: skip
+    print(to_text(rows))
+    return 0
+
+
+def settings(options: argparse.Namespace) -> Config:
+    """Return the settings of a run: those of the file, then of --set, then of the flags."""
+    config = override(read_config(options.config) if options.config else Config(), options.set)
+    flags = {"imgsz": "canvas"} | {key: key for key in _SETTING_FLAGS}
+    given = {name: getattr(options, flag, None) for flag, name in flags.items()}
+    return override_flags(config, {key: value for key, value in given.items() if value is not None})
 
 
 def override_flags(config: Config, flags: dict[str, Any]) -> Config:
@@ -91,6 +131,7 @@ def detect(options: argparse.Namespace) -> int:
         iou_threshold=options.iou,
         max_detections=options.max_det,
         class_agnostic=options.agnostic_nms,
+        suppression=options.suppression,
     )
     for source, answer in zip(tqdm(sources, unit="picture", disable=None), answers, strict=True):
         if isinstance(answer, InputError):
@@ -120,6 +161,8 @@ def evaluate(options: argparse.Namespace) -> int:
         iou_threshold=options.iou,
         long_side=options.imgsz,
         runtime=options.runtime,
+        suppression=options.suppression,
+        class_agnostic=options.agnostic_nms,
         json_path=options.json,
         results_path=options.results,
     )
@@ -153,22 +196,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
-    verbs = parser.add_subparsers(required=True, metavar="train | detect | evaluate | export")
+    verbs = parser.add_subparsers(
+        required=True, metavar="check | train | detect | evaluate | export | compare | summary"
+    )
 
     one = verbs.add_parser("train", help="train on a data set", description="Train a detector from scratch.")
     one.set_defaults(verb=train)
     _data_argument(one)
-    one.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
-    length = one.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
-    length.add_argument("--epochs", type=float, help="passes over the training pictures")
     one.add_argument("--out", type=Path, help="folder for weights and results (default: a new one under runs/)")
-    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable")
-    one.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
-    one.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
-    one.add_argument("--model", help="pico, nano, small or medium (default: nano)")
-    one.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
-    one.add_argument("--batch", type=int, help="pictures per step (default: auto)")
     one.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     one.add_argument(
         "--allow-dropped",
@@ -179,6 +214,24 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest share of boxes that may be dropped (default: 0.02; without a number: any)",
     )
 
+    zero = verbs.add_parser(
+        "check",
+        help="find what is wrong before a long run",
+        description="Check data, network and learning in about a minute. Exit status: 0 ok, 4 look, 5 stop.",
+    )
+    zero.set_defaults(verb=check)
+    _data_argument(zero)
+    zero.add_argument("--out", type=Path, default=Path("check"), help="folder for pictures (default: %(default)s)")
+    zero.add_argument("--json", type=Path, help="write the findings to this file")
+    for verb in (one, zero):
+        _setting_arguments(verb)
+        length = verb.add_mutually_exclusive_group()
+        length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
+        length.add_argument("--epochs", type=float, help="passes over the training pictures")
+        verb.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
+        verb.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+        verb.add_argument("--batch", type=int, help="pictures per step (default: auto)")
+
     weights_help = "a file (.safetensors or .onnx), or a shipped name: cells, scenes"
     two = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
     two.set_defaults(verb=detect)
@@ -188,7 +241,6 @@ def make_parser() -> argparse.ArgumentParser:
     two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
     two.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
     two.add_argument("--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)")
-    two.add_argument("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
     two.add_argument("--csv", action="store_true", help="also write detections.csv")
     two.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
@@ -211,6 +263,40 @@ def make_parser() -> argparse.ArgumentParser:
         "--int8", nargs="+", metavar="SOURCE", help="in eight-bit integers, ranges as seen on these pictures"
     )
 
+    six = verbs.add_parser(
+        "compare",
+        help="try settings on your data",
+        description="Train with the settings as configured and with each variation, several seeds each, and compare "
+        "the AP on val. Goes on where it was stopped.",
+    )
+    six.set_defaults(verb=compare)
+    _data_argument(six)
+    _setting_arguments(six)
+    six.add_argument(
+        "--settings",
+        nargs="+",
+        required=True,
+        metavar="VARIATION",
+        help="KEY=VALUE (several: quoted, with spaces), KEY={A,B} for a grid, KEY=A..B or KEY=log:A..B for random "
+        "draws, or a file with one of these per line, such as configs/effects.txt",
+    )
+    six.add_argument("--steps", type=_count, help="length of each run, unless the settings say it")
+    six.add_argument("--seeds", type=_count, default=3, help="runs of each variation (default: %(default)s)")
+    six.add_argument("--trials", type=_count, default=10, help="draws of a random variation (default: %(default)s)")
+    six.add_argument("--jobs", type=_count, default=1, help="runs at once (default: %(default)s)")
+    six.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
+    six.add_argument("--keep-weights", action="store_true", help="do not remove the weights of the runs")
+
+    five = verbs.add_parser(
+        "summary",
+        help="print a network layer by layer",
+        description="Print each layer's output, parameters, operations and receptive field.",
+    )
+    five.set_defaults(verb=summary)
+    _setting_arguments(five)
+    five.add_argument("--weights", help="describe these instead: a .safetensors file, or a shipped name")
+    five.add_argument("--classes", type=_count, default=20, help="number of classes (default: %(default)s)")
+
     for verb in (two, three, four):
         verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
     for verb in (two, three):
@@ -223,6 +309,16 @@ def make_parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
         )
+        verb.add_argument(
+            "--suppression",
+            choices=typing.get_args(typing.get_type_hints(Config)["suppression"]),
+            help="what becomes of boxes that overlap (default: as the weights' settings say, else classic)",
+        )
+        verb.add_argument(
+            "--agnostic-nms",
+            action=argparse.BooleanOptionalAction,
+            help="boxes of different classes suppress each other (default: as the weights' settings say, else not)",
+        )
         verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     return parser
 
@@ -233,6 +329,15 @@ def _data_argument(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
     )
+
+
+def _setting_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable"
+    )
+    parser.add_argument("--model", help="pico, nano, small or medium (default: nano)")
+    parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
 
 
 def _share(text: str) -> float:

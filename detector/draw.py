@@ -17,7 +17,7 @@ def class_colour(class_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(image: Pixels, found: Detections) -> Pixels:
+def draw(image: Pixels, found: Detections, with_scores: bool = True) -> Pixels:
     """Return a copy of the picture [H, W, 3] with every detection drawn, the best on top."""
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -29,7 +29,7 @@ def draw(image: Pixels, found: Detections) -> Pixels:
         colour = class_colour(class_id)
         x1, y1, x2, y2 = (float(value) for value in np.round(found.boxes[index]))
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
-        text = f"{found.class_names[class_id]} {found.scores[index]:.2f}"
+        text = found.class_names[class_id] + (f" {found.scores[index]:.2f}" if with_scores else "")
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line + 2, bottom - top + 2 * line + 2
         # Above the box, else below it, else inside; never over an edge of the picture.

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 import detector
 from detector import images
 from detector.cli import main
+from detector.config import Config
 from detector.data.descriptor import open_data
 from detector.engine.detect import Detector
 from detector.model.checkpoint import save_weights
-from detector.model.network import SIZES, GridNetwork
+from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 
 TRAIN = ["--model", "pico", "--set", "canvas=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
@@ -45,7 +46,9 @@ def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that know the classes of the built-in set and have learned nothing."""
     classes = open_data("scenes").read("test").class_names
     torch.manual_seed(0)
-    network = GridNetwork(SIZES["pico"], len(classes), np.full(3, 110, np.float32), np.full(3, 60, np.float32))
+    network = GridNetwork(
+        Config(model="pico"), len(classes), np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
+    )
     path = tmp_path_factory.mktemp("weights") / "scenes.safetensors"
     save_weights(path, network, WeightsInfo("pico", classes, tuple(range(len(classes))), (96, 128), {}, {}))
     return path
@@ -379,3 +382,12 @@ def test_an_exported_file_detects_and_scores_like_the_weights_it_came_from(
 
 def test_a_graph_that_is_not_there_is_refused(capsys: Capture) -> None:
     assert "missing.onnx: cannot be read" in refused(capsys, "detect", "scenes", "--weights", "missing.onnx")
+
+
+def test_summary_prints_a_line_per_layer_and_the_sums(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "--model", "pico", "--classes", "3"]) == 0
+    *layers, total = capsys.readouterr().out.splitlines()
+    assert layers[1].split()[:3] == ["backbone.stem.0", "conv", "3x3/2"]
+    assert "canvas of 320x256" in total
+    assert main(["summary", "--weights", "cells"]) == 0
+    assert main(["summary", "--set", "padding=valid", "--imgsz", "160"]) == 2

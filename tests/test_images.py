@@ -63,6 +63,41 @@ def save_turned(folder: Path, suffix: str, orientation: int) -> tuple[Path, Pixe
     return path, upright
 
 
+def smooth(h: int, w: int) -> Pixels:
+    """A picture that changes slowly, and differently along each axis and in each channel."""
+    y, x = np.mgrid[:h, :w]
+    return np.stack([255 * x / w, 255 * y / h, 120 + 60 * np.sin(7 * x / w)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_thumbnail_is_the_picture_seen_averaged_down(tmp_path: Path, suffix: str, orientation: int) -> None:
+    # 16 to a pixel, so that the JPEG decodes at an eighth.
+    path, upright, exif = tmp_path / f"a{suffix}", smooth(256, 512), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif)
+    averaged = upright.reshape(16, 16, 16, 32, 3).mean(axis=(1, 3))
+    thumbnail = images.read_thumbnail(path, 16)
+    assert thumbnail.shape == (16, 16, 3)
+    assert thumbnail.dtype == np.uint8
+    np.testing.assert_allclose(thumbnail, averaged, atol=4 if suffix == ".jpg" else 1)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (5, 8), (17, 500)])
+def test_a_picture_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
+    for suffix in (".jpg", ".png", ".webp"):
+        images.write(tmp_path / f"a{suffix}", np.full((*hw, 3), 90, dtype=np.uint8))
+        np.testing.assert_allclose(images.read_thumbnail(tmp_path / f"a{suffix}", 16), 90, atol=2)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", encoded(Image.fromarray(noise(40, 60, 3)), "JPEG")[:900]])
+def test_a_thumbnail_of_no_picture_or_half_a_one_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "a.jpg"))):
+        images.read_thumbnail(tmp_path / "a.jpg", 4)
+
+
 @pytest.mark.parametrize(
     "value",
     [
