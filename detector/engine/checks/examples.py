@@ -17,8 +17,8 @@ from detector.data.sample import Sample
 from detector.data.split import Split
 from detector.detections import Detections
 from detector.draw import draw
-from detector.engine.checks.data import evenly
 from detector.engine.checks.finding import Finding
+from detector.engine.checks.objects import evenly
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import FILL, lay_on_canvas

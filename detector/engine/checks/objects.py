@@ -1,0 +1,84 @@
+"""The objects of a split as one table, and what every check of the data needs: samples and words."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from detector.annotation import Annotation
+from detector.boxes import Floats
+from detector.data.split import Split
+from detector.letterbox import Letterbox
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The N objects of a split as one table, crowd regions left out.
+
+    Attributes:
+        split: where they stand.
+        boxes: [N, 4] in pixels of their pictures.
+        on_canvas: [N, 4] in canvas pixels.
+        class_ids: [N].
+        picture: [N] position in `split.annotations`.
+        image_hw: [N, 2] size of the picture of each.
+    """
+
+    split: Split
+    boxes: Floats
+    on_canvas: Floats
+    class_ids: npt.NDArray[np.int64]
+    picture: npt.NDArray[np.int64]
+    image_hw: npt.NDArray[np.int64]
+
+
+def gather(split: Split, canvas_hw: tuple[int, int]) -> Objects:
+    """Return the objects of a split as one table."""
+    kept = [~annotation.is_crowd for annotation in split.annotations]
+    boxes = [annotation.boxes[keep] for annotation, keep in zip(split.annotations, kept, strict=True)]
+    sizes = np.array([annotation.image_hw for annotation in split.annotations], dtype=np.int64).reshape(-1, 2)
+    picture = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    placed = [
+        Letterbox.fit(annotation.image_hw, canvas_hw).to_canvas(own)
+        for annotation, own in zip(split.annotations, boxes, strict=True)
+    ]
+    none = np.zeros((0, 4), dtype=np.float32)
+    return Objects(
+        split=split,
+        boxes=np.concatenate([none, *boxes]),
+        on_canvas=np.concatenate([none, *placed]),
+        class_ids=np.concatenate(
+            [np.zeros(0, np.int64), *(a.class_ids[keep] for a, keep in zip(split.annotations, kept, strict=True))]
+        ),
+        picture=picture,
+        image_hw=sizes[picture],
+    )
+
+
+def evenly(annotations: Sequence[Annotation], most: int) -> list[Annotation]:
+    """Return at most so many, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(annotations) - 1, min(most, len(annotations)))
+    return [annotations[int(place)] for place in places]
+
+
+def pixel_count(annotations: Iterable[Annotation]) -> int:
+    """Return the sum of width times height."""
+    return sum(annotation.image_hw[0] * annotation.image_hw[1] for annotation in annotations)
+
+
+def unique(items: Iterable[Path]) -> list[Path]:
+    """Return each item once, in order."""
+    return list(dict.fromkeys(items))
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """Name the first few, and say how many more there are.
+
+    >>> some("abcde")
+    'a, b, c and 2 more'
+    """
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
