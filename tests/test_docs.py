@@ -41,7 +41,7 @@ def test_every_shipped_configuration_reads(path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/weights.md"])
 def test_every_command_in_the_documents_parses(document: str) -> None:
-    commands = re.findall(r"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:train|detect|evaluate|export) .*)$",
+    commands = re.findall(r"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:check|train|detect|evaluate|export|compare|summary) .*)$",
                           (ROOT / document).read_text(), re.MULTILINE)  # fmt: skip
     assert commands
     for command in commands:

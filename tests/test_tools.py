@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
-VERBS = ("train.py", "detect.py", "evaluate.py", "export.py")
+VERBS = ("check.py", "train.py", "detect.py", "evaluate.py", "export.py")
 
 
 def run(folder: Path, tool: str, *words: str) -> subprocess.CompletedProcess[str]:

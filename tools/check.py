@@ -1,0 +1,11 @@
+"""`python tools/check.py ...` is `detector check ...`, for a checkout that is not installed."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from detector.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["check", *sys.argv[1:]]))
