@@ -37,3 +37,9 @@ class Annotation:
         assert self.boxes.shape == (n, 4), self.boxes.shape
         assert self.boxes.dtype == np.float32, self.boxes.dtype
         assert self.class_ids.shape == self.is_crowd.shape == self.areas.shape == (n,), self.image_path
+
+
+def annotation_bytes(annotation: Annotation) -> bytes:
+    """Return what training learns from an annotation, for a hash: its size, boxes, classes and crowds."""
+    arrays = (annotation.boxes, annotation.class_ids, annotation.is_crowd)
+    return repr(annotation.image_hw).encode() + b"".join(array.tobytes() for array in arrays)

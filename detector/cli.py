@@ -5,6 +5,7 @@ Torch is imported only when a verb needs it.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -50,11 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train a detector."""
+    if options.resume is not None:
+        return _resume(options)
+    if options.data is None:
+        raise InputError("train: give --data, or --resume with the folder of a run")
     config = settings(options)  # what is wrong with them is said without waiting for torch
     from detector.engine.train import train as run
 
-    run(options.data, config, options.out or _next_free(Path("runs/train")), options.split, started=_STARTED)
-    return 0
+    out = options.out or _next_free(Path("runs/train"))
+    return 130 if run(options.data, config, out, options.split, started=_STARTED).interrupted else 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    own = {"verb", "resume", "resume_anyway"}
+    other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train")]
+    if other:
+        raise InputError(f"--resume goes on with the run's own settings; leave out --{other[0].replace('_', '-')}")
+    from detector.engine.train import resume
+
+    return 130 if resume(options.resume, options.resume_anyway, started=_STARTED).interrupted else 0
 
 
 def check(options: argparse.Namespace) -> int:
@@ -110,42 +125,58 @@ def detect(options: argparse.Namespace) -> int:
     """Detect on pictures and write what was found."""
     from tqdm import tqdm
 
-    from detector.engine.detect import Detector
+    from detector.engine.detect import BATCH, Detector
     from detector.engine.save_detections import DetectionWriter
-    from detector.engine.sources import find_sources
+    from detector.engine.sources import find_sources, not_done
 
     sources = find_sources([*options.source, *options.more_sources])
     model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
+    thresholds = {
+        "score_threshold": options.conf,
+        "iou_threshold": options.iou,
+        "max_detections": options.max_det,
+        "class_agnostic": options.agnostic_nms,
+        "suppression": options.suppression,
+    }
+    made_by = {"weights": _fingerprint(options.weights), "runtime": model.runtime.name, "canvas_hw": [*model.canvas_hw]}
     writer = DetectionWriter(
         options.out,
         model.info.category_ids,
-        [source.name for source in sources],
+        (source.name for source in sources),
         pictures=not options.no_pictures,
         txt=options.save_txt,
         table=options.csv,
+        settings=made_by | thresholds,
+        skip_done=options.skip_done,
     )
-    failed = found_count = 0
-    answers = model.detect_each(
-        (source.read for source in sources),
-        score_threshold=options.conf,
-        iou_threshold=options.iou,
-        max_detections=options.max_det,
-        class_agnostic=options.agnostic_nms,
-        suppression=options.suppression,
-    )
-    for source, answer in zip(tqdm(sources, unit="picture", disable=None), answers, strict=True):
+    failed = added = found_count = 0
+    todo = not_done(sources, writer.done, BATCH)
+    answers = model.detect_with_images((source.read for source in todo), **thresholds)
+    bar = tqdm(todo, initial=len(sources) - len(todo), total=len(sources), unit="picture", disable=None)
+    for source, answer in zip(bar, answers, strict=True):
+        if str(source.name) in writer.done:
+            continue
         if isinstance(answer, InputError):
             failed += 1
-            print(f"skipped: {answer}", file=sys.stderr)
+            tqdm.write(f"skipped: {answer}", file=sys.stderr)
             continue
-        found_count += len(answer)
-        writer.add(source.name, source.read(), answer)
+        image, found = answer
+        added += 1
+        found_count += len(found)
+        writer.add(source.name, image, found)
     writer.close()
-    print(f"{found_count} objects in {len(sources) - failed} pictures; see {options.out}")
+    before = f", {len(writer.done)} were done before" if writer.done else ""
+    print(f"{found_count} objects in {added} pictures{before}; see {options.out}")
     if failed:
         print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
         return 2 if failed == len(sources) else 3
     return 0
+
+
+def _fingerprint(weights: str) -> str:
+    """Return what tells weights apart: the digest of a file, the name of shipped ones."""
+    path = Path(weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else weights
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -202,7 +233,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = verbs.add_parser("train", help="train on a data set", description="Train a detector from scratch.")
     one.set_defaults(verb=train)
-    _data_argument(one)
+    _data_argument(one, required=False)
+    one.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, to the same bits")
+    one.add_argument(
+        "--resume-anyway", action="store_true", help="also where data, versions, threads or machine are others"
+    )
     one.add_argument("--out", type=Path, help="folder for weights and results (default: a new one under runs/)")
     one.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     one.add_argument(
@@ -244,6 +279,7 @@ def make_parser() -> argparse.ArgumentParser:
     two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
     two.add_argument("--csv", action="store_true", help="also write detections.csv")
     two.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
+    two.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
 
     three = verbs.add_parser("evaluate", help="score on a split", description="Score with COCO's average precision.")
     three.set_defaults(verb=evaluate)
@@ -323,10 +359,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _data_argument(parser: argparse.ArgumentParser) -> None:
+def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--data",
-        required=True,
+        required=required,
         help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
     )
 

@@ -83,6 +83,10 @@ class Config:
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
     allow_dropped: float = _setting(0.02, "largest share of boxes that may be dropped, 0..1", 0, 1)
 
+    workers: int = _setting(1, "threads that prepare batches ahead; 0: between the steps", 0, 16)
+    save_every: float = _setting(
+        5.0, "minutes between states saved to go on from, besides one at each evaluation; 0: only there", 0
+    )
     half: bool = _setting(False, "save weights in float16: half the size, all but the same answers")
 
     optimizer: Literal["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"] = _setting(

@@ -3,7 +3,9 @@
 What picture number k of a run looks like depends on (seed, k) alone, whoever asks and in whatever order.
 """
 
+import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.annotation import Annotation
+from detector.annotation import Annotation, annotation_bytes
 from detector.boxes import Floats
 from detector.config import Config
 from detector.data.augment import augment
@@ -53,6 +55,7 @@ class DetectionDataset:
         annotations: of the pictures that are there.
         picture_bytes: that all pictures take decoded.
         in_memory: whether the decoded pictures are kept.
+        fingerprint: hash of all boxes, classes and pixels; another one means other data.
 
     Raises:
         InputError: no picture is left.
@@ -66,17 +69,20 @@ class DetectionDataset:
         self.in_memory = self.picture_bytes <= _MEMORY_SHARE * available_memory()
         self._pictures: list[Pixels] = []
         kept = []
+        digest = hashlib.sha256()
         for annotation, picture in self._decode_all(split.annotations):
             if isinstance(picture, str):
                 rows, crowd = len(annotation.boxes), int(annotation.is_crowd.sum())
                 split.ledger.lose_picture(annotation.image_path, rows, crowd, picture)
                 continue
             kept.append(annotation)
+            digest.update(annotation_bytes(annotation) + zlib.crc32(np.ascontiguousarray(picture).data).to_bytes(4))
             if self.in_memory:
                 self._pictures.append(picture)
         if not kept:
             raise InputError(f"split '{split.name}' has no picture to train on")
         self.annotations = tuple(kept)
+        self.fingerprint = digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.annotations)

@@ -27,7 +27,12 @@ def training_batches(
     dataset: DetectionDataset, batch_size: int, steps: int, start: int, stop: int
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
+    workers = dataset.config.workers
+    if workers == 0:
+        for step in range(start, stop):
+            yield step, training_batch(dataset, step, batch_size, steps)
+        return
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="loader") as pool:
         pending: deque[tuple[int, Future[Batch]]] = deque()
         try:
             for step in range(start, stop):

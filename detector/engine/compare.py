@@ -144,7 +144,8 @@ def _run_all(
                 if run := _ended(started, common):
                     running.remove(started)
                     if not keep_weights:
-                        shutil.rmtree(started.folder / "weights", ignore_errors=True)
+                        for name in ("weights", "state"):
+                            shutil.rmtree(started.folder / name, ignore_errors=True)
                     yield run
     finally:
         for started in running:

@@ -1,15 +1,26 @@
-"""The folder of a run: settings, ledger, a line per evaluation, the best and the last weights."""
+"""The folder of a run: what it is, ledger, a line per evaluation, the best and the last weights, the state."""
 
 import csv
+import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from detector.engine.run_state import Progress, read_state, write_state
 from detector.errors import InputError
+from detector.files import write_json, write_whole
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def check_free(path: Path) -> None:
@@ -18,28 +29,41 @@ def check_free(path: Path) -> None:
     Raises:
         InputError: it does.
     """
-    if (path / "weights").exists() or (path / "results.csv").exists():
+    if any((path / name).exists() for name in ("weights", "results.csv", "run.json")):
         raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
 
 
 class RunFolder:
-    """Writes the results of one run.
+    """Reads and writes what belongs to one run; no other process may at the same time.
 
     Args:
         path: made if it is not there.
         half: save weights in float16.
 
     Raises:
-        InputError: it holds a run already, or cannot be written.
+        InputError: it cannot be written, or another run is using it.
     """
 
     def __init__(self, path: Path, half: bool = False) -> None:
         self.path, self._half = path, half
-        check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            # The system lets go of the lock when the process ends, however it does.
+            self._lock = os.open(path, os.O_RDONLY) if fcntl else None
         except OSError as error:
             raise InputError(f"{path}: cannot be made ({error.strerror})") from None
+        if self._lock is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(self._lock)
+                raise InputError(f"{path}: another process is training in this folder") from None
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def best(self) -> Path:
@@ -53,19 +77,39 @@ class RunFolder:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file into the folder."""
-        (self.path / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(self.path / name, values)
 
-    def add_result(self, row: Mapping[str, Any]) -> None:
-        """Append a line to results.csv; the first one writes the head."""
-        path = self.path / "results.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the folder.
+
+        Raises:
+            InputError: it is not there, or no JSON.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: holds no run that could go on ({name} is missing)") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from None
+
+    def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows with the same keys as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path / name, text.getvalue().encode())
 
     def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool) -> None:
         """Write the last weights, and the best ones if these are the best."""
         for path in (self.last, self.best) if is_best else (self.last,):
             save_weights(path, network, info, self._half)
+
+    def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Write all that is needed to go on."""
+        write_state(self.path / "state", progress, tensors)
+
+    def read_state(self) -> tuple[Progress, dict[str, Tensor]] | None:
+        """Return the last whole state, None where there is none."""
+        return read_state(self.path / "state")

@@ -1,6 +1,9 @@
 """A network and what trains it, one step at a time; knows nothing of files, clocks or plans."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from detector.config import Config
 from detector.data.batch import Batch
@@ -80,6 +83,38 @@ class Trainer:
         limit_norms(self.network, config, epoch)
         self.average.update(schedule.ema_decay(step, steps, config))
         return terms.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every number that training changes, by name."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, network in (("network", self.network), ("average", self.average.network)):
+            # The batch counters of batch norm are not needed: its momentum is fixed.
+            tensors |= {f"{prefix}.{k}": t for k, t in network.state_dict().items() if t.is_floating_point()}
+        for index, optimizer in enumerate(self._optimizers):
+            for slot, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{slot}.{k}": t for k, t in values.items() if t is not None}
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for prefix, network in (("network", self.network), ("average", self.average.network)):
+            for name, tensor in network.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensors[f"{prefix}.{name}"])
+        for index, optimizer in enumerate(self._optimizers):
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                part, _, rest = name.partition(".")
+                number, _, rest = rest.partition(".")
+                if part == "optimizer" and int(number) == index:
+                    slot, _, key = rest.partition(".")
+                    # The layout in memory is that of the weights; the file does not know it.
+                    is_kernel = tensor.ndim == 4
+                    slots.setdefault(int(slot), {})[key] = (
+                        tensor.contiguous(memory_format=torch.channels_last) if is_kernel else tensor
+                    )
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
 
     def _loss(self, batch: Batch, least_quality: float) -> LossTerms:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):

@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from detector.config import config_of
 from detector.errors import InputError
+from detector.files import write_whole
 from detector.model.network import GridNetwork, wants_pooling
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
@@ -31,11 +32,7 @@ def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    # Not save_file, which makes files that only their owner may read.
-    temporary.write_bytes(save(tensors, to_metadata(info)))
-    temporary.replace(path)
+    write_whole(path, save(tensors, to_metadata(info)))
 
 
 def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:

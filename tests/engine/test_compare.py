@@ -62,7 +62,8 @@ def test_a_run_that_ends_well_leaves_its_last_ap_its_costs_and_no_weights(compar
     assert 0 < float(line["wall_seconds"]) < 60
     assert 100 < float(line["peak_mb"]) < 3000
     assert rows[1].difference == pytest.approx(float(result["AP"]) - 0.875)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "ledger.json", "log.txt", "results.csv"]
+    left = ["config.json", "ledger.json", "log.txt", "results.csv", "run.json", "timing.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == left
 
 
 def test_a_run_that_fails_is_recorded_with_its_reason_and_stops_no_other(comparison: tuple[Path, list[Row]]) -> None:

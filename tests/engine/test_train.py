@@ -48,7 +48,10 @@ def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
 ) -> None:
     files = sorted(path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file())
     weights = ["weights/best.safetensors", "weights/last.safetensors"]
-    assert files == ["config.json", "ledger.json", "results.csv", *weights]
+    states = [name for name in files if name.startswith("state/")]
+    assert [name.split("-")[0] for name in states] == ["state/00000040", "state/00000080"]
+    rest = ["config.json", "ledger.json", "results.csv", "run.json", "timing.csv"]
+    assert files == sorted([*rest, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())
     wanted = json.loads(json.dumps(asdict(tiny_config))) | {"steps": 80, "batch": 4, "canvas": [64, 96]}
