@@ -59,12 +59,13 @@ def train(options: argparse.Namespace) -> int:
     from detector.engine.train import train as run
 
     out = options.out or _next_free(Path("runs/train"))
-    return 130 if run(options.data, config, out, options.split, started=_STARTED).interrupted else 0
+    result = run(options.data, config, out, options.split, _STARTED, options.weights, options.reuse_backbone)
+    return 130 if result.interrupted else 0
 
 
 def _resume(options: argparse.Namespace) -> int:
     own = {"verb", "resume", "resume_anyway"}
-    other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train")]
+    other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         raise InputError(f"--resume goes on with the run's own settings; leave out --{other[0].replace('_', '-')}")
     from detector.engine.train import resume
@@ -231,9 +232,15 @@ def make_parser() -> argparse.ArgumentParser:
         required=True, metavar="check | train | detect | evaluate | export | compare | summary"
     )
 
-    one = verbs.add_parser("train", help="train on a data set", description="Train a detector from scratch.")
+    one = verbs.add_parser(
+        "train", help="train on a data set", description="Train a detector, from scratch or from weights."
+    )
     one.set_defaults(verb=train)
     _data_argument(one, required=False)
+    one.add_argument("--weights", help="begin with these: a .safetensors file, or a shipped name")
+    one.add_argument(
+        "--reuse-backbone", action="store_true", help="with --weights of other classes: take all but the last layers"
+    )
     one.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, to the same bits")
     one.add_argument(
         "--resume-anyway", action="store_true", help="also where data, versions, threads or machine are others"

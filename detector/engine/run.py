@@ -34,6 +34,7 @@ from detector.engine.run_state import Progress
 from detector.engine.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
+from detector.model.checkpoint import take_over
 from detector.model.network import GridNetwork, wants_pooling
 from detector.runtime.machine import choose_precision
 from detector.runtime.pytorch import TorchRuntime
@@ -89,6 +90,8 @@ class TrainingRun:
         val: to evaluate on; None: the last weights are the best.
         description: of the data.
         started: `time.monotonic()` at its start; for one that goes on, at that moment.
+        weights: to begin with instead of random ones; of the same make.
+        all_classes: their last layers too, since the classes are the same.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class TrainingRun:
         val: Split | None,
         description: str,
         started: float,
+        weights: GridNetwork | None = None,
+        all_classes: bool = True,
     ) -> None:
         self._config, self._folder, self._dataset, self._split, self._val = config, folder, dataset, split, val
         self._description, self._started, self._device = description, started, device
@@ -118,6 +123,8 @@ class TrainingRun:
             *dataset.colour_statistics(),
             pooled=wants_pooling(dataset.canvas_hw),
         )
+        if weights is not None:
+            take_over(network, weights, all_classes)
         self._steps_per_epoch = len(dataset) / self._batch_size
         self._trainer = Trainer(network, config, device, dtype, self._steps_per_epoch)
         height, width = dataset.canvas_hw

@@ -70,6 +70,23 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
     return network.eval(), info
 
 
+def take_over(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
+    """Begin with the numbers of trained weights.
+
+    Args:
+        network: of the same make; changed.
+        weights: as `load_weights` gave them.
+        all_classes: the classes are the same; else the last layers keep their first numbers.
+    """
+    own_last = {f"{name}." for name, module in network.named_modules() if any(module is o for o in network.outputs)}
+    tensors = {
+        name: tensor
+        for name, tensor in weights.state_dict().items()
+        if all_classes or not name.startswith(tuple(own_last))
+    }
+    network.load_state_dict(network.state_dict() | tensors)
+
+
 def find_weights(source: str | Path) -> Path:
     """Return the path of weights given by path or by shipped name.
 
@@ -77,8 +94,11 @@ def find_weights(source: str | Path) -> Path:
         InputError: there are none.
     """
     path = Path(source)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # no name a file can have, or not for us to see
+        raise InputError(f"{str(source):.60}: no such weights file ({error.strerror})") from None
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
     if str(source) in shipped:
         return shipped[str(source)]
@@ -96,6 +116,8 @@ def _load_tensors(network: GridNetwork, tensors: dict[str, torch.Tensor], path: 
             raise InputError(
                 f"{path}: tensor {name} has shape {list(tensors[name].shape)}, expected {list(wanted[name].shape)}"
             )
+        if tensors[name].dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InputError(f"{path}: tensor {name} is of {tensors[name].dtype}, expected float16 or float32")
         if not torch.isfinite(tensors[name]).all():
             raise InputError(f"{path}: tensor {name} holds values that are not numbers")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)

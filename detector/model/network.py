@@ -36,6 +36,23 @@ SIZES = {
 }
 
 
+OF_THE_NETWORK = (
+    "model",
+    "head",
+    "boxes_per_cell",
+    "activation",
+    "leaky_slope",
+    "norm",
+    "residual",
+    "kernel",
+    "padding",
+    "downsample",
+    "input",
+    "class_loss",
+)
+"""Settings that weights were made for and cannot be used without."""
+
+
 def wants_pooling(canvas_hw: tuple[int, int]) -> bool:
     """Say whether a network trained on this canvas has `ContextPool`: from 416 pixels on, 13 cells of stride 32."""
     return max(canvas_hw) >= 416

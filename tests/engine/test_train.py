@@ -247,3 +247,56 @@ def test_few_pictures_mean_small_batches_unless_one_is_set() -> None:
     assert [choose_batch(Config(), count) for count in (1, 999, 1000, 4999, 5000)] == [8, 8, 16, 16, 32]
     assert choose_batch(Config(batch=3), 5000) == 3
     assert np.all(np.diff([choose_batch(Config(), count) for count in range(1, 6000, 50)]) >= 0)
+
+
+def test_a_run_may_begin_with_weights_and_is_then_of_their_make(
+    tiny_data: Path, tiny_weights: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    start, info = load_weights(tiny_weights)
+    config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    result = train(tiny_data, config, tmp_path, weights=tiny_weights)
+    network, own = load_weights(result.folder / "weights" / "last.safetensors")
+    assert (own.model, own.canvas_hw) == ("pico", info.canvas_hw)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, start.get_parameter(name)), name
+    assert result.best is not None
+    assert result.best.AP > 0.1
+
+
+def renamed(tiny_data: Path, folder: Path) -> Path:
+    def rename(data: dict[str, list[dict[str, object]]]) -> None:
+        data["categories"].append({"id": 21, "name": "green"})
+
+    return copy_of(tiny_data, folder, rename)
+
+
+def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_last_layers(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    data = renamed(tiny_data, tmp_path / "data")
+    config = Config(steps=1, batch=4, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    with pytest.raises(InputError, match=r"knows the classes .*--reuse-backbone"):
+        train(data, config, tmp_path / "run", weights=tiny_weights)
+    train(data, config, tmp_path / "run", weights=tiny_weights, reuse_backbone=True)
+    start, _ = load_weights(tiny_weights)
+    network, info = load_weights(tmp_path / "run" / "weights" / "last.safetensors")
+    assert info.class_names == ("red", "blue", "green")
+    for name, parameter in network.named_parameters():
+        if "output" not in name:
+            assert torch.equal(parameter, start.get_parameter(name)), name
+    assert network.outputs[0].out_channels == 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "small"}, "model: small does not fit"),
+        ({"canvas": (416, 416)}, "networks for 416 are of another make"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_refused(
+    settings: dict[str, object], message: str, tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    config = replace(Config(steps=1, device="cpu"), **settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        train(tiny_data, config, tmp_path, weights=tiny_weights)
