@@ -47,3 +47,17 @@ def _flush_folder(folder: Path) -> None:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # what kept it from being written may keep it from being removed
         path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is not there, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None

@@ -7,6 +7,7 @@ import numpy as np
 
 from detector.engine.sources import Source
 from detector.errors import InputError
+from detector.files import write_whole
 from detector.letterbox import canvas_of_aspect, lay_on_canvas
 from detector.model.checkpoint import load_weights
 from detector.runtime.graph import to_onnx
@@ -43,11 +44,5 @@ def export(
         count = min(_CALIBRATION_PICTURES, len(int8_pictures))
         chosen = [int8_pictures[int(i)] for i in np.linspace(0, len(int8_pictures) - 1, count)]
         graph = quantize(graph, (lay_on_canvas(picture.read(), canvas_hw)[1] for picture in chosen))
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(graph)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    write_whole(path, graph)
     return canvas_hw

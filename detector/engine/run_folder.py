@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from detector.engine.run_state import Progress, read_state, write_state
 from detector.errors import InputError
-from detector.files import write_json, write_whole
+from detector.files import read_json, write_json, write_whole
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
@@ -85,13 +84,9 @@ class RunFolder:
         Raises:
             InputError: it is not there, or no JSON.
         """
-        path = self.path / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path}: holds no run that could go on ({name} is missing)") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error})") from None
+        if not (self.path / name).exists():
+            raise InputError(f"{self.path}: holds no run that could go on ({name} is missing)")
+        return read_json(self.path / name)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows with the same keys as CSV."""
