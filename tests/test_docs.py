@@ -41,8 +41,9 @@ def test_every_shipped_configuration_reads(path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/weights.md"])
 def test_every_command_in_the_documents_parses(document: str) -> None:
-    commands = re.findall(r"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:check|train|detect|evaluate|export|compare|summary) .*)$",
-                          (ROOT / document).read_text(), re.MULTILINE)  # fmt: skip
+    verbs = "check|train|detect|evaluate|export|verify|compare|summary"
+    shown = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{verbs}) .*)$"
+    commands = re.findall(shown, (ROOT / document).read_text(), re.MULTILINE)
     assert commands
     for command in commands:
         make_parser().parse_args(command.split("#")[0].split())
