@@ -44,6 +44,8 @@ _LOWEST_RATE, _HIGHEST_RATE = 1e-3, 30.0
 
 _RATE_STEPS = 60
 _DIVERGED = 3.0
+_FALLS = 0.1
+"""Share by which the loss must fall somewhere for a rate to be suggested."""
 
 
 def still(config: Config) -> Config:
@@ -223,6 +225,13 @@ def check_rate(test: RangeTest) -> Finding:
     expected = "a peak below divergence and within a factor of 10 of what is suggested"
     verdict: Verdict = "ok"
     advice = ""
+    if test.losses[0] - min(test.losses) < _FALLS * test.losses[0]:
+        # What is lowest by chance suggests nothing.
+        reached = f"up to {test.rates[-1]:.2g} in {len(test.rates)} steps"
+        if test.peak < test.diverges:
+            advice = "Too few steps, or batches too unlike, to suggest a rate."
+            return Finding("learning: learning rate", "look", f"the loss hardly fell, {reached}", expected, advice)
+        return Finding("learning: learning rate", "stop", measured, expected, "The loss explodes at this rate.")
     if test.peak >= test.diverges or test.peak > 100 * test.suggested:
         verdict, advice = "stop", f"The loss explodes at this rate: --set lr={test.suggested:.2g}."
     elif not test.suggested / 10 <= test.peak <= test.suggested * 10:

@@ -102,7 +102,13 @@ def test_the_range_test_accepts_the_default_and_refuses_a_rate_far_above_it(
 
 @pytest.mark.parametrize(("peak", "verdict"), [(0.05, "ok"), (0.9, "stop"), (0.001, "look"), (0.55, "look")])
 def test_the_verdict_on_a_rate_follows_suggestion_and_divergence(peak: float, verdict: str) -> None:
-    assert check_rate(RangeTest([0.1], [1.0], peak, suggested=0.05, diverges=0.8)).verdict == verdict
+    assert check_rate(RangeTest([0.1, 0.5], [1.0, 0.5], peak, suggested=0.05, diverges=0.8)).verdict == verdict
+
+
+def test_a_loss_that_falls_nowhere_suggests_no_rate() -> None:
+    noise = RangeTest([0.1, 0.2], [1.0, 0.97], 0.05, suggested=0.02, diverges=float("inf"))
+    assert check_rate(noise).verdict == "look"
+    assert "suggest" not in check_rate(noise).measured
 
 
 @pytest.mark.parametrize(("settings", "verdict"), [({"epochs": 10}, "ok"), ({"steps": 2}, "look")])
