@@ -12,6 +12,7 @@ from detector.config import Config
 from detector.detections import Detections
 from detector.draw import draw
 from detector.errors import InputError
+from detector.version import VERSION
 
 if TYPE_CHECKING:
     from detector.engine.detect import Detector
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from detector.engine.train import train
     from detector.metrics.average_precision import AveragePrecision
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Annotation",

@@ -13,6 +13,7 @@ import time
 import typing
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,29 @@ def export(options: argparse.Namespace) -> int:
     pictures = find_sources(options.int8) if options.int8 else None
     height, width = run(options.weights, options.out, options.imgsz, pictures)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, canvas {width}x{height} (width x height)")
+    if not (find_spec("openvino") or find_spec("onnxruntime")):
+        print("not checked: neither openvino nor onnxruntime is installed to run it")
+        return 0
+    from detector.engine.certify import Drift, certify, loses_too_much
+
+    certificate = certify(options.weights, options.out, options.imgsz, bool(options.int8), options.data, options.split)
+    print(f"{certificate['runtime']} against the weights: {Drift(**certificate['drift'])}")
+    times = certificate["milliseconds"]
+    print(f"a picture takes {times['file']} ms, {times['weights']} with the weights in torch")
+    if certificate["AP"] is not None:
+        ap = certificate["AP"]
+        print(f"AP {ap['file']} on {options.split}, {ap['weights']} with the weights")
+        if loses_too_much(certificate):
+            print("more than half a point of AP is lost: other pictures for --int8, or a larger model, may help")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Hold an exported file to its certificate."""
+    from detector.engine.certify import verify as run
+
+    drift, certificate = run(options.file, options.runtime)
+    print(f"{options.file}: as certified with {certificate['runtime']}: {drift}")
     return 0
 
 
@@ -229,7 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
     verbs = parser.add_subparsers(
-        required=True, metavar="check | train | detect | evaluate | export | compare | summary"
+        required=True, metavar="check | train | detect | evaluate | export | verify | compare | summary"
     )
 
     one = verbs.add_parser(
@@ -339,6 +363,21 @@ def make_parser() -> argparse.ArgumentParser:
     _setting_arguments(five)
     five.add_argument("--weights", help="describe these instead: a .safetensors file, or a shipped name")
     five.add_argument("--classes", type=_count, default=20, help="number of classes (default: %(default)s)")
+
+    four.add_argument("--data", help="a data set to compare the AP of weights and file on")
+    four.add_argument("--split", default="test", help="split of it (default: %(default)s)")
+
+    seven = verbs.add_parser(
+        "verify",
+        help="hold an exported file to its certificate",
+        description="Run an exported file on built-in pictures and compare with what its weights answered, as the "
+        "certificate beside it says.",
+    )
+    seven.set_defaults(verb=verify)
+    seven.add_argument("file", type=Path, help="an .onnx file with its certificate beside it")
+    seven.add_argument(
+        "--runtime", choices=("auto", "onnxruntime", "openvino"), default="auto", help="what computes (default: auto)"
+    )
 
     for verb in (two, three, four):
         verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")

@@ -260,6 +260,55 @@ def test_one_bad_picture_alone_is_status_2_and_among_several_3_with_the_others_d
     assert not Path("out/b.png").exists()
 
 
+def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
+    capsys: Capture, tiny_weights: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p").mkdir()
+    for number in range(1, 11):
+        (tmp_path / "p" / f"{number}.png").write_bytes((tiny_data / "images" / f"{number}.png").read_bytes())
+    good = (tmp_path / "p" / "3.png").read_bytes()
+    (tmp_path / "p" / "3.png").write_bytes(good[:40])
+    words = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv"]
+    assert run(*words) == 3
+    before = Path("found/detections.jsonl").read_bytes()
+    assert run(*words) == 3
+    out, errors = capsys.readouterr()
+    assert "0 objects in 0 pictures, 9 were done before; see found" in out
+    assert errors.count("skipped: p/3.png: ") == 2
+    assert Path("found/detections.jsonl").read_bytes() == before
+
+    (tmp_path / "p" / "3.png").write_bytes(good)
+    picture(tmp_path / "p" / "4a.png")
+    Path("p/5.png").unlink()
+    assert run(*words) == 0
+    assert "in 2 pictures, 9 were done before" in capsys.readouterr().out
+    after = Path("found/detections.jsonl").read_bytes()
+    assert after.startswith(before)
+    new = [json.loads(line) for line in after.removeprefix(before).splitlines()]
+    assert [(line["image_id"], line["file_name"]) for line in new] == [(10, "p/3.png"), (11, "p/4a.png")]
+    assert len(list(Path("found").glob("*.png"))) == 11
+
+    assert "score_threshold: 0.25, now 0.5" in refused(capsys, *words, "--conf", "0.5")
+    Path("other.safetensors").write_bytes(Path(tiny_weights).read_bytes())  # the same under another name
+    assert run(*words, "--weights", "other.safetensors") == 0
+    assert "(weights: " in refused(capsys, *words, "--weights", "scenes", "--imgsz", "96")
+    assert Path("found/detections.jsonl").read_bytes() == after
+
+
+def test_a_file_that_cannot_be_written_ends_detect_with_one_message_and_keeps_what_was_done(
+    capsys: Capture, tiny_weights: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "p" / name)
+    words = ("detect", "p", "--weights", tiny_weights, "--device", "cpu")
+    assert run("detect", "p/a.png", *words[2:]) == 0
+    Path("found/b.png").mkdir()
+    assert "found/b.png: cannot be written (Is a directory)" in refused(capsys, *words, "--skip-done")
+    Path("found/b.png").rmdir()
+    assert run(*words, "--skip-done") == 0
+    assert "in 2 pictures, 1 were done before" in capsys.readouterr().out
+
+
 def test_detect_does_not_draw_over_the_picture(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     before = picture(tmp_path / "a.png").read_bytes()
     message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")

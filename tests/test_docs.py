@@ -1,6 +1,7 @@
 """What the documents promise is so."""
 
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def test_the_readme_shows_names_that_the_package_has() -> None:
     assert names
     for name in names[0].split(", "):
         assert hasattr(detector, name)
+
+
+def test_the_version_is_that_of_the_packaging() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == detector.__version__
 
 
 @pytest.mark.parametrize("name", ["cells", "scenes"])

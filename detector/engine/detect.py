@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,7 +23,14 @@ from detector.weights_info import WeightsInfo
 Picture = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], Pixels]
 """A path, the bytes of a picture file, an RGB array uint8 [H, W, 3], a PIL picture, or a function that gives one."""
 
-_BATCH = 8
+BATCH = 8
+"""Most pictures that are computed together."""
+
+_BATCH_PIXELS = 2**25
+"""Pixels after which a batch ends early, 100 MB: a few large pictures must not fill the memory."""
+
+_Laid = tuple[Letterbox, Pixels]
+"""How a picture comes onto the canvas, and the canvas."""
 
 
 class Detector:
@@ -114,7 +120,7 @@ class Detector:
         """Yield the answer for each picture in turn, reading a few pictures ahead; any number of pictures will do.
 
         Args:
-            pictures: as for `detect`.
+            pictures: as for `detect`; they are asked for and read in another thread.
             score_threshold: lowest score that counts, 0..1.
             iou_threshold: overlap above which the lower of two boxes goes, 0..1.
             max_detections: most detections per picture.
@@ -127,28 +133,37 @@ class Detector:
         Raises:
             InputError: no such suppression.
         """
+        for answer in self.detect_with_images(
+            pictures,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            suppression=suppression,
+        ):
+            yield answer if isinstance(answer, InputError) else answer[1]
+
+    def detect_with_images(
+        self, pictures: Iterable[Picture], **options: Any
+    ) -> Iterator[tuple[Pixels, Detections] | InputError]:
+        """As `detect_each`, but hand on each picture [H, W, 3] as it was read, so that nobody reads it again.
+
+        Raises:
+            InputError: no such suppression.
+        """
+        batches = self._read_batches(pictures)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            remaining = iter(pictures)
-            ahead = pool.submit(self._read_batch, list(islice(remaining, _BATCH)))
-            while batch := ahead.result():
-                ahead = pool.submit(self._read_batch, list(islice(remaining, _BATCH)))
-                readable = [entry for entry in batch if not isinstance(entry, InputError)]
-                answers = iter(
-                    self.detect_canvases(
-                        readable,
-                        score_threshold=score_threshold,
-                        iou_threshold=iou_threshold,
-                        max_detections=max_detections,
-                        class_agnostic=class_agnostic,
-                        suppression=suppression,
-                    )
-                )
+            ahead = pool.submit(lambda: next(batches, None))
+            while (batch := ahead.result()) is not None:
+                ahead = pool.submit(lambda: next(batches, None))
+                laid = [entry[1] for entry in batch if not isinstance(entry, InputError)]
+                answers = iter(self.detect_canvases(laid, **options))
                 for entry in batch:
-                    yield entry if isinstance(entry, InputError) else next(answers)
+                    yield entry if isinstance(entry, InputError) else (entry[0], next(answers))
 
     def detect_canvases(
         self,
-        letterboxed: Sequence[tuple[Letterbox, Pixels]],
+        letterboxed: Sequence[_Laid],
         class_agnostic: bool | None = None,
         suppression: str | None = None,
         **options: Any,
@@ -176,14 +191,27 @@ class Detector:
             **options,
         )
 
-    def _read_batch(self, pictures: Sequence[Picture]) -> list[tuple[Letterbox, Pixels] | InputError]:
-        batch: list[tuple[Letterbox, Pixels] | InputError] = []
-        for picture in pictures:
-            try:
-                batch.append(lay_on_canvas(_read(picture), self.canvas_hw))
-            except InputError as error:
-                batch.append(error)
-        return batch
+    def _read_batches(self, pictures: Iterable[Picture]) -> Iterator[list[tuple[Pixels, _Laid] | InputError]]:
+        """Yield `BATCH` pictures at a time, or fewer large ones; each as it was read and on the canvas."""
+        batch: list[tuple[Pixels, _Laid] | InputError] = []
+        pixels = 0
+        try:
+            for count, picture in enumerate(pictures, 1):
+                try:
+                    image = _read(picture)
+                    batch.append((image, lay_on_canvas(image, self.canvas_hw)))
+                    pixels += image.shape[0] * image.shape[1]
+                except InputError as error:
+                    batch.append(error)
+                # Counted from the first picture, so that a large one does not shift the batches behind it.
+                if count % BATCH == 0 or pixels >= _BATCH_PIXELS:
+                    yield batch
+                    batch, pixels = [], 0
+        except Exception:  # of the caller's pictures: the answers to those before it come first
+            yield batch
+            raise
+        if batch:
+            yield batch
 
 
 def _own_setting(info: WeightsInfo, key: str, default: Any) -> Any:

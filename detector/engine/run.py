@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import detector
 from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS, Config
 from detector.data.canvas import canvas_at
@@ -38,6 +37,7 @@ from detector.model.checkpoint import take_over
 from detector.model.network import GridNetwork, wants_pooling
 from detector.runtime.machine import choose_precision
 from detector.runtime.pytorch import TorchRuntime
+from detector.version import VERSION
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class TrainingRun:
         )
         return {
             "data": f"{self._dataset.fingerprint}-{zlib.crc32(canvases):08x}",
-            "detector": detector.__version__,
+            "detector": VERSION,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "opencv": cv2.__version__,

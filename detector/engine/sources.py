@@ -1,7 +1,7 @@
 """What a user names, as single pictures: files, folders, globs, and the built-in set."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ class _Read(Protocol):
     def __call__(self) -> Pixels: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A picture that can be read.
 
@@ -62,3 +62,13 @@ def find_sources(words: Sequence[str]) -> list[Source]:
                 raise InputError(f"{word}: no such file, folder or pattern")
         found |= {path: Source(path, partial(images.read, path)) for path in paths}
     return list(found.values())
+
+
+def not_done(sources: Sequence[Source], done: Container[str], batch: int) -> list[Source]:
+    """Return the sources of all batches of which a picture is not done, by name.
+
+    Whole batches, since the last digits of an answer may depend on the pictures that are computed beside it: a run that
+    goes on gives the same answers as one that was never stopped.
+    """
+    batches = (sources[start : start + batch] for start in range(0, len(sources), batch))
+    return [source for some in batches if any(str(one.name) not in done for one in some) for source in some]

@@ -1,6 +1,7 @@
 import io
 import itertools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,73 @@ def test_pictures_are_read_only_a_little_ahead(detector: Detector, pictures: lis
     answers = list(itertools.islice(detector.detect_each(endless()), 30))
     assert len(answers) == 30
     assert read <= 30 + 3 * 8
+
+
+def test_large_pictures_are_read_one_or_two_ahead(detector: Detector) -> None:
+    read = 0
+
+    def large() -> Pixels:
+        nonlocal read
+        read += 1
+        return np.broadcast_to(np.uint8(90), (5800, 5800, 3))
+
+    answers = detector.detect_with_images([large] * 6)
+    assert [next(answers)[0].shape for _ in range(2)] == [(5800, 5800, 3)] * 2  # type: ignore[index]
+    assert read <= 4
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Detector, pictures: list[Path]) -> None:
+    times_read = dict.fromkeys(pictures, 0)
+
+    def reads(path: Path) -> Callable[[], Pixels]:
+        def read() -> Pixels:
+            times_read[path] += 1
+            return images.read(path)
+
+        return read
+
+    answers = list(detector.detect_with_images([*map(reads, pictures), b"no picture"], score_threshold=0.3))
+    assert set(times_read.values()) == {1}
+    assert isinstance(answers.pop(), InputError)
+    for path, answer, wanted in zip(
+        pictures, answers, detector.detect_each(pictures, score_threshold=0.3), strict=True
+    ):
+        assert not isinstance(answer, InputError)
+        assert not isinstance(wanted, InputError)
+        assert np.array_equal(answer[0], images.read(path))
+        assert_same(answer[1], wanted)
+
+
+@pytest.mark.parametrize("before", [0, 3, 8, 11])
+def test_an_error_of_the_callers_own_pictures_comes_after_the_answers_to_those_before_it(
+    detector: Detector, pictures: list[Path], before: int
+) -> None:
+    def failing() -> Iterator[Path]:
+        yield from pictures[:before]
+        raise ConnectionError("the camera is gone")
+
+    answers = detector.detect_each(failing())
+    assert len([next(answers) for _ in range(before)]) == before
+    with pytest.raises(ConnectionError, match="the camera is gone"):
+        next(answers)
+
+
+def test_who_stops_asking_stops_the_reading(detector: Detector, pictures: list[Path]) -> None:
+    read = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal read
+        for path in itertools.cycle(pictures):
+            read += 1
+            yield path
+
+    before = threading.enumerate()
+    answers = detector.detect_each(endless())
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert read <= 16
+    assert threading.enumerate() == before
 
 
 def test_thresholds_and_limits_are_those_asked_for(detector: Detector, pictures: list[Path]) -> None:

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detector import images
 from detector.data import scenes
-from detector.engine.sources import find_sources
+from detector.engine.sources import Source, find_sources, not_done
 from detector.errors import InputError
 
 
@@ -79,3 +81,12 @@ def test_a_file_that_is_no_picture_is_a_source_that_does_not_read(folder: Path) 
     [source] = find_sources(["notes.txt"])
     with pytest.raises(InputError, match=r"notes\.txt: not a picture"):
         source.read()
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 9))
+def test_what_is_not_done_comes_in_whole_batches_of_the_unbroken_run(is_done: list[bool], batch: int) -> None:
+    sources = [Source(Path(f"{index}.png"), lambda: np.zeros((1, 1, 3), np.uint8)) for index in range(len(is_done))]
+    done = {f"{index}.png" for index, so in enumerate(is_done) if so}
+    left = [sources.index(source) for source in not_done(sources, done, batch)]
+    wanted = {index // batch for index, so in enumerate(is_done) if not so}
+    assert left == [index for index in range(len(sources)) if index // batch in wanted]
