@@ -10,16 +10,14 @@ import json
 import logging
 import sys
 import time
-import typing
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import detector
-from detector.config import Config, RuntimeName, override, parse_value, read_config
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from detector.arguments import make_parser
+from detector.config import Config, override, parse_value, read_config
 from detector.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = _BarAwareHandler()
     logger.handlers = [handler]
     try:
-        status: int = options.verb(options)
+        status = _VERBS[options.verb](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -248,194 +246,6 @@ def print_table(ap: "AveragePrecision") -> None:
         print(f"{name:{width}} {row['AP']:7.4f} {row['AP50']:7.4f} {row['objects']:8.0f}")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
-    parser.add_argument("--version", action="version", version=detector.__version__)
-    verbs = parser.add_subparsers(
-        required=True, metavar="check | train | detect | evaluate | export | verify | compare | summary"
-    )
-
-    one = verbs.add_parser(
-        "train", help="train on a data set", description="Train a detector, from scratch or from weights."
-    )
-    one.set_defaults(verb=train)
-    _data_argument(one, required=False)
-    one.add_argument("--weights", help="begin with these: a .safetensors file, or a shipped name")
-    one.add_argument(
-        "--reuse-backbone", action="store_true", help="with --weights of other classes: take all but the last layers"
-    )
-    one.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, to the same bits")
-    one.add_argument(
-        "--resume-anyway", action="store_true", help="also where data, versions, threads or machine are others"
-    )
-    one.add_argument("--out", type=Path, help="folder for weights and results (default: a new one under runs/)")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    one.add_argument(
-        "--allow-dropped",
-        type=float,
-        nargs="?",
-        const=1.0,
-        metavar="SHARE",
-        help="largest share of boxes that may be dropped (default: 0.02; without a number: any)",
-    )
-
-    zero = verbs.add_parser(
-        "check",
-        help="find what is wrong before a long run",
-        description="Check data, network and learning in about a minute. Exit status: 0 ok, 4 look, 5 stop.",
-    )
-    zero.set_defaults(verb=check)
-    _data_argument(zero)
-    zero.add_argument("--out", type=Path, default=Path("check"), help="folder for pictures (default: %(default)s)")
-    zero.add_argument("--json", type=Path, help="write the findings to this file")
-    for verb in (one, zero):
-        _setting_arguments(verb)
-        length = verb.add_mutually_exclusive_group()
-        length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
-        length.add_argument("--epochs", type=float, help="passes over the training pictures")
-        verb.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
-        verb.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
-        verb.add_argument("--batch", type=int, help="pictures per step (default: auto)")
-
-    weights_help = "a file (.safetensors or .onnx), or a shipped name: cells, scenes"
-    two = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
-    two.set_defaults(verb=detect)
-    two.add_argument("source", nargs="*", help="files, folders, globs; `scenes` for pictures of the built-in set")
-    two.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
-    two.add_argument("--weights", required=True, help=weights_help)
-    two.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
-    two.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
-    two.add_argument("--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)")
-    two.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
-    two.add_argument("--csv", action="store_true", help="also write detections.csv")
-    two.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
-    two.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
-
-    three = verbs.add_parser("evaluate", help="score on a split", description="Score with COCO's average precision.")
-    three.set_defaults(verb=evaluate)
-    _data_argument(three)
-    three.add_argument("--split", help="which split (default: test, or the only one)")
-    subject = three.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--weights", help=weights_help)
-    subject.add_argument("--detections", type=Path, help="COCO results of any program, to score instead of weights")
-    three.add_argument("--json", type=Path, help="write the numbers to this file")
-    three.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
-
-    four = verbs.add_parser("export", help="write an ONNX file", description="Write weights as an ONNX file.")
-    four.set_defaults(verb=export)
-    four.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
-    four.add_argument("--out", type=Path, required=True, help="file to write, ends in .onnx")
-    four.add_argument(
-        "--int8", nargs="+", metavar="SOURCE", help="in eight-bit integers, ranges as seen on these pictures"
-    )
-
-    six = verbs.add_parser(
-        "compare",
-        help="try settings on your data",
-        description="Train with the settings as configured and with each variation, several seeds each, and compare "
-        "the AP on val. Goes on where it was stopped.",
-    )
-    six.set_defaults(verb=compare)
-    _data_argument(six)
-    _setting_arguments(six)
-    six.add_argument(
-        "--settings",
-        nargs="+",
-        required=True,
-        metavar="VARIATION",
-        help="KEY=VALUE (several: quoted, with spaces), KEY={A,B} for a grid, KEY=A..B or KEY=log:A..B for random "
-        "draws, or a file with one of these per line, such as configs/effects.txt",
-    )
-    six.add_argument("--steps", type=_count, help="length of each run, unless the settings say it")
-    six.add_argument("--seeds", type=_count, default=3, help="runs of each variation (default: %(default)s)")
-    six.add_argument("--trials", type=_count, default=10, help="draws of a random variation (default: %(default)s)")
-    six.add_argument("--jobs", type=_count, default=1, help="runs at once (default: %(default)s)")
-    six.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
-    six.add_argument("--keep-weights", action="store_true", help="do not remove the weights of the runs")
-
-    five = verbs.add_parser(
-        "summary",
-        help="print a network layer by layer",
-        description="Print each layer's output, parameters, operations and receptive field.",
-    )
-    five.set_defaults(verb=summary)
-    _setting_arguments(five)
-    five.add_argument("--weights", help="describe these instead: a .safetensors file, or a shipped name")
-    five.add_argument("--classes", type=_count, default=20, help="number of classes (default: %(default)s)")
-
-    four.add_argument("--data", help="a data set to compare the AP of weights and file on")
-    four.add_argument("--split", default="test", help="split of it (default: %(default)s)")
-
-    seven = verbs.add_parser(
-        "verify",
-        help="hold an exported file to its certificate",
-        description="Run an exported file on built-in pictures and compare with what its weights answered, as the "
-        "certificate beside it says.",
-    )
-    seven.set_defaults(verb=verify)
-    seven.add_argument("file", type=Path, help="an .onnx file with its certificate beside it")
-    seven.add_argument(
-        "--runtime", choices=("auto", "onnxruntime", "openvino"), default="auto", help="what computes (default: auto)"
-    )
-
-    for verb in (two, three, four):
-        verb.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
-    for verb in (two, three):
-        verb.add_argument(
-            "--runtime",
-            choices=typing.get_args(RuntimeName),
-            default="auto",
-            help="what computes: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for .onnx",
-        )
-        verb.add_argument(
-            "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
-        )
-        verb.add_argument(
-            "--suppression",
-            choices=typing.get_args(typing.get_type_hints(Config)["suppression"]),
-            help="what becomes of boxes that overlap (default: as the weights' settings say, else classic)",
-        )
-        verb.add_argument(
-            "--agnostic-nms",
-            action=argparse.BooleanOptionalAction,
-            help="boxes of different classes suppress each other (default: as the weights' settings say, else not)",
-        )
-        verb.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    return parser
-
-
-def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument(
-        "--data",
-        required=required,
-        help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
-    )
-
-
-def _setting_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable"
-    )
-    parser.add_argument("--model", help="pico, nano, small or medium (default: nano)")
-    parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
 def _next_free(path: Path) -> Path:
     """Return `path`, numbered if it is taken."""
     number = 1
@@ -454,3 +264,6 @@ class _BarAwareHandler(logging.Handler):
 
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
+
+
+_VERBS = {verb.__name__: verb for verb in (check, train, detect, evaluate, export, verify, compare, summary)}

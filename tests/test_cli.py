@@ -95,7 +95,7 @@ def test_python_m_detector_is_the_command() -> None:
     [
         [],
         ["tarin"],
-        ["train"],
+        ["compare"],
         ["detect", "a.png"],
         ["evaluate", "--data", "scenes"],
         ["evaluate", "--data", "scenes", "--weights", "a", "--detections", "b"],

@@ -1,0 +1,226 @@
+"""The arguments of the command line: one function per verb. Torch is not needed to know them."""
+
+import argparse
+import typing
+from pathlib import Path
+
+import detector
+from detector.config import Config, RuntimeName
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+
+_Verbs: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_WEIGHTS = "a file (.safetensors or .onnx), or a shipped name: cells, scenes"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; the chosen verb's name ends up in `verb`."""
+    parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=detector.__version__)
+    added = (_check, _train, _detect, _evaluate, _export, _verify, _compare, _summary)
+    verbs = parser.add_subparsers(required=True, dest="verb", metavar=" | ".join(f.__name__[1:] for f in added))
+    for add in added:
+        add(verbs)
+    return parser
+
+
+def _check(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "check",
+        help="find what is wrong before a long run",
+        description="Check data, network and learning in about a minute. Exit status: 0 ok, 4 look, 5 stop.",
+    )
+    _data_argument(parser)
+    parser.add_argument("--out", type=Path, default=Path("check"), help="folder for pictures (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the findings to this file")
+    _run_arguments(parser)
+
+
+def _train(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "train", help="train on a data set", description="Train a detector, from scratch or from weights."
+    )
+    _data_argument(parser, required=False)
+    parser.add_argument("--weights", help="begin with these: a .safetensors file, or a shipped name")
+    parser.add_argument(
+        "--reuse-backbone", action="store_true", help="with --weights of other classes: take all but the last layers"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with a run that was cut short, to the same bits"
+    )
+    parser.add_argument(
+        "--resume-anyway", action="store_true", help="also where data, versions, threads or machine are others"
+    )
+    parser.add_argument("--out", type=Path, help="folder for weights and results (default: a new one under runs/)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--allow-dropped",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SHARE",
+        help="largest share of boxes that may be dropped (default: 0.02; without a number: any)",
+    )
+    _run_arguments(parser)
+
+
+def _detect(verbs: _Verbs) -> None:
+    parser = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
+    parser.add_argument("source", nargs="*", help="files, folders, globs; `scenes` for pictures of the built-in set")
+    parser.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
+    parser.add_argument("--weights", required=True, help=_WEIGHTS)
+    parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
+    parser.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
+    parser.add_argument(
+        "--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)"
+    )
+    parser.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
+    parser.add_argument("--csv", action="store_true", help="also write detections.csv")
+    parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
+    parser.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
+    _canvas_argument(parser)
+    _answer_arguments(parser)
+
+
+def _evaluate(verbs: _Verbs) -> None:
+    parser = verbs.add_parser("evaluate", help="score on a split", description="Score with COCO's average precision.")
+    _data_argument(parser)
+    parser.add_argument("--split", help="which split (default: test, or the only one)")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--weights", help=_WEIGHTS)
+    subject.add_argument("--detections", type=Path, help="COCO results of any program, to score instead of weights")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
+    _canvas_argument(parser)
+    _answer_arguments(parser)
+
+
+def _export(verbs: _Verbs) -> None:
+    parser = verbs.add_parser("export", help="write an ONNX file", description="Write weights as an ONNX file.")
+    parser.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, ends in .onnx")
+    parser.add_argument(
+        "--int8", nargs="+", metavar="SOURCE", help="in eight-bit integers, ranges as seen on these pictures"
+    )
+    parser.add_argument("--data", help="a data set to compare the AP of weights and file on")
+    parser.add_argument("--split", default="test", help="split of it (default: %(default)s)")
+    _canvas_argument(parser)
+
+
+def _verify(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "verify",
+        help="hold an exported file to its certificate",
+        description="Run an exported file on built-in pictures and compare with what its weights answered, as the "
+        "certificate beside it says.",
+    )
+    parser.add_argument("file", type=Path, help="an .onnx file with its certificate beside it")
+    parser.add_argument(
+        "--runtime", choices=("auto", "onnxruntime", "openvino"), default="auto", help="what computes (default: auto)"
+    )
+
+
+def _compare(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "compare",
+        help="try settings on your data",
+        description="Train with the settings as configured and with each variation, several seeds each, and compare "
+        "the AP on val. Goes on where it was stopped.",
+    )
+    _data_argument(parser)
+    _setting_arguments(parser)
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        required=True,
+        metavar="VARIATION",
+        help="KEY=VALUE (several: quoted, with spaces), KEY={A,B} for a grid, KEY=A..B or KEY=log:A..B for random "
+        "draws, or a file with one of these per line, such as configs/effects.txt",
+    )
+    parser.add_argument("--steps", type=_count, help="length of each run, unless the settings say it")
+    parser.add_argument("--seeds", type=_count, default=3, help="runs of each variation (default: %(default)s)")
+    parser.add_argument("--trials", type=_count, default=10, help="draws of a random variation (default: %(default)s)")
+    parser.add_argument("--jobs", type=_count, default=1, help="runs at once (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
+    parser.add_argument("--keep-weights", action="store_true", help="do not remove the weights of the runs")
+
+
+def _summary(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "summary",
+        help="print a network layer by layer",
+        description="Print each layer's output, parameters, operations and receptive field.",
+    )
+    _setting_arguments(parser)
+    parser.add_argument("--weights", help="describe these instead: a .safetensors file, or a shipped name")
+    parser.add_argument("--classes", type=_count, default=20, help="number of classes (default: %(default)s)")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what describes a training run."""
+    _setting_arguments(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
+    length.add_argument("--epochs", type=float, help="passes over the training pictures")
+    parser.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
+    parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+    parser.add_argument("--batch", type=int, help="pictures per step (default: auto)")
+
+
+def _canvas_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
+
+
+def _answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how a trained network is run and its boxes suppressed."""
+    parser.add_argument(
+        "--runtime",
+        choices=typing.get_args(RuntimeName),
+        default="auto",
+        help="what computes: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for .onnx",
+    )
+    parser.add_argument(
+        "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--suppression",
+        choices=typing.get_args(typing.get_type_hints(Config)["suppression"]),
+        help="what becomes of boxes that overlap (default: as the weights' settings say, else classic)",
+    )
+    parser.add_argument(
+        "--agnostic-nms",
+        action=argparse.BooleanOptionalAction,
+        help="boxes of different classes suppress each other (default: as the weights' settings say, else not)",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+
+
+def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--data",
+        required=required,
+        help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
+    )
+
+
+def _setting_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable"
+    )
+    parser.add_argument("--model", help="pico, nano, small or medium (default: nano)")
+    parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
