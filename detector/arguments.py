@@ -77,6 +77,7 @@ def _detect(verbs: _Verbs) -> None:
     parser.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
     parser.add_argument("--csv", action="store_true", help="also write detections.csv")
     parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
+    _pixels_argument(parser)
     parser.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
     _canvas_argument(parser)
     _answer_arguments(parser)
@@ -200,6 +201,16 @@ def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> No
         "--data",
         required=required,
         help="data.yaml, COCO JSON, a folder of a data set, or `scenes`; see datasets/README.md",
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", default=None, help="let its files lead to files outside of its folder"
+    )
+    _pixels_argument(parser)
+
+
+def _pixels_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-pixels", type=_count, help="largest picture that is decoded (default: 89 million pixels)"
     )
 
 

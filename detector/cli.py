@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector import images
 from detector.arguments import make_parser
 from detector.config import Config, override, parse_value, read_config
 from detector.errors import InputError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
 
 _STARTED = time.monotonic()
-_SETTING_FLAGS = ("model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
+_SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = _BarAwareHandler()
     logger.handlers = [handler]
     try:
+        if getattr(options, "max_pixels", None):
+            images.allow_pixels(options.max_pixels)
         status = _VERBS[options.verb](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,18 +61,19 @@ def train(options: argparse.Namespace) -> int:
     from detector.engine.train import train as run
 
     out = options.out or _next_free(Path("runs/train"))
-    result = run(options.data, config, out, options.split, _STARTED, options.weights, options.reuse_backbone)
-    return 130 if result.interrupted else 0
+    run(options.data, config, out, options.split, _STARTED, options.weights, options.reuse_backbone)
+    return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
-    own = {"verb", "resume", "resume_anyway"}
+    own = {"verb", "resume", "resume_anyway", "max_pixels"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         raise InputError(f"--resume goes on with the run's own settings; leave out --{other[0].replace('_', '-')}")
     from detector.engine.train import resume
 
-    return 130 if resume(options.resume, options.resume_anyway, started=_STARTED).interrupted else 0
+    resume(options.resume, options.resume_anyway, started=_STARTED)
+    return 0
 
 
 def check(options: argparse.Namespace) -> int:
@@ -194,6 +198,7 @@ def evaluate(options: argparse.Namespace) -> int:
         runtime=options.runtime,
         suppression=options.suppression,
         class_agnostic=options.agnostic_nms,
+        allow_outside=bool(options.allow_outside),
         json_path=options.json,
         results_path=options.results,
     )

@@ -83,6 +83,7 @@ class Config:
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
     allow_dropped: float = _setting(0.02, "largest share of boxes that may be dropped, 0..1", 0, 1)
 
+    allow_outside: bool = _setting(False, "let the data set's files lead to files outside of its folder")
     workers: int = _setting(1, "threads that prepare batches ahead; 0: between the steps", 0, 16)
     save_every: float = _setting(
         5.0, "minutes between states saved to go on from, besides one at each evaluation; 0: only there", 0
@@ -225,7 +226,7 @@ def read_config(path: Path) -> Config:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(node, yaml.MappingNode | None):
         raise InputError(f"{path}: expected lines of `key: value`")

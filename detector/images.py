@@ -1,19 +1,22 @@
 """Pictures from and to files: the only place that knows file formats, EXIF turns, 16 bits and alpha.
 
 Inside the package a picture is always RGB, uint8, [H, W, 3], the way up a viewer shows it.
-The rules: EXIF orientation is applied; 16-bit grey is divided by 256; transparency is laid on white;
+The rules: EXIF orientation is applied; 16-bit grey is divided by 256 (12-bit by 16); transparency is laid on white;
 of an animation the first frame is taken; pictures of floats are refused, since their range is unknown.
+The content counts, not the ending: a PNG called .jpg is read as a PNG.
 """
 
 import io
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from detector.errors import InputError
 
@@ -22,9 +25,34 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """File endings (lower case) that count as pictures when a folder is searched."""
 
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+"""What is decoded, whatever a file is called. Not all that Pillow can: its EPS reader would start another program."""
+
 _EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
-"""Orientations that lay a picture on its side. Source: EXIF 2.32, tag 0x0112."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation → what turns the picture upright; from 5 on it lies on its side. Source: EXIF 2.32, tag 0x0112."""
+
+_TIFF_BITS = 258
+_MORE_PIXELS = "make it smaller, or allow more with --max-pixels"
+
+
+def allow_pixels(limit: int) -> None:
+    """Let pictures of up to `limit` pixels be decoded, in this process; as it stands, some 89 million.
+
+    Raises:
+        InputError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise InputError(f"max_pixels: must be at least 1, got {limit}")
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 def read(source: Path | str | bytes) -> Pixels:
@@ -39,11 +67,7 @@ def read(source: Path | str | bytes) -> Pixels:
     Raises:
         InputError: the file is missing, is no picture, is cut off or too large to be sane.
     """
-    with (
-        _naming("<bytes>" if isinstance(source, bytes) else str(source)),
-        Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file,
-    ):
-        _check_pixels(file)
+    with _open(source) as file:
         return to_rgb(file)
 
 
@@ -53,15 +77,14 @@ def read_size(path: Path | str) -> tuple[int, int]:
     Raises:
         InputError: as `read`, but for damage behind the head.
     """
-    with _naming(str(path)), Image.open(path) as file:
-        _check_pixels(file)
+    with _open(path) as file:
         width, height = file.size
         if file.format == "TIFF":  # whether `size` is turned already depends on Pillow's version
             height, width = to_rgb(file).shape[:2]
             return height, width
         # Asking a PNG for EXIF data that its head does not have decodes all of it.
         has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
-        turned = has_exif and file.getexif().get(_EXIF_ORIENTATION) in _TURNED
+        turned = has_exif and _orientation(file) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
@@ -71,8 +94,7 @@ def read_thumbnail(path: Path | str, side: int) -> Pixels:
     Raises:
         InputError: as `read`.
     """
-    with _naming(str(path)), Image.open(path) as file:
-        _check_pixels(file)
+    with _open(path) as file:
         # A JPEG decodes at a half, a quarter or an eighth as fast; twice the side is left, so that pixels weigh alike.
         file.draft(None, (2 * side, 2 * side))
         return np.array(Image.fromarray(to_rgb(file)).resize((side, side), Image.Resampling.BOX))
@@ -82,42 +104,75 @@ def to_rgb(image: Image.Image) -> Pixels:
     """Convert an opened PIL picture of any mode to RGB [H, W, 3] by this module's rules.
 
     Raises:
-        InputError: a picture of floats or of 32-bit integers.
+        InputError: a picture of floats or of 32-bit integers, or of a mode without a way to RGB.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    bits = image.tag_v2.get(_TIFF_BITS, (16,)) if isinstance(image, TiffImageFile) else (16,)
+    clear = image.info.get("transparency")
+    if (turn := _UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        deep = np.asarray(image)
+        grey = (deep >> (4 if bits == (12,) else 8)).astype(np.uint8)
+        if isinstance(clear, int):
+            grey[deep == clear] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("F", "I"):
         raise InputError(f"a picture of mode {image.mode} has no known range: save it with 8 or 16 bits")
-    if "A" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    try:
+        if image.mode in ("LA", "PA", "RGBA", "RGBa") or clear is not None:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError:
+        raise InputError(f"a picture of mode {image.mode} cannot be turned into RGB: save it as RGB") from None
+
+
+def _orientation(image: Image.Image) -> Any:
+    """Return the EXIF orientation; 1, as it stands, where there is none that can be read."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged in any way; a viewer shows the picture all the same
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _content(source: Path | str | bytes) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not stat.S_ISREG(Path(source).stat().st_mode):
+        raise InputError("not a file with content of its own")  # a folder; a pipe, which would wait for ever
+    return Path(source).open("rb")
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Turn what can go wrong while a picture is opened into an InputError that names it."""
+def _open(source: Path | str | bytes) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong with it, then or while it is used, is an InputError that names it."""
+    name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
-        yield
+        # Pillow never gets the path itself: it would map the file to memory, and garble a turned TIFF in doing so.
+        with _content(source) as content, Image.open(content, formats=_FORMATS) as file:
+            _check_pixels(file)
+            yield file
     except FileNotFoundError:
         raise InputError(f"{name}: no such picture") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: too large a picture ({error})") from None
+        raise InputError(f"{name}: too large a picture ({error}): {_MORE_PIXELS}") from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: not a picture in a format that can be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{name}: the picture does not decode ({error})") from None
+    except Exception as error:  # a decoder may trip over damage in any way
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{name}: the picture does not decode ({error or type(error).__name__})") from None
 
 
 def _check_pixels(file: Image.Image) -> None:
     # Pillow only warns up to twice its limit; one clear limit is better than two.
     limit = Image.MAX_IMAGE_PIXELS
     if limit and file.width * file.height > limit:
-        raise InputError(f"too large a picture ({file.width} x {file.height}, at most {limit} pixels)")
+        raise InputError(f"too large a picture ({file.width} x {file.height}, at most {limit} pixels): {_MORE_PIXELS}")
 
 
 def check_array(image: npt.NDArray[Any]) -> Pixels:
@@ -138,5 +193,13 @@ def write(path: Path, image: Pixels) -> None:
 
 
 def find(folder: Path) -> list[Path]:
-    """Return the pictures directly in `folder`, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Return the pictures directly in `folder`, sorted by name; a link to nowhere too, for its reader to complain of.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+    return sorted(path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir())

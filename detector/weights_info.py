@@ -1,14 +1,17 @@
 """What trained weights say about themselves; travels as text in the metadata of every file they are kept in."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from detector.errors import InputError
-from detector.letterbox import check_side
+from detector.letterbox import CANVAS_STEP
 
 FORMAT = "detector-weights-1"
+
+LARGEST_SIDE = 16384
+"""Of the canvas of weights; beyond it a file is damaged, or means to fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,38 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
             "use weights that `detector train` or `detector export` wrote"
         )
     try:
-        values = {key: json.loads(metadata[key]) for key in WeightsInfo.__dataclass_fields__}
-        info = WeightsInfo(
-            model=values["model"],
-            class_names=tuple(values["class_names"]),
-            category_ids=tuple(values["category_ids"]),
-            canvas_hw=(int(values["canvas_hw"][0]), int(values["canvas_hw"][1])),
-            config=values["config"],
-            facts=values["facts"],
-        )
-        if len(info.category_ids) != len(info.class_names):
-            raise ValueError(f"{len(info.class_names)} class names, {len(info.category_ids)} category ids")
-        for side in info.canvas_hw:
-            check_side(side)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+        values = {key: json.loads(metadata[key]) for key in _MUST_BE}
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise damaged(source, error) from None
-    return info
+    for key, (rule, fits) in _MUST_BE.items():
+        if not fits(values[key]):
+            raise InputError(f"{source}: the metadata are damaged: {key} must be {rule}")
+    height, width = values.pop("canvas_hw")
+    class_names, category_ids = tuple(values.pop("class_names")), tuple(values.pop("category_ids"))
+    if len(category_ids) != len(class_names):
+        raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
+    return WeightsInfo(class_names=class_names, category_ids=category_ids, canvas_hw=(height, width), **values)
+
+
+def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
+
+
+def _is_canvas(value: Any) -> bool:
+    if not _is_list_of(int)(value) or len(value) != 2 or max(value) > LARGEST_SIDE:
+        return False
+    return all(side > 0 and side % CANVAS_STEP == 0 for side in value)
+
+
+_MUST_BE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("a name", lambda value: isinstance(value, str)),
+    "class_names": ("a list of names", _is_list_of(str)),
+    "category_ids": ("a list of whole numbers", _is_list_of(int)),
+    "canvas_hw": (f"two multiples of {CANVAS_STEP} up to {LARGEST_SIDE}", _is_canvas),
+    "config": ("a mapping of settings", lambda value: isinstance(value, dict)),
+    "facts": ("a mapping", lambda value: isinstance(value, dict)),
+}
+"""Key → what must stand there, in words and as a test."""
 
 
 def damaged(source: str, error: Exception) -> InputError:

@@ -1,6 +1,8 @@
-"""What tests of several stages share: one thread, a tiny data set on disk, and a network trained on it."""
+"""What tests of several stages share: no network, one thread, a tiny data set on disk, and a network trained on it."""
 
 import json
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,39 @@ from detector.engine.train import train
 
 # The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def attempts() -> Iterator[list[str]]:
+    """What wanted to go to the network, which is shut for this process; a library may keep quiet about its failure."""
+    found: list[str] = []
+    connect = socket.socket.connect
+
+    def refuse(who: str, where: object) -> None:
+        found.append(f"{who} {where!r}")
+        raise OSError("tests have no network")
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:  # between processes of this machine
+            refuse("connect", address)
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_here)
+        patch.setattr(socket.socket, "connect_ex", connect_here)
+        patch.setattr(socket.socket, "sendto", lambda self, *words: refuse("sendto", words[-1]))
+        for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+            patch.setattr(socket, name, lambda *words, name=name, **more: refuse(name, words[:2]))
+        yield found
+        assert not found
+
+
+@pytest.fixture(autouse=True)
+def no_network(attempts: list[str]) -> Iterator[None]:
+    """Fail the test during which something wanted to go to the network."""
+    before = len(attempts)
+    yield
+    assert not attempts[before:]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import detector
@@ -440,3 +441,28 @@ def test_summary_prints_a_line_per_layer_and_the_sums(capsys: pytest.CaptureFixt
     assert "canvas of 320x256" in total
     assert main(["summary", "--weights", "cells"]) == 0
     assert main(["summary", "--set", "padding=valid", "--imgsz", "160"]) == 2
+
+
+def test_the_largest_picture_may_be_set(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to have it back after the test
+    picture = str(tiny_data / "images" / "1.png")
+    words = ["detect", picture, "--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "found")]
+    assert main([*words, "--max-pixels", "6143"]) == 2
+    assert "allow more with --max-pixels" in capsys.readouterr().err
+    assert main([*words, "--max-pixels", "6144"]) == 0
+
+
+def test_files_outside_of_the_data_set_are_read_only_on_request(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = json.loads((tiny_data / "test.json").read_text())
+    for row in data["images"]:
+        row["file_name"] = str(tiny_data / "images" / row["file_name"])
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.json").write_text(json.dumps(data))
+    words = ["evaluate", "--data", str(tmp_path / "set" / "test.json"), "--weights", str(tiny_weights)]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert "--allow-outside" in capsys.readouterr().err
+    assert main([*words, "--device", "cpu", "--allow-outside"]) == 0

@@ -239,11 +239,22 @@ def test_a_picture_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: py
         images.read(tmp_path / "b.png")
 
 
+def test_who_allows_more_pixels_reads_larger_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    images.write(tmp_path / "a.png", noise(10, 11, 3))
+    with pytest.raises(InputError, match="--max-pixels"):
+        images.read(tmp_path / "a.png")
+    images.allow_pixels(110)
+    assert images.read(tmp_path / "a.png").shape == (10, 11, 3)
+    with pytest.raises(InputError, match="max_pixels: must be at least 1, got 0"):
+        images.allow_pixels(0)
+
+
 def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     entered = {name: threading.Event() for name in (b"first", b"second")}
     leave = {name: threading.Event() for name in entered}
 
-    def held_open(source: io.BytesIO) -> Image.Image:
+    def held_open(source: io.BytesIO, formats: object) -> Image.Image:
         name = source.getvalue()
         entered[name].set()
         leave[name].wait(2)
@@ -287,6 +298,11 @@ def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).touch()
     (tmp_path / "e.png").mkdir()
     assert [path.name for path in images.find(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
+    # Not passed over in silence: whoever reads it is told that it leads nowhere.
+    (tmp_path / "f.png").symlink_to("nowhere.png")
+    assert images.find(tmp_path)[-1] == tmp_path / "f.png"
+    with pytest.raises(InputError, match="the folder cannot be read"):
+        images.find(tmp_path / "gone")
 
 
 def test_an_rgb_array_passes_as_it_is() -> None:

@@ -1,22 +1,28 @@
 """COCO JSON: one file holds the pictures, categories and boxes (x, y, width, height) of a split."""
 
 import json
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detector.data.rows import Corners, RowCollector, read_text
+from detector.data.fence import Fence
+from detector.data.rows import Corners, RowCollector, is_file, read_text
 from detector.data.split import Split
 from detector.errors import InputError, at
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 _LARGEST_ID = 2**63 - 1
+_LARGEST_AREA = 1e12
+_REFERS_TO = {"image_id": "images", "category_id": "categories"}
 
 
-def read_split(path: Path, name: str) -> Split:
+def read_split(path: Path, name: str, allow_outside: bool = False) -> Split:
     """Read one COCO file.
 
     Pictures are looked for in `images/` beside the file, then beside it; for a file in `annotations/` also in the
@@ -27,23 +33,30 @@ def read_split(path: Path, name: str) -> Split:
     Args:
         path: the JSON file.
         name: the split's name.
+        allow_outside: let it name pictures outside of its folder.
 
     Returns:
         The split; its `ground_truth` is the file's dictionary if every row and picture of it can be used and COCO's
         scoring can take it, else None, so that an evaluation scores against the annotations.
 
     Raises:
-        InputError: not JSON, not of COCO's form, ids or file names that appear twice, or no picture there.
+        InputError: not JSON, not of COCO's form, ids or file names that appear twice, pictures outside of the folder,
+            or no picture there.
     """
+    with _nesting(path):
+        return _read_split(path, name, allow_outside)
+
+
+def _read_split(path: Path, name: str, allow_outside: bool) -> Split:
     data = _load(path)
-    categories = {i: str(category.get("name", i)) for i, category in _by_id(path, data, "categories").items()}
+    categories = {i: _class_name(category) for i, category in _by_id(path, data, "categories").items()}
     if not categories:
         raise InputError(f"{path}: `categories` is empty: there is no class to find")
     category_ids = tuple(sorted(categories))
     class_ids = {category_id: position for position, category_id in enumerate(category_ids)}
     pictures = _by_id(path, data, "images")
     collector = RowCollector()
-    _add_pictures(collector, path, pictures)
+    _add_pictures(collector, path, pictures, allow_outside)
 
     annotations = data["annotations"]
     for index, annotation in enumerate(annotations):
@@ -52,16 +65,16 @@ def read_split(path: Path, name: str) -> Split:
             collector.drop(None, path, index, f"expected an object, got {annotation!r:.60}")
             continue
         image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
-        if not isinstance(image_id, int) or image_id not in pictures:
+        if type(image_id) is not int or image_id not in pictures:
             collector.drop(None, path, index, f"image_id {image_id!r:.60} is not among the images")
-        elif not isinstance(category_id, int) or category_id not in class_ids:
+        elif type(category_id) is not int or category_id not in class_ids:
             collector.drop(image_id, path, index, f"category_id {category_id!r:.60} is not among the categories")
         elif (corners := _corners(bbox)) is None:
             reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
             collector.drop(image_id, path, index, reason)
         else:
             area = annotation.get("area")
-            area = float(area) if isinstance(area, int | float) and 0 < area < 1e12 else 0.0
+            area = float(area) if isinstance(area, int | float) and 0 < area < _LARGEST_AREA else 0.0
             collector.add_box(image_id, path, index, class_ids[category_id], corners, _is_crowd(annotation), area)
 
     used = collector.annotations(path)
@@ -78,16 +91,28 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not JSON, not of COCO's form, or annotations that cannot be scored.
     """
-    data = _load(path)
-    for key in ("images", "categories"):
-        _by_id(path, data, key)
-    for index, annotation in enumerate(data["annotations"]):
-        if not isinstance(annotation, dict) or _corners(annotation.get("bbox")) is None:
-            line = _annotation_lines(read_text(path), {index})[index]
-            raise InputError(f"{at(path, line)}: an annotation without a bbox of four numbers cannot be scored")
+    with _nesting(path):
+        data = _load(path)
+        known = {key: _by_id(path, data, plural) for key, plural in _REFERS_TO.items()}
+        for index, annotation in enumerate(data["annotations"]):
+            if (fault := _fault(annotation, known)) is not None:
+                raise _refuse(path, "annotations", index, fault)
     if not _can_be_scored(data["annotations"]):
-        raise InputError(f"{path}: every annotation needs a unique `id` and an `area` to be scored against")
+        raise InputError(
+            f"{path}: every annotation needs a unique `id`, an `area`, and 0 or 1 as `iscrowd` to be scored"
+        )
     return data
+
+
+def _fault(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
+    """Say why an annotation cannot be scored, if it cannot."""
+    corners = _corners(annotation.get("bbox")) if isinstance(annotation, dict) else None
+    if corners is None or not all(map(math.isfinite, corners)):
+        return "an annotation without a bbox of four finite numbers cannot be scored"
+    for key, items in known.items():
+        if type(annotation.get(key)) is not int or annotation[key] not in items:
+            return f"{key} {annotation.get(key)!r:.60} is not among the {_REFERS_TO[key]}"
+    return None
 
 
 def to_coco(split: Split) -> dict[str, Any]:
@@ -117,13 +142,23 @@ def to_coco(split: Split) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _load(path: Path) -> dict[str, Any]:
+@contextmanager
+def _nesting(path: Path) -> Iterator[None]:
+    """Whoever walks through a file nested hundreds deep may be the one to fail, reading and printing alike."""
     try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{at(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
+        yield
     except RecursionError:
         raise InputError(f"{path}: not COCO JSON: nested too deeply") from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{at(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
+    except ValueError:
+        raise InputError(f"{path}: not COCO JSON: it holds a number of thousands of digits") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise InputError(f"{path}: not COCO JSON: expected an object with the list `{key}`")
@@ -132,36 +167,52 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, Any]]:
     items: dict[int, dict[str, Any]] = {}
-    for item in data[key]:
+    for index, item in enumerate(data[key]):
         if not isinstance(item, dict) or type(item.get("id")) is not int or abs(item["id"]) > _LARGEST_ID:
-            raise InputError(f"{path}: `{key}` holds {item!r:.60}; expected an object with a whole number `id`")
+            raise _refuse(path, key, index, f"`{key}` holds {item!r:.60}; expected an object with a whole number `id`")
         if item["id"] in items:
-            raise InputError(f"{path}: `{key}` holds the id {item['id']} twice; ids must be unique")
+            raise _refuse(path, key, index, f"`{key}` holds the id {item['id']} twice; ids must be unique")
         items[item["id"]] = item
     return items
 
 
-def _add_pictures(collector: RowCollector, path: Path, pictures: dict[int, dict[str, Any]]) -> None:
+def _refuse(path: Path, key: str, index: int, reason: str) -> InputError:
+    """Return the error to raise for one element of a list; it names the line."""
+    return InputError(f"{at(path, _lines(read_text(path), key, {index})[index])}: {reason}")
+
+
+def _add_pictures(
+    collector: RowCollector, path: Path, pictures: dict[int, dict[str, Any]], allow_outside: bool
+) -> None:
     folder, outer, stem = path.parent, path.parent.parent, path.stem.removeprefix("instances_")
     roots = [folder / "images", folder]
     if folder.name == "annotations":
         roots += [outer / stem, outer / "images" / stem, outer / "images"]
     roots = [root for root in roots if root.is_dir()]
+    fence = Fence([] if allow_outside else [outer if folder.name == "annotations" else folder, *roots])
     seen: set[str] = set()
-    for image_id, picture in pictures.items():
+    for index, (image_id, picture) in enumerate(pictures.items()):
         file_name = picture.get("file_name")
         if not isinstance(file_name, str) or not file_name:
-            raise InputError(f"{path}: image {image_id} has no `file_name`")
+            raise _refuse(path, "images", index, f"image {image_id} has no `file_name`")
         if file_name in seen:
-            raise InputError(
-                f"{path}: two images have the file_name {file_name!r}; merge their annotations under one id"
-            )
+            said = f"two images have the file_name {file_name!r}; merge their annotations under one id"
+            raise _refuse(path, "images", index, said)
         seen.add(file_name)
         places = [root / file_name for root in roots]
         height, width = picture.get("height"), picture.get("width")
         known = type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31
-        place = next((place for place in places if place.is_file()), places[0])
+        place = next((place for place in places if is_file(place)), places[0])
+        try:
+            fence.check(place, path)
+        except InputError as error:
+            raise _refuse(path, "images", index, str(error).removeprefix(f"{path}: ")) from None
         collector.add_picture(image_id, place, (height, width) if known else None)  # type: ignore[arg-type]
+
+
+def _class_name(category: dict[str, Any]) -> str:
+    name = category.get("name")
+    return str(category["id"] if name in (None, "") else name)
 
 
 def _corners(bbox: object) -> Corners | None:
@@ -180,8 +231,15 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
 
 def _can_be_scored(annotations: list[dict[str, Any]]) -> bool:
     """Whether COCO's scoring can take them as they are: it goes by `id`, needs `area` and knows no `ignore`."""
-    ids = {a["id"] for a in annotations if type(a.get("id")) is int and type(a.get("area")) in (int, float)}
-    return len(ids) == len(annotations) and all(_is_crowd(a) == (a.get("iscrowd") == 1) for a in annotations)
+    ids = {a["id"] for a in annotations if _is_scorable(a)}
+    return len(ids) == len(annotations)
+
+
+def _is_scorable(annotation: dict[str, Any]) -> bool:
+    area, is_crowd = annotation.get("area"), annotation.get("iscrowd", 0)
+    is_area = isinstance(area, int | float) and 0 <= area < _LARGEST_AREA
+    is_sound = type(annotation.get("id")) is int and is_area and is_crowd in (0, 1)
+    return is_sound and _is_crowd(annotation) == (is_crowd == 1)
 
 
 def _place(path: Path, annotations: list[Any], collector: RowCollector) -> None:
@@ -189,16 +247,16 @@ def _place(path: Path, annotations: list[Any], collector: RowCollector) -> None:
     entries = collector.ledger.entries
     if not entries:
         return
-    lines = _annotation_lines(read_text(path), {entry.line for entry in entries})
+    lines = _lines(read_text(path), "annotations", {entry.line for entry in entries})
     for position, entry in enumerate(entries):
         assert entry.line is not None
         annotation = annotations[entry.line]
-        name = f"annotation {annotation.get('id')}" if isinstance(annotation, dict) else "annotation"
+        name = f"annotation {annotation.get('id')!r:.60}" if isinstance(annotation, dict) else "annotation"
         entries[position] = replace(entry, line=lines[entry.line], reason=f"{name}: {entry.reason}")
 
 
-def _annotation_lines(text: str, wanted: set[int | None]) -> dict[int, int]:
-    """Return the line on which each wanted element of the top-level list `annotations` starts; text is valid JSON."""
+def _lines(text: str, of: str, wanted: set[int] | set[int | None]) -> dict[int, int]:
+    """Return the line on which each wanted element of the top-level list `of` starts; text is valid JSON."""
     decode = json.JSONDecoder().raw_decode
 
     def skip(position: int, character: str = "") -> int:
@@ -211,7 +269,7 @@ def _annotation_lines(text: str, wanted: set[int | None]) -> dict[int, int]:
     while text[position] != "}":
         key, position = decode(text, position)
         position = skip(position, ":")
-        if key == "annotations" and text[position] == "[":
+        if key == of and text[position] == "[":
             position, index = skip(position, "["), 0
             while text[position] != "]":
                 if index in wanted:

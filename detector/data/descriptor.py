@@ -95,37 +95,45 @@ class DataSet:
         self._classes_read[split.name] = classes
 
 
-def open_data(spec: str | Path) -> DataSet:
+def open_data(spec: str | Path, allow_outside: bool = False) -> DataSet:
     """Recognise a data set without reading its splits.
 
     Args:
         spec: `scenes`, or the path of a file or folder in one of the layouts that datasets/README.md shows.
+        allow_outside: let its annotation files, lists and links lead to files outside of its folder.
 
     Raises:
         InputError: nothing there, or nothing known; lists what is accepted.
     """
     path = Path(spec)
-    if not path.exists():
+    if not _exists(path):
         if str(spec) == "scenes":
             return _open_scenes()
         raise InputError(f"{spec}: no such file or folder; {_ACCEPTED}")
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _open_yaml(path)
+        return _open_yaml(path, allow_outside)
     if path.suffix.lower() == ".json":
-        return _open_coco(path)
-    data_set = _open_folder(path) if path.is_dir() else None
+        return _open_coco(path, allow_outside)
+    data_set = _open_folder(path, allow_outside) if path.is_dir() else None
     if data_set is None:
         raise InputError(f"{path}: not a data set in a known layout; {_ACCEPTED}")
     return data_set
 
 
-def _open_folder(folder: Path) -> DataSet | None:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name a file can have, or not for us to see
+        return False
+
+
+def _open_folder(folder: Path, allow_outside: bool) -> DataSet | None:
     if _coco_files(folder):
-        return _open_coco(folder)
+        return _open_coco(folder, allow_outside)
     for name in ("data.yaml", "data.yml"):
         if (folder / name).is_file():
-            return _open_yaml(folder / name)
-    return _open_voc(folder) if (folder / "Annotations").is_dir() else None
+            return _open_yaml(folder / name, allow_outside)
+    return _open_voc(folder, (), allow_outside) if (folder / "Annotations").is_dir() else None
 
 
 def _open_scenes() -> DataSet:
@@ -133,7 +141,7 @@ def _open_scenes() -> DataSet:
     return DataSet("built-in scenes: train, val, test", readers)
 
 
-def _open_coco(path: Path) -> DataSet:
+def _open_coco(path: Path, allow_outside: bool) -> DataSet:
     if path.is_file():
         name = canonical_name(path.stem.removeprefix("instances_"))
         files, kind = {name if name in _SPLITS else "train": path}, "file"
@@ -141,7 +149,7 @@ def _open_coco(path: Path) -> DataSet:
         files, kind = _coco_files(path), "folder"
         if not files:
             raise InputError(f"{path}: expected train.json, val.json or test.json in it, or another COCO layout")
-    readers = {name: functools.partial(coco.read_split, file, name) for name, file in files.items()}
+    readers = {name: functools.partial(coco.read_split, file, name, allow_outside) for name, file in files.items()}
     return DataSet(_describe(f"COCO JSON {kind}", path, files), readers, coco_files=files)
 
 
@@ -166,13 +174,18 @@ def _rank(name: str) -> int:
     return _SPLITS.index(name) if name in _SPLITS else len(_SPLITS)
 
 
-def _open_voc(folder: Path, class_names: tuple[str, ...] = ()) -> DataSet:
+def _open_voc(folder: Path, class_names: tuple[str, ...], allow_outside: bool) -> DataSet:
     names = voc.split_names(folder)
-    readers = {name: functools.partial(voc.read_split, folder, name, class_names) for name in names}
+    readers = {name: functools.partial(voc.read_split, folder, name, class_names, allow_outside) for name in names}
     return DataSet(_describe("Pascal VOC folder", folder, names), readers)
 
 
-def _open_yaml(path: Path) -> DataSet:
+def _open_yaml(path: Path, allow_outside: bool) -> DataSet:
+    values = _read_yaml(path)
+    return (_open_descriptor if "format" in values else _open_yolo)(path, values, allow_outside)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         # BaseLoader makes every scalar text: YAML would read a class called `no` as False.
         values = yaml.load(read_text(path), Loader=yaml.BaseLoader)
@@ -182,44 +195,49 @@ def _open_yaml(path: Path) -> DataSet:
         raise InputError(f"{place}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not YAML that describes data: nested too deeply") from None
     if not isinstance(values, dict) or not {"format", "names"} & set(values):
         raise InputError(
             f"{path}: neither a YOLO data.yaml (`train`, `val`, `names`) nor a descriptor (`format`, `path`)"
         )
-    if "format" in values:
-        return _open_descriptor(path, values)
+    return values
+
+
+def _open_yolo(path: Path, values: dict[str, Any], allow_outside: bool) -> DataSet:
     data = yolo.parse_data_yaml(path, values)
-    readers = {name: functools.partial(yolo.read_split, data, name) for name in data.splits}
+    readers = {name: functools.partial(yolo.read_split, data, name, allow_outside) for name in data.splits}
     return DataSet(_describe("YOLO data set", path.parent if path.stem == "data" else path, data.splits), readers)
 
 
-def _open_descriptor(path: Path, values: dict[str, Any]) -> DataSet:
+def _open_descriptor(path: Path, values: dict[str, Any], allow_outside: bool) -> DataSet:
     for key in values:
         if key not in _KEYS:
             raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, _KEYS)}")
     form = values["format"]
-    if form not in _FORMATS:
-        raise InputError(f"{path}: unknown format '{form}'; {did_you_mean(str(form), _FORMATS)}")
+    if not isinstance(form, str) or form not in _FORMATS:
+        said = form if isinstance(form, str) else "of several words"
+        raise InputError(f"{path}: unknown format '{said}'; {did_you_mean(said, _FORMATS)}")
     expected = _parse_expected(path, values.get("expected", {}))
     if form == "scenes":
         return replace(_open_scenes(), expected=expected)
     if not isinstance(values.get("path"), str):
         raise InputError(f"{path}: `path` must say where the data lies, relative to this file")
     place = path.parent / values["path"]
-    if not place.exists():
-        source = f"; get the data from {values['source']}" if "source" in values else ""
+    if not _exists(place):
+        source = f"; get the data from {values['source']}" if isinstance(values.get("source"), str) else ""
         raise InputError(f"{path}: the data is not at {place}{source}")
     names = values.get("names", [])
-    if not isinstance(names, list) or (names and form != "voc"):
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or (names and form != "voc"):
         raise InputError(f"{path}: `names` must be a list of class names, and stands in descriptors of format voc only")
     if form == "coco":
-        return replace(_open_coco(place), expected=expected)
+        return replace(_open_coco(place, allow_outside), expected=expected)
     if form == "voc":
-        return replace(_open_voc(place, tuple(map(str, names))), expected=expected)
+        return replace(_open_voc(place, tuple(names), allow_outside), expected=expected)
     file = next((file for file in (place / "data.yaml", place / "data.yml") if file.is_file()), place)
     if not file.is_file():
         raise InputError(f"{path}: there is no data.yaml in {place}")
-    return replace(_open_yaml(file), expected=expected)
+    return replace(_open_yolo(file, _read_yaml(file), allow_outside), expected=expected)
 
 
 def _parse_expected(path: Path, expected: Any) -> dict[str, dict[str, int]]:

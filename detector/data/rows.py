@@ -1,5 +1,6 @@
 """What the readers of all formats share: the text of a file, and the ruling on each box; no row goes unaccounted."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ CUT_TOLERANCE = 0.01
 
 Corners = tuple[float, float, float, float]
 
+_LONGEST_REASON = 300
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 def read_text(path: Path) -> str:
     r"""Return the text of a file in UTF-8, without its byte order mark and with `\n` as the only line end.
@@ -31,6 +35,14 @@ def read_text(path: Path) -> str:
         raise InputError(f"{at(path, line)}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file; a name that none can have (too long, for one) is that of no file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 class _Row(NamedTuple):
@@ -69,7 +81,7 @@ class RowCollector:
             (height, width), or None for a missing picture: all its rows will be dropped.
         """
         try:
-            if not path.is_file():
+            if not is_file(path):
                 raise InputError(f"picture {path} not found")
             hw = hw or images.read_size(path)
         except InputError as error:
@@ -109,7 +121,9 @@ class RowCollector:
         """Drop one row; `image_id` is None where it belongs to no known picture."""
         self._with_drops.add(image_id)
         picture = self._pictures[image_id][0] if image_id in self._pictures else None
-        self.ledger.drop(path, line, reason, picture)
+        # What stands in a file may be long, or move the cursor of the terminal it is shown in.
+        reason = _CONTROL.sub("?", reason)
+        self.ledger.drop(path, line, reason[:_LONGEST_REASON] + "..." * (len(reason) > _LONGEST_REASON), picture)
 
     def annotations(self, source: Path) -> tuple[Annotation, ...]:
         """Return one annotation per picture that is there, sorted by id, and complete the ledger.

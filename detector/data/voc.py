@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from detector import images
+from detector.data.fence import Fence
 from detector.data.rows import Corners, RowCollector, read_text
 from detector.data.split import Split
 from detector.errors import InputError, at
@@ -21,7 +22,7 @@ def split_names(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in names if _list_file(folder, name).is_file()) or ("train",)
 
 
-def read_split(folder: Path, name: str, class_names: Sequence[str] = ()) -> Split:
+def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_outside: bool = False) -> Split:
     """Read one split; `difficult` of 1 marks an object as to be ignored, as VOC's own evaluation does.
 
     Picture sizes come from the pictures. Image ids count all XML files of the folder, so they are unique over splits.
@@ -30,12 +31,17 @@ def read_split(folder: Path, name: str, class_names: Sequence[str] = ()) -> Spli
         folder: holds `Annotations/`.
         name: one of `split_names`.
         class_names: C names; without any, all names that occur in the folder, sorted.
+        allow_outside: let it read files outside of the folder.
 
     Raises:
-        InputError: an XML file does not parse or has a DTD, a listed one is missing, no class, or no picture is there.
+        InputError: an XML file does not parse or has a DTD, a listed one is missing, no class, a picture lies outside
+            of the folder or cannot be told from another, or no picture is there.
     """
+    fence = Fence([] if allow_outside else [folder])
     paths = {path.stem: path for path in sorted((folder / "Annotations").glob("*.xml"))}
     stems = _listed(folder, name, paths)
+    for path in paths.values():
+        fence.check(path, path.parent)
     roots = {stem: _parse(paths[stem]) for stem in (stems if class_names else paths)}
     class_names = class_names or sorted({n for root in roots.values() for n in map(_name, root.iter("object")) if n})
     if not class_names:
@@ -43,12 +49,15 @@ def read_split(folder: Path, name: str, class_names: Sequence[str] = ()) -> Spli
     class_ids = {class_name: i for i, class_name in enumerate(class_names)}
     image_ids = {stem: i for i, stem in enumerate(paths, start=1)}
     picture_folder = folder / "JPEGImages"
-    pictures = {path.stem: path for path in images.find(picture_folder)} if picture_folder.is_dir() else {}
+    pictures: dict[str, list[Path]] = {}
+    for picture in images.find(picture_folder) if picture_folder.is_dir() else ():
+        pictures.setdefault(picture.stem, []).append(picture)
     collector = RowCollector()
     for stem in stems:
         path, image_id, root = paths[stem], image_ids[stem], roots[stem]
-        file_name = root.findtext("filename", "").strip() or f"{stem}.jpg"
-        collector.add_picture(image_id, pictures.get(stem, picture_folder / file_name))
+        picture = _picture(path, root, picture_folder, pictures.get(stem, []))
+        fence.check(picture, path)
+        collector.add_picture(image_id, picture)
         for item in root.iter("object"):
             line = int(item.attrib["line"])
             try:
@@ -83,6 +92,17 @@ def _listed(folder: Path, name: str, paths: Mapping[str, Path]) -> list[str]:
     return list(stems)
 
 
+def _picture(path: Path, root: Element, folder: Path, of_stem: Sequence[Path]) -> Path:
+    """Return the picture of an XML file: the one of its stem, or else the one it names."""
+    file_name = root.findtext("filename", "").strip()
+    named = folder / (file_name or f"{path.stem}.jpg")
+    if len(of_stem) > 1 and not (file_name and named in of_stem):
+        raise InputError(
+            f"{path}: its picture may be {' or '.join(picture.name for picture in of_stem)}: name one in <filename>"
+        )
+    return named if len(of_stem) != 1 else of_stem[0]
+
+
 def _parse(path: Path) -> Element:
     """Return the root of an XML file, whose elements bear their line as the attribute `line`."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
@@ -107,7 +127,14 @@ def _parse(path: Path) -> Element:
         raise
     except (LookupError, ValueError) as error:
         raise InputError(f"{path}: not XML that can be read ({error}); save it as UTF-8") from None
-    return builder.close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    root = builder.close()
+    if root.tag.lower() != "annotation":
+        raise InputError(
+            f"{at(path, 1)}: its root is <{root.tag:.60}>, expected <annotation>: not a file of Pascal VOC"
+        )
+    return root
 
 
 def _name(item: Element) -> str:
@@ -118,7 +145,7 @@ def _read_object(item: Element, class_ids: Mapping[str, int]) -> tuple[int, Corn
     """Return class and corners of an `<object>`; ValueError says what is wrong with it."""
     name, box = _name(item), item.find("bndbox")
     if name not in class_ids:
-        raise ValueError(f"class {name!r} is not among the class names" if name else "object without <name>")
+        raise ValueError(f"class {name!r:.60} is not among the class names" if name else "object without <name>")
     if box is None:
         raise ValueError(f"{name}: object without <bndbox>")
     values = []
@@ -127,6 +154,8 @@ def _read_object(item: Element, class_ids: Mapping[str, int]) -> tuple[int, Corn
         try:
             values.append(float(text))
         except ValueError:
-            raise ValueError(f"{name}: <{key}> is {text!r}, not a number" if text else f"{name}: no <{key}>") from None
+            raise ValueError(
+                f"{name}: <{key}> is {text!r:.60}, not a number" if text else f"{name}: no <{key}>"
+            ) from None
     x1, y1, x2, y2 = values
     return class_ids[name], (x1, y1, x2, y2)

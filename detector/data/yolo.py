@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detector import images
+from detector.data.fence import Fence
 from detector.data.rows import Corners, RowCollector, read_text
 from detector.data.split import Split, canonical_name
-from detector.errors import InputError
+from detector.errors import InputError, at
 
 _LOOKS_LIKE_PIXELS = 2.0
 """Shares above this are taken for pixels: no tool writes a box that lies a whole picture outside."""
@@ -41,7 +42,7 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         values: its content with every scalar as text, so that a class called `no` keeps its name.
 
     Raises:
-        InputError: no classes, classes not counted 0..C-1, or no split.
+        InputError: no classes, one twice, classes not counted 0..C-1, or no split.
     """
     names = values.get("names")
     if isinstance(names, dict):
@@ -50,6 +51,11 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{path}: `names` holds {twice[0]!r:.60} twice; give each class a name of its own")
+    # Text is shown as it is; a nest of YAML's aliases would be without end.
+    if not isinstance(values.get("nc", ""), str) or not isinstance(values.get("path", ""), str):
+        raise InputError(f"{path}: `nc` must be a number and `path` a folder")
     if "nc" in values and values["nc"] != str(len(names)):
         raise InputError(f"{path}: `nc` is {values['nc']}, but `names` has {len(names)} classes")
     splits: dict[str, tuple[str, ...]] = {}
@@ -66,30 +72,43 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
     if not splits:
         raise InputError(f"{path}: expected at least one of `train`, `val`, `test`")
     # An exported `path` is often that of another machine: the file's own folder is the second guess.
-    roots = (path.parent / str(values.get("path", "")), path.parent)
+    roots = (path.parent / values.get("path", ""), path.parent)
     return DataYaml(path, roots, tuple(names), splits)
 
 
-def read_split(data: DataYaml, name: str) -> Split:
+def read_split(data: DataYaml, name: str, allow_outside: bool = False) -> Split:
     """Read the pictures of one split and the label file of each.
 
     The label file of `.../images/a.jpg` is `.../labels/a.txt` (the last `images` in the path), and lies beside the
     picture where there is no such folder. A picture without one is a background picture; rows of a label file without
     a picture are dropped. Blank lines and lines that start with # are not rows.
 
+    Args:
+        data: the data set.
+        name: of one of its splits.
+        allow_outside: let lists and links lead to files outside of the folders that `data` itself names.
+
     Raises:
-        InputError: the split's folder or list is not there, no picture is, or no picture has a label file.
+        InputError: the split's folder or list is not there, no picture is, or no picture has a label file; two pictures
+            share one; a file lies outside.
     """
     collector = RowCollector()
-    folders, pictures = _find(data, name)
+    folders, pictures, fence = _find(data, name, allow_outside)
     labels = [_label_folder(picture.parent) / f"{picture.stem}.txt" for picture in pictures]
     if pictures and not any(label.is_file() for label in labels):
         raise InputError(
             f"{data.path}: none of the {len(labels)} pictures of {name} has a label file, e.g. {labels[0]}"
         )
+    owners: dict[Path, Path] = {}
+    for picture, label in zip(pictures, labels, strict=True):
+        if owners.setdefault(label, picture) != picture and label.is_file():
+            raise InputError(
+                f"{label}: belongs to both {owners[label]} and {picture.name}; give the pictures names of their own"
+            )
     for image_id, (picture, label) in enumerate(zip(pictures, labels, strict=True), start=1):
         # The rows of a missing picture are dropped, whatever their scale.
         h, w = collector.add_picture(image_id, picture) or (1, 1)
+        fence.check(label, label.parent)
         for line, row in _rows(label) if label.is_file() else ():
             try:
                 class_id, (x1, y1, x2, y2) = _parse(row, len(data.class_names))
@@ -99,6 +118,7 @@ def read_split(data: DataYaml, name: str) -> Split:
                 collector.add_box(image_id, label, line, class_id, (x1 * w, y1 * h, x2 * w, y2 * h))
     for orphan in sorted({label for folder in folders for label in _label_folder(folder).rglob("*.txt")} - {*labels}):
         if orphan.name != "classes.txt":  # written beside the labels by labelling tools
+            fence.check(orphan, orphan.parent)
             for line, _ in _rows(orphan):
                 collector.drop(None, orphan, line, "there is no picture for this label file")
     annotations = collector.annotations(data.path)
@@ -121,7 +141,7 @@ def _parse(row: str, class_count: int) -> tuple[int, Corners]:
     fields = row.split()
     if len(fields) < 5 or len(fields) % 2 == 0:
         raise ValueError(f"{len(fields)} columns; expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`")
-    class_value, *values = map(float, fields)
+    class_value, *values = map(_number, fields)
     if not class_value.is_integer() or not 0 <= class_value < class_count:
         raise ValueError(f"class {fields[0]} is not a whole number from 0 to {class_count - 1}")
     if any(_LOOKS_LIKE_PIXELS < value < float("inf") for value in values):
@@ -132,6 +152,15 @@ def _parse(row: str, class_count: int) -> tuple[int, Corners]:
         cx, cy, width, height = values
         return int(class_value), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     return int(class_value), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+
+
+def _number(text: str) -> float:
+    try:
+        if "_" not in text:  # Python would take 1_0 for 10
+            return float(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r:.60} is not a number; expected `class cx cy width height`, with blanks between")
 
 
 def _label_folder(folder: Path) -> Path:
@@ -146,27 +175,40 @@ def _label_folder(folder: Path) -> Path:
     return Path(*parts)
 
 
-def _find(data: DataYaml, name: str) -> tuple[list[Path], list[Path]]:
-    """Return the folders that were searched, and all pictures of a split, sorted."""
-    folders, pictures = [], []
+def _find(data: DataYaml, name: str, allow_outside: bool) -> tuple[list[Path], list[Path], Fence]:
+    """Return the folders that were searched, all pictures of a split, sorted, and the fence around the data set."""
+    folders, lists, pictures = [], [], []
     for place in data.splits[name]:
-        found = _first_existing(place, data.roots)
+        found = _first_existing(place, data.roots, data.path)
         if found.is_dir():
             folders.append(found)
-            pictures += [p for p in found.rglob("*") if p.suffix.lower() in images.SUFFIXES]
+            pictures += [p for p in found.rglob("*") if p.suffix.lower() in images.SUFFIXES and not p.is_dir()]
         elif found.suffix == ".txt" and found.is_file():
-            pictures += [_first_existing(row, (found.parent, *data.roots)) for _, row in _rows(found)]
+            lists.append(found)
         else:
             raise InputError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list; looked at {found}")
+    # What the YAML file names is the user's word; where the lists and links in there lead to is not.
+    own = [*data.roots, *folders, *(found.parent for found in lists)]
+    fence = Fence([] if allow_outside else [*own, *map(_label_folder, own)])
+    for picture in pictures:
+        fence.check(picture, picture.parent)
+    for found in lists:
+        for line, row in _rows(found):
+            pictures.append(_first_existing(row, (found.parent, *data.roots), found, line))
+            fence.check(pictures[-1], found, line)
     for picture, count in Counter(pictures).items():
         if count > 1:
             raise InputError(f"{data.path}: the split {name} lists {picture} {count} times; list it once")
-    return folders, sorted(pictures)
+    return folders, sorted(pictures), fence
 
 
-def _first_existing(place: str, roots: Sequence[Path]) -> Path:
+def _first_existing(place: str, roots: Sequence[Path], said_in: Path, line: int | None = None) -> Path:
     """Return the first of the places a path may mean that exists, else the first that has at least its folder."""
     # Roboflow writes ../train/images for the folder train/images beside the YAML.
     candidates = [root / way for way in (place, re.sub(r"^(\.\./)+", "", place)) for root in roots]
     near = (path for path in candidates if path.parent.is_dir())
-    return next((path for path in candidates if path.exists()), None) or next(near, candidates[0])
+    try:
+        return next((path for path in candidates if path.exists()), None) or next(near, candidates[0])
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{at(said_in, line)}: no file can be at {place!r:.60} ({reason})") from None

@@ -95,7 +95,7 @@ def check(
     started = time.monotonic()
     config = config or Config()
     prepare_for_training()
-    source = open_data(data)
+    source = open_data(data, config.allow_outside)
     said(source.description)
     splits = [source.read(name) for name in (split, *(n for n in ("val", "test") if n in source.split_names))
               if not (split == "trainval" and name == "val")]  # fmt: skip

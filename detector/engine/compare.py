@@ -67,7 +67,7 @@ def compare(
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     variations = read_variations(words, base, trials)
-    if "val" not in (names := open_data(data).split_names):
+    if "val" not in (names := open_data(data, base.allow_outside).split_names):
         raise InputError(f"{data}: settings are compared on a split named val; there is only {', '.join(names)}")
     out = Path(out)
     try:

@@ -144,6 +144,7 @@ def evaluate_to_files(
     results_path: Path | None = None,
     suppression: str | None = None,
     class_agnostic: bool | None = None,
+    allow_outside: bool = False,
 ) -> AveragePrecision:
     """Score weights, or another program's COCO results, and write the numbers.
 
@@ -158,6 +159,7 @@ def evaluate_to_files(
         runtime: as for `Detector`.
         json_path: gets the numbers.
         results_path: gets the detections as COCO results.
+        allow_outside: as of `open_data`.
         suppression: as for `Detector.detect_each`.
         class_agnostic: as for `Detector.detect_each`.
 
@@ -167,7 +169,7 @@ def evaluate_to_files(
     for path in (json_path, results_path):
         if path is not None:
             _check_writable(path)
-    source = open_data(data)
+    source = open_data(data, allow_outside)
     if split is None:
         split = source.split_names[0] if len(source.split_names) == 1 else "test"
     if detections is not None:
@@ -202,7 +204,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise InputError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")

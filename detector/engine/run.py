@@ -68,14 +68,12 @@ class TrainingResult:
         steps: optimizer steps done.
         seconds: wall time from the start of the command.
         best: numbers on val of the best weights; None without a val split.
-        interrupted: somebody stopped the run before its end; `resume` goes on.
     """
 
     folder: Path
     steps: int
     seconds: float
     best: AveragePrecision | None
-    interrupted: bool = False
 
 
 class TrainingRun:
@@ -172,13 +170,12 @@ class TrainingRun:
                 self._advance(progress.steps, progress.steps, after, bar)
         seconds = time.monotonic() - self._started
         best = None if progress.best is None else AveragePrecision(**progress.best)
-        interrupted = self._stop.made and progress.step < progress.steps and not self._out_of_patience()
-        if interrupted and progress.steps:
+        if self._stop.made and progress.step < progress.steps and not self._out_of_patience():
             self._save_state()
             log.info(f"stopped after step {progress.step}; to go on: detector train --resume {self._folder.path}")
-        else:
-            log.info(f"done: {progress.step} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
-        return TrainingResult(self._folder.path, progress.step, seconds, best, interrupted)
+            raise KeyboardInterrupt  # whoever called wants to stop too
+        log.info(f"done: {progress.step} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
+        return TrainingResult(self._folder.path, progress.step, seconds, best)
 
     def _look(self) -> None:
         """Say what a short check finds."""

@@ -76,6 +76,7 @@ def train(
 
     Raises:
         InputError: the data, settings, weights or folder will not do, or the loss became infinite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved first, `resume` goes on.
     """
     started = time.monotonic() if started is None else started
     config = config or Config()
@@ -147,7 +148,7 @@ def _prepare(request: _Request, out: Path, started: float) -> tuple[TrainingRun,
     device = choose_device(config.device)
     prepare_for_training()
 
-    source = open_data(request.data)
+    source = open_data(request.data, config.allow_outside)
     log.info("%s", source.description)
     train_split = source.read(request.split)
     val = source.read("val") if request.split == "train" and "val" in source.split_names else None

@@ -98,7 +98,7 @@ def find_weights(source: str | Path) -> Path:
         if path.is_file():
             return path
     except OSError as error:  # no name a file can have, or not for us to see
-        raise InputError(f"{str(source):.60}: no such weights file ({error.strerror})") from None
+        raise InputError(f"{source!s:.60}: no such weights file ({error.strerror})") from None
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
     if str(source) in shipped:
         return shipped[str(source)]

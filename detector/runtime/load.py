@@ -3,10 +3,12 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from detector.config import RuntimeName
 from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect
-from detector.runtime.runtime import Runtime
+from detector.runtime.runtime import Runtime, first_line
 from detector.weights_info import WeightsInfo
 
 
@@ -56,12 +58,31 @@ def _load_graph(path: Path, runtime: RuntimeName, device: str, long_side: int | 
     if runtime == "auto":
         runtime = "openvino" if find_spec("openvino") else "onnxruntime"
     started, info = _start(graph, str(path), runtime)
+    _try_out(started, info, path)
     if long_side is not None and long_side != max(started.canvas_hw):
         raise InputError(
             f"{path}: was exported for a canvas of {max(started.canvas_hw)} pixels and cannot take {long_side}: "
             f"export it again with --imgsz {long_side}"
         )
     return started, info
+
+
+def _try_out(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
+    """Refuse a graph that does not answer as its metadata say, before it is asked about a picture."""
+    try:
+        answer = runtime.predict([np.zeros((*runtime.canvas_hw, 3), dtype=np.uint8)])
+    except Exception as error:  # the runtimes' own classes have no common parent
+        reason = first_line(error)
+        raise InputError(f"{path}: the graph does not run ({reason}): export it again from its .safetensors") from None
+    points, classes = answer.scores.shape[1:] if answer.scores.ndim == 3 else (0, 0)
+    if answer.boxes.shape != (1, points, 4) or not points or classes != len(info.class_names):
+        shapes = f"boxes {list(answer.boxes.shape)}, scores {list(answer.scores.shape)}"
+        raise InputError(
+            f"{path}: the graph answers {shapes}, expected [1, P, 4] and [1, P, {len(info.class_names)}]: "
+            "export it again from its .safetensors"
+        )
+    if not (np.isfinite(answer.boxes).all() and np.isfinite(answer.scores).all()):
+        raise InputError(f"{path}: the graph answers what are no numbers: its weights are damaged")
 
 
 def _start(graph: bytes, source: str, runtime: str) -> tuple[Runtime, WeightsInfo]:

@@ -7,7 +7,7 @@ import onnxruntime
 
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.runtime.runtime import PointPredictions
+from detector.runtime.runtime import PointPredictions, first_line
 from detector.weights_info import WeightsInfo, from_metadata
 
 
@@ -31,7 +31,7 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own classes have no common parent
-            raise InputError(f"{source}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
         self.info: WeightsInfo = from_metadata(self._session.get_modelmeta().custom_metadata_map, source)
         self.canvas_hw = self.info.canvas_hw
 

@@ -7,7 +7,7 @@ import openvino
 
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.runtime.runtime import PointPredictions
+from detector.runtime.runtime import PointPredictions, first_line
 from detector.weights_info import WeightsInfo, from_metadata
 
 
@@ -33,12 +33,20 @@ class OpenVinoRuntime:
         try:
             model = core.read_model(graph)
         except RuntimeError as error:
-            raise InputError(f"{source}: not a readable ONNX file ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
         metadata = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
         self.info: WeightsInfo = from_metadata(metadata, source)
         self.canvas_hw = self.info.canvas_hw
+        for constant in (node for node in model.get_ops() if node.get_type_name() == "Constant"):
+            # A graph with a NaN may answer with numbers: OpenVINO's maximum prefers them.
+            if constant.data.dtype.kind == "f" and np.isnan(constant.data).any():
+                name = constant.get_friendly_name()
+                raise InputError(f"{source}: {name} holds values that are not numbers: the weights are damaged")
         precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
+        try:
+            compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
+        except RuntimeError as error:
+            raise InputError(f"{source}: OpenVINO cannot run this graph ({first_line(error)})") from None
         self._request = compiled.create_infer_request()
 
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:

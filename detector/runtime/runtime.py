@@ -38,3 +38,9 @@ class Runtime(Protocol):
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         ...
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line that says something of an error of a library; its name where none does."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check '"))]
+    return (lines or [type(error).__name__])[0]

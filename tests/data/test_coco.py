@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detector import images
-from detector.data.coco import read_split, to_coco
+from detector.data.coco import read_ground_truth, read_split, to_coco
 from detector.errors import InputError
 
 HW = (40, 60)
@@ -148,6 +148,32 @@ def test_there_is_no_ground_truth_where_ids_repeat_areas_lack_or_regions_are_ign
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [float("nan"), 1, 2, 3]}, ":5: an annotation without a bbox of four finite numbers cannot be scored"),
+        ({"bbox": [1, 2, float("inf"), 3]}, ":5: an annotation without a bbox of four finite numbers"),
+        ({"bbox": "1 2 3 4"}, ":5: an annotation without a bbox of four finite numbers"),
+        ({"image_id": "x"}, ":5: image_id 'x' is not among the images"),
+        ({"image_id": 2**70}, "is not among the images"),
+        ({"category_id": None}, ":5: category_id None is not among the categories"),
+        ({"iscrowd": []}, "0 or 1 as `iscrowd` to be scored"),
+        ({"iscrowd": "x"}, "to be scored"),
+        ({"area": float("nan")}, "to be scored"),
+        ({"area": -5}, "to be scored"),
+        ({"id": 1}, "a unique `id`"),
+    ],
+)
+def test_what_would_trip_the_scoring_or_score_as_nothing_is_refused_first(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    sound = annotation(1, [1, 2, 3, 4], area=12)
+    path = write(tmp_path, data_of(sound, annotation(2, [1, 2, 3, 4], area=12) | change))
+    with pytest.raises(InputError, match=message):
+        read_ground_truth(path)
+    assert read_split(path, "val").ground_truth is None
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"images": [],\n "annotations" []}', r"val\.json:2: not JSON: Expecting ':' delimiter in column 16"),
@@ -201,7 +227,7 @@ side = st.floats(0.5, 19.5, width=32)
 boxes = st.lists(st.tuples(side, side, side, side, st.sampled_from([3, 17]), st.integers(0, 1)), max_size=5)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(boxes)
 def test_writing_as_coco_and_reading_again_changes_nothing(tmp_path: Path, rows: list[tuple[float, ...]]) -> None:
     data = data_of(

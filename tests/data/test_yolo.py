@@ -53,8 +53,8 @@ def test_blank_lines_comments_tabs_line_ends_and_byte_order_marks_are_not_rows(t
     [
         ("0 0.5 0.5 0.1", "4 columns; expected `class cx cy width height`"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
-        ("0 0.5 x 0.1 0.1", "could not convert string to float: 'x'"),
-        ("cat 0.5 0.5 0.1 0.1", "could not convert string to float: 'cat'"),
+        ("0 0.5 x 0.1 0.1", "'x' is not a number; expected `class cx cy width height`"),
+        ("cat 0.5 0.5 0.1 0.1", "'cat' is not a number"),
         ("2 0.5 0.5 0.1 0.1", "class 2 is not a whole number from 0 to 1"),
         ("-1 0.5 0.5 0.1 0.1", "class -1 is not"),
         ("0.5 0.5 0.5 0.1 0.1", r"class 0\.5 is not"),

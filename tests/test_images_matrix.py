@@ -1,0 +1,218 @@
+"""Every orientation in every format in every mode gives the picture a viewer shows, or a clear refusal.
+
+What a format cannot hold is said in `HOLDS` and checked too, so that nothing is left out in silence.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from detector import images
+from detector.config import Config
+from detector.data.dataset import DetectionDataset
+from detector.data.descriptor import open_data
+from detector.engine.sources import find_sources
+from detector.errors import InputError
+
+Array = npt.NDArray[Any]
+
+HOLDS = {
+    "JPEG": ("L", "RGB", "CMYK"),
+    "PNG": ("L", "LA", "RGB", "RGBA", "P", "P, one clear", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
+    "TIFF": ("L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "F"),
+    "BMP": ("L", "RGB", "P"),
+}
+"""Format → the modes it can hold. BMP's fourth channel means nothing; TIFF knows no clear colour of a palette."""
+
+MODES = ("L", "LA", "RGB", "RGBA", "P", "P, one clear", "CMYK", "I;16", "F")
+CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
+HW = (12, 20)
+CLEAR = 5
+PALETTE = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
+
+# What a camera stores, from the picture as it should be seen (EXIF 2.32, tag 0x0112).
+STORED: dict[int, Callable[[Array], Array]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+def upright_in(mode: str) -> Array:
+    """Pixels [H, W] or [H, W, channels] that change slowly, differently along each axis and in each channel."""
+    y, x = np.mgrid[: HW[0], : HW[1]] / 20
+    waves = [x, y, 0.5 + 0.3 * np.sin(4 * x + y), 0.3 + 0.3 * x]
+    if mode.startswith("P"):
+        return np.asarray((40 * x + 7 * y) % 16, dtype=np.uint8)
+    if mode == "I;16":
+        return np.asarray(65535 * x, dtype=np.uint16)
+    if mode == "F":
+        return np.asarray(x, dtype=np.float32)
+    picture = np.stack(waves[: CHANNELS.get(mode, 1)], axis=2)
+    return np.asarray(255 * picture.squeeze(), dtype=np.uint8)
+
+
+def seen(mode: str) -> Array:
+    """The RGB picture [H, W, 3] a viewer shows, by hand."""
+    pixels = upright_in(mode).astype(np.float64)
+    if mode.startswith("P"):
+        colours = PALETTE[pixels.astype(int)].astype(np.float64)
+        return np.where(pixels[:, :, None] == CLEAR, 255, colours) if "clear" in mode else colours
+    if mode == "CMYK":
+        return (255 - pixels[:, :, :3]) * (255 - pixels[:, :, 3:]) / 255
+    if mode == "I;16":
+        pixels = pixels // 256
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if mode in ("LA", "RGBA"):
+        share = pixels[:, :, -1:] / 255
+        pixels = pixels[:, :, :-1] * share + 255 * (1 - share)
+    return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def as_stored(mode: str, orientation: int) -> Image.Image:
+    pixels = np.ascontiguousarray(STORED[orientation](upright_in(mode)))
+    if mode == "CMYK":
+        return Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
+    picture = Image.fromarray(pixels)
+    if mode.startswith("P"):
+        picture.putpalette(PALETTE.tobytes())
+    if "clear" in mode:
+        picture.info["transparency"] = CLEAR
+    return picture
+
+
+def save(picture: Image.Image, path: Path, kind: str, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True}}
+    picture.save(path, kind, exif=exif, **options.get(kind, {}))
+    return path
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", HOLDS)
+def test_a_picture_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
+    tmp_path: Path, kind: str, mode: str
+) -> None:
+    if mode not in HOLDS[kind]:
+        say_that_it_cannot_be_held(tmp_path, kind, mode)
+        return
+    for orientation in STORED:
+        path = save(as_stored(mode, orientation), tmp_path / f"{orientation}", kind, orientation)
+        if mode == "F":
+            with pytest.raises(InputError, match="a picture of mode F has no known range: save it with 8 or 16 bits"):
+                images.read(path)
+            continue
+        # BMP has no place for EXIF data: its picture is seen as it is stored.
+        expected = seen(mode) if kind != "BMP" else STORED[orientation](seen(mode))
+        found = images.read(path)
+        assert found.dtype == np.uint8
+        assert images.read_size(path) == found.shape[:2] == expected.shape[:2]
+        np.testing.assert_allclose(found, expected, atol=4 if kind == "JPEG" else 1.01)
+
+
+def say_that_it_cannot_be_held(folder: Path, kind: str, mode: str) -> None:
+    """Writing the mode in this format fails, or leaves another mode in the file."""
+    file = folder / "picture"
+    try:
+        save(as_stored(mode, 1), file, kind, 1)
+    except OSError as error:
+        assert f"cannot write mode {mode.split(',')[0]} as {kind}" in str(error)  # noqa: PT017 (writing may work)
+        return
+    with Image.open(file) as held:
+        assert held.mode != mode
+        assert "transparency" not in held.info
+    assert images.read(file).shape == (*HW, 3)
+
+
+def png(bits: int, colour_type: int, pixels: Array, more: bytes = b"") -> bytes:
+    """A PNG by hand, for what Pillow does not write. Source: PNG specification, third edition, W3C 2025, section 11."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def test_sixteen_bits_in_colour_with_alpha_or_a_clear_level_lose_their_lower_byte() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
+    high = (deep >> 8).astype(np.float64)
+    np.testing.assert_allclose(images.read(png(16, 2, deep[:, :, :3])), high[:, :, :3], atol=1)
+    share = high[:, :, 3:] / 255
+    on_white = high[:, :, :3] * share + 255 * (1 - share)
+    np.testing.assert_allclose(images.read(png(16, 6, deep)), on_white, atol=1)
+    clear = struct.pack(">I4sH", 2, b"tRNS", deep[0, 0, 0])
+    clear += struct.pack(">I", zlib.crc32(clear[4:]))
+    grey = images.read(png(16, 0, deep[:, :, 0], clear))
+    assert (grey[0, 0] == 255).all()
+    np.testing.assert_array_equal(grey[1:], (deep[1:, :, :1] >> 8).repeat(3, axis=2))
+
+
+def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
+    levels = [0, 0x0FF, 0x7FF, 0xFFF]
+    strip = bytes([0x00, 0x00, 0xFF, 0x7F, 0xFF, 0xFF])  # 12 bits each, packed
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(strip))]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    file = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert images.read(file)[0, :, 0].tolist() == [level >> 4 for level in levels]
+
+
+def test_a_picture_with_alpha_multiplied_in_or_in_lab_is_what_it_shows() -> None:
+    clear = Image.new("RGBA", (3, 2), (200, 10, 10, 0)).convert("RGBa")
+    assert (images.to_rgb(clear) == 255).all()
+    lab = Image.new("LAB", (3, 2), (255, 128, 128))
+    assert images.to_rgb(lab).min() > 250
+
+
+def test_a_picture_of_a_mode_without_a_way_to_rgb_is_refused() -> None:
+    with pytest.raises(InputError, match="a picture of mode La cannot be turned into RGB"):
+        images.to_rgb(Image.new("LA", (3, 2)).convert("La"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's
+def test_damaged_exif_data_do_not_hide_the_picture(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 5), "red").save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(40))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(file.getvalue())
+    assert images.read(path).shape == (5, 8, 3)
+    assert images.read_size(path) == (5, 8)
+
+
+def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) -> None:
+    for mode, kind, orientation in (("RGBA", "PNG", 6), ("CMYK", "JPEG", 3), ("I;16", "TIFF", 8), ("P", "BMP", 1)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        save(as_stored(mode, orientation), tmp_path / "images" / f"{kind}.{kind.lower()}", kind, orientation)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "PNG.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [it]\n")
+    split = open_data(tmp_path).read("train")
+    trained_on = DetectionDataset(split, (320, 320), Config(canvas=320))
+    sources = {source.name: source for source in find_sources([str(tmp_path / "images")])}
+    assert len(split.annotations) == len(trained_on) == len(sources) == 4
+    for index, annotation in enumerate(split.annotations):
+        shown = images.read(annotation.image_path)
+        assert shown.shape[:2] == annotation.image_hw == HW
+        np.testing.assert_array_equal(trained_on.sample(index).image, shown)
+        np.testing.assert_array_equal(split.read_image(annotation), shown)
+        np.testing.assert_array_equal(sources[annotation.image_path].read(), shown)
+        np.testing.assert_array_equal(images.read(annotation.image_path.read_bytes()), shown)
