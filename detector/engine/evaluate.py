@@ -18,7 +18,7 @@ from detector.engine.detect import Detector
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import Letterbox, lay_on_canvas
-from detector.metrics.average_precision import AveragePrecision, average_precision, coco_results
+from detector.metrics.average_precision import AveragePrecision, average_precision, coco_results, score
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def detect_canvases(
 def score_split(split: Split, found: dict[int, Detections]) -> AveragePrecision:
     """Return COCO's numbers for detections, by image id, on a split."""
     truth = split.ground_truth if split.ground_truth is not None else to_coco(split)
-    return average_precision(truth, coco_results(found, split.category_ids))
+    return score(truth, coco_results(found, split.category_ids))
 
 
 def check_classes(detector: Detector, split: Split) -> None:

@@ -80,8 +80,15 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
         InputError: a row lacks a field, or names a picture or category that the ground truth does not have.
     """
     _check(ground_truth, results)
+    return score(ground_truth, [{key: row[key] for key in _FIELDS} for row in results])
+
+
+def score(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]]) -> AveragePrecision:
+    """Do the same for rows that `coco_results` just made: they are not checked, and may be written into.
+
+    Checking and copying take a fifth of the time that scoring does.
+    """
     truth = COCO(_with_defaults(ground_truth))
-    rows = [{key: row[key] for key in _FIELDS} for row in results]
     evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
     evaluation.evaluate()
     evaluation.accumulate()
