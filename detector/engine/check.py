@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from detector import images
@@ -29,6 +28,7 @@ from detector.engine.checks.learning import (
     range_test,
 )
 from detector.engine.checks.network import check_first_loss, check_gradients, check_signal, measure_signal
+from detector.engine.checks.objects import evenly
 from detector.engine.optimizer import clip_gradients, make_optimizers
 from detector.engine.pace import choose_batch
 from detector.engine.trainer import Trainer
@@ -194,11 +194,9 @@ def _check_network(
 
 def _even_part(split: Split, count: int) -> Split:
     """Return a split of up to `count` of its pictures, evenly spaced."""
-    total = len(split.annotations)
-    if total <= count:
+    if len(split.annotations) <= count:
         return split
-    chosen = np.linspace(0, total - 1, count).astype(int)
-    return replace(split, annotations=tuple(split.annotations[index] for index in chosen), ground_truth=None)
+    return replace(split, annotations=tuple(evenly(split.annotations, count)), ground_truth=None)
 
 
 def _make(folder: Path) -> None:

@@ -16,6 +16,7 @@ from detector.data.split import Split
 from detector.detections import IOU_THRESHOLD, Detections
 from detector.engine.detect import Detector
 from detector.errors import InputError
+from detector.files import read_json
 from detector.images import Pixels
 from detector.letterbox import Letterbox, lay_on_canvas
 from detector.metrics.average_precision import AveragePrecision, average_precision, coco_results, score
@@ -200,12 +201,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    results = read_json(path)
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise InputError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")
     return results

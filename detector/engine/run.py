@@ -274,12 +274,11 @@ class TrainingRun:
                 if self._out_of_patience():
                     log.info(f"no better AP in {self._config.patience} evaluations: stopped early")
                     break
+                tick = time.monotonic()
             elif progress.steps and 0 < self._config.save_every * 60 <= time.monotonic() - self._saved_at:
                 self._save_state()
             if self._stop.made:
                 break
-            if progress.step in evaluate_after:
-                tick = time.monotonic()
         return times
 
     def _report(self, images_per_second: float) -> None:

@@ -104,16 +104,12 @@ class Trainer:
                     tensor.copy_(tensors[f"{prefix}.{name}"])
         for index, optimizer in enumerate(self._optimizers):
             slots: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                part, _, rest = name.partition(".")
-                number, _, rest = rest.partition(".")
-                if part == "optimizer" and int(number) == index:
-                    slot, _, key = rest.partition(".")
-                    # The layout in memory is that of the weights; the file does not know it.
-                    is_kernel = tensor.ndim == 4
-                    slots.setdefault(int(slot), {})[key] = (
-                        tensor.contiguous(memory_format=torch.channels_last) if is_kernel else tensor
-                    )
+            own = f"optimizer.{index}."
+            for name in filter(lambda name: name.startswith(own), tensors):
+                slot, _, key = name.removeprefix(own).partition(".")
+                # The layout in memory is that of the weights; the file does not know it.
+                layout = torch.channels_last if tensors[name].ndim == 4 else torch.contiguous_format
+                slots.setdefault(int(slot), {})[key] = tensors[name].contiguous(memory_format=layout)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
 
     def _loss(self, batch: Batch, least_quality: float) -> LossTerms:

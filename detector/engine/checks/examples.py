@@ -51,8 +51,7 @@ def class_examples(split: Split, per_class: int = 4) -> Pixels:
             objects[annotation.class_ids[row]].append((annotation, int(row)))
     rows = []
     for of_class in objects:
-        chosen = [of_class[int(i)] for i in np.linspace(0, len(of_class) - 1, min(per_class, len(of_class)))]
-        tiles = [_object_tile(split, annotation, row) for annotation, row in chosen]
+        tiles = [_object_tile(split, annotation, row) for annotation, row in evenly(of_class, per_class)]
         rows.append(_grid([*tiles, *[_empty_tile()] * (per_class - len(tiles))], per_class))
     return _grid(rows, columns=max(1, round((len(rows) / per_class) ** 0.5)))
 

@@ -20,6 +20,7 @@ from detector.data.dataset import DetectionDataset, available_memory
 from detector.data.loader import training_batches
 from detector.data.split import Split
 from detector.engine.checks.finding import Finding, Verdict
+from detector.engine.checks.objects import evenly
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, score_split
 from detector.engine.optimizer import clip_gradients, make_optimizers
@@ -62,9 +63,9 @@ def check_same_pictures(dataset: DetectionDataset, split: Split) -> Finding:
     """Compare what training sees, augmentation aside, with what detection makes of the same files."""
     differences, swapped = [], []
     plain = still(dataset.config)
-    for index in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), 12)).astype(int)):
+    for index in evenly(range(len(dataset)), 12):
         annotation = dataset.annotations[index]
-        seen = augment(dataset.sample(int(index)), dataset.canvas_hw, plain, np.random.default_rng(0)).image
+        seen = augment(dataset.sample(index), dataset.canvas_hw, plain, np.random.default_rng(0)).image
         _, canvas = lay_on_canvas(_as_detect_reads(annotation, split), dataset.canvas_hw)
         differences.append(float(np.abs(seen.astype(np.int16) - canvas).mean()))
         swapped.append(float(np.abs(seen[..., ::-1].astype(np.int16) - canvas).mean()))

@@ -6,7 +6,7 @@ Every function leaves the network it is given as it was, or works on a copy.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from detector.config import Config
 from detector.data.batch import Batch
 from detector.engine.checks.finding import Finding, Verdict
-from detector.loss.assigner import AssignedTargets
-from detector.loss.criterion import Targets, find_targets, loss_for
-from detector.loss.terms import LossTerms
+from detector.loss.criterion import detection_loss, find_targets, loss_for
 from detector.model.blocks import ConvBlock
-from detector.model.grid import CellPredictions, GridPredictions, Predictions
+from detector.model.grid import CellPredictions, Predictions
 from detector.model.initialise import first_logit
 from detector.model.network import GridNetwork
 
@@ -91,13 +89,9 @@ def check_first_loss(network: GridNetwork, batch: Batch, config: Config) -> Find
 def _at_first_bias(predictions: Predictions, config: Config) -> Predictions:
     """Return predictions whose scores all stand exactly at their first bias."""
     if isinstance(predictions, CellPredictions):
-        zeros = torch.zeros_like(predictions.class_scores)
-        return CellPredictions(
-            zeros, predictions.confidence, predictions.offsets, predictions.grid, predictions.canvas_hw
-        )
+        return replace(predictions, class_scores=torch.zeros_like(predictions.class_scores))
     logit = first_logit(predictions.class_logits.shape[-1], config)
-    logits = torch.full_like(predictions.class_logits, logit)
-    return GridPredictions(logits, predictions.distances, predictions.grid, predictions.exclusive)
+    return replace(predictions, class_logits=torch.full_like(predictions.class_logits, logit))
 
 
 def _theory(class_count: int, config: Config) -> str:
@@ -195,8 +189,7 @@ def measure_signal(
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, ConvBlock)}
     for name, block in blocks.items():
         block.register_forward_hook(keep(name))
-    terms: LossTerms = loss_for(*_with_targets(network, batch, config), config)
-    terms.total.backward()  # type: ignore[no-untyped-call]
+    detection_loss(network(batch.images), batch, config, least_quality=0.1).total.backward()  # type: ignore[no-untyped-call]
     gradients = {
         name: 0.0 if block.conv.weight.grad is None else float(block.conv.weight.grad.norm())
         for name, block in blocks.items()
@@ -225,13 +218,6 @@ def measure_signal(
             )
         )
     return signals
-
-
-def _with_targets(network: GridNetwork, batch: Batch, config: Config) -> tuple[Predictions, Batch, Targets]:
-    predictions = network(batch.images)
-    targets = find_targets(predictions, batch, config, least_quality=0.1)
-    assert not isinstance(targets, AssignedTargets) or len(targets.quality) == len(targets.boxes)
-    return predictions, batch, targets
 
 
 def check_signal(signals: list[LayerSignal]) -> list[Finding]:

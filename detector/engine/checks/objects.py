@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from detector.annotation import Annotation
 from detector.boxes import Floats
 from detector.data.split import Split
 from detector.letterbox import Letterbox
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +60,10 @@ def gather(split: Split, canvas_hw: tuple[int, int]) -> Objects:
     )
 
 
-def evenly(annotations: Sequence[Annotation], most: int) -> list[Annotation]:
+def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
     """Return at most so many, evenly spaced, the first and the last among them."""
-    places = np.linspace(0, len(annotations) - 1, min(most, len(annotations)))
-    return [annotations[int(place)] for place in places]
+    places = np.linspace(0, len(items) - 1, min(most, len(items)))
+    return [items[int(place)] for place in places]
 
 
 def pixel_count(annotations: Iterable[Annotation]) -> int:
