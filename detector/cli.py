@@ -6,6 +6,7 @@ Torch is imported only when a verb needs it.
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import sys
@@ -31,6 +32,9 @@ _SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of bytes that are no UTF-8 is said, not tripped over
+            stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("detector")
     logger.setLevel(logging.INFO)
     handler = _BarAwareHandler()

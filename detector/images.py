@@ -7,9 +7,11 @@ The content counts, not the ending: a PNG called .jpg is read as a PNG.
 """
 
 import io
+import logging
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +22,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from detector.errors import InputError
 
+_LOG = logging.getLogger(__name__)
+
 Pixels = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -27,6 +31,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
 """What is decoded, whatever a file is called. Not all that Pillow can: its EPS reader would start another program."""
+
+_ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
+"""Formats whose further frames are worth a word; those in a camera's JPEG are previews of the first."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -55,11 +62,17 @@ def allow_pixels(limit: int) -> None:
     Image.MAX_IMAGE_PIXELS = limit
 
 
-def read(source: Path | str | bytes) -> Pixels:
+def most_pixels() -> int | None:
+    """Return the size of the largest picture that is decoded in this process; None where any is."""
+    return Image.MAX_IMAGE_PIXELS
+
+
+def read(source: Path | str | bytes, name: str | None = None) -> Pixels:
     """Decode one picture.
 
     Args:
         source: a path, or the bytes of a picture file.
+        name: what messages call it; None: its path.
 
     Returns:
         [H, W, 3] RGB.
@@ -67,7 +80,10 @@ def read(source: Path | str | bytes) -> Pixels:
     Raises:
         InputError: the file is missing, is no picture, is cut off or too large to be sane.
     """
-    with _open(source) as file:
+    name = name or _name_of(source)
+    with _open(source, name) as file:
+        if file.format in _ANIMATED and getattr(file, "is_animated", False):
+            _say_animated(name)
         return to_rgb(file)
 
 
@@ -137,6 +153,16 @@ def _orientation(image: Image.Image) -> Any:
     return value if isinstance(value, int) else 1
 
 
+@lru_cache(maxsize=4096)
+def _say_animated(name: str) -> None:
+    """Say, once in a process, that of this picture the first frame is taken."""
+    _LOG.warning("%s: has several frames; the first is taken", name)
+
+
+def _name_of(source: Path | str | bytes) -> str:
+    return "<bytes>" if isinstance(source, bytes) else str(source)
+
+
 def _content(source: Path | str | bytes) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -146,9 +172,9 @@ def _content(source: Path | str | bytes) -> IO[bytes]:
 
 
 @contextmanager
-def _open(source: Path | str | bytes) -> Iterator[Image.Image]:
+def _open(source: Path | str | bytes, name: str | None = None) -> Iterator[Image.Image]:
     """Open a picture; whatever goes wrong with it, then or while it is used, is an InputError that names it."""
-    name = "<bytes>" if isinstance(source, bytes) else str(source)
+    name = name or _name_of(source)
     try:
         # Pillow never gets the path itself: it would map the file to memory, and garble a turned TIFF in doing so.
         with _content(source) as content, Image.open(content, formats=_FORMATS) as file:
@@ -199,7 +225,6 @@ def find(folder: Path) -> list[Path]:
         InputError: the folder cannot be read.
     """
     try:
-        entries = list(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from None
-    return sorted(path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir())

@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,14 @@ def picture(path: Path, level: int = 120) -> Path:
 
 
 # --- in general
+
+
+def test_a_name_that_the_terminal_cannot_show_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main(["train", "--data", os.fsdecode("é".encode() + b"\xff")]) == 2
+    terminal.seek(0)
+    assert "\\xe9\\udcff" in terminal.read()
 
 
 def test_help_and_version_do_not_wait_for_torch() -> None:

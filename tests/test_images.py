@@ -183,6 +183,15 @@ def test_the_first_frame_stands_for_an_animation() -> None:
     assert (images.read(file) == (255, 0, 0)).all()
 
 
+def test_that_a_picture_has_further_frames_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.gif"
+    path.write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    images.read(path)
+    images.read(path)
+    assert caplog.messages == [f"{path}: has several frames; the first is taken"]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 no picture", b"\x89PNG\r\n\x1a\n"])
 @pytest.mark.parametrize("read", [images.read, images.read_size])
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:

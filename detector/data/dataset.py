@@ -80,7 +80,8 @@ class DetectionDataset:
             if self.in_memory:
                 self._pictures.append(picture)
         if not kept:
-            raise InputError(f"split '{split.name}' has no picture to train on")
+            why = "".join(f"; {entry}" for entry in split.ledger.entries[-1:])
+            raise InputError(f"split '{split.name}' has no picture to train on{why}")
         self.annotations = tuple(kept)
         self.fingerprint = digest.hexdigest()[:16]
 

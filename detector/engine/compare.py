@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from detector import images
 from detector.config import Config
 from detector.data.descriptor import open_data
 from detector.engine.comparison_table import Row, Run, add_run, read_runs, summarise, to_markdown
@@ -162,6 +163,7 @@ def _start(variation: Variation, seed: int, common: tuple[str, str, int], parent
     folder.mkdir(parents=True)
     # -P: this package, and not one that happens to lie in the folder we are in.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", common[0], "--out", str(folder)]
+    command += ["--max-pixels", str(limit)] if (limit := images.most_pixels()) else []
     for setting in _changed(replace(variation.config, seed=seed)):
         command += ["--set", setting]
     package = str(Path(__file__).resolve().parents[2])

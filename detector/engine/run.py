@@ -300,7 +300,8 @@ class TrainingRun:
         seconds = time.monotonic() - self._started
         timing = {"seconds": round(seconds, 1), "images_per_second": round(images_per_second, 1)}
         progress.timing.append({"step": progress.step} | timing)
-        self._folder.save(self._trainer.average.network, self._info(progress.steps, ap), is_best)
+        average, info = self._trainer.average.network, self._info(progress.steps, ap)
+        self._folder.save(average, info, is_best, self._config.half)
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()

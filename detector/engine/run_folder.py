@@ -37,14 +37,13 @@ class RunFolder:
 
     Args:
         path: made if it is not there.
-        half: save weights in float16.
 
     Raises:
         InputError: it cannot be written, or another run is using it.
     """
 
-    def __init__(self, path: Path, half: bool = False) -> None:
-        self.path, self._half = path, half
+    def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
             # The system lets go of the lock when the process ends, however it does.
@@ -96,10 +95,10 @@ class RunFolder:
         writer.writerows(rows)
         write_whole(self.path / name, text.getvalue().encode())
 
-    def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool) -> None:
-        """Write the last weights, and the best ones if these are the best."""
+    def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool, half: bool) -> None:
+        """Write the last weights, and the best ones if these are the best; in float16 if `half`."""
         for path in (self.last, self.best) if is_best else (self.last,):
-            save_weights(path, network, info, self._half)
+            save_weights(path, network, info, half)
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write all that is needed to go on."""

@@ -113,17 +113,14 @@ def resume(run: str | Path, anyway: bool = False, started: float | None = None) 
     try:
         said = folder.read_json("run.json")
         state = folder.read_state()
-    finally:
-        folder.close()
-    try:
-        facts = said.pop("facts")
-        request = _Request(**said | {"config": config_of(said["config"])})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path / 'run.json'}: damaged ({error!r})") from None
-    if state is not None and state[0].step >= state[0].steps:
-        raise InputError(f"{run}: this run is finished; its weights are in {path / 'weights'}")
-    training, folder = _prepare(request, path, started)
-    try:
+        try:
+            facts = said.pop("facts")
+            request = _Request(**said | {"config": config_of(said["config"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path / 'run.json'}: damaged ({error!r})") from None
+        if state is not None and state[0].step >= state[0].steps:
+            raise InputError(f"{run}: this run is finished; its weights are in {path / 'weights'}")
+        training, _ = _prepare(request, folder, started)
         now = training.facts()
         changed = [
             f"  {name}: {facts.get(name)} then, {value} now: {_MEANS[name]}"
@@ -142,8 +139,8 @@ def resume(run: str | Path, anyway: bool = False, started: float | None = None) 
         folder.close()
 
 
-def _prepare(request: _Request, out: Path, started: float) -> tuple[TrainingRun, RunFolder]:
-    """Read data and weights, refuse what will not do, and open the folder."""
+def _prepare(request: _Request, out: Path | RunFolder, started: float) -> tuple[TrainingRun, RunFolder]:
+    """Read data and weights, refuse what will not do, and open the folder if it is not."""
     config = request.config
     device = choose_device(config.device)
     prepare_for_training()
@@ -173,7 +170,7 @@ def _prepare(request: _Request, out: Path, started: float) -> tuple[TrainingRun,
         for entry in read.ledger.entries[:10]:
             log.info("  %s", entry)
         read.ledger.check(config.allow_dropped)
-    folder = RunFolder(out, config.half)
+    folder = out if isinstance(out, RunFolder) else RunFolder(out)
     folder.write_json("ledger.json", {read.name: read.ledger.to_json() for read in (train_split, val) if read})
     same_classes = weights is None or info.class_names == train_split.class_names
     run = TrainingRun(

@@ -3,7 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from detector import images
 from detector.config import Config, override
 from detector.engine.compare import compare, describe_base
 from detector.engine.comparison_table import Row, Run, add_run
@@ -106,6 +108,15 @@ def test_another_number_of_threads_is_refused(
 def test_data_without_a_val_split_cannot_be_compared_on(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a split named val"):
         compare(tiny_data / "train.json", WORDS, BASE, tmp_path)
+
+
+def test_the_runs_decode_pictures_as_large_as_this_process_does(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
+    images.allow_pixels(10)
+    compare(tiny_data, ["mirror=0"], BASE, tmp_path, seeds=1, jobs=2)
+    assert all("too large a picture" in line["error"] for line in lines(tmp_path))
 
 
 @pytest.mark.parametrize("count", ["seeds", "trials", "jobs"])

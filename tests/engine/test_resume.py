@@ -160,6 +160,13 @@ def test_a_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Pa
     train(tiny_data, replace(short, steps=2), tmp_path)
 
 
+def test_a_run_that_cannot_go_on_lets_go_of_its_folder(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match="this run is finished"):
+            resume(tmp_path)
+
+
 def start(tiny_data: Path, folder: Path) -> "subprocess.Popen[bytes]":
     words = ["--model", "pico", "--batch", "4", "--device", "cpu"]
     settings = ("canvas=[64, 96]", f"steps={STEPS}", f"evaluations={EVALUATIONS}", "precision=fp32")
