@@ -1,0 +1,118 @@
+// Find the objects of one picture with an exported ONNX file: OpenCV and its dnn module, nothing else.
+//
+//     ./detect model.onnx picture.jpg
+//
+// The file takes `image` [1, H, W, 3] uint8 RGB, the picture on a canvas of H x W pixels; it gives, for each of P
+// points, `boxes` [1, P, 4] (x1, y1, x2, y2 in pixels of the canvas) and `scores` [1, P, C], 0..1. H, W and the names
+// of the C classes stand in its metadata. Prints a JSON object per line, best first, boxes in pixels of the picture.
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <numeric>
+#include <opencv2/dnn.hpp>
+#include <opencv2/imgcodecs.hpp>
+#include <opencv2/imgproc.hpp>
+
+const float SCORE_THRESHOLD = 0.25f;  // lowest score worth showing
+const float IOU_THRESHOLD = 0.6f;     // two boxes of a class that overlap by more are one object
+const size_t MAX_DETECTIONS = 300;
+
+// Return the JSON text the file keeps under a key of its metadata. dnn has no function for it, but the texts stand in
+// the file as they are: newline, length of the key, key, 0x12, length of the text (7 bits a byte, lowest first), text.
+std::string metadata(const std::string& file, const std::string& key) {
+    const std::string head = "\n" + std::string(1, char(key.size())) + key + '\x12';
+    size_t at = file.find(head), length = 0;
+    if (at == std::string::npos) CV_Error(cv::Error::StsParseError, "no " + key + " in the metadata of the ONNX file");
+    at += head.size();
+    for (int shift = 0;; shift += 7) {
+        length |= size_t(file.at(at) & 127) << shift;
+        if (!(file.at(at++) & 128)) return file.substr(at, length);
+    }
+}
+
+// Return the texts of a JSON list ["a", "b", ...] as they stand there, in quotes.
+std::vector<std::string> split(const std::string& list) {
+    std::vector<std::string> texts;
+    for (size_t i = 0, start = 0; i < list.size(); ++i) {
+        if (list[i] == '\\') {
+            ++i;  // what follows is no end
+        } else if (list[i] == '"' && start == 0) {
+            start = i;
+        } else if (list[i] == '"') {
+            texts.push_back(list.substr(start, i + 1 - start));
+            start = 0;
+        }
+    }
+    return texts;
+}
+
+int main(int count, char** words) try {
+    if (count != 3) return std::fprintf(stderr, "usage: detect model.onnx picture.jpg\n"), 2;
+    std::ifstream stream(words[1], std::ios::binary);
+    const std::string file((std::istreambuf_iterator<char>(stream)), {});
+    if (file.empty()) return std::fprintf(stderr, "%s: no such file\n", words[1]), 2;
+    int canvas_h = 0, canvas_w = 0;
+    std::sscanf(metadata(file, "canvas_hw").c_str(), "[%d, %d]", &canvas_h, &canvas_w);
+    const std::vector<std::string> names = split(metadata(file, "class_names"));
+    const cv::Mat picture = cv::imread(words[2]);  // turned upright as EXIF says; BGR
+    if (picture.empty()) return std::fprintf(stderr, "%s: not a picture that can be read\n", words[2]), 2;
+
+    // Letterbox: scaled to fit, whole pixels (cvRound: halves to even), in the middle of a canvas of grey 114.
+    const int h = picture.rows, w = picture.cols;
+    const double scale = std::min(double(canvas_h) / h, double(canvas_w) / w);
+    const int inner_h = std::clamp(cvRound(h * scale), 1, canvas_h);
+    const int inner_w = std::clamp(cvRound(w * scale), 1, canvas_w);
+    const int left = (canvas_w - inner_w) / 2, top = (canvas_h - inner_h) / 2;
+    const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // shrinking averages what a pixel covers
+    cv::Mat canvas(canvas_h, canvas_w, CV_8UC3, cv::Scalar::all(114));
+    cv::Mat inner = canvas(cv::Rect(left, top, inner_w, inner_h));
+    cv::resize(picture, inner, inner.size(), 0, 0, mode);
+    cv::cvtColor(canvas, canvas, cv::COLOR_BGR2RGB);
+
+    cv::dnn::Net net = cv::dnn::readNetFromONNX(file.data(), file.size());
+    net.setInput(cv::Mat(std::vector<int>{1, canvas_h, canvas_w, 3}, CV_8U, canvas.data), "image");
+    std::vector<cv::Mat> outputs;
+    net.forward(outputs, std::vector<cv::String>{"boxes", "scores"});
+    for (cv::Mat& output : outputs) output.convertTo(output, CV_32F);
+    const int points = outputs[0].size[1], classes = outputs[1].size[2];
+    const cv::Mat canvas_boxes = outputs[0].reshape(1, points), all_scores = outputs[1].reshape(1, points);
+
+    // Each point answers with its best class; its box goes back to the picture, and is cut at the picture's edge.
+    std::vector<cv::Rect2f> boxes;
+    std::vector<float> scores;
+    std::vector<int> class_ids;
+    for (int i = 0; i < points; ++i) {
+        const float* row = all_scores.ptr<float>(i);
+        const float* best = std::max_element(row, row + classes);
+        const float* side = canvas_boxes.ptr<float>(i);
+        const float kx = float(w) / inner_w, ky = float(h) / inner_h;
+        const cv::Point2f from((side[0] - left) * kx, (side[1] - top) * ky);
+        const cv::Point2f to((side[2] - left) * kx, (side[3] - top) * ky);
+        const cv::Rect2f box = cv::Rect2f(from, to) & cv::Rect2f(0, 0, float(w), float(h));
+        if (*best <= SCORE_THRESHOLD || box.area() <= 0) continue;
+        boxes.push_back(box);
+        scores.push_back(*best);
+        class_ids.push_back(int(best - row));
+    }
+
+    // Non-maximum suppression: best first, a box stays unless one of its class that stays overlaps it too much.
+    std::vector<size_t> order(boxes.size()), kept;
+    std::iota(order.begin(), order.end(), size_t(0));
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
+    for (size_t i : order) {
+        const bool stays = std::none_of(kept.begin(), kept.end(), [&](size_t k) {
+            const float both = (boxes[k] & boxes[i]).area();
+            return class_ids[k] == class_ids[i] && both > IOU_THRESHOLD * (boxes[k].area() + boxes[i].area() - both);
+        });
+        if (stays && kept.size() < MAX_DETECTIONS) kept.push_back(i);
+    }
+    for (size_t i : kept) {
+        const cv::Point2f from = boxes[i].tl(), to = boxes[i].br();
+        std::printf("{\"class\": %s, \"score\": %.5f, \"box\": [%.3f, %.3f, %.3f, %.3f]}\n",
+                    names.at(class_ids[i]).c_str(), scores[i], from.x, from.y, to.x, to.y);
+    }
+} catch (const std::exception& error) {
+    return std::fprintf(stderr, "%s\n", error.what()), 1;
+}

@@ -1,0 +1,73 @@
+"""Find the objects of one picture with an exported ONNX file: numpy, opencv-python and onnxruntime, nothing else.
+
+    python python_onnxruntime.py model.onnx picture.jpg [--json]
+
+The file takes `image` [1, H, W, 3] uint8 RGB, the picture on a canvas of H x W pixels; it gives, for each of P points,
+`boxes` [1, P, 4] (x1, y1, x2, y2 in pixels of the canvas) and `scores` [1, P, C], 0..1. H, W and the names of the C
+classes stand in its metadata.
+"""
+
+import argparse
+import json
+
+import cv2
+import numpy as np
+import onnxruntime
+
+SCORE_THRESHOLD = 0.25  # lowest score worth showing
+IOU_THRESHOLD = 0.6  # two boxes of a class that overlap by more are one object
+MAX_DETECTIONS = 300
+
+
+def detect(
+    session: onnxruntime.InferenceSession, canvas_hw: tuple[int, int], picture: np.ndarray
+) -> list[tuple[int, float, np.ndarray]]:
+    """Return (class id, score, box in pixels of the picture) of each object, best first; `picture` is RGB [h, w, 3]."""
+    # Letterbox: scaled to fit, whole pixels, in the middle of a canvas of grey 114.
+    (h, w), (canvas_h, canvas_w) = picture.shape[:2], canvas_hw
+    scale = min(canvas_h / h, canvas_w / w)
+    inner_h, inner_w = min(canvas_h, max(1, round(h * scale))), min(canvas_w, max(1, round(w * scale)))
+    top, left = (canvas_h - inner_h) // 2, (canvas_w - inner_w) // 2
+    mode = cv2.INTER_AREA if inner_h < h else cv2.INTER_LINEAR  # shrinking averages what a pixel covers
+    canvas = np.full((canvas_h, canvas_w, 3), 114, np.uint8)
+    canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(picture, (inner_w, inner_h), interpolation=mode)
+
+    boxes, scores = (output[0] for output in session.run(["boxes", "scores"], {"image": canvas[None]}))
+
+    # Each point answers with its best class; its box goes back to the picture, and is cut at the picture's edge.
+    class_ids, scores = scores.argmax(axis=1), scores.max(axis=1)
+    boxes = (boxes - [left, top, left, top]) / np.array([inner_w / w, inner_h / h] * 2)
+    boxes = boxes.clip(0, [w, h, w, h])
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+    # Non-maximum suppression: best first, a box stays unless one of its class that stays overlaps it too much.
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if scores[i] <= SCORE_THRESHOLD or len(kept) == MAX_DETECTIONS:
+            break
+        rivals = [k for k in kept if class_ids[k] == class_ids[i]]
+        sides = np.minimum(boxes[rivals, 2:], boxes[i, 2:]) - np.maximum(boxes[rivals, :2], boxes[i, :2])
+        both = sides.clip(0).prod(axis=1)
+        if area[i] > 0 and not (both > IOU_THRESHOLD * (area[rivals] + area[i] - both)).any():
+            kept.append(i)
+    return [(int(class_ids[i]), float(scores[i]), boxes[i]) for i in kept]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Find the objects of one picture with an exported ONNX file.")
+    parser.add_argument("model")
+    parser.add_argument("picture")
+    parser.add_argument("--json", action="store_true", help="a JSON object per line")
+    options = parser.parse_args()
+    session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map  # key -> JSON text
+    class_names, canvas_hw = json.loads(metadata["class_names"]), json.loads(metadata["canvas_hw"])
+    picture = cv2.imread(options.picture)  # turned upright as EXIF says; BGR
+    if picture is None:
+        raise SystemExit(f"{options.picture}: not a picture that can be read")
+    for class_id, score, box in detect(session, canvas_hw, np.ascontiguousarray(picture[..., ::-1])):
+        x1, y1, x2, y2 = (round(float(side), 3) for side in box)
+        if options.json:
+            print(json.dumps({"class": class_names[class_id], "score": round(score, 5), "box": [x1, y1, x2, y2]}))
+        else:
+            print(f"{class_names[class_id]} {score:.3f} from ({x1:.1f}, {y1:.1f}) to ({x2:.1f}, {y2:.1f})")

@@ -1,0 +1,63 @@
+// The page: a picture comes in, its boxes are drawn and shown as JSON.
+
+import { detect, load } from "./detect.js";
+
+const file = document.getElementById("file");
+const status = document.getElementById("status");
+const boxes = document.getElementById("boxes");
+const view = document.getElementById("view");
+let model;
+
+// The pixels as they stand in the file, turned upright as EXIF says, what is transparent laid on white.
+async function read(blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  [view.width, view.height] = [bitmap.width, bitmap.height];
+  const context = view.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, view.width, view.height);
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, view.width, view.height);
+}
+
+function toJson(object) {
+  return JSON.stringify(object, (_, value) => (typeof value === "number" ? Number(value.toFixed(4)) : value));
+}
+
+function draw(objects) {
+  const context = view.getContext("2d");
+  const unit = Math.max(view.width, view.height) / 400;
+  context.lineWidth = unit;
+  context.font = `${8 * unit}px system-ui, sans-serif`;
+  for (const { class: name, score, box: [x1, y1, x2, y2] } of objects) {
+    const text = `${name} ${score.toFixed(2)}`;
+    context.strokeStyle = context.fillStyle = "#0057d9";
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    const bottom = Math.max(y1, 9 * unit);
+    context.fillRect(x1, bottom - 9 * unit, context.measureText(text).width + 2 * unit, 9 * unit);
+    context.fillStyle = "white";
+    context.fillText(text, x1 + unit, bottom - 2 * unit);
+  }
+}
+
+file.addEventListener("change", async () => {
+  status.textContent = "looking";
+  boxes.textContent = "";
+  file.disabled = true; // one picture after the other
+  try {
+    const objects = await detect(model, await read(file.files[0]));
+    draw(objects);
+    boxes.textContent = `[\n${objects.map(toJson).join(",\n")}\n]`;
+    status.textContent = `${objects.length} found`;
+  } catch (error) {
+    status.textContent = `error: ${error.message}`;
+  }
+  file.disabled = false;
+});
+
+try {
+  model = await load("model.onnx");
+  status.textContent = "ready";
+  file.disabled = false;
+} catch (error) {
+  status.textContent = `error: ${error.message}`;
+}

@@ -1,0 +1,199 @@
+"""The programs in examples/, which know nothing of the package, find what `Detector.detect` finds."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector import Detections, Detector, images
+from detector.data import scenes
+from detector.model.checkpoint import load_weights
+from detector.runtime.graph import to_onnx
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ONNXRUNTIME_WEB = os.environ.get("ONNXRUNTIME_WEB", "")
+"""The folder `dist` of the npm package onnxruntime-web, for the test of the page."""
+
+Objects = list[dict[str, Any]]
+"""What a client prints: class, score, box."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    network, info = load_weights("scenes")
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    path.write_bytes(to_onnx(network, info, info.canvas_hw))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Halved, for which OpenCV has a rounding of its own; enlarged; on its side, and says so; shrunk unevenly."""
+    folder = tmp_path_factory.mktemp("pictures")
+    first, second, third, fourth = (scenes.render("test", index).image for index in (0, 7, 5, 3))
+    images.write(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
+    images.write(folder / "small.png", third[100:301, 200:353].copy())
+    images.write(folder / "uneven.png", first)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right
+    Image.fromarray(np.rot90(fourth).copy()).save(folder / "turned.jpg", quality=95, exif=exif)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def expected(pictures: list[Path]) -> list[Detections]:
+    found = Detector.load("scenes", "cpu").detect(pictures)
+    assert all(len(each) for each in found)
+    return found
+
+
+def assert_same(expected: list[Detections], answers: list[Objects]) -> None:
+    """Hold each object to its nearest of the same class.
+
+    Closer than examples/README.md promises: at half a pixel and 0.01 of score a wrong rounding would pass unseen.
+    """
+    for detections, objects in zip(expected, answers, strict=True):
+        assert len(objects) == len(detections)
+        assert [row["score"] for row in objects] == sorted((row["score"] for row in objects), reverse=True)
+        left = list(objects)
+        for name, score, box in detections:
+            same_class = [row for row in left if row["class"] == name]
+            assert same_class, name
+            nearest = min(same_class, key=lambda row: float(np.abs(np.array(row["box"]) - box).max()))
+            left.remove(nearest)
+            assert np.abs(np.array(nearest["box"]) - box).max() <= 0.1
+            assert abs(nearest["score"] - score) <= 0.005
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100, check=False)
+
+
+def lines_of(done: subprocess.CompletedProcess[str]) -> Objects:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_python_with_onnxruntime_finds_the_same(model: Path, pictures: list[Path], expected: list[Detections]) -> None:
+    pytest.importorskip("onnxruntime")
+    program = EXAMPLES / "python_onnxruntime.py"
+    answers = [lines_of(run(sys.executable, program, model, picture, "--json")) for picture in pictures]
+    assert_same(expected, answers)
+    (name, score, _), *_ = expected[0]
+    assert run(sys.executable, program, model, pictures[0]).stdout.startswith(f"{name} {score:.3f} from (")
+
+
+def test_what_python_shows_needs_nothing_of_the_package() -> None:
+    assert "detector" not in {
+        line.split()[1].split(".")[0]
+        for line in (EXAMPLES / "python_onnxruntime.py").read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    }
+
+
+def test_cpp_with_opencv_finds_the_same(
+    model: Path, pictures: list[Path], expected: list[Detections], tmp_path: Path
+) -> None:
+    if not (shutil.which("g++") and shutil.which("pkg-config") and run("pkg-config", "opencv4").returncode == 0):
+        pytest.skip("needs g++ and the headers of OpenCV (libopencv-dev)")
+    if b"Reciprocal" in model.read_bytes():
+        pytest.skip("OpenCV 4 reads the graph only where its constants are computed when it is written")
+    command = re.findall(r"^g\+\+ .*$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)[0]
+    build = command.replace("-O2", "-O0").replace("-o detect", f"-o {tmp_path}/detect")
+    subprocess.run(build, shell=True, cwd=EXAMPLES, check=True)
+    assert_same(expected, [lines_of(run(tmp_path / "detect", model, picture)) for picture in pictures])
+
+
+def test_the_page_finds_the_same(model: Path, pictures: list[Path], expected: list[Detections], tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not (chromium and ONNXRUNTIME_WEB):
+        pytest.skip("needs chromium, and ONNXRUNTIME_WEB=the folder dist of the npm package onnxruntime-web")
+    site = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
+    shutil.copy(model, site / "model.onnx")
+    (site / "ort").symlink_to(Path(ONNXRUNTIME_WEB).resolve())
+    with served(site) as url, page(chromium, tmp_path, url) as (call, wait_for):
+        assert wait_for("status", "ready|error") == "ready"
+        root = call("DOM.getDocument")["root"]["nodeId"]
+        file = call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        answers = []
+        for picture in pictures:
+            call("Runtime.evaluate", expression="document.getElementById('status').textContent = 'waiting'")
+            call("DOM.setFileInputFiles", nodeId=file, files=[str(picture)])
+            assert "found" in wait_for("status", "found|error")
+            answers.append(json.loads(wait_for("boxes", "]")))
+    assert_same(expected, answers)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder to this machine; yields the address."""
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout
+        try:
+            yield server.stdout.readline().split("(")[1].split(")")[0]
+        finally:
+            server.kill()
+
+
+@contextmanager
+def page(chromium: str, folder: Path, url: str) -> Iterator[tuple[Callable[..., Any], Callable[[str, str], str]]]:
+    """Open a page in a headless Chromium; yields a call of the DevTools protocol, and a wait for an element's text."""
+    # The browser takes commands on file 3 and answers on file 4, JSON with a zero byte behind each.
+    launch = "import os, sys; r, w, *browser = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4); "
+    launch += "os.execv(browser[0], browser)"
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --no-proxy-server --disable-background-networking"
+    command = [sys.executable, "-c", launch, str(theirs_in), str(theirs_out), chromium, *options.split()]
+    command += ["--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}", "about:blank"]
+    with ExitStack() as stack:
+        started = subprocess.Popen(
+            command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        browser = stack.enter_context(started)
+        stack.callback(browser.kill)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        answers = stack.enter_context(os.fdopen(ours_in, "rb"))
+        commands = stack.enter_context(os.fdopen(ours_out, "wb", buffering=0))
+        session: dict[str, str] = {}
+        number = iter(range(1, 10**6))
+
+        def call(method: str, **parameters: Any) -> Any:
+            request = {"id": next(number), "method": method, "params": parameters} | session
+            commands.write(json.dumps(request).encode() + b"\0")
+            while True:
+                text = bytearray()
+                while (byte := answers.read(1)) != b"\0":
+                    assert byte, "the browser is gone"
+                    text += byte
+                answer = json.loads(text)
+                if answer.get("id") == request["id"]:
+                    assert "result" in answer, answer
+                    return answer["result"]
+
+        def wait_for(element: str, pattern: str) -> str:
+            shown = f"document.getElementById({element!r})?.textContent ?? ''"
+            for _ in range(3000):
+                text = str(call("Runtime.evaluate", expression=shown)["result"]["value"])
+                if re.search(pattern, text):
+                    return text
+                time.sleep(0.02)
+            raise AssertionError(f"{element} still shows {text!r}")
+
+        target = call("Target.createTarget", url="about:blank")["targetId"]
+        session["sessionId"] = call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        call("Page.navigate", url=url)
+        yield call, wait_for
