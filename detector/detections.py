@@ -1,7 +1,8 @@
 """What was found in one picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ class Detections:
         scores: [N] float32, 0..1, falling.
         class_ids: [N] int64, positions in `class_names`.
         class_names: all classes of the detector.
+        track_ids: [N] int64, the same number for the same object in each frame of a video; -1 where none is given yet.
+            None: nobody followed the objects.
 
     Raises:
         InputError: the arrays do not fit together.
@@ -41,6 +44,7 @@ class Detections:
     scores: Floats
     class_ids: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
+    track_ids: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -52,6 +56,10 @@ class Detections:
             raise InputError(f"class ids must lie in 0..{len(self.class_names) - 1}, the classes that have names")
         if np.any(self.scores[1:] > self.scores[:-1]):
             raise InputError("detections must be sorted by score, best first")
+        if self.track_ids is not None and self.track_ids.shape != (n,):
+            raise InputError(f"track_ids {self.track_ids.shape} do not fit {n} detections")
+        if self.track_ids is not None and np.any(self.track_ids < -1):
+            raise InputError("track ids must be -1, for none, or more")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -59,3 +67,48 @@ class Detections:
     def __iter__(self) -> Iterator[tuple[str, float, Floats]]:
         for box, score, class_id in zip(self.boxes, self.scores, self.class_ids, strict=True):
             yield self.class_names[class_id], float(score), box
+
+    def to_supervision(self) -> Any:
+        """Return these as `supervision.Detections`, with the names of their classes in `data["class_name"]`.
+
+        Raises:
+            InputError: the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise InputError("this needs the package supervision: pip install 'detector[track]'") from None
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.class_ids,
+            tracker_id=self.track_ids,
+            data={"class_name": np.array([label for label, _, _ in self], dtype=str)},
+        )
+
+    @classmethod
+    def from_supervision(cls, found: Any, class_names: Sequence[str]) -> "Detections":
+        """Return `supervision.Detections`, sorted; what we have no word for, such as masks, is left behind.
+
+        Args:
+            found: with confidence and class_id.
+            class_names: of all classes, in the order of class_id.
+
+        Raises:
+            InputError: they lack scores or classes, or their classes are other ones.
+        """
+        if found.confidence is None or found.class_id is None:
+            raise InputError("detections need scores and classes: `confidence` and `class_id` must not be None")
+        order = np.argsort(-found.confidence, kind="stable")
+        detections = cls(
+            boxes=found.xyxy[order].astype(np.float32),
+            scores=found.confidence[order].astype(np.float32),
+            class_ids=found.class_id[order].astype(np.int64),
+            class_names=tuple(class_names),
+            track_ids=None if found.tracker_id is None else found.tracker_id[order].astype(np.int64),
+        )
+        theirs = found.data.get("class_name")
+        for (ours, _, _), other in zip(detections, () if theirs is None else np.asarray(theirs)[order], strict=False):
+            if ours != other:
+                raise InputError(f"a class is called {str(other)!r} there and {ours!r} in class_names: give its names")
+        return detections

@@ -18,7 +18,7 @@ def class_colour(class_id: int) -> tuple[int, int, int]:
 
 
 def draw(image: Pixels, found: Detections, with_scores: bool = True) -> Pixels:
-    """Return a copy of the picture [H, W, 3] with every detection drawn, the best on top."""
+    """Return a copy of the picture [H, W, 3] with every detection drawn, the best on top; `#7` is the id of a track."""
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     size = min(canvas.size)
@@ -29,7 +29,9 @@ def draw(image: Pixels, found: Detections, with_scores: bool = True) -> Pixels:
         colour = class_colour(class_id)
         x1, y1, x2, y2 = (float(value) for value in np.round(found.boxes[index]))
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
-        text = found.class_names[class_id] + (f" {found.scores[index]:.2f}" if with_scores else "")
+        track_id = -1 if found.track_ids is None else found.track_ids[index]
+        text = (f"#{track_id} " if track_id >= 0 else "") + found.class_names[class_id]
+        text += f" {found.scores[index]:.2f}" if with_scores else ""
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         width, height = right - left + 2 * line + 2, bottom - top + 2 * line + 2
         # Above the box, else below it, else inside; never over an edge of the picture.

@@ -1,12 +1,54 @@
-"""Writing files so that they appear whole or not at all, also when the program or the power fails."""
+"""Writing files: whole or not at all, also when the program or the power fails; under names that will do anywhere.
+
+A folder can be locked against other processes meanwhile.
+"""
 
 import contextlib
+import io
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from detector.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LONGEST_NAME = 150
+"""Bytes of a made-up name: most systems take 255, and a number and an ending are still to come."""
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+"""Names that are devices on Windows, whatever stands behind the dot."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def append_line(file: io.FileIO, values: Any) -> None:
+    """Add values as a line of JSON to a file opened without a buffer: at once, and whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    rest = memoryview(json.dumps(values).encode() + b"\n")
+    end = file.tell()
+    try:
+        while rest:  # a disk that is nearly full takes a part and refuses the next
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -61,3 +103,63 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder; the system lets go when the process ends, however.
+
+    Nobody is kept out where there are no such locks: on Windows, and on some network drives.
+
+    Args:
+        folder: has to be there.
+        doing: what other processes are told is being done in it.
+
+    Raises:
+        InputError: another process is there already, or the folder cannot be opened.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be opened ({error.strerror})") from None
+    try:
+        try:
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is {doing} in this folder; wait for it, or use another"
+            ) from None
+        except OSError:
+            pass  # there are no locks on this drive
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as the name of one file or folder that every system takes: no path, not reserved, not too long.
+
+    >>> [safe_name(text) for text in ("red blood cell", "a/b", "..", "", "CON")]
+    ['red blood cell', 'a_b', '_', '_', '_CON']
+    """
+    name = "".join(sign if sign.isprintable() and sign not in '<>:"/\\|?*' else "_" for sign in text)
+    name = name.encode()[:_LONGEST_NAME].decode(errors="ignore").strip(". ")
+    return f"_{name}" if not name or _RESERVED.match(name) else name
+
+
+def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
+    """Return `stem` and `suffix`, numbered between if that is taken, and take it: `taken` grows.
+
+    >>> taken = {"a.jpg": 1}
+    >>> [free_name("a", taken, ".jpg") for _ in range(2)]
+    ['a-2.jpg', 'a-3.jpg']
+    """
+    name, number = stem + suffix, taken.get(stem + suffix, 1)
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken[name] = 1
+    taken[stem + suffix] = number  # so that thousands of one name are not counted through each time
+    return name

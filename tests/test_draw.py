@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,14 @@ def test_colours_of_neighbouring_classes_differ_clearly() -> None:
     assert len({tuple(colour) for colour in colours.tolist()}) == 80
     for apart in (1, 2):
         assert (np.abs(colours[apart:] - colours[:-apart]).max(axis=1) > 60).all()
+
+
+def test_a_tracked_object_wears_its_number_and_one_without_number_looks_as_if_nobody_followed_it() -> None:
+    plain = found((40, 60, 120, 150))
+    drawn, unknown, known = (
+        draw(grey(200, 200), detections)
+        for detections in (plain, replace(plain, track_ids=np.array([-1])), replace(plain, track_ids=np.array([123])))
+    )
+    np.testing.assert_array_equal(unknown, drawn)
+    colour = np.array(class_colour(0))
+    assert (known == colour).all(axis=2).sum() > (drawn == colour).all(axis=2).sum() + 100  # a wider tag

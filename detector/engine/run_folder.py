@@ -2,8 +2,8 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,10 @@ from torch import Tensor
 
 from detector.engine.run_state import Progress, read_state, write_state
 from detector.errors import InputError
-from detector.files import read_json, write_json, write_whole
+from detector.files import locked, read_json, write_json, write_whole
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def check_free(path: Path) -> None:
@@ -46,22 +41,14 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # The system lets go of the lock when the process ends, however it does.
-            self._lock = os.open(path, os.O_RDONLY) if fcntl else None
         except OSError as error:
             raise InputError(f"{path}: cannot be made ({error.strerror})") from None
-        if self._lock is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(self._lock)
-                raise InputError(f"{path}: another process is training in this folder") from None
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(path, "training"))
 
     def close(self) -> None:
         """Let others use the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     @property
     def best(self) -> Path:

@@ -1,18 +1,47 @@
-"""What a user names, as single pictures: files, folders, globs, and the built-in set."""
+"""What a user names, as single pictures: files, folders, globs, lists of these, standard input, URLs."""
 
 import glob
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Protocol
+import os
+import re
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from http.client import HTTPException, responses
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from threading import Thread
+from typing import IO, Any, Protocol
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from detector import images
 from detector.data import scenes
-from detector.errors import InputError
+from detector.data.rows import is_file
+from detector.errors import InputError, at
+from detector.files import free_name, safe_name
 from detector.images import Pixels
+from detector.version import VERSION
 
 _SCENES_SHOWN = 12
+
+_SECONDS = 20.0
+"""Longest time that fetching one picture may take."""
+
+_MOST_BYTES = 50_000_000
+"""Largest picture file that is taken from the network or from standard input."""
+
+_MOST_REDIRECTS = 3
+
+_URL = re.compile("https?://", re.IGNORECASE)
+
+_MOST_FOLDERS = 1000
+"""Subfolders that are looked through for the sake of a better message."""
 
 
 class _Read(Protocol):
@@ -24,7 +53,7 @@ class Source:
     """A picture that can be read.
 
     Attributes:
-        name: as results call it: the path, or a made-up one for the built-in set.
+        name: as results call it: the path, or a made-up one for what has none.
         read: gives the picture [H, W, 3]; raises InputError.
     """
 
@@ -32,36 +61,262 @@ class Source:
     read: _Read
 
 
-def find_sources(words: Sequence[str]) -> list[Source]:
-    """Return the pictures that `words` name, each once, in order: files, folders (not their subfolders), globs.
+_Found = dict[Path | str, Source]
+"""What tells a source from others (its path, its URL, the word itself) → the source."""
 
-    The word "scenes" stands for a dozen pictures of the built-in set, unless there is a file of that name.
+
+def find_sources(words: Sequence[str], recursive: bool = False, allow_url: bool = False) -> list[Source]:
+    """Return the pictures that `words` name, each once, in order.
+
+    A word is a file, a folder, a glob; a .txt file with a file, folder, glob or URL per line, relative to the list's
+    own folder, where blank lines and those that begin with # are skipped; `-` for one picture on standard input; a URL,
+    fetched when it is read; or "scenes" for a dozen pictures of the built-in set, unless there is a file of that name.
+
+    Args:
+        words: what a user said.
+        recursive: take the pictures in the subfolders of folders too; links are followed, but no folder is taken twice.
+        allow_url: allow http:// and https://.
 
     Raises:
-        InputError: a word names nothing.
+        InputError: a word, or a line of a list, names nothing; a folder cannot be read.
     """
     if not words:
         raise InputError("no pictures given; name files, folders or patterns, or `scenes`")
-    found: dict[Path, Source] = {}
+    found: _Found = {}
     for word in words:
         path = Path(word)
-        if path.is_dir():
-            paths = images.find(path)
-            if not paths:
-                raise InputError(f"{word}: no pictures in this folder ({', '.join(sorted(images.SUFFIXES))})")
-        elif path.exists():
-            paths = [path]
-        elif word == "scenes":
+        if word == "-":
+            found[word] = Source(Path("stdin.jpg"), cache(_read_stdin))  # which gives its bytes but once
+        elif word == "scenes" and not path.exists():
             split = scenes.read_split("test")
             for annotation in split.annotations[:_SCENES_SHOWN]:
                 found[annotation.image_path] = Source(annotation.image_path, partial(split.read_image, annotation))
-            continue
+        elif path.suffix.lower() == ".txt" and is_file(path):
+            found |= _find_listed(path, recursive, allow_url)
         else:
-            paths = sorted(Path(match) for match in glob.glob(word) if Path(match).is_file())  # noqa: PTH207 (may be absolute)
-            if not paths:
-                raise InputError(f"{word}: no such file, folder or pattern")
-        found |= {path: Source(path, partial(images.read, path)) for path in paths}
+            found |= _find(word, Path(), recursive, allow_url)
+    made_up = [key for key in found if isinstance(key, str)]
+    taken = dict.fromkeys(map(str, found), 1) if made_up else {}
+    for key in made_up:
+        name = found[key].name
+        found[key] = replace(found[key], name=Path(free_name(name.stem, taken, name.suffix)))
     return list(found.values())
+
+
+def _find_listed(path: Path, recursive: bool, allow_url: bool) -> _Found:
+    """Find what the lines of a list name."""
+    try:
+        # Names may be of bytes that are no UTF-8, as on the command line.
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    found: _Found = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        word = line.strip(" \t\r")
+        if not word or word.startswith("#"):
+            continue
+        try:
+            if word.lower().endswith(".txt") and is_file(path.parent / word):
+                raise InputError(f"{word}: a list in a list; name what it names here, or give it as a source too")
+            found |= _find(word, path.parent, recursive, allow_url)
+        except InputError as error:
+            raise InputError(f"{at(path, number)}: {error}") from None
+    if not found:
+        raise InputError(f"{path}: a list without pictures; expected a file, folder or pattern per line")
+    return found
+
+
+def _find(word: str, folder: Path, recursive: bool, allow_url: bool) -> _Found:
+    """Find what one word names, relative to a folder."""
+    if _URL.match(word):
+        if not allow_url:
+            raise InputError(f"{_without_secrets(word)}: nothing is fetched from the network without --allow-url")
+        return {word: Source(_name_of(word), partial(_fetch, word))}
+    try:
+        paths = _find_files(word, folder, recursive)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # too long a name, a zero byte, too many folders
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{word[:100]!r}: cannot be looked for ({reason})") from None
+    return {path: Source(path, partial(images.read, path)) for path in paths}
+
+
+def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
+    if not word or "\0" in word:
+        raise InputError(f"{word[:100]!r}: no name of a file (a list has to be UTF-8)")
+    path = folder / word
+    if path.is_dir():
+        folders = _folders(path) if recursive else [path]
+        if paths := [picture for each in folders for picture in images.find(each)]:
+            return paths
+        where = "in this folder or below" if recursive else "in this folder"
+        missing = f"{path}: no pictures {where} ({', '.join(sorted(images.SUFFIXES))})"
+        with suppress(InputError):
+            if any(map(images.find, islice(_folders(path), _MOST_FOLDERS))):
+                missing += ", but in its subfolders: add --recursive"
+        raise InputError(missing)
+    if path.exists():
+        return [path]
+    matches = (folder / match for match in glob.glob(word, root_dir=folder))  # noqa: PTH207 (may be absolute)
+    if paths := sorted(match for match in matches if match.is_file()):
+        return paths
+    raise InputError(f"{path}: no such file, folder or pattern")
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """Yield a folder and all below it, by name; one that links lead to again is not taken again."""
+    seen, todo = set(), [top]
+    while todo:
+        folder = todo.pop()
+        try:
+            status = folder.stat()
+            if (identity := (status.st_dev, status.st_ino)) in seen:
+                continue
+            seen.add(identity)
+            with os.scandir(folder) as entries:
+                maybe = [Path(entry) for entry in entries if entry.is_symlink() or entry.is_dir()]
+            below = sorted((path for path in maybe if path.is_dir()), reverse=True)  # no ring of links
+        except OSError as error:
+            raise InputError(f"{error.filename or folder}: the folder cannot be read ({error.strerror})") from None
+        yield folder
+        todo += below
+
+
+def _read_stdin() -> Pixels:
+    """Read the picture on standard input."""
+    if sys.stdin is None:
+        raise InputError("-: there is no standard input")
+    try:
+        data = sys.stdin.buffer.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"-: standard input cannot be read ({error.strerror})") from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"-: more than {_MOST_BYTES / 1e6:.0f} MB on standard input")
+    return images.read(data, "standard input")
+
+
+# Pictures from the network.
+
+
+def _name_of(url: str) -> Path:
+    """Return what results call the picture at a URL: the last part of the path.
+
+    Raises:
+        InputError: it is no URL.
+
+    >>> _name_of("https://host/x/cat%20%2F%201.jpg?size=9").name
+    'cat _ 1.jpg'
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None  # to ask for the port is to check it
+    except ValueError:
+        host = None
+    if not host:
+        # Which part of it is a password cannot be told: all before the last @ may be.
+        shown = url.rpartition("@")[2].partition("?")[0]
+        raise InputError(f"{shown[:100]}: not a URL that can be fetched; expected http://host/picture.jpg")
+    path = PurePosixPath(parts.path)
+    last = unquote(path.name) or host
+    suffix = path.suffix if path.suffix.lower() in images.SUFFIXES else ""
+    return Path(safe_name(last.removesuffix(suffix)) + suffix)
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL as it may be shown: without user and password, and without a query, where tokens stand.
+
+    >>> _without_secrets("https://me:secret@host/a.jpg?token=secret")
+    'https://host/a.jpg'
+    """
+    return re.sub(r"//[^/?#]*@", "//", re.sub(r"[?#].*", "", url, flags=re.DOTALL))
+
+
+def _fetch(url: str) -> Pixels:
+    """Fetch a picture; raises InputError if that fails, takes too long, or gives something else or too much."""
+    shown = _without_secrets(url)
+    answer: Future[bytes] = Future()
+
+    def transfer() -> None:
+        try:
+            answer.set_result(_transfer(url))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # In a thread of its own: the timeout of a connection limits neither the search for the host nor a server that says
+    # a word now and then.
+    Thread(target=transfer, daemon=True).start()
+    try:
+        data = answer.result(_SECONDS)
+    except TimeoutError:
+        raise InputError(f"{shown}: takes longer than {_SECONDS:g} seconds") from None
+    except InputError as error:
+        raise InputError(f"{shown}: {error}") from None
+    return images.read(data, shown)
+
+
+def _transfer(url: str) -> bytes:
+    """Return what a server has at a URL; messages do not say where.
+
+    Raises:
+        InputError: the server refuses or cannot be understood, or sends too much.
+        TimeoutError: it takes too long.
+    """
+    end = time.monotonic() + _SECONDS
+    data = bytearray()
+    try:
+        with build_opener(_Redirects).open(_request(url), timeout=_SECONDS) as response:
+            while some := response.read1(2**16):
+                data += some
+                # What is still to come counts too, where the server said how much that is.
+                if len(data) + (response.length or 0) > _MOST_BYTES:
+                    raise InputError(f"larger than {_MOST_BYTES / 1e6:.0f} MB")
+                if time.monotonic() > end:
+                    raise TimeoutError
+    except InputError:
+        raise
+    except HTTPError as error:
+        error.close()
+        if 300 <= error.code < 400:
+            raise InputError(f"leads on more than {_MOST_REDIRECTS} times, or to neither http nor https") from None
+        raise InputError(f"the server answers {error.code} {responses.get(error.code, '')}".rstrip()) from None
+    except (OSError, HTTPException, ValueError) as error:
+        # In the system's words only: others may repeat what stands in the URL, or what the server sent.
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise reason from None
+        raise InputError(f"cannot be fetched ({getattr(reason, 'strerror', None) or type(reason).__name__})") from None
+    return bytes(data)
+
+
+def _request(url: str) -> Request:
+    """Return what asks for a URL; user and password, if it has them, go to this server only."""
+    parts = urlsplit(url)
+    _, _, host = parts.netloc.rpartition("@")
+    host = host if host.isascii() else host.encode("idna").decode()
+    path, query = (quote(part, safe="!$%&'()*+,/:;=?@[]~") for part in (parts.path, parts.query))
+    request = Request(
+        parts._replace(netloc=host, path=path, query=query, fragment="").geturl(),
+        headers={"User-Agent": f"detector/{VERSION}"},  # some servers refuse Python's own
+    )
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(credentials.encode()).decode())
+    return request
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a few redirects, to http and https only."""
+
+    max_redirections = _MOST_REDIRECTS
+    max_repeats = 1
+
+    def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Return the next request."""
+        fp.close()  # else what stands in it is read, without a limit
+        if not _URL.match(newurl):
+            raise HTTPError(req.full_url, code, msg, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def not_done(sources: Sequence[Source], done: Container[str], batch: int) -> list[Source]:
