@@ -22,6 +22,7 @@ def postprocess(
     class_agnostic: bool = False,
     every_class: bool = False,
     suppression: str = "classic",
+    classes: Sequence[int] | None = None,
 ) -> list[Detections]:
     """Turn the predictions for B pictures into one `Detections` per picture.
 
@@ -36,6 +37,7 @@ def postprocess(
         every_class: let a point answer with every class above the threshold, which the ranking of an evaluation
             gains from, and not with its best alone, which is what one wants to see.
         suppression: "classic", "soft", "diou" or "weighted"; see `ops.suppression`.
+        classes: ids of those to find; None: all. Boxes of others suppress nothing, and do not count.
 
     Raises:
         InputError: no such suppression.
@@ -49,6 +51,9 @@ def postprocess(
         else:
             point = np.flatnonzero(scores.max(axis=1) > score_threshold)
             class_ids = scores[point].argmax(axis=1)
+        if classes is not None:
+            wanted = np.isin(class_ids, classes)
+            point, class_ids = point[wanted], class_ids[wanted]
         candidates, candidate_scores = letterbox.to_image(boxes[point]), scores[point, class_ids]
         # Answers in the grey beside the picture are cut down to nothing.
         shown = area(candidates) > 0

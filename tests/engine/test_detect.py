@@ -1,6 +1,7 @@
 import io
 import itertools
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,130 @@ def test_an_unknown_suppression_is_refused_with_the_known_ones(detector: Detecto
         detector.detect(pictures[0], suppression="gentle")
     with pytest.raises(InputError, match="expected classic or soft"):
         detector.detect(pictures[:2], suppression="gentle")
+
+
+@pytest.fixture(scope="module")
+def wall(pictures: list[Path]) -> Pixels:
+    """Nine of the pictures beside and above each other, without what tells where one ends."""
+    each = [images.read(path) for path in pictures[:9]]
+    return np.concatenate([np.concatenate(each[row : row + 3], axis=1) for row in (0, 3, 6)])
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_tiles_find_what_is_too_small_in_the_whole_picture(
+    detector: Detector, pictures: list[Path], wall: Pixels, mirror: bool
+) -> None:
+    wanted = [
+        (box + np.array([96 * (number % 3), 64 * (number // 3)] * 2, np.float32), name)
+        for number, path in enumerate(pictures[:9])
+        for name, _, box in detector.detect(path, score_threshold=0.5)
+    ]
+    assert len(wanted) > 9
+
+    def share_found(**options: object) -> float:
+        found = detector.detect(wall, **options)
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [288, 192, 288, 192]).all()
+        of_name = {name: np.array([box for other, _, box in found if other == name]) for name in detector.class_names}
+        hits = [len(of_name[name]) and pairwise_iou(box[None], of_name[name]).max() > 0.5 for box, name in wanted]
+        return sum(map(bool, hits)) / len(hits)
+
+    assert share_found(mirror=mirror) < 0.3
+    assert share_found(mirror=mirror, tile=96, overlap=0.5) > 0.9
+
+
+@pytest.mark.parametrize("options", [{"tile": 80}, {"mirror": True}, {"tile": 70, "mirror": True}])
+def test_views_of_pictures_give_the_same_alone_together_and_in_any_batch(
+    detector: Detector, pictures: list[Path], wall: Pixels, options: dict[str, object]
+) -> None:
+    mixed = [images.read(pictures[0]), wall, wall[:100], images.read(pictures[1])]
+    wanted = [detector.detect(picture, **options) for picture in mixed]
+    for batch in (1, 3):
+        for found, one in zip(detector.detect(mixed, batch=batch, **options), wanted, strict=True):
+            assert_same(found, one)
+        assert_same(detector.detect(wall, batch=batch, **options), wanted[1])
+
+
+def test_a_picture_no_larger_than_a_tile_is_looked_at_once(detector: Detector, pictures: list[Path]) -> None:
+    one, other = detector.detect(pictures[0]), detector.detect(pictures[0], tile=96, max_detections=300)
+    assert np.array_equal(one.boxes, other.boxes)
+    assert np.array_equal(one.scores, other.scores)
+
+
+def test_the_mirrored_picture_has_the_mirrored_objects(detector: Detector, pictures: list[Path]) -> None:
+    image = images.read(pictures[0])[:, :64]  # as much grey on the left as on the right
+    found = detector.detect(image, mirror=True)
+    flipped = detector.detect(np.ascontiguousarray(image[:, ::-1]), mirror=True)
+    assert len(found) > 0
+    x1, y1, x2, y2 = flipped.boxes.T
+    assert_same(found, replace(flipped, boxes=np.stack([64 - x2, y1, 64 - x1, y2], axis=1)))
+
+
+def test_a_large_picture_in_tiles_takes_little_more_than_itself(detector: Detector) -> None:
+    image = np.full((3000, 4000, 3), 114, dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        detector.detect(image, tile=500, mirror=True)
+        assert tracemalloc.get_traced_memory()[1] < image.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_picture_of_too_many_tiles_does_not_stop_the_others(detector: Detector, pictures: list[Path]) -> None:
+    large = np.broadcast_to(np.uint8(90), (2000, 3000, 3))
+    answers = list(detector.detect_each([pictures[0], large, pictures[1]], tile=20))
+    assert isinstance(answers[0], Detections)
+    assert isinstance(answers[2], Detections)
+    message = (
+        "tile: a picture of 3000 x 2000 would need 37600 tiles of 20 x 13, and 10000 are the most: take larger tiles"
+    )
+    assert message in str(answers[1])
+    with pytest.raises(InputError, match="would need 37600 tiles"):
+        detector.detect(large, tile=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, "tile: expected its long side in pixels, at least 1, got 0"),
+        ({"overlap": 1}, "overlap: expected a share of a tile from 0 to below 1, got 1"),
+        ({"overlap": -0.1}, "overlap: expected a share"),
+        ({"overlap": float("nan")}, "overlap: expected a share"),
+        ({"batch": 0}, "batch: expected at least 1, got 0"),
+        ({"classes": ["bleu"]}, "classes: no class 'bleu'; did you mean 'blue'\\? known: red, blue"),
+        ({"classes": ["red", "tractor"]}, "classes: no class 'tractor'; known: red, blue"),
+        ({"classes": [2]}, "classes: no class 2; known: red, blue"),
+        ({"classes": [-1]}, "classes: no class -1"),
+        ({"classes": []}, "classes: expected at least one name or id, got none"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    detector: Detector, pictures: list[Path], options: dict[str, object], message: str
+) -> None:
+    for source in (pictures[0], pictures[:2]):
+        with pytest.raises(InputError, match=message):
+            detector.detect(source, **options)
+
+
+@pytest.mark.parametrize("classes", [["blue"], "blue", [1], ["1"], ("blue", 1)])
+@pytest.mark.parametrize("views", [{}, {"tile": 90}])
+def test_only_the_classes_asked_for_are_found(
+    detector: Detector, wall: Pixels, classes: list[str | int], views: dict[str, object]
+) -> None:
+    everything = detector.detect(wall, score_threshold=0.1, **views)
+    blue = everything.class_ids == 1
+    assert 0 < blue.sum() < len(blue)
+    found = detector.detect(wall, score_threshold=0.1, classes=classes, max_detections=int(blue.sum()), **views)
+    assert found.class_names == ("red", "blue")
+    assert found.class_ids.tolist() == [1] * blue.sum()
+    assert np.array_equal(found.boxes, everything.boxes[blue])
+
+
+def test_a_class_whose_name_is_a_number_is_meant_by_it(detector: Detector, pictures: list[Path]) -> None:
+    named = Detector(detector.runtime, replace(detector.info, class_names=("1", "0")))
+    assert set(named.detect(pictures, classes=["1"])[0].class_ids) <= {0}
+    for one, other in zip(named.detect(pictures, classes=["1"]), named.detect(pictures, classes=[0]), strict=True):
+        assert_same(one, other)
 
 
 def test_a_larger_canvas_keeps_the_aspect_and_gives_boxes_in_the_same_pixels(

@@ -110,6 +110,14 @@ def test_a_point_answers_with_its_best_class_and_on_request_with_every_one() -> 
     assert np.array_equal(found.boxes[0], found.boxes[1])
 
 
+def test_other_classes_than_those_wanted_are_left_out_before_the_most_wanted_are_counted() -> None:
+    answers: list[Answer] = [((10, 10, 100, 100), 1, 0.9), ((12, 10, 100, 100), 0, 0.8), ((200, 10, 300, 100), 2, 0.7)]
+    assert run(answers, classes=[2, 0]).class_ids.tolist() == [0, 2]
+    assert run(answers, classes=[2, 0], max_detections=1).class_ids.tolist() == [0]
+    assert run(answers, classes=[0], class_agnostic=True).class_ids.tolist() == [0]  # the better box suppresses nothing
+    assert len(run(answers[:1], classes=[0, 2])) == 0
+
+
 def test_low_scores_and_those_beyond_the_most_wanted_are_left_out_best_first() -> None:
     answers: list[Answer] = [((40 * i, 10, 40 * i + 30, 50), i % 3, 0.2 + 0.1 * i) for i in range(7)]
     found = run(answers, score_threshold=0.35)
