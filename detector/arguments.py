@@ -8,16 +8,21 @@ import detector
 from detector.config import Config, RuntimeName
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 
+_Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 _Verbs: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_WEIGHTS = "a file (.safetensors or .onnx), or a shipped name: cells, scenes"
+_WEIGHTS = "a .safetensors or .onnx file, an OpenVINO folder, or a shipped name: cells, scenes"
+
+_RUNTIMES_OF_EXPORTS = tuple(name for name in typing.get_args(RuntimeName) if name != "torch")
+
+_RUNTIME = "what computes: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for an export"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; the chosen verb's name ends up in `verb`."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
-    added = (_check, _train, _detect, _evaluate, _export, _verify, _compare, _summary)
+    added = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary)
     verbs = parser.add_subparsers(required=True, dest="verb", metavar=" | ".join(f.__name__[1:] for f in added))
     for add in added:
         add(verbs)
@@ -65,20 +70,45 @@ def _train(verbs: _Verbs) -> None:
 
 
 def _detect(verbs: _Verbs) -> None:
-    parser = verbs.add_parser("detect", help="find objects in pictures", description="Find objects in pictures.")
-    parser.add_argument("source", nargs="*", help="files, folders, globs; `scenes` for pictures of the built-in set")
+    parser = verbs.add_parser(
+        "detect", help="find objects in pictures and videos", description="Find objects in pictures and videos."
+    )
+    parser.add_argument(
+        "source",
+        nargs="*",
+        help="pictures, folders, globs, a .txt list of these, - (a picture on standard input), videos, cameras (0, 1, "
+        "...), streams (rtsp://...); `scenes` for pictures of the built-in set",
+    )
     parser.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
     parser.add_argument("--weights", required=True, help=_WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
-    parser.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
-    parser.add_argument(
+    parser.add_argument("--recursive", action="store_true", help="also the pictures in subfolders")
+    parser.add_argument("--allow-url", action="store_true", help="fetch pictures named by http:// and https://")
+    _pixels_argument(parser)
+    looking = parser.add_argument_group("how to look")
+    looking.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
+    looking.add_argument(
         "--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)"
     )
-    parser.add_argument("--save-txt", action="store_true", help="also write YOLO text files")
-    parser.add_argument("--csv", action="store_true", help="also write detections.csv")
-    parser.add_argument("--no-pictures", action="store_true", help="write no drawn pictures")
-    _pixels_argument(parser)
-    parser.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
+    looking.add_argument("--classes", nargs="+", metavar="CLASS", help="find only these, by name or number")
+    looking.add_argument(
+        "--tile", type=_count, metavar="SIDE", help="also look at squares of so many pixels: small things, big pictures"
+    )
+    looking.add_argument(
+        "--overlap", type=_share, default=0.2, help="share tiles have in common (default: %(default)s)"
+    )
+    looking.add_argument(
+        "--mirror", action="store_true", help="also look at the mirrored picture: dearer, a bit better"
+    )
+    looking.add_argument("--every", type=_count, default=1, metavar="N", help="of a video, each Nth frame")
+    looking.add_argument("--track", action="store_true", help="follow objects through a video: each gets a number")
+    saving = parser.add_argument_group("what to write")
+    saving.add_argument("--save-txt", action="store_true", help="YOLO text files too, in labels/")
+    saving.add_argument("--save-json", action="store_true", help="a JSON file per picture too, in json/")
+    saving.add_argument("--save-crops", action="store_true", help="each object as a picture too, in crops/CLASS/")
+    saving.add_argument("--csv", action="store_true", help="detections.csv too")
+    saving.add_argument("--no-pictures", action="store_true", help="no drawn pictures or videos")
+    saving.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
     _canvas_argument(parser)
     _answer_arguments(parser)
 
@@ -96,29 +126,64 @@ def _evaluate(verbs: _Verbs) -> None:
     _answer_arguments(parser)
 
 
-def _export(verbs: _Verbs) -> None:
-    parser = verbs.add_parser("export", help="write an ONNX file", description="Write weights as an ONNX file.")
-    parser.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, ends in .onnx")
-    parser.add_argument(
-        "--int8", nargs="+", metavar="SOURCE", help="in eight-bit integers, ranges as seen on these pictures"
+def _serve(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "serve",
+        help="a page and an HTTP interface on this machine",
+        description="Serve a page to drop pictures on, and POST /detect for programs (described at /openapi.json).",
     )
-    parser.add_argument("--data", help="a data set to compare the AP of weights and file on")
-    parser.add_argument("--split", default="test", help="split of it (default: %(default)s)")
+    parser.add_argument("--weights", nargs="+", required=True, help=f"{_WEIGHTS}; several to choose from")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address; another one lets the network in (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="0: any that is free (default: %(default)s)")
+    parser.add_argument("--max-megabytes", type=_count, default=20, help="largest upload (default: %(default)s)")
+    _pixels_argument(parser, default="50")
+    parser.add_argument("--runtime", choices=typing.get_args(RuntimeName), default="auto", help=_RUNTIME)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+
+
+def _export(verbs: _Verbs) -> None:
+    parser = verbs.add_parser(
+        "export",
+        help="write a file that runs without torch",
+        description="Write weights as an ONNX file or an OpenVINO folder, and certify that it answers alike.",
+    )
+    parser.add_argument("--weights", required=True, help="a .safetensors file, or a shipped name: cells, scenes")
+    parser.add_argument("--out", type=Path, required=True, help="a file that ends in .onnx; for openvino a folder")
+    parser.add_argument("--format", choices=("onnx", "openvino"), help="default: onnx if --out ends so, else openvino")
+    parser.add_argument(
+        "--int8",
+        nargs="*",
+        metavar="SOURCE",
+        help="in eight-bit integers, ranges as seen on these pictures, or on the training pictures of --data",
+    )
+    parser.add_argument("--dynamic", action="store_true", help="for a canvas of any size")
+    parser.add_argument(
+        "--nms", choices=("in", "out"), default="out", help="suppression inside of the graph (default: outside)"
+    )
+    inside = parser.add_argument_group("fixed by --nms in")
+    inside.add_argument("--conf", type=_share, help=f"lowest score (default: {SCORE_THRESHOLD})")
+    inside.add_argument("--iou", type=_share, help=f"overlap that suppresses (default: {IOU_THRESHOLD})")
+    inside.add_argument("--max-det", type=_count, help=f"most per picture (default: {MAX_DETECTIONS})")
+    proof = parser.add_argument_group("what the certificate compares")
+    _data_argument(proof, required=False)
+    proof.add_argument("--split", default="test", help="split of the data (default: %(default)s)")
+    proof.add_argument(
+        "--runtime", choices=_RUNTIMES_OF_EXPORTS, default="auto", help="what runs the export (default: auto)"
+    )
     _canvas_argument(parser)
 
 
 def _verify(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "verify",
-        help="hold an exported file to its certificate",
-        description="Run an exported file on built-in pictures and compare with what its weights answered, as the "
-        "certificate beside it says.",
+        help="hold an export to its certificate",
+        description="Run an export on built-in pictures and compare with what its weights answered, as its certificate "
+        "says.",
     )
-    parser.add_argument("file", type=Path, help="an .onnx file with its certificate beside it")
-    parser.add_argument(
-        "--runtime", choices=("auto", "onnxruntime", "openvino"), default="auto", help="what computes (default: auto)"
-    )
+    parser.add_argument("export", type=Path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
+    parser.add_argument("--runtime", choices=_RUNTIMES_OF_EXPORTS, default="auto", help="what computes (default: auto)")
 
 
 def _compare(verbs: _Verbs) -> None:
@@ -178,7 +243,7 @@ def _answer_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=typing.get_args(RuntimeName),
         default="auto",
-        help="what computes: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for .onnx",
+        help=_RUNTIME,
     )
     parser.add_argument(
         "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
@@ -196,7 +261,7 @@ def _answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
-def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def _data_argument(parser: _Arguments, required: bool = True) -> None:
     parser.add_argument(
         "--data",
         required=required,
@@ -208,9 +273,9 @@ def _data_argument(parser: argparse.ArgumentParser, required: bool = True) -> No
     _pixels_argument(parser)
 
 
-def _pixels_argument(parser: argparse.ArgumentParser) -> None:
+def _pixels_argument(parser: _Arguments, default: str = "89") -> None:
     parser.add_argument(
-        "--max-pixels", type=_count, help="largest picture that is decoded (default: 89 million pixels)"
+        "--max-pixels", type=_count, help=f"largest picture that is decoded (default: {default} million pixels)"
     )
 
 
@@ -227,6 +292,13 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
     return value
 
 

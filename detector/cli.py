@@ -5,7 +5,6 @@ Torch is imported only when a verb needs it.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import logging
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
 
 _STARTED = time.monotonic()
+_HELP_WITH_INT8 = "more than half a point of AP is lost: pictures for --int8 more like those of --data may help"
 _SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
 
 
@@ -130,61 +130,41 @@ def override_flags(config: Config, flags: dict[str, Any]) -> Config:
 
 
 def detect(options: argparse.Namespace) -> int:
-    """Detect on pictures and write what was found."""
-    from tqdm import tqdm
+    """Detect in pictures and videos and write what was found."""
+    from detector.engine.detect import Detector
+    from detector.engine.detect_files import detect_pictures, detect_videos, find_inputs
 
-    from detector.engine.detect import BATCH, Detector
-    from detector.engine.save_detections import DetectionWriter
-    from detector.engine.sources import find_sources, not_done
-
-    sources = find_sources([*options.source, *options.more_sources])
+    words = [*options.source, *options.more_sources]
+    sources, videos = find_inputs(words, options.recursive, options.allow_url)
     model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
-    thresholds = {
+    looking = {
         "score_threshold": options.conf,
         "iou_threshold": options.iou,
         "max_detections": options.max_det,
         "class_agnostic": options.agnostic_nms,
         "suppression": options.suppression,
+        "classes": options.classes,
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "mirror": options.mirror,
     }
-    made_by = {"weights": _fingerprint(options.weights), "runtime": model.runtime.name, "canvas_hw": [*model.canvas_hw]}
-    writer = DetectionWriter(
-        options.out,
-        model.info.category_ids,
-        (source.name for source in sources),
-        pictures=not options.no_pictures,
-        txt=options.save_txt,
-        table=options.csv,
-        settings=made_by | thresholds,
-        skip_done=options.skip_done,
-    )
-    failed = added = found_count = 0
-    todo = not_done(sources, writer.done, BATCH)
-    answers = model.detect_with_images((source.read for source in todo), **thresholds)
-    bar = tqdm(todo, initial=len(sources) - len(todo), total=len(sources), unit="picture", disable=None)
-    for source, answer in zip(bar, answers, strict=True):
-        if str(source.name) in writer.done:
-            continue
-        if isinstance(answer, InputError):
+    failed = 0
+    if sources:
+        saving = {"txt": options.save_txt, "json_each": options.save_json, "crops": options.save_crops}
+        saving |= {"table": options.csv, "pictures": not options.no_pictures, "skip_done": options.skip_done}
+        tally = detect_pictures(model, options.weights, sources, options.out, looking, **saving)
+        before = f", {tally.before} were done before" if tally.before else ""
+        print(f"{tally.objects} objects in {tally.done} pictures{before}; see {options.out}")
+        if tally.failed:
+            print(f"{tally.failed} of {tally.given} pictures could not be read", file=sys.stderr)
+        failed += tally.failed
+    saving = {"every": options.every, "track": options.track, "pictures": not options.no_pictures}
+    for word, summary in zip(videos, detect_videos(model, videos, options.out, looking, **saving), strict=True):
+        if isinstance(summary, InputError):
             failed += 1
-            tqdm.write(f"skipped: {answer}", file=sys.stderr)
-            continue
-        image, found = answer
-        added += 1
-        found_count += len(found)
-        writer.add(source.name, image, found)
-    writer.close()
-    before = f", {len(writer.done)} were done before" if writer.done else ""
-    print(f"{found_count} objects in {added} pictures{before}; see {options.out}")
-    if failed:
-        print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
-        return 2 if failed == len(sources) else 3
-    return 0
-
-
-def _fingerprint(weights: str) -> str:
-    """Return what tells weights apart: the digest of a file, the name of shipped ones."""
-    path = Path(weights)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else weights
+        else:
+            print(f"{word}: {summary.objects} objects in {summary.frames_detected} frames; see {options.out}")
+    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -210,37 +190,76 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def export(options: argparse.Namespace) -> int:
-    """Write weights as an ONNX file."""
-    from detector.engine.export import export as run
-    from detector.engine.sources import find_sources
+def serve(options: argparse.Namespace) -> int:
+    """Serve a page and an HTTP interface."""
+    from detector.serve.app import serve as run
 
-    pictures = find_sources(options.int8) if options.int8 else None
-    height, width = run(options.weights, options.out, options.imgsz, pictures)
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, canvas {width}x{height} (width x height)")
+    run(
+        options.weights,
+        options.host,
+        options.port,
+        options.runtime,
+        options.device,
+        max_bytes=options.max_megabytes * 1_000_000,
+        **({"max_pixels": options.max_pixels} if options.max_pixels else {}),
+    )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write weights as an ONNX file or an OpenVINO folder, with its certificate."""
+    from detector.engine.export import export as run
+    from detector.engine.export import export_files, training_pictures
+    from detector.engine.sources import find_sources
+    from detector.runtime.form import NmsSettings
+
+    given = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
+    thresholds = {name: value for name, value in given.items() if value is not None}
+    if thresholds and options.nms == "out":
+        raise InputError("--conf, --iou and --max-det are fixed in the graph by --nms in; without it, detect has them")
+    allow_outside = bool(options.allow_outside)
+    pictures = find_sources(options.int8) if options.int8 else []
+    if options.int8 == [] and options.data is None:
+        raise InputError("--int8: name pictures like those it will see, or give --data")
+    calibration = None if options.int8 is None else pictures or training_pictures(options.data, allow_outside)
+    height, width = run(
+        options.weights,
+        options.out,
+        options.format or ("onnx" if options.out.suffix == ".onnx" else "openvino"),
+        options.imgsz,
+        calibration,
+        NmsSettings(**thresholds) if options.nms == "in" else None,
+        options.dynamic,
+    )
+    size = sum(path.stat().st_size for path in export_files(options.out))
+    print(f"{options.out}: {size / 1e6:.1f} MB, canvas {width}x{height} (width x height)")
     if not (find_spec("openvino") or find_spec("onnxruntime")):
         print("not checked: neither openvino nor onnxruntime is installed to run it")
         return 0
-    from detector.engine.certify import Drift, certify, loses_too_much
+    from detector.engine.certify import certificate_path, certify, loses_too_much
+    from detector.engine.drift import Drift
 
-    certificate = certify(options.weights, options.out, options.imgsz, bool(options.int8), options.data, options.split)
-    print(f"{certificate['runtime']} against the weights: {Drift(**certificate['drift'])}")
-    times = certificate["milliseconds"]
-    print(f"a picture takes {times['file']} ms, {times['weights']} with the weights in torch")
-    if certificate["AP"] is not None:
-        ap = certificate["AP"]
-        print(f"AP {ap['file']} on {options.split}, {ap['weights']} with the weights")
+    certificate = certify(
+        options.weights, options.out, options.runtime, options.data, options.split, pictures, allow_outside
+    )
+    for name, drift in certificate["drift"].items():
+        print(f"{certificate['runtime']} against the weights on {name}: {Drift(**drift)}")
+    times, ap = certificate["milliseconds"], certificate["AP"]
+    print(f"a picture takes {times['export']} ms, {times['weights']} with the weights in torch")
+    if ap is not None:
+        print(f"AP {ap['export']} on {options.split}, {ap['weights']} with the weights")
         if loses_too_much(certificate):
-            print("more than half a point of AP is lost: other pictures for --int8, or a larger model, may help")
+            print(_HELP_WITH_INT8)
+    print(f"certificate: {certificate_path(options.out)}")
     return 0
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Hold an exported file to its certificate."""
+    """Hold an export to its certificate."""
     from detector.engine.certify import verify as run
 
-    drift, certificate = run(options.file, options.runtime)
-    print(f"{options.file}: as certified with {certificate['runtime']}: {drift}")
+    drift, certificate = run(options.export, options.runtime)
+    print(f"{options.export}: as certified with {certificate['runtime']}: {drift}")
     return 0
 
 
@@ -275,4 +294,4 @@ class _BarAwareHandler(logging.Handler):
         sys.stdout.flush()
 
 
-_VERBS = {verb.__name__: verb for verb in (check, train, detect, evaluate, export, verify, compare, summary)}
+_VERBS = {verb.__name__: verb for verb in (check, train, detect, evaluate, serve, export, verify, compare, summary)}

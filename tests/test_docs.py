@@ -42,7 +42,7 @@ def test_every_shipped_configuration_reads(path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/results.md", "docs/weights.md"])
 def test_every_command_in_the_documents_parses(document: str) -> None:
-    verbs = "check|train|detect|evaluate|export|verify|compare|summary"
+    verbs = "check|train|detect|evaluate|serve|export|verify|compare|summary"
     shown = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{verbs}) .*)$"
     commands = re.findall(shown, (ROOT / document).read_text(), re.MULTILINE)
     assert commands

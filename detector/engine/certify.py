@@ -1,7 +1,8 @@
-"""The proof that an exported file answers like the weights it came from: both on the same pictures, one to one.
+"""The proof that an export answers like the weights it came from: both on the same pictures, one to one.
 
-The certificate stands beside the file. It holds the answers of the weights on built-in pictures, which are the same
-everywhere, so that the file can be held to them on another machine without the weights.
+The certificate stands beside the file, or in the folder. It holds the answers of the weights on built-in pictures,
+which are the same everywhere, so that the export can be held to them on another machine without the weights; where
+arithmetic is not exact, those of the export itself.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import platform
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -17,183 +18,144 @@ from typing import Any
 
 import numpy as np
 
-from detector.boxes import pairwise_iou
 from detector.config import RuntimeName
 from detector.data import scenes
 from detector.data.descriptor import open_data
-from detector.detections import Detections
+from detector.data.split import Split
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from detector.engine.detect import Detector
-from detector.engine.evaluate import detect_split, score_split
+from detector.engine.drift import Drift, compare
+from detector.engine.evaluate import detect_split, letterboxed, score_split
+from detector.engine.export import CERTIFICATE, export_files
+from detector.engine.sources import Source
 from detector.errors import InputError
 from detector.files import read_json, write_json
 from detector.images import Pixels
+from detector.letterbox import CANVAS_STEP, lay_on_canvas
+from detector.model.checkpoint import find_weights
 
-FORMAT = "detector-certificate-1"
+FORMAT = "detector-certificate-2"
 
 _PICTURES = 24
+"""Of the built-in set; and most of the user's."""
+
 _SCORE = 0.05
 """Detections are compared down to this score, well below what is shown."""
 
-_BOX_TOLERANCE, _SCORE_TOLERANCE = 0.5, 0.01
-"""Pixels of the picture, and score, by which exact arithmetic may drift."""
-
 _AP_TOLERANCE = 0.005
-"""AP that eight-bit arithmetic may lose before the certificate says so."""
+"""AP that arithmetic which is not exact may lose before the certificate says so."""
 
-_SAME_OBJECT = 0.5
-"""IoU from which two detections of a class are the same one."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far two lists of answers to the same pictures lie apart.
-
-    Attributes:
-        pictures: how many.
-        detections: of the reference.
-        unmatched: detections of either that the other lacks, but for those whose score is that near the threshold.
-        box: largest difference of a side, pixels of the picture.
-        score: largest difference of a score.
-    """
-
-    pictures: int
-    detections: int
-    unmatched: int
-    box: float
-    score: float
-
-    @property
-    def is_within(self) -> bool:
-        """Whether exact arithmetic may differ so much."""
-        return self.unmatched == 0 and self.box <= _BOX_TOLERANCE and self.score <= _SCORE_TOLERANCE
-
-    def __str__(self) -> str:
-        return (
-            f"{self.detections} detections in {self.pictures} pictures: {self.unmatched} unmatched, boxes within "
-            f"{self.box:.3g} px, scores within {self.score:.2g}"
-        )
+_PACKAGES = ("detector", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf")
 
 
 def certify(
     weights: str | Path,
     path: Path,
-    long_side: int | None = None,
-    int8: bool = False,
+    runtime: RuntimeName = "auto",
     data: str | Path | None = None,
     split: str = "test",
-    runtime: RuntimeName = "auto",
+    pictures: Sequence[Source] = (),
+    allow_outside: bool = False,
 ) -> dict[str, Any]:
-    """Run an exported file and its weights on the same pictures and write the certificate beside the file.
+    """Run an export and its weights on the same pictures and write the certificate beside or into it.
+
+    Eight-bit integers and the runtime "openvino-fast" are not exact: there AP counts and not the drift of answers.
 
     Args:
         weights: it was exported from.
-        path: the file.
-        long_side: it was exported with.
-        int8: it computes in eight bits, so that AP counts and not the drift of single answers.
+        path: the file or folder.
+        runtime: to run it in.
         data: to compare the AP on too; anything `open_data` takes.
         split: of these.
-        runtime: to run the file in.
+        pictures: the user's, to compare answers on as well as on the built-in ones; none: those of the split.
+        allow_outside: as of `open_data`.
+
+    Returns:
+        The certificate, as it is written.
 
     Raises:
-        InputError: an exact file drifts further than it may; the certificate is written nevertheless.
+        InputError: an exact export drifts further than it may; the certificate is written nevertheless.
     """
-    reference = Detector.load(weights, "cpu", long_side)
     model = Detector.load(path, "cpu", runtime=runtime)
-    pictures = _builtin_pictures()
-    expected = [reference.detect(picture, score_threshold=_SCORE) for picture in pictures]
-    drift = compare(expected, [model.detect(picture, score_threshold=_SCORE) for picture in pictures])
+    reference = Detector.load(weights, "cpu", max(model.canvas_hw))
+    read = None if data is None else open_data(data, allow_outside).read(split)
+    asked = _asked(model)
+    builtin = _builtin_pictures(model)
+    expected, found = _answers(reference, builtin, asked), _answers(model, builtin, asked)
+    is_exact = not model.runtime.form.int8 and runtime != "openvino-fast"
+    drifts = {"built-in pictures": compare(expected, found, asked["score_threshold"])}
+    if yours := _some_pictures(pictures, read):
+        drifts["your pictures"] = _drift(reference, model, _comparable(yours, model), asked)
+    if model.runtime.form.dynamic:
+        larger = max(model.canvas_hw) + 2 * CANVAS_STEP
+        pair = Detector.load(weights, "cpu", larger), Detector.load(path, "cpu", larger, runtime)
+        drifts[f"a canvas of {larger}"] = _drift(*pair, _builtin_pictures(pair[1]), asked)
     certificate: dict[str, Any] = {
         "format": FORMAT,
-        "file": path.name,
-        "sha256": _hash(path),
-        "weights": str(weights),
-        "int8": int8,
-        "runtime": f"{model.runtime.name} {_version(model.runtime.name)}",
-        "drift": asdict(drift),
-        "milliseconds": {"weights": _milliseconds(reference, pictures), "file": _milliseconds(model, pictures)},
-        "AP": None if data is None else _compare_ap(reference, model, data, split),
+        "export": path.name,
+        "files": {file.name: _hash(file) for file in export_files(path)},
+        "weights": {"name": str(weights), "sha256": _hash(find_weights(weights))},
+        "form": asdict(model.runtime.form) | {"canvas_hw": model.canvas_hw},
+        "exact": is_exact,
+        "runtime": f"{model.runtime.name}{'-fast' * (runtime == 'openvino-fast')} {_version(model.runtime.name)}",
+        "compared": asked,
+        "drift": {name: asdict(drift) for name, drift in drifts.items()},
+        "AP": None if read is None else _compare_ap(reference, model, read),
+        "milliseconds": {"weights": _milliseconds(reference, builtin), "export": _milliseconds(model, builtin)},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "answers": [
-            {
-                "picture": zlib.crc32(picture.data),
-                "boxes": np.round(found.boxes.astype(np.float64), 3).tolist(),
-                "scores": np.round(found.scores.astype(np.float64), 5).tolist(),
-                "class_ids": found.class_ids.tolist(),
-            }
-            for picture, found in zip(pictures, expected, strict=True)
-        ],
+        "answers": {
+            _name(picture): _to_rows(answer)
+            for picture, answer in zip(builtin, expected if is_exact else found, strict=True)
+        },
     }
     write_json(certificate_path(path), certificate)
-    if not int8 and not drift.is_within:
-        raise InputError(f"{path}: does not answer like {weights}: {drift}; see {certificate_path(path)}")
+    for name, drift in drifts.items():
+        if is_exact and not drift.is_within:
+            raise InputError(f"{path}: does not answer like {weights} on {name}: {drift}; see {certificate_path(path)}")
     return certificate
 
 
 def verify(path: Path, runtime: RuntimeName = "auto") -> tuple[Drift, dict[str, Any]]:
-    """Hold an exported file to its certificate, on whatever machine this is.
+    """Hold an export to its certificate, on whatever machine this is.
+
+    Returns:
+        How far its answers on the built-in pictures lie from those in the certificate, and the certificate.
 
     Raises:
         InputError: there is no certificate, it is of another file, or the answers drift further than they may.
     """
-    certificate = read_json(certificate_path(path))
+    where = certificate_path(path)
+    certificate = read_json(where)
     try:
-        if certificate["format"] != FORMAT or certificate["sha256"] != _hash(path):
-            raise InputError(f"{path}: is not the file that {certificate_path(path)} is about")
-        answers = {row["picture"]: row for row in certificate["answers"]}
+        if certificate["format"] != FORMAT:
+            raise InputError(f"{where}: of another version (format {certificate['format']!r}): export again")
+        if certificate["files"] != {file.name: _hash(file) for file in export_files(path)}:
+            raise InputError(f"{path}: is not what {where} is about: another export, or a damaged one")
         model = Detector.load(path, "cpu", runtime=runtime)
-        pictures = [picture for picture in _builtin_pictures() if zlib.crc32(picture.data) in answers]
-        expected = [_detections(answers[zlib.crc32(picture.data)], model.class_names) for picture in pictures]
-        int8 = bool(certificate["int8"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{certificate_path(path)}: damaged ({error!r})") from None
+        answers = {name: _from_rows(rows, model.class_names) for name, rows in certificate["answers"].items()}
+        asked = dict(certificate["compared"])
+        pictures = [picture for picture in _builtin_pictures(model) if _name(picture) in answers]
+        expected = [answers[_name(picture)] for picture in pictures]
+        before = Drift(**certificate["drift"]["built-in pictures"])
+        is_exact = bool(certificate["exact"]) and runtime != "openvino-fast"
+        drift = compare(expected, _answers(model, pictures, asked), asked["score_threshold"])
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{where}: damaged ({error!r})") from None
     if not pictures:
         raise InputError(
             f"{path}: the built-in pictures come out differently here (another OpenCV?): nothing to compare"
         )
-    drift = compare(expected, [model.detect(picture, score_threshold=_SCORE) for picture in pictures])
-    if not int8 and not drift.is_within:
-        raise InputError(f"{path}: does not answer as its certificate says: {drift}")
+    if not (drift.is_within if is_exact else drift.is_like(before)):
+        raise InputError(f"{path}: does not answer as its certificate says: {drift}; when it was written {before}")
     return drift, certificate
 
 
-def compare(expected: Sequence[Detections], found: Sequence[Detections]) -> Drift:
-    """Match the detections of each picture one to one, class by class, and return how far they lie apart."""
-    unmatched, box, score = 0, 0.0, 0.0
-    for one, other in zip(expected, found, strict=True):
-        pairs = match(one, other)
-        for mine, theirs in pairs:
-            box = max(box, float(np.abs(one.boxes[mine] - other.boxes[theirs]).max()))
-            score = max(score, abs(float(one.scores[mine] - other.scores[theirs])))
-        for scores, taken in ((one.scores, {a for a, _ in pairs}), (other.scores, {b for _, b in pairs})):
-            alone = [value for index, value in enumerate(scores) if index not in taken]
-            unmatched += sum(bool(value > _SCORE + _SCORE_TOLERANCE) for value in alone)
-    return Drift(len(expected), sum(map(len, expected)), unmatched, box, score)
-
-
-def match(one: Detections, other: Detections) -> list[tuple[int, int]]:
-    """Return pairs of indices: the best of the first takes its best partner of the same class, then the next best."""
-    if not len(one) or not len(other):
-        return []
-    iou = pairwise_iou(one.boxes, other.boxes)
-    iou[one.class_ids[:, None] != other.class_ids] = 0
-    pairs = []
-    for mine in range(len(one)):
-        theirs = int(iou[mine].argmax())
-        if iou[mine, theirs] >= _SAME_OBJECT:
-            pairs.append((mine, theirs))
-            iou[:, theirs] = 0
-    return pairs
-
-
 def certificate_path(path: Path) -> Path:
-    """Return where the certificate of a file stands."""
-    return path.with_name(path.name + ".certificate.json")
-
-
-def _compare_ap(reference: Detector, model: Detector, data: str | Path, split: str) -> dict[str, float]:
-    read = open_data(data).read(split)
-    before, after = (score_split(read, detect_split(each, read)).AP for each in (reference, model))
-    return {"weights": round(before, 4), "file": round(after, 4), "lost": round(before - after, 4)}
+    """Return where the certificate of a file or folder stands."""
+    return path / CERTIFICATE if path.is_dir() else path.with_name(f"{path.name}.{CERTIFICATE}")
 
 
 def loses_too_much(certificate: dict[str, Any]) -> bool:
@@ -201,17 +163,85 @@ def loses_too_much(certificate: dict[str, Any]) -> bool:
     return certificate["AP"] is not None and certificate["AP"]["lost"] > _AP_TOLERANCE
 
 
-def _builtin_pictures() -> list[Pixels]:
+def _asked(model: Detector) -> dict[str, Any]:
+    """Return the thresholds to compare with: low ones, or those that are fixed inside the graph."""
+    if (nms := model.runtime.form.nms) is not None:
+        return asdict(nms) | {"score_threshold": max(nms.score_threshold, _SCORE)}
+    return {"score_threshold": _SCORE, "iou_threshold": IOU_THRESHOLD, "max_detections": MAX_DETECTIONS}
+
+
+def _answers(model: Detector, pictures: Sequence[Pixels], asked: dict[str, Any]) -> list[Detections]:
+    return [model.detect(picture, **asked) for picture in pictures]
+
+
+def _drift(reference: Detector, model: Detector, pictures: Sequence[Pixels], asked: dict[str, Any]) -> Drift:
+    expected, found = (_answers(detector, pictures, asked) for detector in (reference, model))
+    return compare(expected, found, asked["score_threshold"])
+
+
+def _compare_ap(reference: Detector, model: Detector, split: Split) -> dict[str, Any]:
+    """Return the AP of both, under COCO's rules or, with suppression inside the graph, with its thresholds."""
+    nms = model.runtime.form.nms
+    before, after = (
+        score_split(split, detect_split(each, split) if nms is None else _detect_as_fixed(each, split, asdict(nms))).AP
+        for each in (reference, model)
+    )
+    said = {"split": split.name, "pictures": len(split.annotations)} | ({} if nms is None else asdict(nms))
+    return {"weights": round(before, 4), "export": round(after, 4), "lost": round(before - after, 4)} | said
+
+
+def _detect_as_fixed(detector: Detector, split: Split, asked: dict[str, Any]) -> dict[int, Detections]:
+    return {
+        annotation.image_id: detector.detect_canvases([(letterbox, canvas)], **asked)[0]
+        for annotation, letterbox, canvas in letterboxed(split, detector.canvas_hw)
+    }
+
+
+def _builtin_pictures(model: Detector) -> list[Pixels]:
     split = scenes.read_split("test")
-    return [np.ascontiguousarray(split.read_image(annotation)) for annotation in split.annotations[:_PICTURES]]
+    return _comparable([split.read_image(annotation) for annotation in split.annotations[:_PICTURES]], model)
 
 
-def _detections(row: dict[str, Any], class_names: tuple[str, ...]) -> Detections:
+def _comparable(pictures: Sequence[Pixels], model: Detector) -> list[Pixels]:
+    """Return pictures that a model can be compared on: with suppression inside the graph those of its own canvas.
+
+    That suppression sees boxes cut to the canvas, the one outside sees them cut to the picture: where there is grey
+    between the two, a few faint boxes are other ones by rights.
+    """
+    if model.runtime.form.nms is not None:
+        pictures = [lay_on_canvas(picture, model.canvas_hw)[1] for picture in pictures]
+    return [np.ascontiguousarray(picture) for picture in pictures]
+
+
+def _some_pictures(pictures: Sequence[Source], split: Split | None) -> list[Pixels]:
+    """Read some of the user's pictures, evenly chosen; of a split where there are no others."""
+    if not pictures and split is not None:
+        chosen = [split.annotations[i] for i in _even(len(split.annotations))]
+        return [split.read_image(annotation) for annotation in chosen]
+    return [pictures[i].read() for i in _even(len(pictures))]
+
+
+def _even(count: int) -> list[int]:
+    return [int(i) for i in np.linspace(0, count - 1, min(_PICTURES, count))]
+
+
+def _name(picture: Pixels) -> str:
+    """Return what tells a picture from one that was drawn or scaled otherwise."""
+    return f"{zlib.crc32(picture.data):08x}"
+
+
+def _to_rows(found: Detections) -> list[str]:
+    """Return a line per object: class id, score, box."""
+    return [
+        f"{class_id} {score:.6f} " + " ".join(f"{side:.3f}" for side in box)
+        for class_id, score, box in zip(found.class_ids, found.scores, found.boxes, strict=True)
+    ]
+
+
+def _from_rows(rows: list[str], class_names: tuple[str, ...]) -> Detections:
+    table = np.array([row.split() for row in rows], dtype=np.float64).reshape(-1, 6)
     return Detections(
-        np.array(row["boxes"], dtype=np.float32).reshape(-1, 4),
-        np.array(row["scores"], dtype=np.float32),
-        np.array(row["class_ids"], dtype=np.int64),
-        class_names,
+        table[:, 2:].astype(np.float32), table[:, 1].astype(np.float32), table[:, 0].astype(np.int64), class_names
     )
 
 
@@ -232,8 +262,8 @@ def _hash(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "of unknown version"
+        return None

@@ -1,48 +1,173 @@
-"""Export: from weights to a file that runs without torch."""
+"""Export: from weights to a file or folder that runs without torch."""
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from detector.config import config_of
+from detector.data.descriptor import open_data
 from detector.engine.sources import Source
 from detector.errors import InputError
 from detector.files import write_whole
+from detector.images import Pixels
 from detector.letterbox import canvas_of_aspect, lay_on_canvas
 from detector.model.checkpoint import load_weights
+from detector.runtime.form import NmsSettings
 from detector.runtime.graph import to_onnx
+from detector.runtime.graph_suppression import suppress_inside
+from detector.runtime.ir import BIN, XML, is_ir, to_ir
 from detector.runtime.quantize import quantize
+from detector.weights_info import WeightsInfo
 
-_CALIBRATION_PICTURES = 64
+CERTIFICATE = "certificate.json"
+"""Name of the certificate in an exported folder."""
+
+Format = Literal["onnx", "openvino"]
+
+_LEAST_PICTURES, _PICTURES = 16, 128
+"""Pictures to see the ranges of activations on: with fewer they are chance, with more they hardly change."""
 
 
 def export(
-    weights: str | Path, path: Path, long_side: int | None = None, int8_pictures: Sequence[Source] | None = None
+    weights: str | Path,
+    path: Path,
+    format: Format = "onnx",
+    long_side: int | None = None,
+    int8_pictures: Sequence[Source] | None = None,
+    nms: NmsSettings | None = None,
+    dynamic: bool = False,
 ) -> tuple[int, int]:
-    """Write weights as an ONNX file; it appears whole or not at all.
+    """Write weights as an ONNX file, or as a folder with an OpenVINO IR; it appears whole or not at all.
 
     Args:
         weights: .safetensors by path or shipped name.
-        path: ends in .onnx.
+        path: a file that ends in .onnx; for "openvino" a folder, new, empty, or such an export, which is replaced.
+        format: what is written.
         long_side: of the canvas in pixels, divides by 32; None: as trained.
-        int8_pictures: compute in eight-bit integers, in the ranges seen on these pictures (64 of them are looked at).
+        int8_pictures: compute in eight-bit integers, in the ranges seen on these pictures (128 of them are looked at).
+        nms: suppress inside the graph, with these thresholds for ever; None: every point answers.
+        dynamic: take a canvas of any size.
 
     Returns:
         The canvas (height, width).
 
     Raises:
-        InputError: no such weights or canvas, another suffix, a place that cannot be written, a package is missing, or
-            the pictures are too few or cannot be read.
+        InputError: no such weights or canvas, a path that will not do or cannot be written, a package is missing, the
+            pictures are too few or cannot be read, or such a network cannot be exported so.
     """
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: expected a name that ends in .onnx")
+    (_check_folder if format == "openvino" else _check_file)(path)
     network, info = load_weights(weights)
+    if nms is not None:
+        _check_suppression(info)
     height, width = info.canvas_hw
     canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
-    graph = to_onnx(network, info, canvas_hw)
-    if int8_pictures is not None:
-        count = min(_CALIBRATION_PICTURES, len(int8_pictures))
-        chosen = [int8_pictures[int(i)] for i in np.linspace(0, len(int8_pictures) - 1, count)]
-        graph = quantize(graph, (lay_on_canvas(picture.read(), canvas_hw)[1] for picture in chosen))
-    write_whole(path, graph)
+    canvases = None if int8_pictures is None else _calibration(int8_pictures, canvas_hw)
+    graph = to_onnx(network, info, canvas_hw, dynamic)
+    if format == "onnx" and canvases is not None:
+        graph = quantize(graph, canvases)
+    if nms is not None:
+        graph = suppress_inside(graph, nms)
+    if format == "openvino":
+        ir = to_ir(graph, canvases)
+        _write_folder(path, {XML: ir.xml, BIN: ir.numbers})
+    else:
+        write_whole(path, graph)
     return canvas_hw
+
+
+def training_pictures(data: str | Path, allow_outside: bool = False) -> list[Source]:
+    """Return the training pictures of a data set, to see the ranges of eight-bit integers on.
+
+    Args:
+        data: anything `open_data` takes.
+        allow_outside: as of `open_data`.
+
+    Raises:
+        InputError: as of `open_data`, or it has no training pictures.
+    """
+    split = open_data(data, allow_outside).read("train")
+    return [Source(annotation.image_path, partial(split.read_image, annotation)) for annotation in split.annotations]
+
+
+def export_files(path: Path) -> list[Path]:
+    """Return the files of what `export` wrote, without the certificate."""
+    return [path / XML, path / BIN] if path.is_dir() else [path]
+
+
+def _calibration(pictures: Sequence[Source], canvas_hw: tuple[int, int]) -> list[Pixels]:
+    """Return some of the pictures, evenly chosen, on the canvas [H, W, 3]."""
+    if len(pictures) < _LEAST_PICTURES:
+        raise InputError(
+            f"int8: {len(pictures)} pictures are too few to see the range of every activation: "
+            f"give at least {_LEAST_PICTURES}, better {_PICTURES}"
+        )
+    chosen = np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures)))
+    return [lay_on_canvas(pictures[int(index)].read(), canvas_hw)[1] for index in chosen]
+
+
+def _check_suppression(info: WeightsInfo) -> None:
+    """Refuse to put into the graph another suppression than the one of the weights' settings."""
+    config = config_of(dict(info.config))
+    if config.suppression != "classic" or config.class_agnostic:
+        raise InputError(
+            f"nms: inside the graph it is classic and per class, the weights' settings say suppression="
+            f"{config.suppression}, class_agnostic={config.class_agnostic}: export with --nms out"
+        )
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: expected a name that ends in .onnx")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a file")
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a place where anything else than an export would be lost."""
+    if path.suffix == ".onnx" or path.is_file():
+        raise InputError(f"{path}: expected the name of a folder, such as {path.stem}_openvino")
+    try:
+        found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    others = [name for name in found if name not in (XML, BIN, CERTIFICATE)]
+    if found and (others or not is_ir(path)):
+        what = f"holds {others[0]}, which is no part of an export" if others else "holds another program's model"
+        raise InputError(f"{path}: {what}: name another folder, it would be replaced as a whole")
+
+
+def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder under another name, make sure that it is on the disk, then give it its name.
+
+    What stood there before is moved aside first and removed last: there is no moment with half of either.
+
+    Raises:
+        InputError: it cannot be written; what stood there before is there again.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    new, old = workplace / "new", workplace / "old"
+    try:
+        new.mkdir()
+        for name, data in files.items():
+            write_whole(new / name, data)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)

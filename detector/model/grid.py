@@ -104,11 +104,13 @@ def make_grid(
     points, all_strides = [], []
     for stride, (rows, columns) in zip(strides, level_hws, strict=True):
         top, left = (canvas_hw[0] - rows * stride) / 2, (canvas_hw[1] - columns * stride) / 2
-        ys = (torch.arange(rows, device=device) + 0.5) * stride + top
-        xs = (torch.arange(columns, device=device) + 0.5) * stride + left
+        # They are float32 anyway; said, since an export takes the sum with a recorded number for float64.
+        ys = ((torch.arange(rows, device=device) + 0.5) * stride + top).float()
+        xs = ((torch.arange(columns, device=device) + 0.5) * stride + left).float()
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         points.append(torch.stack([x.flatten(), y.flatten()], dim=1))
-        all_strides.append(torch.full((len(xs) * len(ys),), float(stride), device=device))
+        # By the product, not by the lengths: an export of any canvas records the former as a function of the picture.
+        all_strides.append(torch.full((rows * columns,), float(stride), device=device))
     return Grid(torch.cat(points), torch.cat(all_strides))
 
 

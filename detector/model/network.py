@@ -127,8 +127,17 @@ class GridNetwork(nn.Module):
         height, width = images.shape[-2:]
         assert images.dtype == torch.uint8, images.dtype
         assert height % 32 == width % 32 == 0, (height, width)
-        maps = self.backbone(self._normalise(images))
+        return self.from_normalised(self._normalise(images))
+
+    def from_normalised(self, images: Tensor) -> Predictions:
+        """Predict from pictures [B, 3, H, W] that are normalised already, as by `colour_convolution`."""
+        maps = self.backbone(images)
         return self._in_cells(maps[-1], images) if hasattr(self, "cells") else self._at_points(maps, images)
+
+    def colour_convolution(self) -> tuple[Tensor, Tensor]:
+        """Return weights [3, 3, 1, 1] and bias [3] of a convolution that normalises levels of RGB [B, 3, H, W]."""
+        mixing = self.colour_mixing if self.is_mixed else torch.diag(1 / self.colour_deviation)
+        return mixing[:, :, None, None].clone(), -mixing @ self.colour_mean
 
     def _at_points(self, maps: list[Tensor], images: Tensor) -> GridPredictions:
         maps = self.neck(maps)

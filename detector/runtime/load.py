@@ -1,4 +1,4 @@
-"""From weights to a runtime: by what the file is, what is installed, and what the machine has."""
+"""From weights to a runtime: by what the file or folder is, what is installed, and what the machine has."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from detector.config import RuntimeName
 from detector.errors import InputError
 from detector.letterbox import canvas_of_aspect
+from detector.runtime.ir import XML, Ir, read_ir
 from detector.runtime.runtime import Runtime, first_line
 from detector.weights_info import WeightsInfo
 
@@ -18,19 +19,23 @@ def load_runtime(
     """Load weights into a runtime.
 
     Args:
-        weights: .safetensors by path or shipped name; or .onnx, which is used without torch.
-        runtime: "auto" takes, for .onnx, OpenVINO where it is installed, else ONNX Runtime; for .safetensors torch.
+        weights: .safetensors by path or shipped name; or what `export` wrote, an .onnx file or a folder with an
+            OpenVINO IR, which are used without torch.
+        runtime: "auto" takes, for .onnx, OpenVINO where it is installed, else ONNX Runtime; for a folder OpenVINO; for
+            .safetensors torch.
             Safetensors run in the others after a conversion in memory. All of these give the same answers but
             "openvino-fast", which lets OpenVINO choose its precision: bf16 on newer processors, several times faster,
             scores off by up to about 0.02.
         device: for torch: where to run. The others run on the CPU.
-        long_side: of the canvas in pixels, divides by 32; None: as trained. A graph has the one it was exported with.
+        long_side: of the canvas in pixels, divides by 32; None: as trained. A graph has the one it was exported with,
+            unless it is dynamic.
 
     Raises:
         InputError: no such weights, runtime or device, or they do not go together.
     """
-    if Path(weights).suffix.lower() == ".onnx":
-        return _load_graph(Path(weights), runtime, device, long_side)
+    path = Path(weights).parent if Path(weights).name == XML else Path(weights)
+    if path.suffix.lower() == ".onnx" or _is_folder(path):
+        return _load_graph(path, runtime, device, long_side)
     from detector.model.checkpoint import load_weights
     from detector.runtime.machine import choose_device
 
@@ -49,21 +54,18 @@ def load_runtime(
 
 def _load_graph(path: Path, runtime: RuntimeName, device: str, long_side: int | None) -> tuple[Runtime, WeightsInfo]:
     if runtime == "torch":
-        raise InputError(f"{path}: torch runs .safetensors, not .onnx: use the weights it was exported from")
+        raise InputError(f"{path}: torch runs .safetensors, not an export: use the weights it was exported from")
     _check_device(device, path.name)
     try:
-        graph = path.read_bytes()
+        graph = read_ir(path) if path.is_dir() else path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if isinstance(graph, Ir) and runtime == "onnxruntime":
+        raise InputError(f"{path}: onnxruntime runs .onnx, not a folder for OpenVINO: export with --format onnx")
     if runtime == "auto":
-        runtime = "openvino" if find_spec("openvino") else "onnxruntime"
-    started, info = _start(graph, str(path), runtime)
+        runtime = "openvino" if isinstance(graph, Ir) or find_spec("openvino") else "onnxruntime"
+    started, info = _start(graph, str(path), runtime, long_side)
     _try_out(started, info, path)
-    if long_side is not None and long_side != max(started.canvas_hw):
-        raise InputError(
-            f"{path}: was exported for a canvas of {max(started.canvas_hw)} pixels and cannot take {long_side}: "
-            f"export it again with --imgsz {long_side}"
-        )
     return started, info
 
 
@@ -75,7 +77,8 @@ def _try_out(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
         reason = first_line(error)
         raise InputError(f"{path}: the graph does not run ({reason}): export it again from its .safetensors") from None
     points, classes = answer.scores.shape[1:] if answer.scores.ndim == 3 else (0, 0)
-    if answer.boxes.shape != (1, points, 4) or not points or classes != len(info.class_names):
+    is_empty = not points and answer.nms is None
+    if answer.boxes.shape != (1, points, 4) or is_empty or classes != len(info.class_names):
         shapes = f"boxes {list(answer.boxes.shape)}, scores {list(answer.scores.shape)}"
         raise InputError(
             f"{path}: the graph answers {shapes}, expected [1, P, 4] and [1, P, {len(info.class_names)}]: "
@@ -85,7 +88,7 @@ def _try_out(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
         raise InputError(f"{path}: the graph answers what are no numbers: its weights are damaged")
 
 
-def _start(graph: bytes, source: str, runtime: str) -> tuple[Runtime, WeightsInfo]:
+def _start(graph: bytes | Ir, source: str, runtime: str, long_side: int | None = None) -> tuple[Runtime, WeightsInfo]:
     package = runtime.removesuffix("-fast")
     if not find_spec(package):
         extra = "onnx" if package == "onnxruntime" else package
@@ -93,12 +96,20 @@ def _start(graph: bytes, source: str, runtime: str) -> tuple[Runtime, WeightsInf
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 
-        openvino = OpenVinoRuntime(graph, source, fast=runtime != package)
+        openvino = OpenVinoRuntime(graph, source, runtime != package, long_side)
         return openvino, openvino.info
     from detector.runtime.onnx import OnnxRuntime
 
-    onnx = OnnxRuntime(graph, source)
+    assert isinstance(graph, bytes)
+    onnx = OnnxRuntime(graph, source, long_side)
     return onnx, onnx.info
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no name a file can have, or not for us to see
+        return False
 
 
 def _check_device(device: str, what: str) -> None:

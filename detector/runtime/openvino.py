@@ -1,49 +1,58 @@
 """OpenVINO as runtime: the fastest on the processors it knows, without torch."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
+import numpy.typing as npt
 
 from detector.errors import InputError
 from detector.images import Pixels
-from detector.runtime.runtime import PointPredictions, first_line
-from detector.weights_info import WeightsInfo, from_metadata
+from detector.runtime.form import GraphForm, choose_canvas, read_metadata
+from detector.runtime.ir import Ir, metadata_of
+from detector.runtime.quiet import import_openvino
+from detector.runtime.runtime import PointPredictions, as_points, first_line
+from detector.weights_info import WeightsInfo
+
+if TYPE_CHECKING:
+    import openvino
 
 
 class OpenVinoRuntime:
-    """Computes a graph written by `to_onnx` on the CPU.
+    """Computes a graph written by `to_onnx` or `to_ir` on the CPU.
 
     Args:
-        graph: the ONNX file's bytes.
+        graph: the ONNX file's bytes, or an IR.
         source: its name, for messages.
         fast: compute in what OpenVINO finds fastest on this machine, bf16 on newer processors, instead of float32.
+        long_side: of the canvas in pixels; None: the graph's own.
 
     Attributes:
-        info: what the graph says about itself.
+        info: what the graph says about its weights.
+        form: what it says about itself.
 
     Raises:
-        InputError: the file is damaged, or of another program.
+        InputError: the file is damaged, or of another program, or cannot take this canvas.
     """
 
     name = "openvino"
 
-    def __init__(self, graph: bytes, source: str, fast: bool = False) -> None:
-        core = openvino.Core()
+    def __init__(self, graph: bytes | Ir, source: str, fast: bool = False, long_side: int | None = None) -> None:
+        core = import_openvino().Core()
         try:
-            model = core.read_model(graph)
+            model = core.read_model(graph.xml, graph.numbers) if isinstance(graph, Ir) else core.read_model(graph)
         except RuntimeError as error:
-            raise InputError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
-        metadata = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
-        self.info: WeightsInfo = from_metadata(metadata, source)
-        self.canvas_hw = self.info.canvas_hw
-        for constant in (node for node in model.get_ops() if node.get_type_name() == "Constant"):
-            # A graph with a NaN may answer with numbers: OpenVINO's maximum prefers them.
-            if constant.data.dtype.kind == "f" and np.isnan(constant.data).any():
-                name = constant.get_friendly_name()
-                raise InputError(f"{source}: {name} holds values that are not numbers: the weights are damaged")
+            kind = "OpenVINO IR" if isinstance(graph, Ir) else "ONNX file"
+            raise InputError(f"{source}: not a readable {kind} ({first_line(error)})") from None
+        self.info: WeightsInfo
+        self.form: GraphForm
+        self.info, self.form = read_metadata(metadata_of(model), source)
+        self.canvas_hw = choose_canvas(self.info, self.form, long_side, source)
+        _check_constants(model, source)
         precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
         try:
+            if self.form.dynamic:  # sizes that are known beforehand are faster
+                model.reshape([1, *self.canvas_hw, 3])
             compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
         except RuntimeError as error:
             raise InputError(f"{source}: OpenVINO cannot run this graph ({first_line(error)})") from None
@@ -51,9 +60,22 @@ class OpenVinoRuntime:
 
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        boxes, scores = [], []
-        for canvas in canvases:
-            answer = self._request.infer({"image": canvas[None]}, share_inputs=True)
-            boxes.append(answer["boxes"])
-            scores.append(answer["scores"])
-        return PointPredictions(np.concatenate(boxes), np.concatenate(scores))
+        if self.form.nms is not None:
+            found = [self._infer(canvas, ("boxes", "scores", "class_ids")) for canvas in canvases]
+            return as_points(found, len(self.info.class_names), self.form.nms)
+        answers = [self._infer(canvas, ("boxes", "scores")) for canvas in canvases]
+        boxes, scores = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        return PointPredictions(boxes, scores)
+
+    def _infer(self, canvas: Pixels, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
+        answer = self._request.infer({"image": canvas[None]}, share_inputs=True)
+        # Copied: the next answer is written to the same place.
+        return tuple(np.array(answer[name]) for name in names)
+
+
+def _check_constants(model: "openvino.Model", source: str) -> None:
+    """Refuse weights that are no numbers: a graph with a NaN may answer with numbers, since maxima prefer them."""
+    for constant in (node for node in model.get_ops() if node.get_type_name() == "Constant"):
+        if constant.data.dtype.kind == "f" and np.isnan(constant.data).any():
+            name = constant.get_friendly_name()
+            raise InputError(f"{source}: {name} holds values that are not numbers: the weights are damaged")

@@ -8,6 +8,7 @@ from detector.data.batch import images_to_tensor
 from detector.images import Pixels
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
+from detector.runtime.form import GraphForm
 from detector.runtime.runtime import PointPredictions
 
 
@@ -24,6 +25,7 @@ class TorchRuntime:
 
     def __init__(self, network: GridNetwork, canvas_hw: tuple[int, int], device: torch.device) -> None:
         self.canvas_hw = canvas_hw
+        self.form = GraphForm()
         self._device = device
         self._network = fuse(network).to(device)
 

@@ -1,5 +1,7 @@
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from detector.engine.detect import Detector
 from detector.engine.export import export
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights
+from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime
 
 SAME_BOX, SAME_SCORE = 0.5, 0.01
@@ -29,10 +32,21 @@ def graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("graph") / "scenes.onnx"
-    export("scenes", path)
+def folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "tiny_openvino"
+    export(tiny_weights, path, "openvino")
     return path
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The shipped `scenes`, plain and with everything free or inside."""
+    where = tmp_path_factory.mktemp("graph")
+    paths = {"plain": where / "scenes.onnx", "all": where / "all.onnx", "folder": where / "all_openvino"}
+    export("scenes", paths["plain"])
+    export("scenes", paths["all"], nms=NmsSettings(), dynamic=True)
+    export("scenes", paths["folder"], "openvino", nms=NmsSettings(), dynamic=True)
+    return paths
 
 
 def assert_agree(one: Detections, other: Detections) -> None:
@@ -45,15 +59,37 @@ def assert_agree(one: Detections, other: Detections) -> None:
     np.testing.assert_allclose(one.scores, other.scores[partner], atol=SAME_SCORE)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_every_runtime_finds_the_same_in_pictures(runtime: RuntimeName, cells: Path) -> None:
+KINDS: list[tuple[str, RuntimeName]] = [
+    ("plain", "onnxruntime"),
+    ("plain", "openvino"),
+    ("all", "onnxruntime"),
+    ("all", "openvino"),
+    ("folder", "openvino"),
+]
+
+
+@pytest.mark.parametrize(("kind", "runtime"), KINDS)
+def test_every_export_finds_the_same_in_pictures(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
     split = open_data("scenes").read("test")
     pictures = [split.read_image(annotation) for annotation in split.annotations[:12]]
-    torch, other = Detector.load("scenes", "cpu"), Detector.load(cells, runtime=runtime)
-    found = torch.detect(pictures)
-    assert sum(len(detections) for detections in found) > 12
-    for one, two in zip(found, other.detect(pictures), strict=True):
+    torch, other = Detector.load("scenes", "cpu"), Detector.load(exports[kind], runtime=runtime)
+    for options in ({}, {"score_threshold": 0.5, "max_detections": 3}):
+        found = torch.detect(pictures, **options)
+        assert sum(len(detections) for detections in found) > 12
+        for one, two in zip(found, other.detect(pictures, **options), strict=True):
+            assert_agree(one, two)
+
+
+@pytest.mark.parametrize(("kind", "runtime"), KINDS[2:])
+def test_a_dynamic_export_takes_another_canvas(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
+    split = open_data("scenes").read("test")
+    pictures = [split.read_image(annotation) for annotation in split.annotations[:3]]
+    torch, other = Detector.load("scenes", "cpu", 416), Detector.load(exports[kind], long_side=416, runtime=runtime)
+    assert torch.canvas_hw == other.canvas_hw == (320, 416)
+    for one, two in zip(torch.detect(pictures), other.detect(pictures), strict=True):
         assert_agree(one, two)
+    with pytest.raises(InputError, match="does not divide by 32"):
+        Detector.load(exports[kind], long_side=410, runtime=runtime)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -70,22 +106,25 @@ def test_a_graph_made_in_memory_says_at_every_point_what_the_network_says(
     np.testing.assert_allclose(two.scores, one.scores, atol=1e-4)
 
 
-def test_openvino_in_its_own_precision_is_near(cells: Path) -> None:
-    exact, _ = load_runtime(cells, "openvino")
-    fast, _ = load_runtime(cells, "openvino-fast")
+def test_openvino_in_its_own_precision_is_near(exports: dict[str, Path]) -> None:
+    exact, _ = load_runtime(exports["plain"], "openvino")
+    fast, _ = load_runtime(exports["plain"], "openvino-fast")
     canvases = [np.random.default_rng(0).integers(0, 256, (*exact.canvas_hw, 3), dtype=np.uint8)]
     one, two = exact.predict(canvases), fast.predict(canvases)
     np.testing.assert_allclose(two.scores, one.scores, atol=0.05)
 
 
-def test_class_names_ids_and_training_facts_travel_with_the_graph(graph: Path, tiny_weights: Path) -> None:
+def test_class_names_ids_and_training_facts_travel_with_the_graph(
+    graph: Path, folder: Path, tiny_weights: Path
+) -> None:
     _, info = load_weights(tiny_weights)
     for runtime in ("auto", "onnxruntime", "openvino"):
         assert Detector.load(graph, runtime=runtime).info == info
+    assert Detector.load(folder).info == Detector.load(folder / "model.xml").info == info
 
 
 def test_a_graph_for_another_canvas_says_so(tiny_weights: Path, tmp_path: Path) -> None:
-    assert export(tiny_weights, tmp_path / "large.onnx", 192) == (128, 192)
+    assert export(tiny_weights, tmp_path / "large.onnx", long_side=192) == (128, 192)
     large = Detector.load(tmp_path / "large.onnx")
     assert (large.canvas_hw, large.info.canvas_hw) == ((128, 192), (128, 192))
     assert Detector.load(tmp_path / "large.onnx", long_side=192).canvas_hw == (128, 192)
@@ -93,7 +132,7 @@ def test_a_graph_for_another_canvas_says_so(tiny_weights: Path, tmp_path: Path) 
         Detector.load(tmp_path / "large.onnx", long_side=96)
 
 
-def test_what_does_not_go_together_is_refused(graph: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_refused(graph: Path, folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"torch runs \.safetensors"):
         load_runtime(graph, "torch")
     with pytest.raises(InputError, match=r"'cuda'.*runs on the CPU"):
@@ -102,8 +141,12 @@ def test_what_does_not_go_together_is_refused(graph: Path, tiny_weights: Path, t
         load_runtime(tiny_weights, "openvino", "cuda")
     with pytest.raises(InputError, match="cannot be read"):
         load_runtime(tmp_path / "none.onnx")
-    with pytest.raises(InputError, match=r"ends in \.onnx"):
-        export(tiny_weights, tmp_path / "graph.onx")
+    with pytest.raises(InputError, match=r"onnxruntime runs \.onnx, not a folder"):
+        load_runtime(folder, "onnxruntime")
+    with pytest.raises(InputError, match=r"torch runs \.safetensors"):
+        load_runtime(folder, "torch")
+    with pytest.raises(InputError, match="cannot take 192"):
+        load_runtime(folder, long_side=192)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -118,7 +161,37 @@ def test_files_that_are_no_graphs_of_ours_are_refused(runtime: RuntimeName, grap
         load_runtime(tmp_path / "cut.onnx", runtime)
 
 
-def test_detecting_with_a_graph_never_loads_torch(graph: Path, tiny_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("model.bin", lambda data: data[:-1], r"model\.bin: is not the file that model\.xml was written with"),
+        ("model.bin", lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], r"model\.bin: is not the file"),
+        ("model.xml", lambda data: data[:3000], "not a readable OpenVINO IR"),
+        ("model.xml", lambda data: b"", "not a readable OpenVINO IR"),
+        ("model.xml", lambda data: data.replace(b"detector-weights-1", b"another"), "weights of another program"),
+        ("model.xml", lambda data: data[: data.index(b"<framework>")] + b"</rt_info></net>", "another program"),
+        ("model.xml", lambda data: data.replace(b"[64, 96]", b"[32, 32]"), "export it again"),
+        ("model.bin", None, r"a folder without model\.bin"),
+        ("model.xml", None, r"a folder without model\.xml.*weights/best\.safetensors"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_refused(
+    name: str, change: Callable[[bytes], bytes] | None, said: str, folder: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(folder, tmp_path / "w_openvino")
+    data = (path / name).read_bytes()
+    (path / name).unlink()
+    if change is not None:
+        assert change(data) != data
+        (path / name).write_bytes(change(data))
+    with pytest.raises(InputError, match=said) as caught:
+        load_runtime(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["graph", "folder"])
+def test_detecting_with_an_export_never_loads_torch(kind: str, request: pytest.FixtureRequest, tiny_data: Path) -> None:
     picture = images.find(tiny_data / "images")[0]
-    code = f"import sys, detector\nassert len(detector.Detector.load({str(graph)!r}).detect({str(picture)!r})) >= 0\n"
+    path: Path = request.getfixturevalue(kind)
+    code = f"import sys, detector\nassert len(detector.Detector.load({str(path)!r}).detect({str(picture)!r})) >= 0\n"
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)

@@ -1,18 +1,33 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from detector.config import RuntimeName
 from detector.engine.export import export
 from detector.engine.sources import Source, find_sources
 from detector.errors import InputError
+from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime
+from detector.runtime.quantize import is_coarse
+from detector.runtime.quiet import import_openvino
+from detector.runtime.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
 def pictures(tiny_data: Path) -> list[Source]:
     return find_sources([str(tiny_data / "images")])
+
+
+def assert_nearly_alike(one: Runtime, two: Runtime, pictures: list[Source]) -> None:
+    canvases = [source.read() for source in pictures[:4]]
+    exact, coarse = one.predict(canvases), two.predict(canvases)
+    assert not np.array_equal(exact.scores, coarse.scores)
+    assert np.abs(exact.scores - coarse.scores).max() < 0.2
+    sure = exact.scores.max(axis=2) > 0.5
+    assert np.median(np.abs(exact.boxes - coarse.boxes)[sure]) < 1
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +45,8 @@ def test_eight_bits_answer_nearly_alike_in_a_fraction_of_the_bytes(
     (plain, info), (small, small_info) = (load_runtime(graph, runtime) for graph in graphs)
     assert small_info == info
     assert graphs[1].stat().st_size < 0.5 * graphs[0].stat().st_size
-    canvases = [source.read() for source in pictures[:4]]
-    one, two = plain.predict(canvases), small.predict(canvases)
-    assert not np.array_equal(one.scores, two.scores)
-    assert np.abs(one.scores - two.scores).max() < 0.2
-    sure = one.scores.max(axis=2) > 0.5
-    assert np.median(np.abs(one.boxes - two.boxes)[sure]) < 1
+    assert (plain.form.int8, small.form.int8) == (False, True)
+    assert_nearly_alike(plain, small, pictures)
 
 
 def test_too_few_pictures_to_see_the_ranges_on_are_refused(
@@ -44,3 +55,37 @@ def test_too_few_pictures_to_see_the_ranges_on_are_refused(
     with pytest.raises(InputError, match="3 pictures are too few"):
         export(tiny_weights, tmp_path / "int8.onnx", int8_pictures=pictures[:3])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_grid_the_boxes_and_the_last_layers_keep_their_precision(
+    tiny_weights: Path, pictures: list[Source], tmp_path: Path
+) -> None:
+    path = tmp_path / "int8.onnx"
+    export(tiny_weights, path, int8_pictures=pictures, dynamic=True, nms=NmsSettings())
+    nodes = onnx.load(path).graph.node
+    rounded = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    # Of what does not belong to a block, only what the first convolution takes.
+    outside = {name for name in rounded if not is_coarse(name)}
+    [first] = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in outside]
+    assert first.input[0].startswith("/Conv")
+    kept = [node.input for node in nodes if node.op_type == "Conv" and "/output/" in node.name]
+    assert len(kept) == 3
+    assert not any("Quantize" in name for names in kept for name in names[1:])
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="an extra of its own; importing it here would report it")
+def test_openvino_answers_nearly_alike_in_eight_bits(
+    graphs: tuple[Path, Path], tiny_weights: Path, pictures: list[Source], tmp_path: Path
+) -> None:
+    export(tiny_weights, tmp_path / "int8", "openvino", int8_pictures=pictures)
+    (plain, info), (small, small_info) = load_runtime(graphs[0], "openvino"), load_runtime(tmp_path / "int8")
+    assert (small_info, small.form.int8) == (info, True)
+    assert (tmp_path / "int8/model.bin").stat().st_size < 0.5 * graphs[0].stat().st_size
+    assert_nearly_alike(plain, small, pictures)
+    folder = tmp_path / "suppressed"
+    export(tiny_weights, folder, "openvino", int8_pictures=pictures, dynamic=True, nms=NmsSettings())
+    model = import_openvino().Core().read_model(folder / "model.xml")
+    rounded = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
+    sources = [node.input_value(0).get_node().get_friendly_name() for node in rounded]
+    outside = [name for name in sources if not is_coarse(name) and not name.startswith("network.")]
+    assert outside == ["/Conv"]
