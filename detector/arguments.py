@@ -6,7 +6,7 @@ from pathlib import Path
 
 import detector
 from detector.config import Config, RuntimeName
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP
 
 _Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 _Verbs: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -92,10 +92,13 @@ def _detect(verbs: _Verbs) -> None:
     )
     looking.add_argument("--classes", nargs="+", metavar="CLASS", help="find only these, by name or number")
     looking.add_argument(
-        "--tile", type=_count, metavar="SIDE", help="also look at squares of so many pixels: small things, big pictures"
+        "--tile",
+        type=_count,
+        metavar="SIDE",
+        help="also look at tiles with this long side in pixels, for small things in big pictures; raise --max-det too",
     )
     looking.add_argument(
-        "--overlap", type=_share, default=0.2, help="share tiles have in common (default: %(default)s)"
+        "--overlap", type=_share, default=TILE_OVERLAP, help="share tiles have in common (default: %(default)s)"
     )
     looking.add_argument(
         "--mirror", action="store_true", help="also look at the mirrored picture: dearer, a bit better"

@@ -19,6 +19,9 @@ IOU_THRESHOLD = 0.6
 MAX_DETECTIONS = 300
 """Most detections of one picture, where the user does not say."""
 
+TILE_OVERLAP = 0.2
+"""Share of a tile that the next one shows too, where the user does not say."""
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:

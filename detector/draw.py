@@ -9,6 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from detector.detections import Detections
 from detector.images import Pixels
 
+_LARGE = 1000
+"""Short side in pixels from which on the objects decide about lines and letters too."""
+
 
 def class_colour(class_id: int) -> tuple[int, int, int]:
     """Return an RGB colour for a class: hues a golden angle apart, so that neighbours in the list differ most."""
@@ -22,6 +25,10 @@ def draw(image: Pixels, found: Detections, with_scores: bool = True) -> Pixels:
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     size = min(canvas.size)
+    if len(found) and size > _LARGE:
+        # Such a picture is not looked at as a whole: letters as large as it asks for would hide small objects.
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
+        size = min(size, max(_LARGE, round(8 * float(np.median(sides)))))
     line = max(1, round(size / 240))
     font = _font(max(10, round(size / 32)))
     for index in reversed(range(len(found))):

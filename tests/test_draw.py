@@ -45,6 +45,14 @@ def test_the_outline_runs_along_the_inside_of_the_box_in_the_colour_of_its_class
     assert all((part == 40).all() for part in (inside, below, right))
 
 
+@pytest.mark.parametrize(("box", "line"), [((1000, 1000, 1040, 1040), 4), ((100, 100, 2000, 2000), 12)])
+def test_small_objects_in_a_large_picture_get_thin_lines(box: tuple[float, float, float, float], line: int) -> None:
+    drawn = draw(grey(2880, 2900), found(box))
+    bottom, middle = int(box[3]), int(box[0] + box[2]) // 2
+    is_line = (drawn[bottom - 20 : bottom, middle] == class_colour(0)).all(axis=1)
+    assert is_line.sum() == line
+
+
 def test_where_boxes_coincide_the_best_is_on_top() -> None:
     drawn = draw(grey(200, 200), found((40, 60, 120, 150), (40, 60, 120, 150), class_ids=(1, 0)))
     assert tuple(drawn[149, 80]) == class_colour(1)

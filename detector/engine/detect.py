@@ -12,9 +12,9 @@ from PIL import Image
 
 from detector import images
 from detector.config import Config, RuntimeName, parse_value
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, Detections
 from detector.engine.postprocess import postprocess
-from detector.engine.views import OVERLAP, View, ViewPlan, merge
+from detector.engine.views import View, ViewPlan, merge
 from detector.errors import InputError, did_you_mean
 from detector.images import Pixels
 from detector.letterbox import Letterbox
@@ -122,7 +122,7 @@ class Detector:
         suppression: str | None = None,
         batch: int = BATCH,
         tile: int | None = None,
-        overlap: float = OVERLAP,
+        overlap: float = TILE_OVERLAP,
         mirror: bool = False,
         classes: Sequence[str | int] | None = None,
     ) -> Iterator[Detections | InputError]:
@@ -169,7 +169,7 @@ class Detector:
         pictures: Iterable[Picture],
         batch: int = BATCH,
         tile: int | None = None,
-        overlap: float = OVERLAP,
+        overlap: float = TILE_OVERLAP,
         mirror: bool = False,
         **options: Any,
     ) -> Iterator[tuple[Pixels, Detections] | InputError]:
@@ -228,7 +228,7 @@ class Detector:
         picture: Picture,
         batch: int = BATCH,
         tile: int | None = None,
-        overlap: float = OVERLAP,
+        overlap: float = TILE_OVERLAP,
         mirror: bool = False,
         **options: Any,
     ) -> Detections:

@@ -10,15 +10,12 @@ from math import ceil
 import numpy as np
 
 from detector.boxes import Floats
-from detector.detections import Detections
+from detector.detections import TILE_OVERLAP, Detections
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import Letterbox, lay_on_canvas
 from detector.ops.nms import Bools
 from detector.ops.suppression import weighted
-
-OVERLAP = 0.2
-"""Share of a tile that the next one shows too, where the user does not say."""
 
 _MOST_TILES = 10_000
 """Of one picture: a minute or so of a fast machine, and 500 megapixels in tiles of 320."""
@@ -77,7 +74,7 @@ class ViewPlan:
 
     batch: int
     tile: int | None = None
-    overlap: float = OVERLAP
+    overlap: float = TILE_OVERLAP
     mirror: bool = False
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ def quantize(graph: bytes, canvases: Sequence[Pixels]) -> bytes:
         plain.write_bytes(graph)
         quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         coarse = [node.name for node in onnx.load(prepared).graph.node if is_coarse(node.name)]
+        assert coarse  # none would be taken for all
         level = logging.getLogger().level
         logging.getLogger().setLevel(logging.ERROR)  # it recommends to the root logger what has just been done
         try:
