@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
 
 _STARTED = time.monotonic()
-_HELP_WITH_INT8 = "more than half a point of AP is lost: pictures for --int8 more like those of --data may help"
+_HELP_WITH_INT8 = (
+    "more than half a point of AP is lost: pictures for --int8 more like those of --data may help, and eight bits in "
+    "OpenVINO's format (--format openvino) often lose less"
+)
 _SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
 
 

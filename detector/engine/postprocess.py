@@ -9,6 +9,7 @@ from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, 
 from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.ops.suppression import METHODS, suppress
+from detector.runtime.form import say_what_is_fixed
 from detector.runtime.runtime import PointPredictions
 
 
@@ -44,6 +45,9 @@ def postprocess(
     """
     if suppression not in METHODS:
         raise InputError(f"suppression: expected {' or '.join(METHODS)}, got {suppression!r}")
+    if predictions.nms is not None:
+        asked = (score_threshold, iou_threshold, max_detections, class_agnostic, every_class, suppression)
+        say_what_is_fixed(predictions.nms, *asked)
     found = []
     for scores, boxes, letterbox in zip(predictions.scores, predictions.boxes, letterboxes, strict=True):
         if every_class:

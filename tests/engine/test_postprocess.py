@@ -11,6 +11,7 @@ from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.model.grid import GridPredictions, make_grid
 from detector.ops.suppression import METHODS
+from detector.runtime.form import NmsSettings, say_what_is_fixed
 from detector.runtime.runtime import PointPredictions
 
 CANVAS_HW = (128, 160)
@@ -144,3 +145,14 @@ def test_the_pictures_of_a_batch_have_their_own_letterboxes() -> None:
 
 def test_what_lies_beside_the_picture_is_not_found_in_it() -> None:
     assert len(run([((-90, 10, -20, 60), 0, 0.9)], image_hw=(500, 100))) == 0
+
+
+def test_what_a_graph_that_suppresses_inside_cannot_answer_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    say_what_is_fixed.cache_clear()
+    boxes, scores = np.zeros((1, 0, 4), np.float32), np.zeros((1, 0, 1), np.float32)
+    predictions = PointPredictions(boxes, scores, NmsSettings(score_threshold=0.4))
+    letterbox = Letterbox.fit((64, 64), (64, 64))
+    postprocess(predictions, [letterbox], ("cell",), score_threshold=0.5)
+    assert not caplog.messages
+    postprocess(predictions, [letterbox], ("cell",), score_threshold=0.1)
+    assert "score threshold 0.1" in caplog.text
