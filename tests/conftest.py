@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from detector import images
 from detector.config import Config
@@ -18,6 +19,11 @@ from detector.engine.train import train
 
 # The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
 torch.set_num_threads(1)
+
+# The gate tries the same examples each time, and `pytest --hypothesis-profile=explore` others.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeat", deadline=None, derandomize=True)
+settings.load_profile("repeat")
 
 
 @pytest.fixture(scope="session")

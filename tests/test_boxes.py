@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -31,7 +31,6 @@ def slow_iou(a: list[float], b: list[float]) -> float:
 
 
 @given(any_boxes().map(proper), any_boxes().map(proper))
-@settings(deadline=None)
 def test_pairwise_iou_is_that_of_the_double_loop(a: Floats, b: Floats) -> None:
     expected = [[slow_iou(one, other) for other in b.tolist()] for one in a.tolist()]
     iou = boxes.pairwise_iou(a, b)
@@ -40,7 +39,6 @@ def test_pairwise_iou_is_that_of_the_double_loop(a: Floats, b: Floats) -> None:
 
 
 @given(any_boxes().map(proper), any_boxes().map(proper), corners)
-@settings(deadline=None)
 def test_iou_is_symmetric_bounded_and_the_same_wherever_the_boxes_lie(a: Floats, b: Floats, shift: float) -> None:
     iou = boxes.pairwise_iou(a, b)
     assert ((iou >= 0) & (iou <= 1)).all()
@@ -50,7 +48,6 @@ def test_iou_is_symmetric_bounded_and_the_same_wherever_the_boxes_lie(a: Floats,
 
 
 @given(any_boxes())
-@settings(deadline=None)
 def test_conversions_there_and_back_are_exact(some: Floats) -> None:
     np.testing.assert_array_equal(boxes.from_xywh(boxes.to_xywh(some)), some)
     np.testing.assert_array_equal(boxes.from_cxcywh(boxes.to_cxcywh(some)), some)
@@ -72,7 +69,6 @@ def test_decimals_of_a_file_are_rounded_once() -> None:
 
 
 @given(any_boxes(), st.tuples(st.integers(1, 30), st.integers(1, 30)))
-@settings(deadline=None)
 def test_clipping_keeps_what_lies_inside_and_does_nothing_the_second_time(some: Floats, hw: tuple[int, int]) -> None:
     clipped = boxes.clip(some, hw)
     assert clipped.dtype == np.float32

@@ -33,7 +33,7 @@ def test_a_reader_answers_or_says_what_is_wrong(name: str, tmp_path: Path) -> No
         lambda number: fuzz.mutate(random.Random(number).choice(seeds), seeds, random.Random(number))
     )
 
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=60)
     @given(contents)
     def survives(content: bytes) -> None:
         with warnings.catch_warnings():

@@ -21,7 +21,6 @@ def bright_bounds(image: Pixels) -> list[int]:
 @given(image_sizes, canvas_sizes)
 @example((1, 3000), (32, 640))
 @example((3000, 1), (32, 640))
-@settings(deadline=None)
 def test_boxes_come_back_to_where_they_were(image_hw: HW, canvas_hw: HW) -> None:
     h, w = image_hw
     there = np.array([[0, 0, w, h], [w / 3, h / 7, w / 2, h / 5], [w - 1, h - 1, w, h]], dtype=np.float32)
@@ -30,7 +29,6 @@ def test_boxes_come_back_to_where_they_were(image_hw: HW, canvas_hw: HW) -> None
 
 
 @given(image_sizes, canvas_sizes)
-@settings(deadline=None)
 def test_the_picture_is_placed_as_large_as_fits_in_the_middle(image_hw: HW, canvas_hw: HW) -> None:
     letterbox = Letterbox.fit(image_hw, canvas_hw)
     scale = min(canvas_hw[0] / image_hw[0], canvas_hw[1] / image_hw[1])
@@ -73,7 +71,7 @@ def test_what_is_bright_on_the_canvas_lies_in_the_mapped_box(image_hw: HW, canva
 
 
 @given(st.tuples(st.integers(1, 90), st.integers(1, 90)), st.integers(0, 255))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_one_colour_stays_that_colour_with_grey_around(image_hw: HW, level: int) -> None:
     letterbox = Letterbox.fit(image_hw, (64, 96))
     canvas = letterbox.apply(np.full((*image_hw, 3), level, dtype=np.uint8))

@@ -106,7 +106,6 @@ def test_a_turned_rectangle_lies_in_its_box_and_touches_all_sides_where_it_is_wh
 
 
 @given(st.floats(-180, 180), sizes)
-@settings(deadline=None)
 def test_a_turned_box_is_the_one_around_its_four_turned_corners(degrees: float, hw: HW) -> None:
     boxes = random_objects(hw, 9).boxes
     placed = random_placement(hw, CANVAS, MIRRORED, np.random.default_rng(9))
@@ -146,7 +145,6 @@ def test_turns_are_drawn_over_the_whole_range_to_both_sides_and_half_of_it_at_ha
 
 
 @given(sizes, st.floats(0, 1), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_a_window_lies_in_the_picture_and_fills_the_canvas(hw: HW, strength: float, seed: int) -> None:
     matrix = random_window(hw, CANVAS, np.random.default_rng(seed), strength)
     assert matrix[0, 1] == matrix[1, 0] == 0
@@ -186,7 +184,6 @@ def test_the_share_of_cropped_pictures_is_kept_whatever_the_strength(share: floa
 
 
 @given(sizes, st.integers(0, 10**6), st.floats(0, 1))
-@settings(deadline=None)
 def test_without_turns_and_crops_placements_and_boxes_are_to_the_last_bit_what_they_were_before_there_were_any(
     hw: HW, seed: int, strength: float
 ) -> None:
@@ -208,7 +205,7 @@ def test_without_turns_and_crops_placements_and_boxes_are_to_the_last_bit_what_t
 
 
 @given(sizes, st.integers(0, 40), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_whatever_comes_in_boxes_come_out_inside_the_canvas_with_their_classes(hw: HW, n: int, seed: int) -> None:
     sample = random_objects(hw, n)
     placed = augment(sample, CANVAS, TURNED if seed % 2 else MIRRORED, np.random.default_rng(seed))
@@ -224,7 +221,7 @@ def test_whatever_comes_in_boxes_come_out_inside_the_canvas_with_their_classes(h
 
 
 @given(sizes, st.integers(0, 20), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_nothing_is_written_into_the_argument_and_the_same_chance_gives_the_same(hw: HW, n: int, seed: int) -> None:
     sample, same = random_objects(hw, n), random_objects(hw, n)
     first, second = (augment(sample, CANVAS, DEFAULT, np.random.default_rng(seed)) for _ in range(2))
@@ -234,7 +231,7 @@ def test_nothing_is_written_into_the_argument_and_the_same_chance_gives_the_same
 
 
 @given(st.permutations(range(12)), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_permuting_the_objects_permutes_the_result(order: list[int], seed: int) -> None:
     sample = random_objects((50, 70), 12)
     shuffled = replace(
@@ -263,7 +260,6 @@ def test_mirroring_turns_pixels_and_boxes_and_twice_is_nothing(mirrored: tuple[b
 
 
 @given(sizes)
-@settings(deadline=None)
 def test_without_chance_boxes_lie_where_the_letterbox_lays_them(hw: HW) -> None:
     boxes = random_objects(hw, 9).boxes
     mapped = transform_boxes(boxes, letterbox_affine(hw, CANVAS))

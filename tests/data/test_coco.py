@@ -227,7 +227,7 @@ side = st.floats(0.5, 19.5, width=32)
 boxes = st.lists(st.tuples(side, side, side, side, st.sampled_from([3, 17]), st.integers(0, 1)), max_size=5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(boxes)
 def test_writing_as_coco_and_reading_again_changes_nothing(tmp_path: Path, rows: list[tuple[float, ...]]) -> None:
     data = data_of(

@@ -57,7 +57,7 @@ def through_hsv(sample: Sample) -> Sample:
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_boxes_stay_the_argument_stays_and_the_same_chance_gives_the_same(seed: int) -> None:
     sample = noise(seed)
     principal = principal_colours(colour_statistics([sample.image])[1])
@@ -71,7 +71,7 @@ def test_boxes_stay_the_argument_stays_and_the_same_chance_gives_the_same(seed: 
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_each_channel_gets_one_gain_within_its_range_and_all_one_brightness(seed: int) -> None:
     sample = of(RAMP.copy())
     shifted = colour_shift(sample, DEFAULT, np.random.default_rng(seed)).image[0]
@@ -108,7 +108,7 @@ def test_hue_saturation_and_value_change_as_the_formula_says(seed: int, strength
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_turn_of_the_hue_changes_no_grey_and_a_gain_of_the_saturation_no_brightest_channel(seed: int) -> None:
     rng = np.random.default_rng(seed)
     turned = hsv_shift(of(RAMP.copy()), NO_VALUE, rng).image
@@ -153,7 +153,7 @@ def test_principal_shifts_over_many_pictures_have_the_colours_of_the_pictures() 
 
 
 @given(st.integers(1, 4), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_statistics_are_those_of_every_fourth_pixel_each_way(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*rng.integers(1, 30, 2), 3), dtype=np.uint8) for _ in range(n)]

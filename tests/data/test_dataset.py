@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import images
@@ -358,7 +358,6 @@ def test_pasted_objects_are_of_rare_classes_as_often_as_of_common_ones() -> None
 
 
 @given(st.floats(0, 300), st.floats(0.1, 300))
-@settings(deadline=None)
 def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the_setting(
     epoch: float, epochs: float
 ) -> None:

@@ -73,7 +73,7 @@ rows = st.builds(row, st.integers(0, 1), st.integers(0, 30), st.integers(0, 20),
 EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # VOC knows the classes by their objects
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(rows, max_size=4))
 def test_the_same_boxes_written_as_coco_yolo_and_voc_read_back_alike(
     tmp_path_factory: pytest.TempPathFactory, found: list[Row]

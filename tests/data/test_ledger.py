@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.data.ledger import Ledger
@@ -63,7 +63,6 @@ counts = st.tuples(*[st.integers(0, 5)] * 3)
 
 
 @given(lost=counts, kept=counts)
-@settings(deadline=None)
 def test_losing_a_picture_turns_its_rows_into_dropped_ones_and_touches_no_other(
     lost: tuple[int, int, int], kept: tuple[int, int, int]
 ) -> None:

@@ -80,7 +80,7 @@ def test_one_to_three_objects_are_pasted_at_places_all_over_the_canvas() -> None
 
 
 @given(st.integers(0, 10**6), st.sampled_from([Config(min_visible=share) for share in (0.0, 0.25, 0.8, 1.0)]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_object_is_hidden_by_more_than_allowed_and_none_loses_its_box(seed: int, config: Config) -> None:
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 1, (6, 2, 2)), axis=1) * (128, 96)
@@ -180,7 +180,7 @@ def test_even_the_smallest_object_is_opaque_in_its_middle(side: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_nothing_is_written_into_the_arguments_and_the_same_chance_gives_the_same(seed: int) -> None:
     def arguments() -> tuple[Sample, Sample]:
         return make(CANVAS, (4, 4, 30, 30)), make(CANVAS, (5, 5, 50, 50), (60, 60, 80, 80), first_class=1, level=90)
@@ -194,7 +194,7 @@ def test_nothing_is_written_into_the_arguments_and_the_same_chance_gives_the_sam
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_mixup_is_the_weighted_mean_and_has_the_objects_of_both(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sample = make(CANVAS, (4, 4, 30, 30), (50, 50, 90, 90))

@@ -64,7 +64,7 @@ def test_turned_parts_stay_in_their_part_and_their_objects_in_their_boxes() -> N
 
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=4, max_size=4), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_four_pictures_fit_on_any_canvas_and_are_left_as_they_were(sizes: list[HW], seed: int) -> None:
     samples, same = four(*sizes), four(*sizes)
     first, second = (mosaic(samples, (32, 64), DEFAULT, np.random.default_rng(seed)) for _ in range(2))

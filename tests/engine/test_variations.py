@@ -97,7 +97,7 @@ def test_what_comes_to_the_same_configuration_is_kept_once() -> None:
 lists = st.lists(st.integers(1, 50), min_size=1, max_size=3, unique=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(lists, lists)
 def test_a_grid_is_every_combination(batches: list[int], steps: list[int]) -> None:
     text = f"batch={{{', '.join(map(str, batches))}}} assign_top_k=3 steps={{{','.join(map(str, steps))}}}"
@@ -141,7 +141,7 @@ def test_whole_settings_are_drawn_whole_with_both_ends(text: str) -> None:
     assert sorted(names(text, trials=30)) == ["batch=1", "batch=2", "batch=3", "batch=4"]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(1e-6, 10), st.floats(1.01, 100), st.booleans())
 def test_draws_stay_within_their_range(low: float, factor: float, is_log: bool) -> None:
     low, high = float(f"{low:.4g}"), float(f"{low * factor:.4g}")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -31,7 +31,6 @@ def slow_giou(a: list[float], b: list[float]) -> float:
 
 
 @given(pairs)
-@settings(deadline=None)
 def test_iou_is_the_diagonal_of_the_pairwise_one(some: Floats) -> None:
     a, b = proper(some)
     expected = np.diag(pairwise_iou(a.numpy(), b.numpy())) if len(a) else np.zeros(0)
@@ -39,7 +38,6 @@ def test_iou_is_the_diagonal_of_the_pairwise_one(some: Floats) -> None:
 
 
 @given(pairs)
-@settings(deadline=None)
 def test_giou_is_that_of_the_papers_algorithm_symmetric_and_bounded(some: Floats) -> None:
     a, b = proper(some)
     giou = elementwise_giou(a, b)

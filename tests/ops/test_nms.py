@@ -56,7 +56,7 @@ def crowded(n: int, seed: int, clusters: int, levels: int, classes: int = 3) -> 
     iou_threshold=thresholds,
     limit=st.none() | st.integers(1, 100),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_boxes_are_kept_as_the_textbook_keeps_them(
     n: int,
     seed: int,

@@ -109,7 +109,7 @@ def slow_soft(boxes: Floats, scores: Floats, class_ids: Ints | None, limit: int,
     limit=st.integers(0, 40),
     score_threshold=st.sampled_from([0.0, 0.05, 0.25]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @methods
 def test_every_method_does_what_a_plain_loop_does(
     method: str,

@@ -97,7 +97,7 @@ def test_a_convolution_and_its_gradients_are_those_by_hand(kernel: int, stride: 
             np.testing.assert_allclose(gradient.numpy(), by_hand, rtol=1e-10, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(1, 20),
     st.integers(1, 20),

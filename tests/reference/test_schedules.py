@@ -88,7 +88,7 @@ def test_the_learning_rate_over_a_run_is_that_by_hand(row: dict[str, Any], steps
 shares = st.floats(0, 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.builds(
         Config,

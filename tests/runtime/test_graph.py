@@ -99,7 +99,7 @@ def plain_loop(boxes: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], nms: N
     return kept[: nms.max_detections]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 2**31),
     points=st.integers(1, 60),

@@ -319,7 +319,6 @@ def test_objects_too_small_for_the_canvas_ask_for_a_larger_one_as_far_as_the_pic
     st.lists(st.tuples(*[st.floats(0, 127)] * 2, *[st.floats(0.01, 60)] * 2), min_size=1, max_size=8),
     st.floats(0, 1.5),
 )
-@settings(deadline=None)
 def test_the_rule_of_who_may_answer_is_the_assigners(corners: list[Box], reach: float) -> None:
     boxes = np.array([(x, y, min(x + w, 128), min(y + h, 128)) for x, y, w, h in corners], dtype=np.float32)
     grid = make_grid((128, 128), torch.device("cpu"))
@@ -488,7 +487,7 @@ def test_too_few_objects_tell_nothing_of_a_shift(drawn: Split) -> None:
 
 
 @given(st.integers(-12, 12), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_mirror_point_of_profiles_is_where_they_were_mirrored(place: int, seed: int) -> None:
     # A smooth profile of any form, about `place`: mirrored it is that of the other side.
     offsets = np.arange(-24, 25) - place
