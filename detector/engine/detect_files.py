@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from detector.engine.addresses import check_allowed
 from detector.engine.detect import BATCH, Detector
 from detector.engine.save_detections import DetectionWriter
 from detector.engine.sources import Source, find_sources, not_done
@@ -41,14 +42,17 @@ def find_inputs(words: Sequence[str], recursive: bool, allow_url: bool) -> tuple
     Raises:
         InputError: as of `find_sources`; or a video at an address where none is allowed.
     """
-    videos = [word for word in words if is_video(word)]
+    videos = dict.fromkeys(word for word in words if is_video(word))
     for word in videos:
-        if word.lower().startswith(("http://", "https://")) and not allow_url:
-            raise InputError(f"{word.split('?')[0]}: nothing is fetched from the web unless --allow-url is given")
-    rest = [word for word in words if not is_video(word)]
-    sources = find_sources(rest, recursive, allow_url) if rest or not videos else []
-    videos += [str(source.name) for source in sources if is_video(str(source.name))]
-    return [source for source in sources if not is_video(str(source.name))], list(dict.fromkeys(videos))
+        check_allowed(word, allow_url)
+    rest = [word for word in words if word not in videos]
+    pictures = []
+    for source in find_sources(rest, recursive, allow_url) if rest or not videos else []:
+        if is_video(name := str(source.name)):
+            videos[name] = None
+        else:
+            pictures.append(source)
+    return pictures, list(videos)
 
 
 def detect_pictures(

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 import sys
 import time
 from base64 import b64encode
@@ -23,6 +22,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from detector import images
 from detector.data import scenes
 from detector.data.rows import is_file
+from detector.engine.addresses import check_allowed, is_on_web, without_secrets
 from detector.errors import InputError, at
 from detector.files import free_name, safe_name
 from detector.images import Pixels
@@ -37,8 +37,6 @@ _MOST_BYTES = 50_000_000
 """Largest picture file that is taken from the network or from standard input."""
 
 _MOST_REDIRECTS = 3
-
-_URL = re.compile("https?://", re.IGNORECASE)
 
 _MOST_FOLDERS = 1000
 """Subfolders that are looked through for the sake of a better message."""
@@ -128,9 +126,8 @@ def _find_listed(path: Path, recursive: bool, allow_url: bool) -> _Found:
 
 def _find(word: str, folder: Path, recursive: bool, allow_url: bool) -> _Found:
     """Find what one word names, relative to a folder."""
-    if _URL.match(word):
-        if not allow_url:
-            raise InputError(f"{_without_secrets(word)}: nothing is fetched from the network without --allow-url")
+    if is_on_web(word):
+        check_allowed(word, allow_url)
         return {word: Source(_name_of(word), partial(_fetch, word))}
     try:
         paths = _find_files(word, folder, recursive)
@@ -223,18 +220,9 @@ def _name_of(url: str) -> Path:
     return Path(safe_name(last.removesuffix(suffix)) + suffix)
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL as it may be shown: without user and password, and without a query, where tokens stand.
-
-    >>> _without_secrets("https://me:secret@host/a.jpg?token=secret")
-    'https://host/a.jpg'
-    """
-    return re.sub(r"//[^/?#]*@", "//", re.sub(r"[?#].*", "", url, flags=re.DOTALL))
-
-
 def _fetch(url: str) -> Pixels:
     """Fetch a picture; raises InputError if that fails, takes too long, or gives something else or too much."""
-    shown = _without_secrets(url)
+    shown = without_secrets(url)
     answer: Future[bytes] = Future()
 
     def transfer() -> None:
@@ -314,7 +302,7 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Any:
         """Return the next request."""
         fp.close()  # else what stands in it is read, without a limit
-        if not _URL.match(newurl):
+        if not is_on_web(newurl):
             raise HTTPError(req.full_url, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

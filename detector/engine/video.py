@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from detector.detections import Detections
 from detector.draw import draw
+from detector.engine.addresses import without_secrets
 from detector.engine.detect import BATCH, Detector
 from detector.engine.interrupt import StopRequest
 from detector.engine.track import Tracker
-from detector.engine.video_files import VideoReader, VideoWriter, is_camera, without_password
+from detector.engine.video_files import VideoReader, VideoWriter, is_camera
 from detector.errors import InputError
 from detector.files import append_line, naming, safe_name
 from detector.images import Pixels
@@ -102,7 +103,7 @@ def detect_video(
     """
     if every < 1:
         raise InputError(f"every: must be at least 1, got {every}")
-    name, stem = without_password(word), _stem(word)
+    name, stem = without_secrets(word), _stem(word)
     lines_path, video_path = folder / f"{stem}.jsonl", folder / f"{stem}.mp4"
     paths = (lines_path, video_path) if pictures else (lines_path,)
     for path in paths:
@@ -186,7 +187,7 @@ def _stem(word: str) -> str:
     """
     if is_camera(word):
         return f"camera-{word}"
-    stem = safe_name(PurePosixPath(without_password(word)).stem) if "://" in word else Path(word).stem
+    stem = safe_name(PurePosixPath(without_secrets(word)).stem) if "://" in word else Path(word).stem
     return "detections-video" if stem == "detections" else stem
 
 

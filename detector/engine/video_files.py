@@ -12,6 +12,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from detector.engine.addresses import without_secrets
 from detector.engine.interrupt import StopRequest
 from detector.errors import InputError
 from detector.files import naming
@@ -146,15 +147,6 @@ def is_camera(word: str) -> bool:
     return re.fullmatch("[0-9]{1,4}", word) is not None and not Path(word).exists()
 
 
-def without_password(word: str) -> str:
-    """Return an address without what may hold a password, anything else as it is.
-
-    >>> without_password("rtsp://me:secret@door/live?key=1")
-    'rtsp://door/live'
-    """
-    return re.sub("(?<=://)[^/]*@", "", re.split("[?#]", word)[0]) if "://" in word else word
-
-
 def _open(word: str) -> cv2.VideoCapture:
     """Open what a user named.
 
@@ -177,7 +169,7 @@ def _open(word: str) -> cv2.VideoCapture:
             else "it is damaged, not whole, or no video that OpenCV can read; try `ffmpeg -i IT NEW.mp4`"
         )
     if not capture.isOpened():
-        what = f"camera {word}" if is_camera(word) else without_password(word)
+        what = f"camera {word}" if is_camera(word) else without_secrets(word)
         raise InputError(f"{what}: does not open: {advice}")
     return capture
 
