@@ -35,6 +35,18 @@ def naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror})") from None
+
+
 def append_line(file: io.FileIO, values: Any) -> None:
     """Add values as a line of JSON to a file opened without a buffer: at once, and whole or not at all.
 

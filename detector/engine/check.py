@@ -32,7 +32,7 @@ from detector.engine.checks.objects import evenly
 from detector.engine.optimizer import clip_gradients, make_optimizers
 from detector.engine.pace import choose_batch
 from detector.engine.trainer import Trainer
-from detector.errors import InputError
+from detector.files import make_folder
 from detector.letterbox import canvas_of_aspect
 from detector.model.network import GridNetwork, check_canvas, wants_pooling
 from detector.runtime.machine import choose_precision, prepare_for_training
@@ -100,7 +100,7 @@ def check(
     splits = [source.read(name) for name in (split, *(n for n in ("val", "test") if n in source.split_names))
               if not (split == "trainval" and name == "val")]  # fmt: skip
     if out is not None:
-        _make(out)
+        make_folder(out)
     findings: list[Finding] = []
     pictures: dict[str, images.Pixels] = {}
 
@@ -197,10 +197,3 @@ def _even_part(split: Split, count: int) -> Split:
     if len(split.annotations) <= count:
         return split
     return replace(split, annotations=tuple(evenly(split.annotations, count)), ground_truth=None)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None

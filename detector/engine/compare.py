@@ -26,6 +26,7 @@ from detector.data.descriptor import open_data
 from detector.engine.comparison_table import Row, Run, add_run, read_runs, summarise, to_markdown
 from detector.engine.variations import Variation, read_variations
 from detector.errors import InputError
+from detector.files import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +72,7 @@ def compare(
     if "val" not in (names := open_data(data, base.allow_outside).split_names):
         raise InputError(f"{data}: settings are compared on a split named val; there is only {', '.join(names)}")
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
+    make_folder(out)
 
     common = (str(data), describe_base(base), _threads(jobs))
     table = out / "compare.csv"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detector.engine.run_state import Progress, read_state, write_state
 from detector.errors import InputError
-from detector.files import locked, read_json, write_json, write_whole
+from detector.files import locked, make_folder, read_json, write_json, write_whole
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
@@ -39,10 +39,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be made ({error.strerror})") from None
+        make_folder(path)
         self._lock = ExitStack()
         self._lock.enter_context(locked(path, "training"))
 

@@ -23,7 +23,7 @@ from detector.boxes import Floats, to_cxcywh
 from detector.detections import Detections
 from detector.draw import draw
 from detector.errors import InputError, at
-from detector.files import append_line, free_name, locked, naming, safe_name
+from detector.files import append_line, free_name, locked, make_folder, naming, safe_name
 from detector.images import Pixels
 from detector.metrics.average_precision import coco_results
 
@@ -89,8 +89,7 @@ class DetectionWriter:
             if parent.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"{source}: lies in the folder for the results; give another --out")
         with ExitStack() as lock:
-            with naming(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             lock.enter_context(locked(folder, "writing detections"))
             self._begin(skip_done)
             self._go_on({**(settings or {}), "pictures": pictures, "txt": txt, "crops": crops, "json_each": json_each})
@@ -190,9 +189,8 @@ class DetectionWriter:
                 with naming(outdated):
                     outdated.unlink(missing_ok=True)
             for name, is_wanted in {"labels": self._txt, "crops": self._crops, "json": self._json_each}.items():
-                with naming(folder / name):
-                    if is_wanted:
-                        (folder / name).mkdir(exist_ok=True)
+                if is_wanted:
+                    make_folder(folder / name)
 
     def _go_on(self, settings: Mapping[str, Any]) -> None:
         """Take over what the journal holds, up to a line that was cut off; begin it if it holds nothing."""

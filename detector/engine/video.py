@@ -23,7 +23,7 @@ from detector.engine.interrupt import StopRequest
 from detector.engine.track import Tracker
 from detector.engine.video_files import VideoReader, VideoWriter, is_camera
 from detector.errors import InputError
-from detector.files import append_line, naming, safe_name
+from detector.files import append_line, make_folder, naming, safe_name
 from detector.images import Pixels
 from detector.metrics.average_precision import coco_results
 
@@ -118,8 +118,7 @@ def detect_video(
         for frame in _answers(model, source, source.frames(every, stop), name, options):
             if not detected:
                 height, width = frame.image.shape[:2]
-                with naming(folder):
-                    folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 drawn = files.enter_context(VideoWriter(video_path, (height, width), rate)) if pictures else None
                 about = {"source": name, "fps": source.frame_rate, "width": width, "height": height, "every": every}
                 with naming(lines_path):

@@ -124,7 +124,7 @@ def test_a_second_run_replaces_the_results_of_the_first(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/out: cannot be written"):
+    with pytest.raises(InputError, match="file/out: cannot be made"):
         DetectionWriter(tmp_path / "file" / "out", (3, 17))
 
 
