@@ -48,6 +48,8 @@ class Detector:
     Attributes:
         runtime: what computes.
         info: class names, canvas in training, training facts.
+        suppression: what becomes of boxes that overlap, where the caller does not say: as in the weights' settings.
+        class_agnostic: whether boxes of different classes suppress each other, likewise.
 
     Raises:
         InputError: the suppression in the weights' settings makes no sense.
@@ -56,8 +58,8 @@ class Detector:
     def __init__(self, runtime: Runtime, info: WeightsInfo) -> None:
         self.runtime = runtime
         self.info = info
-        self._suppression: str = _own_setting(info, "suppression", Config.suppression)
-        self._class_agnostic: bool = _own_setting(info, "class_agnostic", Config.class_agnostic)
+        self.suppression: str = _own_setting(info, "suppression", Config.suppression)
+        self.class_agnostic: bool = _own_setting(info, "class_agnostic", Config.class_agnostic)
 
     @classmethod
     def load(
@@ -217,8 +219,8 @@ class Detector:
             predictions,
             [letterbox for letterbox, _ in letterboxed],
             self.class_names,
-            class_agnostic=self._class_agnostic if class_agnostic is None else class_agnostic,
-            suppression=self._suppression if suppression is None else suppression,
+            class_agnostic=self.class_agnostic if class_agnostic is None else class_agnostic,
+            suppression=self.suppression if suppression is None else suppression,
             classes=class_ids,
             **options,
         )
@@ -246,7 +248,7 @@ class Detector:
         **options: Any,
     ) -> list[Detections]:
         """Return the answer for each picture, from all views of it; these are cut as they are computed."""
-        agnostic = self._class_agnostic if class_agnostic is None else class_agnostic
+        agnostic = self.class_agnostic if class_agnostic is None else class_agnostic
         options |= {"iou_threshold": iou_threshold, "class_agnostic": agnostic}
         wholes = self.detect_canvases([laid for _, _, laid in entries], max_detections=max_detections, **options)
         cuts = (view.cut(image, self.canvas_hw) for image, views, _ in entries for view in views[1:])

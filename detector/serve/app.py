@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from detector import images
-from detector.config import Config, RuntimeName, parse_value
+from detector.config import RuntimeName
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.draw import class_colour
 from detector.engine.detect import Detector
@@ -232,10 +232,6 @@ def _describe_all(models: Mapping[str, Detector], max_bytes: int) -> dict[str, A
 def _describe(name: str, model: Detector) -> dict[str, Any]:
     height, width = model.canvas_hw
     colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(class_id)) for class_id in range(len(model.class_names))]
-    own = {
-        key: parse_value(key, model.info.config.get(key, getattr(Config, key)))
-        for key in ("suppression", "class_agnostic")
-    }
     return {
         "name": name,
         "class_names": model.class_names,
@@ -243,7 +239,8 @@ def _describe(name: str, model: Detector) -> dict[str, Any]:
         "canvas_width": width,
         "canvas_height": height,
         "runtime": model.runtime.name,
-        **own,
+        "suppression": model.suppression,
+        "class_agnostic": model.class_agnostic,
     }
 
 
