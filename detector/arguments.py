@@ -142,8 +142,7 @@ def _serve(verbs: _Verbs) -> None:
     parser.add_argument("--port", type=_port, default=8000, help="0: any that is free (default: %(default)s)")
     parser.add_argument("--max-megabytes", type=_count, default=20, help="largest upload (default: %(default)s)")
     _pixels_argument(parser, default="50")
-    parser.add_argument("--runtime", choices=typing.get_args(RuntimeName), default="auto", help=_RUNTIME)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    _machine_arguments(parser)
 
 
 def _export(verbs: _Verbs) -> None:
@@ -242,12 +241,7 @@ def _canvas_argument(parser: argparse.ArgumentParser) -> None:
 
 def _answer_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what decides how a trained network is run and its boxes suppressed."""
-    parser.add_argument(
-        "--runtime",
-        choices=typing.get_args(RuntimeName),
-        default="auto",
-        help=_RUNTIME,
-    )
+    _machine_arguments(parser)
     parser.add_argument(
         "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
     )
@@ -261,6 +255,11 @@ def _answer_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="boxes of different classes suppress each other (default: as the weights' settings say, else not)",
     )
+
+
+def _machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what computes a trained network, and where."""
+    parser.add_argument("--runtime", choices=typing.get_args(RuntimeName), default="auto", help=_RUNTIME)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
