@@ -212,9 +212,10 @@ def serve(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write weights as an ONNX file or an OpenVINO folder, with its certificate."""
     from detector.engine.export import export as run
-    from detector.engine.export import export_files, training_pictures
+    from detector.engine.export import training_pictures
     from detector.engine.sources import find_sources
     from detector.runtime.form import NmsSettings
+    from detector.runtime.ir import export_files
 
     given = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
     thresholds = {name: value for name, value in given.items() if value is not None}

@@ -24,7 +24,7 @@ from detector.data.colour import colour_statistics, pca_shift, principal_colours
 from detector.data.mix import copy_paste, mixup, style_shift
 from detector.data.mosaic import mosaic
 from detector.data.sample import Sample
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import Letterbox
@@ -142,8 +142,7 @@ class DetectionDataset:
 
     @cached_property
     def _colour_statistics(self) -> tuple[Floats, Floats]:
-        indices = np.unique(np.linspace(0, len(self) - 1, min(len(self), 256)).astype(int))
-        return colour_statistics(self.sample(int(index)).image for index in indices)
+        return colour_statistics(self.sample(index).image for index in evenly(range(len(self)), 256))
 
     @cached_property
     def _principal_colours(self) -> Floats:

@@ -1,15 +1,19 @@
 """One split of a data set, read: the pictures with their objects, and the account of every row."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from detector import images
 from detector.annotation import Annotation
 from detector.data.ledger import Ledger
 from detector.images import Pixels
+
+_Item = TypeVar("_Item")
 
 
 def canonical_name(name: str) -> str:
@@ -20,6 +24,16 @@ def canonical_name(name: str) -> str:
     """
     match = re.fullmatch(r"(train|val|test)(?:id|idation)?[-_]?\d*", name, re.IGNORECASE)
     return match[1].lower() if match else name
+
+
+def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Return at most so many, evenly spaced, the first and the last among them.
+
+    >>> evenly("abcdefg", 3), evenly("ab", 3)
+    (['a', 'd', 'g'], ['a', 'b'])
+    """
+    places = np.linspace(0, len(items) - 1, min(most, len(items)))
+    return [items[int(place)] for place in places]
 
 
 def read_file(annotation: Annotation) -> Pixels:

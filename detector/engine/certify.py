@@ -21,18 +21,19 @@ import numpy as np
 from detector.config import RuntimeName
 from detector.data import scenes
 from detector.data.descriptor import open_data
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from detector.engine.detect import Detector
 from detector.engine.drift import Drift, compare
 from detector.engine.evaluate import detect_split, letterboxed, score_split
-from detector.engine.export import CERTIFICATE, export_files
-from detector.engine.sources import Source
+from detector.engine.export import CERTIFICATE
+from detector.engine.sources import Source, sources_of
 from detector.errors import InputError
 from detector.files import read_json, write_json
 from detector.images import Pixels
 from detector.letterbox import CANVAS_STEP, lay_on_canvas
 from detector.model.checkpoint import find_weights
+from detector.runtime.ir import export_files
 
 FORMAT = "detector-certificate-2"
 
@@ -216,13 +217,8 @@ def _comparable(pictures: Sequence[Pixels], model: Detector) -> list[Pixels]:
 def _some_pictures(pictures: Sequence[Source], split: Split | None) -> list[Pixels]:
     """Read some of the user's pictures, evenly chosen; of a split where there are no others."""
     if not pictures and split is not None:
-        chosen = [split.annotations[i] for i in _even(len(split.annotations))]
-        return [split.read_image(annotation) for annotation in chosen]
-    return [pictures[i].read() for i in _even(len(pictures))]
-
-
-def _even(count: int) -> list[int]:
-    return [int(i) for i in np.linspace(0, count - 1, min(_PICTURES, count))]
+        pictures = sources_of(split)
+    return [picture.read() for picture in evenly(pictures, _PICTURES)]
 
 
 def _name(picture: Pixels) -> str:

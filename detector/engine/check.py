@@ -15,7 +15,7 @@ from detector.data.canvas import canvas_at, choose_canvas
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batch
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.engine.checks.chart import bar_chart, line_chart, sparkline
 from detector.engine.checks.data import check_data
 from detector.engine.checks.examples import augmentation_examples, check_augmentation, class_examples
@@ -28,7 +28,6 @@ from detector.engine.checks.learning import (
     range_test,
 )
 from detector.engine.checks.network import check_first_loss, check_gradients, check_signal, measure_signal
-from detector.engine.checks.objects import evenly
 from detector.engine.optimizer import clip_gradients, make_optimizers
 from detector.engine.pace import choose_batch
 from detector.engine.trainer import Trainer

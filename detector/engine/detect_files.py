@@ -15,6 +15,7 @@ from detector.engine.save_detections import DetectionWriter
 from detector.engine.sources import Source, find_sources, not_done
 from detector.engine.video import VideoSummary, detect_video, is_video
 from detector.errors import InputError
+from detector.runtime.ir import export_files, is_ir
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,10 @@ def detect_videos(
 
 
 def _fingerprint(weights: str | Path) -> str:
-    """Return what tells weights apart: the digest of a file or of a folder's files, the name of shipped ones."""
+    """Return what tells weights apart: the digest of a file or of an export's files, the name of shipped ones."""
     path = Path(weights)
-    paths = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    files = export_files(path) if is_ir(path) else [path] if path.is_file() else []
     digest = hashlib.sha256()
-    for one in paths:
-        digest.update(one.read_bytes())
-    return digest.hexdigest() if paths else str(weights)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else str(weights)

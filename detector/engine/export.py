@@ -3,15 +3,13 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from detector.config import config_of
 from detector.data.descriptor import open_data
-from detector.engine.sources import Source
+from detector.data.split import evenly
+from detector.engine.sources import Source, sources_of
 from detector.errors import InputError
 from detector.files import write_whole
 from detector.images import Pixels
@@ -90,13 +88,7 @@ def training_pictures(data: str | Path, allow_outside: bool = False) -> list[Sou
     Raises:
         InputError: as of `open_data`, or it has no training pictures.
     """
-    split = open_data(data, allow_outside).read("train")
-    return [Source(annotation.image_path, partial(split.read_image, annotation)) for annotation in split.annotations]
-
-
-def export_files(path: Path) -> list[Path]:
-    """Return the files of what `export` wrote, without the certificate."""
-    return [path / XML, path / BIN] if path.is_dir() else [path]
+    return sources_of(open_data(data, allow_outside).read("train"))
 
 
 def _calibration(pictures: Sequence[Source], canvas_hw: tuple[int, int]) -> list[Pixels]:
@@ -106,8 +98,7 @@ def _calibration(pictures: Sequence[Source], canvas_hw: tuple[int, int]) -> list
             f"int8: {len(pictures)} pictures are too few to see the range of every activation: "
             f"give at least {_LEAST_PICTURES}, better {_PICTURES}"
         )
-    chosen = np.linspace(0, len(pictures) - 1, min(_PICTURES, len(pictures)))
-    return [lay_on_canvas(pictures[int(index)].read(), canvas_hw)[1] for index in chosen]
+    return [lay_on_canvas(picture.read(), canvas_hw)[1] for picture in evenly(pictures, _PICTURES)]
 
 
 def _check_suppression(info: WeightsInfo) -> None:

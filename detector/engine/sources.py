@@ -22,6 +22,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from detector import images
 from detector.data import scenes
 from detector.data.rows import is_file
+from detector.data.split import Split
 from detector.engine.addresses import check_allowed, is_on_web, without_secrets
 from detector.errors import InputError, at
 from detector.files import free_name, safe_name
@@ -86,9 +87,7 @@ def find_sources(words: Sequence[str], recursive: bool = False, allow_url: bool 
         if word == "-":
             found[word] = Source(Path("stdin.jpg"), cache(_read_stdin))  # which gives its bytes but once
         elif word == "scenes" and not path.exists():
-            split = scenes.read_split("test")
-            for annotation in split.annotations[:_SCENES_SHOWN]:
-                found[annotation.image_path] = Source(annotation.image_path, partial(split.read_image, annotation))
+            found |= {source.name: source for source in sources_of(scenes.read_split("test"))[:_SCENES_SHOWN]}
         elif path.suffix.lower() == ".txt" and is_file(path):
             found |= _find_listed(path, recursive, allow_url)
         else:
@@ -99,6 +98,11 @@ def find_sources(words: Sequence[str], recursive: bool = False, allow_url: bool 
         name = found[key].name
         found[key] = replace(found[key], name=Path(free_name(name.stem, taken, name.suffix)))
     return list(found.values())
+
+
+def sources_of(split: Split) -> list[Source]:
+    """Return the pictures of a split."""
+    return [Source(annotation.image_path, partial(split.read_image, annotation)) for annotation in split.annotations]
 
 
 def _find_listed(path: Path, recursive: bool, allow_url: bool) -> _Found:

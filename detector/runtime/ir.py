@@ -88,6 +88,11 @@ def read_ir(folder: Path) -> Ir:
     return ir
 
 
+def export_files(path: Path) -> list[Path]:
+    """Return the files of what an export wrote, without the certificate."""
+    return [path / XML, path / BIN] if path.is_dir() else [path]
+
+
 def is_ir(folder: Path) -> bool:
     """Say whether a folder holds what `to_ir` gave, judged by its text alone."""
     try:

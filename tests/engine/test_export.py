@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from detector.engine.export import export, export_files, training_pictures
+from detector.engine.export import export, training_pictures
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights, save_weights
 from detector.runtime.form import NmsSettings
+from detector.runtime.ir import export_files
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from detector.config import Config
 from detector.data.dataset import DetectionDataset
 from detector.data.ledger import Ledger
 from detector.data.sample import Sample
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.detections import Detections
 from detector.draw import draw
 from detector.engine.checks.finding import Finding
-from detector.engine.checks.objects import evenly
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.letterbox import FILL, lay_on_canvas

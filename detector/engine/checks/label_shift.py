@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from detector.annotation import Annotation
 from detector.boxes import Floats
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.engine.checks.finding import Finding
-from detector.engine.checks.objects import evenly, pixel_count
+from detector.engine.checks.objects import pixel_count
 from detector.errors import InputError
 
 _EDGE_REACH = 24

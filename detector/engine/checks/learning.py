@@ -18,9 +18,8 @@ from detector.data.batch import Batch, collate
 from detector.data.canvas import canvas_at
 from detector.data.dataset import DetectionDataset, available_memory
 from detector.data.loader import training_batches
-from detector.data.split import Split
+from detector.data.split import Split, evenly
 from detector.engine.checks.finding import Finding, Verdict
-from detector.engine.checks.objects import evenly
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, score_split
 from detector.engine.optimizer import clip_gradients, make_optimizers

@@ -1,6 +1,6 @@
 """The objects of a split as one table, and what every check of the data needs: samples and words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -58,12 +58,6 @@ def gather(split: Split, canvas_hw: tuple[int, int]) -> Objects:
         picture=picture,
         image_hw=sizes[picture],
     )
-
-
-def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
-    """Return at most so many, evenly spaced, the first and the last among them."""
-    places = np.linspace(0, len(items) - 1, min(most, len(items)))
-    return [items[int(place)] for place in places]
 
 
 def pixel_count(annotations: Iterable[Annotation]) -> int:

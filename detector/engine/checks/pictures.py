@@ -17,9 +17,9 @@ import numpy.typing as npt
 from detector import images
 from detector.annotation import Annotation
 from detector.boxes import Floats
-from detector.data.split import Split, read_file
+from detector.data.split import Split, evenly, read_file
 from detector.engine.checks.finding import Finding, Verdict
-from detector.engine.checks.objects import evenly, pixel_count, some
+from detector.engine.checks.objects import pixel_count, some
 from detector.errors import InputError
 from detector.images import Pixels
 
