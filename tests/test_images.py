@@ -27,62 +27,6 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-# What a camera stores, from the picture as it should be seen (EXIF 2.32, tag 0x0112).
-STORED: dict[int, Callable[[Pixels], Pixels]] = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: np.rot90(upright, 1),
-    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
-    8: lambda upright: np.rot90(upright, -1),
-}
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_a_turned_picture_is_shown_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
-    path, upright = save_turned(tmp_path, suffix, orientation)
-    np.testing.assert_array_equal(images.read(path), upright)
-
-
-@pytest.mark.parametrize(("suffix", "orientation"), [(s, o) for s in (".jpg", ".png", ".tif", ".webp") for o in STORED])
-def test_the_size_read_from_the_head_is_that_of_the_picture_shown(
-    tmp_path: Path, suffix: str, orientation: int
-) -> None:
-    path, upright = save_turned(tmp_path, suffix, orientation)
-    assert images.read_size(path) == upright.shape[:2] == images.read(path).shape[:2]
-
-
-def save_turned(folder: Path, suffix: str, orientation: int) -> tuple[Path, Pixels]:
-    path, upright, exif = folder / f"a{suffix}", noise(5, 8, 3), Image.Exif()
-    exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
-    stored.save(path, exif=exif, lossless=True)  # a word for WebP; other formats do not listen
-    return path, upright
-
-
-def smooth(h: int, w: int) -> Pixels:
-    """A picture that changes slowly, and differently along each axis and in each channel."""
-    y, x = np.mgrid[:h, :w]
-    return np.stack([255 * x / w, 255 * y / h, 120 + 60 * np.sin(7 * x / w)], axis=2).astype(np.uint8)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_a_thumbnail_is_the_picture_seen_averaged_down(tmp_path: Path, suffix: str, orientation: int) -> None:
-    # 16 to a pixel, so that the JPEG decodes at an eighth.
-    path, upright, exif = tmp_path / f"a{suffix}", smooth(256, 512), Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif)
-    averaged = upright.reshape(16, 16, 16, 32, 3).mean(axis=(1, 3))
-    thumbnail = images.read_thumbnail(path, 16)
-    assert thumbnail.shape == (16, 16, 3)
-    assert thumbnail.dtype == np.uint8
-    np.testing.assert_allclose(thumbnail, averaged, atol=4 if suffix == ".jpg" else 1)
-
-
 @pytest.mark.parametrize("hw", [(1, 1), (5, 8), (17, 500)])
 def test_a_picture_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
     for suffix in (".jpg", ".png", ".webp"):
