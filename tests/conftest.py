@@ -1,9 +1,7 @@
 """What tests of several stages share: no network, one thread, a tiny data set on disk, and a network trained on it."""
 
-import ctypes
 import json
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,15 +103,3 @@ def tiny_run(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.Temp
 def tiny_weights(tiny_run: Path) -> Path:
     """The weights of that run."""
     return tiny_run / "weights" / "best.safetensors"
-
-
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def _signals_on_the_usual_stack() -> None:
-    """Take back the stack for signals that native libraries leave set: 11 kB, where a signal ends in a segfault."""
-    if sys.platform == "linux":
-        disabled = 2  # SS_DISABLE
-        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, disabled, 0)), None)

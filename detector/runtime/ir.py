@@ -15,7 +15,7 @@ from detector.errors import InputError
 from detector.images import Pixels
 from detector.runtime.form import GraphForm, form_metadata
 from detector.runtime.nncf import quantize_model
-from detector.runtime.quiet import import_openvino
+from detector.runtime.quiet import import_openvino, openvino_core
 from detector.weights_info import FORMAT
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def to_ir(graph: bytes, canvases: Sequence[Pixels] | None = None) -> Ir:
         openvino = import_openvino()
     except ImportError:
         raise InputError("writing an IR needs the package openvino: pip install 'detector[openvino]'") from None
-    model = openvino.Core().read_model(graph)
+    model = openvino_core().read_model(graph)
     if canvases is not None:
         model = quantize_model(model, canvases)
         for key, value in form_metadata(GraphForm(int8=True)).items():

@@ -10,7 +10,7 @@ from detector.errors import InputError
 from detector.images import Pixels
 from detector.runtime.form import GraphForm, choose_canvas, read_metadata
 from detector.runtime.ir import Ir, metadata_of
-from detector.runtime.quiet import import_openvino
+from detector.runtime.quiet import openvino_core
 from detector.runtime.runtime import PointPredictions, as_points, first_line
 from detector.weights_info import WeightsInfo
 
@@ -38,7 +38,7 @@ class OpenVinoRuntime:
     name = "openvino"
 
     def __init__(self, graph: bytes | Ir, source: str, fast: bool = False, long_side: int | None = None) -> None:
-        core = import_openvino().Core()
+        core = openvino_core()
         try:
             model = core.read_model(graph.xml, graph.numbers) if isinstance(graph, Ir) else core.read_model(graph)
         except RuntimeError as error:

@@ -8,8 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import openvino
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -22,6 +27,20 @@ def import_openvino() -> ModuleType:
     """
     with _as_if_missing():
         return import_module("openvino")
+
+
+@cache
+def openvino_core() -> "openvino.Core":
+    """Return OpenVINO's core, one for the process and as long as it lives.
+
+    On Linux each core comes with a stack of its own for signals and, when it goes, sets again what was there before it.
+    When the first of two goes first, that is memory given back, and the next Ctrl-C ends in a segmentation fault.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    core: openvino.Core = import_openvino().Core()
+    return core
 
 
 def import_nncf() -> ModuleType:

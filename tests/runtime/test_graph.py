@@ -19,7 +19,7 @@ from detector.model.network import GridNetwork
 from detector.runtime.form import NmsSettings
 from detector.runtime.graph import to_onnx
 from detector.runtime.graph_suppression import suppress_inside
-from detector.runtime.quiet import import_openvino
+from detector.runtime.quiet import openvino_core
 from detector.weights_info import WeightsInfo
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -36,7 +36,7 @@ def random_network(**settings: Any) -> tuple[GridNetwork, WeightsInfo]:
 def run_everywhere(graph: bytes, image: np.ndarray[Any, Any], names: tuple[str, ...]) -> list[Arrays]:
     """What ONNX Runtime and OpenVINO answer."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    core = import_openvino().Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = compiled({"image": image})
     return [

@@ -1,4 +1,5 @@
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,3 +196,17 @@ def test_detecting_with_an_export_never_loads_torch(kind: str, request: pytest.F
     path: Path = request.getfixturevalue(kind)
     code = f"import sys, detector\nassert len(detector.Detector.load({str(path)!r}).detect({str(picture)!r})) >= 0\n"
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signals")
+def test_a_signal_finds_its_stack_when_networks_come_and_go(tiny_weights: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from detector import Detector\n"
+        f"first, second = (Detector.load({str(tiny_weights)!r}, runtime='openvino') for _ in range(2))\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('caught'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"caught\n"

@@ -12,7 +12,7 @@ from detector.errors import InputError
 from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime
 from detector.runtime.quantize import is_coarse
-from detector.runtime.quiet import import_openvino
+from detector.runtime.quiet import openvino_core
 from detector.runtime.runtime import Runtime
 
 
@@ -84,7 +84,7 @@ def test_openvino_answers_nearly_alike_in_eight_bits(
     assert_nearly_alike(plain, small, pictures)
     folder = tmp_path / "suppressed"
     export(tiny_weights, folder, "openvino", int8_pictures=pictures, dynamic=True, nms=NmsSettings())
-    model = import_openvino().Core().read_model(folder / "model.xml")
+    model = openvino_core().read_model(folder / "model.xml")
     rounded = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
     sources = [node.input_value(0).get_node().get_friendly_name() for node in rounded]
     outside = [name for name in sources if not is_coarse(name) and not name.startswith("network.")]
