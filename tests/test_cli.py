@@ -369,7 +369,7 @@ def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weight
         ([], "no pictures given; name files, folders or patterns, or `scenes`"),
         (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),
         (["a.png", "--device", "abacus"], "device 'abacus' is not available here"),
-        (["a.png", "--out", "a.png/found"], "a.png/found: cannot be written"),
+        (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
     ],
 )
 def test_detect_refuses_what_cannot_work_in_one_message(

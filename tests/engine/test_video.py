@@ -300,7 +300,7 @@ def test_a_video_is_not_overwritten_by_its_own_result(model: Detector, video: Pa
 
 def test_a_folder_that_cannot_be_made_is_named(model: Detector, video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file: cannot be written"):
+    with pytest.raises(InputError, match="file: cannot be made"):
         detect_video(model, str(video), tmp_path / "file")
 
 
