@@ -119,6 +119,12 @@ class Config:
     clip_value: float = _setting(0.0, "largest size of each number of the gradient, after clip_norm; 0: any", 0)
     ema: float = _setting(0.02, "reach of the weights' moving average, as a share of the run; 0: none", 0, 1)
 
+    int8_from: float = _setting(
+        1.0,
+        "share of the run from which the network learns to compute in eight bits, as export --int8 has it; 1: never",
+        0,
+        1,
+    )
     patience: int = _setting(0, "stop after this many evaluations without a better AP on val; 0: never", 0)
 
     l2: float = _setting(0.0, "weight of half the sum of the squared convolution weights in the loss", 0)
@@ -207,6 +213,8 @@ class Config:
                 raise InputError(f"{name}: the first number must not be above the second, got [{first}, {second}]")
         if self.kernel % 2 == 0:
             raise InputError(f"kernel: must be odd, so that it has a middle, got {self.kernel}")
+        if self.int8_from < 1 and self.norm == "group":
+            raise InputError("int8_from: group norm cannot be folded into convolutions of eight bits; take norm batch")
         if self.init == "zeros":
             raise InputError(
                 "init: with zeros all channels of a layer compute the same and get the same gradient, so they stay "

@@ -62,6 +62,7 @@ TRAINING = [
     "copy_paste=1",
     "mixup=1",
     "ema=0",
+    "int8_from=0.5",
     "suppression=soft",
     "suppression=diou",
     "suppression=weighted",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config import Config
+from detector.model.rounding import round_map, round_weights
 
 GROUP_SIZE = 8
 """Channels that group norm averages together; all widths of the networks are multiples of it."""
@@ -52,6 +53,9 @@ class ConvBlock(nn.Module):
         activation: end with the activation.
         padding: "same": p = ⌊kernel / 2⌋ zeros on each side; "valid": none, and of an added input the middle is taken.
 
+    Attributes:
+        rounded: in training, compute as the folded block does in eight bits: batch norm keeps its statistics.
+
     Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, without its own norm).
     """
 
@@ -78,15 +82,42 @@ class ConvBlock(nn.Module):
             self.norm = nn.GroupNorm(channels_out // GROUP_SIZE, channels_out, eps=1e-3)
         self.identity = identity and config.residual
         self.act = make_activation(config) if activation else None
+        self.rounded = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, channels_in, H, W] to [B, channels_out, H / stride, W / stride], less with "valid"."""
-        y = cast(Tensor, self.conv(x))
-        if self.norm is not None:
-            y = self.norm(y)
-        if self.identity:
-            y = y + _middle(x, y)
+        if self.rounded and self.training:
+            y = self._in_eight_bits(x)
+        else:
+            y = cast(Tensor, self.conv(x))
+            if self.norm is not None:
+                y = self.norm(y)
+            if self.identity:
+                y = y + _middle(x, y)
         return self.act(y) if self.act is not None else y
+
+    def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return weights and bias of one convolution that does, in evaluation, what the block does before `act`."""
+        assert not isinstance(self.norm, nn.GroupNorm)  # it measures every picture anew and cannot be folded
+        weight = self.conv.weight.to(dtype)
+        if self.norm is None:
+            assert self.conv.bias is not None
+            bias = self.conv.bias.to(dtype)
+        else:
+            assert self.norm.running_mean is not None
+            assert self.norm.running_var is not None
+            gain = self.norm.weight.to(dtype) / torch.sqrt(self.norm.running_var.to(dtype) + self.norm.eps)
+            weight = weight * gain[:, None, None, None]
+            bias = self.norm.bias.to(dtype) - self.norm.running_mean.to(dtype) * gain
+        if self.identity:
+            weight = weight + nn.init.dirac_(torch.empty_like(weight))
+        return weight, bias
+
+    def _in_eight_bits(self, x: Tensor) -> Tensor:
+        """Return what comes before `act` if the block is folded and its numbers are rounded to eight bits."""
+        weight, bias = self.folded(torch.float32)
+        rounded = round_weights(weight).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(round_map(x), rounded, bias, self.conv.stride, self.conv.padding)
 
 
 def _middle(x: Tensor, like: Tensor) -> Tensor:

@@ -19,29 +19,15 @@ def fuse(network: GridNetwork) -> GridNetwork:
     for module in fused.modules():
         # Group norm measures every picture anew and cannot be folded.
         if isinstance(module, ConvBlock) and not isinstance(module.norm, nn.GroupNorm):
-            module.conv = _fold(module.conv, module.norm, module.identity)
+            module.conv = _fold(module)
             module.norm = None
             module.identity = False
     return fused.requires_grad_(False)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, identity: bool) -> nn.Conv2d:
-    """Return one convolution for norm(conv(x)) + x (the addition only with `identity`)."""
-    weight = conv.weight.double()
-    if norm is None:
-        assert conv.bias is not None
-        bias = conv.bias.double()
-    else:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-        weight = weight * gain[:, None, None, None]
-        bias = norm.bias.double() - norm.running_mean.double() * gain
-    if identity:
-        middle = conv.kernel_size[0] // 2
-        channels = torch.arange(conv.out_channels)
-        weight = weight.clone()
-        weight[channels, channels, middle, middle] += 1
+def _fold(block: ConvBlock) -> nn.Conv2d:
+    """Return one convolution for what a block does before its activation."""
+    conv, (weight, bias) = block.conv, block.folded(torch.float64)
     folded = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device
     )

@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from detector.config import RuntimeName
 from detector.engine.export import export
 from detector.engine.sources import Source, find_sources
 from detector.errors import InputError
+from detector.model.blocks import ConvBlock
+from detector.model.checkpoint import load_weights
 from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime
 from detector.runtime.quantize import is_coarse
@@ -71,6 +74,23 @@ def test_the_grid_the_boxes_and_the_last_layers_keep_their_precision(
     kept = [node.input for node in nodes if node.op_type == "Conv" and "/output/" in node.name]
     assert len(kept) == 3
     assert not any("Quantize" in name for names in kept for name in names[1:])
+    # What ReLU cuts off gets no levels: it is folded into the range of what comes after it.
+    assert not [node for node in nodes if node.op_type == "Relu"]
+
+
+def test_learning_in_eight_bits_sees_what_the_export_does(
+    tiny_weights: Path, graphs: tuple[Path, Path], pictures: list[Source]
+) -> None:
+    canvases = [source.read() for source in pictures]
+    plain, small = (load_runtime(graph, "onnxruntime")[0].predict(canvases).scores for graph in graphs)
+    network, _ = load_weights(tiny_weights)
+    for module in network.train().modules():
+        if isinstance(module, ConvBlock):
+            module.rounded = True
+    with torch.no_grad():
+        seen = network(torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)).scores().numpy()
+    errors = [np.log(scores / (1 - scores)) - np.log(plain / (1 - plain)) for scores in (seen, small)]
+    assert np.corrcoef(*(error.ravel() for error in errors))[0, 1] > 0.6
 
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="an extra of its own; importing it here would report it")
