@@ -214,9 +214,9 @@ def serve(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """Write weights as an ONNX file or an OpenVINO folder, with its certificate."""
-    from detector.engine.export import export as run
-    from detector.engine.export import training_pictures
-    from detector.engine.sources import find_sources
+    from detector.engine.media.sources import find_sources
+    from detector.export.export import export as run
+    from detector.export.export import training_pictures
     from detector.runtime.form import NmsSettings
     from detector.runtime.ir import export_files
 
@@ -243,8 +243,8 @@ def export(options: argparse.Namespace) -> int:
     if not (find_spec("openvino") or find_spec("onnxruntime")):
         print("not checked: neither openvino nor onnxruntime is installed to run it")
         return 0
-    from detector.engine.certify import certificate_path, certify, loses_too_much
-    from detector.engine.drift import Drift
+    from detector.export.certify import certificate_path, certify, loses_too_much
+    from detector.export.drift import Drift
 
     certificate = certify(
         options.weights, options.out, options.runtime, options.data, options.split, pictures, allow_outside
@@ -263,7 +263,7 @@ def export(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Hold an export to its certificate."""
-    from detector.engine.certify import verify as run
+    from detector.export.certify import verify as run
 
     drift, certificate = run(options.export, options.runtime)
     print(f"{options.export}: as certified with {certificate['runtime']}: {drift}")

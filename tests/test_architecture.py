@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "metrics": {"vocabulary", "metrics"},
     "runtime": {"vocabulary", "data.batch", "model", "runtime"},
     "engine": {"vocabulary", "data", "ops", "model", "loss", "metrics", "runtime", "engine"},
+    "export": {"vocabulary", "data", "model", "runtime", "engine", "export"},
     "serve": {"vocabulary", "engine", "serve"},
 }
 """Part → parts or single modules it may import."""

@@ -19,7 +19,7 @@ from detector import images
 from detector.config import Config
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
-from detector.engine.sources import find_sources
+from detector.engine.media.sources import find_sources
 from detector.errors import InputError
 
 Array = npt.NDArray[Any]

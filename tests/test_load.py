@@ -21,7 +21,7 @@ import sys, itertools
 from pathlib import Path
 from detector import images
 from detector.engine.detect import Detector
-from detector.engine.save_detections import DetectionWriter
+from detector.engine.media.save_detections import DetectionWriter
 
 detector = Detector.load(sys.argv[1], runtime="onnxruntime")
 writer = DetectionWriter(Path("found"), detector.info.category_ids, txt=True)

@@ -14,7 +14,7 @@ from detector.config import Config, config_of, override, read_config
 from detector.data.batch import Batch
 from detector.engine.detect import Detector
 from detector.engine.train import train
-from detector.engine.trainer import Trainer
+from detector.engine.training.trainer import Trainer
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights, save_weights
 from detector.model.fuse import fuse

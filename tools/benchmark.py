@@ -48,7 +48,7 @@ from detector.data.loader import training_batch, training_batches
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.engine.detect import Detector
 from detector.engine.postprocess import postprocess
-from detector.engine.trainer import Trainer
+from detector.engine.training.trainer import Trainer
 from detector.errors import InputError, did_you_mean
 from detector.letterbox import lay_on_canvas
 from detector.metrics.average_precision import coco_results, score

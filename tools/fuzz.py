@@ -183,7 +183,7 @@ def metadata(folder: Path) -> tuple[list[bytes], Run]:
 
 def onnx(folder: Path) -> tuple[list[bytes], Run]:
     """An .onnx file; slow, and not Python: mutated at random only."""
-    from detector.engine.export import export
+    from detector.export.export import export
     from detector.runtime.load import load_runtime
 
     export("scenes", folder / "w.onnx")

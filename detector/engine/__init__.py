@@ -1,1 +1,1 @@
-"""The verbs: train, evaluate, detect."""
+"""The verbs: check, train, evaluate, detect, compare, and what each is made of."""

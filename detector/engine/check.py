@@ -28,9 +28,9 @@ from detector.engine.checks.learning import (
     range_test,
 )
 from detector.engine.checks.network import check_first_loss, check_gradients, check_signal, measure_signal
-from detector.engine.optimizer import clip_gradients, make_optimizers
-from detector.engine.pace import choose_batch
-from detector.engine.trainer import Trainer
+from detector.engine.training.optimizer import clip_gradients, make_optimizers
+from detector.engine.training.pace import choose_batch
+from detector.engine.training.trainer import Trainer
 from detector.files import make_folder
 from detector.letterbox import canvas_of_aspect
 from detector.model.network import GridNetwork, check_canvas, wants_pooling

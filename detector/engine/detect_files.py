@@ -9,11 +9,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detector.engine.addresses import check_allowed
 from detector.engine.detect import BATCH, Detector
-from detector.engine.save_detections import DetectionWriter
-from detector.engine.sources import Source, find_sources, not_done
-from detector.engine.video import VideoSummary, detect_video, is_video
+from detector.engine.media.addresses import check_allowed
+from detector.engine.media.save_detections import DetectionWriter
+from detector.engine.media.sources import Source, find_sources, not_done
+from detector.engine.media.video import VideoSummary, detect_video, is_video
 from detector.errors import InputError
 from detector.runtime.ir import export_files, is_ir
 

@@ -10,8 +10,8 @@ from detector.data.canvas import canvas_at, choose_canvas
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.split import Split
-from detector.engine.run import TrainingResult, TrainingRun
-from detector.engine.run_folder import RunFolder, check_free
+from detector.engine.training.run import TrainingResult, TrainingRun
+from detector.engine.training.run_folder import RunFolder, check_free
 from detector.errors import InputError
 from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import OF_THE_NETWORK, check_canvas, wants_pooling

@@ -10,7 +10,7 @@ from detector.config import Config
 from detector.data.dataset import DetectionDataset
 from detector.data.descriptor import open_data
 from detector.data.loader import training_batches
-from detector.engine.trainer import Trainer
+from detector.engine.training.trainer import Trainer
 from detector.model.network import GridNetwork
 
 STATM = Path("/proc/self/statm")

@@ -17,8 +17,8 @@ import torch
 
 from detector.config import Config
 from detector.engine.interrupt import StopRequest
-from detector.engine.run_state import read_state
 from detector.engine.train import resume, train
+from detector.engine.training.run_state import read_state
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights
 
@@ -53,7 +53,7 @@ def cut(folder: Path, after: int) -> None:
 
 
 def keep_all_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.engine.run_state._KEPT", 99)
+    monkeypatch.setattr("detector.engine.training.run_state._KEPT", 99)
 
 
 @pytest.mark.parametrize("optimizer", OTHERS)
@@ -151,7 +151,7 @@ def test_other_data_are_noticed(tiny_data: Path, short: Config, tmp_path: Path) 
 
 
 def test_a_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    from detector.engine.run_folder import RunFolder
+    from detector.engine.training.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     with pytest.raises(InputError, match="another process is training in this folder"):

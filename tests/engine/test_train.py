@@ -16,9 +16,9 @@ from detector.data.descriptor import open_data
 from detector.data.loader import training_batch, training_batches
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_split, evaluate, score_split
-from detector.engine.pace import choose_batch
 from detector.engine.train import train
-from detector.engine.trainer import Trainer
+from detector.engine.training.pace import choose_batch
+from detector.engine.training.trainer import Trainer
 from detector.errors import InputError
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detector.config import Config
 from detector.data.batch import Batch
-from detector.engine.trainer import Trainer
+from detector.engine.training.trainer import Trainer
 from detector.model.fuse import fuse
 from detector.model.network import SIZES, GridNetwork
 

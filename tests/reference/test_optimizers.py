@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detector.config import Config
-from detector.engine.optimizer import make_optimizers
+from detector.engine.training.optimizer import make_optimizers
 from detector.model.network import GridNetwork
 
 Array = npt.NDArray[np.float64]

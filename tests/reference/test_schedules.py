@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.config import Config
-from detector.engine.schedule import learning_rate
+from detector.engine.training.schedule import learning_rate
 
 Array = npt.NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from detector.config import RuntimeName
 from detector.data.descriptor import open_data
 from detector.detections import Detections
 from detector.engine.detect import Detector
-from detector.engine.export import export
 from detector.errors import InputError
+from detector.export.export import export
 from detector.model.checkpoint import load_weights
 from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime

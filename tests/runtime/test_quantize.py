@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from detector.config import RuntimeName
-from detector.engine.export import export
-from detector.engine.sources import Source, find_sources
+from detector.engine.media.sources import Source, find_sources
 from detector.errors import InputError
+from detector.export.export import export
 from detector.model.blocks import ConvBlock
 from detector.model.checkpoint import load_weights
 from detector.runtime.form import NmsSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.engine.export import export
+from detector.export.export import export
 from detector.runtime.quiet import import_openvino
 
 
@@ -33,7 +33,7 @@ def test_detecting_with_openvino_reports_to_nobody(tiny_weights: Path, tmp_path:
 def test_exporting_in_eight_bits_reports_to_nobody(tiny_weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from detector.engine.export import export, training_pictures\n"
+        "from detector.export.export import export, training_pictures\n"
         f"pictures = training_pictures({str(tiny_data)!r}) * 2\n"
         f"export({str(tiny_weights)!r}, Path('int8_openvino'), 'openvino', int8_pictures=pictures)"
     )

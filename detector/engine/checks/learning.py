@@ -22,9 +22,9 @@ from detector.data.split import Split, evenly
 from detector.engine.checks.finding import Finding, Verdict
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, score_split
-from detector.engine.optimizer import clip_gradients, make_optimizers
-from detector.engine.pace import mean_step_seconds
-from detector.engine.trainer import NonFiniteLossError, Trainer
+from detector.engine.training.optimizer import clip_gradients, make_optimizers
+from detector.engine.training.pace import mean_step_seconds
+from detector.engine.training.trainer import NonFiniteLossError, Trainer
 from detector.images import Pixels
 from detector.letterbox import Letterbox, lay_on_canvas
 from detector.loss.criterion import detection_loss

@@ -21,7 +21,7 @@ from detector.engine.checks.learning import (
     check_same_pictures,
     range_test,
 )
-from detector.engine.trainer import Trainer
+from detector.engine.training.trainer import Trainer
 from detector.model.network import GridNetwork
 
 HW = (64, 96)

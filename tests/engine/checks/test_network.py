@@ -10,7 +10,7 @@ from detector.config import Config
 from detector.data.batch import Batch
 from detector.engine.checks.finding import Finding
 from detector.engine.checks.network import check_first_loss, check_gradients, check_signal, measure_signal
-from detector.engine.optimizer import make_optimizers
+from detector.engine.training.optimizer import make_optimizers
 from detector.model.blocks import ConvBlock
 from detector.model.network import GridNetwork
 

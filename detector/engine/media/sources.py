@@ -23,7 +23,7 @@ from detector import images
 from detector.data import scenes
 from detector.data.rows import is_file
 from detector.data.split import Split
-from detector.engine.addresses import check_allowed, is_on_web, without_secrets
+from detector.engine.media.addresses import check_allowed, is_on_web, without_secrets
 from detector.errors import InputError, at
 from detector.files import free_name, safe_name
 from detector.images import Pixels

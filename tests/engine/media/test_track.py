@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from detector.detections import Detections
-from detector.engine.track import Tracker
+from detector.engine.media.track import Tracker
 
 pytest.importorskip("trackers")
 

@@ -22,15 +22,15 @@ from detector.data.canvas import canvas_at
 from detector.data.dataset import DetectionDataset
 from detector.data.loader import training_batches
 from detector.data.split import Split
-from detector.engine import schedule
 from detector.engine.check import check_shortly
 from detector.engine.detect import Detector
 from detector.engine.evaluate import detect_canvases, letterboxed, score_split
 from detector.engine.interrupt import StopRequest
-from detector.engine.pace import choose_batch, mean_step_seconds
-from detector.engine.run_folder import RunFolder
-from detector.engine.run_state import Progress
-from detector.engine.trainer import NonFiniteLossError, Trainer
+from detector.engine.training import schedule
+from detector.engine.training.pace import choose_batch, mean_step_seconds
+from detector.engine.training.run_folder import RunFolder
+from detector.engine.training.run_state import Progress
+from detector.engine.training.trainer import NonFiniteLossError, Trainer
 from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.checkpoint import take_over

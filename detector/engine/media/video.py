@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from detector.detections import Detections
 from detector.draw import draw
-from detector.engine.addresses import without_secrets
 from detector.engine.detect import BATCH, Detector
 from detector.engine.interrupt import StopRequest
-from detector.engine.track import Tracker
-from detector.engine.video_files import VideoReader, VideoWriter, is_camera
+from detector.engine.media.addresses import without_secrets
+from detector.engine.media.track import Tracker
+from detector.engine.media.video_files import VideoReader, VideoWriter, is_camera
 from detector.errors import InputError
 from detector.files import append_line, make_folder, naming, safe_name
 from detector.images import Pixels

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import PLANNING_STEPS, Config
-from detector.engine.schedule import ema_decay, evaluation_steps, learning_rate, least_quality
+from detector.engine.training.schedule import ema_decay, evaluation_steps, learning_rate, least_quality
 
 shares = st.floats(0, 1)
 names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])

@@ -9,7 +9,7 @@ from typing import Literal
 from detector.config import config_of
 from detector.data.descriptor import open_data
 from detector.data.split import evenly
-from detector.engine.sources import Source, sources_of
+from detector.engine.media.sources import Source, sources_of
 from detector.errors import InputError
 from detector.files import write_whole
 from detector.images import Pixels

@@ -13,7 +13,7 @@ import pytest
 
 from detector.draw import draw
 from detector.engine.detect import Detector
-from detector.engine.video import VideoSummary, detect_video, is_video
+from detector.engine.media.video import VideoSummary, detect_video, is_video
 from detector.errors import InputError
 from detector.images import Pixels
 

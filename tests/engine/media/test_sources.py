@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from detector import images
 from detector.data import scenes
-from detector.engine import sources as module
-from detector.engine.sources import Source, find_sources, not_done
+from detector.engine.media import sources as module
+from detector.engine.media.sources import Source, find_sources, not_done
 from detector.errors import InputError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detector.config import Config
-from detector.engine.optimizer import kernels_of
+from detector.engine.training.optimizer import kernels_of
 from detector.model.network import GridNetwork
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detector.engine.run_state import Progress, read_state, write_state
+from detector.engine.training.run_state import Progress, read_state, write_state
 from detector.errors import InputError
 from detector.files import locked, make_folder, read_json, write_json, write_whole
 from detector.model.checkpoint import save_weights

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from detector.config import Config
 from detector.data.batch import Batch
-from detector.engine import schedule
-from detector.engine.ema import MovingAverage
-from detector.engine.optimizer import clip_gradients, make_optimizers
-from detector.engine.regularise import add_penalties, limit_norms, set_dropout
+from detector.engine.training import schedule
+from detector.engine.training.ema import MovingAverage
+from detector.engine.training.optimizer import clip_gradients, make_optimizers
+from detector.engine.training.regularise import add_penalties, limit_norms, set_dropout
 from detector.loss.criterion import detection_loss
 from detector.loss.terms import LossTerms
 from detector.model.blocks import ConvBlock

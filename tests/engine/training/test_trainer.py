@@ -6,7 +6,7 @@ import torch
 
 from detector.config import Config
 from detector.data.batch import Batch
-from detector.engine.trainer import NonFiniteLossError, Trainer
+from detector.engine.training.trainer import NonFiniteLossError, Trainer
 from detector.model.network import GridNetwork
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detector.engine.export import export, training_pictures
 from detector.errors import InputError
+from detector.export.export import export, training_pictures
 from detector.model.checkpoint import load_weights, save_weights
 from detector.runtime.form import NmsSettings
 from detector.runtime.ir import export_files

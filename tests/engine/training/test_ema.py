@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from detector.config import Config
-from detector.engine.ema import MovingAverage
+from detector.engine.training.ema import MovingAverage
 from detector.model.network import GridNetwork
 
 

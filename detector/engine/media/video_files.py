@@ -12,8 +12,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from detector.engine.addresses import without_secrets
 from detector.engine.interrupt import StopRequest
+from detector.engine.media.addresses import without_secrets
 from detector.errors import InputError
 from detector.files import naming
 from detector.images import Pixels

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from detector.config import Config
 from detector.data.batch import Batch
-from detector.engine.optimizer import Muon, clip_gradients, make_optimizers, orthogonalise
-from detector.engine.trainer import Trainer
+from detector.engine.training.optimizer import Muon, clip_gradients, make_optimizers, orthogonalise
+from detector.engine.training.trainer import Trainer
 from detector.model.network import GridNetwork
 
 SHAPES = [(1, 16, 16), (3, 32, 288), (2, 96, 24), (1, 1, 9), (1, 9, 1)]

@@ -11,10 +11,10 @@ import torch
 
 from detector.cli import main
 from detector.detections import Detections
-from detector.engine.certify import certificate_path, certify, loses_too_much, verify
-from detector.engine.drift import Drift, compare, match
-from detector.engine.export import export, training_pictures
 from detector.errors import InputError
+from detector.export.certify import certificate_path, certify, loses_too_much, verify
+from detector.export.drift import Drift, compare, match
+from detector.export.export import export, training_pictures
 from detector.model.checkpoint import load_weights, save_weights
 from detector.runtime.form import NmsSettings
 

@@ -24,11 +24,11 @@ from detector.data.descriptor import open_data
 from detector.data.split import Split, evenly
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from detector.engine.detect import Detector
-from detector.engine.drift import Drift, compare
 from detector.engine.evaluate import detect_split, letterboxed, score_split
-from detector.engine.export import CERTIFICATE
-from detector.engine.sources import Source, sources_of
+from detector.engine.media.sources import Source, sources_of
 from detector.errors import InputError
+from detector.export.drift import Drift, compare
+from detector.export.export import CERTIFICATE
 from detector.files import read_json, write_json
 from detector.images import Pixels
 from detector.letterbox import CANVAS_STEP, lay_on_canvas

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from detector import images
 from detector.detections import Detections
 from detector.draw import draw
-from detector.engine.save_detections import DetectionWriter, _class_folders, _cut
+from detector.engine.media.save_detections import DetectionWriter, _class_folders, _cut
 from detector.errors import InputError
 from detector.files import free_name, locked, safe_name
 
@@ -530,7 +530,7 @@ def test_the_longest_name_that_a_file_can_have_leaves_room_for_what_is_put_behin
 HOLD = """
 import sys
 from pathlib import Path
-from detector.engine.save_detections import DetectionWriter
+from detector.engine.media.save_detections import DetectionWriter
 
 writer = DetectionWriter(Path(sys.argv[1]), (3, 17), skip_done=True)
 print("here", flush=True)

@@ -1,0 +1,1 @@
+"""One training run: its plan, its steps, its folder and its state."""
