@@ -1,4 +1,4 @@
-"""The command line: `detector train | detect | evaluate`. Reads arguments, calls the engine, prints, exits.
+"""The command line: a function per verb. Reads arguments, calls the engine, prints, exits.
 
 Exit status: 0 done; 2 something given was wrong (one message, no traceback); 3 some pictures of many failed.
 Torch is imported only when a verb needs it.

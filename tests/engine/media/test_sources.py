@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from detector import images
 from detector.data import scenes
-from detector.engine.media import sources as module
+from detector.engine.media import addresses, sources
 from detector.engine.media.sources import Source, find_sources, not_done
 from detector.errors import InputError
 
@@ -257,7 +257,7 @@ def test_standard_input_that_is_no_picture_does_not_read(monkeypatch: pytest.Mon
 
 
 def test_standard_input_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
     give(monkeypatch, bytes(1001))
     with pytest.raises(InputError, match=r"more than .* MB on standard input"):
         find_sources(["-"])[0].read()
@@ -425,7 +425,7 @@ def test_three_redirects_are_followed(asked: Asked) -> None:
 
 @pytest.mark.parametrize("path", ["silent", "drip"])
 def test_a_server_that_takes_too_long_is_given_up(asked: Asked, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.1)
+    monkeypatch.setattr(addresses, "_SECONDS", 0.1)
     with pytest.raises(InputError, match=rf"^http://host/{path}: takes longer than 0.1 seconds"):
         fetch(f"http://host/{path}")
 
