@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from detector import images
 from detector.config import Config
 from detector.data.descriptor import open_data
 from detector.engine.comparison_table import Row, Run, add_run, read_runs, summarise, to_markdown
+from detector.engine.interrupt import sigterm_as_ctrl_c
 from detector.engine.variations import Variation, read_variations
 from detector.errors import InputError
 from detector.files import make_folder
@@ -61,6 +63,7 @@ def compare(
         One row per variation, the base line first.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; runs under way are ended.
         InputError: something given will not do, or compare.csv is of another data set, base or number of threads.
     """
     for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
@@ -85,11 +88,12 @@ def compare(
     before = len(wanted) - len(todo)
     log.info(f"{len(variations)} settings with {seeds} seeds each: {len(wanted)} runs, {before} of them done already; "
              f"{jobs} at once, {common[2]} threads each")  # fmt: skip
-    for count, run in enumerate(_run_all(todo, common, out / "runs", jobs, keep_weights), before + 1):
-        add_run(table, run)
-        runs.append(run)
-        outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
-        log.info(f"{count}/{len(wanted)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
+    with sigterm_as_ctrl_c(), closing(_run_all(todo, common, out / "runs", jobs, keep_weights)) as ended:
+        for count, run in enumerate(ended, before + 1):
+            add_run(table, run)
+            runs.append(run)
+            outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
+            log.info(f"{count}/{len(wanted)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
     rows = summarise(variations, [run for run in runs if run.seed in every_seed])
     heading = f"Data: {data}; seeds: {seeds}; threads: {common[2]}; base line: `{common[1]}`"
     (out / "compare.md").write_text(f"{heading}\n\n{to_markdown(rows)}", encoding="utf-8")
@@ -131,7 +135,7 @@ class _Started:
 
 def _run_all(
     todo: Sequence[tuple[Variation, int]], common: tuple[str, str, int], folder: Path, jobs: int, keep_weights: bool
-) -> Iterator[Run]:
+) -> Generator[Run]:
     """Do runs, `jobs` at once; yield each when it has ended."""
     waiting, running = deque(todo), list[_Started]()
     try:

@@ -1,6 +1,10 @@
 import csv
+import os
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -41,6 +45,26 @@ def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return out, compare(tiny_data, WORDS, BASE, out, seeds=1, jobs=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_comparison_that_is_stopped_leaves_no_run_behind(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen.__init__
+
+    def remember(process: subprocess.Popen[bytes], *words: Any, **more: Any) -> None:
+        start(process, *words, **more)
+        started.append(process)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", remember)
+    monkeypatch.setattr("time.sleep", lambda seconds: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny_data, WORDS, BASE, tmp_path, seeds=1)
+    assert [process.poll() is None for process in started] == [False]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_only_what_is_not_in_the_file_yet_is_run(comparison: tuple[Path, list[Row]]) -> None:
