@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, takewhile
+from pathlib import Path, PurePath
 from typing import Any
 
 from detector.annotation import Annotation
@@ -174,8 +174,12 @@ def evaluate_to_files(
     if split is None:
         split = source.split_names[0] if len(source.split_names) == 1 else "test"
     if detections is not None:
-        results = _read_results(detections)
-        ap = average_precision(source.ground_truth(split), results)
+        results, truth = _read_results(detections), source.ground_truth(split)
+        try:
+            results = _with_ids_of(truth, results)
+            ap = average_precision(truth, results)
+        except InputError as error:
+            raise InputError(f"{detections}: {error}") from None
     else:
         assert weights is not None
         detector = Detector.load(weights, device, long_side, runtime)
@@ -205,3 +209,41 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise InputError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")
     return results
+
+
+def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return results with the image ids of a COCO data set, where they name the files of their pictures.
+
+    `detect` does, and counts pictures as they come: its own ids are those of a data set by chance only.
+
+    Raises:
+        InputError: a file is not in the data set, or could be several of its pictures.
+    """
+    if not all(isinstance(row.get("file_name"), str) for row in results):
+        return results
+    known: dict[str, list[tuple[PurePath, Any]]] = {}
+    for image in truth["images"]:
+        path = PurePath(image.get("file_name", ""))
+        known.setdefault(path.name, []).append((path, image["id"]))
+    ids = {name: _id_of(name, known) for name in {row["file_name"] for row in results}}
+    return [row | {"image_id": ids[row["file_name"]]} for row in results]
+
+
+def _id_of(name: str, known: Mapping[str, list[tuple[PurePath, Any]]]) -> Any:
+    """Return the id of the picture that has the most of a path in common with a file, from its end."""
+    alike = [(_common_end(PurePath(name), path), image_id) for path, image_id in known.get(PurePath(name).name, [])]
+    best = [image_id for count, image_id in alike if count == max(count for count, _ in alike)]
+    if len(best) != 1:
+        what = "could be several pictures of" if best else "is not a picture of"
+        raise InputError(f"the results name {name}, which {what} the data set")
+    return best[0]
+
+
+def _common_end(one: PurePath, other: PurePath) -> int:
+    """Return how many parts of two paths are the same, from their end.
+
+    >>> _common_end(PurePath("my/shots/night/a.png"), PurePath("shots/night/a.png"))
+    3
+    """
+    same = (mine == theirs for mine, theirs in zip(reversed(one.parts), reversed(other.parts), strict=False))
+    return len(list(takewhile(bool, same)))

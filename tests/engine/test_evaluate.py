@@ -128,3 +128,46 @@ def test_a_split_of_background_pictures_alone_is_scored_without_complaint(tmp_pa
     ap = evaluate(tmp_path, tiny_weights, "test", "cpu")
     assert ap.AP == -1
     assert ap.per_class["red"]["objects"] == 0
+
+
+def test_results_that_name_their_pictures_are_matched_by_name_whatever_their_ids(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    truth = json.loads((tiny_data / "val.json").read_text())
+    rows = [
+        {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 0.9}
+        for row in truth["annotations"]
+    ]
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    ids = {image_id: number for number, image_id in enumerate(sorted(names, reverse=True))}
+    counted = [row | {"image_id": ids[row["image_id"]]} for row in rows]
+    named = [
+        one | {"file_name": f"some/where/{names[row['image_id']]}"} for one, row in zip(counted, rows, strict=True)
+    ]
+    results = tmp_path / "results.json"
+    for some in (rows, named):
+        results.write_text(json.dumps(some))
+        assert evaluate_to_files(tiny_data, "val", detections=results).AP > 0.999
+    for some, message in [
+        (counted, r"results\.json: result \d+: image_id \d+ is not in the data set"),
+        ([named[0] | {"file_name": "other.png"}], r"results\.json: .* name other\.png, which is not a picture of"),
+    ]:
+        results.write_text(json.dumps(some))
+        with pytest.raises(InputError, match=message):
+            evaluate_to_files(tiny_data, "val", detections=results)
+
+
+def test_of_pictures_with_one_name_that_with_the_longest_common_path_is_meant(tmp_path: Path) -> None:
+    pictures = [{"id": 7, "file_name": "day/a.png"}, {"id": 8, "file_name": "night/a.png"}]
+    pictures = [picture | {"height": 64, "width": 96} for picture in pictures]
+    boxes = [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]
+    categories = [{"id": 1, "name": "cat"}]
+    truth = {"images": pictures, "annotations": boxes, "categories": categories}
+    (tmp_path / "test.json").write_text(json.dumps(truth))
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.9}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([row | {"file_name": "shots/night/a.png"}]))
+    assert evaluate_to_files(tmp_path / "test.json", detections=results).AP > 0.999
+    results.write_text(json.dumps([row | {"file_name": "a.png"}]))
+    with pytest.raises(InputError, match=r"name a\.png, which could be several pictures of"):
+        evaluate_to_files(tmp_path / "test.json", detections=results)
