@@ -128,14 +128,21 @@ def check(
 
 
 def check_shortly(
-    splits: list[Split], dataset: DetectionDataset, network: GridNetwork, batch_size: int
+    splits: list[Split], dataset: DetectionDataset, fresh: GridNetwork | None, batch_size: int
 ) -> list[Finding]:
-    """Do the checks that cost next to nothing, for the start of a training run."""
+    """Do the checks that cost next to nothing, for the start of a training run.
+
+    Args:
+        splits: to learn from and to evaluate on.
+        dataset: of the first.
+        fresh: the network, if it begins with random weights: what trained ones lose at first no theory says.
+        batch_size: pictures per step.
+    """
+    findings = check_data(splits, dataset.canvas_hw, dataset.config, quick=True)
+    if fresh is None:
+        return findings
     batch = training_batch(dataset, 0, min(batch_size, 4), 1)
-    return [
-        *check_data(splits, dataset.canvas_hw, dataset.config, quick=True),
-        check_first_loss(network, batch, dataset.config),
-    ]
+    return [*findings, check_first_loss(fresh, batch, dataset.config)]
 
 
 def _check_network(

@@ -250,11 +250,12 @@ def test_few_pictures_mean_small_batches_unless_one_is_set() -> None:
 
 
 def test_a_run_may_begin_with_weights_and_is_then_of_their_make(
-    tiny_data: Path, tiny_weights: Path, tiny_config: Config, tmp_path: Path
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start, info = load_weights(tiny_weights)
     config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
     result = train(tiny_data, config, tmp_path, weights=tiny_weights)
+    assert "first loss" not in caplog.text  # what theory says of random weights
     network, own = load_weights(result.folder / "weights" / "last.safetensors")
     assert (own.model, own.canvas_hw) == ("pico", info.canvas_hw)
     for name, parameter in network.named_parameters():

@@ -121,6 +121,7 @@ class TrainingRun:
             *dataset.colour_statistics(),
             pooled=wants_pooling(dataset.canvas_hw),
         )
+        self._is_fresh = weights is None
         if weights is not None:
             take_over(network, weights, all_classes)
         self._steps_per_epoch = len(dataset) / self._batch_size
@@ -180,7 +181,8 @@ class TrainingRun:
     def _look(self) -> None:
         """Say what a short check finds."""
         splits = [self._split, self._val] if self._val else [self._split]
-        for finding in check_shortly(splits, self._dataset, self._trainer.network, self._batch_size):
+        fresh = self._trainer.network if self._is_fresh else None
+        for finding in check_shortly(splits, self._dataset, fresh, self._batch_size):
             if finding.verdict != "ok":
                 log.warning("%s", finding)
 
