@@ -103,6 +103,13 @@ def test_a_file_is_held_to_its_certificate_without_its_weights(exported: Path, r
     assert drift.detections > 20
 
 
+def test_a_file_may_be_renamed_with_its_certificate(exported: Path, tmp_path: Path) -> None:
+    path = copy_of(exported, tmp_path)
+    renamed = path.rename(tmp_path / "other.onnx")
+    certificate_path(path).rename(certificate_path(renamed))
+    assert verify(renamed)[0].is_within
+
+
 def test_a_file_that_answers_differently_fails_and_the_certificate_shows_it(tmp_path: Path) -> None:
     network, info = load_weights("scenes")
     with torch.no_grad():
