@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from detector import images
 from detector.arguments import make_parser
@@ -24,6 +24,8 @@ from detector.errors import InputError
 
 if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
+
+log = logging.getLogger(__name__)
 
 _STARTED = time.monotonic()
 _HELP_WITH_INT8 = """\
@@ -155,6 +157,10 @@ def detect(options: argparse.Namespace) -> int:
         "mirror": options.mirror,
     }
     failed = 0
+    if videos and any((options.save_txt, options.save_json, options.save_crops, options.csv)):
+        log.warning("--save-txt, --save-json, --save-crops and --csv are for pictures: a video gets its lines of JSON")
+    if not videos and (options.track or options.every > 1):
+        log.warning("--track and --every are for videos, and none is given")
     if sources:
         saving = {"txt": options.save_txt, "json_each": options.save_json, "crops": options.save_crops}
         saving |= {"table": options.csv, "pictures": not options.no_pictures, "skip_done": options.skip_done}
@@ -232,7 +238,7 @@ def export(options: argparse.Namespace) -> int:
     height, width = run(
         options.weights,
         options.out,
-        options.format or ("onnx" if options.out.suffix == ".onnx" else "openvino"),
+        options.format or _format_of(options.out),
         options.imgsz,
         calibration,
         NmsSettings(**thresholds) if options.nms == "in" else None,
@@ -259,6 +265,19 @@ def export(options: argparse.Namespace) -> int:
             print(_HELP_WITH_INT8.format(quote(options.data), quote(str(options.weights))))
     print(f"certificate: {certificate_path(options.out)}")
     return 0
+
+
+def _format_of(path: Path) -> Literal["onnx", "openvino"]:
+    """Return the format that the name of an export asks for.
+
+    Raises:
+        InputError: it has an ending that says neither.
+    """
+    if path.suffix and path.suffix != ".onnx" and not path.name.endswith("_openvino"):
+        raise InputError(
+            f"{path}: ONNX files end in .onnx; if an OpenVINO folder is to be called so, add --format openvino"
+        )
+    return "onnx" if path.suffix == ".onnx" else "openvino"
 
 
 def verify(options: argparse.Namespace) -> int:

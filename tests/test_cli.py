@@ -306,6 +306,23 @@ def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
     assert Path("found/detections.jsonl").read_bytes() == after
 
 
+def test_what_has_no_effect_on_pictures_is_said(
+    tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(tmp_path / "a.png")
+    words = ("detect", "a.png", "--weights", tiny_weights, "--device", "cpu")
+    assert run(*words, "--every", 2) == 0
+    assert "--track and --every are for videos, and none is given" in caplog.text
+    assert "are replaced" not in caplog.text
+    assert run(*words) == 0
+    assert "found: the results of an earlier run are replaced" in caplog.text
+
+
+def test_an_ending_that_is_of_no_format_is_refused(capsys: Capture, tiny_weights: Path) -> None:
+    said = refused(capsys, "export", "--weights", tiny_weights, "--out", "model.tflite")
+    assert "model.tflite: ONNX files end in .onnx; if an OpenVINO folder is to be called so" in said
+
+
 def test_a_file_that_cannot_be_written_ends_detect_with_one_message_and_keeps_what_was_done(
     capsys: Capture, tiny_weights: Path, tmp_path: Path
 ) -> None:

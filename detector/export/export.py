@@ -20,7 +20,7 @@ from detector.runtime.graph import to_onnx
 from detector.runtime.graph_suppression import suppress_inside
 from detector.runtime.ir import BIN, XML, is_ir, to_ir
 from detector.runtime.quantize import quantize
-from detector.weights_info import WeightsInfo
+from detector.weights_info import FORMAT, WeightsInfo
 
 CERTIFICATE = "certificate.json"
 """Name of the certificate in an exported folder."""
@@ -116,6 +116,12 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path}: expected a name that ends in .onnx")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected the name of a file")
+    try:
+        is_other = path.exists() and FORMAT.encode() not in path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_other:
+        raise InputError(f"{path}: is there already and no export of ours: name another file, it would be replaced")
 
 
 def _check_folder(path: Path) -> None:

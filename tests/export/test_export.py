@@ -59,6 +59,10 @@ def test_a_name_that_does_not_go_with_the_format_is_refused(tmp_path: Path) -> N
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(InputError, match=r"ends in \.onnx"):
         export("scenes", tmp_path / "graph.onx")
+    (tmp_path / "other.onnx").write_text("mine")
+    with pytest.raises(InputError, match=r"other\.onnx: is there already and no export of ours"):
+        export("scenes", tmp_path / "other.onnx")
+    assert (tmp_path / "other.onnx").read_text() == "mine"
     with pytest.raises(InputError, match="is a folder"):
         export("scenes", tmp_path / "folder.onnx")
     with pytest.raises(InputError, match="expected the name of a folder, such as graph_openvino"):

@@ -183,6 +183,8 @@ class DetectionWriter:
                     f"{crops}: holds crops of an earlier run: move them away, go on with it by --skip-done, "
                     "or give another --out"
                 )
+            if self._results.exists() and not skip_done:
+                _LOG.warning("%s: the results of an earlier run are replaced", folder)
             with naming(self._journal):
                 self._journal.open("ab" if skip_done else "wb").close()
             for outdated in () if skip_done else (self._results, self._csv):
