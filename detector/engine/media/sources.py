@@ -1,6 +1,7 @@
 """What a user names, as single pictures: files, folders, globs, lists of these, standard input, URLs."""
 
 import glob
+import logging
 import os
 import sys
 from collections.abc import Container, Iterator, Sequence
@@ -16,11 +17,17 @@ from detector.data import scenes
 from detector.data.rows import is_file
 from detector.data.split import Split
 from detector.engine.media.addresses import MOST_BYTES, check_allowed, fetch, is_on_web, name_of
+from detector.engine.media.video_files import VIDEO_SUFFIXES
 from detector.errors import InputError, at
 from detector.files import free_name
 from detector.images import Pixels
 
 _SCENES_SHOWN = 12
+
+_MAYBE_MEANT = VIDEO_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"}
+"""Endings of files that are not looked for in folders."""
+
+_LOG = logging.getLogger(__name__)
 
 _MOST_FOLDERS = 1000
 """Subfolders that are looked through for the sake of a better message."""
@@ -133,6 +140,7 @@ def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
     if path.is_dir():
         folders = _folders(path) if recursive else [path]
         if paths := [picture for each in folders for picture in images.find(each)]:
+            _say_what_is_left_out(path)
             return paths
         where = "in this folder or below" if recursive else "in this folder"
         missing = f"{path}: no pictures {where} ({', '.join(sorted(images.SUFFIXES))})"
@@ -142,10 +150,18 @@ def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
         raise InputError(missing)
     if path.exists():
         return [path]
-    matches = (folder / match for match in glob.glob(word, root_dir=folder))  # noqa: PTH207 (may be absolute)
+    matches = (folder / match for match in glob.glob(word, root_dir=folder, recursive=True))  # noqa: PTH207 (may be absolute)
     if paths := sorted(match for match in matches if match.is_file()):
         return paths
     raise InputError(f"{path}: no such file, folder or pattern")
+
+
+def _say_what_is_left_out(folder: Path) -> None:
+    """Say which files of a folder may be meant too, but are taken only where they are named."""
+    endings = [suffix for path in folder.iterdir() if (suffix := path.suffix.lower()) in _MAYBE_MEANT]
+    if endings:
+        named = ", ".join(str(folder / f"*{suffix}") for suffix in sorted(set(endings)))
+        _LOG.warning("%s: %d files that may be meant too are taken only if named: %s", folder, len(endings), named)
 
 
 def _folders(top: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from detector.engine.detect import BATCH, Detector
 from detector.engine.interrupt import StopRequest
 from detector.engine.media.addresses import without_secrets
 from detector.engine.media.track import Tracker
-from detector.engine.media.video_files import VideoReader, VideoWriter, is_camera
+from detector.engine.media.video_files import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
 from detector.errors import InputError
 from detector.files import append_line, make_folder, naming, safe_name
 from detector.images import Pixels
@@ -29,13 +29,7 @@ from detector.metrics.average_precision import coco_results
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
-    | {".ts", ".vob", ".webm", ".wmv"}
-)
-"""File endings (lower case) that count as videos."""
-
-_WEB_SUFFIXES = SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
+_WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
 _STREAMS = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 
 
@@ -70,7 +64,7 @@ def is_video(word: str) -> bool:
         return scheme in _STREAMS or (scheme in ("http", "https") and ending in _WEB_SUFFIXES)
     path = Path(word)
     is_pattern = any(sign in word for sign in "*?[") and not path.exists()
-    return is_camera(word) or (path.suffix.lower() in SUFFIXES and not path.is_dir() and not is_pattern)
+    return is_camera(word) or (path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and not is_pattern)
 
 
 def detect_video(

@@ -20,6 +20,12 @@ from detector.images import Pixels
 
 _LOG = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
+    | {".ts", ".vob", ".webm", ".wmv"}
+)
+"""File endings (lower case) that count as videos."""
+
 _FRAME_RATE = 25.0
 """Frames per second, where the source says nothing that can be true."""
 

@@ -46,6 +46,17 @@ def test_patterns_are_understood_also_absolute_ones_and_deep_ones(folder: Path) 
     assert names("*.png") == ["b.png"]
     assert names(f"{folder}/?.png") == [f"{folder}/b.png"]
     assert names("*/*.png") == ["sub/d.png"]
+    assert names("**/*.png") == ["b.png", "sub/d.png"]
+
+
+def test_what_may_be_meant_in_a_folder_and_is_not_taken_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("x.MP4", "y.mp4", "z.heic"):
+        (folder / name).write_bytes(b"")
+    assert names(".") == ["a.JPG", "b.png", "c 1.bmp"]
+    assert "3 files that may be meant too are taken only if named: *.heic, *.mp4" in caplog.text
+    caplog.clear()
+    names("sub")
+    assert not caplog.text
 
 
 def test_files_come_in_the_order_they_are_named_and_each_once(folder: Path) -> None:
