@@ -143,6 +143,8 @@ def detect(options: argparse.Namespace) -> int:
     from detector.engine.detect_files import detect_pictures, detect_videos, find_inputs
 
     words = [*options.source, *options.more_sources]
+    if not words and options.classes:
+        raise InputError("no pictures given: --classes takes every word behind it, so name the pictures before it")
     sources, videos = find_inputs(words, options.recursive, options.allow_url)
     model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
     looking = {

@@ -80,7 +80,7 @@ class Detections:
         try:
             import supervision
         except ImportError:
-            raise InputError("this needs the package supervision: pip install 'detector[track]'") from None
+            raise InputError("this needs the package supervision: pip install 'supervision>=0.30'") from None
         return supervision.Detections(
             xyxy=self.boxes,
             confidence=self.scores,

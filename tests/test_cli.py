@@ -382,6 +382,7 @@ def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weight
         (["a.png", "*.gif"], "*.gif: no such file, folder or pattern"),
         (["a.png", "--weights", "missing"], "missing: no such weights file, and no shipped weights of that name"),
         (["a.png", "--weights", "other.safetensors"], "other.safetensors: weights of another program or version"),
+        (["--classes", "red", "a.png"], "--classes takes every word behind it, so name the pictures before it"),
         (["a.png", "--weights", "a.png"], "a.png: not a readable safetensors file"),
         ([], "no pictures given; name files, folders or patterns, or `scenes`"),
         (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),

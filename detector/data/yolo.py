@@ -143,7 +143,9 @@ def _parse(row: str, class_count: int) -> tuple[int, Corners]:
         raise ValueError(f"{len(fields)} columns; expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`")
     class_value, *values = map(_number, fields)
     if not class_value.is_integer() or not 0 <= class_value < class_count:
-        raise ValueError(f"class {fields[0]} is not a whole number from 0 to {class_count - 1}")
+        raise ValueError(
+            f"class {fields[0]} is not a whole number from 0 to {class_count - 1} ({class_count} classes are named)"
+        )
     if any(_LOOKS_LIKE_PIXELS < value < float("inf") for value in values):
         raise ValueError(
             f"coordinates {' '.join(fields[1:5])} look like pixels; expected shares of the picture, 0 to 1"

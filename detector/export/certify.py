@@ -126,6 +126,10 @@ def verify(path: Path, runtime: RuntimeName = "auto") -> tuple[Drift, dict[str, 
     Raises:
         InputError: there is no certificate, it is of another file, or the answers drift further than they may.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix == ".safetensors":
+        raise InputError(f"{path}: weights; expected what `detector export` made of them, which has a certificate")
     where = certificate_path(path)
     certificate = read_json(where)
     try:

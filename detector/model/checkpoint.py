@@ -16,6 +16,14 @@ from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 SHIPPED = Path(__file__).parent.parent / "weights"
 """Folder of the weights that come with the package."""
 
+_PYTORCH = "a file of PyTorch's, which may run code when it is loaded and is not read: expected .safetensors"
+_OTHER_MAKES = {
+    ".pt": _PYTORCH,
+    ".pth": _PYTORCH,
+    ".onnx": "an export: expected the .safetensors it came from",
+}
+"""Ending of what is no safetensors file → what it is and what was expected."""
+
 
 def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool = False) -> None:
     """Write a network's weights; the file appears whole or not at all.
@@ -53,7 +61,8 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+        what = _OTHER_MAKES.get(path.suffix.lower(), f"not a readable safetensors file ({error})")
+        raise InputError(f"{path}: {what}") from None
     info = from_metadata(metadata, str(path))
     try:
         config = config_of(dict(info.config) | {"model": info.model})

@@ -109,5 +109,5 @@ def import_onnx() -> ModuleType:
         import onnx
         import onnx.parser
     except ImportError:
-        raise InputError("writing ONNX needs the package onnx: pip install 'detector[onnx]'") from None
+        raise InputError("writing ONNX needs the package onnx: pip install onnx") from None
     return onnx

@@ -50,7 +50,7 @@ def to_ir(graph: bytes, canvases: Sequence[Pixels] | None = None) -> Ir:
     try:
         openvino = import_openvino()
     except ImportError:
-        raise InputError("writing an IR needs the package openvino: pip install 'detector[openvino]'") from None
+        raise InputError("writing an IR needs the package openvino: pip install openvino onnx") from None
     model = openvino_core().read_model(graph)
     if canvases is not None:
         model = quantize_model(model, canvases)

@@ -91,8 +91,7 @@ def _try_out(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
 def _start(graph: bytes | Ir, source: str, runtime: str, long_side: int | None = None) -> tuple[Runtime, WeightsInfo]:
     package = runtime.removesuffix("-fast")
     if not find_spec(package):
-        extra = "onnx" if package == "onnxruntime" else package
-        raise InputError(f"{source}: needs {package}, which is not installed: pip install 'detector[{extra}]'")
+        raise InputError(f"{source}: needs {package}, which is not installed: pip install {package}")
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 

@@ -28,7 +28,8 @@ def choose_device(wish: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device '{wish}' is not available here ({reason}); try cpu, cuda or mps") from None
+        there = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
+        raise InputError(f"device '{wish}' is not available here ({reason}); here is: {', '.join(there)}") from None
     return device
 
 

@@ -31,7 +31,7 @@ def quantize_model(model: "openvino.Model", canvases: Sequence[Pixels]) -> "open
     try:
         nncf = import_nncf()
     except ImportError:
-        raise InputError("eight-bit graphs for OpenVINO need the package nncf: pip install 'detector[int8]'") from None
+        raise InputError("eight-bit graphs for OpenVINO need the package nncf: pip install nncf") from None
     exact = [node.get_friendly_name() for node in model.get_ops() if not is_coarse(node.get_friendly_name())]
     # Its progress bars and its remarks on a graph it knows nothing of.
     nncf.set_log_level(logging.ERROR)

@@ -33,7 +33,7 @@ def quantize(graph: bytes, canvases: Sequence[Pixels]) -> bytes:
         from onnxruntime.quantization import QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
-        raise InputError("eight-bit graphs need onnx and onnxruntime: pip install 'detector[onnx]'") from None
+        raise InputError("eight-bit graphs need onnx and onnxruntime: pip install onnx onnxruntime") from None
 
     metadata = onnx.load_from_string(graph).metadata_props
     with tempfile.TemporaryDirectory() as folder:

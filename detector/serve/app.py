@@ -41,7 +41,9 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 except ImportError as error:
-    raise InputError(f"serving needs the package {error.name}: pip install 'detector[serve]'") from None
+    raise InputError(
+        f"serving needs the package {error.name}: pip install 'starlette>=1.0' uvicorn python-multipart"
+    ) from None
 
 from detector.serve.guard import guard, is_loopback, page_headers
 from detector.serve.openapi import describe_api

@@ -148,8 +148,13 @@ def test_a_damaged_certificate_is_refused(text: str, exported: Path, tmp_path: P
 
 def test_without_a_certificate_there_is_nothing_to_hold_it_to(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(exported.read_bytes())
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"m\.onnx\.certificate\.json: no such file"):
         verify(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"other\.onnx: no such file or folder"):
+        verify(tmp_path / "other.onnx")
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="expected what `detector export` made of them"):
+        verify(tmp_path / "w.safetensors")
 
 
 def test_detections_are_matched_one_to_one_within_their_class() -> None:

@@ -213,5 +213,12 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
             return exec, ("raise SystemExit('the pickle was run')",)
 
     (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(InputError, match="not a readable safetensors file"):
+    with pytest.raises(InputError, match="may run code when it is loaded and is not read"):
         load_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.pt", "may run code"), ("a.ONNX", "an export: expected the")])
+def test_files_of_other_makes_are_named(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(bytes(100))
+    with pytest.raises(InputError, match=message):
+        load_weights(tmp_path / name)

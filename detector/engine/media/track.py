@@ -31,7 +31,7 @@ class Tracker:
         try:
             from trackers import ByteTrackTracker
         except ImportError:
-            raise InputError("tracking needs the package trackers: pip install 'detector[track]'") from None
+            raise InputError("tracking needs the package trackers: pip install 'trackers>=2.1,<2.2'") from None
         self._tracker = ByteTrackTracker(
             lost_track_buffer=max(round(frame_rate), _FEWEST_LOST),
             frame_rate=30,  # the rate for which it takes the line above as frames

@@ -54,6 +54,9 @@ _EVALUATION_SHARE = 0.05
 _MARGIN = 0.05
 """Share of a budget kept free, since machines slow down over a run more often than they speed up."""
 
+_FAR_OVER = 1.15
+"""Share of a budget in minutes beyond which its overrun is worth a word."""
+
 _RESERVE = 1.0
 """Seconds kept for saving and for leaving the process."""
 
@@ -176,6 +179,11 @@ class TrainingRun:
             log.info(f"stopped after step {progress.step}; to go on: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # whoever called wants to stop too
         log.info(f"done: {progress.step} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
+        if self._config.minutes is not None and seconds > _FAR_OVER * self._config.minutes * 60:
+            log.warning(
+                f"that is more than the {self._config.minutes:g} minutes given: the machine became slower than in the "
+                f"first {PLANNING_STEPS} steps, by which the length was fixed"
+            )
         return TrainingResult(self._folder.path, progress.step, seconds, best)
 
     def _look(self) -> None:

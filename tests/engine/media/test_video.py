@@ -250,7 +250,7 @@ def test_tracking_without_its_package_says_what_to_install(
     model: Detector, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "trackers", None)
-    with pytest.raises(InputError, match=r"pip install 'detector\[track\]'"):
+    with pytest.raises(InputError, match=r"pip install 'trackers>=2\.1,<2\.2'"):
         detect_video(model, str(video), tmp_path, track=True)
     assert not list(tmp_path.iterdir())
 
