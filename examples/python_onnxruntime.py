@@ -62,6 +62,8 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map  # key -> JSON text
     class_names, canvas_hw = json.loads(metadata["class_names"]), json.loads(metadata["canvas_hw"])
+    if len(session.get_outputs()) != 2:
+        raise SystemExit(f"{options.model}: was exported with --nms in; this program wants it without")
     picture = cv2.imread(options.picture)  # turned upright as EXIF says; BGR
     if picture is None:
         raise SystemExit(f"{options.picture}: not a picture that can be read")
