@@ -1,11 +1,13 @@
 """Detections drawn on a picture: a colour per class, lines and letters as large as the picture asks for."""
 
 import colorsys
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from detector.boxes import Floats
 from detector.detections import Detections
 from detector.images import Pixels
 
@@ -31,24 +33,50 @@ def draw(image: Pixels, found: Detections, with_scores: bool = True) -> Pixels:
         size = min(size, max(_LARGE, round(8 * float(np.median(sides)))))
     line = max(1, round(size / 240))
     font = _font(max(10, round(size / 32)))
-    for index in reversed(range(len(found))):
-        class_id = int(found.class_ids[index])
-        colour = class_colour(class_id)
-        x1, y1, x2, y2 = (float(value) for value in np.round(found.boxes[index]))
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
-        track_id = -1 if found.track_ids is None else found.track_ids[index]
-        text = (f"#{track_id} " if track_id >= 0 else "") + found.class_names[class_id]
-        text += f" {found.scores[index]:.2f}" if with_scores else ""
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        width, height = right - left + 2 * line + 2, bottom - top + 2 * line + 2
-        # Above the box, else below it, else inside; never over an edge of the picture.
-        tag_x = max(0, min(x1, canvas.width - width))
-        tag_y = y1 - height if y1 >= height else y2 if y2 + height <= canvas.height else y1
-        pen.rectangle((tag_x, tag_y, tag_x + width, tag_y + height), fill=colour)
-        luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-        ink = "black" if luminance > 140 else "white"
-        pen.text((tag_x + line + 1 - left, tag_y + line + 1 - top), text, font=font, fill=ink)
+    boxes, texts = np.round(found.boxes).astype(float), _texts(found, with_scores)
+    inks = [pen.textbbox((0, 0), text, font=font) for text in texts]
+    sizes = [(right - left + 2 * line + 2, bottom - top + 2 * line + 2) for left, top, right, bottom in inks]
+    places = _places(boxes, sizes, canvas.size)
+    worst_first = range(len(found))[::-1]
+    colours = [class_colour(int(class_id)) for class_id in found.class_ids]
+    for index in worst_first:
+        x1, y1, x2, y2 = boxes[index]
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index], width=line)
+    for index in worst_first:  # no line runs through a name
+        (tag_x, tag_y), (width, height) = places[index], sizes[index]
+        pen.rectangle((tag_x, tag_y, tag_x + width, tag_y + height), fill=colours[index])
+        red, green, blue = colours[index]
+        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+        left, top, _, _ = inks[index]
+        pen.text((tag_x + line + 1 - left, tag_y + line + 1 - top), texts[index], font=font, fill=ink)
     return np.array(canvas)
+
+
+def _texts(found: Detections, with_scores: bool) -> list[str]:
+    """Return what stands at each box."""
+    tracks = found.track_ids if found.track_ids is not None else np.full(len(found), -1)
+    return [
+        (f"#{track_id} " if track_id >= 0 else "") + name + (f" {score:.2f}" if with_scores else "")
+        for track_id, (name, score, _) in zip(tracks, found, strict=True)
+    ]
+
+
+def _places(
+    boxes: Floats, sizes: Sequence[tuple[float, float]], image_wh: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """Return where each tag stands, best first: where it covers the least of better ones' tags.
+
+    Above the box, else inside of it, below, or at its foot; never over an edge of the picture.
+    """
+    taken = np.zeros((len(boxes), 4))
+    for index, ((x1, y1, x2, y2), (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
+        left = max(0, min(x1, image_wh[0] - width))
+        right = max(0, min(x2, image_wh[0]) - width)
+        tops = [top for top in (y1 - height, y1, y2, y2 - height) if 0 <= top <= image_wh[1] - height] or [0]
+        tags = np.array([(x, top, x + width, top + height) for top in tops for x in (left, right)])
+        corners = np.minimum(tags[:, None, 2:], taken[:index, 2:]) - np.maximum(tags[:, None, :2], taken[:index, :2])
+        taken[index] = tags[corners.clip(0).prod(axis=2).sum(axis=1).argmin()]
+    return [(x, y) for x, y, _, _ in taken.tolist()]
 
 
 @lru_cache(maxsize=8)

@@ -92,3 +92,13 @@ def test_a_tracked_object_wears_its_number_and_one_without_number_looks_as_if_no
     np.testing.assert_array_equal(unknown, drawn)
     colour = np.array(class_colour(0))
     assert (known == colour).all(axis=2).sum() > (drawn == colour).all(axis=2).sum() + 100  # a wider tag
+
+
+def test_names_do_not_cover_each_other_where_there_is_room() -> None:
+    def tag_area(drawn: Pixels, class_id: int) -> int:
+        return int((drawn == class_colour(class_id)).all(axis=2).sum())
+
+    best, other = (40, 60, 140, 150), (42, 62, 142, 152)
+    both = draw(grey(300, 300), found(best, other, class_ids=(0, 1)))
+    assert tag_area(both, 0) > 0.9 * tag_area(draw(grey(300, 300), found(best, class_ids=(0,))), 0)
+    assert tag_area(both, 1) > 0.9 * tag_area(draw(grey(300, 300), found(other, class_ids=(1,))), 1)
