@@ -218,7 +218,7 @@ def test_a_video_that_lay_on_its_side_is_turned_upright(model: Detector, video: 
     assert (about["width"], about["height"]) == (64, 96)
     drawn = read_video(tmp_path / "found" / "phone.mp4")[0].astype(int)
     clockwise, other = (np.abs(drawn - np.rot90(frame_number(0), turns)).mean() for turns in (-1, 1))
-    assert clockwise < other / 2
+    assert clockwise < 0.75 * other  # names cover much of so small a picture
 
 
 def test_odd_sides_lose_a_row_or_column_in_the_drawn_video_only(
