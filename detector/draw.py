@@ -66,13 +66,17 @@ def _places(
 ) -> list[tuple[float, float]]:
     """Return where each tag stands, best first: where it covers the least of better ones' tags.
 
-    Above the box, else inside of it, below, or at its foot; never over an edge of the picture.
+    Above the box, else inside of it, if it does not hide the object, below, or at its foot; never over an edge of the
+    picture.
     """
     taken = np.zeros((len(boxes), 4))
     for index, ((x1, y1, x2, y2), (width, height)) in enumerate(zip(boxes, sizes, strict=True)):
         left = max(0, min(x1, image_wh[0] - width))
         right = max(0, min(x2, image_wh[0]) - width)
-        tops = [top for top in (y1 - height, y1, y2, y2 - height) if 0 <= top <= image_wh[1] - height] or [0]
+        above, inside, below, foot = y1 - height, y1, y2, y2 - height
+        hides = y2 - y1 < 2 * height or x2 - x1 < width
+        wanted = (above, below, inside, foot) if hides else (above, inside, below, foot)
+        tops = [top for top in wanted if 0 <= top <= image_wh[1] - height] or [0]
         tags = np.array([(x, top, x + width, top + height) for top in tops for x in (left, right)])
         corners = np.minimum(tags[:, None, 2:], taken[:index, 2:]) - np.maximum(tags[:, None, :2], taken[:index, :2])
         taken[index] = tags[corners.clip(0).prod(axis=2).sum(axis=1).argmin()]
