@@ -177,9 +177,13 @@ def _open(source: Path | str | bytes, name: str | None = None) -> Iterator[Image
     name = name or _name_of(source)
     try:
         # Pillow never gets the path itself: it would map the file to memory, and garble a turned TIFF in doing so.
-        with _content(source) as content, Image.open(content, formats=_FORMATS) as file:
-            _check_pixels(file)
-            yield file
+        with _content(source) as content:
+            if not content.read(1):
+                raise InputError("is empty")
+            content.seek(0)
+            with Image.open(content, formats=_FORMATS) as file:
+                _check_pixels(file)
+                yield file
     except FileNotFoundError:
         raise InputError(f"{name}: no such picture") from None
     except InputError as error:
@@ -187,7 +191,7 @@ def _open(source: Path | str | bytes, name: str | None = None) -> Iterator[Image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: too large a picture ({error}): {_MORE_PIXELS}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not a picture in a format that can be read") from None
+        raise InputError(f"{name}: not a picture in a format that can be read ({', '.join(_FORMATS)})") from None
     except Exception as error:  # a decoder may trip over damage in any way
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from None

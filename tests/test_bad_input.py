@@ -127,7 +127,7 @@ def animated() -> bytes:
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
 
 PICTURES = [
-    Case("empty", picture_of(lambda: b""), "not a picture in a format"),
+    Case("empty", picture_of(lambda: b""), "is empty"),
     Case("text called .jpg", picture_of(lambda: b"<html>not found</html>"), "not a picture in a format"),
     Case("PostScript called .jpg", picture_of(lambda: POSTSCRIPT), "not a picture in a format"),
     Case("PNG called .jpg", picture_of(lambda: noise("PNG")), "read: a picture of 60 x 40"),

@@ -250,7 +250,7 @@ def _upload(content: bytes) -> tuple[str, bytes]:
 
 BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "words": (b"hello", "image/png", 415, "not a picture in a format that can be read"),
-    "nothing": (b"", "image/png", 415, "not a picture in a format that can be read"),
+    "nothing": (b"", "image/png", 415, "is empty"),
     "a cut picture": (encode(np.zeros((50, 50, 3), np.uint8))[:-40], "image/png", 415, "the picture does not decode"),
     "32-bit integers": (encode(np.zeros((9, 9), np.int32), "TIFF"), "image/tiff", 415, "has no known range"),
     "another type": (b"{}", "application/json", 415, "got application/json: send the file as body with `Content-Type"),
@@ -261,7 +261,7 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "a form without its edge": (b"--edge\r\n", "multipart/form-data", 400, "(Missing boundary in multipart.)"),
     "a form that is none": (b"hello", "multipart/form-data; boundary=edge", 400, "the form cannot be read ("),
     "an empty form": (*form(), 422, "the form holds no file"),
-    "an empty file in a form": (*form(_upload(b"")), 415, "not a picture"),
+    "an empty file in a form": (*form(_upload(b"")), 415, "is empty"),
     "two files": (*form(_upload(b"a"), _upload(b"b")), 400, "Too many files. Maximum number of files is 1."),
     "a field": (
         *form(('name="score_threshold"', b"0.5"), _upload(b"a")),
