@@ -41,10 +41,10 @@ def is_on_web(word: str) -> bool:
 def without_secrets(word: str) -> str:
     """Return an address without user and password, and without a query, where tokens stand; anything else as it is.
 
-    >>> [without_secrets(word) for word in ("https://me:secret@host/a.jpg?token=secret", "a?b.jpg")]
-    ['https://host/a.jpg', 'a?b.jpg']
+    >>> [without_secrets(word) for word in ("https://me:secret@host/a.jpg?token=secret", "http:///a:b@c", "a?b.jpg")]
+    ['https://host/a.jpg', 'http:///c', 'a?b.jpg']
     """
-    return re.sub("(?<=://)[^/]*@", "", re.split("[?#]", word)[0]) if "://" in word else word
+    return re.sub("//[^/]*@", "//", re.split("[?#]", word)[0]) if "://" in word else word
 
 
 def check_allowed(word: str, allow_url: bool) -> None:
