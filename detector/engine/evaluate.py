@@ -214,10 +214,11 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return results with the image ids of a COCO data set, where they name the files of their pictures.
 
-    `detect` does, and counts pictures as they come: its own ids are those of a data set by chance only.
+    `detect` does, and counts pictures as they come: its own ids are those of a data set by chance only. Results on
+    other pictures, as of a folder with all splits in it, are left out, and that is said.
 
     Raises:
-        InputError: a file is not in the data set, or could be several of its pictures.
+        InputError: none of the files is in the data set, or one could be several of its pictures.
     """
     if not all(isinstance(row.get("file_name"), str) for row in results):
         return results
@@ -225,17 +226,21 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     for image in truth["images"]:
         path = PurePath(image.get("file_name", ""))
         known.setdefault(path.name, []).append((path, image["id"]))
-    ids = {name: _id_of(name, known) for name in {row["file_name"] for row in results}}
-    return [row | {"image_id": ids[row["file_name"]]} for row in results]
+    names = sorted({row["file_name"] for row in results})
+    ids = {name: _id_of(name, known) for name in names if PurePath(name).name in known}
+    if names and not ids:
+        raise InputError(f"the results are on {names[0]} and others, and none of these is a picture of this split")
+    if others := len(names) - len(ids):
+        log.warning("%d of %d pictures with results are not in this split: left out", others, len(names))
+    return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
 
 
 def _id_of(name: str, known: Mapping[str, list[tuple[PurePath, Any]]]) -> Any:
     """Return the id of the picture that has the most of a path in common with a file, from its end."""
-    alike = [(_common_end(PurePath(name), path), image_id) for path, image_id in known.get(PurePath(name).name, [])]
+    alike = [(_common_end(PurePath(name), path), image_id) for path, image_id in known[PurePath(name).name]]
     best = [image_id for count, image_id in alike if count == max(count for count, _ in alike)]
-    if len(best) != 1:
-        what = "could be several pictures of" if best else "is not a picture of"
-        raise InputError(f"the results name {name}, which {what} the data set")
+    if len(best) > 1:
+        raise InputError(f"the results name {name}, which could be several pictures of the data set")
     return best[0]
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_a_split_of_background_pictures_alone_is_scored_without_complaint(tmp_pa
 
 
 def test_results_that_name_their_pictures_are_matched_by_name_whatever_their_ids(
-    tiny_data: Path, tmp_path: Path
+    tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = json.loads((tiny_data / "val.json").read_text())
     rows = [
@@ -150,11 +151,14 @@ def test_results_that_name_their_pictures_are_matched_by_name_whatever_their_ids
         assert evaluate_to_files(tiny_data, "val", detections=results).AP > 0.999
     for some, message in [
         (counted, r"results\.json: result \d+: image_id \d+ is not in the data set"),
-        ([named[0] | {"file_name": "other.png"}], r"results\.json: .* name other\.png, which is not a picture of"),
+        ([named[0] | {"file_name": "other.png"}], r"results\.json: .* on other\.png and others, and none of these is"),
     ]:
         results.write_text(json.dumps(some))
         with pytest.raises(InputError, match=message):
             evaluate_to_files(tiny_data, "val", detections=results)
+    results.write_text(json.dumps([named[0] | {"file_name": "other.png"}, *named]))
+    assert evaluate_to_files(tiny_data, "val", detections=results).AP > 0.999
+    assert re.search(r"1 of \d pictures with results are not in this split: left out", caplog.text)
 
 
 def test_of_pictures_with_one_name_that_with_the_longest_common_path_is_meant(tmp_path: Path) -> None:
