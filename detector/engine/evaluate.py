@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -222,12 +222,13 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     """
     if not all(isinstance(row.get("file_name"), str) for row in results):
         return results
-    known: dict[str, list[tuple[PurePath, Any]]] = {}
+    known: dict[tuple[str, ...], list[Any]] = {}
     for image in truth["images"]:
-        path = PurePath(image.get("file_name", ""))
-        known.setdefault(path.name, []).append((path, image["id"]))
+        parts = PurePath(image.get("file_name", "")).parts
+        for start in range(len(parts)):
+            known.setdefault(parts[start:], []).append(image["id"])
     names = sorted({row["file_name"] for row in results})
-    ids = {name: _id_of(name, known) for name in names if PurePath(name).name in known}
+    ids = {name: _id_of(name, known) for name in names if (PurePath(name).name,) in known}
     if names and not ids:
         raise InputError(f"the results are on {names[0]} and others, and none of these is a picture of this split")
     if others := len(names) - len(ids):
@@ -235,20 +236,18 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
 
 
-def _id_of(name: str, known: Mapping[str, list[tuple[PurePath, Any]]]) -> Any:
-    """Return the id of the picture that has the most of a path in common with a file, from its end."""
-    alike = [(_common_end(PurePath(name), path), image_id) for path, image_id in known[PurePath(name).name]]
-    best = [image_id for count, image_id in alike if count == max(count for count, _ in alike)]
+def _id_of(name: str, known: Mapping[tuple[str, ...], list[Any]]) -> Any:
+    """Return the id of the picture that has the most of a path in common with a file, from its end.
+
+    Args:
+        name: of the file.
+        known: the last parts of a path, however many → the ids of the pictures whose paths end so.
+
+    >>> _id_of("my/night/a.png", {("a.png",): [7, 8], ("night", "a.png"): [8], ("day", "a.png"): [7]})
+    8
+    """
+    parts = PurePath(name).parts
+    best = next(known[parts[start:]] for start in range(len(parts)) if parts[start:] in known)
     if len(best) > 1:
         raise InputError(f"the results name {name}, which could be several pictures of the data set")
     return best[0]
-
-
-def _common_end(one: PurePath, other: PurePath) -> int:
-    """Return how many parts of two paths are the same, from their end.
-
-    >>> _common_end(PurePath("my/shots/night/a.png"), PurePath("shots/night/a.png"))
-    3
-    """
-    same = (mine == theirs for mine, theirs in zip(reversed(one.parts), reversed(other.parts), strict=False))
-    return len(list(takewhile(bool, same)))
