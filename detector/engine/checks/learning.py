@@ -136,13 +136,14 @@ def check_by_heart(
     if best > _LEARNED:
         return Finding("learning: by heart", "ok", measured, expected)
     advice = "What cannot be learned by heart cannot be learned: "
-    if last < _FALLING * first:
+    falls = last < _FALLING * first
+    if falls:
         advice += (
             "the loss falls, but what is found is not what the files say: boxes or classes are altered on the way."
         )
     else:
         advice += "the loss does not fall: a wrong sign, a frozen layer, a learning rate far off, or labels at random."
-    too_short = step < _BY_HEART_STEPS / 2 and last < _FALLING * first
+    too_short = step < _BY_HEART_STEPS / 2 and falls
     if too_short:
         advice = f"Only {step + 1} steps were possible in the time: too few to tell."
     # With tiny objects there may just not have been the time.

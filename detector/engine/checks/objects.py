@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,6 @@ from detector.annotation import Annotation
 from detector.boxes import Floats
 from detector.data.split import Split
 from detector.letterbox import Letterbox
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
