@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detector.config import Config
 from detector.errors import InputError
 from detector.model.backbone import Backbone
+from detector.model.blocks import ConvBlock
 from detector.model.grid import STRIDES, CellPredictions, GridPredictions, Predictions, make_grid
 from detector.model.head import CellHead, Head
 from detector.model.initialise import initialise, initialise_cells, initialise_output
@@ -133,6 +134,12 @@ class GridNetwork(nn.Module):
         """Predict from pictures [B, 3, H, W] that are normalised already, as by `colour_convolution`."""
         maps = self.backbone(images)
         return self._in_cells(maps[-1], images) if hasattr(self, "cells") else self._at_points(maps, images)
+
+    def set_rounded(self, rounded: bool) -> None:
+        """Let the blocks compute, in training, as in eight bits, or as they are; see `ConvBlock`."""
+        for module in self.modules():
+            if isinstance(module, ConvBlock):
+                module.rounded = rounded
 
     def colour_convolution(self) -> tuple[Tensor, Tensor]:
         """Return weights [3, 3, 1, 1] and bias [3] of a convolution that normalises levels of RGB [B, 3, H, W]."""

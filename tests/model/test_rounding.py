@@ -5,7 +5,6 @@ from torch import Tensor
 
 from detector.config import Config
 from detector.errors import InputError
-from detector.model.blocks import ConvBlock
 from detector.model.network import GridNetwork
 from detector.model.rounding import round_map, round_weights
 
@@ -64,9 +63,7 @@ def test_batch_norm_stands_still_and_evaluation_is_exact() -> None:
     network, pictures = trained_a_little()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     exact = network.eval()(pictures).scores()
-    for module in network.train().modules():
-        if isinstance(module, ConvBlock):
-            module.rounded = True
+    network.train().set_rounded(True)
     network(pictures)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     torch.testing.assert_close(network.eval()(pictures).scores(), exact)

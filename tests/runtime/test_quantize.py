@@ -10,7 +10,6 @@ from detector.config import RuntimeName
 from detector.engine.media.sources import Source, find_sources
 from detector.errors import InputError
 from detector.export.export import export
-from detector.model.blocks import ConvBlock
 from detector.model.checkpoint import load_weights
 from detector.runtime.form import NmsSettings
 from detector.runtime.load import load_runtime
@@ -84,9 +83,7 @@ def test_learning_in_eight_bits_sees_what_the_export_does(
     canvases = [source.read() for source in pictures]
     plain, small = (load_runtime(graph, "onnxruntime")[0].predict(canvases).scores for graph in graphs)
     network, _ = load_weights(tiny_weights)
-    for module in network.train().modules():
-        if isinstance(module, ConvBlock):
-            module.rounded = True
+    network.train().set_rounded(True)
     with torch.no_grad():
         seen = network(torch.from_numpy(np.stack(canvases)).permute(0, 3, 1, 2)).scores().numpy()
     errors = [np.log(scores / (1 - scores)) - np.log(plain / (1 - plain)) for scores in (seen, small)]

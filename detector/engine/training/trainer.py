@@ -13,7 +13,6 @@ from detector.engine.training.optimizer import clip_gradients, make_optimizers
 from detector.engine.training.regularise import add_penalties, limit_norms, set_dropout
 from detector.loss.criterion import detection_loss
 from detector.loss.terms import LossTerms
-from detector.model.blocks import ConvBlock
 from detector.model.network import GridNetwork
 
 
@@ -74,9 +73,7 @@ class Trainer:
             optimizer.zero_grad()
         set_dropout(self.network, config, epoch, step)
         if config.int8_from < 1:
-            for module in self.network.modules():
-                if isinstance(module, ConvBlock):
-                    module.rounded = step >= config.int8_from * steps
+            self.network.set_rounded(step >= config.int8_from * steps)
         terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
         if not torch.isfinite(terms.total):
             raise NonFiniteLossError(step, batch.image_ids, terms.detach())
