@@ -1,14 +1,15 @@
 """ONNX Runtime as runtime: small, on every platform, without torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from detector.errors import InputError
 from detector.images import Pixels
 from detector.runtime.form import GraphForm, choose_canvas, read_metadata
-from detector.runtime.runtime import PointPredictions, as_points, first_line
+from detector.runtime.runtime import PointPredictions, first_line, predict_each
 from detector.weights_info import WeightsInfo
 
 
@@ -42,10 +43,8 @@ class OnnxRuntime:
 
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        if self.form.nms is not None:
-            names = ["boxes", "scores", "class_ids"]
-            found = [self._session.run(names, {"image": canvas[None]}) for canvas in canvases]
-            return as_points(found, len(self.info.class_names), self.form.nms)
-        answers = [self._session.run(["boxes", "scores"], {"image": canvas[None]}) for canvas in canvases]
-        boxes, scores = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return PointPredictions(boxes, scores)
+        return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
+
+    def _infer(self, canvas: Pixels, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        answer: list[npt.NDArray[Any]] = self._session.run(names, {"image": canvas[None]})
+        return answer

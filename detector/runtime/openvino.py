@@ -11,7 +11,7 @@ from detector.images import Pixels
 from detector.runtime.form import GraphForm, choose_canvas, read_metadata
 from detector.runtime.ir import Ir, metadata_of
 from detector.runtime.quiet import openvino_core
-from detector.runtime.runtime import PointPredictions, as_points, first_line
+from detector.runtime.runtime import PointPredictions, first_line, predict_each
 from detector.weights_info import WeightsInfo
 
 if TYPE_CHECKING:
@@ -60,12 +60,7 @@ class OpenVinoRuntime:
 
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        if self.form.nms is not None:
-            found = [self._infer(canvas, ("boxes", "scores", "class_ids")) for canvas in canvases]
-            return as_points(found, len(self.info.class_names), self.form.nms)
-        answers = [self._infer(canvas, ("boxes", "scores")) for canvas in canvases]
-        boxes, scores = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return PointPredictions(boxes, scores)
+        return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
 
     def _infer(self, canvas: Pixels, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
         answer = self._request.infer({"image": canvas[None]}, share_inputs=True)

@@ -1,6 +1,6 @@
 """What a runtime is: canvases in, boxes and scores at every point of the grid out. NumPy only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,29 @@ class Runtime(Protocol):
     def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         ...
+
+
+def predict_each(
+    infer: Callable[[Pixels, Sequence[str]], Sequence[npt.NDArray[Any]]],
+    canvases: Sequence[Pixels],
+    form: GraphForm,
+    class_count: int,
+) -> PointPredictions:
+    """Return the predictions of a graph that is run on B > 0 pictures, one after the other.
+
+    Args:
+        infer: runs the graph on a picture [H, W, 3], and gives the outputs of these names.
+        canvases: the pictures.
+        form: of the graph.
+        class_count: C.
+    """
+    if form.nms is not None:
+        return as_points(
+            [infer(canvas, ("boxes", "scores", "class_ids")) for canvas in canvases], class_count, form.nms
+        )
+    answers = [infer(canvas, ("boxes", "scores")) for canvas in canvases]
+    boxes, scores = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    return PointPredictions(boxes, scores)
 
 
 def as_points(found: Sequence[Sequence[npt.NDArray[Any]]], class_count: int, nms: NmsSettings) -> PointPredictions:
