@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from detector.annotation import Annotation
 from detector.config import Config
 from detector.detections import Detections
-from detector.draw import draw
+from detector.drawing import draw
 from detector.errors import InputError
 from detector.version import VERSION
 
 if TYPE_CHECKING:
-    from detector.engine.detect import Detector
-    from detector.engine.evaluate import evaluate
-    from detector.engine.train import train
+    from detector.evaluating.evaluate import evaluate
     from detector.metrics.average_precision import AveragePrecision
+    from detector.predict.detector import Detector
+    from detector.training.train import train
 
 __version__ = VERSION
 
@@ -36,9 +36,9 @@ __all__ = [
 
 _LATE = {
     "AveragePrecision": "detector.metrics.average_precision",
-    "Detector": "detector.engine.detect",
-    "evaluate": "detector.engine.evaluate",
-    "train": "detector.engine.train",
+    "Detector": "detector.predict.detector",
+    "evaluate": "detector.evaluating.evaluate",
+    "train": "detector.training.train",
 }
 
 

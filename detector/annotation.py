@@ -1,12 +1,12 @@
 """What a data set says about one picture."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from detector.boxes import Floats
+from detector.arrays import Bools, Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Annotation:
     image_path: Path
     image_hw: tuple[int, int]
     boxes: Floats
-    class_ids: npt.NDArray[np.int64]
-    is_crowd: npt.NDArray[np.bool_]
+    class_ids: Ints
+    is_crowd: Bools
     areas: Floats
 
     def __post_init__(self) -> None:
@@ -43,3 +43,8 @@ def annotation_bytes(annotation: Annotation) -> bytes:
     """Return what training learns from an annotation, for a hash: its size, boxes, classes and crowds."""
     arrays = (annotation.boxes, annotation.class_ids, annotation.is_crowd)
     return repr(annotation.image_hw).encode() + b"".join(array.tobytes() for array in arrays)
+
+
+def pixel_count(annotations: Iterable[Annotation]) -> int:
+    """Return the sum of width times height."""
+    return sum(annotation.image_hw[0] * annotation.image_hw[1] for annotation in annotations)

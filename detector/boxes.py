@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from detector.arrays import Floats
 
 
 def from_xywh(boxes: npt.NDArray[Any]) -> Floats:

@@ -1,13 +1,13 @@
 """What was found in one picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from detector.boxes import Floats
+from detector.arrays import Floats, Ints
+from detector.boxes import to_xywh
 from detector.errors import InputError
 
 SCORE_THRESHOLD = 0.25
@@ -45,9 +45,9 @@ class Detections:
 
     boxes: Floats
     scores: Floats
-    class_ids: npt.NDArray[np.int64]
+    class_ids: Ints
     class_names: tuple[str, ...]
-    track_ids: npt.NDArray[np.int64] | None = None
+    track_ids: Ints | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -115,3 +115,24 @@ class Detections:
             if ours != other:
                 raise InputError(f"a class is called {str(other)!r} there and {ours!r} in class_names: give its names")
         return detections
+
+
+def coco_results(
+    found: Mapping[int, Detections], category_ids: Sequence[int], file_names: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return detections as COCO writes results: a list of image_id, category_id, bbox [x, y, w, h], score.
+
+    Args:
+        found: by image id.
+        category_ids: of the classes, in the order of their class ids.
+        file_names: by image id; adds a `file_name` to every row.
+    """
+    rows = []
+    for image_id, detections in found.items():
+        named = {"file_name": file_names[image_id]} if file_names else {}
+        boxes = to_xywh(detections.boxes.astype(np.float64)).tolist()
+        for box, score, class_id in zip(boxes, detections.scores.tolist(), detections.class_ids, strict=True):
+            rows.append(
+                {"image_id": image_id, **named, "category_id": category_ids[class_id], "bbox": box, "score": score}
+            )
+    return rows

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detector.errors import InputError
+from detector.errors import InputError, at
 
 try:
     import fcntl
@@ -175,3 +175,26 @@ def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
     taken[name] = 1
     taken[stem + suffix] = number  # so that thousands of one name are not counted through each time
     return name
+
+
+def read_text(path: Path) -> str:
+    r"""Return the text of a file in UTF-8, without its byte order mark and with `\n` as the only line end.
+
+    Raises:
+        InputError: the file cannot be opened or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{at(path, line)}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file; a name that none can have (too long, for one) is that of no file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

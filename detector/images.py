@@ -20,11 +20,10 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from detector.arrays import ImageArray
 from detector.errors import InputError
 
 _LOG = logging.getLogger(__name__)
-
-Pixels = npt.NDArray[np.uint8]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """File endings (lower case) that count as pictures when a folder is searched."""
@@ -67,7 +66,7 @@ def most_pixels() -> int | None:
     return Image.MAX_IMAGE_PIXELS
 
 
-def read(source: Path | str | bytes, name: str | None = None) -> Pixels:
+def read(source: Path | str | bytes, name: str | None = None) -> ImageArray:
     """Decode one picture.
 
     Args:
@@ -104,7 +103,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_thumbnail(path: Path | str, side: int) -> Pixels:
+def read_thumbnail(path: Path | str, side: int) -> ImageArray:
     """Decode a picture as a square [side, side, 3] RGB, its aspect lost; quick for a large JPEG.
 
     Raises:
@@ -116,7 +115,7 @@ def read_thumbnail(path: Path | str, side: int) -> Pixels:
         return np.array(Image.fromarray(to_rgb(file)).resize((side, side), Image.Resampling.BOX))
 
 
-def to_rgb(image: Image.Image) -> Pixels:
+def to_rgb(image: Image.Image) -> ImageArray:
     """Convert an opened PIL picture of any mode to RGB [H, W, 3] by this module's rules.
 
     Raises:
@@ -205,7 +204,7 @@ def _check_pixels(file: Image.Image) -> None:
         raise InputError(f"too large a picture ({file.width} x {file.height}, at most {limit} pixels): {_MORE_PIXELS}")
 
 
-def check_array(image: npt.NDArray[Any]) -> Pixels:
+def check_array(image: npt.NDArray[Any]) -> ImageArray:
     """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel.
 
     Raises:
@@ -216,7 +215,7 @@ def check_array(image: npt.NDArray[Any]) -> Pixels:
     return image
 
 
-def write(path: Path, image: Pixels) -> None:
+def write(path: Path, image: ImageArray) -> None:
     """Write RGB [H, W, 3] to `path`; its ending chooses the format."""
     options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     Image.fromarray(image).save(path, **options)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from detector.boxes import Floats, clip
+from detector.arrays import Floats, ImageArray
+from detector.boxes import clip
 from detector.errors import InputError
 
 CANVAS_STEP = 32
@@ -44,9 +44,7 @@ def canvas_of_aspect(long_side: int, aspect: float) -> tuple[int, int]:
     return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
 
 
-def lay_on_canvas(
-    image: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]
-) -> tuple["Letterbox", npt.NDArray[np.uint8]]:
+def lay_on_canvas(image: ImageArray, canvas_hw: tuple[int, int]) -> tuple["Letterbox", ImageArray]:
     """Return how a picture [H, W, 3] comes onto a canvas, and the canvas [canvas height, canvas width, 3]."""
     letterbox = Letterbox.fit((image.shape[0], image.shape[1]), canvas_hw)
     return letterbox, letterbox.apply(image)
@@ -86,7 +84,7 @@ class Letterbox:
         """Canvas pixels per picture pixel along x and y; they differ by the rounding of `inner_hw` only."""
         return self.inner_hw[1] / self.image_hw[1], self.inner_hw[0] / self.image_hw[0]
 
-    def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def apply(self, image: ImageArray) -> ImageArray:
         """Return the picture [H, W, 3] on its canvas [canvas height, canvas width, 3]."""
         inner_h, inner_w = self.inner_hw
         if (inner_h, inner_w) != image.shape[:2]:

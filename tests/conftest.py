@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from detector import images
 from detector.config import Config
-from detector.engine.train import train
+from detector.training.train import train
 
 # The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
 torch.set_num_threads(1)

@@ -22,12 +22,12 @@ from safetensors.torch import save as save_tensors
 
 from detector import images
 from detector.config import Config
-from detector.data.descriptor import open_data
+from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError
+from detector.graph.to_onnx import to_onnx
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork
-from detector.runtime.graph import to_onnx
 from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo, to_metadata
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from detector import boxes
-from detector.boxes import Floats
+from detector.arrays import Floats
 
 # Whole and half numbers: every product below is exact in float32, so references must agree to the last digit.
 corners = st.integers(-60, 60).map(lambda n: n / 2)

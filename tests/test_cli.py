@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 
 import detector
 from detector import images
-from detector.cli import main
+from detector.cli.commands import main
 from detector.config import Config
-from detector.data.descriptor import open_data
-from detector.engine.detect import Detector
+from detector.data.open_data import open_data
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
+from detector.predict.detector import Detector
 from detector.weights_info import WeightsInfo
 
 TRAIN = ["--model", "pico", "--set", "canvas=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
@@ -81,11 +81,11 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_all_the_same(monkeypatch:
 
 def test_help_and_version_do_not_wait_for_torch() -> None:
     code = (
-        "import sys, detector, detector.cli\n"
+        "import sys, detector, detector.cli.commands\n"
         "for words in (['--help'], ['--version'], ['detect', '--help'], ['train', '--data', 'x', '--set', 'a']):\n"
-        "    try: detector.cli.main(words)\n"
+        "    try: detector.cli.commands.main(words)\n"
         "    except SystemExit: pass\n"
-        "detector.Config, detector.Detections, detector.draw\n"
+        "detector.Config, detector.Detections, detector.drawing\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import detector
-from detector.arguments import make_parser
+from detector.cli.parser import make_parser
 from detector.config import Config, read_config
 from detector.model.checkpoint import SHIPPED, load_weights
 

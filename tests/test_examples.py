@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from detector import Detections, Detector, images
-from detector.data import scenes
+from detector.data.scenes import scenes
+from detector.graph.to_onnx import to_onnx
 from detector.model.checkpoint import load_weights
-from detector.runtime.graph import to_onnx
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ONNXRUNTIME_WEB = os.environ.get("ONNXRUNTIME_WEB", "")

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from detector import images
+from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.images import Pixels
 
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
 
-def noise(*shape: int, seed: int = 0) -> Pixels:
+def noise(*shape: int, seed: int = 0) -> ImageArray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -59,12 +59,12 @@ def test_an_orientation_that_means_nothing_is_left_alone_in_the_size_too(tmp_pat
     assert images.read_size(path) == (5, 8)
 
 
-def on_white(colour: Pixels, alpha: Pixels) -> np.ndarray[Any, Any]:
+def on_white(colour: ImageArray, alpha: ImageArray) -> np.ndarray[Any, Any]:
     share = alpha.astype(np.float64) / 255
     return colour * share + 255 * (1 - share)
 
 
-def palette_picture() -> tuple[Image.Image, Pixels]:
+def palette_picture() -> tuple[Image.Image, ImageArray]:
     palette, indices = noise(16, 3, seed=1), noise(6, 7) % 16
     picture = Image.fromarray(indices)
     picture.putpalette(palette.tobytes())

@@ -17,10 +17,10 @@ from PIL import Image
 
 from detector import images
 from detector.config import Config
-from detector.data.dataset import DetectionDataset
-from detector.data.descriptor import open_data
-from detector.engine.media.sources import find_sources
+from detector.data.open_data import open_data
 from detector.errors import InputError
+from detector.loader.dataset import DetectionDataset
+from detector.media.sources import find_sources
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +53,7 @@ STORED: dict[int, Callable[[Array], Array]] = {
 
 
 def upright_in(mode: str) -> Array:
-    """Pixels [H, W] or [H, W, channels] that change slowly, differently along each axis and in each channel."""
+    """ImageArray [H, W] or [H, W, channels] that change slowly, differently along each axis and in each channel."""
     y, x = np.mgrid[: HW[0], : HW[1]] / 20
     waves = [x, y, 0.5 + 0.3 * np.sin(4 * x + y), 0.3 + 0.3 * x]
     if mode.startswith("P"):

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from detector.boxes import Floats
-from detector.images import Pixels
+from detector.arrays import Floats, ImageArray
 from detector.letterbox import FILL, Letterbox
 
 HW = tuple[int, int]
@@ -12,7 +11,7 @@ image_sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
 canvas_sizes = st.tuples(*[st.integers(1, 20).map(lambda n: 32 * n)] * 2)
 
 
-def bright_bounds(image: Pixels) -> list[int]:
+def bright_bounds(image: ImageArray) -> list[int]:
     """The smallest box around all pixels brighter than the fill."""
     rows, columns = np.nonzero(image.min(axis=2) > 127)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detector import images
-from detector.cli import main
+from detector.cli.commands import main
 
 PICTURES = 400
 BAD = "0200.png"
@@ -20,8 +20,8 @@ LOOK = """
 import sys, itertools
 from pathlib import Path
 from detector import images
-from detector.engine.detect import Detector
-from detector.engine.media.save_detections import DetectionWriter
+from detector.predict.detector import Detector
+from detector.detecting.writer import DetectionWriter
 
 detector = Detector.load(sys.argv[1], runtime="onnxruntime")
 writer = DetectionWriter(Path("found"), detector.info.category_ids, txt=True)

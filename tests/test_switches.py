@@ -11,15 +11,15 @@ import torch
 
 from detector import images
 from detector.config import Config, config_of, override, read_config
-from detector.data.batch import Batch
-from detector.engine.detect import Detector
-from detector.engine.train import train
-from detector.engine.training.trainer import Trainer
 from detector.errors import InputError
+from detector.loader.batch import Batch
 from detector.model.checkpoint import load_weights, save_weights
 from detector.model.fuse import fuse
 from detector.model.grid import CellPredictions
 from detector.model.network import GridNetwork, check_canvas
+from detector.predict.detector import Detector
+from detector.training.train import train
+from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
 
 ROOT = Path(__file__).parents[1]

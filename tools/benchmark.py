@@ -39,25 +39,25 @@ from torch import Tensor, nn
 from detector import images
 from detector.boxes import from_cxcywh
 from detector.config import Config, RuntimeName
-from detector.data import scenes
-from detector.data.batch import Batch
-from detector.data.coco import to_coco
-from detector.data.dataset import DetectionDataset
-from detector.data.descriptor import open_data
-from detector.data.loader import training_batch, training_batches
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
-from detector.engine.detect import Detector
-from detector.engine.postprocess import postprocess
-from detector.engine.training.trainer import Trainer
+from detector.data.formats.coco import to_coco
+from detector.data.open_data import open_data
+from detector.data.scenes import scenes
+from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections, coco_results
 from detector.errors import InputError, did_you_mean
+from detector.graph.int8_onnx import quantize
+from detector.graph.to_onnx import to_onnx
 from detector.letterbox import lay_on_canvas
-from detector.metrics.average_precision import coco_results, score
+from detector.loader.batch import Batch
+from detector.loader.dataset import DetectionDataset
+from detector.loader.loader import training_batch, training_batches
+from detector.metrics.average_precision import score
 from detector.model.network import SIZES, GridNetwork, wants_pooling
 from detector.ops.nms import nms as suppress
-from detector.runtime.graph import to_onnx
+from detector.predict.detector import Detector
+from detector.predict.postprocess import postprocess
+from detector.runtime.hardware import choose_precision, prepare_for_training
 from detector.runtime.load import load_runtime
-from detector.runtime.machine import choose_precision, prepare_for_training
-from detector.runtime.quantize import quantize
+from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
 
 CPU = torch.device("cpu")

@@ -121,7 +121,7 @@ def coco(folder: Path) -> tuple[list[bytes], Run]:
     read = _reader(folder, folder / "train.json", folder / "train.json")
 
     def run(content: bytes) -> None:
-        from detector.data import coco
+        from detector.data.formats import coco
 
         read(content)
         _survive(lambda: coco.read_ground_truth(folder / "train.json"))
@@ -183,7 +183,7 @@ def metadata(folder: Path) -> tuple[list[bytes], Run]:
 
 def onnx(folder: Path) -> tuple[list[bytes], Run]:
     """An .onnx file; slow, and not Python: mutated at random only."""
-    from detector.export.export import export
+    from detector.exporting.export import export
     from detector.runtime.load import load_runtime
 
     export("scenes", folder / "w.onnx")
@@ -226,7 +226,7 @@ TOKENS += [
 
 def _reader(folder: Path, file: Path, opened: Path) -> Run:
     """Return what writes the content to `file`, opens the data set and reads every split."""
-    from detector.data.descriptor import open_data
+    from detector.data.open_data import open_data
 
     file.parent.mkdir(parents=True, exist_ok=True)
 

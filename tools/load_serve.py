@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image
 
-from detector.data import scenes
+from detector.data.scenes import scenes
 
 
 def main() -> int:

@@ -21,15 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from detector.data.descriptor import open_data
+from detector.arrays import ImageArray
+from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.detections import IOU_THRESHOLD, Detections
-from detector.engine.detect import BATCH, Detector
-from detector.engine.evaluate import COCO_MAX_DETECTIONS, LOWEST_SCORE, check_classes, score_split
-from detector.engine.views import ViewPlan, merge
 from detector.errors import InputError
-from detector.images import Pixels
+from detector.evaluating.evaluate import COCO_MAX_DETECTIONS, LOWEST_SCORE, check_classes, score_split
 from detector.letterbox import FILL
+from detector.predict.detector import BATCH, Detector
+from detector.predict.tiling import ViewPlan, merge
 
 Corners = Mapping[int, tuple[int, int]]
 """Image id → left and top of its picture in the large one."""
@@ -65,7 +65,7 @@ def main() -> int:
     return 0
 
 
-def build(split: Split) -> tuple[Pixels, Corners, tuple[int, int]]:
+def build(split: Split) -> tuple[ImageArray, Corners, tuple[int, int]]:
     """Return all pictures of a split in one, where each of them lies, and their size.
 
     Raises:
@@ -87,13 +87,13 @@ def build(split: Split) -> tuple[Pixels, Corners, tuple[int, int]]:
 
 
 def look(
-    detector: Detector, large: Pixels, corners: Corners, size_hw: tuple[int, int], options: argparse.Namespace
+    detector: Detector, large: ImageArray, corners: Corners, size_hw: tuple[int, int], options: argparse.Namespace
 ) -> Iterator[tuple[str, str, Found, str]]:
     """Yield what was looked at, the overlap of the tiles, what was found, and seconds, for each way to look."""
     height, width = size_hw
     asked = {"score_threshold": LOWEST_SCORE, "every_class": True, "mirror": options.mirror}
 
-    def seconds(pictures: Sequence[Pixels], **views: Any) -> str:
+    def seconds(pictures: Sequence[ImageArray], **views: Any) -> str:
         begun = time.perf_counter()
         for picture in pictures:
             detector.detect(picture, mirror=options.mirror, **views)
@@ -116,7 +116,7 @@ def look(
         yield f"{count} tiles and the whole", str(overlap), cut_up(found, corners, size_hw), seconds([large], **tiles)
 
 
-def look_at_tiles(detector: Detector, large: Pixels, plan: ViewPlan, most: int) -> tuple[int, Detections]:
+def look_at_tiles(detector: Detector, large: ImageArray, plan: ViewPlan, most: int) -> tuple[int, Detections]:
     """Return how many tiles there are, and what is found in them alone; `Detector.detect` looks at the whole too."""
     whole, *others = plan.views((large.shape[0], large.shape[1]), detector.canvas_hw)
     tiles = [view for view in others if view.sides != whole.sides]

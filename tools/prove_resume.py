@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from detector.engine.training.run_state import read_state
 from detector.model.checkpoint import load_weights
+from detector.training.run_state import read_state
 
 
 def main() -> int:

@@ -1,1 +1,1 @@
-"""From files to batches: the readers, the account of every row, augmentation, and the one way into torch."""
+"""From files on disk to a `Split`: format readers, ledger of every label row, near duplicates, built-in scenes."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from detector import images
 from detector.annotation import Annotation
+from detector.arrays import ImageArray
 from detector.data.ledger import Ledger
-from detector.images import Pixels
 
 _Item = TypeVar("_Item")
 
@@ -36,7 +36,7 @@ def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
     return [items[int(place)] for place in places]
 
 
-def read_file(annotation: Annotation) -> Pixels:
+def read_file(annotation: Annotation) -> ImageArray:
     """Read the picture of an annotation from its file."""
     return images.read(annotation.image_path)
 
@@ -61,7 +61,7 @@ class Split:
     category_ids: tuple[int, ...]
     annotations: tuple[Annotation, ...]
     ledger: Ledger
-    read_image: Callable[[Annotation], Pixels] = read_file
+    read_image: Callable[[Annotation], ImageArray] = read_file
     ground_truth: dict[str, Any] | None = None
 
 
@@ -90,7 +90,7 @@ def join(name: str, first: Split, second: Split) -> Split:
 
 
 def _read_source(
-    sources: Mapping[int, tuple[Callable[[Annotation], Pixels], Annotation]], annotation: Annotation
-) -> Pixels:
+    sources: Mapping[int, tuple[Callable[[Annotation], ImageArray], Annotation]], annotation: Annotation
+) -> ImageArray:
     read_image, original = sources[annotation.image_id]
     return read_image(original)

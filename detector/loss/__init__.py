@@ -1,1 +1,1 @@
-"""Grid predictions and objects to a loss."""
+"""The training loss: assignment of grid points to objects, and the loss terms."""

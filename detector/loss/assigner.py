@@ -6,12 +6,14 @@ has a few dozen candidates among thousands of points.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from detector.arrays import Bools, Floats
 from detector.config import Config
-from detector.data.batch import Batch
-from detector.model.grid import Grid, GridPredictions, decode
+from detector.loader.batch import Batch
+from detector.model.grid import STRIDES, Grid, GridPredictions, decode
 from detector.ops.iou import elementwise_iou
 
 
@@ -92,6 +94,21 @@ def candidates(boxes: Tensor, grid: Grid, reach: float) -> Tensor:
     inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)
     near = torch.maximum((x - (x1 + x2) / 2).abs(), (y - (y1 + y2) / 2).abs()) < reach * grid.strides
     return inside | near
+
+
+def has_candidate(boxes: Floats, radius: float) -> Bools:
+    """Return which boxes [N, 4], in canvas pixels with their centres on the canvas, have a candidate point.
+
+    As `loss.assigner.candidates`, for grids that cover the canvas.
+    """
+    found = np.zeros(len(boxes), dtype=np.bool_)
+    for stride in STRIDES:
+        corners = boxes.astype(np.float64) / stride
+        centres = (corners[:, :2] + corners[:, 2:]) / 2
+        found |= (np.abs(centres % 1 - 0.5) < radius).all(axis=1)
+        first_point = np.floor(corners[:, :2] - 0.5) + 1.5  # the first one right of and below the top left corner
+        found |= (first_point < corners[:, 2:]).all(axis=1)
+    return found
 
 
 def _top_k_of_each(group: Tensor, value: Tensor, k: int) -> Tensor:

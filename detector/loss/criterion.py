@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config import Config
-from detector.data.batch import Batch
+from detector.loader.batch import Batch
 from detector.loss.assigner import AssignedTargets, assign
 from detector.loss.terms import LossTerms
 from detector.loss.yolo_v1 import CellTargets, assign_cells, yolo_v1_loss

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config import Config
-from detector.data.batch import Batch
+from detector.loader.batch import Batch
 from detector.loss.terms import LossTerms
 from detector.model.grid import CellPredictions
 from detector.ops.iou import elementwise_iou

@@ -1,1 +1,1 @@
-"""Detections and annotations to numbers; NumPy only."""
+"""Evaluation metrics computed from detections and annotations. NumPy only."""

@@ -7,11 +7,8 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from detector.boxes import to_xywh
-from detector.detections import Detections
 from detector.errors import InputError
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
@@ -46,27 +43,6 @@ class AveragePrecision:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as a dictionary."""
         return asdict(self)
-
-
-def coco_results(
-    found: Mapping[int, Detections], category_ids: Sequence[int], file_names: Mapping[int, str] | None = None
-) -> list[dict[str, Any]]:
-    """Return detections as COCO writes results: a list of image_id, category_id, bbox [x, y, w, h], score.
-
-    Args:
-        found: by image id.
-        category_ids: of the classes, in the order of their class ids.
-        file_names: by image id; adds a `file_name` to every row.
-    """
-    rows = []
-    for image_id, detections in found.items():
-        named = {"file_name": file_names[image_id]} if file_names else {}
-        boxes = to_xywh(detections.boxes.astype(np.float64)).tolist()
-        for box, score, class_id in zip(boxes, detections.scores.tolist(), detections.class_ids, strict=True):
-            rows.append(
-                {"image_id": image_id, **named, "category_id": category_ids[class_id], "bbox": box, "score": score}
-            )
-    return rows
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:

@@ -1,1 +1,1 @@
-"""Pictures to grid predictions."""
+"""The network: backbone, neck and heads, from images to grid predictions; checkpoints."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.model.rounding import round_map, round_weights
+from detector.model.fake_quant import round_map, round_weights
 
 GROUP_SIZE = 8
 """Channels that group norm averages together; all widths of the networks are multiples of it."""

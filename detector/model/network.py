@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.arrays import Floats
 from detector.config import Config
 from detector.errors import InputError
 from detector.model.backbone import Backbone
 from detector.model.blocks import ConvBlock
 from detector.model.grid import STRIDES, CellPredictions, GridPredictions, Predictions, make_grid
 from detector.model.head import CellHead, Head
-from detector.model.initialise import initialise, initialise_cells, initialise_output
+from detector.model.initialize import initialise, initialise_cells, initialise_output
 from detector.model.neck import Neck
 
 
@@ -80,8 +80,8 @@ class GridNetwork(nn.Module):
         self,
         config: Config,
         class_count: int,
-        colour_mean: npt.NDArray[np.float32],
-        colour_covariance: npt.NDArray[np.float32],
+        colour_mean: Floats,
+        colour_covariance: Floats,
         pooled: bool = False,
     ) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class GridNetwork(nn.Module):
         return rows.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
-def decorrelation(covariance: npt.NDArray[np.float32], rotated_back: bool) -> npt.NDArray[np.float32]:
+def decorrelation(covariance: Floats, rotated_back: bool) -> Floats:
     """Return the matrix [3, 3] that turns centred colours into uncorrelated ones of deviation 1.
 
     Args:

@@ -1,1 +1,1 @@
-"""Box operators without state."""
+"""Box operators without state: IoU and non-maximum suppression (NMS)."""

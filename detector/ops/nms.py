@@ -9,9 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from detector.arrays import Bools, Floats, Ints
+
 ClassIds = npt.NDArray[np.int64 | np.uint16]
 Above = Callable[[Floats, Floats, float], Bools]
 """Whether boxes as columns, [5, ...] and [5, ...], overlap by more than a threshold; the same either way round."""

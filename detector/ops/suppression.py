@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.ops.nms import Bools, Floats, Ints, as_columns, iou_above, nms, overlap
+from detector.arrays import Bools, Floats, Ints
+from detector.ops.nms import as_columns, iou_above, nms, overlap
 
 _SIGMA = 0.5
 """Width of soft's penalty, as in the paper: equal boxes keep exp(-2) of the score, those of IoU 0.5 keep 0.6."""

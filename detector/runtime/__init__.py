@@ -1,1 +1,1 @@
-"""What computes the network on pictures: PyTorch, ONNX Runtime or OpenVINO, all with the same answers."""
+"""Inference backends: PyTorch, ONNX Runtime and OpenVINO behind one protocol."""

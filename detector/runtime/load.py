@@ -7,9 +7,9 @@ import numpy as np
 
 from detector.config import RuntimeName
 from detector.errors import InputError
+from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.letterbox import canvas_of_aspect
-from detector.runtime.ir import XML, Ir, read_ir
-from detector.runtime.runtime import Runtime, first_line
+from detector.runtime.base import Runtime, first_line
 from detector.weights_info import WeightsInfo
 
 
@@ -37,7 +37,7 @@ def load_runtime(
     if path.suffix.lower() == ".onnx" or _is_folder(path):
         return _load_graph(path, runtime, device, long_side)
     from detector.model.checkpoint import load_weights
-    from detector.runtime.machine import choose_device
+    from detector.runtime.hardware import choose_device
 
     network, info = load_weights(weights)
     height, width = info.canvas_hw
@@ -47,7 +47,7 @@ def load_runtime(
 
         return TorchRuntime(network, canvas_hw, choose_device(device)), info
     _check_device(device, runtime)
-    from detector.runtime.graph import to_onnx
+    from detector.graph.to_onnx import to_onnx
 
     return _start(to_onnx(network, info, canvas_hw), str(weights), runtime)
 

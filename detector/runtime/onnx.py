@@ -6,10 +6,10 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime
 
+from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.images import Pixels
-from detector.runtime.form import GraphForm, choose_canvas, read_metadata
-from detector.runtime.runtime import PointPredictions, first_line, predict_each
+from detector.graph.metadata import GraphForm, choose_canvas, read_metadata
+from detector.runtime.base import PointPredictions, first_line, predict_each
 from detector.weights_info import WeightsInfo
 
 
@@ -41,10 +41,10 @@ class OnnxRuntime:
         self.info, self.form = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
         self.canvas_hw = choose_canvas(self.info, self.form, long_side, source)
 
-    def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
+    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
 
-    def _infer(self, canvas: Pixels, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def _infer(self, canvas: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         answer: list[npt.NDArray[Any]] = self._session.run(names, {"image": canvas[None]})
         return answer

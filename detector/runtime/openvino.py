@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.images import Pixels
-from detector.runtime.form import GraphForm, choose_canvas, read_metadata
-from detector.runtime.ir import Ir, metadata_of
-from detector.runtime.quiet import openvino_core
-from detector.runtime.runtime import PointPredictions, first_line, predict_each
+from detector.graph.metadata import GraphForm, choose_canvas, read_metadata
+from detector.graph.no_telemetry import openvino_core
+from detector.graph.openvino_ir import Ir, metadata_of
+from detector.runtime.base import PointPredictions, first_line, predict_each
 from detector.weights_info import WeightsInfo
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class OpenVinoRuntime:
             raise InputError(f"{source}: OpenVINO cannot run this graph ({first_line(error)})") from None
         self._request = compiled.create_infer_request()
 
-    def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
+    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
 
-    def _infer(self, canvas: Pixels, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
+    def _infer(self, canvas: ImageArray, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
         answer = self._request.infer({"image": canvas[None]}, share_inputs=True)
         # Copied: the next answer is written to the same place.
         return tuple(np.array(answer[name]) for name in names)

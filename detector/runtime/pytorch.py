@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from detector.data.batch import images_to_tensor
-from detector.images import Pixels
+from detector.arrays import ImageArray
+from detector.graph.metadata import GraphForm
+from detector.loader.batch import images_to_tensor
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
-from detector.runtime.form import GraphForm
-from detector.runtime.runtime import PointPredictions
+from detector.runtime.base import PointPredictions
 
 
 class TorchRuntime:
@@ -30,7 +30,7 @@ class TorchRuntime:
         self._network = fuse(network).to(device)
 
     @torch.inference_mode()
-    def predict(self, canvases: Sequence[Pixels]) -> PointPredictions:
+    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
         """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
         predictions = self._network(images_to_tensor(canvases).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

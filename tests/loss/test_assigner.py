@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detector.config import Config
-from detector.data.batch import Batch
+from detector.loader.batch import Batch
 from detector.loss.assigner import assign, candidates
 from detector.model.grid import Grid, GridPredictions, make_grid
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detector.config import Config
-from detector.data.batch import Batch
+from detector.loader.batch import Batch
 from detector.loss.assigner import assign
 from detector.loss.criterion import detection_loss, quality_focal_loss, softmax_loss, squared_error
 from detector.loss.terms import LossTerms

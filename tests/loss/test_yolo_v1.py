@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detector.config import Config
-from detector.data.batch import Batch
+from detector.loader.batch import Batch
 from detector.loss.criterion import detection_loss
 from detector.model.grid import CellPredictions, make_grid
 

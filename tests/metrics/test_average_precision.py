@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.detections import Detections
+from detector.detections import Detections, coco_results
 from detector.errors import InputError
-from detector.metrics.average_precision import average_precision, coco_results
+from detector.metrics.average_precision import average_precision
 
 SQUARE = [10, 10, 40, 40]
 

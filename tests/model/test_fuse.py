@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.data.batch import Batch
-from detector.engine.training.trainer import Trainer
+from detector.loader.batch import Batch
 from detector.model.fuse import fuse
 from detector.model.network import SIZES, GridNetwork
+from detector.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from detector.config import Config
 from detector.model.blocks import ContextPool
 from detector.model.grid import make_grid
-from detector.model.initialise import PRIOR
+from detector.model.initialize import PRIOR
 from detector.model.network import SIZES, GridNetwork, wants_pooling
 
 MEAN, DEVIATION = np.array([120, 100, 80], np.float32), np.array([60, 50, 40], np.float32)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from detector.boxes import Floats, pairwise_iou
+from detector.arrays import Floats
+from detector.boxes import pairwise_iou
 from detector.ops.iou import elementwise_giou, elementwise_iou
 
 # Half numbers, so that every area is exact in float32; sorted below, so that corners are in order.

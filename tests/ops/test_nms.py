@@ -1,10 +1,10 @@
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.ops.nms import Floats, Ints, nms
+from detector.arrays import Bools, Floats, Ints
+from detector.ops.nms import nms
 
 # 0, 1/4, 1/2, 3/4, 1 compare exactly with the overlaps of small whole boxes; the others round.
 thresholds = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.7, 0.75, 1.0])
@@ -25,13 +25,13 @@ def slow_nms(
     return kept
 
 
-def slow_overlaps(one: Floats, many: Floats, iou_threshold: float) -> npt.NDArray[np.bool_]:
+def slow_overlaps(one: Floats, many: Floats, iou_threshold: float) -> Bools:
     """Whether the IoU is above the threshold, in float32 and without a division."""
     width = np.minimum(one[:, 2], many[:, 2]) - np.maximum(one[:, 0], many[:, 0])
     height = np.minimum(one[:, 3], many[:, 3]) - np.maximum(one[:, 1], many[:, 1])
     intersection = np.maximum(width, 0) * np.maximum(height, 0)
     area, areas = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (one, many))
-    above: npt.NDArray[np.bool_] = intersection > iou_threshold * (area + areas - intersection)
+    above: Bools = intersection > iou_threshold * (area + areas - intersection)
     return above
 
 
@@ -134,7 +134,7 @@ def test_the_order_of_the_boxes_does_not_matter_where_scores_differ() -> None:
     scores = np.random.default_rng(3).permutation(np.linspace(0.1, 0.9, 300)).astype(np.float32)
     kept = set(nms(boxes, scores, class_ids, 0.5).tolist())
     shuffle = np.random.default_rng(4).permutation(300)
-    again: npt.NDArray[np.int64] = shuffle[nms(boxes[shuffle], scores[shuffle], class_ids[shuffle], 0.5)]
+    again: Ints = shuffle[nms(boxes[shuffle], scores[shuffle], class_ids[shuffle], 0.5)]
     assert set(again.tolist()) == kept
 
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.ops.nms import Floats, Ints, nms
+from detector.arrays import Floats, Ints
+from detector.ops.nms import nms
 from detector.ops.suppression import METHODS, Kept, suppress
 
 methods = pytest.mark.parametrize("method", METHODS)

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import get_args, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from detector.arrays import Doubles
 from detector.config import Config
 from detector.model.blocks import make_activation
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 
 SLOPE = 0.25
 

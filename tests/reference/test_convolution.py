@@ -3,16 +3,16 @@
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.arrays import Doubles
 from detector.config import Config
 from detector.model.blocks import ConvBlock
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 Padding = Literal["same", "valid"]
 
 PLAIN = Config(norm="none", activation="identity")

@@ -4,15 +4,15 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
+from detector.arrays import Doubles
 from detector.loss.criterion import quality_focal_loss, softmax_loss
 from detector.model.grid import GridPredictions, make_grid
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 
 LossAndSlope = Callable[[Array, Array], tuple[Array, Array]]
 """From logits and targets."""

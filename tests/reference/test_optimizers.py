@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import get_args, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from detector.arrays import Doubles
 from detector.config import Config
-from detector.engine.training.optimizer import make_optimizers
 from detector.model.network import GridNetwork
+from detector.training.optimizer import make_optimizers
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 
 Update = Callable[[Array, Sequence[Array], Sequence[float]], Array]
 """A weight after steps with these gradients and learning rates."""

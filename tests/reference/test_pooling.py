@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
 
+from detector.arrays import Doubles
 from detector.config import Config
 from detector.model.blocks import ConvBlock, make_halving
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 
 
 def windows(height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:

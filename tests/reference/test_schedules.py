@@ -3,15 +3,15 @@
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.arrays import Doubles
 from detector.config import Config
-from detector.engine.training.schedule import learning_rate
+from detector.training.schedule import learning_rate
 
-Array = npt.NDArray[np.float64]
+Array = Doubles
 
 
 def fallen(number: Array, steps: int, config: Config) -> Array:

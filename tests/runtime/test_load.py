@@ -12,13 +12,13 @@ import pytest
 from detector import images
 from detector.boxes import pairwise_iou
 from detector.config import RuntimeName
-from detector.data.descriptor import open_data
+from detector.data.open_data import open_data
 from detector.detections import Detections
-from detector.engine.detect import Detector
 from detector.errors import InputError
-from detector.export.export import export
+from detector.exporting.export import export
+from detector.graph.metadata import NmsSettings
 from detector.model.checkpoint import load_weights
-from detector.runtime.form import NmsSettings
+from detector.predict.detector import Detector
 from detector.runtime.load import load_runtime
 
 SAME_BOX, SAME_SCORE = 0.5, 0.01

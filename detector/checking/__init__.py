@@ -1,0 +1,1 @@
+"""The command `check`: all diagnostics, plus those that have to train a little."""

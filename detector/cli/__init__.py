@@ -1,0 +1,1 @@
+"""The command line: argument parser, commands, console output."""

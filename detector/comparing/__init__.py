@@ -1,0 +1,1 @@
+"""The command `compare`: training runs with different settings, summarized in a table."""

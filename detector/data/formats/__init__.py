@@ -1,0 +1,1 @@
+"""One module per label format: COCO JSON, YOLO text, Pascal VOC XML."""

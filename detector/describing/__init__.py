@@ -1,0 +1,1 @@
+"""The command `summary`: the layers of a network as a table."""

@@ -1,0 +1,1 @@
+"""The command `detect`: detections on images and videos, written to files."""

@@ -1,0 +1,71 @@
+"""The objects of a split as one table, and what every check of the data needs: samples and words."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detector.arrays import Floats, Ints
+from detector.data.split import Split
+from detector.letterbox import Letterbox
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The N objects of a split as one table, crowd regions left out.
+
+    Attributes:
+        split: where they stand.
+        boxes: [N, 4] in pixels of their pictures.
+        on_canvas: [N, 4] in canvas pixels.
+        class_ids: [N].
+        picture: [N] position in `split.annotations`.
+        image_hw: [N, 2] size of the picture of each.
+    """
+
+    split: Split
+    boxes: Floats
+    on_canvas: Floats
+    class_ids: Ints
+    picture: Ints
+    image_hw: Ints
+
+
+def gather(split: Split, canvas_hw: tuple[int, int]) -> Objects:
+    """Return the objects of a split as one table."""
+    kept = [~annotation.is_crowd for annotation in split.annotations]
+    boxes = [annotation.boxes[keep] for annotation, keep in zip(split.annotations, kept, strict=True)]
+    sizes = np.array([annotation.image_hw for annotation in split.annotations], dtype=np.int64).reshape(-1, 2)
+    picture = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    placed = [
+        Letterbox.fit(annotation.image_hw, canvas_hw).to_canvas(own)
+        for annotation, own in zip(split.annotations, boxes, strict=True)
+    ]
+    none = np.zeros((0, 4), dtype=np.float32)
+    return Objects(
+        split=split,
+        boxes=np.concatenate([none, *boxes]),
+        on_canvas=np.concatenate([none, *placed]),
+        class_ids=np.concatenate(
+            [np.zeros(0, np.int64), *(a.class_ids[keep] for a, keep in zip(split.annotations, kept, strict=True))]
+        ),
+        picture=picture,
+        image_hw=sizes[picture],
+    )
+
+
+def unique(items: Iterable[Path]) -> list[Path]:
+    """Return each item once, in order."""
+    return list(dict.fromkeys(items))
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """Name the first few, and say how many more there are.
+
+    >>> some("abcde")
+    'a, b, c and 2 more'
+    """
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more

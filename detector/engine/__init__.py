@@ -1,1 +1,0 @@
-"""The verbs: check, train, evaluate, detect, compare, and what each is made of."""

@@ -1,1 +1,0 @@
-"""One training run: its plan, its steps, its folder and its state."""

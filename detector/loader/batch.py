@@ -1,0 +1,70 @@
+"""Samples stacked into tensors: the only way into torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detector.sample import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B pictures of one size with up to M boxes each.
+
+    Attributes:
+        images: [B, 3, H, W] uint8 RGB, channels_last in memory.
+        boxes: [B, M, 4] float32 in canvas pixels; rows beyond a picture's own are zero.
+        class_ids: [B, M] int64.
+        is_object: [B, M] bool; False for padding and for crowd regions.
+        is_crowd: [B, M] bool; regions that are neither object nor background.
+        image_ids: B numbers.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    class_ids: Tensor
+    is_object: Tensor
+    is_crowd: Tensor
+    image_ids: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.boxes.to(device, non_blocking=True),
+            self.class_ids.to(device, non_blocking=True),
+            self.is_object.to(device, non_blocking=True),
+            self.is_crowd.to(device, non_blocking=True),
+            self.image_ids,
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples whose pictures have one size."""
+    rows = max(len(sample.boxes) for sample in samples)
+    boxes = np.zeros((len(samples), rows, 4), dtype=np.float32)
+    class_ids = np.zeros((len(samples), rows), dtype=np.int64)
+    is_object = np.zeros((len(samples), rows), dtype=np.bool_)
+    is_crowd = np.zeros((len(samples), rows), dtype=np.bool_)
+    for index, sample in enumerate(samples):
+        n = len(sample.boxes)
+        boxes[index, :n] = sample.boxes
+        class_ids[index, :n] = sample.class_ids
+        is_object[index, :n] = ~sample.is_crowd
+        is_crowd[index, :n] = sample.is_crowd
+    return Batch(
+        images=images_to_tensor([sample.image for sample in samples]),
+        boxes=torch.from_numpy(boxes),
+        class_ids=torch.from_numpy(class_ids),
+        is_object=torch.from_numpy(is_object),
+        is_crowd=torch.from_numpy(is_crowd),
+        image_ids=tuple(sample.image_id for sample in samples),
+    )
+
+
+def images_to_tensor(images: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Tensor:
+    """Stack pictures [H, W, 3] to [B, 3, H, W]; the memory stays as it is, which torch calls channels_last."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

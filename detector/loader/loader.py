@@ -1,0 +1,47 @@
+"""Batches of a training run, made one thread ahead of the network.
+
+The batch of a step is a pure function of (seed, step): there is no state to save, and none that depends on threads.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from detector.config import PLANNING_STEPS
+from detector.loader.batch import Batch, collate
+from detector.loader.dataset import DetectionDataset
+from detector.loader.input_size import canvas_at
+
+_AHEAD = 3
+
+
+def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: int) -> Batch:
+    """Return the batch of `step` in a run of `steps` steps."""
+    epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
+    first = step * batch_size
+    canvas_hw = canvas_at(dataset.canvas_hw, step, steps, dataset.config)
+    return collate([dataset.training_sample(first + place, epochs, canvas_hw) for place in range(batch_size)])
+
+
+def training_batches(
+    dataset: DetectionDataset, batch_size: int, steps: int, start: int, stop: int
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps."""
+    workers = dataset.config.workers
+    if workers == 0:
+        for step in range(start, stop):
+            yield step, training_batch(dataset, step, batch_size, steps)
+        return
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="loader") as pool:
+        pending: deque[tuple[int, Future[Batch]]] = deque()
+        try:
+            for step in range(start, stop):
+                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps)))
+                if len(pending) > _AHEAD:
+                    ready, future = pending.popleft()
+                    yield ready, future.result()
+            for ready, future in pending:
+                yield ready, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()

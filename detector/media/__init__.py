@@ -1,0 +1,1 @@
+"""Sources of images and videos: files, folders, globs, URLs, cameras and streams."""

@@ -1,0 +1,1 @@
+"""Small charts for checks and reports."""

@@ -1,0 +1,1 @@
+"""The `Detector`: preprocessing, inference, postprocessing and tiling."""

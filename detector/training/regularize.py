@@ -1,0 +1,44 @@
+"""What keeps weights small or features independent, each from an epoch of its own on.
+
+Regularisation from the first step pulls weights that have not learned anything yet into the saddle at zero.
+"""
+
+import torch
+from torch import nn
+
+from detector.config import Config
+from detector.model.network import GridNetwork
+from detector.training.optimizer import kernels_of
+
+
+@torch.no_grad()
+def add_penalties(network: GridNetwork, config: Config, epoch: float) -> None:
+    """Add to the gradients of convolution weights those of l2 / 2 * sum(w²) and l1 * sum(|w|)."""
+    l2 = config.l2 if epoch >= config.l2_after else 0.0
+    l1 = config.l1 if epoch >= config.l1_after else 0.0
+    if not l2 and not l1:
+        return
+    for weight in kernels_of(network):
+        if weight.grad is not None:
+            weight.grad.add_(weight, alpha=l2).add_(weight.sign(), alpha=l1)
+
+
+@torch.no_grad()
+def limit_norms(network: GridNetwork, config: Config, epoch: float) -> None:
+    """Cut every filter [in, h, w] of the convolutions to a norm of at most `max_norm`.
+
+    Source: Srivastava et al., Dropout, 2014, section 5.1.
+    """
+    if config.max_norm and epoch >= config.max_norm_after:
+        for weight in kernels_of(network):
+            norms = weight.flatten(1).norm(dim=1).clamp(min=1e-12)
+            weight.mul_((config.max_norm / norms).clamp(max=1)[:, None, None, None])
+
+
+def set_dropout(network: GridNetwork, config: Config, epoch: float, step: int) -> None:
+    """Turn dropout on from its epoch, and make what it drops a function of (seed, step)."""
+    if config.dropout:
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        for module in network.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = config.dropout if epoch >= config.dropout_after else 0.0

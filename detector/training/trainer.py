@@ -1,0 +1,120 @@
+"""A network and what trains it, one step at a time; knows nothing of files, clocks or plans."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from detector.config import Config
+from detector.loader.batch import Batch
+from detector.loss.criterion import detection_loss
+from detector.loss.terms import LossTerms
+from detector.model.network import GridNetwork
+from detector.training import schedule
+from detector.training.ema import MovingAverage
+from detector.training.optimizer import clip_gradients, make_optimizers
+from detector.training.regularize import add_penalties, limit_norms, set_dropout
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became infinite or no number.
+
+    Attributes:
+        step: at which this happened.
+        image_ids: of the batch.
+        terms: the loss.
+    """
+
+    def __init__(self, step: int, image_ids: tuple[int, ...], terms: LossTerms) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step, self.image_ids, self.terms = step, image_ids, terms
+
+
+class Trainer:
+    """Does optimizer steps.
+
+    Args:
+        network: on `device`.
+        config: optimizer, schedule, loss.
+        device: where to compute.
+        dtype: arithmetic of the network's forward pass; the loss is always float32.
+        steps_per_epoch: what an epoch is, for what the settings count in epochs.
+
+    Attributes:
+        network: as given, on the device.
+        average: the moving average of the weights, which is what a run is after.
+    """
+
+    def __init__(
+        self,
+        network: GridNetwork,
+        config: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        steps_per_epoch: float = 100.0,
+    ) -> None:
+        self.network = network.to(device).train()
+        self.average = MovingAverage(self.network)
+        self._optimizers = make_optimizers(self.network, config)
+        self._config, self._device, self._dtype = config, device, dtype
+        self._steps_per_epoch = steps_per_epoch
+
+    def step(self, step: int, steps: int, batch: Batch) -> LossTerms:
+        """Do step number `step` of `steps`; return the loss before it, detached.
+
+        Raises:
+            NonFiniteLossError: nothing was changed.
+        """
+        config, epoch = self._config, step / self._steps_per_epoch
+        share = schedule.learning_rate(step, steps, config, self._steps_per_epoch)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share
+            optimizer.zero_grad()
+        set_dropout(self.network, config, epoch, step)
+        if config.int8_from < 1:
+            self.network.set_rounded(step >= config.int8_from * steps)
+        terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
+        if not torch.isfinite(terms.total):
+            raise NonFiniteLossError(step, batch.image_ids, terms.detach())
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        add_penalties(self.network, config, epoch)
+        clip_gradients(self.network, config.clip_norm, config.clip_value)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        limit_norms(self.network, config, epoch)
+        self.average.update(schedule.ema_decay(step, steps, config))
+        return terms.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every number that training changes, by name."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, network in (("network", self.network), ("average", self.average.network)):
+            # The batch counters of batch norm are not needed: its momentum is fixed.
+            tensors |= {f"{prefix}.{k}": t for k, t in network.state_dict().items() if t.is_floating_point()}
+        for index, optimizer in enumerate(self._optimizers):
+            for slot, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{slot}.{k}": t for k, t in values.items() if t is not None}
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for prefix, network in (("network", self.network), ("average", self.average.network)):
+            for name, tensor in network.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensors[f"{prefix}.{name}"])
+        for index, optimizer in enumerate(self._optimizers):
+            slots: dict[int, dict[str, Tensor]] = {}
+            own = f"optimizer.{index}."
+            for name in filter(lambda name: name.startswith(own), tensors):
+                slot, _, key = name.removeprefix(own).partition(".")
+                # The layout in memory is that of the weights; the file does not know it.
+                layout = torch.channels_last if tensors[name].ndim == 4 else torch.contiguous_format
+                slots.setdefault(int(slot), {})[key] = tensors[name].contiguous(memory_format=layout)
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+
+    def _loss(self, batch: Batch, least_quality: float) -> LossTerms:
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            predictions = self.network(batch.images)
+        return detection_loss(predictions, batch, self._config, least_quality)

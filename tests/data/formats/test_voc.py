@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import images
+from detector.data.formats.voc import read_split, split_names
+from detector.data.split import Split
+from detector.errors import InputError
+
+HW = (40, 60)
+
+
+def item(name: str = "cat", corners: str = "1 2 30 20", more: str = "") -> str:
+    """One object, on one line."""
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    fields = "".join(f"<{key}>{value}</{key}>" for key, value in zip(keys, corners.split(), strict=False))
+    return f"<object><name>{name}</name>{more}<bndbox>{fields}</bndbox></object>\n"
+
+
+def write(folder: Path, stem: str, *objects: str, picture: bool = True) -> Path:
+    """Write an XML file whose objects start on line 3, and its picture."""
+    for name in ("Annotations", "JPEGImages"):
+        (folder / name).mkdir(exist_ok=True)
+    if picture:
+        images.write(folder / "JPEGImages" / f"{stem}.png", np.zeros((*HW, 3), np.uint8))
+    path = folder / "Annotations" / f"{stem}.xml"
+    path.write_text(f"<annotation>\n<filename>{stem}.png</filename>\n{''.join(objects)}</annotation>\n")
+    return path
+
+
+def write_list(folder: Path, name: str, text: str) -> None:
+    (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+    (folder / f"ImageSets/Main/{name}.txt").write_text(text)
+
+
+def read_objects(folder: Path, *objects: str) -> Split:
+    write(folder, "a", *objects)
+    return read_split(folder, "train")
+
+
+def test_corners_are_taken_as_they_stand_and_classes_are_sorted(tmp_path: Path) -> None:
+    split = read_objects(tmp_path, item("dog"), item("cat", "0 0 60 40"), item("cat", "1.5 2 3 4.25"))
+    assert split.class_names == ("cat", "dog")
+    assert split.category_ids == (1, 2)
+    [only] = split.annotations
+    assert only.image_hw == HW
+    assert only.boxes.tolist() == [[1, 2, 30, 20], [0, 0, 60, 40], [1.5, 2, 3, 4.25]]
+    assert only.class_ids.tolist() == [1, 0, 0]
+    assert split.ledger.entries == []
+
+
+def test_difficult_objects_are_crowd_regions_and_parts_of_objects_are_no_boxes(tmp_path: Path) -> None:
+    part = "<part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>"
+    split = read_objects(tmp_path, item(more=f"<difficult>1</difficult>{part}"), item(more="<difficult>0</difficult>"))
+    assert split.annotations[0].is_crowd.tolist() == [True, False]
+    assert split.annotations[0].boxes[0].tolist() == [1, 2, 30, 20]
+    assert (split.ledger.crowd, split.class_names) == (1, ("cat",))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (item(corners="30 2 1 20"), "is -29 wide and 18 high"),
+        (item(corners="1 2 1 20"), "is 0 wide and 18 high"),
+        (item(corners="nan 2 9 20"), "is not finite"),
+        (item(corners="60 2 70 20"), "has no area inside the picture of 60 x 40 pixels"),
+        (item(corners="1 2 x 20"), "cat: <xmax> is 'x', not a number"),
+        (item(corners="1 2 3"), "cat: no <ymax>"),
+        (item(name=""), "object without <name>"),
+        ("<object><name>cat</name></object>\n", "cat: object without <bndbox>"),
+    ],
+)
+def test_a_bad_object_is_dropped_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+    split = read_objects(tmp_path, item(), item(), row)
+    [entry] = split.ledger.entries
+    assert (entry.action, entry.path, entry.line) == ("dropped", tmp_path / "Annotations/a.xml", 5)
+    with pytest.raises(InputError, match=reason):
+        split.ledger.check(0)
+    assert split.ledger.found == 3
+
+
+def test_a_box_that_reaches_out_is_clipped(tmp_path: Path) -> None:
+    split = read_objects(tmp_path, item(corners="-5 2 61 20"))
+    assert split.annotations[0].boxes.tolist() == [[0, 2, 60, 20]]
+    assert [(e.action, e.line) for e in split.ledger.entries] == [("clipped", 3)]
+
+
+def test_given_class_names_set_the_order_and_others_are_dropped(tmp_path: Path) -> None:
+    write(tmp_path, "a", item("cat"), item("dog"), item("cow"))
+    split = read_split(tmp_path, "train", ("dog", "cat"))
+    assert split.annotations[0].class_ids.tolist() == [1, 0]
+    [entry] = split.ledger.entries
+    assert (entry.line, entry.reason) == (5, "class 'cow' is not among the class names")
+
+
+def test_lists_make_the_splits_and_ids_and_classes_agree_between_them(tmp_path: Path) -> None:
+    for stem, name in (("a", "cat"), ("b", "dog"), ("c", "cow")):
+        write(tmp_path, stem, item(name))
+    assert split_names(tmp_path) == ("train",)
+    write_list(tmp_path, "train", "c\r\n\r\na\n")
+    write_list(tmp_path, "trainval", "a\nb\nc\n")
+    write_list(tmp_path, "cat_train", "a 1\n")
+    assert split_names(tmp_path) == ("train", "trainval")
+    train, both = read_split(tmp_path, "train"), read_split(tmp_path, "trainval")
+    assert [a.image_id for a in train.annotations] == [1, 3]
+    assert [a.image_id for a in both.annotations] == [1, 2, 3]
+    assert train.class_names == both.class_names == ("cat", "cow", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a\nz\n", r"train\.txt:2: there is no .*z\.xml"), ("a\na", ":2: a is listed")]
+)
+def test_a_wrong_list_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path, "a", item())
+    write_list(tmp_path, "train", text)
+    with pytest.raises(InputError, match=message):
+        read_split(tmp_path, "train")
+
+
+def test_a_missing_picture_is_left_out_and_its_rows_dropped(tmp_path: Path) -> None:
+    write(tmp_path, "a", item())
+    path = write(tmp_path, "b", item(), picture=False)
+    split = read_split(tmp_path, "train")
+    assert [a.image_path.name for a in split.annotations] == ["a.png"]
+    wanted = f"{path}:3: dropped: picture {tmp_path / 'JPEGImages/b.png'} not found"
+    assert [str(entry) for entry in split.ledger.entries] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<annotation>\n<object>\n</annotation>", r"a\.xml:3: not XML: mismatched tag in column 3"),
+        (b"", r"a\.xml:1: not XML: no element found"),
+        (b'<!DOCTYPE a [<!ENTITY x "boom">]>\n<a>&x;</a>', r"a\.xml:1: a document type declaration is not allowed"),
+        (b"<a>\n&x;</a>", r"a\.xml:2: not XML: undefined entity"),
+        (b"<a>\ncaf\xe9</a>", r"a\.xml:2: not XML"),
+        (b'<?xml version="1.0" encoding="nonsense"?><a/>', r"a\.xml.*not XML"),
+    ],
+)
+def test_a_file_that_is_not_plain_xml_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+    write(tmp_path, "a").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_split(tmp_path, "train")
+
+
+def test_a_folder_without_objects_or_without_pictures_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", picture=False)
+    with pytest.raises(InputError, match="there is no class to find"):
+        read_split(tmp_path, "train")
+    with pytest.raises(InputError, match="none of the 1 named there was found"):
+        read_split(tmp_path, "train", ("cat",))

@@ -1,0 +1,194 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import images
+from detector.data.open_data import open_data
+from detector.data.split import Split
+from detector.errors import InputError
+
+HW = (40, 80)
+YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(path, np.zeros((*HW, 3), np.uint8))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def read_rows(folder: Path, rows: str) -> Split:
+    picture(folder / "images/train/a.png")
+    write(folder / "labels/train/a.txt", rows)
+    return open_data(write(folder / "data.yaml", YAML)).read("train")
+
+
+def test_shares_become_pixels(tmp_path: Path) -> None:
+    split = read_rows(tmp_path, "1 0.5 0.5 0.25 0.5\n0 0.1 0.5 0.1 1\n")
+    assert split.class_names == ("cat", "dog")
+    assert split.category_ids == (0, 1)
+    [only] = split.annotations
+    assert (only.image_hw, only.class_ids.tolist()) == (HW, [1, 0])
+    np.testing.assert_allclose(only.boxes, [[30, 10, 50, 30], [4, 0, 12, 40]], atol=1e-5)
+
+
+def test_a_polygon_row_gives_its_bounding_box(tmp_path: Path) -> None:
+    split = read_rows(tmp_path, "1 0.5 0.25 0.75 0.5 0.25 0.75\n")
+    assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
+
+
+def test_blank_lines_comments_tabs_line_ends_and_byte_order_marks_are_not_rows(tmp_path: Path) -> None:
+    split = read_rows(tmp_path, "\ufeff# made by hand\r\n\r\n  \t\r\n0\t0.5\t0.5\t0.25\t0.5\r\n # end")
+    assert (split.ledger.found, split.ledger.used) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0 0.5 0.5 0.1", "4 columns; expected `class cx cy width height`"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
+        ("0 0.5 x 0.1 0.1", "'x' is not a number; expected `class cx cy width height`"),
+        ("cat 0.5 0.5 0.1 0.1", "'cat' is not a number"),
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not a whole number from 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1 is not"),
+        ("0.5 0.5 0.5 0.1 0.1", r"class 0\.5 is not"),
+        ("nan 0.5 0.5 0.1 0.1", "class nan is not"),
+        ("0 40 20 10 10", "coordinates 40 20 10 10 look like pixels"),
+        ("0 0.5 0.5 0 0.1", "is 0 wide and 4 high"),
+        ("0 0.5 0.5 0.1 -0.1", "is 8 wide and -4 high"),
+        ("0 nan 0.5 0.1 0.1", "is not finite"),
+        ("0 0.5 0.5 0.1 inf", "is not finite"),
+        ("0 1.5 0.5 0.1 0.1", "has no area inside the picture of 80 x 40 pixels"),
+    ],
+)
+def test_a_bad_row_is_dropped_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+    split = read_rows(tmp_path, f"0 0.5 0.5 0.1 0.1\n\n{row}\n")
+    [entry] = split.ledger.entries
+    assert (entry.action, entry.path, entry.line) == ("dropped", tmp_path / "labels/train/a.txt", 3)
+    with pytest.raises(InputError, match=reason):
+        split.ledger.check(0)
+    assert len(split.annotations[0].boxes) == 1
+
+
+def test_a_box_that_reaches_out_is_clipped_but_not_for_rounded_decimals(tmp_path: Path) -> None:
+    split = read_rows(tmp_path, "0 0.05 0.5 0.2 0.5\n0 0.050000 0.5 0.100001 0.5\n")
+    assert split.annotations[0].boxes[0].tolist() == [0, 10, 12, 30]
+    [entry] = split.ledger.entries
+    assert (entry.action, entry.line) == ("clipped", 1)
+
+
+def test_a_picture_without_a_label_file_is_a_background_picture(tmp_path: Path) -> None:
+    picture(tmp_path / "images/train/b.png")
+    split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
+    assert [a.image_path.name for a in split.annotations] == ["a.png", "b.png"]
+    assert split.ledger.background == 1
+
+
+def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/train/a.png")
+    with pytest.raises(InputError, match=r"none of the 1 pictures of train has a label file, e\.g\. .*labels/train/a"):
+        open_data(write(tmp_path / "data.yaml", YAML)).read("train")
+
+
+def test_rows_of_a_label_file_without_a_picture_are_dropped(tmp_path: Path) -> None:
+    orphan = write(tmp_path / "labels/train/z.txt", "\n0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "labels/train/classes.txt", "cat\ndog\n")
+    split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
+    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: there is no picture for this label file"]
+
+
+def test_a_picture_that_does_not_open_is_missing_and_its_rows_are_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "images/train/b.png", "not a picture")
+    write(tmp_path / "labels/train/b.txt", "0 0.5 0.5 0.1 0.1\n")
+    split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
+    assert [path.name for path in split.ledger.missing] == ["b.png"]
+    assert "not a picture in a format that can be read" in split.ledger.entries[0].reason
+
+
+def test_a_label_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+    read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "labels/train/a.txt").write_bytes(b"0 0.5 0.5 0.1 0.1\n# caf\xe9\n")
+    with pytest.raises(InputError, match=r"a\.txt:2: not UTF-8"):
+        open_data(tmp_path).read("train")
+
+
+def test_a_list_of_pictures_is_read_and_a_listed_picture_that_is_missing_is_said(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "labels/b.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / "lists/train.txt", "./images/b.png\n\nimages/a.png\n")
+    split = open_data(write(tmp_path / "data.yaml", "train: lists/train.txt\nnames: [cat]\n")).read("train")
+    assert [a.image_path for a in split.annotations] == [tmp_path / "images/a.png"]
+    [entry] = split.ledger.entries
+    assert (entry.path, entry.line) == (tmp_path / "labels/b.txt", 1)
+    assert entry.reason.endswith("b.png not found")
+
+
+def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    with pytest.raises(InputError, match=r"lists .*a\.png 2 times"):
+        open_data(write(tmp_path / "data.yaml", "train: [images, images]\nnames: [cat]\n")).read("train")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "place"),
+    [
+        ("train: ../train/images\nval: ../valid/images\nnames: [cat]\n", "train/images"),
+        ("train: train\nnames: {0: cat}\n", "train/images"),
+        ("path: gone/elsewhere\ntrain: [train/images]\nnames: [cat]\n", "train/images"),
+        (
+            "path: inner\ntrain: images\nnames: [cat]\nnc: 1\ntest:\ndownload: rm -rf .\nroboflow: {a: 1}\n",
+            "inner/images",
+        ),
+        ("train: pictures\nnames: [cat]\n", "pictures"),
+    ],
+)
+def test_the_folders_are_found_the_way_other_tools_write_them(tmp_path: Path, yaml: str, place: str) -> None:
+    picture(tmp_path / place / "a.png")
+    write(tmp_path / place.replace("images", "labels") / "a.txt", "0 0.5 0.5 0.1 0.1\n")
+    split = open_data(write(tmp_path / "data.yaml", yaml)).read("train")
+    assert (split.ledger.used, len(split.annotations)) == (1, 1)
+
+
+def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
+    split = open_data(write(tmp_path / "data.yaml", "train: images\nnames: [no, 3]\n")).read("train")
+    assert split.class_names == ("no", "3")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("train: images\nnames: [a, b\n", r"data\.yaml:3: column 1: not YAML"),
+        ("train: images\nnames: {1: a}\n", "`names` must count 0, 1, 2"),
+        ("train: images\nnames: 3\n", "`names` must list the classes"),
+        ("train: images\nnames: [a]\nnc: 2\n", "`nc` is 2, but `names` has 1 classes"),
+        ("names: [a]\n", "expected at least one of `train`"),
+        ("train: {a: b}\nnames: [a]\n", "`train` must be a folder"),
+        ("val: a\nvalid: b\nnames: [a]\n", "`valid` names the split val a second time"),
+        ("train: images\n", "neither a YOLO data.yaml"),
+        ("- a\n", "neither a YOLO data.yaml"),
+    ],
+)
+def test_a_bad_data_yaml_is_refused(tmp_path: Path, yaml: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_data(write(tmp_path / "data.yaml", yaml))
+
+
+def test_a_split_that_is_not_there_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    data_set = open_data(write(tmp_path / "data.yaml", YAML))
+    with pytest.raises(InputError, match=r"`train: images/train` is neither a folder nor a \.txt list"):
+        data_set.read("train")
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"data\.yaml: no pictures"):
+        open_data(write(tmp_path / "data.yaml", YAML)).read("train")

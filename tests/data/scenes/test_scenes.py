@@ -1,0 +1,135 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from detector.arrays import Bools
+from detector.boxes import clip
+from detector.data.scenes import scenes, shapes
+from detector.data.scenes.scenes import CLASS_NAMES, IMAGE_HW, MIN_VISIBLE, SPLIT_SIZES, Placement
+from detector.errors import InputError
+from detector.geometry import rotation_matrix
+
+Mask = Bools
+
+MARGIN = 160
+"""Room around a picture for the parts of objects that it cuts off."""
+
+
+def silhouette(placement: Placement) -> Mask:
+    """Where an object is opaque, on the picture with a margin: there, black and white do not shine through.
+
+    The object's shadow lets more than half through.
+    """
+    moved = replace(placement, matrix=placement.matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]]))
+    height, width = IMAGE_HW
+    images = [np.full((height + 2 * MARGIN, width + 2 * MARGIN, 3), level, dtype=np.uint8) for level in (0, 255)]
+    for image in images:
+        scenes.paint(image, moved, (0.6, 0.8), np.random.default_rng(0))
+    on_black, on_white = (image.astype(np.float64).mean(axis=2) for image in images)
+    return np.asarray(on_white - on_black < 255 / 2)
+
+
+def bounds(mask: Mask) -> list[int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)) - MARGIN, np.flatnonzero(mask.any(axis=0)) - MARGIN
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+@pytest.mark.parametrize("kind", range(len(CLASS_NAMES)), ids=CLASS_NAMES)
+def test_a_box_is_tight_around_the_painted_object_however_it_is_turned(kind: int) -> None:
+    for size, degrees in ((28, 0), (28, 110), (77.7, 35), (150, -20), (150, 200)):
+        matrix = np.column_stack([size * rotation_matrix(degrees), (240.3, 191.6)])
+        placement = Placement(shapes.OBJECTS[kind], kind, matrix, pen=max(1.0, 0.02 * size))
+        np.testing.assert_allclose(placement.box(), bounds(silhouette(placement)), atol=1)
+
+
+def test_the_boxes_of_a_picture_are_those_of_its_whole_objects_clipped_to_it() -> None:
+    for index in range(8):
+        placements = [placement for placement in scenes.layout("val", index) if placement.class_id is not None]
+        sample = scenes.render("val", index)
+        assert sample.class_ids.tolist() == [placement.class_id for placement in placements]
+        for placement, box in zip(placements, sample.boxes, strict=True):
+            whole = np.array(bounds(silhouette(placement)), dtype=np.float32)
+            np.testing.assert_allclose(box, clip(whole, IMAGE_HW), atol=1)
+
+
+def test_enough_of_every_object_is_in_view() -> None:
+    for index in range(8):
+        hidden = np.ones((IMAGE_HW[0] + 2 * MARGIN, IMAGE_HW[1] + 2 * MARGIN), dtype=np.bool_)
+        hidden[MARGIN:-MARGIN, MARGIN:-MARGIN] = False
+        for placement in reversed(scenes.layout("val", index)):
+            mask = silhouette(placement)
+            # The layout counts on a coarse mask without the pen and takes holes for solid.
+            assert (mask & ~hidden).sum() > (MIN_VISIBLE - 0.1) * mask.sum()
+            hidden |= mask
+
+
+@pytest.mark.parametrize("split", SPLIT_SIZES)
+def test_every_annotation_is_well_formed(split: str) -> None:
+    read = scenes.read_split(split)
+    assert [annotation.image_id for annotation in read.annotations] == list(range(SPLIT_SIZES[split]))
+    for annotation in read.annotations:
+        boxes, class_ids = annotation.boxes, annotation.class_ids
+        assert annotation.image_hw == IMAGE_HW
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2:] <= IMAGE_HW[::-1]).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= 3).all()
+        assert ((class_ids >= 0) & (class_ids < len(CLASS_NAMES))).all()
+    counts = [len(annotation.boxes) for annotation in read.annotations]
+    assert read.ledger.found == read.ledger.used == sum(counts)
+    assert read.ledger.background == counts.count(0)
+    assert 0 < counts.count(0) < 0.12 * len(counts)
+    assert max(counts) <= 10
+
+
+def test_every_class_is_common_in_every_split() -> None:
+    for split in SPLIT_SIZES:
+        class_ids = np.concatenate([annotation.class_ids for annotation in scenes.read_split(split).annotations])
+        assert np.bincount(class_ids, minlength=len(CLASS_NAMES)).min() > 0.05 * len(class_ids)
+
+
+def test_the_same_picture_is_drawn_on_every_call_whatever_was_drawn_before() -> None:
+    first = scenes.render("train", 3)
+    scenes.render("train", 4)
+    again = scenes.render("train", 3)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.boxes, again.boxes)
+    np.testing.assert_array_equal(first.class_ids, again.class_ids)
+
+
+def test_a_split_serves_the_pictures_that_belong_to_its_annotations_even_in_another_process() -> None:
+    read = scenes.read_split("val")
+    for annotation in read.annotations[:3]:
+        sample = scenes.render("val", annotation.image_id)
+        image = pickle.loads(pickle.dumps(read.read_image))(annotation)
+        assert image.dtype == np.uint8
+        assert image.shape == (*IMAGE_HW, 3)
+        np.testing.assert_array_equal(image, sample.image)
+        np.testing.assert_array_equal(annotation.boxes, sample.boxes)
+        np.testing.assert_array_equal(annotation.class_ids, sample.class_ids)
+
+
+def test_no_two_pictures_are_alike_within_or_across_splits() -> None:
+    images = [scenes.render(split, index).image for split in SPLIT_SIZES for index in range(4)]
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_global_random_state_is_left_alone() -> None:
+    before = np.random.get_state(legacy=False)  # noqa: NPY002
+    scenes.render("train", 0)
+    after = np.random.get_state(legacy=False)  # noqa: NPY002
+    np.testing.assert_equal(after, before)
+
+
+def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'dev'; known: train, val, test"):
+        scenes.read_split("dev")
+    with pytest.raises(InputError, match="'dev'; known: train, val, test"):
+        scenes.render("dev", 0)
+
+
+@pytest.mark.parametrize("index", [-1, SPLIT_SIZES["val"]])
+def test_an_index_outside_the_split_is_refused(index: int) -> None:
+    with pytest.raises(InputError, match="0 to 119"):
+        scenes.render("val", index)

@@ -1,0 +1,377 @@
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import images
+from detector.annotation import Annotation
+from detector.arrays import ImageArray
+from detector.augment.affine import transform
+from detector.augment.color import colour_shift, pca_shift, principal_colours
+from detector.augment.mix import mixup, style_shift
+from detector.augment.mosaic import mosaic
+from detector.augment.pipeline import augment, random_placement
+from detector.boxes import area
+from detector.config import Config
+from detector.data.formats import coco
+from detector.data.ledger import Ledger
+from detector.data.split import Split
+from detector.errors import InputError
+from detector.loader.dataset import DetectionDataset, augment_strength, mosaic_share
+from detector.memory import available_memory
+from detector.sample import Sample
+
+HW = tuple[int, int]
+CANVAS = (64, 96)
+PHASED_IN = Config(mosaic=0.4, mosaic_from=60, clean_end=0.15)
+MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, clean_end=0.0)
+SIZES = [(40, 60), (61, 97), (97, 61), (200, 300), (1, 1), (33, 500), (64, 96)]
+
+
+def make_split(sizes: Sequence[HW] = SIZES, unreadable: Sequence[int] = ()) -> Split:
+    """One picture per size, black with a bright rectangle that is its object; ids count from 1."""
+    pictures, annotations = {}, []
+    for image_id, (h, w) in enumerate(sizes, start=1):
+        x1, y1, x2, y2 = w // 4, h // 5, w // 4 + (w + 1) // 2, h // 5 + (h + 1) // 2
+        pictures[image_id] = np.full((h, w, 3), image_id, dtype=np.uint8)
+        pictures[image_id][y1:y2, x1:x2] = 255
+        boxes = np.array([[x1, y1, x2, y2]], dtype=np.float32)
+        one = (np.array([image_id - 1]), np.array([False]), area(boxes))
+        annotations.append(Annotation(image_id, Path(f"{image_id}.png"), (h, w), boxes, *one))
+
+    def read_image(annotation: Annotation) -> ImageArray:
+        if annotation.image_id in unreadable:
+            raise InputError(f"{annotation.image_path}: cut off")
+        return pictures[annotation.image_id]
+
+    names = tuple(f"class {image_id}" for image_id in pictures)
+    return Split("train", names, tuple(pictures), tuple(annotations), Ledger(used=len(sizes)), read_image)
+
+
+def make(split: Split | None = None, config: Config = MOSAIC, canvas_hw: HW = CANVAS) -> DetectionDataset:
+    return DetectionDataset(split or make_split(), canvas_hw, config)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    fields = ("image", "boxes", "class_ids", "is_crowd", "image_id")
+    return all(np.array_equal(getattr(a, field), getattr(b, field)) for field in fields)
+
+
+def test_a_sample_is_the_picture_with_its_box_and_never_much_larger_than_the_canvas() -> None:
+    dataset = make()
+    for index, (h, w) in enumerate(SIZES):
+        sample = dataset.sample(index)
+        scale = min(1, 1.5 * 64 / h, 1.5 * 96 / w)
+        np.testing.assert_allclose(sample.image.shape, (h * scale, w * scale, 3), atol=0 if scale == 1 else 1.5)
+        rows, columns = np.nonzero(sample.image[:, :, 0] > 127)
+        bright = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(sample.boxes[0], bright, atol=1)
+        assert (sample.image_id, sample.class_ids.tolist()) == (index + 1, [index])
+
+
+def test_a_sample_depends_on_seed_and_position_alone() -> None:
+    one, other = make(), make()
+    forwards = [one.training_sample(position, 9) for position in range(20)]
+    backwards = [other.training_sample(position, 9) for position in reversed(range(20))]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+    assert all(same(one.training_sample(position, 9), forwards[position]) for position in (3, 3, 17))
+
+
+def test_other_seeds_and_other_epochs_give_other_samples() -> None:
+    one, other = make(), make(config=replace(MOSAIC, seed=1))
+    assert not any(same(one.training_sample(p, 9), other.training_sample(p, 9)) for p in range(20))
+    first, second = ({one.training_sample(7 * epoch + p, 9).image.tobytes() for p in range(7)} for epoch in (2, 3))
+    assert len(first | second) == 14
+
+
+def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own() -> None:
+    dataset = make()
+    epochs = [[dataset.training_sample(7 * epoch + p, 9).image_id for p in range(7)] for epoch in range(4)]
+    assert all(sorted(ids) == list(range(1, 8)) for ids in epochs)
+    assert len({tuple(ids) for ids in epochs}) > 1
+
+
+@pytest.mark.parametrize("config", [Config(), MOSAIC])
+def test_pictures_not_kept_in_memory_give_the_same_samples(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+    kept = make(config=config)
+    monkeypatch.setattr("detector.loader.dataset.available_memory", lambda: 0)
+    read_anew = make(config=config)
+    assert (kept.in_memory, read_anew.in_memory) == (True, False)
+    assert all(same(kept.sample(i), read_anew.sample(i)) for i in range(len(SIZES)))
+    assert all(same(kept.training_sample(p, 9), read_anew.training_sample(p, 9)) for p in range(20))
+    for a, b in zip(kept.colour_statistics(), read_anew.colour_statistics(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_drawing_samples_leaves_the_pictures_and_the_annotations_as_they_were() -> None:
+    split, untouched = make_split(), make_split()
+    dataset, fresh = make(split), make(untouched)
+    for position in range(30):
+        dataset.training_sample(position, 9)
+    assert all(same(dataset.sample(i), fresh.sample(i)) for i in range(len(SIZES)))
+    for a, b in zip(split.annotations, untouched.annotations, strict=True):
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+
+
+def test_a_mosaic_bears_objects_of_several_pictures_and_a_run_without_bears_one() -> None:
+    mixed, plain = make(), make(config=Config())
+    assert max(len(mixed.training_sample(p, 9).boxes) for p in range(7, 30)) > 1
+    assert max(len(plain.training_sample(p, 9).boxes) for p in range(30)) == 1
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (7, 3)])
+def test_a_split_of_one_tiny_picture_can_be_trained_on(hw: HW) -> None:
+    dataset = make(make_split([hw]))
+    for position in range(10):
+        assert dataset.training_sample(position, 9).image.shape == (*CANVAS, 3)
+
+
+def test_a_picture_that_does_not_decode_is_left_out_with_its_rows_in_the_ledger() -> None:
+    split = make_split(unreadable=[2, 5])
+    dataset = make(split)
+    assert [annotation.image_id for annotation in dataset.annotations] == [1, 3, 4, 6, 7]
+    assert (split.ledger.found, split.ledger.used, split.ledger.dropped) == (7, 5, 2)
+    assert [str(entry) for entry in split.ledger.entries] == [
+        f"{i}.png: dropped: {i}.png: cut off" for i in (2, 5)
+    ]  # fmt: skip
+    assert {dataset.training_sample(p, 9).image_id for p in range(5)} == {1, 3, 4, 6, 7}
+    assert [dataset.sample(index).image_id for index in range(5)] == [1, 3, 4, 6, 7]
+
+
+def test_a_picture_of_another_size_than_annotated_is_left_out() -> None:
+    split = make_split()
+    turned = replace(split.annotations[1], image_hw=(97, 61))
+    split = replace(split, annotations=(split.annotations[0], turned, *split.annotations[2:]))
+    assert len(make(split)) == 6
+    assert (split.ledger.found, split.ledger.missing) == (7, [Path("2.png")])
+    assert "is 97x61, its annotation says 61x97" in split.ledger.entries[0].reason
+
+
+def test_a_split_without_any_readable_picture_is_refused() -> None:
+    with pytest.raises(InputError, match="'train' has no picture"):
+        make(make_split(unreadable=range(1, 8)))
+
+
+def write_coco(folder: Path, rows: list[tuple[list[float], int]]) -> Path:
+    """A whole picture with one box, and one cut off behind its head with these rows (bbox, iscrowd)."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    images.write(folder / "whole.png", noise)
+    whole = (folder / "whole.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    bboxes = [(1, [1, 1, 5, 5], 0), *((2, bbox, crowd) for bbox, crowd in rows)]
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{name}.png", "height": 20, "width": 30}
+            for i, name in enumerate(("whole", "broken"), start=1)
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": i, "image_id": image_id, "category_id": 1, "bbox": bbox, "iscrowd": crowd}
+            for i, (image_id, bbox, crowd) in enumerate(bboxes)
+        ],
+    }
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder / "train.json"
+
+
+def test_used_clipped_and_dropped_rows_of_a_lost_picture_are_found_as_dropped(tmp_path: Path) -> None:
+    rows: list[tuple[list[float], int]] = [
+        ([1, 1, 5, 5], 0), ([1, 1, 5, 5], 1), ([28, 1, 5, 5], 0), ([1, 1, 0, 5], 0)
+    ]  # fmt: skip
+    split = coco.read_split(write_coco(tmp_path, rows), "train")
+    ledger = split.ledger
+    assert (ledger.found, ledger.used, ledger.clipped, ledger.dropped, ledger.crowd) == (5, 3, 1, 1, 1)
+    assert len(make(split)) == 1
+    assert (ledger.found, ledger.used, ledger.clipped, ledger.dropped, ledger.crowd) == (5, 1, 0, 4, 0)
+    assert ledger.missing == [tmp_path / "broken.png"]
+
+
+@pytest.mark.parametrize(("row", "before"), [(([1, 1, 5, 5], 1), 1), (([1, 1, 0, 5], 0), 0)])
+def test_a_lost_picture_is_no_background_picture_after_and_is_taken_off_if_it_was_one(
+    tmp_path: Path, row: tuple[list[float], int], before: int
+) -> None:
+    # Of crowd regions alone: counted as background. With every row dropped: not counted.
+    split = coco.read_split(write_coco(tmp_path, [row]), "train")
+    assert split.ledger.background == before
+    make(split)
+    assert split.ledger.background == 0
+
+
+def test_colour_statistics_are_those_of_all_pixels() -> None:
+    # 4 x 4 blocks of one colour each: every fourth pixel tells the whole.
+    rng = np.random.default_rng(0)
+    split = make_split([(40, 60)] * 5)
+    pictures = {
+        a.image_id: rng.integers(0, 256, (10, 15, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        for a in split.annotations
+    }
+    dataset = make(replace(split, read_image=lambda a: pictures[a.image_id]))
+    mean, covariance = dataset.colour_statistics()
+    pixels = np.stack(list(pictures.values())).reshape(-1, 3)
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
+    assert mean.dtype == covariance.dtype == np.float32
+    assert dataset.colour_statistics()[0] is mean, "computed once"
+
+
+def test_a_split_of_one_colour_has_a_covariance_that_can_be_divided_by() -> None:
+    split = replace(make_split([(40, 60)] * 2), read_image=lambda _: np.full((40, 60, 3), 255, np.uint8))
+    mean, covariance = make(split).colour_statistics()
+    assert (mean.tolist(), covariance.tolist()) == ([255] * 3, np.eye(3).tolist())
+
+
+def rng_of(dataset: DetectionDataset, position: int) -> tuple[int, np.random.Generator]:
+    """The picture at a position, and the random numbers that make its sample."""
+    seed, (epoch, place) = dataset.config.seed, divmod(position, len(dataset))
+    index = int(np.random.default_rng([1, seed, epoch]).permutation(len(dataset))[place])
+    return index, np.random.default_rng([2, seed, epoch, index])
+
+
+@pytest.mark.parametrize("config", [Config(), MOSAIC])
+def test_with_all_that_mixes_off_samples_are_to_the_last_bit_what_they_were_before_there_was_any(
+    config: Config,
+) -> None:
+    dataset = make(config=config)
+    for position in range(21):
+        index, rng = rng_of(dataset, position)
+        if rng.random() < mosaic_share(config, position / len(dataset), 9):
+            samples = [dataset.sample(i) for i in (index, *rng.integers(len(dataset), size=3).tolist())]
+            expected = mosaic(samples, CANVAS, config, rng)
+        else:
+            strength = augment_strength(config, position / len(dataset))
+            sample = dataset.sample(index)
+            matrix = random_placement(sample.image.shape, CANVAS, config, rng, strength)
+            expected = colour_shift(transform(sample, matrix, CANVAS, config), config, rng, strength)
+        assert same(dataset.training_sample(position, 9), expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(mixup=1.0),
+        Config(style_shift=1.0),
+        Config(pca_colour=0.3),
+        Config(mixup=1.0, style_shift=1.0, pca_colour=0.3),
+    ],
+)
+def test_a_sample_is_blended_then_restyled_then_shifted_as_far_as_it_is_asked_and_draws_nothing_else(
+    config: Config,
+) -> None:
+    dataset = make(config=config)
+    principal = principal_colours(dataset.colour_statistics()[1])
+
+    def another(rng: np.random.Generator) -> Sample:
+        return dataset.sample(int(rng.integers(len(dataset))))
+
+    for position in range(10):
+        index, rng = rng_of(dataset, position)
+        strength = augment_strength(config, position / len(dataset))
+        rng.random()  # whether it is a mosaic
+        expected = augment(dataset.sample(index), CANVAS, config, rng, strength)
+        if config.mixup:
+            rng.random()
+            expected = mixup(expected, augment(another(rng), CANVAS, config, rng, strength), rng)
+        if config.style_shift:
+            rng.random()
+            expected = style_shift(expected, another(rng).image)
+        if config.pca_colour:
+            expected = pca_shift(expected, principal, config, rng, strength)
+        assert same(dataset.training_sample(position, 9), expected)
+
+
+EVERYTHING = Config(
+    rotate=20.0, crop=0.3, hue=0.1, saturation=0.3, value=0.3, pca_colour=0.1,
+    style_shift=0.5, copy_paste=0.7, mixup=0.5, mosaic=0.5, mosaic_from=0.0, clean_end=0.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [(40, 60)], [(1, 1)]])
+def test_with_everything_on_samples_depend_on_seed_and_position_alone_and_are_samples(sizes: list[HW]) -> None:
+    one, other = (make(make_split(sizes), EVERYTHING) for _ in range(2))
+    forwards = [one.training_sample(position, 99) for position in range(30)]
+    backwards = [other.training_sample(position, 99) for position in reversed(range(30))]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+    for sample in forwards:
+        assert sample.image.shape == (*CANVAS, 3)
+        arrays = (sample.image, sample.boxes, sample.class_ids, sample.is_crowd)
+        assert [array.dtype.name for array in arrays] == ["uint8", "float32", "int64", "bool"]
+        assert sample.boxes.shape == (len(sample.class_ids), 4)
+        assert ((sample.boxes >= 0) & (sample.boxes <= (96, 64, 96, 64))).all()
+        assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
+
+
+def test_with_everything_on_no_picture_and_no_annotation_is_written_into() -> None:
+    split, untouched = make_split(), make_split()
+    dataset, fresh = make(split, EVERYTHING), make(untouched)
+    for position in range(30):
+        dataset.training_sample(position, 9)
+    assert all(same(dataset.sample(i), fresh.sample(i)) for i in range(len(SIZES)))
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_split_without_objects_or_of_crowd_regions_alone_can_be_trained_on_with_everything_on(crowd: bool) -> None:
+    split = make_split([(40, 60)] * 3)
+    kept = 1 if crowd else 0
+    annotations = tuple(
+        replace(
+            a,
+            boxes=a.boxes[:kept],
+            class_ids=a.class_ids[:kept],
+            is_crowd=np.ones(kept, dtype=np.bool_),
+            areas=a.areas[:kept],
+        )
+        for a in split.annotations
+    )
+    dataset = make(replace(split, annotations=annotations), replace(EVERYTHING, copy_paste=1.0))
+    for position in range(20):
+        assert dataset.training_sample(position, 9).is_crowd.all()
+
+
+@pytest.mark.parametrize("config", [Config(copy_paste=0.5), Config(mixup=0.5), Config(style_shift=0.5)])
+def test_about_as_many_samples_are_mixed_as_the_setting_says_and_the_others_stay_as_they_were(config: Config) -> None:
+    plain, mixed = make(config=Config()), make(config=config)
+    # The largest box of SIZES hides the place of any other, so not every paste finds one.
+    changed = np.mean([not same(plain.training_sample(p, 9), mixed.training_sample(p, 9)) for p in range(100)])
+    assert 0.15 < changed < 0.65
+
+
+def test_samples_of_another_canvas_mix_too() -> None:
+    dataset = make(config=replace(EVERYTHING, copy_paste=1.0, mixup=1.0, style_shift=1.0))
+    assert all(dataset.training_sample(p, 9, (32, 64)).image.shape == (32, 64, 3) for p in range(10))
+
+
+def test_pasted_objects_are_of_rare_classes_as_often_as_of_common_ones() -> None:
+    # One picture in ten has an object of class 1, the others of class 0.
+    split = make_split([(64, 96)] * 10)
+    annotations = tuple(
+        replace(a, boxes=np.array([[2, 2, 12, 12]], np.float32), class_ids=np.array([int(a.image_id == 1)]))
+        for a in split.annotations
+    )
+    still = Config(copy_paste=1.0, scale=(1.0, 1.0), shift=0.0)
+    dataset = make(replace(split, annotations=annotations), still)
+    pasted = np.concatenate([dataset.training_sample(p, 9).class_ids[1:] for p in range(100)])
+    assert len(pasted) > 90
+    assert 0.3 < pasted.mean() < 0.7
+
+
+@given(st.floats(0, 300), st.floats(0.1, 300))
+def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the_setting(
+    epoch: float, epochs: float
+) -> None:
+    share = mosaic_share(PHASED_IN, epoch, epochs)
+    assert 0 <= share <= 0.4
+    if epoch < 60 or epochs <= 60 or epoch > 0.85 * epochs:
+        assert share == 0
+    elif epoch >= 90:
+        assert share == 0.4
+    else:
+        assert share <= mosaic_share(PHASED_IN, epoch + 0.1, 1e6)
+
+
+def test_available_memory_is_a_sane_number_of_bytes() -> None:
+    assert 1 << 20 < available_memory() < 1 << 50

@@ -1,0 +1,211 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.arrays import Floats
+from detector.detections import Detections
+from detector.errors import InputError
+from detector.predict.tiling import View, ViewPlan, merge
+
+CANVAS_HW = (64, 96)
+NAMES = ("cat", "dog")
+WHOLE = View((0, 0, 300, 100))
+LEFT, RIGHT = View((0, 0, 180, 100)), View((120, 0, 300, 100))
+"""Two tiles that both show the columns from 120 to 180."""
+
+Answer = tuple[tuple[float, float, float, float], int, float]
+"""A box, its class, its score."""
+
+
+def found(*answers: Answer) -> Detections:
+    ranked = sorted(answers, key=lambda answer: -answer[2])
+    boxes = np.array([box for box, _, _ in ranked], np.float32).reshape(-1, 4)
+    scores = np.array([score for _, _, score in ranked], np.float32)
+    return Detections(boxes, scores, np.array([class_id for _, class_id, _ in ranked], np.int64), NAMES)
+
+
+def merged(views: list[View], of_views: list[Detections], **options: object) -> list[Answer]:
+    """The boxes are in pixels of the picture, here and in the answer."""
+    inside = [
+        replace(of_view, boxes=of_view.boxes - np.array(view.sides[:2] * 2, np.float32))
+        for view, of_view in zip(views, of_views, strict=True)
+    ]
+    given_ = {"iou_threshold": 0.6, "max_detections": 300, "class_agnostic": False} | options
+    answer = merge(views, inside, **given_)  # type: ignore[arg-type]
+    rows = zip(answer.boxes.tolist(), answer.class_ids.tolist(), answer.scores.tolist(), strict=True)
+    return [(tuple(box), class_id, round(score, 4)) for box, class_id, score in rows]
+
+
+@given(
+    # At most 9,000 tiles: 10,000 are refused.
+    image_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    canvas_hw=st.sampled_from([(64, 96), (96, 64), (320, 320), (32, 320)]),
+    tile=st.integers(40, 400),
+    overlap=st.floats(0, 0.75),
+)
+def test_tiles_have_one_size_and_fill_the_picture_with_the_overlap_asked_for(
+    image_hw: tuple[int, int], canvas_hw: tuple[int, int], tile: int, overlap: float
+) -> None:
+    height, width = image_hw
+    whole, *tiles = [view.sides for view in ViewPlan(8, tile, overlap).views(image_hw, canvas_hw)]
+    assert whole == (0, 0, width, height)
+    wanted_h, wanted_w = (max(1, round(tile * side / max(canvas_hw))) for side in canvas_hw)
+    if not tiles:
+        assert height <= wanted_h
+        assert width <= wanted_w
+        return
+    size = (min(wanted_w, width), min(wanted_h, height))
+    assert {(right - left, bottom - top) for left, top, right, bottom in tiles} == {size}
+    assert len(set(tiles)) == len(tiles)
+    for axis, length in ((0, width), (1, height)):
+        starts = sorted({sides[axis] for sides in tiles})
+        assert starts[0] == 0
+        assert starts[-1] == length - size[axis]
+        # A step of less than a pixel is not to be had.
+        shared = [one + size[axis] - other for one, other in itertools.pairwise(starts)]
+        assert all(some >= min(size[axis] * overlap - 1e-6, size[axis] - 1) for some in shared)
+        # Not more tiles than needed, either: with one less they would have to lie further apart.
+        step = max(1, int(size[axis] * (1 - overlap)))
+        assert (len(starts) - 2) * step < length - size[axis] or len(starts) == 1
+    assert {(left, top) for left, top, _, _ in tiles} == {(a, b) for a, _, _, _ in tiles for _, b, _, _ in tiles}
+
+
+def test_mirrored_views_follow_those_that_are_not() -> None:
+    plain = ViewPlan(8, 100, 0.2).views((150, 150), CANVAS_HW)
+    both = ViewPlan(8, 100, 0.2, mirror=True).views((150, 150), CANVAS_HW)
+    assert both == plain + [View(view.sides, mirrored=True) for view in plain]
+    assert ViewPlan(8).views((150, 150), CANVAS_HW) == [View((0, 0, 150, 150))]
+
+
+def test_more_tiles_than_anybody_waits_for_are_refused() -> None:
+    assert len(ViewPlan(8, 96, 0.0).views((6400, 9600), CANVAS_HW)) == 10_001
+    with pytest.raises(InputError, match="a picture of 9601 x 6400 would need 10100 tiles of 96 x 64, and 10000 are"):
+        ViewPlan(8, 96, 0.0).views((6400, 9601), CANVAS_HW)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("sides", [(0, 0, 200, 120), (37, 11, 133, 75), (60, 5, 150, 118), (10, 30, 141, 61)])
+def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_picture(
+    sides: tuple[int, int, int, int], mirrored: bool
+) -> None:
+    image = np.zeros((120, 200, 3), np.uint8)
+    image[40:56, 70:102] = 255
+    before = image.copy()
+    view = View(sides, mirrored)
+    letterbox, canvas = view.cut(image, CANVAS_HW)
+    assert canvas.shape == (*CANVAS_HW, 3)
+    ys, xs = np.nonzero(canvas[:, :, 0] > 127)
+    box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
+    in_image = view.to_image(letterbox.to_image(box))
+    np.testing.assert_allclose(in_image, [[70, 40, 102, 56]], atol=1 / min(letterbox.scale_xy))
+    assert np.array_equal(image, before)
+    assert (view.to_image(letterbox.to_image(np.array([[-9, -9, 999, 999]], np.float32))) == sides).all()
+
+
+def test_a_mirrored_canvas_is_the_mirrored_canvas() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 61, 3)).astype(np.uint8)
+    (_, plain), (_, mirrored) = (View((3, 4, 60, 50), flag).cut(image, CANVAS_HW) for flag in (False, True))
+    assert np.array_equal(plain[:, ::-1], mirrored)
+
+
+def test_the_answer_of_a_single_view_stays_as_it_is() -> None:
+    only = found(((0, 0, 50, 50), 0, 0.9), ((0, 0, 50, 49), 0, 0.8))
+    assert merge([WHOLE], [only], 0.6, 1, False) is only
+
+
+def test_an_object_cut_by_a_tile_is_found_whole_in_the_next() -> None:
+    whole, part = ((130, 20, 220, 80), 0, 0.7), ((131, 20, 180, 80), 0, 0.9)
+    views = [WHOLE, LEFT, RIGHT]
+    assert merged(views, [found(), found(part), found(whole)]) == [whole]
+    assert merged(views, [found(), found(part), found()]) == []  # the next shows all of it, and finds nothing
+
+
+def test_a_part_of_an_object_larger_than_the_overlap_is_better_than_nothing() -> None:
+    part = ((90, 20, 180, 80), 0, 0.9)
+    assert merged([WHOLE, LEFT, RIGHT], [found(), found(part), found()]) == [part]
+
+
+def test_an_object_larger_than_a_tile_comes_from_the_whole_picture() -> None:
+    large = ((20, 5, 290, 95), 1, 0.8)
+    assert merged([WHOLE, LEFT, RIGHT], [found(large), found(), found()]) == [large]
+
+
+def test_what_ends_at_the_edge_of_the_picture_is_no_part() -> None:
+    views = [View((0, 0, 300, 200)), View((0, 0, 180, 120)), View((0, 80, 180, 200))]
+    at_rim = [((0, 90, 50, 110), 0, 0.9), ((100, 100, 180, 119), 0, 0.8)]
+    assert merged(views, [found(), found(at_rim[0]), found()]) == [at_rim[0]]
+    assert merged(views, [found(), found(at_rim[1]), found()]) == []  # no rim on the right
+
+
+def test_what_two_tiles_see_whole_becomes_one_with_the_mean_of_the_boxes() -> None:
+    one, other = ((130, 20, 170, 60), 0, 0.75), ((134, 20, 170, 60), 0, 0.25)
+    views = [WHOLE, LEFT, RIGHT]
+    assert merged(views, [found(), found(one), found(other)]) == [((131, 20, 170, 60), 0, 0.75)]
+    dog = (other[0], 1, 0.25)
+    assert merged(views, [found(), found(one), found(dog)]) == [one, dog]
+    assert len(merged(views, [found(), found(one), found(dog)], class_agnostic=True)) == 1
+    assert merged(views, [found(), found(one), found(other)], iou_threshold=0.95) == [one, other]
+    assert merged(views, [found(), found(one), found(dog)], max_detections=1) == [one]
+
+
+def test_mirrored_views_of_one_tile_are_not_two_tiles() -> None:
+    part = ((131, 20, 180, 80), 0, 0.9)
+    views = [WHOLE, LEFT, replace(WHOLE, mirrored=True), replace(LEFT, mirrored=True)]
+    assert merged(views, [found(), found(part), found(), found()]) == [part]
+
+
+tile_sides = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(20, 40), st.integers(20, 40))
+
+
+@given(st.lists(tile_sides, max_size=5), st.integers(0, 10_000))
+def test_which_boxes_go_is_what_the_plain_rule_says(corners: list[tuple[int, int, int, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    views = [View((0, 0, 100, 100)), *(View((x, y, x + w, y + h)) for x, y, w, h in corners)]
+    views = list(dict.fromkeys(views))
+
+    def some_boxes(view: View) -> Floats:
+        left, top, right, bottom = view.sides
+        xs, ys = (np.sort(rng.integers(a, b + 1, (4, 2)), axis=1) for a, b in ((left, right), (top, bottom)))
+        return np.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], axis=1).astype(np.float32)
+
+    boxes = [some_boxes(view) for view in views]
+    scores = [np.sort(rng.random(4).astype(np.float32))[::-1] for _ in views]
+
+    def goes(box: list[float], view: View) -> bool:
+        left, top, right, bottom = view.sides
+        margin = 0.015 * max(right - left, bottom - top)
+        is_part = (
+            (left > 0 and box[0] - left < margin)
+            or (top > 0 and box[1] - top < margin)
+            or (right < 100 and right - box[2] < margin)
+            or (bottom < 100 and bottom - box[3] < margin)
+        )
+        shown = any(
+            other not in (view, views[0])
+            and box[0] >= other.sides[0]
+            and box[1] >= other.sides[1]
+            and box[2] <= other.sides[2]
+            and box[3] <= other.sides[3]
+            for other in views
+        )
+        return is_part and shown
+
+    wanted = sorted(
+        (tuple(box), score)
+        for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
+        for box, score in zip(of_view.tolist(), of_scores.tolist(), strict=True)
+        if not goes(box, view)
+    )
+    in_views = [
+        Detections(of_view - np.array(view.sides[:2] * 2, np.float32), of_scores, np.zeros(4, np.int64), NAMES)
+        for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
+    ]
+    answer = merge(views, in_views, 1.0, 300, False)
+    assert (
+        sorted((tuple(box), score) for box, score in zip(answer.boxes.tolist(), answer.scores.tolist(), strict=True))
+        == wanted
+    )

@@ -1,0 +1,385 @@
+"""The page in a real Chromium, driven over a pipe, so that no socket of this process goes anywhere."""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.arrays import ImageArray
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+pytest.importorskip("python_multipart", reason="the extra `serve` is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+from detector import images  # noqa: E402
+from detector.data.scenes import scenes  # noqa: E402
+from detector.detections import Detections  # noqa: E402
+from detector.graph.metadata import GraphForm  # noqa: E402
+from detector.predict.detector import Detector  # noqa: E402
+from detector.runtime.base import PointPredictions  # noqa: E402
+from detector.serving.app import make_app  # noqa: E402
+from detector.weights_info import WeightsInfo  # noqa: E402
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions "
+    "--disable-sync --disable-background-networking --disable-component-update "  # it asks nobody anything of its own
+    "--remote-debugging-pipe --window-size=1100,760"
+)
+
+MAX_BYTES = 300_000
+
+
+class Browser:
+    """A Chromium with one page, spoken to in its DevTools protocol: JSON over pipes, each message ended by a zero."""
+
+    def __init__(self, profile: Path) -> None:
+        its_input, self._to = os.pipe()
+        self._from, its_output = os.pipe()
+        # Chromium reads from file descriptor 3 and writes to 4.
+        become = (
+            f"import os, sys; os.dup2({its_input}, 3); os.dup2({its_output}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        flags = [*FLAGS.split(), f"--user-data-dir={profile}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", become, str(BROWSER), *flags, "about:blank"],
+            pass_fds=(its_input, its_output),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(its_input)
+        os.close(its_output)
+        self._buffer, self._count, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        self.all_requests: list[dict[str, Any]] = []
+        self.complaints: list[dict[str, Any]] = []
+        [page] = [target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page"]
+        self._session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._count += 1
+        number, session = self._count, {"sessionId": self._session} if self._session else {}
+        message = {"id": number, "method": method, "params": parameters} | session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while (reply := self._next()).get("id") != number:
+            self.events.append(reply)
+        assert "error" not in reply, f"{method}: {reply['error']}"
+        result: dict[str, Any] = reply["result"]
+        return result
+
+    def wait_for(self, method: str, **wanted: Any) -> dict[str, Any]:
+        """Return the parameters of the first event of this kind that holds what is wanted, and forget those before."""
+        while True:
+            event = self.events.pop(0) if self.events else self._next()
+            if event.get("method") == method and wanted.items() <= event["params"].items():
+                parameters: dict[str, Any] = event["params"]
+                return parameters
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            more = os.read(self._from, 1 << 16)
+            assert more, "the browser is gone"
+            self._buffer += more
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        decoded: dict[str, Any] = json.loads(message)
+        if decoded.get("method") == "Network.requestWillBeSent":
+            self.all_requests.append(decoded)
+        if decoded.get("method") == "Runtime.exceptionThrown" or decoded.get("params", {}).get("entry", {}).get(
+            "source"
+        ) in ("security", "javascript"):
+            self.complaints.append(decoded)
+        return decoded
+
+    def run(self, script: str) -> Any:
+        """Return what an expression of the page comes to; a promise is waited for."""
+        done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        self.run(f"new Promise((done) => {{ const look = () => {condition} ? done() : setTimeout(look, 5); look(); }})")
+
+    def upload(self, path: Path) -> None:
+        """Choose a file as a user does, and wait for the answer or the complaint."""
+        self.run("answer = null; at('wrong').textContent = ''")
+        node = self.call("DOM.querySelector", nodeId=self.call("DOM.getDocument")["root"]["nodeId"], selector="#file")
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node["nodeId"])
+        self.until("answer || at('wrong').textContent")
+
+    def slide(self, slider: str, value: float) -> list[dict[str, Any]]:
+        """Move a slider and return what the page shows at once."""
+        script = f"at('{slider}').value = {value}; at('{slider}').dispatchEvent(new Event('input')); shown"
+        found: list[dict[str, Any]] = self.run(script)
+        return found
+
+
+class Crowd:
+    """A runtime that finds crowds of boxes, whatever the picture: many overlap, some scores are equal."""
+
+    name = "crowd"
+    canvas_hw = (64, 96)
+    form = GraphForm()
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(count)
+        centres = np.tile(rng.uniform((0, 0), (96, 64), size=(12, 2)), (count // 12, 2)) + rng.normal(0, 2, (count, 4))
+        self._boxes = (centres + rng.uniform((-14, -14, 8, 8), (-8, -8, 14, 14), size=(count, 4))).astype(np.float32)
+        self._scores = np.round(rng.uniform(0, 1, size=(count, 3)) ** 2, 2).astype(np.float32)
+
+    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
+        return PointPredictions(self._boxes[None], self._scores[None])
+
+
+def crowd(count: int, **config: Any) -> Detector:
+    return Detector(Crowd(count), WeightsInfo("crowd", ("a", "b", "c"), (1, 2, 3), Crowd.canvas_hw, config, {}))
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Detector]:
+    return {
+        "scenes": Detector.load("scenes", "cpu"),
+        "crowd": crowd(600),
+        "agnostic": crowd(600, class_agnostic=True),
+        "throng": crowd(1800),
+        "soft": crowd(600, suppression="soft"),
+    }
+
+
+@pytest.fixture(scope="module")
+def address(models: dict[str, Detector]) -> Iterator[str]:
+    """Where a real server listens, in a thread of this process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(make_app(models, MAX_BYTES), log_config=None, lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    try:
+        browser.call("Network.enable")
+        browser.call("Page.enable")
+        browser.call("Runtime.enable")
+        browser.call("Log.enable")
+        browser.call("Page.navigate", url=address)
+        browser.wait_for("Page.loadEventFired")
+        browser.until("known")
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "drawn scene.png"
+    images.write(path, scenes.render("test", 3).image)
+    return path
+
+
+def select(browser: Browser, name: str) -> None:
+    browser.run(f"at('model').value = '{name}'; at('model').dispatchEvent(new Event('change'))")
+
+
+WALK = """async (positions) => {
+  const seen = [];
+  for (const [score, iou] of positions) {
+    const before = asking;
+    at("score").value = score;
+    at("iou").value = iou;
+    at("iou").dispatchEvent(new Event("input"));
+    const asked = asking !== before;
+    while (at("said").textContent === "Looking …") await new Promise((done) => setTimeout(done, 2));
+    seen.push([shown.map((one) => [one.class_id, one.score, one.box]), asked]);
+  }
+  return seen;
+}"""
+"""Move the sliders to each position; return what is shown there, and whether the server was asked for it."""
+
+
+def as_rows(found: Detections) -> list[list[Any]]:
+    rows = zip(found.class_ids.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    return [[*row] for row in rows]
+
+
+def test_a_picture_is_chosen_and_what_the_server_found_is_shown(
+    browser: Browser, picture: Path, models: dict[str, Detector]
+) -> None:
+    select(browser, "scenes")
+    browser.upload(picture)
+    found = models["scenes"].detect(picture)
+    assert browser.run("shown.map((one) => [one.class_id, one.score, one.box])") == as_rows(found)
+    rows = browser.run("[...at('list').querySelectorAll('button')].map((row) => row.innerText.split('\\n'))")
+    assert rows == [[name, f"{score:.2f}"] for name, score, _ in found]
+    counts = browser.run("[...at('counts').children].map((count) => count.innerText)")
+    names = [name for name, _, _ in found]
+    assert sorted(counts) == sorted(f"{name}{names.count(name)}" for name in set(names))
+    assert browser.run("at('total').textContent") == f"{len(found)} objects"
+
+
+@pytest.mark.parametrize("name", ["scenes", "crowd", "agnostic", "throng", "soft"])
+def test_wherever_the_sliders_stand_the_page_shows_what_the_server_answers_there(
+    browser: Browser, picture: Path, models: dict[str, Detector], name: str
+) -> None:
+    select(browser, name)
+    browser.upload(picture)
+    positions = [*itertools.product((0.05, 0.25, 0.75), (0.0, 0.6, 0.9)), (0.36, 0.6), (0.05, 1.0), (1.0, 0.6)]
+    seen = browser.run(f"({WALK})({json.dumps(positions)})")
+    local, counts = [], set()
+    for (score, iou), (shown, asked) in zip(positions, seen, strict=True):
+        found = models[name].detect(picture, score_threshold=score, iou_threshold=iou)
+        assert shown == as_rows(found), (score, iou)
+        counts.add(len(found))
+        local += [] if asked else [score]
+    assert len(counts) > 3
+    # Classic suppression needs the server only for what is not among the thousand best boxes.
+    assert {"throng": local and 0.05 < min(local) < 1, "soft": not local}.get(name, len(local) == len(positions))
+
+
+def test_the_download_holds_what_is_shown(browser: Browser, picture: Path, tmp_path: Path) -> None:
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path), eventsEnabled=True)
+    select(browser, "scenes")
+    browser.upload(picture)
+    browser.slide("iou", 0.6)
+    browser.slide("score", 0.5)
+    browser.run("at('download').click()")
+    browser.wait_for("Browser.downloadProgress", state="completed")
+    saved = json.loads((tmp_path / "drawn scene.json").read_text())
+    assert saved["detections"] == browser.run("shown")
+    assert {key: saved[key] for key in ("file", "model", "width", "height", "score_threshold", "iou_threshold")} == {
+        "file": "drawn scene.png",
+        "model": "scenes",
+        "width": 480,
+        "height": 384,
+        "score_threshold": 0.5,
+        "iou_threshold": 0.6,
+    }
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_is_drawn_the_way_the_server_sees_it(
+    browser: Browser, tmp_path: Path, kind: str, orientation: int
+) -> None:
+    corners = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 0]]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{kind}"
+    Image.fromarray(corners.repeat(40, axis=0).repeat(60, axis=1)).save(path, exif=exif)
+    browser.upload(path)
+    upright = images.read(path)
+    height, width = upright.shape[:2]
+    assert browser.run("[picture.width, picture.height]") == [width, height]
+    assert browser.run("at('wrong').textContent") == ""
+    for x, y in itertools.product((0.25, 0.75), repeat=2):
+        there = f"p.left + {x} * p.width * p.scale, p.top + {y} * p.height * p.scale"
+        pixel = f"at('picture').getContext('2d').getImageData({there}, 1, 1)"
+        drawn = browser.run(f"(() => {{ const p = place(); return [...{pixel}.data] }})()")
+        assert np.abs(upright[int(y * height), int(x * width)].astype(int) - drawn[:3]).max() < 30
+
+
+def test_a_picture_can_be_dropped_and_pasted(browser: Browser, picture: Path) -> None:
+    dropped = {"items": [], "files": [str(picture)], "dragOperationsMask": 1}
+    browser.run("answer = null")
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.call("Input.dispatchDragEvent", type=kind, x=300, y=300, data=dropped)
+    browser.until("answer")
+    assert browser.run("file.name") == picture.name
+    browser.run(
+        """answer = null; const clipboard = new DataTransfer(); clipboard.items.add(new File([file], 'pasted.png'));
+        dispatchEvent(new ClipboardEvent('paste', { clipboardData: clipboard }))"""
+    )
+    browser.until("answer")
+    assert browser.run("file.name") == "pasted.png"
+
+
+def test_what_cannot_be_taken_is_said(browser: Browser, tmp_path: Path) -> None:
+    words, large = tmp_path / "words.jpg", tmp_path / "large.png"
+    words.write_text("no picture")
+    large.write_bytes(bytes(MAX_BYTES + 1))
+    browser.upload(words)
+    assert browser.run("at('wrong').textContent").startswith("words.jpg: not a picture in a format that can be read (")
+    assert browser.run("at('download').disabled")
+    browser.upload(large)
+    assert browser.run("at('wrong').textContent") == "large.png has 0.3 MB; at most 0.3 are taken."
+    # A program that does not look first hears the same from the server, and no connection breaks.
+    body = f"new Blob([new Uint8Array({int(1.9 * MAX_BYTES)})], {{ type: 'image/png' }})"
+    assert browser.run(f"fetch('detect', {{ method: 'POST', body: {body} }}).then((reply) => reply.status)") == 413
+
+
+def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, picture: Path) -> None:
+    select(browser, "scenes")
+    browser.upload(picture)
+    browser.run("at('model').focus()")
+    reached = []
+    for _ in range(5):
+        press(browser, "Tab")
+        reached.append(browser.run("document.activeElement.id || document.activeElement.closest('[id]').id"))
+    assert reached == ["choose", "score", "iou", "list", "list"]
+    assert browser.run("marked") == 1
+    browser.run("at('score').focus()")
+    before = browser.run("shown.length")
+    press(browser, "End")
+    assert browser.run("at('score-shown').value") == "1.00"
+    assert browser.run("shown.length") == 0 < before
+
+
+def press(browser: Browser, key: str) -> None:
+    codes = {"Tab": 9, "End": 35}
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+
+def test_pointing_at_an_object_marks_the_smallest_box_there(
+    browser: Browser, picture: Path, models: dict[str, Detector]
+) -> None:
+    select(browser, "scenes")
+    browser.upload(picture)
+    browser.slide("score", 0.05)
+    browser.slide("iou", 1.0)
+    boxes = np.array([row["box"] for row in browser.run("shown")])
+    for x, y in boxes.reshape(-1, 2, 2).mean(axis=1)[:5]:
+        place = browser.run(
+            "(() => { const p = place(), s = at('stage').getBoundingClientRect(); return [s.left, s.top, p] })()"
+        )
+        left, top, on_stage = place
+        browser.call(
+            "Input.dispatchMouseEvent",
+            type="mouseMoved",
+            x=left + on_stage["left"] + x * on_stage["scale"],
+            y=top + on_stage["top"] + y * on_stage["scale"],
+        )
+        marked = browser.run("marked")
+        inside = np.flatnonzero((boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3]))
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        assert areas[marked] == pytest.approx(areas[inside].min(), rel=0.05)
+
+
+def test_the_page_asked_nobody_but_its_server_and_broke_none_of_its_own_rules(browser: Browser, address: str) -> None:
+    browser.run("1")
+    urls = [request["params"]["request"]["url"] for request in browser.all_requests]
+    assert f"{address}/" in urls
+    assert not [url for url in urls if not url.startswith((f"{address}/", f"blob:{address}/", "data:"))]
+    assert not browser.complaints

@@ -1,0 +1,41 @@
+"""A long run takes no more memory than a short one, and leaves no files open."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.config import Config
+from detector.data.open_data import open_data
+from detector.loader.dataset import DetectionDataset
+from detector.loader.loader import training_batches
+from detector.model.network import GridNetwork
+from detector.training.trainer import Trainer
+
+STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="only Linux says so simply")
+def test_fifty_epochs_take_no_more_memory_than_ten(tiny_data: Path) -> None:
+    split = open_data(tiny_data).read("train")
+    config = Config(model="pico", canvas=(64, 96), mosaic_from=0)
+    dataset = DetectionDataset(split, (64, 96), config)
+    network = GridNetwork(config, len(split.class_names), *dataset.colour_statistics())
+    trainer = Trainer(network, config, torch.device("cpu"), torch.float32, steps_per_epoch=3)
+    steps = 150
+    after_ten = handles = 0
+    for step, batch in training_batches(dataset, 4, steps, 0, steps):
+        trainer.step(step, steps, batch)
+        if step == 30:
+            after_ten, handles = resident_bytes(), open_files()
+    assert resident_bytes() < after_ten * 1.02 + 2**20
+    assert open_files() <= handles

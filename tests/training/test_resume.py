@@ -1,0 +1,251 @@
+"""A run that is cut short goes on to the same bits; what is not as it was is said; what is damaged is not used."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detector.config import Config
+from detector.errors import InputError
+from detector.graceful_shutdown import StopRequest
+from detector.model.checkpoint import load_weights
+from detector.training.run_state import read_state
+from detector.training.train import resume, train
+
+STEPS, EVALUATIONS = 30, 5
+
+OTHERS = ["muon", "adamw", "rmsprop", "momentum", "sgd"]
+
+
+@pytest.fixture
+def short(tiny_config: Config) -> Config:
+    return replace(tiny_config, steps=STEPS, evaluations=EVALUATIONS)
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """A hash of everything a run is about: weights, average, optimizer and results."""
+    state = read_state(folder / "state")
+    assert state is not None
+    progress, tensors = state
+    hashes = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+    for name in ("best", "last"):
+        network, _ = load_weights(folder / "weights" / f"{name}.safetensors")
+        for key, tensor in network.state_dict().items():
+            hashes[f"{name}.{key}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return hashes | {"results": (folder / "results.csv").read_text(), "step": str(progress.step)}
+
+
+def cut(folder: Path, after: int) -> None:
+    """Make a finished run one that was killed some time after the evaluation at step `after`."""
+    for path in (folder / "state").iterdir():
+        if int(path.name.split("-")[0]) > after:
+            path.unlink()
+
+
+def keep_all_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.training.run_state._KEPT", 99)
+
+
+@pytest.mark.parametrize("optimizer", OTHERS)
+def test_going_on_from_any_saved_state_ends_at_the_same_bits(
+    optimizer: str, tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_all_states(monkeypatch)
+    config = replace(short, optimizer=optimizer, dropout=0.2, patience=4)  # type: ignore[arg-type]
+    train(tiny_data, config, tmp_path / "whole")
+    wanted = fingerprint(tmp_path / "whole")
+    for after in (6, 18, 24):
+        shutil.copytree(tmp_path / "whole", tmp_path / str(after))
+        cut(tmp_path / str(after), after)
+        torch.manual_seed(after)  # nothing may depend on it
+        result = resume(tmp_path / str(after))
+        assert result.steps == STEPS
+        assert fingerprint(tmp_path / str(after)) == wanted
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_number_of_loader_threads_changes_nothing(
+    workers: int, tiny_data: Path, short: Config, tmp_path: Path
+) -> None:
+    train(tiny_data, short, tmp_path / "one")
+    train(tiny_data, replace(short, workers=workers), tmp_path / "other")
+    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "other")
+
+
+def test_a_run_without_a_saved_state_begins_anew(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "early")
+    for name in ("state", "weights"):
+        shutil.rmtree(tmp_path / "early" / name)
+    resume(tmp_path / "early")
+    assert fingerprint(tmp_path / "early") == fingerprint(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_state_is_known_and_the_one_before_is_used(
+    damage: str, tiny_data: Path, short: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_data, short, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
+    last = sorted((tmp_path / "hurt" / "state").iterdir())[-1]
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes({"cut": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
+    resume(tmp_path / "hurt")
+    assert f"{last}: damaged, the state before it is used" in caplog.text
+    assert fingerprint(tmp_path / "hurt") == fingerprint(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_gone_on_with(tiny_run: Path) -> None:
+    with pytest.raises(InputError, match="this run is finished"):
+        resume(tiny_run)
+
+
+@pytest.mark.parametrize("what", ["nothing", "file", "empty"])
+def test_what_holds_no_run_is_refused(what: str, tmp_path: Path) -> None:
+    path = tmp_path / what
+    if what == "file":
+        path.write_text("x")
+    elif what == "empty":
+        path.mkdir()
+    with pytest.raises(InputError, match=r"no such folder|holds no run that could go on"):
+        resume(path)
+
+
+def change_facts(folder: Path, **facts: object) -> None:
+    said = json.loads((folder / "run.json").read_text())
+    said["facts"] |= facts
+    (folder / "run.json").write_text(json.dumps(said))
+
+
+def test_what_is_not_as_it_was_is_said_with_what_it_means(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, tmp_path)
+    cut(tmp_path, 24)
+    change_facts(tmp_path, threads=64, torch="1.0")
+    with pytest.raises(InputError, match=r"torch: 1\.0 then(.|\n)*threads: 64 then, 1 now: sums are added") as caught:
+        resume(tmp_path)
+    assert "--resume-anyway" in str(caught.value)
+    assert resume(tmp_path, anyway=True).steps == STEPS
+
+
+def test_other_data_are_noticed(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    train(tmp_path / "data", short, tmp_path / "run")
+    cut(tmp_path / "run", 24)
+    path = tmp_path / "data" / "train.json"
+    rows = json.loads(path.read_text())
+    rows["annotations"][0]["bbox"][0] += 1
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"data: .* then, .* now: it would learn from other pictures or boxes"):
+        resume(tmp_path / "run")
+
+
+def test_a_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    from detector.training.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path)
+    with pytest.raises(InputError, match="another process is training in this folder"):
+        train(tiny_data, short, tmp_path)
+    folder.close()
+    train(tiny_data, replace(short, steps=2), tmp_path)
+
+
+def test_a_run_that_cannot_go_on_lets_go_of_its_folder(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match="this run is finished"):
+            resume(tmp_path)
+
+
+def start(tiny_data: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    words = ["--model", "pico", "--batch", "4", "--device", "cpu"]
+    settings = ("canvas=[64, 96]", f"steps={STEPS}", f"evaluations={EVALUATIONS}", "precision=fp32")
+    command = [sys.executable, "-m", "detector", "train", "--data", str(tiny_data), "--out", str(folder), *words]
+    command += [word for setting in settings for word in ("--set", setting)]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(3000):
+        if path.exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not come")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_a_run_that_is_killed_or_asked_to_stop_goes_on_to_the_same_bits(
+    number: signal.Signals, status: int, tiny_data: Path, short: Config, tmp_path: Path
+) -> None:
+    train(tiny_data, short, tmp_path / "whole")
+    process = start(tiny_data, tmp_path / "run")
+    wait_for(tmp_path / "run" / "results.csv")
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    # It may just have finished.
+    assert process.returncode in (status, 0)
+    if process.returncode != 0:
+        resume(tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+
+
+def test_a_first_signal_is_a_wish_and_a_second_one_an_order() -> None:
+    with StopRequest() as stop:
+        assert not stop.made
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.made
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    seen: list[object] = []
+
+    def enter() -> None:
+        with StopRequest():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="cannot be made"):
+        train(tiny_data, short, tmp_path / "run")
+
+
+def test_a_full_disk_is_said_and_the_state_before_stays(
+    tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_data, short, tmp_path / "whole")
+    written: list[int] = []
+    fsync = os.fsync
+
+    def full_after_a_while(handle: int) -> None:
+        written.append(handle)
+        if len(written) > 40:
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_after_a_while)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        train(tiny_data, short, tmp_path / "run")
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob("*.part"))
+    resume(tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")

@@ -1,0 +1,76 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.config import PLANNING_STEPS, Config
+from detector.training.schedule import ema_decay, evaluation_steps, learning_rate, least_quality
+
+shares = st.floats(0, 1)
+names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
+configs = st.builds(Config, lr_schedule=names, warmup=shares, flat=shares, final_lr=shares, ema=shares)
+lengths = st.integers(1, 20_000)
+
+
+def interpolate(x: float, corners: list[tuple[float, float]]) -> float:
+    """The straight lines between corners (x, y)."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        if x0 <= x <= x1:
+            return y1 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    raise AssertionError(x)
+
+
+@pytest.mark.parametrize("steps", [200, 1000, 4000, 12_000])
+@pytest.mark.parametrize(("warmup", "flat", "final"), [(0.1, 0.3, 0.02), (0.5, 0.3, 0.0), (0.2, 0.9, 1.0)])
+def test_the_learning_rate_rises_to_a_fifth_then_to_the_peak_stays_and_falls(
+    steps: int, warmup: float, flat: float, final: float
+) -> None:
+    peak_at = min(300, int(warmup * steps))
+    falls_at = max(peak_at, flat * steps)
+    corners = [(0.0, 0.0), (20.0, 0.2), (peak_at, 1.0), (falls_at, 1.0), (steps, final)]
+    config = Config(warmup=warmup, flat=flat, final_lr=final)
+    for step in range(steps):
+        assert learning_rate(step, steps, config, 25) == pytest.approx(interpolate(step + 1, corners), abs=1e-9), step
+
+
+@given(configs, lengths, lengths, st.integers(0, PLANNING_STEPS - 1))
+def test_the_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
+    assert learning_rate(step, steps, config, 25) == learning_rate(step, others, config, 25)
+    assert ema_decay(step, steps, config) == ema_decay(step, others, config)
+    assert least_quality(step, steps) == least_quality(step, others)
+
+
+@given(configs, lengths, st.data())
+def test_every_schedule_keeps_its_bounds(config: Config, steps: int, data: st.DataObject) -> None:
+    step, per_epoch = data.draw(st.integers(0, steps - 1)), data.draw(st.floats(0.1, 1000))
+    assert 0 <= learning_rate(step, steps, config, per_epoch) <= 1 + 1e-9
+    assert 0 <= ema_decay(step, steps, config) < 1
+    assert least_quality(step, steps) in (0.0, 0.1)
+
+
+@given(st.builds(Config, warmup=shares, flat=st.floats(0, 0.99), final_lr=shares), st.integers(1000, 20_000))
+def test_the_last_step_has_the_final_learning_rate(config: Config, steps: int) -> None:
+    assert learning_rate(steps - 1, steps, config, 25) == pytest.approx(config.final_lr, abs=1e-6)
+
+
+def test_the_average_has_a_short_memory_at_first_and_then_one_of_its_share_of_the_run() -> None:
+    config = Config(ema=0.02)
+    assert [ema_decay(step, 10_000, config) for step in (0, 1, 8)] == [1 / 10, 2 / 11, 9 / 18]
+    assert ema_decay(9_000, 10_000, config) == pytest.approx(1 - 2 / 200)
+    assert ema_decay(5_000, 10_000, Config(ema=0)) == 0
+
+
+def test_the_floor_of_the_targets_ends_after_two_per_cent_of_the_run() -> None:
+    assert [least_quality(step, 5000) for step in (0, 99, 100, 4999)] == [0.1, 0.1, 0, 0]
+
+
+@given(lengths, st.integers(1, 100))
+def test_evaluations_come_at_even_distances_and_always_at_the_end(steps: int, count: int) -> None:
+    after = evaluation_steps(steps, count)
+    assert after[-1] == steps
+    assert after == sorted(set(after))
+    assert after[0] >= 1
+    assert len(after) == min(count, steps) or count > steps / 2
+    gaps = [b - a for a, b in itertools.pairwise([0, *after])]
+    assert max(gaps) - min(gaps) <= 1 or count > steps / 2

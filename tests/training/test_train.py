@@ -1,0 +1,303 @@
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detector import images
+from detector.config import PLANNING_STEPS, Config
+from detector.data.open_data import open_data
+from detector.data.scenes import scenes
+from detector.errors import InputError
+from detector.evaluating.evaluate import detect_split, evaluate, score_split
+from detector.loader.dataset import DetectionDataset
+from detector.loader.loader import training_batch, training_batches
+from detector.model.checkpoint import load_weights
+from detector.model.network import GridNetwork
+from detector.predict.detector import Detector
+from detector.runtime.pytorch import TorchRuntime
+from detector.training.time_budget import choose_batch
+from detector.training.train import train
+from detector.training.trainer import Trainer
+from detector.weights_info import WeightsInfo
+
+
+def test_a_network_learns_a_handful_of_pictures_by_heart() -> None:
+    split = scenes.read_split("train")
+    split = replace(split, annotations=tuple(a for a in split.annotations if len(a.boxes))[:6])
+    canvas_hw, steps, batch_size = (192, 256), 90, 6
+    still = Config(model="pico", mirror=0, scale=(1, 1), shift=0, colour_gain=0, brightness=0, ema=0.1)
+    dataset = DetectionDataset(split, canvas_hw, still)
+    torch.manual_seed(0)
+    network = GridNetwork(Config(model="pico"), len(split.class_names), *dataset.colour_statistics())
+    trainer = Trainer(network, still, torch.device("cpu"), torch.float32)
+    for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
+        trainer.step(step, steps, batch)
+    info = WeightsInfo("pico", split.class_names, split.category_ids, canvas_hw, {}, {})
+    runtime = TorchRuntime(trainer.average.network, canvas_hw, torch.device("cpu"))
+    ap = score_split(split, detect_split(Detector(runtime, info), split))
+    assert ap.AP50 > 0.9
+
+
+def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
+    tiny_run: Path, tiny_config: Config, tiny_data: Path
+) -> None:
+    files = sorted(path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file())
+    weights = ["weights/best.safetensors", "weights/last.safetensors"]
+    states = [name for name in files if name.startswith("state/")]
+    assert [name.split("-")[0] for name in states] == ["state/00000040", "state/00000080"]
+    rest = ["config.json", "ledger.json", "results.csv", "run.json", "timing.csv"]
+    assert files == sorted([*rest, *states, *weights])
+
+    settings = json.loads((tiny_run / "config.json").read_text())
+    wanted = json.loads(json.dumps(asdict(tiny_config))) | {"steps": 80, "batch": 4, "canvas": [64, 96]}
+    assert {key: settings[key] for key in wanted} == wanted
+
+    ledger = json.loads((tiny_run / "ledger.json").read_text())
+    assert (ledger["train"]["found"], ledger["train"]["used"], ledger["val"]["used"]) == (24, 24, 8)
+
+    with (tiny_run / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [40, 80]
+    _, info = load_weights(tiny_run / "weights" / "best.safetensors")
+    assert (info.model, info.class_names, info.category_ids) == ("pico", ("red", "blue"), (3, 17))
+    assert (info.canvas_hw, info.config["seed"], info.facts["pictures"]) == ((64, 96), 0, 12)
+    best = max(float(row["AP"]) for row in rows)
+    own = evaluate(tiny_data, tiny_run / "weights" / "best.safetensors", "val", "cpu")
+    assert pytest.approx(best, abs=1e-3) == own.AP
+    assert pytest.approx(info.facts["val"]["AP"], abs=1e-3) == own.AP
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation_and_the_last_those_of_the_last(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    unstable = replace(tiny_config, steps=40, evaluations=8, ema=0, lr=0.3, lr_rest=0.06, final_lr=1)
+    train(tiny_data, unstable, tmp_path)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        scores = [float(row["AP"]) for row in csv.DictReader(file)]
+    assert scores[-1] < max(scores)
+    for name, wanted in (("best", max(scores)), ("last", scores[-1])):
+        ap = evaluate(tiny_data, tmp_path / "weights" / f"{name}.safetensors", "val", "cpu")
+        assert pytest.approx(wanted, abs=1e-3) == ap.AP
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    networks = [load_weights(path / "weights" / "last.safetensors")[0].state_dict() for path in (one, other)]
+    return all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+
+
+def test_the_same_seed_gives_the_same_weights_bit_by_bit_and_another_seed_does_not(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        train(tiny_data, replace(tiny_config, steps=25, evaluations=1, seed=seed), tmp_path / name)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_how_often_a_run_is_evaluated_does_not_change_what_is_learned(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    for name, evaluations in (("a", 1), ("b", 5)):
+        train(tiny_data, replace(tiny_config, steps=25, evaluations=evaluations), tmp_path / name)
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_very_short_budget_in_minutes_still_ends_with_weights_and_can_be_repeated_in_steps(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    # A command that started long ago has nothing left: the run does the least there is.
+    short = replace(tiny_config, steps=None, minutes=0.05, evaluations="auto")
+    result = train(tiny_data, short, tmp_path / "minutes", started=-1e6)
+    assert result.steps == PLANNING_STEPS + 1
+    assert result.best is not None
+    train(tiny_data, replace(tiny_config, steps=result.steps), tmp_path / "steps")
+    assert same_weights(tmp_path / "minutes", tmp_path / "steps")
+
+
+def test_a_budget_in_minutes_is_turned_into_steps(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=None, minutes=0.06), tmp_path / "run")
+    assert result.steps > PLANNING_STEPS
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == result.steps
+
+
+def test_epochs_count_passes_over_the_pictures(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=None, epochs=1.5), tmp_path)
+    assert result.steps == round(1.5 * 12 / 4)
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(
+    tiny_run: Path, tiny_data: Path, tiny_config: Config
+) -> None:
+    before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds a run already; give another --out"):
+        train(tiny_data, tiny_config, tiny_run)
+    assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the loss is not finite at step") as caught:
+        train(tiny_data, replace(tiny_config, optimizer="sgd", lr=1e30, clip_norm=1e30), tmp_path)
+    message = str(caught.value)
+    named = [line.strip() for line in message.splitlines() if line.strip().endswith(".png")]
+    assert len(named) == 4
+    assert all(Path(name).is_file() for name in named)
+    assert "--set lr=" in message
+
+
+def test_without_a_val_split_the_last_weights_are_the_best(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    result = train(tiny_data / "train.json", replace(tiny_config, steps=4), tmp_path)
+    assert result.best is None
+    one, other = (load_weights(tmp_path / "weights" / f"{name}.safetensors") for name in ("best", "last"))
+    assert one[1] == other[1]
+    assert all(torch.equal(tensor, other[0].state_dict()[name]) for name, tensor in one[0].state_dict().items())
+
+
+def test_trainval_learns_from_both_and_evaluates_on_nothing(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=2), tmp_path, split="trainval")
+    assert result.best is None
+    assert load_weights(tmp_path / "weights" / "best.safetensors")[1].facts["pictures"] == 16
+
+
+def copy_of(tiny_data: Path, folder: Path, change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
+    """The training split of the tiny set with a change in its JSON, pictures copied."""
+    (folder / "images").mkdir(parents=True)
+    for path in images.find(tiny_data / "images"):
+        (folder / "images" / path.name).write_bytes(path.read_bytes())
+    data = json.loads((tiny_data / "train.json").read_text())
+    change(data)
+    (folder / "train.json").write_text(json.dumps(data))
+    return folder
+
+
+def test_too_many_bad_boxes_stop_the_run_unless_they_are_allowed(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    def spoil(data: dict[str, list[dict[str, object]]]) -> None:
+        for row in data["annotations"][:3]:
+            row["bbox"] = [10, 10, 0, 5]
+
+    data = copy_of(tiny_data, tmp_path / "data", spoil)
+    config = replace(tiny_config, steps=2)
+    with pytest.raises(InputError, match=r"3 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
+        train(data, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(data, replace(config, allow_dropped=0.2), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]["dropped"] == 3
+
+
+def test_a_picture_that_does_not_decode_counts_as_missing_with_its_boxes_dropped(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    data = copy_of(tiny_data, tmp_path / "data", lambda data: None)
+    whole = (data / "images" / "1.png").read_bytes()
+    (data / "images" / "1.png").write_bytes(whole[: len(whole) // 2])
+    config = replace(tiny_config, steps=2)
+    with pytest.raises(InputError, match=r"2 of 24 boxes would be dropped(.|\n)*1\.png"):
+        train(data, config, tmp_path / "run")
+    train(data, replace(config, allow_dropped=0.1), tmp_path / "run")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]
+    assert (ledger["used"], ledger["dropped"], len(ledger["missing_pictures"])) == (22, 2, 1)
+
+
+def test_a_set_of_background_pictures_alone_can_be_learned(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    data = copy_of(tiny_data, tmp_path / "data", lambda data: data["annotations"].clear())
+    train(data, replace(tiny_config, steps=3), tmp_path / "run")
+    found = Detector.load(tmp_path / "run" / "weights" / "last.safetensors", "cpu").detect(data / "images" / "1.png")
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_pictures_than_a_batch_are_enough(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path, count: int
+) -> None:
+    def shorten(data: dict[str, list[dict[str, object]]]) -> None:
+        del data["images"][count:], data["annotations"][2 * count :]
+
+    data = copy_of(tiny_data, tmp_path / "data", shorten)
+    assert train(data, replace(tiny_config, steps=3), tmp_path / "run").steps == 3
+
+
+def first_batches(tiny_data: Path, pictures: int, steps: int) -> list[torch.Tensor]:
+    split = open_data(tiny_data).read("train")
+    split = replace(split, annotations=split.annotations[:pictures])
+    dataset = DetectionDataset(split, (64, 96), Config())
+    return [training_batch(dataset, step, 8, steps).images for step in range(PLANNING_STEPS)]
+
+
+@pytest.mark.parametrize("pictures", [2, 12])
+def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, pictures: int) -> None:
+    one, other = (first_batches(tiny_data, pictures, steps) for steps in (PLANNING_STEPS, 1000))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_few_pictures_mean_small_batches_unless_one_is_set() -> None:
+    assert [choose_batch(Config(), count) for count in (1, 999, 1000, 4999, 5000)] == [8, 8, 16, 16, 32]
+    assert choose_batch(Config(batch=3), 5000) == 3
+    assert np.all(np.diff([choose_batch(Config(), count) for count in range(1, 6000, 50)]) >= 0)
+
+
+def test_a_run_may_begin_with_weights_and_is_then_of_their_make(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, info = load_weights(tiny_weights)
+    config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    result = train(tiny_data, config, tmp_path, weights=tiny_weights)
+    assert "first loss" not in caplog.text  # what theory says of random weights
+    network, own = load_weights(result.folder / "weights" / "last.safetensors")
+    assert (own.model, own.canvas_hw) == ("pico", info.canvas_hw)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, start.get_parameter(name)), name
+    assert result.best is not None
+    assert result.best.AP > 0.1
+
+
+def renamed(tiny_data: Path, folder: Path) -> Path:
+    def rename(data: dict[str, list[dict[str, object]]]) -> None:
+        data["categories"].append({"id": 21, "name": "green"})
+
+    return copy_of(tiny_data, folder, rename)
+
+
+def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_last_layers(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    data = renamed(tiny_data, tmp_path / "data")
+    config = Config(steps=1, batch=4, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    with pytest.raises(InputError, match=r"knows the classes .*--reuse-backbone"):
+        train(data, config, tmp_path / "run", weights=tiny_weights)
+    train(data, config, tmp_path / "run", weights=tiny_weights, reuse_backbone=True)
+    start, _ = load_weights(tiny_weights)
+    network, info = load_weights(tmp_path / "run" / "weights" / "last.safetensors")
+    assert info.class_names == ("red", "blue", "green")
+    for name, parameter in network.named_parameters():
+        if "output" not in name:
+            assert torch.equal(parameter, start.get_parameter(name)), name
+    assert network.outputs[0].out_channels == 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "small"}, "model: small does not fit"),
+        ({"canvas": (416, 416)}, "networks for 416 are of another make"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_refused(
+    settings: dict[str, object], message: str, tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    config = replace(Config(steps=1, device="cpu"), **settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        train(tiny_data, config, tmp_path, weights=tiny_weights)
