@@ -25,7 +25,7 @@ from detector.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """File endings (lower case) that count as pictures when a folder is searched."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -50,7 +50,7 @@ _TIFF_BITS = 258
 _MORE_PIXELS = "make it smaller, or allow more with --max-pixels"
 
 
-def allow_pixels(limit: int) -> None:
+def set_max_pixels(limit: int) -> None:
     """Let pictures of up to `limit` pixels be decoded, in this process; as it stands, some 89 million.
 
     Raises:
@@ -61,12 +61,12 @@ def allow_pixels(limit: int) -> None:
     Image.MAX_IMAGE_PIXELS = limit
 
 
-def most_pixels() -> int | None:
+def get_max_pixels() -> int | None:
     """Return the size of the largest picture that is decoded in this process; None where any is."""
     return Image.MAX_IMAGE_PIXELS
 
 
-def read(source: Path | str | bytes, name: str | None = None) -> ImageArray:
+def read_image(source: Path | str | bytes, name: str | None = None) -> ImageArray:
     """Decode one picture.
 
     Args:
@@ -86,7 +86,7 @@ def read(source: Path | str | bytes, name: str | None = None) -> ImageArray:
         return to_rgb(file)
 
 
-def read_size(path: Path | str) -> tuple[int, int]:
+def read_image_size(path: Path | str) -> tuple[int, int]:
     """Return (height, width) as a viewer shows the picture, from the file's head alone where the format allows.
 
     Raises:
@@ -215,19 +215,19 @@ def check_array(image: npt.NDArray[Any]) -> ImageArray:
     return image
 
 
-def write(path: Path, image: ImageArray) -> None:
+def write_image(path: Path, image: ImageArray) -> None:
     """Write RGB [H, W, 3] to `path`; its ending chooses the format."""
     options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     Image.fromarray(image).save(path, **options)
 
 
-def find(folder: Path) -> list[Path]:
+def find_images(folder: Path) -> list[Path]:
     """Return the pictures directly in `folder`, sorted by name; a link to nowhere too, for its reader to complain of.
 
     Raises:
         InputError: the folder cannot be read.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from None

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from detector import images
 from detector.config import Config
+from detector.images import write_image
 from detector.training.train import train
 
 # The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
@@ -81,7 +81,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image[y : y + h, x : x + w] = (20, 20, 230) if is_blue else (230, 20, 20)
                 row = {"id": len(data["annotations"]) + 1, "image_id": image_id, "category_id": 17 if is_blue else 3}
                 data["annotations"].append(row | {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
-            images.write(folder / "images" / name, image)
+            write_image(folder / "images" / name, image)
             data["images"].append({"id": image_id, "file_name": name, "height": 64, "width": 96})
         (folder / f"{split}.json").write_text(json.dumps(data))
     return folder

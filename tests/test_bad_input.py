@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save as save_tensors
 
-from detector import images
 from detector.config import Config
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError
 from detector.graph.to_onnx import to_onnx
+from detector.images import read_image, write_image
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork
 from detector.runtime.load import load_runtime
@@ -89,7 +89,7 @@ def picture_of(content: Callable[[], bytes], name: str = "a.jpg") -> Make:
     def make(folder: Path) -> str:
         (folder / name).write_bytes(content())
         try:
-            height, width, _ = images.read(folder / name).shape
+            height, width, _ = read_image(folder / name).shape
         except InputError as error:
             return str(error)
         return f"read: a picture of {width} x {height} pixels"
@@ -106,7 +106,7 @@ def png_head(width: int, height: int) -> bytes:
 def linked(target: str) -> Make:
     def make(folder: Path) -> str:
         (folder / "a.jpg").symlink_to(target)
-        return refusal(lambda: images.read(folder / "a.jpg"))
+        return refusal(lambda: read_image(folder / "a.jpg"))
 
     return make
 
@@ -114,7 +114,7 @@ def linked(target: str) -> Make:
 def special(create: Callable[[Path], object]) -> Make:
     def make(folder: Path) -> str:
         create(folder / "a.jpg")
-        return refusal(lambda: images.read(folder / "a.jpg"))
+        return refusal(lambda: read_image(folder / "a.jpg"))
 
     return make
 
@@ -138,12 +138,12 @@ PICTURES = [
     Case("decompression bomb", picture_of(lambda: png_head(10_000, 9_000)), "allow more with --max-pixels"),
     Case("larger decompression bomb", picture_of(lambda: png_head(60_000, 60_000)), "too large a picture"),
     Case("32-bit floats", picture_of(lambda: encoded(Image.new("F", (9, 9)), "TIFF")), "8 or 16 bits"),
-    Case("not there", lambda folder: refusal(lambda: images.read(folder / "a.jpg")), "no such picture"),
+    Case("not there", lambda folder: refusal(lambda: read_image(folder / "a.jpg")), "no such picture"),
     Case("a link to nowhere", linked("gone.jpg"), "no such picture"),
     Case("a ring of links", linked("a.jpg"), "cannot be read"),
     Case("a folder", special(Path.mkdir), "not a file with content of its own"),
     Case("a pipe", special(os.mkfifo), "not a file with content of its own"),
-    Case("a very long name", lambda folder: refusal(lambda: images.read(folder / ("a" * 300))), "name too long"),
+    Case("a very long name", lambda folder: refusal(lambda: read_image(folder / ("a" * 300))), "name too long"),
 ]  # fmt: skip
 
 
@@ -152,7 +152,7 @@ PICTURES = [
 
 def blank(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.zeros((*HW, 3), np.uint8))
+    write_image(path, np.zeros((*HW, 3), np.uint8))
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import detector
-from detector import images
 from detector.cli.commands import main
 from detector.config import Config
 from detector.data.open_data import open_data
+from detector.images import write_image
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.predict.detector import Detector
@@ -64,7 +64,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def picture(path: Path, level: int = 120) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.full((64, 96, 3), level, np.uint8))
+    write_image(path, np.full((64, 96, 3), level, np.uint8))
     return path
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector import Detections, Detector, images
+from detector import Detections, Detector
 from detector.data.scenes import scenes
 from detector.graph.to_onnx import to_onnx
+from detector.images import write_image
 from detector.model.checkpoint import load_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -43,9 +44,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Halved, for which OpenCV has a rounding of its own; enlarged; on its side, and says so; shrunk unevenly."""
     folder = tmp_path_factory.mktemp("pictures")
     first, second, third, fourth = (scenes.render("test", index).image for index in (0, 7, 5, 3))
-    images.write(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
-    images.write(folder / "small.png", third[100:301, 200:353].copy())
-    images.write(folder / "uneven.png", first)
+    write_image(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
+    write_image(folder / "small.png", third[100:301, 200:353].copy())
+    write_image(folder / "uneven.png", first)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right
     Image.fromarray(np.rot90(fourth).copy()).save(folder / "turned.jpg", quality=95, exif=exif)

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.errors import InputError
+from detector.images import (
+    check_array,
+    find_images,
+    read_image,
+    read_image_size,
+    read_thumbnail,
+    set_max_pixels,
+    write_image,
+)
 
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
@@ -30,8 +38,8 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 @pytest.mark.parametrize("hw", [(1, 1), (5, 8), (17, 500)])
 def test_a_picture_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
     for suffix in (".jpg", ".png", ".webp"):
-        images.write(tmp_path / f"a{suffix}", np.full((*hw, 3), 90, dtype=np.uint8))
-        np.testing.assert_allclose(images.read_thumbnail(tmp_path / f"a{suffix}", 16), 90, atol=2)
+        write_image(tmp_path / f"a{suffix}", np.full((*hw, 3), 90, dtype=np.uint8))
+        np.testing.assert_allclose(read_thumbnail(tmp_path / f"a{suffix}", 16), 90, atol=2)
 
 
 @pytest.mark.parametrize("content", [None, b"no picture", encoded(Image.fromarray(noise(40, 60, 3)), "JPEG")[:900]])
@@ -39,7 +47,7 @@ def test_a_thumbnail_of_no_picture_or_half_a_one_is_named(tmp_path: Path, conten
     if content is not None:
         (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "a.jpg"))):
-        images.read_thumbnail(tmp_path / "a.jpg", 4)
+        read_thumbnail(tmp_path / "a.jpg", 4)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +63,8 @@ def test_an_orientation_that_means_nothing_is_left_alone_in_the_size_too(tmp_pat
     jpeg = encoded(Image.new("RGB", (8, 5)), "JPEG")
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
-    assert images.read(path).shape == (5, 8, 3)
-    assert images.read_size(path) == (5, 8)
+    assert read_image(path).shape == (5, 8, 3)
+    assert read_image_size(path) == (5, 8)
 
 
 def on_white(colour: ImageArray, alpha: ImageArray) -> np.ndarray[Any, Any]:
@@ -108,7 +116,7 @@ def modes() -> list[Any]:
 
 @pytest.mark.parametrize(("file", "seen"), modes())
 def test_every_mode_becomes_the_rgb_one_should_see(file: bytes, seen: np.ndarray[Any, Any]) -> None:
-    image = images.read(file)
+    image = read_image(file)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image, seen, atol=1)
 
@@ -118,26 +126,26 @@ def test_a_picture_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> Non
     path = tmp_path / "a.tif"
     Image.new(mode, (8, 5)).save(path)
     with pytest.raises(InputError, match=f"{re.escape(str(path))}.*mode {mode} .*8 or 16 bits"):
-        images.read(path)
+        read_image(path)
 
 
 def test_the_first_frame_stands_for_an_animation() -> None:
     frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
     file = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    assert (images.read(file) == (255, 0, 0)).all()
+    assert (read_image(file) == (255, 0, 0)).all()
 
 
 def test_that_a_picture_has_further_frames_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
     path = tmp_path / "a.gif"
     path.write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    images.read(path)
-    images.read(path)
+    read_image(path)
+    read_image(path)
     assert caplog.messages == [f"{path}: has several frames; the first is taken"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 no picture", b"\x89PNG\r\n\x1a\n"])
-@pytest.mark.parametrize("read", [images.read, images.read_size])
+@pytest.mark.parametrize("read", [read_image, read_image_size])
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
@@ -147,7 +155,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | Non
 
 
 def test_a_folder_is_named_as_no_picture(tmp_path: Path) -> None:
-    for read in (images.read, images.read_size):
+    for read in (read_image, read_image_size):
         with pytest.raises(InputError, match=re.escape(str(tmp_path))):
             read(tmp_path)
 
@@ -158,13 +166,13 @@ def test_a_picture_cut_off_in_the_middle_is_named_and_not_half_shown(tmp_path: P
     path = tmp_path / "a"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=f"{re.escape(str(path))}: .*does not decode"):
-        images.read(path)
+        read_image(path)
 
 
 def test_the_size_of_a_png_is_read_from_its_head_alone(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(noise(40, 60, 3)), "PNG")
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    assert images.read_size(tmp_path / "a.png") == (40, 60)
+    assert read_image_size(tmp_path / "a.png") == (40, 60)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd tags
@@ -176,7 +184,7 @@ def test_damage_anywhere_gives_a_picture_or_an_input_error(tmp_path: Path, kind:
         flipped = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
         for damaged in (whole[:position], flipped):
             path.write_bytes(damaged)
-            for read in (images.read, images.read_size):
+            for read in (read_image, read_image_size):
                 try:
                     read(path)
                 except InputError as error:
@@ -185,22 +193,22 @@ def test_damage_anywhere_gives_a_picture_or_an_input_error(tmp_path: Path, kind:
 
 def test_a_picture_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    images.write(tmp_path / "a.png", noise(10, 10, 3))
-    images.read(tmp_path / "a.png")
-    images.write(tmp_path / "b.png", noise(10, 11, 3))
+    write_image(tmp_path / "a.png", noise(10, 10, 3))
+    read_image(tmp_path / "a.png")
+    write_image(tmp_path / "b.png", noise(10, 11, 3))
     with pytest.raises(InputError, match=r"b\.png: too large a picture"):
-        images.read(tmp_path / "b.png")
+        read_image(tmp_path / "b.png")
 
 
 def test_who_allows_more_pixels_reads_larger_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    images.write(tmp_path / "a.png", noise(10, 11, 3))
+    write_image(tmp_path / "a.png", noise(10, 11, 3))
     with pytest.raises(InputError, match="--max-pixels"):
-        images.read(tmp_path / "a.png")
-    images.allow_pixels(110)
-    assert images.read(tmp_path / "a.png").shape == (10, 11, 3)
+        read_image(tmp_path / "a.png")
+    set_max_pixels(110)
+    assert read_image(tmp_path / "a.png").shape == (10, 11, 3)
     with pytest.raises(InputError, match="max_pixels: must be at least 1, got 0"):
-        images.allow_pixels(0)
+        set_max_pixels(0)
 
 
 def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +223,7 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypa
 
     def read(name: bytes) -> None:
         with pytest.raises(InputError):
-            images.read(name)
+            read_image(name)
 
     monkeypatch.setattr(Image, "open", held_open)
     # pytest keeps filters of its own per test; this puts back what the reading leaves behind.
@@ -234,33 +242,33 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypa
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
 def test_a_written_picture_is_read_back(tmp_path: Path, suffix: str) -> None:
     image, path = noise(5, 8, 3), tmp_path / f"a{suffix}"
-    images.write(path, image)
-    np.testing.assert_array_equal(images.read(path), image)
-    assert images.read_size(path) == (5, 8)
+    write_image(path, image)
+    np.testing.assert_array_equal(read_image(path), image)
+    assert read_image_size(path) == (5, 8)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
 def test_a_smooth_picture_survives_jpeg_in_the_order_red_green_blue(tmp_path: Path, suffix: str) -> None:
     image = np.full((16, 24, 3), (200, 100, 20), dtype=np.uint8)
-    images.write(tmp_path / f"a{suffix}", image)
-    np.testing.assert_allclose(images.read(tmp_path / f"a{suffix}"), image, atol=3)
+    write_image(tmp_path / f"a{suffix}", image)
+    np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}"), image, atol=3)
 
 
 def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.txt", "d.webp", "noending"):
         (tmp_path / name).touch()
     (tmp_path / "e.png").mkdir()
-    assert [path.name for path in images.find(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
+    assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
     # Not passed over in silence: whoever reads it is told that it leads nowhere.
     (tmp_path / "f.png").symlink_to("nowhere.png")
-    assert images.find(tmp_path)[-1] == tmp_path / "f.png"
+    assert find_images(tmp_path)[-1] == tmp_path / "f.png"
     with pytest.raises(InputError, match="the folder cannot be read"):
-        images.find(tmp_path / "gone")
+        find_images(tmp_path / "gone")
 
 
 def test_an_rgb_array_passes_as_it_is() -> None:
     image = noise(1, 1, 3)
-    assert images.check_array(image) is image
+    assert check_array(image) is image
 
 
 @pytest.mark.parametrize(
@@ -270,4 +278,4 @@ def test_an_rgb_array_passes_as_it_is() -> None:
 )
 def test_an_array_of_another_shape_or_type_is_refused_with_what_it_is(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match=re.escape(f"got {image.dtype} {list(image.shape)}")):
-        images.check_array(image)
+        check_array(image)

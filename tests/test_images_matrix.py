@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from detector import images
 from detector.config import Config
 from detector.data.open_data import open_data
 from detector.errors import InputError
+from detector.images import read_image, read_image_size, read_thumbnail, to_rgb
 from detector.loader.dataset import DetectionDataset
 from detector.media.sources import find_sources
 
@@ -116,13 +116,13 @@ def test_a_picture_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
         path = save(as_stored(mode, orientation), tmp_path / f"{orientation}", kind, orientation)
         if mode == "F":
             with pytest.raises(InputError, match="a picture of mode F has no known range: save it with 8 or 16 bits"):
-                images.read(path)
+                read_image(path)
             continue
         # BMP has no place for EXIF data: its picture is seen as it is stored.
         expected = seen(mode) if kind != "BMP" else STORED[orientation](seen(mode))
-        found = images.read(path)
+        found = read_image(path)
         assert found.dtype == np.uint8
-        assert images.read_size(path) == found.shape[:2] == expected.shape[:2]
+        assert read_image_size(path) == found.shape[:2] == expected.shape[:2]
         np.testing.assert_allclose(found, expected, atol=4 if kind == "JPEG" else 0 if mode == "RGB" else 1.01)
 
 
@@ -137,7 +137,7 @@ def say_that_it_cannot_be_held(folder: Path, kind: str, mode: str) -> None:
     with Image.open(file) as held:
         assert held.mode != mode
         assert "transparency" not in held.info
-    assert images.read(file).shape == (*HW, 3)
+    assert read_image(file).shape == (*HW, 3)
 
 
 def png(bits: int, colour_type: int, pixels: Array, more: bytes = b"") -> bytes:
@@ -156,13 +156,13 @@ def png(bits: int, colour_type: int, pixels: Array, more: bytes = b"") -> bytes:
 def test_sixteen_bits_in_colour_with_alpha_or_a_clear_level_lose_their_lower_byte() -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
     high = (deep >> 8).astype(np.float64)
-    np.testing.assert_allclose(images.read(png(16, 2, deep[:, :, :3])), high[:, :, :3], atol=1)
+    np.testing.assert_allclose(read_image(png(16, 2, deep[:, :, :3])), high[:, :, :3], atol=1)
     share = high[:, :, 3:] / 255
     on_white = high[:, :, :3] * share + 255 * (1 - share)
-    np.testing.assert_allclose(images.read(png(16, 6, deep)), on_white, atol=1)
+    np.testing.assert_allclose(read_image(png(16, 6, deep)), on_white, atol=1)
     clear = struct.pack(">I4sH", 2, b"tRNS", deep[0, 0, 0])
     clear += struct.pack(">I", zlib.crc32(clear[4:]))
-    grey = images.read(png(16, 0, deep[:, :, 0], clear))
+    grey = read_image(png(16, 0, deep[:, :, 0], clear))
     assert (grey[0, 0] == 255).all()
     np.testing.assert_array_equal(grey[1:], (deep[1:, :, :1] >> 8).repeat(3, axis=2))
 
@@ -173,19 +173,19 @@ def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(strip))]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     file = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
-    assert images.read(file)[0, :, 0].tolist() == [level >> 4 for level in levels]
+    assert read_image(file)[0, :, 0].tolist() == [level >> 4 for level in levels]
 
 
 def test_a_picture_with_alpha_multiplied_in_or_in_lab_is_what_it_shows() -> None:
     clear = Image.new("RGBA", (3, 2), (200, 10, 10, 0)).convert("RGBa")
-    assert (images.to_rgb(clear) == 255).all()
+    assert (to_rgb(clear) == 255).all()
     lab = Image.new("LAB", (3, 2), (255, 128, 128))
-    assert images.to_rgb(lab).min() > 250
+    assert to_rgb(lab).min() > 250
 
 
 def test_a_picture_of_a_mode_without_a_way_to_rgb_is_refused() -> None:
     with pytest.raises(InputError, match="a picture of mode La cannot be turned into RGB"):
-        images.to_rgb(Image.new("LA", (3, 2)).convert("La"))
+        to_rgb(Image.new("LA", (3, 2)).convert("La"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's
@@ -194,8 +194,8 @@ def test_damaged_exif_data_do_not_hide_the_picture(tmp_path: Path) -> None:
     Image.new("RGB", (8, 5), "red").save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(40))
     path = tmp_path / "a.jpg"
     path.write_bytes(file.getvalue())
-    assert images.read(path).shape == (5, 8, 3)
-    assert images.read_size(path) == (5, 8)
+    assert read_image(path).shape == (5, 8, 3)
+    assert read_image_size(path) == (5, 8)
 
 
 def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) -> None:
@@ -210,12 +210,12 @@ def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) 
     sources = {source.name: source for source in find_sources([str(tmp_path / "images")])}
     assert len(split.annotations) == len(trained_on) == len(sources) == 4
     for index, annotation in enumerate(split.annotations):
-        shown = images.read(annotation.image_path)
+        shown = read_image(annotation.image_path)
         assert shown.shape[:2] == annotation.image_hw == HW
         np.testing.assert_array_equal(trained_on.sample(index).image, shown)
         np.testing.assert_array_equal(split.read_image(annotation), shown)
         np.testing.assert_array_equal(sources[annotation.image_path].read(), shown)
-        np.testing.assert_array_equal(images.read(annotation.image_path.read_bytes()), shown)
+        np.testing.assert_array_equal(read_image(annotation.image_path.read_bytes()), shown)
 
 
 def smooth(h: int, w: int) -> Array:
@@ -232,7 +232,7 @@ def test_a_thumbnail_is_the_picture_seen_averaged_down(tmp_path: Path, suffix: s
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif)
     averaged = upright.reshape(16, 16, 16, 32, 3).mean(axis=(1, 3))
-    thumbnail = images.read_thumbnail(path, 16)
+    thumbnail = read_thumbnail(path, 16)
     assert thumbnail.shape == (16, 16, 3)
     assert thumbnail.dtype == np.uint8
     np.testing.assert_allclose(thumbnail, averaged, atol=4 if suffix == ".jpg" else 1)

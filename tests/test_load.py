@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import images
 from detector.cli.commands import main
+from detector.images import write_image
 
 PICTURES = 400
 BAD = "0200.png"
@@ -19,13 +19,13 @@ BAD = "0200.png"
 LOOK = """
 import sys, itertools
 from pathlib import Path
-from detector import images
+from detector.images import find_images, write_image
 from detector.predict.detector import Detector
 from detector.detecting.writer import DetectionWriter
 
 detector = Detector.load(sys.argv[1], runtime="onnxruntime")
 writer = DetectionWriter(Path("found"), detector.info.category_ids, txt=True)
-pictures = itertools.islice(itertools.cycle(images.find(Path(sys.argv[2]))), 601)
+pictures = itertools.islice(itertools.cycle(find_images(Path(sys.argv[2]))), 601)
 for count, answer in enumerate(detector.detect_with_images(pictures)):
     if not isinstance(answer, ValueError):
         writer.add(Path(f"{count % 50}.jpg"), *answer)
@@ -49,7 +49,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def noise(path: Path, side: int, seed: int) -> None:
-    images.write(path, np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8))
+    write_image(path, np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

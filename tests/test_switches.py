@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from detector import images
 from detector.config import Config, config_of, override, read_config
 from detector.errors import InputError
+from detector.images import read_image
 from detector.loader.batch import Batch
 from detector.model.checkpoint import load_weights, save_weights
 from detector.model.fuse import fuse
@@ -137,7 +137,7 @@ def test_a_run_with_the_switch_ends_with_weights_that_detect(
     assert result.best is not None
     model = Detector.load(tmp_path / "weights" / "last.safetensors", "cpu")
     assert config_of(model.info.config) == config
-    model.detect(images.read(tiny_data / "images" / "1.png"))
+    model.detect(read_image(tiny_data / "images" / "1.png"))
 
 
 def test_every_setting_that_is_a_choice_has_each_of_its_values_tried() -> None:

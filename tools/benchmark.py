@@ -36,7 +36,6 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor, nn
 
-from detector import images
 from detector.boxes import from_cxcywh
 from detector.config import Config, RuntimeName
 from detector.data.formats.coco import to_coco
@@ -46,6 +45,7 @@ from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, 
 from detector.errors import InputError, did_you_mean
 from detector.graph.int8_onnx import quantize
 from detector.graph.to_onnx import to_onnx
+from detector.images import read_image, write_image
 from detector.letterbox import lay_on_canvas
 from detector.loader.batch import Batch
 from detector.loader.dataset import DetectionDataset
@@ -219,12 +219,12 @@ def latency(options: argparse.Namespace) -> list[Row]:
     """Measure one picture's way from file to detections: its steps, and the whole in every runtime."""
     with tempfile.TemporaryDirectory() as folder:
         picture = _draw_picture(Path(folder))
-        image = images.read(picture)
+        image = read_image(picture)
         runtime, info = load_runtime(options.weights, "torch", "cpu")
         letterbox, canvas = lay_on_canvas(image, runtime.canvas_hw)
         predictions, thresholds = runtime.predict([canvas]), (SCORE_THRESHOLD, IOU_THRESHOLD, MAX_DETECTIONS)
         calls: dict[str, Callable[[], object]] = {
-            "read and decode a JPEG of 640x480": partial(images.read, picture),
+            "read and decode a JPEG of 640x480": partial(read_image, picture),
             "letterbox": partial(lay_on_canvas, image, runtime.canvas_hw),
             "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, *thresholds),
         }
@@ -271,7 +271,7 @@ def sizes(options: argparse.Namespace) -> list[Row]:
 
 def _draw_picture(folder: Path) -> Path:
     path = folder / "scene.jpg"
-    images.write(path, np.asarray(cv2.resize(scenes.render("test", 0).image, (640, 480)), dtype=np.uint8))
+    write_image(path, np.asarray(cv2.resize(scenes.render("test", 0).image, (640, 480)), dtype=np.uint8))
     return path
 
 

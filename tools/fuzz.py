@@ -37,7 +37,7 @@ def pictures(folder: Path) -> tuple[list[bytes], Run]:
     """The decoder: the whole picture, its size, its thumbnail."""
     from PIL import Image
 
-    from detector import images
+    from detector.images import read_image, read_image_size, read_thumbnail
 
     def encoded(mode: str, kind: str, **options: Any) -> bytes:
         file = io.BytesIO()
@@ -56,7 +56,7 @@ def pictures(folder: Path) -> tuple[list[bytes], Run]:
     def run(content: bytes) -> None:
         path = folder / "a.jpg"
         path.write_bytes(content)
-        for read in (images.read, images.read_size, lambda file: images.read_thumbnail(file, 8)):
+        for read in (read_image, read_image_size, lambda file: read_thumbnail(file, 8)):
             _survive(lambda read=read: read(path))  # type: ignore[misc]
 
     return seeds, run
@@ -65,10 +65,10 @@ def pictures(folder: Path) -> tuple[list[bytes], Run]:
 def _picture(path: Path) -> None:
     import numpy as np
 
-    from detector import images
+    from detector.images import write_image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.zeros((6, 9, 3), np.uint8))
+    write_image(path, np.zeros((6, 9, 3), np.uint8))
 
 
 def yolo(folder: Path) -> tuple[list[bytes], Run]:

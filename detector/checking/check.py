@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.checking.learning import (
     check_by_heart,
@@ -26,6 +25,7 @@ from detector.diagnose.examples import augmentation_examples, check_augmentation
 from detector.diagnose.finding import Finding, Verdict, worst
 from detector.diagnose.network import check_first_loss, check_gradients, check_signal, measure_signal
 from detector.files import make_folder
+from detector.images import write_image
 from detector.letterbox import canvas_of_aspect
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import canvas_at, choose_canvas
@@ -112,7 +112,7 @@ def check(
     def shown(name: str, picture: ImageArray) -> None:
         pictures[name] = picture
         if out is not None:
-            images.write(out / name, picture)
+            write_image(out / name, picture)
 
     canvas_hw = choose_canvas(config, splits[0].annotations)
     found(check_data(splits, canvas_hw, config))

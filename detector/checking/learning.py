@@ -10,7 +10,6 @@ from statistics import median
 import numpy as np
 import torch
 
-from detector import images
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.augment.pipeline import augment
@@ -18,6 +17,7 @@ from detector.config import PLANNING_STEPS, Config
 from detector.data.split import Split, evenly
 from detector.diagnose.finding import Finding, Verdict
 from detector.evaluating.evaluate import detect_canvases, score_split
+from detector.images import read_image
 from detector.letterbox import Letterbox, lay_on_canvas
 from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
@@ -86,7 +86,7 @@ def check_same_pictures(dataset: DetectionDataset, split: Split) -> Finding:
 
 def _as_detect_reads(annotation: Annotation, split: Split) -> ImageArray:
     """Read a picture as `detect` does; the built-in set has no files."""
-    return images.read(annotation.image_path) if annotation.image_path.is_file() else split.read_image(annotation)
+    return read_image(annotation.image_path) if annotation.image_path.is_file() else split.read_image(annotation)
 
 
 def check_by_heart(

@@ -17,10 +17,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
-from detector import images
 from detector.cli.parser import make_parser
 from detector.config import Config, override, parse_value, read_config
 from detector.errors import InputError
+from detector.images import set_max_pixels
 
 if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.handlers = [handler]
     try:
         if getattr(options, "max_pixels", None):
-            images.allow_pixels(options.max_pixels)
+            set_max_pixels(options.max_pixels)
         status = _VERBS[options.verb](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from detector import images
 from detector.comparing.table import Row, Run, add_run, read_runs, summarise, to_markdown
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
@@ -29,6 +28,7 @@ from detector.data.open_data import open_data
 from detector.errors import InputError
 from detector.files import make_folder
 from detector.graceful_shutdown import sigterm_as_ctrl_c
+from detector.images import get_max_pixels
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _start(variation: Variation, seed: int, common: tuple[str, str, int], parent
     folder.mkdir(parents=True)
     # -P: this package, and not one that happens to lie in the folder we are in.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", common[0], "--out", str(folder)]
-    command += ["--max-pixels", str(limit)] if (limit := images.most_pixels()) else []
+    command += ["--max-pixels", str(limit)] if (limit := get_max_pixels()) else []
     for setting in _changed(replace(variation.config, seed=seed)):
         command += ["--set", setting]
     package = str(Path(__file__).resolve().parents[2])

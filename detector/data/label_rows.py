@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from detector import images
 from detector.annotation import Annotation
 from detector.arrays import Bools, Floats
 from detector.boxes import area
 from detector.data.ledger import Ledger
 from detector.errors import InputError
 from detector.files import is_file
+from detector.images import read_image_size
 
 CUT_TOLERANCE = 0.01
 """ImageArray a box may reach out of its picture before cutting it counts as a clip: room for rounded decimals."""
@@ -61,7 +61,7 @@ class RowCollector:
         try:
             if not is_file(path):
                 raise InputError(f"picture {path} not found")
-            hw = hw or images.read_size(path)
+            hw = hw or read_image_size(path)
         except InputError as error:
             self._missing[image_id] = str(error)
             self.ledger.missing.append(path)

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detector import images
 from detector.annotation import Annotation, pixel_count
 from detector.arrays import Bools, Floats, ImageArray
 from detector.data.split import Split, evenly, read_file
 from detector.errors import InputError
+from detector.images import read_thumbnail
 
 _THUMBNAIL = 32
 """Side of the small pictures; a JPEG of 256 pixels or more is decoded at an eighth for them."""
@@ -66,7 +66,7 @@ def _read_thumbnails(split: Split, share: float, pool: ThreadPoolExecutor) -> Th
     def read(annotation: Annotation) -> ImageArray | None:
         try:
             if split.read_image is read_file:
-                return images.read_thumbnail(annotation.image_path, _THUMBNAIL)
+                return read_thumbnail(annotation.image_path, _THUMBNAIL)
             size = (_THUMBNAIL, _THUMBNAIL)
             return np.asarray(cv2.resize(split.read_image(annotation), size, interpolation=cv2.INTER_AREA), np.uint8)
         except InputError:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from detector import images
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.ledger import Ledger
+from detector.images import read_image
 
 _Item = TypeVar("_Item")
 
@@ -38,7 +38,7 @@ def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
 
 def read_file(annotation: Annotation) -> ImageArray:
     """Read the picture of an annotation from its file."""
-    return images.read(annotation.image_path)
+    return read_image(annotation.image_path)
 
 
 @dataclass(frozen=True, eq=False)

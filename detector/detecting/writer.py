@@ -18,13 +18,13 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 
-from detector import images
 from detector.arrays import Floats, ImageArray
 from detector.boxes import to_cxcywh
 from detector.detections import Detections, coco_results
 from detector.drawing import draw
 from detector.errors import InputError, at
 from detector.files import append_line, free_name, locked, make_folder, naming, safe_name
+from detector.images import write_image
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class DetectionWriter:
         if self._pictures:
             drawn = self._folder / f"{stem}{suffix}"
             with naming(drawn):
-                images.write(drawn, draw(image, found))
+                write_image(drawn, draw(image, found))
         if self._txt:
             centred = to_cxcywh(found.boxes) / [width, height, width, height]
             with _replacing(self._folder / "labels" / f"{stem}.txt") as file:
@@ -325,4 +325,4 @@ def _write_crop(path: Path, image: ImageArray) -> None:
     unfinished = path.with_stem(f"{path.stem}.part")  # its ending chooses the format; crops themselves end in a number
     with _finishing(unfinished, path):
         path.parent.mkdir(exist_ok=True)
-        images.write(unfinished, image)
+        write_image(unfinished, image)

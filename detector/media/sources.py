@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.data.split import Split
 from detector.errors import InputError, at
 from detector.files import free_name, is_file
+from detector.images import IMAGE_SUFFIXES, find_images, read_image
 from detector.media.urls import MOST_BYTES, check_allowed, fetch, is_on_web, name_of
 from detector.media.video_io import VIDEO_SUFFIXES
 
@@ -129,7 +129,7 @@ def _find(word: str, folder: Path, recursive: bool, allow_url: bool) -> _Found:
     except (OSError, ValueError, RecursionError) as error:  # too long a name, a zero byte, too many folders
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{word[:100]!r}: cannot be looked for ({reason})") from None
-    return {path: Source(path, partial(images.read, path)) for path in paths}
+    return {path: Source(path, partial(read_image, path)) for path in paths}
 
 
 def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
@@ -138,13 +138,13 @@ def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
     path = folder / word
     if path.is_dir():
         folders = _folders(path) if recursive else [path]
-        if paths := [picture for each in folders for picture in images.find(each)]:
+        if paths := [picture for each in folders for picture in find_images(each)]:
             _say_what_is_left_out(path)
             return paths
         where = "in this folder or below" if recursive else "in this folder"
-        missing = f"{path}: no pictures {where} ({', '.join(sorted(images.SUFFIXES))})"
+        missing = f"{path}: no pictures {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
         with suppress(InputError):
-            if any(map(images.find, islice(_folders(path), _MOST_FOLDERS))):
+            if any(map(find_images, islice(_folders(path), _MOST_FOLDERS))):
                 missing += ", but in its subfolders: add --recursive"
         raise InputError(missing)
     if path.exists():
@@ -192,7 +192,7 @@ def _read_stdin() -> ImageArray:
         raise InputError(f"-: standard input cannot be read ({error.strerror})") from None
     if len(data) > MOST_BYTES:
         raise InputError(f"-: more than {MOST_BYTES / 1e6:.0f} MB on standard input")
-    return images.read(data, "standard input")
+    return read_image(data, "standard input")
 
 
 def not_done(sources: Sequence[Source], done: Container[str], batch: int) -> list[Source]:

@@ -12,10 +12,10 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.errors import InputError
 from detector.files import safe_name
+from detector.images import IMAGE_SUFFIXES, read_image
 from detector.version import VERSION
 
 _SECONDS = 20.0
@@ -73,7 +73,7 @@ def name_of(url: str) -> Path:
         raise InputError(f"{shown[:100]}: not a URL that can be fetched; expected http://host/picture.jpg")
     path = PurePosixPath(parts.path)
     last = unquote(path.name) or host
-    suffix = path.suffix if path.suffix.lower() in images.SUFFIXES else ""
+    suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ""
     return Path(safe_name(last.removesuffix(suffix)) + suffix)
 
 
@@ -97,7 +97,7 @@ def fetch(url: str) -> ImageArray:
         raise InputError(f"{shown}: takes longer than {_SECONDS:g} seconds") from None
     except InputError as error:
         raise InputError(f"{shown}: {error}") from None
-    return images.read(data, shown)
+    return read_image(data, shown)
 
 
 def _transfer(url: str) -> bytes:

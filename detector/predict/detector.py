@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.config import Config, RuntimeName, parse_value
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, Detections
 from detector.errors import InputError, did_you_mean
+from detector.images import check_array, read_image, to_rgb
 from detector.letterbox import Letterbox
 from detector.predict.postprocess import postprocess
 from detector.predict.tiling import View, ViewPlan, merge
@@ -322,12 +322,12 @@ def _class_ids(classes: Sequence[str | int], class_names: tuple[str, ...]) -> li
 
 def _read(picture: Picture) -> ImageArray:
     if isinstance(picture, np.ndarray):
-        return images.check_array(picture)
+        return check_array(picture)
     if isinstance(picture, Image.Image):
-        return images.to_rgb(picture)
+        return to_rgb(picture)
     if callable(picture):
         return picture()
-    return images.read(picture)
+    return read_image(picture)
 
 
 def _found(answer: Detections | InputError) -> Detections:

@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.config import RuntimeName
 from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
 from detector.drawing import class_colour
 from detector.errors import InputError
+from detector.images import read_image, set_max_pixels
 from detector.letterbox import Letterbox, lay_on_canvas
 from detector.predict.detector import Detector
 from detector.version import VERSION
@@ -81,7 +81,7 @@ def make_app(
 ) -> ASGIApp:
     """Return the server as an ASGI app, for `serve` or any other ASGI server.
 
-    The largest picture is that of `images.allow_pixels`, which holds for the whole process.
+    The largest picture is that of `set_max_pixels`, which holds for the whole process.
 
     Args:
         models: what can be asked for, by name; the first is meant where a request names none.
@@ -164,7 +164,7 @@ def serve(
     Raises:
         InputError: weights that cannot be loaded or are given twice; an address that cannot be listened on.
     """
-    images.allow_pixels(max_pixels)
+    set_max_pixels(max_pixels)
     with _listen(host, port) as listener:
         models = {name: Detector.load(path, device, runtime=runtime) for name, path in _names(weights).items()}
         local_only = is_loopback(host)
@@ -251,7 +251,7 @@ def _read(
     content: bytes, canvas_hw: tuple[int, int], with_picture: bool
 ) -> tuple[tuple[Letterbox, ImageArray], dict[str, str]]:
     """Return the picture on its canvas; and, if wanted, in the words of the answer. The large array ends here."""
-    image = images.read(content)
+    image = read_image(content)
     return lay_on_canvas(image, canvas_hw), {"picture": _to_url(image)} if with_picture else {}
 
 

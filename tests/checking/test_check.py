@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from detector import images
 from detector.checking.check import CheckReport, check
 from detector.cli.commands import main
 from detector.config import Config
+from detector.images import check_array
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_what_is_not_ok_says_what_to_do(report: CheckReport) -> None:
 def test_there_are_pictures_to_look_at(report: CheckReport) -> None:
     assert set(report.pictures) == {"classes.jpg", "augmentation.jpg", "signal.png", "learning-rate.png"}
     for picture in report.pictures.values():
-        assert images.check_array(picture).std() > 10
+        assert check_array(picture).std() > 10
 
 
 def test_a_learning_rate_far_too_high_stops(tiny_data: Path, tiny_config: Config) -> None:

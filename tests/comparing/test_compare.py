@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detector import images
 from detector.comparing.compare import compare, describe_base
 from detector.comparing.table import Row, Run, add_run
 from detector.comparing.variations import BASE_LINE
 from detector.config import Config, override
 from detector.errors import InputError
+from detector.images import set_max_pixels
 
 DIVERGES = "optimizer=sgd lr=1e30 clip_norm=1e30"
 WORDS = ["mirror=0", DIVERGES]
@@ -138,7 +138,7 @@ def test_the_runs_decode_pictures_as_large_as_this_process_does(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
-    images.allow_pixels(10)
+    set_max_pixels(10)
     compare(tiny_data, ["mirror=0"], BASE, tmp_path, seeds=1, jobs=2)
     assert all("too large a picture" in line["error"] for line in lines(tmp_path))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import images
 from detector.data.open_data import open_data
 from detector.errors import InputError
+from detector.images import write_image
 
 HW = (48, 64)
 NAMES = ("bird", "cat")
@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> Path:
 
 def picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.zeros((*HW, 3), np.uint8))
+    write_image(path, np.zeros((*HW, 3), np.uint8))
 
 
 def write_coco(file: Path, picture_folder: Path, pictures: Pictures = PICTURES, first_id: int = 1) -> None:

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import images
 from detector.data.open_data import open_data
 from detector.data.path_guard import Fence
 from detector.errors import InputError
+from detector.images import write_image
 
 HW = (40, 60)
 
 
 def picture(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.zeros((*HW, 3), np.uint8))
+    write_image(path, np.zeros((*HW, 3), np.uint8))
     return path
 
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.detecting.writer import DetectionWriter, _class_folders, _cut
 from detector.detections import Detections
 from detector.drawing import draw
 from detector.errors import InputError
 from detector.files import free_name, locked, safe_name
+from detector.images import read_image, write_image
 
 IMAGE = np.full((100, 200, 3), 90, np.uint8)
 NAMES = ("cat", "dog")
@@ -64,7 +64,7 @@ def test_the_tables_hold_every_detection_in_their_own_formats(tmp_path: Path) ->
 def test_pictures_are_drawn_and_keep_their_size(tmp_path: Path) -> None:
     writer = DetectionWriter(tmp_path, (3, 17))
     writer.add(Path("a.png"), IMAGE, TWO)
-    assert np.array_equal(images.read(tmp_path / "a.png"), draw(IMAGE, TWO))
+    assert np.array_equal(read_image(tmp_path / "a.png"), draw(IMAGE, TWO))
 
 
 def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_picture_without_objects_has_an_empty_label_file_and_no_rows(tmp_path:
     assert json.loads((tmp_path / "detections.json").read_text()) == []
     assert (tmp_path / "labels" / "a.txt").read_text() == ""
     assert (tmp_path / "detections.csv").read_text().splitlines() == ["file,class,score,x1,y1,x2,y2"]
-    assert np.array_equal(images.read(tmp_path / "a.png"), IMAGE)
+    assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
 
 
 def test_pictures_of_one_name_from_several_folders_all_stay(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_formats_that_browsers_do_not_show_become_jpeg(tmp_path: Path, name: str
 
 
 def test_a_folder_with_files_of_the_users_is_left_alone(tmp_path: Path) -> None:
-    images.write(tmp_path / "a.png", IMAGE)
+    write_image(tmp_path / "a.png", IMAGE)
     with pytest.raises(InputError, match="holds files that are not detections; give another --out"):
         DetectionWriter(tmp_path, (3, 17))
-    assert np.array_equal(images.read(tmp_path / "a.png"), IMAGE)
+    assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
 
 
 def test_a_second_run_replaces_the_results_of_the_first(tmp_path: Path) -> None:
@@ -400,11 +400,11 @@ def test_each_detection_is_cut_from_the_picture_as_it_was(tmp_path: Path, name: 
         f"cat/a-3{suffix}",
         f"dog/a-2{suffix}",
     }
-    first = images.read(crops / "cat" / f"a-1{suffix}")
+    first = read_image(crops / "cat" / f"a-1{suffix}")
     assert first.shape == (11, 10, 3)
     if suffix == ".png":
         assert np.array_equal(first, shades()[10:21, 20:30])
-        assert np.array_equal(images.read(crops / "dog" / "a-2.png"), shades())
+        assert np.array_equal(read_image(crops / "dog" / "a-2.png"), shades())
 
 
 def test_crops_of_pictures_of_one_name_and_of_names_that_look_like_crops_all_stay(tmp_path: Path) -> None:

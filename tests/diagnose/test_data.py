@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import images
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.boxes import area
@@ -40,6 +39,7 @@ from detector.diagnose.labels import (
 from detector.diagnose.objects import Objects, gather
 from detector.diagnose.resolution import check_canvas, check_points, check_small_objects
 from detector.errors import InputError
+from detector.images import read_image, write_image
 from detector.loss.assigner import candidates, has_candidate
 from detector.model.grid import make_grid
 
@@ -212,7 +212,7 @@ def test_yolo_files_whose_ids_count_from_one_stop(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     for i in range(8):
-        images.write(tmp_path / "images" / f"{i}.png", np.zeros((8, 8, 3), dtype=np.uint8))
+        write_image(tmp_path / "images" / f"{i}.png", np.zeros((8, 8, 3), dtype=np.uint8))
         (tmp_path / "labels" / f"{i}.txt").write_text(f"{i % 4 + 1} 0.5 0.5 0.5 0.5\n")
     values = {"names": list(NAMES), "train": "images"}
     split = yolo.read_split(yolo.parse_data_yaml(tmp_path / "data.yaml", values), "train")
@@ -427,7 +427,7 @@ def test_an_even_sample_is_taken_and_said_where_there_are_too_many(monkeypatch: 
 
 def test_files_and_pictures_in_memory_give_nearly_the_same_thumbnails(tiny_data: Path) -> None:
     split = open_data(tiny_data).read("train")
-    in_memory = replace(split, read_image=lambda annotation: images.read(annotation.image_path))
+    in_memory = replace(split, read_image=lambda annotation: read_image(annotation.image_path))
     from_files, read = read_thumbnails([split])[0], read_thumbnails([in_memory])[0]
     assert from_files.paths == read.paths
     np.testing.assert_allclose(from_files.pixels.astype(int), read.pixels, atol=2)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import images
 from detector.data.open_data import open_data
 from detector.detections import Detections
 from detector.errors import InputError
 from detector.evaluating.evaluate import detect_split, evaluate, evaluate_to_files, score_split
+from detector.images import write_image
 from detector.ops.suppression import METHODS
 from detector.predict.detector import Detector
 
@@ -122,7 +122,7 @@ def test_categories_may_lack_names_as_in_reading(tiny_data: Path, tmp_path: Path
 
 
 def test_a_split_of_background_pictures_alone_is_scored_without_complaint(tmp_path: Path, tiny_weights: Path) -> None:
-    images.write(tmp_path / "a.png", np.full((64, 96, 3), 120, np.uint8))
+    write_image(tmp_path / "a.png", np.full((64, 96, 3), 120, np.uint8))
     names = [{"id": 3, "name": "red"}, {"id": 17, "name": "blue"}]
     data = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": names}
     (tmp_path / "test.json").write_text(json.dumps(data))

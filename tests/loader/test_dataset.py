@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import images
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.augment.affine import transform
@@ -22,6 +21,7 @@ from detector.data.formats import coco
 from detector.data.ledger import Ledger
 from detector.data.split import Split
 from detector.errors import InputError
+from detector.images import write_image
 from detector.loader.dataset import DetectionDataset, augment_strength, mosaic_share
 from detector.memory import available_memory
 from detector.sample import Sample
@@ -160,7 +160,7 @@ def test_a_split_without_any_readable_picture_is_refused() -> None:
 def write_coco(folder: Path, rows: list[tuple[list[float], int]]) -> Path:
     """A whole picture with one box, and one cut off behind its head with these rows (bbox, iscrowd)."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    images.write(folder / "whole.png", noise)
+    write_image(folder / "whole.png", noise)
     whole = (folder / "whole.png").read_bytes()
     (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
     bboxes = [(1, [1, 1, 5, 5], 0), *((2, bbox, crowd) for bbox, crowd in rows)]

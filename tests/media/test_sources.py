@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.errors import InputError
+from detector.images import write_image
 from detector.media import sources, urls
 from detector.media.sources import Source, find_sources, not_done
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four pictures, one of them in a subfolder, and a text file."""
     for level, name in enumerate(("b.png", "a.JPG", "c 1.bmp", "sub/d.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        images.write(tmp_path / name, np.full((4, 5, 3), level * 50, np.uint8))
+        write_image(tmp_path / name, np.full((4, 5, 3), level * 50, np.uint8))
     (tmp_path / "notes.txt").write_text("no picture")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -132,7 +132,7 @@ def test_a_picture_of_any_name_is_found_by_name_by_pattern_in_its_folder_and_in_
 def test_subfolders_are_searched_on_request_each_folder_by_name(folder: Path) -> None:
     for name in ("sub/a/e.png", "sub/B/f.png", "a/empty/deep/g.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        images.write(folder / name, np.zeros((4, 5, 3), np.uint8))
+        write_image(folder / name, np.zeros((4, 5, 3), np.uint8))
     own, below = ["a.JPG", "b.png", "c 1.bmp"], ["a/empty/deep/g.png", "sub/d.png", "sub/B/f.png", "sub/a/e.png"]
     assert names(".", recursive=True) == own + below
     assert names("sub/a", ".", recursive=True)[:2] == ["sub/a/e.png", "a.JPG"]
@@ -253,7 +253,7 @@ def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_standard_input_is_one_picture_that_can_be_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, (folder / "c 1.bmp").read_bytes())
-    images.write(folder / "stdin.jpg", np.zeros((4, 5, 3), np.uint8))
+    write_image(folder / "stdin.jpg", np.zeros((4, 5, 3), np.uint8))
     one, other, third = find_sources(["-", "stdin.jpg", "-", "b.png"])
     assert [one.name, other.name, third.name] == [Path("stdin-2.jpg"), Path("stdin.jpg"), Path("b.png")]
     for _ in range(2):
@@ -372,7 +372,7 @@ def test_a_url_is_fetched_when_it_is_read_and_not_without_leave(asked: Asked) ->
 
 
 def test_urls_have_names_of_their_own(folder: Path) -> None:
-    images.write(folder / "a-2.png", np.zeros((4, 5, 3), np.uint8))
+    write_image(folder / "a-2.png", np.zeros((4, 5, 3), np.uint8))
     urls = ["http://x/a.png", "http://y/a.png", "http://y/a.png", "http://y/a.png?1", "http://h", "http://h/x/"]
     urls += ["http://h/..", "http://h/%2e%2e%2fCON.jpg", "http://h/" + "x" * 999 + ".jpeg", "http://h/get.php?a.png"]
     found = names("a-2.png", *urls, allow_url=True)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from detector import images
 from detector.arrays import ImageArray
 from detector.boxes import pairwise_iou
 from detector.detections import Detections
 from detector.errors import InputError
+from detector.images import find_images, read_image
 from detector.model.checkpoint import load_weights
 from detector.ops.suppression import METHODS
 from detector.predict.detector import Detector
@@ -29,7 +29,7 @@ def detector(tiny_weights: Path) -> Detector:
 
 @pytest.fixture(scope="module")
 def pictures(tiny_data: Path) -> list[Path]:
-    return images.find(tiny_data / "images")
+    return find_images(tiny_data / "images")
 
 
 def assert_same(one: Detections, other: Detections) -> None:
@@ -40,7 +40,7 @@ def assert_same(one: Detections, other: Detections) -> None:
 
 
 def test_a_trained_network_finds_what_is_in_the_picture(detector: Detector, pictures: list[Path]) -> None:
-    image = images.read(pictures[0])
+    image = read_image(pictures[0])
     found = detector.detect(image)
     assert len(found) > 0
     assert found.class_names == detector.class_names == ("red", "blue")
@@ -54,7 +54,7 @@ def test_path_bytes_array_pil_picture_and_function_give_the_same(detector: Detec
     path = pictures[0]
     wanted = detector.detect(path)
     with Image.open(path) as opened:
-        for source in (str(path), path.read_bytes(), images.read(path), opened, lambda: images.read(path)):
+        for source in (str(path), path.read_bytes(), read_image(path), opened, lambda: read_image(path)):
             found = detector.detect(source)
             assert np.array_equal(found.boxes, wanted.boxes)
             assert np.array_equal(found.scores, wanted.scores)
@@ -121,7 +121,7 @@ def test_pictures_are_read_only_a_little_ahead(detector: Detector, pictures: lis
         nonlocal read
         for path in itertools.cycle(pictures):
             read += 1
-            yield images.read(path)
+            yield read_image(path)
 
     answers = list(itertools.islice(detector.detect_each(endless()), 30))
     assert len(answers) == 30
@@ -148,7 +148,7 @@ def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Det
     def reads(path: Path) -> Callable[[], ImageArray]:
         def read() -> ImageArray:
             times_read[path] += 1
-            return images.read(path)
+            return read_image(path)
 
         return read
 
@@ -160,7 +160,7 @@ def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Det
     ):
         assert not isinstance(answer, InputError)
         assert not isinstance(wanted, InputError)
-        assert np.array_equal(answer[0], images.read(path))
+        assert np.array_equal(answer[0], read_image(path))
         assert_same(answer[1], wanted)
 
 
@@ -254,7 +254,7 @@ def test_an_unknown_suppression_is_refused_with_the_known_ones(detector: Detecto
 @pytest.fixture(scope="module")
 def wall(pictures: list[Path]) -> ImageArray:
     """Nine of the pictures beside and above each other, without what tells where one ends."""
-    each = [images.read(path) for path in pictures[:9]]
+    each = [read_image(path) for path in pictures[:9]]
     return np.concatenate([np.concatenate(each[row : row + 3], axis=1) for row in (0, 3, 6)])
 
 
@@ -285,7 +285,7 @@ def test_tiles_find_what_is_too_small_in_the_whole_picture(
 def test_views_of_pictures_give_the_same_alone_together_and_in_any_batch(
     detector: Detector, pictures: list[Path], wall: ImageArray, options: dict[str, object]
 ) -> None:
-    mixed = [images.read(pictures[0]), wall, wall[:100], images.read(pictures[1])]
+    mixed = [read_image(pictures[0]), wall, wall[:100], read_image(pictures[1])]
     wanted = [detector.detect(picture, **options) for picture in mixed]
     for batch in (1, 3):
         for found, one in zip(detector.detect(mixed, batch=batch, **options), wanted, strict=True):
@@ -300,7 +300,7 @@ def test_a_picture_no_larger_than_a_tile_is_looked_at_once(detector: Detector, p
 
 
 def test_the_mirrored_picture_has_the_mirrored_objects(detector: Detector, pictures: list[Path]) -> None:
-    image = images.read(pictures[0])[:, :64]  # as much grey on the left as on the right
+    image = read_image(pictures[0])[:, :64]  # as much grey on the left as on the right
     found = detector.detect(image, mirror=True)
     flipped = detector.detect(np.ascontiguousarray(image[:, ::-1]), mirror=True)
     assert len(found) > 0
@@ -380,7 +380,7 @@ def test_a_larger_canvas_keeps_the_aspect_and_gives_boxes_in_the_same_pixels(
 ) -> None:
     larger = Detector.load(tiny_weights, "cpu", long_side=192)
     assert (detector.canvas_hw, larger.canvas_hw) == ((64, 96), (128, 192))
-    image = images.read(pictures[0])
+    image = read_image(pictures[0])
     [best] = detector.detect(image, max_detections=1).boxes
     shrunk = np.full((128, 192, 3), 114, np.uint8)
     shrunk[32:96, 48:144] = image  # on the larger canvas: the size that was learned
@@ -405,7 +405,7 @@ def test_the_network_that_was_given_is_left_as_it_was(tiny_weights: Path, pictur
 def test_a_palette_picture_and_one_laid_on_its_side_are_shown_as_a_viewer_shows_them(
     detector: Detector, pictures: list[Path]
 ) -> None:
-    image = images.read(pictures[0])
+    image = read_image(pictures[0])
     turned, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.rot90(image).copy()).save(turned, "png", exif=exif)

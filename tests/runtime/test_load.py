@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from detector import images
 from detector.boxes import pairwise_iou
 from detector.config import RuntimeName
 from detector.data.open_data import open_data
@@ -17,6 +16,7 @@ from detector.detections import Detections
 from detector.errors import InputError
 from detector.exporting.export import export
 from detector.graph.metadata import NmsSettings
+from detector.images import find_images
 from detector.model.checkpoint import load_weights
 from detector.predict.detector import Detector
 from detector.runtime.load import load_runtime
@@ -192,7 +192,7 @@ def test_a_damaged_or_foreign_folder_is_refused(
 
 @pytest.mark.parametrize("kind", ["graph", "folder"])
 def test_detecting_with_an_export_never_loads_torch(kind: str, request: pytest.FixtureRequest, tiny_data: Path) -> None:
-    picture = images.find(tiny_data / "images")[0]
+    picture = find_images(tiny_data / "images")[0]
     path: Path = request.getfixturevalue(kind)
     code = f"import sys, detector\nassert len(detector.Detector.load({str(path)!r}).detect({str(picture)!r})) >= 0\n"
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)

@@ -22,11 +22,11 @@ pytest.importorskip("python_multipart", reason="the extra `serve` is not install
 
 from starlette.types import ASGIApp, Message
 
-from detector import images
 from detector.data.scenes import scenes
 from detector.detections import Detections
 from detector.errors import InputError
 from detector.graph.metadata import GraphForm
+from detector.images import read_image
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
 from detector.serving.app import make_app, serve
@@ -208,15 +208,15 @@ def test_a_turned_picture_is_measured_and_handed_back_the_way_up_a_viewer_shows_
     assert (answer["width"], answer["height"]) == (40, 90)
     head, _, code = answer["picture"].partition(",")
     assert head == "data:image/jpeg;base64"
-    shown = images.read(base64.b64decode(code)).astype(int)
-    assert np.abs(shown - images.read(content)).max() <= 8
+    shown = read_image(base64.b64decode(code)).astype(int)
+    assert np.abs(shown - read_image(content)).max() <= 8
     assert "picture" not in post(app, "/detect", content).json
 
 
 def test_a_large_picture_is_handed_back_smaller(app: ASGIApp) -> None:
     answer = post(app, "/detect?with_picture=true", encode(np.zeros((30, 5000, 3), np.uint8))).json
     assert (answer["width"], answer["height"]) == (5000, 30)
-    assert images.read(base64.b64decode(answer["picture"].partition(",")[2])).shape == (12, 2048, 3)
+    assert read_image(base64.b64decode(answer["picture"].partition(",")[2])).shape == (12, 2048, 3)
 
 
 BAD_QUERIES = {

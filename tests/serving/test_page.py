@@ -22,10 +22,10 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("python_multipart", reason="the extra `serve` is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
-from detector import images  # noqa: E402
 from detector.data.scenes import scenes  # noqa: E402
 from detector.detections import Detections  # noqa: E402
 from detector.graph.metadata import GraphForm  # noqa: E402
+from detector.images import read_image, write_image  # noqa: E402
 from detector.predict.detector import Detector  # noqa: E402
 from detector.runtime.base import PointPredictions  # noqa: E402
 from detector.serving.app import make_app  # noqa: E402
@@ -195,7 +195,7 @@ def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "drawn scene.png"
-    images.write(path, scenes.render("test", 3).image)
+    write_image(path, scenes.render("test", 3).image)
     return path
 
 
@@ -289,7 +289,7 @@ def test_a_turned_picture_is_drawn_the_way_the_server_sees_it(
     path = tmp_path / f"turned.{kind}"
     Image.fromarray(corners.repeat(40, axis=0).repeat(60, axis=1)).save(path, exif=exif)
     browser.upload(path)
-    upright = images.read(path)
+    upright = read_image(path)
     height, width = upright.shape[:2]
     assert browser.run("[picture.width, picture.height]") == [width, height]
     assert browser.run("at('wrong').textContent") == ""

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from detector import images
 from detector.config import PLANNING_STEPS, Config
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
 from detector.errors import InputError
 from detector.evaluating.evaluate import detect_split, evaluate, score_split
+from detector.images import find_images
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
 from detector.model.checkpoint import load_weights
@@ -172,7 +172,7 @@ def test_trainval_learns_from_both_and_evaluates_on_nothing(
 def copy_of(tiny_data: Path, folder: Path, change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
     """The training split of the tiny set with a change in its JSON, pictures copied."""
     (folder / "images").mkdir(parents=True)
-    for path in images.find(tiny_data / "images"):
+    for path in find_images(tiny_data / "images"):
         (folder / "images" / path.name).write_bytes(path.read_bytes())
     data = json.loads((tiny_data / "train.json").read_text())
     change(data)

@@ -9,12 +9,12 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from detector import images
 from detector.data.label_rows import Corners, RowCollector
 from detector.data.path_guard import Fence
 from detector.data.split import Split
 from detector.errors import InputError, at
 from detector.files import read_text
+from detector.images import find_images
 
 
 def split_names(folder: Path) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_o
     image_ids = {stem: i for i, stem in enumerate(paths, start=1)}
     picture_folder = folder / "JPEGImages"
     pictures: dict[str, list[Path]] = {}
-    for picture in images.find(picture_folder) if picture_folder.is_dir() else ():
+    for picture in find_images(picture_folder) if picture_folder.is_dir() else ():
         pictures.setdefault(picture.stem, []).append(picture)
     collector = RowCollector()
     for stem in stems:

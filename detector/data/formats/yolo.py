@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector import images
 from detector.data.label_rows import Corners, RowCollector
 from detector.data.path_guard import Fence
 from detector.data.split import Split, canonical_name
 from detector.errors import InputError, at
 from detector.files import read_text
+from detector.images import IMAGE_SUFFIXES
 
 _LOOKS_LIKE_PIXELS = 2.0
 """Shares above this are taken for pixels: no tool writes a box that lies a whole picture outside."""
@@ -185,7 +185,7 @@ def _find(data: DataYaml, name: str, allow_outside: bool) -> tuple[list[Path], l
         found = _first_existing(place, data.roots, data.path)
         if found.is_dir():
             folders.append(found)
-            pictures += [p for p in found.rglob("*") if p.suffix.lower() in images.SUFFIXES and not p.is_dir()]
+            pictures += [p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
         elif found.suffix == ".txt" and found.is_file():
             lists.append(found)
         else:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector import images
 from detector.data.formats.coco import read_ground_truth, read_split, to_coco
 from detector.errors import InputError
+from detector.images import write_image
 
 HW = (40, 60)
 
@@ -30,7 +30,7 @@ def write(folder: Path, data: Any, pictures: tuple[str, ...] = ("a.png",)) -> Pa
     """Write val.json with each annotation on its own line, the first on line 4."""
     for name in pictures:
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        images.write(folder / "images" / name, np.zeros((*HW, 3), np.uint8))
+        write_image(folder / "images" / name, np.zeros((*HW, 3), np.uint8))
     head = json.dumps({key: value for key, value in data.items() if key != "annotations"})
     rows = ",\n".join(json.dumps(row) for row in data["annotations"])
     path = folder / "val.json"
@@ -124,7 +124,7 @@ def test_a_missing_picture_is_left_out_and_all_its_rows_dropped(tmp_path: Path) 
 def test_pictures_may_lie_in_subfolders_or_beside_the_file(tmp_path: Path) -> None:
     data = data_of()
     data["images"] = [{"id": 2, "file_name": "deep/a.png"}, {"id": 1, "file_name": "b.png"}]
-    images.write(tmp_path / "b.png", np.zeros((4, 5, 3), np.uint8))
+    write_image(tmp_path / "b.png", np.zeros((4, 5, 3), np.uint8))
     split = read_split(write(tmp_path, data, ("deep/a.png",)), "val")
     assert [(a.image_id, a.image_hw) for a in split.annotations] == [(1, (4, 5)), (2, HW)]
     assert split.ledger.background == 2

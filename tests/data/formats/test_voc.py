@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import images
 from detector.data.formats.voc import read_split, split_names
 from detector.data.split import Split
 from detector.errors import InputError
+from detector.images import write_image
 
 HW = (40, 60)
 
@@ -23,7 +23,7 @@ def write(folder: Path, stem: str, *objects: str, picture: bool = True) -> Path:
     for name in ("Annotations", "JPEGImages"):
         (folder / name).mkdir(exist_ok=True)
     if picture:
-        images.write(folder / "JPEGImages" / f"{stem}.png", np.zeros((*HW, 3), np.uint8))
+        write_image(folder / "JPEGImages" / f"{stem}.png", np.zeros((*HW, 3), np.uint8))
     path = folder / "Annotations" / f"{stem}.xml"
     path.write_text(f"<annotation>\n<filename>{stem}.png</filename>\n{''.join(objects)}</annotation>\n")
     return path

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector import images
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError
+from detector.images import write_image
 
 HW = (40, 80)
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -14,7 +14,7 @@ YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
 def picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    images.write(path, np.zeros((*HW, 3), np.uint8))
+    write_image(path, np.zeros((*HW, 3), np.uint8))
 
 
 def write(path: Path, text: str) -> Path:
