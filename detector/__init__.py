@@ -1,4 +1,4 @@
-"""A small, exact detector: from a folder of labelled pictures to boxes, on the computer you have.
+"""A small, exact detector: from a folder of labeled images to boxes, on the computer you have.
 
 >>> import detector
 >>> sorted(detector.__all__)
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.annotation import Annotation
 from detector.config import Config
-from detector.detections import Detections
-from detector.drawing import draw
+from detector.detections import Detections, draw
 from detector.errors import InputError
 from detector.version import VERSION
 

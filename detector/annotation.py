@@ -1,4 +1,4 @@
-"""What a data set says about one picture."""
+"""Annotation: the labeled objects of one image."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from detector.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """The objects of one picture; a picture without any is a background picture and stays.
+    """The labeled objects of one image; an image without objects is a background image and is kept.
 
     Attributes:
-        image_id: unique within the data set; what results are filed under.
-        image_path: where the picture lies; the built-in set has names there, no files.
-        image_hw: height and width in pixels, the way up a viewer shows it.
-        boxes: [N, 4] in pixels of the picture, inside it, each with area.
-        class_ids: [N] int64, 0..C-1, positions in the data set's class names.
-        is_crowd: [N] bool; a crowd or ignore region is neither to be found nor held against a detector.
-        areas: [N] float32 in square pixels, as the data set says (a mask's, where it has masks), else the box's;
-            only sorts objects into small, medium and large in the evaluation.
+        image_id: unique within the data set; results refer to it.
+        image_path: path of the image file; the built-in data set has names instead of files.
+        image_hw: height and width in pixels, oriented the way a viewer shows the image.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image, inside it, with positive area.
+        class_ids: [N] int64, 0..C-1, positions in the class names of the data set.
+        is_crowd: [N] bool; a crowd or ignore region is neither an object to find nor a false positive if found.
+        areas: [N] float32 in square pixels: the area of the mask where the data set has one, else of the box. Only
+            used to sort objects into small, medium and large in the evaluation.
     """
 
     image_id: int
@@ -40,11 +40,11 @@ class Annotation:
 
 
 def annotation_bytes(annotation: Annotation) -> bytes:
-    """Return what training learns from an annotation, for a hash: its size, boxes, classes and crowds."""
+    """Return everything training uses of an annotation as bytes to hash: image size, boxes, class ids, crowd flags."""
     arrays = (annotation.boxes, annotation.class_ids, annotation.is_crowd)
     return repr(annotation.image_hw).encode() + b"".join(array.tobytes() for array in arrays)
 
 
 def pixel_count(annotations: Iterable[Annotation]) -> int:
-    """Return the sum of width times height."""
+    """Return the total number of pixels of the images."""
     return sum(annotation.image_hw[0] * annotation.image_hw[1] for annotation in annotations)

@@ -1,6 +1,6 @@
 """Box arithmetic in NumPy: every box inside the package is (x1, y1, x2, y2), float32, in pixels.
 
-Coordinates are continuous: the pixel in column c covers [c, c + 1), so a picture of width W spans 0..W.
+Coordinates are continuous: the pixel in column c covers [c, c + 1), so an image of width W spans 0..W.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def from_xywh(boxes: npt.NDArray[Any]) -> Floats:
     >>> from_xywh(np.array([10, 20, 4, 2])).tolist()
     [10.0, 20.0, 14.0, 22.0]
     """
-    # In the dtype that came: float64 corners keep a JSON file's decimals until the one rounding to float32.
+    # In the dtype of the input: float64 keeps the decimals of a JSON file until the single rounding to float32.
     x, y, w, h = np.moveaxis(np.asarray(boxes), -1, 0)
     return np.stack([x, y, x + w, y + h], axis=-1).astype(np.float32)
 
@@ -28,7 +28,7 @@ def to_xywh(boxes: Floats) -> Floats:
 
 
 def from_cxcywh(boxes: npt.NDArray[Any]) -> Floats:
-    """Convert boxes [..., 4] (centre x, centre y, width, height) to corner boxes in the same unit.
+    """Convert boxes [..., 4] (center x, center y, width, height) to corner boxes in the same unit.
 
     >>> from_cxcywh(np.array([[5, 5, 4, 2]], dtype=np.float32)).tolist()
     [[3.0, 4.0, 7.0, 6.0]]
@@ -38,30 +38,30 @@ def from_cxcywh(boxes: npt.NDArray[Any]) -> Floats:
 
 
 def to_cxcywh(boxes: Floats) -> Floats:
-    """Convert corner boxes [..., 4] to (centre x, centre y, width, height) in the same unit."""
+    """Convert corner boxes [..., 4] to (center x, center y, width, height) in the same unit."""
     return np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def clip(boxes: Floats, hw: tuple[int, int]) -> Floats:
-    """Return the part of boxes [..., 4] inside a picture of `hw` = (height, width) pixels.
+    """Clip boxes [..., 4] to an image of `hw` = (height, width) pixels.
 
-    A box wholly outside comes back with no area.
+    A box entirely outside gets zero area.
     """
     h, w = hw
     return np.clip(boxes, 0, np.array([w, h, w, h], dtype=np.float32))
 
 
 def area(boxes: Floats) -> Floats:
-    """Return the areas [...] of corner boxes [..., 4]; zero where corners are swapped."""
+    """Return the areas [...] of corner boxes [..., 4]; 0 where corners are swapped."""
     wh = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     areas: Floats = wh[..., 0] * wh[..., 1]
     return areas
 
 
 def pairwise_iou(a: Floats, b: Floats) -> Floats:
-    """Return the intersection over union [N, M] of boxes `a` [N, 4] with boxes `b` [M, 4].
+    """Return the IoU (intersection over union) [N, M] of boxes `a` [N, 4] with boxes `b` [M, 4].
 
-    Two boxes without area have IoU 0.
+    The IoU of two boxes without area is 0.
     """
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])

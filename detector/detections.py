@@ -1,46 +1,51 @@
-"""What was found in one picture."""
+"""Detections: the objects found in one image."""
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detector.arrays import Floats, Ints
+from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import to_xywh
-from detector.errors import InputError
+from detector.drawing import draw_boxes
+from detector.errors import InputError, MissingPackageError
+from detector.images import read_image, to_rgb
 
-SCORE_THRESHOLD = 0.25
-"""Lowest score worth showing, where the user does not say."""
+if TYPE_CHECKING:
+    from PIL import Image
 
-IOU_THRESHOLD = 0.6
-"""Overlap above which two boxes count as one object, where the user does not say."""
-
-MAX_DETECTIONS = 300
-"""Most detections of one picture, where the user does not say."""
-
-TILE_OVERLAP = 0.2
-"""Share of a tile that the next one shows too, where the user does not say."""
+_ROWS_SHOWN = 20
+"""Rows of the table that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Objects found in one picture, best first. Iterating gives (class name, score, box).
+    """Objects found in one image, best first.
+
+    `len()` is the number of objects. Iterating yields `(class name, score, box)`. Indexing selects objects: an index, a
+    slice, a boolean mask or an array of indices, in any of which cases the result is again sorted by score.
 
     Attributes:
-        boxes: [N, 4] in pixels of the original picture, inside it.
-        scores: [N] float32, 0..1, falling.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the original image, inside it.
+        scores: [N] float32 confidence scores, 0..1, descending.
         class_ids: [N] int64, positions in `class_names`.
         class_names: all classes of the detector.
-        track_ids: [N] int64, the same number for the same object in each frame of a video; -1 where none is given yet.
-            None: nobody followed the objects.
+        track_ids: [N] int64, the same id for the same object in each frame of a video; -1 for objects without a track
+            yet. None: no tracking.
 
     Raises:
         InputError: the arrays do not fit together.
 
-    >>> found = Detections(np.array([[1, 2, 3, 4]], np.float32), np.array([.9], np.float32), np.array([1]), ("a", "b"))
+    >>> found = Detections(
+    ...     np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([0.9, 0.4], np.float32), np.array([1, 0]), ("a", "b")
+    ... )
     >>> [(name, round(score, 2), box.tolist()) for name, score, box in found]
-    [('b', 0.9, [1.0, 2.0, 3.0, 4.0])]
+    [('b', 0.9, [1.0, 2.0, 3.0, 4.0]), ('a', 0.4, [5.0, 6.0, 7.0, 8.0])]
+    >>> len(found[found.scores > 0.5]), found[found.labels == "a"].boxes.tolist()
+    (1, [[5.0, 6.0, 7.0, 8.0]])
     """
 
     boxes: Floats
@@ -56,13 +61,18 @@ class Detections:
                 f"boxes {self.boxes.shape}, scores {self.scores.shape} and class_ids {self.class_ids.shape} do not fit"
             )
         if n and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.class_names):
-            raise InputError(f"class ids must lie in 0..{len(self.class_names) - 1}, the classes that have names")
+            raise InputError(f"class ids must be in 0..{len(self.class_names) - 1}, the classes that have names")
         if np.any(self.scores[1:] > self.scores[:-1]):
             raise InputError("detections must be sorted by score, best first")
         if self.track_ids is not None and self.track_ids.shape != (n,):
             raise InputError(f"track_ids {self.track_ids.shape} do not fit {n} detections")
         if self.track_ids is not None and np.any(self.track_ids < -1):
             raise InputError("track ids must be -1, for none, or more")
+
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.str_]]:
+        """Class name of each object [N]."""
+        return np.array([self.class_names[class_id] for class_id in self.class_ids], dtype=np.str_)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -71,16 +81,81 @@ class Detections:
         for box, score, class_id in zip(self.boxes, self.scores, self.class_ids, strict=True):
             yield self.class_names[class_id], float(score), box
 
-    def to_supervision(self) -> Any:
-        """Return these as `supervision.Detections`, with the names of their classes in `data["class_name"]`.
+    def __getitem__(self, index: int | slice | Sequence[int] | Bools | Ints) -> "Detections":
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index {index} is out of range for {len(self)} detections")
+            index = [int(index)]
+        chosen = np.sort(np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index, dtype=None)])
+        tracks = None if self.track_ids is None else self.track_ids[chosen]
+        return replace(
+            self,
+            boxes=self.boxes[chosen],
+            scores=self.scores[chosen],
+            class_ids=self.class_ids[chosen],
+            track_ids=tracks,
+        )
+
+    def draw(
+        self, image: "str | Path | bytes | ImageArray | Image.Image", *, with_scores: bool = True
+    ) -> "Image.Image":
+        """Return a copy of an image with the boxes, class names and scores drawn on it.
+
+        Args:
+            image: the image the objects were found in: a path, the bytes of an image file, an RGB array uint8
+                [H, W, 3] or a PIL image.
+            with_scores: whether to draw the scores.
 
         Raises:
-            InputError: the package supervision is not installed.
+            InputError: the image cannot be read.
+        """
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            pixels = image
+        else:
+            pixels = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+        return Image.fromarray(self.draw_on(pixels, with_scores=with_scores))
+
+    def draw_on(self, image: ImageArray, *, with_scores: bool = True) -> ImageArray:
+        """Return a copy of an RGB image [H, W, 3] with the boxes, class names and scores drawn on it."""
+        return draw_boxes(image, self.boxes, self._captions(with_scores), self.class_ids)
+
+    def _captions(self, with_scores: bool) -> list[str]:
+        """Return the text drawn at each box; `#7` is the id of a track."""
+        tracks = self.track_ids if self.track_ids is not None else np.full(len(self), -1)
+        return [
+            (f"#{track_id} " if track_id >= 0 else "") + name + (f" {score:.2f}" if with_scores else "")
+            for track_id, (name, score, _) in zip(tracks, self, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {score:.2f}" for name, score, _ in list(self)[:5])
+        more = f", ... ({len(self)} in all)" if len(self) > 5 else ""
+        return f"Detections({shown}{more})" if len(self) else "Detections(nothing found)"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{score:.2f}</td>"
+            f"<td>{', '.join(f'{side:.1f}' for side in box.tolist())}</td></tr>"
+            for name, score, box in list(self)[:_ROWS_SHOWN]
+        )
+        more = f"<caption>{len(self)} detections, the best {_ROWS_SHOWN} shown</caption>" * (len(self) > _ROWS_SHOWN)
+        return f"<table>{more}<tr><th>class</th><th>score</th><th>box (x1, y1, x2, y2)</th></tr>{rows}</table>"
+
+    def to_supervision(self) -> Any:
+        """Return these detections as `supervision.Detections`, with class names in `data["class_name"]`.
+
+        Raises:
+            MissingPackageError: the package supervision is not installed.
         """
         try:
             import supervision
         except ImportError:
-            raise InputError("this needs the package supervision: pip install 'supervision>=0.30'") from None
+            raise MissingPackageError(
+                "to_supervision needs the package supervision: pip install 'supervision>=0.30'"
+            ) from None
         return supervision.Detections(
             xyxy=self.boxes,
             confidence=self.scores,
@@ -91,14 +166,14 @@ class Detections:
 
     @classmethod
     def from_supervision(cls, found: Any, class_names: Sequence[str]) -> "Detections":
-        """Return `supervision.Detections`, sorted; what we have no word for, such as masks, is left behind.
+        """Return `supervision.Detections` as `Detections`, sorted by score; masks and other extra data are dropped.
 
         Args:
-            found: with confidence and class_id.
-            class_names: of all classes, in the order of class_id.
+            found: with `confidence` and `class_id`.
+            class_names: names of all classes, in the order of `class_id`.
 
         Raises:
-            InputError: they lack scores or classes, or their classes are other ones.
+            InputError: scores or class ids are missing, or the class names differ.
         """
         if found.confidence is None or found.class_id is None:
             raise InputError("detections need scores and classes: `confidence` and `class_id` must not be None")
@@ -113,19 +188,32 @@ class Detections:
         theirs = found.data.get("class_name")
         for (ours, _, _), other in zip(detections, () if theirs is None else np.asarray(theirs)[order], strict=False):
             if ours != other:
-                raise InputError(f"a class is called {str(other)!r} there and {ours!r} in class_names: give its names")
+                raise InputError(f"a class is named {str(other)!r} there and {ours!r} in class_names: pass its names")
         return detections
+
+
+def draw(image: "str | Path | bytes | ImageArray | Image.Image", found: Detections) -> "Image.Image":
+    """Return a copy of an image with detections drawn on it: `found.draw(image)`.
+
+    Args:
+        image: a path, the bytes of an image file, an RGB array uint8 [H, W, 3] or a PIL image.
+        found: what was detected in it.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    return found.draw(image)
 
 
 def coco_results(
     found: Mapping[int, Detections], category_ids: Sequence[int], file_names: Mapping[int, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return detections as COCO writes results: a list of image_id, category_id, bbox [x, y, w, h], score.
+    """Return detections in COCO's results format: rows of image_id, category_id, bbox [x, y, w, h] and score.
 
     Args:
-        found: by image id.
-        category_ids: of the classes, in the order of their class ids.
-        file_names: by image id; adds a `file_name` to every row.
+        found: detections by image id.
+        category_ids: category id of each class, in the order of class ids.
+        file_names: file name by image id; adds `file_name` to every row.
     """
     rows = []
     for image_id, detections in found.items():

@@ -1,4 +1,7 @@
-"""What a user can mend: every error of this kind names the file, what was expected and what to do."""
+"""Errors the user can fix: every message names the file or parameter, what was expected, and what to do.
+
+Code decides by the type of an error, never by its message.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -8,21 +11,49 @@ from pathlib import Path
 class InputError(ValueError):
     """Something given from outside is wrong: a file, a setting, an argument.
 
-    The command line prints its message and exits with status 2; any other exception is a bug of ours.
+    The command line prints the message and exits with status 2. Any other exception is a bug in this package.
     """
 
 
-def at(path: Path | str, line: int | None = None) -> str:
-    """Name a place the way compilers do.
+class FileError(InputError):
+    """A file or folder is missing, cannot be read, or cannot be written."""
 
-    >>> at("data.yaml", 3)
+
+class ImageError(InputError):
+    """An image cannot be decoded."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more pixels than allowed."""
+
+
+class LabelError(InputError):
+    """A data set or its labels cannot be used."""
+
+
+class ConfigError(InputError):
+    """A setting or an option is unknown or out of range."""
+
+
+class WeightsError(InputError):
+    """Weights or an exported graph are damaged, or do not fit what they are used for."""
+
+
+class MissingPackageError(InputError):
+    """An optional package is not installed."""
+
+
+def location(path: Path | str, line: int | None = None) -> str:
+    """Return a place in a file the way compilers write it.
+
+    >>> location("data.yaml", 3)
     'data.yaml:3'
     """
     return f"{path}:{line}" if line is not None else str(path)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the nearest known word, or the list of all of them.
+    """Return a hint that names the closest known word, or all known words where none is close.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     "did you mean 'epochs'?"

@@ -1,7 +1,4 @@
-"""Writing files: whole or not at all, also when the program or the power fails; under names that will do anywhere.
-
-A folder can be locked against other processes meanwhile.
-"""
+"""Reading and writing files: atomic writes, folder locks, file names that are valid on every system."""
 
 import contextlib
 import io
@@ -12,62 +9,62 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detector.errors import InputError, at
+import filelock
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from detector.errors import FileError, location
+
+LOCK_NAME = ".detector.lock"
+"""Name of the lock file in a folder that `locked` has locked."""
 
 _LONGEST_NAME = 150
-"""Bytes of a made-up name: most systems take 255, and a number and an ending are still to come."""
+"""Bytes of a generated name: most systems allow 255, and a number and a suffix are added later."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-"""Names that are devices on Windows, whatever stands behind the dot."""
+"""Device names on Windows, whatever follows the dot."""
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an InputError that names the file."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while writing into a FileError that names the file."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise FileError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where it is not there.
+    """Create a folder and its parents where they do not exist.
 
     Raises:
-        InputError: it cannot be made.
+        FileError: the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror})") from None
+        raise FileError(f"{path}: the folder cannot be created ({error.strerror})") from None
 
 
 def append_line(file: io.FileIO, values: Any) -> None:
-    """Add values as a line of JSON to a file opened without a buffer: at once, and whole or not at all.
+    """Append values as one line of JSON to an unbuffered file, completely or not at all.
 
     Raises:
-        OSError: it cannot be written; the file is as it was.
+        OSError: the line cannot be written; the file is unchanged.
     """
     rest = memoryview(json.dumps(values).encode() + b"\n")
     end = file.tell()
     try:
-        while rest:  # a disk that is nearly full takes a part and refuses the next
+        while rest:  # a disk that is nearly full accepts a part and refuses the next
             rest = rest[file.write(rest) :]
     except OSError:
         file.truncate(end)
         raise
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under another name, make sure that it is on the disk, then give it its name.
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, then rename it.
 
     Raises:
-        InputError: it cannot be written; what stood there before is untouched.
+        FileError: the file cannot be written; an existing file is unchanged.
     """
     temporary = path.with_name(path.name + ".part")
     try:
@@ -79,17 +76,18 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        _remove(temporary)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        with contextlib.suppress(OSError):  # what prevented writing may prevent removing
+            temporary.unlink(missing_ok=True)
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON, whole or not at all; a tuple becomes a list."""
-    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+    """Write a JSON file atomically; tuples become lists."""
+    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make sure that the new name is on the disk, where folders can be opened for it."""
+    """Flush a renamed entry of a folder to disk, on systems where a folder can be opened."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -98,60 +96,75 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # what kept it from being written may keep it from being removed
-        path.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it is not there, or no JSON.
+        FileError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise FileError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
+        raise FileError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def read_text(path: Path) -> str:
+    r"""Return the text of a UTF-8 file, without byte order mark and with `\n` as line ending.
+
+    Raises:
+        FileError: the file cannot be opened or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise FileError(f"{location(path, line)}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file exists; False for names that no file can have, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder; the system lets go when the process ends, however.
+    """Lock a folder against other processes that lock it too; the system releases the lock when the process ends.
 
-    Nobody is kept out where there are no such locks: on Windows, and on some network drives.
+    On drives without file locks (some network drives) nothing is locked.
 
     Args:
-        folder: has to be there.
-        doing: what other processes are told is being done in it.
+        folder: an existing folder.
+        doing: what this process does, for the message that the other process prints.
 
     Raises:
-        InputError: another process is there already, or the folder cannot be opened.
+        FileError: another process holds the lock, or the lock file cannot be created.
     """
+    lock = filelock.FileLock(folder / LOCK_NAME, blocking=False, thread_local=False)
     try:
-        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+        lock.acquire()
+    except filelock.Timeout:
+        raise FileError(
+            f"{folder}: another process is {doing} in this folder; wait until it has finished, or use another folder"
+        ) from None
+    except NotImplementedError:
+        pass  # no file locks on this drive
     except OSError as error:
-        raise InputError(f"{folder}: cannot be opened ({error.strerror})") from None
+        raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
     try:
-        try:
-            if handle is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is {doing} in this folder; wait for it, or use another"
-            ) from None
-        except OSError:
-            pass  # there are no locks on this drive
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        lock.release()
 
 
 def safe_name(text: str) -> str:
-    """Return `text` as the name of one file or folder that every system takes: no path, not reserved, not too long.
+    """Return `text` as a file or folder name that every system accepts: no path, not reserved, not too long.
 
     >>> [safe_name(text) for text in ("red blood cell", "a/b", "..", "", "CON")]
     ['red blood cell', 'a_b', '_', '_', '_CON']
@@ -162,7 +175,7 @@ def safe_name(text: str) -> str:
 
 
 def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
-    """Return `stem` and `suffix`, numbered between if that is taken, and take it: `taken` grows.
+    """Return `stem + suffix`, with a number in between if that name is taken, and add it to `taken`.
 
     >>> taken = {"a.jpg": 1}
     >>> [free_name("a", taken, ".jpg") for _ in range(2)]
@@ -173,28 +186,5 @@ def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
         number += 1
         name = f"{stem}-{number}{suffix}"
     taken[name] = 1
-    taken[stem + suffix] = number  # so that thousands of one name are not counted through each time
+    taken[stem + suffix] = number  # so that thousands of equal names are not counted again each time
     return name
-
-
-def read_text(path: Path) -> str:
-    r"""Return the text of a file in UTF-8, without its byte order mark and with `\n` as the only line end.
-
-    Raises:
-        InputError: the file cannot be opened or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{at(path, line)}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def is_file(path: Path) -> bool:
-    """Say whether there is such a file; a name that none can have (too long, for one) is that of no file."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

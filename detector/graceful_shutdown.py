@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop in good order; a second one stops at once."""
+"""Graceful shutdown: the first Ctrl-C or SIGTERM asks the work to stop after the current step, the second stops it."""
 
 import logging
 import signal
@@ -11,38 +11,38 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-class StopRequest:
-    """While entered, the first signal only sets `made`; the second raises KeyboardInterrupt.
+class GracefulShutdown:
+    """Context manager in which the first signal only sets `requested`, and the second raises KeyboardInterrupt.
 
-    Signals belong to the main thread; in others nothing is changed.
+    Signals are handled in the main thread only; in other threads nothing changes.
 
     Attributes:
-        made: somebody wants the work to stop.
+        requested: whether a signal has been received.
     """
 
     def __init__(self) -> None:
-        self.made = False
+        self.requested = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
+    def __enter__(self) -> "GracefulShutdown":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.made:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.made = True
-        log.warning("stopping after this step; once more to stop at once")
+        self.requested = True
+        log.warning("stopping after the current step; press Ctrl-C again to stop at once")
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt too, so that what is to be done before the end is done."""
+def sigterm_as_keyboard_interrupt() -> Iterator[None]:
+    """Context manager in which SIGTERM also raises KeyboardInterrupt, so that cleanup runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The map between a picture and the network's canvas: scaled to fit, centred, the rest filled with grey.
+"""Letterbox: the map between an image and the network input. Scaled to fit, centered, padded with gray.
 
-One object holds both directions, so that the way in and the way back cannot disagree.
+One object holds both directions, so that a map and its inverse cannot disagree.
 """
 
 from dataclasses import dataclass
@@ -10,101 +10,101 @@ import numpy as np
 
 from detector.arrays import Floats, ImageArray
 from detector.boxes import clip
-from detector.errors import InputError
+from detector.errors import ConfigError
 
-CANVAS_STEP = 32
-"""Both sides of a canvas are multiples of the network's coarsest stride."""
+SIZE_DIVISOR = 32
+"""Height and width of the network input are multiples of this, the coarsest stride."""
 
 FILL = 114
-"""Grey level outside the picture: near the mean of natural pictures, and what most detectors use."""
+"""Gray level of the padding: near the mean of natural images, and what most detectors use."""
 
 
 def check_side(side: int) -> int:
-    """Return a side of a canvas if it is one.
+    """Return `side` if it can be a side of the network input.
 
     Raises:
-        InputError: it is not a positive multiple of 32; names the nearest that are.
+        ConfigError: not a positive multiple of 32; the message names the nearest ones.
     """
-    if side < CANVAS_STEP or side % CANVAS_STEP:
-        below = max(1, side // CANVAS_STEP) * CANVAS_STEP
-        raise InputError(
-            f"canvas: a side of {side} does not divide by {CANVAS_STEP}; {below} and {below + CANVAS_STEP} do"
+    if side < SIZE_DIVISOR or side % SIZE_DIVISOR:
+        below = max(1, side // SIZE_DIVISOR) * SIZE_DIVISOR
+        raise ConfigError(
+            f"input_size: {side} is not a multiple of {SIZE_DIVISOR}; use {below} or {below + SIZE_DIVISOR}"
         )
     return side
 
 
-def canvas_of_aspect(long_side: int, aspect: float) -> tuple[int, int]:
-    """Return the canvas (height, width) with this long side that is nearest to an aspect of width / height.
+def input_hw_for_aspect(long_side: int, aspect: float) -> tuple[int, int]:
+    """Return the input size (height, width) with this long side that is nearest to an aspect of width / height.
 
-    >>> canvas_of_aspect(320, 640 / 480), canvas_of_aspect(320, 480 / 640)
+    >>> input_hw_for_aspect(320, 640 / 480), input_hw_for_aspect(320, 480 / 640)
     ((256, 320), (320, 256))
     """
-    share = min(aspect, 1 / aspect)
-    short_side = max(1, int(check_side(long_side) * share / CANVAS_STEP + 0.5)) * CANVAS_STEP
+    ratio = min(aspect, 1 / aspect)
+    short_side = max(1, int(check_side(long_side) * ratio / SIZE_DIVISOR + 0.5)) * SIZE_DIVISOR
     return (short_side, long_side) if aspect >= 1 else (long_side, short_side)
 
 
-def lay_on_canvas(image: ImageArray, canvas_hw: tuple[int, int]) -> tuple["Letterbox", ImageArray]:
-    """Return how a picture [H, W, 3] comes onto a canvas, and the canvas [canvas height, canvas width, 3]."""
-    letterbox = Letterbox.fit((image.shape[0], image.shape[1]), canvas_hw)
+def letterbox_image(image: ImageArray, input_hw: tuple[int, int]) -> tuple["Letterbox", ImageArray]:
+    """Return the letterbox of an image [H, W, 3], and the letterboxed image [input height, input width, 3]."""
+    letterbox = Letterbox.fit((image.shape[0], image.shape[1]), input_hw)
     return letterbox, letterbox.apply(image)
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Picture pixels → canvas pixels: `canvas = picture * scale + offset`, per axis.
+    """Map from image pixels to input pixels: `input = image * scale + offset`, per axis.
 
     Attributes:
-        image_hw: height and width of the picture.
-        canvas_hw: height and width of the canvas.
-        inner_hw: height and width of the scaled picture on the canvas, whole pixels.
-        offset_xy: left and top edge of the scaled picture on the canvas, whole pixels.
+        image_hw: height and width of the image.
+        input_hw: height and width of the network input.
+        scaled_hw: height and width of the scaled image inside the input, whole pixels.
+        offset_xy: left and top edge of the scaled image inside the input, whole pixels.
     """
 
     image_hw: tuple[int, int]
-    canvas_hw: tuple[int, int]
-    inner_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    scaled_hw: tuple[int, int]
     offset_xy: tuple[int, int]
 
     @classmethod
-    def fit(cls, image_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> "Letterbox":
-        """Make the largest centred placement that keeps the aspect (to the rounding of one pixel).
+    def fit(cls, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> "Letterbox":
+        """Return the largest centered placement that keeps the aspect, up to the rounding of one pixel.
 
-        >>> Letterbox.fit((480, 640), (256, 320)).inner_hw
+        >>> Letterbox.fit((480, 640), (256, 320)).scaled_hw
         (240, 320)
         """
-        (h, w), (canvas_h, canvas_w) = image_hw, canvas_hw
-        scale = min(canvas_h / h, canvas_w / w)
-        inner_h = min(canvas_h, max(1, round(h * scale)))
-        inner_w = min(canvas_w, max(1, round(w * scale)))
-        return cls(image_hw, canvas_hw, (inner_h, inner_w), ((canvas_w - inner_w) // 2, (canvas_h - inner_h) // 2))
+        (h, w), (input_h, input_w) = image_hw, input_hw
+        scale = min(input_h / h, input_w / w)
+        scaled_h = min(input_h, max(1, round(h * scale)))
+        scaled_w = min(input_w, max(1, round(w * scale)))
+        return cls(image_hw, input_hw, (scaled_h, scaled_w), ((input_w - scaled_w) // 2, (input_h - scaled_h) // 2))
 
     @property
     def scale_xy(self) -> tuple[float, float]:
-        """Canvas pixels per picture pixel along x and y; they differ by the rounding of `inner_hw` only."""
-        return self.inner_hw[1] / self.image_hw[1], self.inner_hw[0] / self.image_hw[0]
+        """Input pixels per image pixel along x and y; they differ only by the rounding of `scaled_hw`."""
+        return self.scaled_hw[1] / self.image_hw[1], self.scaled_hw[0] / self.image_hw[0]
 
     def apply(self, image: ImageArray) -> ImageArray:
-        """Return the picture [H, W, 3] on its canvas [canvas height, canvas width, 3]."""
-        inner_h, inner_w = self.inner_hw
-        if (inner_h, inner_w) != image.shape[:2]:
-            # AREA averages what a shrunk pixel covers; going up, it would only repeat pixels.
-            shrinks = inner_h < image.shape[0]
+        """Return the letterboxed image [input height, input width, 3] of an image [H, W, 3]."""
+        scaled_h, scaled_w = self.scaled_hw
+        if (scaled_h, scaled_w) != image.shape[:2]:
+            # AREA averages the pixels that one output pixel covers; when enlarging it would only repeat pixels.
+            shrinks = scaled_h < image.shape[0]
             mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, (inner_w, inner_h), interpolation=mode).astype(np.uint8, copy=False)
-        if self.inner_hw == self.canvas_hw:
+            image = cv2.resize(image, (scaled_w, scaled_h), interpolation=mode).astype(np.uint8, copy=False)
+        if self.scaled_hw == self.input_hw:
             return image
-        canvas = np.full((*self.canvas_hw, 3), FILL, dtype=np.uint8)
+        padded = np.full((*self.input_hw, 3), FILL, dtype=np.uint8)
         left, top = self.offset_xy
-        canvas[top : top + inner_h, left : left + inner_w] = image
-        return canvas
+        padded[top : top + scaled_h, left : left + scaled_w] = image
+        return padded
 
-    def to_canvas(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from pixels of the picture to canvas pixels."""
+    def to_input(self, boxes: Floats) -> Floats:
+        """Map boxes [N, 4] from image pixels to input pixels."""
         return boxes * self._scale4 + self._offset4
 
     def to_image(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from canvas pixels to pixels of the picture, clipped to it."""
+        """Map boxes [N, 4] from input pixels to image pixels, clipped to the image."""
         return clip((boxes - self._offset4) / self._scale4, self.image_hw)
 
     @property

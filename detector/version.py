@@ -1,3 +1,3 @@
-"""The version of the package, which stands in pyproject.toml too; a test holds them equal."""
+"""The version of the package; a test compares it with pyproject.toml."""
 
 VERSION = "0.1.0"

@@ -1,59 +1,59 @@
-"""What trained weights say about themselves; travels as text in the metadata of every file they are kept in."""
+"""Information that travels with trained weights, as text in the metadata of every weights and graph file."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from detector.errors import InputError
-from detector.letterbox import CANVAS_STEP
+from detector.errors import WeightsError
+from detector.letterbox import SIZE_DIVISOR
 
-FORMAT = "detector-weights-1"
+FORMAT = "detector-weights-2"
 
 LARGEST_SIDE = 16384
-"""Of the canvas of weights; beyond it a file is damaged, or means to fill the memory."""
+"""Largest side of the network input; a file with a larger one is damaged, or built to fill the memory."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What weights say about themselves.
+    """Everything needed to use trained weights, and how they were made.
 
     Attributes:
         model: name of the network size.
         class_names: C names.
-        category_ids: C ids as the training data's files write them.
-        canvas_hw: height and width the network was trained on, pixels.
-        config: the settings of the run.
-        facts: of the training: data, pictures, steps, seconds, AP on val, versions.
+        category_ids: C category ids, as in the files of the training data.
+        input_hw: height and width of the network input in training, pixels.
+        config: the settings of the training run.
+        facts: about the training run: data, number of images, steps, seconds, AP on val, versions.
     """
 
     model: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    canvas_hw: tuple[int, int]
+    input_hw: tuple[int, int]
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
 
 
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
-    """Return the information as texts, each value in JSON."""
+    """Return the information as strings, each value encoded as JSON."""
     return {"format": FORMAT} | {key: json.dumps(value) for key, value in asdict(info).items()}
 
 
 def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
-    """Read what `to_metadata` wrote.
+    """Parse the strings that `to_metadata` returned.
 
     Args:
-        metadata: of a file.
-        source: its name, for the message of an error.
+        metadata: metadata of a file.
+        source: name of the file, for error messages.
 
     Raises:
-        InputError: the file is of another program or version, or damaged.
+        WeightsError: the file was written by another program or version, or is damaged.
     """
-    if (said := metadata.get("format")) != FORMAT:
-        raise InputError(
-            f"{source}: weights of another program or version (format {said!r}, expected {FORMAT!r}): "
-            "use weights that `detector train` or `detector export` wrote"
+    if (found := metadata.get("format")) != FORMAT:
+        raise WeightsError(
+            f"{source}: written by another program or version (format {found!r}, expected {FORMAT!r}): "
+            "use weights written by `detector train` or `detector export`"
         )
     try:
         values = {key: json.loads(metadata[key]) for key in _MUST_BE}
@@ -61,35 +61,35 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         raise damaged(source, error) from None
     for key, (rule, fits) in _MUST_BE.items():
         if not fits(values[key]):
-            raise InputError(f"{source}: the metadata are damaged: {key} must be {rule}")
-    height, width = values.pop("canvas_hw")
+            raise WeightsError(f"{source}: the metadata is damaged: {key} must be {rule}")
+    height, width = values.pop("input_hw")
     class_names, category_ids = tuple(values.pop("class_names")), tuple(values.pop("category_ids"))
     if len(category_ids) != len(class_names):
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
-    return WeightsInfo(class_names=class_names, category_ids=category_ids, canvas_hw=(height, width), **values)
+    return WeightsInfo(class_names=class_names, category_ids=category_ids, input_hw=(height, width), **values)
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
 
 
-def _is_canvas(value: Any) -> bool:
+def _is_input_hw(value: Any) -> bool:
     if not _is_list_of(int)(value) or len(value) != 2 or max(value) > LARGEST_SIDE:
         return False
-    return all(side > 0 and side % CANVAS_STEP == 0 for side in value)
+    return all(side > 0 and side % SIZE_DIVISOR == 0 for side in value)
 
 
 _MUST_BE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("a name", lambda value: isinstance(value, str)),
     "class_names": ("a list of names", _is_list_of(str)),
     "category_ids": ("a list of whole numbers", _is_list_of(int)),
-    "canvas_hw": (f"two multiples of {CANVAS_STEP} up to {LARGEST_SIDE}", _is_canvas),
+    "input_hw": (f"two multiples of {SIZE_DIVISOR} up to {LARGEST_SIDE}", _is_input_hw),
     "config": ("a mapping of settings", lambda value: isinstance(value, dict)),
     "facts": ("a mapping", lambda value: isinstance(value, dict)),
 }
-"""Key → what must stand there, in words and as a test."""
+"""Key → a description of a valid value, and a test for it."""
 
 
-def damaged(source: str, error: Exception) -> InputError:
-    """Return the error to raise for metadata that make no sense."""
-    return InputError(f"{source}: the metadata are damaged ({type(error).__name__}: {error})")
+def damaged(source: str, error: Exception) -> WeightsError:
+    """Return the error to raise for metadata that cannot be parsed."""
+    return WeightsError(f"{source}: the metadata is damaged ({type(error).__name__}: {error})")

@@ -1,8 +1,8 @@
-"""Find the objects of one picture with an exported ONNX file: numpy, opencv-python and onnxruntime, nothing else.
+"""Find the objects of one image with an exported ONNX file: numpy, opencv-python and onnxruntime, nothing else.
 
-    python python_onnxruntime.py model.onnx picture.jpg [--json]
+    python python_onnxruntime.py model.onnx image.jpg [--json]
 
-The file takes `image` [1, H, W, 3] uint8 RGB, the picture on a canvas of H x W pixels; it gives, for each of P points,
+The file takes `image` [1, H, W, 3] uint8 RGB, the image on an input of H x W pixels; it gives, for each of P points,
 `boxes` [1, P, 4] (x1, y1, x2, y2 in pixels of the canvas) and `scores` [1, P, C], 0..1. H, W and the names of the C
 classes stand in its metadata.
 """
@@ -20,21 +20,21 @@ MAX_DETECTIONS = 300
 
 
 def detect(
-    session: onnxruntime.InferenceSession, canvas_hw: tuple[int, int], picture: np.ndarray
+    session: onnxruntime.InferenceSession, input_hw: tuple[int, int], image: np.ndarray
 ) -> list[tuple[int, float, np.ndarray]]:
-    """Return (class id, score, box in pixels of the picture) of each object, best first; `picture` is RGB [h, w, 3]."""
-    # Letterbox: scaled to fit, whole pixels, in the middle of a canvas of grey 114.
-    (h, w), (canvas_h, canvas_w) = picture.shape[:2], canvas_hw
-    scale = min(canvas_h / h, canvas_w / w)
-    inner_h, inner_w = min(canvas_h, max(1, round(h * scale))), min(canvas_w, max(1, round(w * scale)))
-    top, left = (canvas_h - inner_h) // 2, (canvas_w - inner_w) // 2
+    """Return (class id, score, box in pixels of the image) of each object, best first; `image` is RGB [h, w, 3]."""
+    # Letterbox: scaled to fit, whole pixels, in the middle of an input of gray 114.
+    (h, w), (input_h, input_w) = image.shape[:2], input_hw
+    scale = min(input_h / h, input_w / w)
+    inner_h, inner_w = min(input_h, max(1, round(h * scale))), min(input_w, max(1, round(w * scale)))
+    top, left = (input_h - inner_h) // 2, (input_w - inner_w) // 2
     mode = cv2.INTER_AREA if inner_h < h else cv2.INTER_LINEAR  # shrinking averages what a pixel covers
-    canvas = np.full((canvas_h, canvas_w, 3), 114, np.uint8)
-    canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(picture, (inner_w, inner_h), interpolation=mode)
+    letterboxed = np.full((input_h, input_w, 3), 114, np.uint8)
+    letterboxed[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h), interpolation=mode)
 
-    boxes, scores = (output[0] for output in session.run(["boxes", "scores"], {"image": canvas[None]}))
+    boxes, scores = (output[0] for output in session.run(["boxes", "scores"], {"image": letterboxed[None]}))
 
-    # Each point answers with its best class; its box goes back to the picture, and is cut at the picture's edge.
+    # Each point answers with its best class; its box goes back to the image, and is cut at the image's edge.
     class_ids, scores = scores.argmax(axis=1), scores.max(axis=1)
     boxes = (boxes - [left, top, left, top]) / np.array([inner_w / w, inner_h / h] * 2)
     boxes = boxes.clip(0, [w, h, w, h])
@@ -54,20 +54,20 @@ def detect(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Find the objects of one picture with an exported ONNX file.")
+    parser = argparse.ArgumentParser(description="Find the objects of one image with an exported ONNX file.")
     parser.add_argument("model")
-    parser.add_argument("picture")
+    parser.add_argument("image")
     parser.add_argument("--json", action="store_true", help="a JSON object per line")
     options = parser.parse_args()
     session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map  # key -> JSON text
-    class_names, canvas_hw = json.loads(metadata["class_names"]), json.loads(metadata["canvas_hw"])
+    class_names, input_hw = json.loads(metadata["class_names"]), json.loads(metadata["input_hw"])
     if len(session.get_outputs()) != 2:
         raise SystemExit(f"{options.model}: was exported with --nms in; this program wants it without")
-    picture = cv2.imread(options.picture)  # turned upright as EXIF says; BGR
-    if picture is None:
-        raise SystemExit(f"{options.picture}: not a picture that can be read")
-    for class_id, score, box in detect(session, canvas_hw, np.ascontiguousarray(picture[..., ::-1])):
+    image = cv2.imread(options.image)  # turned upright as EXIF says; BGR
+    if image is None:
+        raise SystemExit(f"{options.image}: not an image that can be read")
+    for class_id, score, box in detect(session, input_hw, np.ascontiguousarray(image[..., ::-1])):
         x1, y1, x2, y2 = (round(float(side), 3) for side in box)
         if options.json:
             print(json.dumps({"class": class_names[class_id], "score": round(score, 5), "box": [x1, y1, x2, y2]}))

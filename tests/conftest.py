@@ -59,7 +59,7 @@ def no_network(attempts: list[str]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder of pictures 96 wide and 64 high with red and blue rectangles; category ids 3 and 17."""
+    """A COCO folder of images 96 wide and 64 high with red and blue rectangles; category ids 3 and 17."""
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """Settings for a run of seconds."""
-    return Config(model="pico", canvas=(64, 96), steps=80, batch=4, evaluations=2, precision="fp32", device="cpu")
+    return Config(model="pico", input_size=(64, 96), steps=80, batch=4, evaluations=2, precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ COMMANDS = {
 """Command → the other commands that it may import, besides vocabulary and stages."""
 
 WITHOUT_TORCH = {"vocabulary", "data", "augment", "metrics", "plots", "media"}
-LARGEST_SHARE = 0.15
+LARGEST_FRACTION = 0.15
 """Of the package's lines in one folder, subfolders counted on their own."""
 
 
@@ -135,7 +135,9 @@ def test_no_folder_holds_too_much_of_the_package() -> None:
     for path in FILES:
         lines[path.parent] += len(path.read_text(encoding="utf-8").splitlines())
     total = sum(lines.values())
-    large = {str(folder): round(count / total, 2) for folder, count in lines.items() if count > LARGEST_SHARE * total}
+    large = {
+        str(folder): round(count / total, 2) for folder, count in lines.items() if count > LARGEST_FRACTION * total
+    }
     assert not large
 
 

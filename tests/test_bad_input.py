@@ -71,12 +71,12 @@ def told_of(folder: Path, name: str = "train") -> str:
         return str(error)
 
 
-# Pictures.
+# Images.
 
 
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -85,14 +85,14 @@ def noise(kind: str) -> bytes:
     return encoded(Image.fromarray(pixels), kind)
 
 
-def picture_of(content: Callable[[], bytes], name: str = "a.jpg") -> Make:
+def image_of(content: Callable[[], bytes], name: str = "a.jpg") -> Make:
     def make(folder: Path) -> str:
         (folder / name).write_bytes(content())
         try:
             height, width, _ = read_image(folder / name).shape
         except InputError as error:
             return str(error)
-        return f"read: a picture of {width} x {height} pixels"
+        return f"read: an image of {width} x {height} pixels"
 
     return make
 
@@ -120,26 +120,26 @@ def special(create: Callable[[Path], object]) -> Make:
 
 
 def animated() -> bytes:
-    frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
 
-PICTURES = [
-    Case("empty", picture_of(lambda: b""), "is empty"),
-    Case("text called .jpg", picture_of(lambda: b"<html>not found</html>"), "not a picture in a format"),
-    Case("PostScript called .jpg", picture_of(lambda: POSTSCRIPT), "not a picture in a format"),
-    Case("PNG called .jpg", picture_of(lambda: noise("PNG")), "read: a picture of 60 x 40"),
-    Case("animation", picture_of(animated, "a.gif"), "read: a picture of 8 x 5"),
-    *(Case(f"{kind} cut off in the middle", picture_of(lambda kind=kind: noise(kind)[:1500]), "does not decode")  # type: ignore[misc]
+IMAGES = [
+    Case("empty", image_of(lambda: b""), "is empty"),
+    Case("text called .jpg", image_of(lambda: b"<html>not found</html>"), "not an image in a format"),
+    Case("PostScript called .jpg", image_of(lambda: POSTSCRIPT), "not an image in a format"),
+    Case("PNG called .jpg", image_of(lambda: noise("PNG")), "read: an image of 60 x 40"),
+    Case("animation", image_of(animated, "a.gif"), "read: an image of 8 x 5"),
+    *(Case(f"{kind} cut off in the middle", image_of(lambda kind=kind: noise(kind)[:1500]), "does not decode")  # type: ignore[misc]
       for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP")),
-    Case("no pixels", picture_of(lambda: png_head(0, 7)), "not a picture"),
-    Case("decompression bomb", picture_of(lambda: png_head(10_000, 9_000)), "allow more with --max-pixels"),
-    Case("larger decompression bomb", picture_of(lambda: png_head(60_000, 60_000)), "too large a picture"),
-    Case("32-bit floats", picture_of(lambda: encoded(Image.new("F", (9, 9)), "TIFF")), "8 or 16 bits"),
-    Case("not there", lambda folder: refusal(lambda: read_image(folder / "a.jpg")), "no such picture"),
-    Case("a link to nowhere", linked("gone.jpg"), "no such picture"),
+    Case("no pixels", image_of(lambda: png_head(0, 7)), "not an image"),
+    Case("decompression bomb", image_of(lambda: png_head(10_000, 9_000)), "allow more with --max-pixels"),
+    Case("larger decompression bomb", image_of(lambda: png_head(60_000, 60_000)), "too large an image"),
+    Case("32-bit floats", image_of(lambda: encoded(Image.new("F", (9, 9)), "TIFF")), "8 or 16 bits"),
+    Case("not there", lambda folder: refusal(lambda: read_image(folder / "a.jpg")), "no such image"),
+    Case("a link to nowhere", linked("gone.jpg"), "no such image"),
     Case("a ring of links", linked("a.jpg"), "cannot be read"),
     Case("a folder", special(Path.mkdir), "not a file with content of its own"),
     Case("a pipe", special(os.mkfifo), "not a file with content of its own"),
@@ -190,8 +190,8 @@ def data_yaml(content: str) -> Make:
     return lambda folder: told_of(write(yolo(folder) / "data.yaml", content).parent)
 
 
-def outside_picture(folder: Path) -> Path:
-    """A picture and its labels in a neighbour of the data set's folder."""
+def outside_image(folder: Path) -> Path:
+    """An image and its labels in a neighbor of the data set's folder."""
     write(folder.parent / "private" / "labels" / "s.txt", "0 0.5 0.5 0.2 0.2\n")
     blank(folder.parent / "private" / "images" / "s.png")
     return folder.parent / "private" / "images" / "s.png"
@@ -199,19 +199,19 @@ def outside_picture(folder: Path) -> Path:
 
 def link_to_outside(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).symlink_to(outside_picture(folder))
+    (folder / name).symlink_to(outside_image(folder))
 
 
 def list_of(row: Callable[[Path], str]) -> Make:
     def make(folder: Path) -> str:
-        outside_picture(yolo(folder, "train: train.txt\nnames: [cat, dog]\n"))
+        outside_image(yolo(folder, "train: train.txt\nnames: [cat, dog]\n"))
         write(folder / "train.txt", f"images/a.png\n{row(folder)}\n")
         return told_of(folder)
 
     return make
 
 
-def second_picture(name: str) -> Callable[[Path], None]:
+def second_image(name: str) -> Callable[[Path], None]:
     return lambda folder: blank(folder / name)
 
 
@@ -224,9 +224,9 @@ YOLO = [
     Case("infinite", label("0 0.5 0.5 0.1 inf"), "is not finite"),
     Case("negative size", label("0 0.5 0.5 -0.1 0.1"), "both must be above 0"),
     Case("zero area", label("0 0.5 0.5 0 0.1"), "both must be above 0"),
-    Case("negative, outside of the picture", label("0 -0.5 -0.5 0.1 0.1"), "has no area inside the picture"),
-    Case("outside of the picture", label("0 1.5 0.5 0.1 0.1"), "has no area inside the picture"),
-    Case("reaching out of the picture", label("0 0.95 0.5 0.2 0.2"), "clipped"),
+    Case("negative, outside of the image", label("0 -0.5 -0.5 0.1 0.1"), "has no area inside the image"),
+    Case("outside of the image", label("0 1.5 0.5 0.1 0.1"), "has no area inside the image"),
+    Case("reaching out of the image", label("0 0.95 0.5 0.2 0.2"), "clipped"),
     Case("percent instead of shares", label("0 50 50 10 10"), "look like pixels; expected shares"),
     Case("pixels instead of shares", label("0 30 20 10 10"), "look like pixels; expected shares"),
     Case("unknown class", label("7 0.5 0.5 0.1 0.1"), "class 7 is not a whole number from 0 to 1"),
@@ -245,22 +245,22 @@ YOLO = [
     Case("empty label file", label(""), "1 background"),
     Case("not UTF-8", label(b"0 0.5 0.5 0.1 0.1\n# caf\xe9"), "a.txt:2: not UTF-8"),
     Case("UTF-16", label("0 0.5 0.5 0.1 0.1\n".encode("utf-16")), "not UTF-8"),
-    Case("no label file for any picture", yolo_with(lambda f: (f / "labels/a.txt").unlink()), "none of the 1 pictures"),
-    Case("label file without picture", yolo_with(lambda f: write(f / "labels/z.txt", "0 0.5 0.5 0.1 0.1\n")),
-         "there is no picture for this label file"),
-    Case("two pictures of one stem", yolo_with(second_picture("images/a.jpg")), "belongs to both"),
-    Case("a picture that is none", yolo_with(lambda f: write(f / "images/a.png", "x")), "no pictures"),
-    Case("no picture", yolo_with(lambda f: (f / "images/a.png").unlink()), "no pictures (none named)"),
-    Case("no such folder", data_yaml("train: pictures\nnames: [cat]\n"), "is neither a folder nor a .txt list"),
-    Case("a picture listed twice", list_of(lambda _: "images/a.png"), "lists data/images/a.png 2 times"),
-    Case("a listed picture that is not there", list_of(lambda _: "images/gone.png"), "read: 1 boxes found"),
+    Case("no label file for any image", yolo_with(lambda f: (f / "labels/a.txt").unlink()), "none of the 1 images"),
+    Case("label file without image", yolo_with(lambda f: write(f / "labels/z.txt", "0 0.5 0.5 0.1 0.1\n")),
+         "there is no image for this label file"),
+    Case("two images of one stem", yolo_with(second_image("images/a.jpg")), "belongs to both"),
+    Case("an image that is none", yolo_with(lambda f: write(f / "images/a.png", "x")), "no images"),
+    Case("no image", yolo_with(lambda f: (f / "images/a.png").unlink()), "no images (none named)"),
+    Case("no such folder", data_yaml("train: images\nnames: [cat]\n"), "is neither a folder nor a .txt list"),
+    Case("an image listed twice", list_of(lambda _: "images/a.png"), "lists data/images/a.png 2 times"),
+    Case("a listed image that is not there", list_of(lambda _: "images/gone.png"), "read: 1 boxes found"),
     Case("a listed name too long for a file", list_of(lambda _: "a" * 300 + ".png"), "train.txt:2: no file can be at"),
     Case("a list that leads out with ..", list_of(lambda _: "images/../../private/images/s.png"), "train.txt:2"),
-    Case("a list that leads out with an absolute path", list_of(lambda f: str(outside_picture(f))), "train.txt:2"),
-    Case("a picture that is a link out of the folder", yolo_with(partial(link_to_outside, name="images/b.png")),
+    Case("a list that leads out with an absolute path", list_of(lambda f: str(outside_image(f))), "train.txt:2"),
+    Case("an image that is a link out of the folder", yolo_with(partial(link_to_outside, name="images/b.png")),
          "lies outside of the data set's folder"),
     Case("labels that are a link out of the folder",
-         yolo_with(second_picture("images/b.png"), partial(link_to_outside, name="labels/b.txt")), "lies outside of"),
+         yolo_with(second_image("images/b.png"), partial(link_to_outside, name="labels/b.txt")), "lies outside of"),
 ]  # fmt: skip
 
 DESCRIPTORS = [
@@ -315,9 +315,9 @@ def coco_text(content: str | bytes) -> Make:
     return lambda folder: told_of(write(coco(folder) / "train.json", content).parent)
 
 
-def coco_picture(name: Callable[[Path], str]) -> Make:
+def coco_image(name: Callable[[Path], str]) -> Make:
     def make(folder: Path) -> str:
-        outside_picture(folder)
+        outside_image(folder)
         two = [{"id": i, "file_name": n, "height": HW[0], "width": HW[1]} for i, n in ((5, "a.png"), (6, name(folder)))]
         return told_of(coco(folder, images=two))
 
@@ -337,39 +337,39 @@ COCO = [
     Case("infinite", coco_with(annotations={"bbox": [1, 2, float("inf"), 4]}), "is not finite"),
     Case("negative size (swapped corners)", coco_with(annotations={"bbox": [30, 20, -10, 4]}), "both must be above 0"),
     Case("zero area", coco_with(annotations={"bbox": [30, 20, 0, 4]}), "both must be above 0"),
-    Case("outside of the picture", coco_with(annotations={"bbox": [60, 20, 10, 4]}), "has no area inside"),
-    Case("reaching out of the picture", coco_with(annotations={"bbox": [50, 20, 20, 4]}), "clipped"),
+    Case("outside of the image", coco_with(annotations={"bbox": [60, 20, 10, 4]}), "has no area inside"),
+    Case("reaching out of the image", coco_with(annotations={"bbox": [50, 20, 20, 4]}), "clipped"),
     Case("three numbers", coco_with(annotations={"bbox": [1, 2, 3]}), "is not four numbers"),
     Case("numbers as text", coco_with(annotations={"bbox": [1, 2, "3", 4]}), "is not four numbers"),
     Case("a number of 400 digits", coco_with(annotations={"bbox": [1, 2, 10**400, 4]}), "is not four numbers"),
     Case("no bbox", coco_with(annotations={"bbox": None}), "bbox is missing"),
     Case("unknown category", coco_with(annotations={"category_id": 9}), "category_id 9 is not among"),
-    Case("unknown picture", coco_with(annotations={"image_id": 9}), "image_id 9 is not among"),
+    Case("unknown image", coco_with(annotations={"image_id": 9}), "image_id 9 is not among"),
     Case("true as an id", coco_with(annotations={"image_id": True}), "image_id True is not among"),
     Case("a row that is text", coco_with(annotations=["row"]), "expected an object"),
     Case("duplicate row", coco_with(annotations=[ROW, ROW]), "read: 2 boxes found = 2 used"),
-    Case("a picture id twice", coco_with(images=[{"id": 5, "file_name": n} for n in "ab"]), "id 5 twice"),
-    Case("a picture twice", coco_with(images=[{"id": i, "file_name": "a.png"} for i in (5, 6)]), "two images have"),
+    Case("an image id twice", coco_with(images=[{"id": 5, "file_name": n} for n in "ab"]), "id 5 twice"),
+    Case("an image twice", coco_with(images=[{"id": i, "file_name": "a.png"} for i in (5, 6)]), "two images have"),
     Case("a category id twice", coco_with(categories=[{"id": 3, "name": n} for n in "ab"]), "id 3 twice"),
     Case("no category", coco_with(categories=[]), "there is no class to find"),
     Case("an id as text", coco_with(images=[{"id": "5", "file_name": "a.png"}]), "with a whole number `id`"),
-    Case("a picture without name", coco_with(images=[{"id": 5}]), "image 5 has no `file_name`"),
-    Case("a picture that is not there", coco_picture(lambda _: "gone.png"), "1 pictures missing"),
-    Case("no picture there", coco_with(images=[{"id": 5, "file_name": "gone.png"}]), "none of the 1 named there"),
-    Case("a name too long for a file", coco_picture(lambda _: "a" * 300), "1 pictures missing"),
-    Case("a name with a zero byte", coco_picture(lambda _: "a\0.png"), "1 pictures missing"),
-    Case("half a UTF-16 pair as name", coco_picture(lambda _: "\ud800.png"), "1 pictures missing"),
-    Case("a name that leads out with ..", coco_picture(lambda _: "../../private/images/s.png"), "lies outside of"),
-    Case("a name that leads out with an absolute path", coco_picture(lambda f: str(outside_picture(f))), "outside of"),
-    Case("a system file as picture", coco_picture(lambda _: "/etc/passwd"), "/etc/passwd lies outside of"),
-    Case("a picture that is a link out of the folder", coco_picture(coco_link), "lies outside of"),
+    Case("an image without name", coco_with(images=[{"id": 5}]), "image 5 has no `file_name`"),
+    Case("an image that is not there", coco_image(lambda _: "gone.png"), "1 images missing"),
+    Case("no image there", coco_with(images=[{"id": 5, "file_name": "gone.png"}]), "none of the 1 named there"),
+    Case("a name too long for a file", coco_image(lambda _: "a" * 300), "1 images missing"),
+    Case("a name with a zero byte", coco_image(lambda _: "a\0.png"), "1 images missing"),
+    Case("half a UTF-16 pair as name", coco_image(lambda _: "\ud800.png"), "1 images missing"),
+    Case("a name that leads out with ..", coco_image(lambda _: "../../private/images/s.png"), "lies outside of"),
+    Case("a name that leads out with an absolute path", coco_image(lambda f: str(outside_image(f))), "outside of"),
+    Case("a system file as image", coco_image(lambda _: "/etc/passwd"), "/etc/passwd lies outside of"),
+    Case("an image that is a link out of the folder", coco_image(coco_link), "lies outside of"),
     Case("not JSON", coco_text('{"images": [],\n "annotations" []}'), "train.json:2: not JSON"),
     Case("cut off", coco_text('{"images": [{"id": 5, "file_na'), "train.json:1: not JSON"),
     Case("empty", coco_text(""), "train.json:1: not JSON"),
     Case("a list", coco_text("[]"), "expected an object with the list `images`"),
     Case("no annotations", coco_text('{"images": []}'), "expected an object with the list `annotations`"),
     Case("nested 100,000 deep", coco_text("[" * 100_000), "nested too deeply"),
-    Case("a picture nested 900 deep", coco_text(NESTED), "expected an object with a whole number `id`"),
+    Case("an image nested 900 deep", coco_text(NESTED), "expected an object with a whole number `id`"),
     Case("a number of 5,000 digits", coco_text('{"images": ' + "9" * 5000 + "}"), "a number of thousands of digits"),
     Case("not UTF-8", coco_text(b'{\n"info": "caf\xe9"}'), "train.json:2: not UTF-8"),
 ]  # fmt: skip
@@ -399,7 +399,7 @@ def voc_text(content: str | bytes) -> Make:
 
 def voc_and(change: Callable[[Path], object]) -> Make:
     def make(folder: Path) -> str:
-        outside_picture(folder)
+        outside_image(folder)
         change(voc(folder, item()))
         return told_of(folder)
 
@@ -421,8 +421,8 @@ VOC = [
     Case("infinite", voc_with(item(box="1 2 inf 20")), "is not finite"),
     Case("swapped corners", voc_with(item(box="30 2 1 20")), "both must be above 0"),
     Case("zero area", voc_with(item(box="1 2 1 20")), "both must be above 0"),
-    Case("outside of the picture", voc_with(item(box="60 2 70 20")), "has no area inside"),
-    Case("reaching out of the picture", voc_with(item(box="-5 2 30 20")), "clipped"),
+    Case("outside of the image", voc_with(item(box="60 2 70 20")), "has no area inside"),
+    Case("reaching out of the image", voc_with(item(box="-5 2 30 20")), "clipped"),
     Case("a word as corner", voc_with(item(box="1 2 x 20")), "<xmax> is 'x', not a number"),
     Case("a corner less", voc_with(item(box="1 2 3")), "no <ymax>"),
     Case("no box", voc_with("<object><name>cat</name></object>\n"), "object without <bndbox>"),
@@ -438,10 +438,10 @@ VOC = [
     Case("an unknown encoding", voc_text('<?xml version="1.0" encoding="nonsense"?><annotation/>'), "not XML"),
     Case("nested 100,000 deep", voc_text("<annotation>" + "<a>" * 100_000), "not XML: no element found"),
     Case("a folder called .xml", voc_and(lambda f: (f / "Annotations/b.xml").mkdir()), "cannot be read"),
-    Case("an XML file without picture", voc_and(voc_names("gone.png")), "gone.png not found"),
+    Case("an XML file without image", voc_and(voc_names("gone.png")), "gone.png not found"),
     Case("a name that leads out with ..", voc_and(voc_names("../../private/images/s.png")), "lies outside of"),
-    Case("a system file as picture", voc_and(voc_names("/etc/passwd")), "/etc/passwd lies outside of"),
-    Case("two pictures of one stem", voc_and(second_picture("JPEGImages/a.jpg")), "name one in <filename>"),
+    Case("a system file as image", voc_and(voc_names("/etc/passwd")), "/etc/passwd lies outside of"),
+    Case("two images of one stem", voc_and(second_image("JPEGImages/a.jpg")), "name one in <filename>"),
     Case("a list with an unknown name", voc_and(lambda f: write(f / MAIN / "train.txt", "a\nz\n")), "train.txt:2"),
     Case("a list with a name twice", voc_and(lambda f: write(f / MAIN / "train.txt", "a\na\n")), "list it once"),
     Case("no object anywhere", voc_text("<annotation/>"), "there is no class to find"),
@@ -496,8 +496,8 @@ WEIGHTS = [
     Case("settings that are no mapping", said(config=[1, 2]), "config must be a mapping of settings"),
     Case("classes that are no list", said(class_names='"cat"'), "class_names must be a list of names"),
     Case("other numbers of classes and ids", said(class_names=["cat"]), "1 class names, 2 category ids"),
-    Case("an infinite canvas", said(canvas_hw="[Infinity, 64]"), "canvas_hw must be two multiples of 32"),
-    Case("a canvas that fills the memory", said(canvas_hw=[3_200_000, 3_200_000]), "canvas_hw must be two multiples"),
+    Case("an infinite canvas", said(input_hw="[Infinity, 64]"), "input_hw must be two multiples of 32"),
+    Case("an input that fills the memory", said(input_hw=[3_200_000, 3_200_000]), "input_hw must be two multiples"),
     Case("metadata nested 100,000 deep", said(facts="[" * 100_000), "the metadata are damaged"),
     Case("metadata that are no JSON", said(facts="{"), "the metadata are damaged"),
     Case("a tensor less", tensors_with(lambda t: t.pop(LAST)), f"tensor {LAST} is missing"),
@@ -511,7 +511,7 @@ WEIGHTS = [
 @pytest.fixture(scope="module")
 def graph() -> bytes:
     network = GridNetwork(Config(model="pico"), 2, np.full(3, 99, np.float32), np.eye(3, dtype=np.float32))
-    return to_onnx(network.eval(), INFO, INFO.canvas_hw)
+    return to_onnx(network.eval(), INFO, INFO.input_hw)
 
 
 GRAPHS: dict[str, tuple[str, str]] = {
@@ -533,13 +533,13 @@ def damaged_graph(kind: str, whole: bytes) -> bytes:
         return b"" if kind == "empty" else whole[:5000]
     model = onnx.load_from_string(whole)
     changes = {"settings": {"config": "[1]"}, "classes": {"class_names": '["a"]', "category_ids": "[1]"},
-               "canvas": {"canvas_hw": "[32, 32]"}}  # fmt: skip
+               "canvas": {"input_hw": "[32, 32]"}}  # fmt: skip
     if kind == "foreign":
         del model.metadata_props[:]
     elif kind == "input":
         for node in model.graph.node:
-            node.input[:] = ["picture" if name == "image" else name for name in node.input]
-        model.graph.input[0].name = "picture"
+            node.input[:] = ["image" if name == "image" else name for name in node.input]
+        model.graph.input[0].name = "image"
     elif kind == "nan":
         first = next(t for t in model.graph.initializer if len(t.dims) == 4)
         numbers = onnx.numpy_helper.to_array(first).copy()
@@ -562,7 +562,7 @@ def test_a_damaged_graph_is_refused_by_every_runtime(graph: bytes, kind: str, ru
 # The table.
 
 SECTIONS = {
-    "Pictures": PICTURES,
+    "Images": IMAGES,
     "YOLO labels and lists": YOLO,
     "data.yaml and descriptors": DESCRIPTORS,
     "COCO JSON": COCO,
@@ -575,7 +575,7 @@ CASES = [pytest.param(case, id=f"{title}: {case.what}") for title, cases in SECT
 LIBRARIES = [
     (re.compile(r"does not decode \(.*\)"), "does not decode (...)"),
     (re.compile(r"readable safetensors file \(.*\)"), "readable safetensors file (...)"),
-    (re.compile(r"too large a picture \(Image size.*\):"), "too large a picture (...):"),
+    (re.compile(r"too large an image \(Image size.*\):"), "too large an image (...):"),
     (re.compile(r"metadata are damaged \(.*\)"), "metadata are damaged (...)"),
     (re.compile(r"not YAML: .*"), "not YAML: ..."),
     (re.compile(r"known: model, .*"), "known: ..."),

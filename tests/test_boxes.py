@@ -74,16 +74,16 @@ def test_clipping_keeps_what_lies_inside_and_does_nothing_the_second_time(some: 
     assert clipped.dtype == np.float32
     assert ((clipped >= 0) & (clipped <= np.array([hw[1], hw[0]] * 2))).all()
     np.testing.assert_array_equal(boxes.clip(clipped, hw), clipped)
-    # The share inside is the intersection with the picture.
-    picture = np.array([[0, 0, hw[1], hw[0]]], dtype=np.float32)
+    # The share inside is the intersection with the image.
+    image = np.array([[0, 0, hw[1], hw[0]]], dtype=np.float32)
     some = proper(some)
     area = boxes.area(boxes.clip(some, hw))
-    union = boxes.area(some) + boxes.area(picture) - area
-    np.testing.assert_allclose(boxes.pairwise_iou(some, picture)[:, 0], area / union, rtol=1e-6)
+    union = boxes.area(some) + boxes.area(image) - area
+    np.testing.assert_allclose(boxes.pairwise_iou(some, image)[:, 0], area / union, rtol=1e-6)
 
 
 @pytest.mark.parametrize("box", [[-9, 2, -1, 4], [31, 2, 40, 4], [2, -9, 4, 0], [2, 20, 4, 30]])
-def test_a_box_outside_the_picture_is_clipped_to_no_area(box: list[float]) -> None:
+def test_a_box_outside_the_image_is_clipped_to_no_area(box: list[float]) -> None:
     assert boxes.area(boxes.clip(np.array([box], np.float32), (20, 30))) == 0
 
 

@@ -22,7 +22,7 @@ from detector.model.network import GridNetwork
 from detector.predict.detector import Detector
 from detector.weights_info import WeightsInfo
 
-TRAIN = ["--model", "pico", "--set", "canvas=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
+TRAIN = ["--model", "pico", "--set", "input_size=[64, 96]", "--set", "steps=2", "--batch", "4", "--device", "cpu"]
 
 Capture = pytest.CaptureFixture[str]
 
@@ -62,7 +62,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def picture(path: Path, level: int = 120) -> Path:
+def image(path: Path, level: int = 120) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.full((64, 96, 3), level, np.uint8))
     return path
@@ -135,11 +135,11 @@ def test_train_writes_a_run_and_says_where(capsys: Capture, tiny_data: Path, tmp
 
 
 def test_train_takes_settings_from_a_file_and_flags_go_before_it(tiny_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ncanvas: [64, 96]\nlr_rest: 1e-4\n")
+    (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ninput_size: [64, 96]\nlr_rest: 1e-4\n")
     words = ["--config", "some.yaml", "--model", "pico", "--epochs", "0.4", "--batch", "4", "--out", "run"]
     assert run("train", "--data", tiny_data, *words) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (settings["model"], settings["seed"], settings["lr_rest"], settings["steps"]) == ("pico", 4, 1e-4, 1)
+    assert (settings["model"], settings["seed"], settings["lr_adamw"], settings["steps"]) == ("pico", 4, 1e-4, 1)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_train_takes_settings_from_a_file_and_flags_go_before_it(tiny_data: Path
         (["--data", "scenes", "--set", "epochs"], "--set epochs: expected key=value"),
         (["--data", "scenes", "--set", "batch=four"], "batch: expected auto or a whole number, got 'four'"),
         (["--data", "scenes", "--imgsz", "333"], "333 does not divide by 32; 320 and 352 do"),
-        (["--data", "scenes", "--set", "canvas=[320, 300]"], "300 does not divide by 32"),
+        (["--data", "scenes", "--set", "input_size=[320, 300]"], "300 does not divide by 32"),
         (["--data", "scenes", "--minutes", "0"], "minutes: must be at least 0.05, got 0"),
         (["--data", "scenes", "--model", "large"], "model: expected pico or nano or small or medium, got 'large'"),
         (["--data", "scenes", "--device", "abacus"], "device 'abacus' is not available here"),
@@ -175,10 +175,10 @@ def test_train_does_not_write_into_the_folder_of_another_run(capsys: Capture, ti
 
 
 def yolo(folder: Path) -> Path:
-    """Three pictures with four rows, one of them of a class that is not there."""
+    """Three images with four rows, one of them of a class that is not there."""
     rows = {"a": "0 0.5 0.5 0.2 0.3\n7 0.5 0.5 0.1 0.1\n", "b": "1 0.4 0.4 0.2 0.2\n", "c": "0 0.4 0.4 0.2 0.2\n"}
     for name, text in rows.items():
-        picture(folder / "images" / f"{name}.png")
+        image(folder / "images" / f"{name}.png")
         (folder / "labels").mkdir(exist_ok=True)
         (folder / "labels" / f"{name}.txt").write_text(text)
     (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
@@ -205,7 +205,7 @@ def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, t
     out, errors = capsys.readouterr()
     assert errors == ""
     rows = json.loads(Path("out/detections.json").read_text())
-    assert f"{len(rows)} objects in 20 pictures; see out" in out
+    assert f"{len(rows)} objects in 20 images; see out" in out
     assert {row["category_id"] for row in rows} == {3, 17}
     assert min(row["score"] for row in rows) >= 0.3
     with Path("out/detections.csv").open(newline="") as file:
@@ -222,24 +222,24 @@ def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, t
 
 def test_detect_shows_the_built_in_set_by_its_name(capsys: Capture, scenes_weights: Path) -> None:
     assert run("detect", "scenes", "--weights", scenes_weights, "--conf", "0.9", "--device", "cpu") == 0
-    assert "in 12 pictures; see found" in capsys.readouterr().out
+    assert "in 12 images; see found" in capsys.readouterr().out
     assert len(list(Path("found").glob("*.png"))) == 12
 
 
 def test_results_without_any_object_are_valid(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    words = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-pictures"]
+    image(tmp_path / "a.png")
+    words = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-images"]
     assert run("detect", "a.png", *words) == 0
-    assert "0 objects in 1 pictures" in capsys.readouterr().out
+    assert "0 objects in 1 images" in capsys.readouterr().out
     assert json.loads(Path("found/detections.json").read_text()) == []
     assert Path("found/labels/a.txt").read_text() == ""
     assert len(Path("found/detections.csv").read_text().splitlines()) == 1
     assert not Path("found/a.png").exists()
 
 
-def test_patterns_and_pictures_of_one_name_in_two_folders(tiny_weights: Path, tmp_path: Path) -> None:
+def test_patterns_and_images_of_one_name_in_two_folders(tiny_weights: Path, tmp_path: Path) -> None:
     for name in ("x/a.png", "y/a.png", "y/b.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     assert run("detect", "*/*.png", "--weights", tiny_weights, "--device", "cpu") == 0
     assert sorted(path.name for path in Path("found").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
 
@@ -247,24 +247,24 @@ def test_patterns_and_pictures_of_one_name_in_two_folders(tiny_weights: Path, tm
 def test_sources_may_be_given_by_flag_and_the_canvas_by_its_long_side(
     capsys: Capture, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png")
+    image(tmp_path / "a.png")
+    image(tmp_path / "b.png")
     assert run("detect", "--source", "a.png", "b.png", "--weights", tiny_weights, "--imgsz", "128") == 0
-    assert "in 2 pictures" in capsys.readouterr().out
+    assert "in 2 images" in capsys.readouterr().out
 
 
-def test_one_bad_picture_alone_is_status_2_and_among_several_3_with_the_others_done(
+def test_one_bad_image_alone_is_status_2_and_among_several_3_with_the_others_done(
     capsys: Capture, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     assert run("detect", "b.png", "--weights", tiny_weights) == 2
     errors = capsys.readouterr().err
     assert "skipped: b.png: " in errors
-    assert "1 of 1 pictures could not be read" in errors
+    assert "1 of 1 images could not be read" in errors
     assert run("detect", "b.png", "a.png", "--weights", tiny_weights, "--out", "out") == 3
     out, errors = capsys.readouterr()
-    assert "objects in 1 pictures" in out
+    assert "objects in 1 images" in out
     assert "skipped: b.png: " in errors
     assert "Traceback" not in errors
     assert Path("out/a.png").is_file()
@@ -284,15 +284,15 @@ def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
     before = Path("found/detections.jsonl").read_bytes()
     assert run(*words) == 3
     out, errors = capsys.readouterr()
-    assert "0 objects in 0 pictures, 9 were done before; see found" in out
+    assert "0 objects in 0 images, 9 were done before; see found" in out
     assert errors.count("skipped: p/3.png: ") == 2
     assert Path("found/detections.jsonl").read_bytes() == before
 
     (tmp_path / "p" / "3.png").write_bytes(good)
-    picture(tmp_path / "p" / "4a.png")
+    image(tmp_path / "p" / "4a.png")
     Path("p/5.png").unlink()
     assert run(*words) == 0
-    assert "in 2 pictures, 9 were done before" in capsys.readouterr().out
+    assert "in 2 images, 9 were done before" in capsys.readouterr().out
     after = Path("found/detections.jsonl").read_bytes()
     assert after.startswith(before)
     new = [json.loads(line) for line in after.removeprefix(before).splitlines()]
@@ -306,10 +306,10 @@ def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
     assert Path("found/detections.jsonl").read_bytes() == after
 
 
-def test_what_has_no_effect_on_pictures_is_said(
+def test_what_has_no_effect_on_images_is_said(
     tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     words = ("detect", "a.png", "--weights", tiny_weights, "--device", "cpu")
     assert run(*words, "--every", 2) == 0
     assert "--track and --every are for videos, and none is given" in caplog.text
@@ -327,30 +327,30 @@ def test_a_file_that_cannot_be_written_ends_detect_with_one_message_and_keeps_wh
     capsys: Capture, tiny_weights: Path, tmp_path: Path
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
-        picture(tmp_path / "p" / name)
+        image(tmp_path / "p" / name)
     words = ("detect", "p", "--weights", tiny_weights, "--device", "cpu")
     assert run("detect", "p/a.png", *words[2:]) == 0
     Path("found/b.png").mkdir()
     assert "found/b.png: cannot be written (Is a directory)" in refused(capsys, *words, "--skip-done")
     Path("found/b.png").rmdir()
     assert run(*words, "--skip-done") == 0
-    assert "in 2 pictures, 1 were done before" in capsys.readouterr().out
+    assert "in 2 images, 1 were done before" in capsys.readouterr().out
 
 
-def test_detect_does_not_draw_over_the_picture(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
-    before = picture(tmp_path / "a.png").read_bytes()
+def test_detect_does_not_draw_over_the_image(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+    before = image(tmp_path / "a.png").read_bytes()
     message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")
     assert "a.png: lies in the folder for the results; give another --out" in message
     assert (tmp_path / "a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("sources", [["x/a.png", "y/a.png"], ["x/a.png"], ["y/a.webp"]])
-def test_detect_does_not_draw_over_another_picture_of_the_users(
+def test_detect_does_not_draw_over_another_image_of_the_users(
     tiny_weights: Path, tmp_path: Path, sources: list[str]
 ) -> None:
     for name in ("x/a.png", "y/a.webp"):
-        picture(tmp_path / name, 120)
-    users = [picture(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
+        image(tmp_path / name, 120)
+    users = [image(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
     before = [path.read_bytes() for path in users]
     run("detect", *sources, "--weights", tiny_weights, "--out", "y")
     assert [path.read_bytes() for path in users] == before
@@ -363,15 +363,15 @@ def test_detect_does_not_write_over_the_labels_of_a_data_set(tiny_weights: Path,
 
 
 def test_detect_does_not_draw_over_a_source_among_earlier_results(tiny_weights: Path, tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     assert run("detect", "a.png", "--weights", tiny_weights) == 0
-    before = picture(tmp_path / "found" / "mine.png").read_bytes()
+    before = image(tmp_path / "found" / "mine.png").read_bytes()
     run("detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
     assert (tmp_path / "found" / "mine.png").read_bytes() == before
 
 
 def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--max-det", "-1")
 
 
@@ -382,9 +382,9 @@ def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weight
         (["a.png", "*.gif"], "*.gif: no such file, folder or pattern"),
         (["a.png", "--weights", "missing"], "missing: no such weights file, and no shipped weights of that name"),
         (["a.png", "--weights", "other.safetensors"], "other.safetensors: weights of another program or version"),
-        (["--classes", "red", "a.png"], "--classes takes every word behind it, so name the pictures before it"),
+        (["--classes", "red", "a.png"], "--classes takes every word behind it, so name the images before it"),
         (["a.png", "--weights", "a.png"], "a.png: not a readable safetensors file"),
-        ([], "no pictures given; name files, folders or patterns, or `scenes`"),
+        ([], "no images given; name files, folders or patterns, or `scenes`"),
         (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),
         (["a.png", "--device", "abacus"], "device 'abacus' is not available here"),
         (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
@@ -393,7 +393,7 @@ def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weight
 def test_detect_refuses_what_cannot_work_in_one_message(
     capsys: Capture, tiny_weights: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     save_file({"layer.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     assert message in refused(capsys, "detect", "--weights", tiny_weights, *words)
 
@@ -455,7 +455,7 @@ def test_an_exported_file_detects_and_scores_like_the_weights_it_came_from(
         assert run("evaluate", *words) == 0
         numbers.append(json.loads(Path("ap.json").read_text())["AP"])
     assert numbers[1:] == pytest.approx(numbers[:1] * 2, abs=1e-3)
-    assert run("detect", tiny_data / "images" / "1.png", "--weights", "tiny.onnx", "--no-pictures") == 0
+    assert run("detect", tiny_data / "images" / "1.png", "--weights", "tiny.onnx", "--no-images") == 0
 
 
 def test_a_graph_that_is_not_there_is_refused(capsys: Capture) -> None:
@@ -471,12 +471,12 @@ def test_summary_prints_a_line_per_layer_and_the_sums(capsys: pytest.CaptureFixt
     assert main(["summary", "--set", "padding=valid", "--imgsz", "160"]) == 2
 
 
-def test_the_largest_picture_may_be_set(
+def test_the_largest_image_may_be_set(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to have it back after the test
-    picture = str(tiny_data / "images" / "1.png")
-    words = ["detect", picture, "--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "found")]
+    image = str(tiny_data / "images" / "1.png")
+    words = ["detect", image, "--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "found")]
     assert main([*words, "--max-pixels", "6143"]) == 2
     assert "allow more with --max-pixels" in capsys.readouterr().err
     assert main([*words, "--max-pixels", "6144"]) == 0

@@ -35,14 +35,14 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("canvas: 320", Config(canvas=320)),
-        ("canvas: [64, 96]", Config(canvas=(64, 96))),
+        ("input_size: 320", Config(input_size=320)),
+        ("input_size: [64, 96]", Config(input_size=(64, 96))),
         ("minutes: 3", Config(minutes=3.0)),
         ("lr: 1e-3", Config(lr=0.001)),
         ("scale: [1, 2]\nseed: 7", Config(scale=(1.0, 2.0), seed=7)),
         ("epochs: null\nsteps: 5", Config(steps=5)),
         ("device: cuda:1", Config(device="cuda:1")),
-        ("mirror: 1", Config(mirror=1.0)),
+        ("mirror: 1", Config(flip=1.0)),
     ],
 )
 def test_settings_are_read_in_their_types(tmp_path: Path, text: str, expected: Config) -> None:
@@ -55,14 +55,14 @@ def test_settings_are_read_in_their_types(tmp_path: Path, text: str, expected: C
 WRONG = [
     ("model: huge", "model: expected pico or nano or small or medium, got 'huge'"),
     ("model: [nano]", "model: expected pico or nano"),
-    ("canvas: 100", "canvas: .*100 does not divide by 32; .*96 and 128"),
-    ("canvas: [64, 100]", "canvas: .*100 does not divide by 32"),
-    ("canvas: [64]", "canvas: expected auto or a whole number or"),
-    ("canvas: 31", "canvas: must be from 32 to 4096, got 31"),
-    ("canvas: 4128", "canvas: must be from 32 to 4096, got 4128"),
-    ("canvas: [64, 0]", "canvas: must be from 32 to 4096, got 0"),
-    ("canvas: true", "canvas: expected"),
-    ("canvas: 320.0", "canvas: expected"),
+    ("input_size: 100", "input_size: .*100 does not divide by 32; .*96 and 128"),
+    ("input_size: [64, 100]", "input_size: .*100 does not divide by 32"),
+    ("input_size: [64]", "canvas: expected auto or a whole number or"),
+    ("input_size: 31", "canvas: must be from 32 to 4096, got 31"),
+    ("input_size: 4128", "canvas: must be from 32 to 4096, got 4128"),
+    ("input_size: [64, 0]", "canvas: must be from 32 to 4096, got 0"),
+    ("input_size: true", "canvas: expected"),
+    ("input_size: 320.0", "canvas: expected"),
     ("minutes: ten", "minutes: expected a number or nothing, got 'ten'"),
     ("minutes: 0", r"minutes: must be at least 0\.05, got 0\.0"),
     ("steps: 0", "steps: must be at least 1, got 0"),
@@ -141,10 +141,10 @@ def test_infinity_is_refused(setting: str) -> None:
 
 
 def test_overriding_changes_only_what_is_named_and_not_the_original() -> None:
-    original = Config(seed=5, mirror=0.25)
-    changed = override(original, ["lr=1e-3", "canvas=[64, 96]", " batch = 4"])
-    assert changed == Config(seed=5, mirror=0.25, lr=0.001, canvas=(64, 96), batch=4)
-    assert original == Config(seed=5, mirror=0.25)
+    original = Config(seed=5, flip=0.25)
+    changed = override(original, ["lr=1e-3", "input_size=[64, 96]", " batch = 4"])
+    assert changed == Config(seed=5, flip=0.25, lr=0.001, input_size=(64, 96), batch=4)
+    assert original == Config(seed=5, flip=0.25)
 
 
 def test_the_last_of_two_overrides_of_one_setting_holds() -> None:
@@ -160,7 +160,7 @@ def test_the_last_of_two_overrides_of_one_setting_holds() -> None:
         ("epoch=3", "did you mean 'epochs'?"),
         ("seed=", "seed: expected a whole number, got None"),
         ("seed=3=4", "seed: expected a whole number, got '3=4'"),
-        ("mirror=2", "mirror: must be from 0 to 1"),
+        ("flip=2", "mirror: must be from 0 to 1"),
     ],
 )
 def test_a_wrong_override_is_refused(assignment: str, message: str) -> None:
@@ -175,5 +175,5 @@ def test_wrong_numbers_are_refused_in_python_too() -> None:
         Config(warmup=math.nan)
     with pytest.raises(InputError, match="one length"):
         Config(minutes=1, steps=1)
-    with pytest.raises(InputError, match="canvas"):
-        Config(canvas=(64, 100))
+    with pytest.raises(InputError, match="input_size"):
+        Config(input_size=(64, 100))

@@ -73,5 +73,5 @@ def test_shipped_weights_are_small_and_say_what_they_are(name: str) -> None:
     assert path.stat().st_size <= 4_000_000
     _, info = load_weights(name)
     assert info.class_names
-    assert info.facts["pictures"]
+    assert info.facts["images"]
     assert name in (ROOT / "docs" / "weights.md").read_text()

@@ -35,14 +35,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx")
     network, info = load_weights("scenes")
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    path.write_bytes(to_onnx(network, info, info.canvas_hw))
+    path.write_bytes(to_onnx(network, info, info.input_hw))
     return path
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Halved, for which OpenCV has a rounding of its own; enlarged; on its side, and says so; shrunk unevenly."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     first, second, third, fourth = (scenes.render("test", index).image for index in (0, 7, 5, 3))
     write_image(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
     write_image(folder / "small.png", third[100:301, 200:353].copy())
@@ -54,8 +54,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def expected(pictures: list[Path]) -> list[Detections]:
-    found = Detector.load("scenes", "cpu").detect(pictures)
+def expected(images: list[Path]) -> list[Detections]:
+    found = Detector.load("scenes", "cpu").detect(images)
     assert all(len(each) for each in found)
     return found
 
@@ -87,13 +87,13 @@ def lines_of(done: subprocess.CompletedProcess[str]) -> Objects:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_python_with_onnxruntime_finds_the_same(model: Path, pictures: list[Path], expected: list[Detections]) -> None:
+def test_python_with_onnxruntime_finds_the_same(model: Path, images: list[Path], expected: list[Detections]) -> None:
     pytest.importorskip("onnxruntime")
     program = EXAMPLES / "python_onnxruntime.py"
-    answers = [lines_of(run(sys.executable, program, model, picture, "--json")) for picture in pictures]
+    answers = [lines_of(run(sys.executable, program, model, image, "--json")) for image in images]
     assert_same(expected, answers)
     (name, score, _), *_ = expected[0]
-    assert run(sys.executable, program, model, pictures[0]).stdout.startswith(f"{name} {score:.3f} from (")
+    assert run(sys.executable, program, model, images[0]).stdout.startswith(f"{name} {score:.3f} from (")
 
 
 def test_what_python_shows_needs_nothing_of_the_package() -> None:
@@ -105,17 +105,17 @@ def test_what_python_shows_needs_nothing_of_the_package() -> None:
 
 
 def test_cpp_with_opencv_finds_the_same(
-    model: Path, pictures: list[Path], expected: list[Detections], tmp_path: Path
+    model: Path, images: list[Path], expected: list[Detections], tmp_path: Path
 ) -> None:
     if not (shutil.which("g++") and shutil.which("pkg-config") and run("pkg-config", "opencv4").returncode == 0):
         pytest.skip("needs g++ and the headers of OpenCV (libopencv-dev)")
     command = re.findall(r"^g\+\+ .*$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)[0]
     build = command.replace("-O2", "-O0").replace("-o detect", f"-o {tmp_path}/detect")
     subprocess.run(build, shell=True, cwd=EXAMPLES, check=True)
-    assert_same(expected, [lines_of(run(tmp_path / "detect", model, picture)) for picture in pictures])
+    assert_same(expected, [lines_of(run(tmp_path / "detect", model, image)) for image in images])
 
 
-def test_the_page_finds_the_same(model: Path, pictures: list[Path], expected: list[Detections], tmp_path: Path) -> None:
+def test_the_page_finds_the_same(model: Path, images: list[Path], expected: list[Detections], tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not (chromium and ONNXRUNTIME_WEB):
         pytest.skip("needs chromium, and ONNXRUNTIME_WEB=the folder dist of the npm package onnxruntime-web")
@@ -127,9 +127,9 @@ def test_the_page_finds_the_same(model: Path, pictures: list[Path], expected: li
         root = call("DOM.getDocument")["root"]["nodeId"]
         file = call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
         answers = []
-        for picture in pictures:
+        for image in images:
             call("Runtime.evaluate", expression="document.getElementById('status').textContent = 'waiting'")
-            call("DOM.setFileInputFiles", nodeId=file, files=[str(picture)])
+            call("DOM.setFileInputFiles", nodeId=file, files=[str(image)])
             assert "found" in wait_for("status", "found|error")
             answers.append(json.loads(wait_for("boxes", "]")))
     assert_same(expected, answers)

@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 
 from detector.arrays import ImageArray
-from detector.errors import InputError
+from detector.errors import ImageTooLargeError, InputError
 from detector.images import (
     check_array,
     find_images,
     read_image,
     read_image_size,
     read_thumbnail,
-    set_max_pixels,
     write_image,
 )
 
@@ -36,14 +35,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (5, 8), (17, 500)])
-def test_a_picture_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
+def test_a_image_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
     for suffix in (".jpg", ".png", ".webp"):
         write_image(tmp_path / f"a{suffix}", np.full((*hw, 3), 90, dtype=np.uint8))
         np.testing.assert_allclose(read_thumbnail(tmp_path / f"a{suffix}", 16), 90, atol=2)
 
 
-@pytest.mark.parametrize("content", [None, b"no picture", encoded(Image.fromarray(noise(40, 60, 3)), "JPEG")[:900]])
-def test_a_thumbnail_of_no_picture_or_half_a_one_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"no image", encoded(Image.fromarray(noise(40, 60, 3)), "JPEG")[:900]])
+def test_a_thumbnail_of_no_image_or_half_a_one_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "a.jpg"))):
@@ -67,22 +66,22 @@ def test_an_orientation_that_means_nothing_is_left_alone_in_the_size_too(tmp_pat
     assert read_image_size(path) == (5, 8)
 
 
-def on_white(colour: ImageArray, alpha: ImageArray) -> np.ndarray[Any, Any]:
-    share = alpha.astype(np.float64) / 255
-    return colour * share + 255 * (1 - share)
+def on_white(color: ImageArray, alpha: ImageArray) -> np.ndarray[Any, Any]:
+    fraction = alpha.astype(np.float64) / 255
+    return color * fraction + 255 * (1 - fraction)
 
 
-def palette_picture() -> tuple[Image.Image, ImageArray]:
+def palette_image() -> tuple[Image.Image, ImageArray]:
     palette, indices = noise(16, 3, seed=1), noise(6, 7) % 16
-    picture = Image.fromarray(indices)
-    picture.putpalette(palette.tobytes())
-    return picture, palette[indices]
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    return image, palette[indices]
 
 
 def modes() -> list[Any]:
-    """Name, file and the RGB picture one should see, by hand."""
-    grey, rgb, alpha = noise(6, 7, 1), noise(6, 7, 3), noise(6, 7, 1, seed=2)
-    palette, seen = palette_picture()
+    """Name, file and the RGB image one should see, by hand."""
+    gray, rgb, alpha = noise(6, 7, 1), noise(6, 7, 3), noise(6, 7, 1, seed=2)
+    palette, seen = palette_image()
     indices = np.asarray(palette)[:, :, None]
     cmyk = noise(6, 7, 4).astype(np.float64)
     deep = np.random.default_rng(0).integers(0, 65536, (6, 7), dtype=np.uint16)
@@ -95,14 +94,14 @@ def modes() -> list[Any]:
     return [
         pytest.param(*case, id=name)
         for name, *case in [
-            ("L", encoded(Image.fromarray(grey[:, :, 0]), "PNG"), grey.repeat(3, axis=2)),
-            ("LA", encoded(Image.fromarray(np.dstack([grey, alpha])), "PNG"), on_white(grey.repeat(3, axis=2), alpha)),
+            ("L", encoded(Image.fromarray(gray[:, :, 0]), "PNG"), gray.repeat(3, axis=2)),
+            ("LA", encoded(Image.fromarray(np.dstack([gray, alpha])), "PNG"), on_white(gray.repeat(3, axis=2), alpha)),
             ("RGB", encoded(Image.fromarray(rgb), "PNG"), rgb),
-            ("RGB, one colour clear", encoded(Image.fromarray(keyed), "PNG", transparency=(1, 2, 3)),
+            ("RGB, one color clear", encoded(Image.fromarray(keyed), "PNG", transparency=(1, 2, 3)),
              np.where(hole, 255, keyed)),
             ("RGBA", encoded(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), on_white(rgb, alpha)),
             ("P", encoded(palette, "PNG"), seen),
-            ("P, one colour clear", encoded(palette, "PNG", transparency=5), np.where(indices == 5, 255, seen)),
+            ("P, one color clear", encoded(palette, "PNG", transparency=5), np.where(indices == 5, 255, seen)),
             ("GIF", encoded(palette, "GIF"), seen),
             ("CMYK", encoded(Image.frombytes("CMYK", (7, 6), cmyk.astype(np.uint8).tobytes()), "TIFF"),
              (255 - cmyk[:, :, :3]) * (255 - cmyk[:, :, 3:]) / 255),
@@ -122,7 +121,7 @@ def test_every_mode_becomes_the_rgb_one_should_see(file: bytes, seen: np.ndarray
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_a_picture_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> None:
+def test_a_image_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.tif"
     Image.new(mode, (8, 5)).save(path)
     with pytest.raises(InputError, match=f"{re.escape(str(path))}.*mode {mode} .*8 or 16 bits"):
@@ -130,13 +129,13 @@ def test_a_picture_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> Non
 
 
 def test_the_first_frame_stands_for_an_animation() -> None:
-    frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     file = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert (read_image(file) == (255, 0, 0)).all()
 
 
-def test_that_a_picture_has_further_frames_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    frames = [Image.new("RGB", (8, 5), colour) for colour in ("red", "blue")]
+def test_that_a_image_has_further_frames_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     path = tmp_path / "a.gif"
     path.write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     read_image(path)
@@ -144,9 +143,9 @@ def test_that_a_picture_has_further_frames_is_said_once(tmp_path: Path, caplog: 
     assert caplog.messages == [f"{path}: has several frames; the first is taken"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff\xe0 no picture", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"\xff\xd8\xff\xe0 no image", b"\x89PNG\r\n\x1a\n"])
 @pytest.mark.parametrize("read", [read_image, read_image_size])
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -154,14 +153,14 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes | Non
         read(path)
 
 
-def test_a_folder_is_named_as_no_picture(tmp_path: Path) -> None:
+def test_a_folder_is_named_as_no_image(tmp_path: Path) -> None:
     for read in (read_image, read_image_size):
         with pytest.raises(InputError, match=re.escape(str(tmp_path))):
             read(tmp_path)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_picture_cut_off_in_the_middle_is_named_and_not_half_shown(tmp_path: Path, kind: str) -> None:
+def test_a_image_cut_off_in_the_middle_is_named_and_not_half_shown(tmp_path: Path, kind: str) -> None:
     whole = encoded(Image.fromarray(noise(40, 60, 3)), kind)
     path = tmp_path / "a"
     path.write_bytes(whole[: len(whole) // 2])
@@ -177,7 +176,7 @@ def test_the_size_of_a_png_is_read_from_its_head_alone(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd tags
 @pytest.mark.parametrize("kind", FORMATS)
-def test_damage_anywhere_gives_a_picture_or_an_input_error(tmp_path: Path, kind: str) -> None:
+def test_damage_anywhere_gives_a_image_or_an_input_error(tmp_path: Path, kind: str) -> None:
     whole = encoded(Image.fromarray(noise(6, 9, 3)), kind)
     path = tmp_path / "a"
     for position in range(0, len(whole), max(1, len(whole) // 25)):
@@ -191,24 +190,30 @@ def test_damage_anywhere_gives_a_picture_or_an_input_error(tmp_path: Path, kind:
                     assert str(path) in str(error)  # noqa: PT017 (no error is fine too)
 
 
-def test_a_picture_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     write_image(tmp_path / "a.png", noise(10, 10, 3))
     read_image(tmp_path / "a.png")
     write_image(tmp_path / "b.png", noise(10, 11, 3))
-    with pytest.raises(InputError, match=r"b\.png: too large a picture"):
+    with pytest.raises(InputError, match=r"b\.png: too large an image"):
         read_image(tmp_path / "b.png")
 
 
-def test_who_allows_more_pixels_reads_larger_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+def test_max_pixels_limits_the_size_of_an_image(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", noise(10, 11, 3))
-    with pytest.raises(InputError, match="--max-pixels"):
-        read_image(tmp_path / "a.png")
-    set_max_pixels(110)
-    assert read_image(tmp_path / "a.png").shape == (10, 11, 3)
-    with pytest.raises(InputError, match="max_pixels: must be at least 1, got 0"):
-        set_max_pixels(0)
+    with pytest.raises(ImageTooLargeError, match="--max-pixels"):
+        read_image(tmp_path / "a.png", max_pixels=109)
+    assert read_image(tmp_path / "a.png", max_pixels=110).shape == (10, 11, 3)
+
+
+def test_max_pixels_may_exceed_the_limit_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.images.MAX_PIXELS", 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    write_image(tmp_path / "a.png", noise(10, 11, 3))
+    with pytest.raises(ImageTooLargeError):
+        read_image(tmp_path / "a.png", max_pixels=20)
+    assert read_image(tmp_path / "a.png", max_pixels=110).shape == (10, 11, 3)
+    assert Image.MAX_IMAGE_PIXELS == 20
 
 
 def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +224,7 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypa
         name = source.getvalue()
         entered[name].set()
         leave[name].wait(2)
-        raise OSError("no picture")
+        raise OSError("no image")
 
     def read(name: bytes) -> None:
         with pytest.raises(InputError):
@@ -240,7 +245,7 @@ def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypa
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_a_written_picture_is_read_back(tmp_path: Path, suffix: str) -> None:
+def test_a_written_image_is_read_back(tmp_path: Path, suffix: str) -> None:
     image, path = noise(5, 8, 3), tmp_path / f"a{suffix}"
     write_image(path, image)
     np.testing.assert_array_equal(read_image(path), image)
@@ -248,13 +253,13 @@ def test_a_written_picture_is_read_back(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
-def test_a_smooth_picture_survives_jpeg_in_the_order_red_green_blue(tmp_path: Path, suffix: str) -> None:
+def test_a_smooth_image_survives_jpeg_in_the_order_red_green_blue(tmp_path: Path, suffix: str) -> None:
     image = np.full((16, 24, 3), (200, 100, 20), dtype=np.uint8)
     write_image(tmp_path / f"a{suffix}", image)
     np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}"), image, atol=3)
 
 
-def test_a_folder_gives_its_pictures_by_name_and_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.txt", "d.webp", "noending"):
         (tmp_path / name).touch()
     (tmp_path / "e.png").mkdir()

@@ -1,4 +1,4 @@
-"""Every orientation in every format in every mode gives the picture a viewer shows, or a clear refusal.
+"""Every orientation in every format in every mode gives the image a viewer shows, or a clear refusal.
 
 What a format cannot hold is said in `HOLDS` and checked too, so that nothing is left out in silence.
 """
@@ -31,7 +31,7 @@ HOLDS = {
     "TIFF": ("L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "F"),
     "BMP": ("L", "RGB", "P"),
 }
-"""Format → the modes it can hold. BMP's fourth channel means nothing; TIFF knows no clear colour of a palette."""
+"""Format → the modes it can hold. BMP's fourth channel means nothing; TIFF knows no clear color of a palette."""
 
 MODES = ("L", "LA", "RGB", "RGBA", "P", "P, one clear", "CMYK", "I;16", "F")
 CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
@@ -39,7 +39,7 @@ HW = (12, 20)
 CLEAR = 5
 PALETTE = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
 
-# What a camera stores, from the picture as it should be seen (EXIF 2.32, tag 0x0112).
+# What a camera stores, from the image as it should be seen (EXIF 2.32, tag 0x0112).
 STORED: dict[int, Callable[[Array], Array]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -62,16 +62,16 @@ def upright_in(mode: str) -> Array:
         return np.asarray(65535 * x, dtype=np.uint16)
     if mode == "F":
         return np.asarray(x, dtype=np.float32)
-    picture = np.stack(waves[: CHANNELS.get(mode, 1)], axis=2)
-    return np.asarray(255 * picture.squeeze(), dtype=np.uint8)
+    image = np.stack(waves[: CHANNELS.get(mode, 1)], axis=2)
+    return np.asarray(255 * image.squeeze(), dtype=np.uint8)
 
 
 def seen(mode: str) -> Array:
-    """The RGB picture [H, W, 3] a viewer shows, by hand."""
+    """The RGB image [H, W, 3] a viewer shows, by hand."""
     pixels = upright_in(mode).astype(np.float64)
     if mode.startswith("P"):
-        colours = PALETTE[pixels.astype(int)].astype(np.float64)
-        return np.where(pixels[:, :, None] == CLEAR, 255, colours) if "clear" in mode else colours
+        colors = PALETTE[pixels.astype(int)].astype(np.float64)
+        return np.where(pixels[:, :, None] == CLEAR, 255, colors) if "clear" in mode else colors
     if mode == "CMYK":
         return (255 - pixels[:, :, :3]) * (255 - pixels[:, :, 3:]) / 255
     if mode == "I;16":
@@ -79,8 +79,8 @@ def seen(mode: str) -> Array:
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if mode in ("LA", "RGBA"):
-        share = pixels[:, :, -1:] / 255
-        pixels = pixels[:, :, :-1] * share + 255 * (1 - share)
+        fraction = pixels[:, :, -1:] / 255
+        pixels = pixels[:, :, :-1] * fraction + 255 * (1 - fraction)
     return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
@@ -88,25 +88,25 @@ def as_stored(mode: str, orientation: int) -> Image.Image:
     pixels = np.ascontiguousarray(STORED[orientation](upright_in(mode)))
     if mode == "CMYK":
         return Image.frombytes("CMYK", pixels.shape[1::-1], pixels.tobytes())
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if mode.startswith("P"):
-        picture.putpalette(PALETTE.tobytes())
+        image.putpalette(PALETTE.tobytes())
     if "clear" in mode:
-        picture.info["transparency"] = CLEAR
-    return picture
+        image.info["transparency"] = CLEAR
+    return image
 
 
-def save(picture: Image.Image, path: Path, kind: str, orientation: int) -> Path:
+def save(image: Image.Image, path: Path, kind: str, orientation: int) -> Path:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True, "exact": True}}
-    picture.save(path, kind, exif=exif, **options.get(kind, {}))
+    image.save(path, kind, exif=exif, **options.get(kind, {}))
     return path
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", HOLDS)
-def test_a_picture_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
+def test_a_image_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
     tmp_path: Path, kind: str, mode: str
 ) -> None:
     if mode not in HOLDS[kind]:
@@ -115,10 +115,10 @@ def test_a_picture_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
     for orientation in STORED:
         path = save(as_stored(mode, orientation), tmp_path / f"{orientation}", kind, orientation)
         if mode == "F":
-            with pytest.raises(InputError, match="a picture of mode F has no known range: save it with 8 or 16 bits"):
+            with pytest.raises(InputError, match="an image of mode F has no known range: save it with 8 or 16 bits"):
                 read_image(path)
             continue
-        # BMP has no place for EXIF data: its picture is seen as it is stored.
+        # BMP has no place for EXIF data: its image is seen as it is stored.
         expected = seen(mode) if kind != "BMP" else STORED[orientation](seen(mode))
         found = read_image(path)
         assert found.dtype == np.uint8
@@ -128,7 +128,7 @@ def test_a_picture_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
 
 def say_that_it_cannot_be_held(folder: Path, kind: str, mode: str) -> None:
     """Writing the mode in this format fails, or leaves another mode in the file."""
-    file = folder / "picture"
+    file = folder / "image"
     try:
         save(as_stored(mode, 1), file, kind, 1)
     except OSError as error:
@@ -140,31 +140,31 @@ def say_that_it_cannot_be_held(folder: Path, kind: str, mode: str) -> None:
     assert read_image(file).shape == (*HW, 3)
 
 
-def png(bits: int, colour_type: int, pixels: Array, more: bytes = b"") -> bytes:
+def png(bits: int, color_type: int, pixels: Array, more: bytes = b"") -> bytes:
     """A PNG by hand, for what Pillow does not write. Source: PNG specification, third edition, W3C 2025, section 11."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, colour_type, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
 
 
-def test_sixteen_bits_in_colour_with_alpha_or_a_clear_level_lose_their_lower_byte() -> None:
+def test_sixteen_bits_in_color_with_alpha_or_a_clear_level_lose_their_lower_byte() -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
     high = (deep >> 8).astype(np.float64)
     np.testing.assert_allclose(read_image(png(16, 2, deep[:, :, :3])), high[:, :, :3], atol=1)
-    share = high[:, :, 3:] / 255
-    on_white = high[:, :, :3] * share + 255 * (1 - share)
+    fraction = high[:, :, 3:] / 255
+    on_white = high[:, :, :3] * fraction + 255 * (1 - fraction)
     np.testing.assert_allclose(read_image(png(16, 6, deep)), on_white, atol=1)
     clear = struct.pack(">I4sH", 2, b"tRNS", deep[0, 0, 0])
     clear += struct.pack(">I", zlib.crc32(clear[4:]))
-    grey = read_image(png(16, 0, deep[:, :, 0], clear))
-    assert (grey[0, 0] == 255).all()
-    np.testing.assert_array_equal(grey[1:], (deep[1:, :, :1] >> 8).repeat(3, axis=2))
+    gray = read_image(png(16, 0, deep[:, :, 0], clear))
+    assert (gray[0, 0] == 255).all()
+    np.testing.assert_array_equal(gray[1:], (deep[1:, :, :1] >> 8).repeat(3, axis=2))
 
 
 def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
@@ -176,20 +176,20 @@ def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
     assert read_image(file)[0, :, 0].tolist() == [level >> 4 for level in levels]
 
 
-def test_a_picture_with_alpha_multiplied_in_or_in_lab_is_what_it_shows() -> None:
+def test_a_image_with_alpha_multiplied_in_or_in_lab_is_what_it_shows() -> None:
     clear = Image.new("RGBA", (3, 2), (200, 10, 10, 0)).convert("RGBa")
     assert (to_rgb(clear) == 255).all()
     lab = Image.new("LAB", (3, 2), (255, 128, 128))
     assert to_rgb(lab).min() > 250
 
 
-def test_a_picture_of_a_mode_without_a_way_to_rgb_is_refused() -> None:
-    with pytest.raises(InputError, match="a picture of mode La cannot be turned into RGB"):
+def test_a_image_of_a_mode_without_a_way_to_rgb_is_refused() -> None:
+    with pytest.raises(InputError, match="an image of mode La cannot be turned into RGB"):
         to_rgb(Image.new("LA", (3, 2)).convert("La"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's
-def test_damaged_exif_data_do_not_hide_the_picture(tmp_path: Path) -> None:
+def test_damaged_exif_data_do_not_hide_the_image(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 5), "red").save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(40))
     path = tmp_path / "a.jpg"
@@ -198,7 +198,7 @@ def test_damaged_exif_data_do_not_hide_the_picture(tmp_path: Path) -> None:
     assert read_image_size(path) == (5, 8)
 
 
-def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) -> None:
+def test_training_evaluation_and_detection_see_the_same_image(tmp_path: Path) -> None:
     for mode, kind, orientation in (("RGBA", "PNG", 6), ("CMYK", "JPEG", 3), ("I;16", "TIFF", 8), ("P", "BMP", 1)):
         (tmp_path / "images").mkdir(exist_ok=True)
         save(as_stored(mode, orientation), tmp_path / "images" / f"{kind}.{kind.lower()}", kind, orientation)
@@ -206,7 +206,7 @@ def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) 
     (tmp_path / "labels" / "PNG.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [it]\n")
     split = open_data(tmp_path).read("train")
-    trained_on = DetectionDataset(split, (320, 320), Config(canvas=320))
+    trained_on = DetectionDataset(split, (320, 320), Config(input_size=320))
     sources = {source.name: source for source in find_sources([str(tmp_path / "images")])}
     assert len(split.annotations) == len(trained_on) == len(sources) == 4
     for index, annotation in enumerate(split.annotations):
@@ -219,14 +219,14 @@ def test_training_evaluation_and_detection_see_the_same_picture(tmp_path: Path) 
 
 
 def smooth(h: int, w: int) -> Array:
-    """A picture that changes slowly, and differently along each axis and in each channel."""
+    """An image that changes slowly, and differently along each axis and in each channel."""
     y, x = np.mgrid[:h, :w]
     return np.stack([255 * x / w, 255 * y / h, 120 + 60 * np.sin(7 * x / w)], axis=2).astype(np.uint8)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_thumbnail_is_the_picture_seen_averaged_down(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_a_thumbnail_is_the_image_seen_averaged_down(tmp_path: Path, suffix: str, orientation: int) -> None:
     # 16 to a pixel, so that the JPEG decodes at an eighth.
     path, upright, exif = tmp_path / f"a{suffix}", smooth(256, 512), Image.Exif()
     exif[0x0112] = orientation

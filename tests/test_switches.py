@@ -51,18 +51,18 @@ TRAINING = [
     "max_norm=0.5",
     "clip_value=0.001",
     "class_loss=sigmoid",
-    "square_weight=1",
+    "squared_error_weight=1",
     "rotate=30",
     "crop=1",
     "hue=0.2",
     "saturation=0.5",
     "value=0.5",
-    "pca_colour=1",
+    "pca_color=1",
     "style_shift=1",
     "copy_paste=1",
     "mixup=1",
     "ema=0",
-    "int8_from=0.5",
+    "qat_start=0.5",
     "suppression=soft",
     "suppression=diou",
     "suppression=weighted",
@@ -71,41 +71,41 @@ TRAINING = [
 
 
 def settings(words: str) -> Config:
-    """A small network with these switches on; "valid" padding needs a canvas it does not eat up."""
-    canvas = "[224, 224]" if "valid" in words else "[64, 96]"
-    return override(Config(model="pico"), [f"canvas={canvas}", *words.split()])
+    """A small network with these switches on; "valid" padding needs an input it does not eat up."""
+    input_size = "[224, 224]" if "valid" in words else "[64, 96]"
+    return override(Config(model="pico"), [f"input_size={input_size}", *words.split()])
 
 
-def batch(canvas_hw: tuple[int, int]) -> Batch:
+def batch(input_hw: tuple[int, int]) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (2, 3, *canvas_hw), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (2, 3, *input_hw), dtype=torch.uint8, generator=generator)
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
     there = torch.ones(2, 1, dtype=torch.bool)
-    return Batch(pictures, boxes, torch.tensor([[0], [2]]), there, ~there, (1, 2))
+    return Batch(images, boxes, torch.tensor([[0], [2]]), there, ~there, (1, 2))
 
 
 def trained(config: Config, steps: int = 3) -> tuple[GridNetwork, tuple[int, int]]:
-    assert isinstance(config.canvas, tuple)
+    assert isinstance(config.input_size, tuple)
     torch.manual_seed(0)
     covariance = np.array([[3000, 1500, 900], [1500, 2500, 1200], [900, 1200, 2000]], np.float32)
     network = GridNetwork(config, 3, np.array([110, 100, 90], np.float32), covariance)
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32)
     for step in range(steps):
-        trainer.step(step, steps, batch(config.canvas))
-    return network.eval(), config.canvas
+        trainer.step(step, steps, batch(config.input_size))
+    return network.eval(), config.input_size
 
 
 @pytest.mark.parametrize("words", [*NETWORKS, "norm=none input=zca activation=swish kernel=5 residual=false"])
 def test_a_network_with_the_switch_trains_folds_is_saved_and_comes_back_the_same(words: str, tmp_path: Path) -> None:
     config = settings(words)
-    network, canvas_hw = trained(config)
-    info = WeightsInfo("pico", ("a", "b", "c"), (1, 2, 3), canvas_hw, asdict(config), {})
+    network, input_hw = trained(config)
+    info = WeightsInfo("pico", ("a", "b", "c"), (1, 2, 3), input_hw, asdict(config), {})
     save_weights(tmp_path / "w.safetensors", network, info)
     loaded, said = load_weights(tmp_path / "w.safetensors")
     assert config_of(said.config) == config
-    pictures = batch(canvas_hw).images
+    images = batch(input_hw).images
     with torch.inference_mode():
-        one, other, folded = network(pictures), loaded(pictures), fuse(network)(pictures)
+        one, other, folded = network(images), loaded(images), fuse(network)(images)
     assert torch.equal(one.boxes(), other.boxes())
     assert torch.equal(one.scores(), other.scores())
     assert 0 <= one.scores().min() <= one.scores().max() <= 1
@@ -116,12 +116,12 @@ def test_a_network_with_the_switch_trains_folds_is_saved_and_comes_back_the_same
 @pytest.mark.parametrize("words", NETWORKS)
 def test_a_network_with_the_switch_answers_the_same_as_a_graph(words: str, tmp_path: Path) -> None:
     config = settings(words)
-    network, canvas_hw = trained(config, steps=1)
-    info = WeightsInfo("pico", ("a", "b", "c"), (1, 2, 3), canvas_hw, asdict(config), {})
+    network, input_hw = trained(config, steps=1)
+    info = WeightsInfo("pico", ("a", "b", "c"), (1, 2, 3), input_hw, asdict(config), {})
     save_weights(tmp_path / "w.safetensors", network, info)
-    picture = batch(canvas_hw).images[0].permute(1, 2, 0).numpy()
+    image = batch(input_hw).images[0].permute(1, 2, 0).numpy()
     torch_answer, graph_answer = (
-        Detector.load(tmp_path / "w.safetensors", "cpu", runtime=runtime).runtime.predict([picture])
+        Detector.load(tmp_path / "w.safetensors", "cpu", runtime=runtime).runtime.predict([image])
         for runtime in ("torch", "onnxruntime")
     )
     np.testing.assert_allclose(graph_answer.boxes, torch_answer.boxes, rtol=1e-4, atol=2e-2)
@@ -142,7 +142,7 @@ def test_a_run_with_the_switch_ends_with_weights_that_detect(
 
 def test_every_setting_that_is_a_choice_has_each_of_its_values_tried() -> None:
     tried = {word for words in [*NETWORKS, *TRAINING] for word in words.split()}
-    covered_elsewhere = {"model", "precision", "canvas", "batch", "evaluations"}
+    covered_elsewhere = {"model", "precision", "input_size", "batch", "evaluations"}
     for setting in fields(Config):
         kind = get_type_hints(Config)[setting.name]
         if setting.name not in covered_elsewhere and all(isinstance(value, str) for value in get_args(kind)):
@@ -159,7 +159,7 @@ def test_switches_change_nothing_where_they_are_off() -> None:
 
 
 @pytest.mark.parametrize("words", ["l2=0.5", "l1=0.5", "max_norm=0.01", "dropout=0.5"])
-def test_regularisation_waits_for_its_epoch(words: str) -> None:
+def test_regularization_waits_for_its_epoch(words: str) -> None:
     plain, _ = trained(settings(""))
     name = words.split("=")[0]
     later, _ = trained(settings(f"{words} {name}_after=1"))
@@ -192,14 +192,14 @@ def test_zeros_as_first_weights_are_refused_with_the_reason() -> None:
         settings("init=zeros")
 
 
-@pytest.mark.parametrize(("canvas_hw", "fits"), [((224, 224), True), ((192, 224), False), ((224, 96), False)])
-def test_a_canvas_that_valid_padding_eats_up_is_refused(canvas_hw: tuple[int, int], fits: bool) -> None:
+@pytest.mark.parametrize(("input_hw", "fits"), [((224, 224), True), ((192, 224), False), ((224, 96), False)])
+def test_a_canvas_that_valid_padding_eats_up_is_refused(input_hw: tuple[int, int], fits: bool) -> None:
     config = Config(model="pico", padding="valid")
     if fits:
-        check_canvas(canvas_hw, config)
+        check_canvas(input_hw, config)
         return
     with pytest.raises(InputError, match="padding: valid leaves nothing"):
-        check_canvas(canvas_hw, config)
+        check_canvas(input_hw, config)
 
 
 def test_training_refuses_it_before_it_starts(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_patience_stops_a_run_that_gets_no_better(tiny_data: Path, tiny_config: 
 @pytest.mark.parametrize("name", ["classic", "yolo_v1"])
 def test_the_shipped_styles_train_and_detect(name: str, tiny_data: Path, tmp_path: Path) -> None:
     config = read_config(ROOT / "configs" / f"{name}.yaml")
-    config = replace(config, model="pico", canvas=(64, 96), steps=2, batch=4, device="cpu", precision="fp32")
+    config = replace(config, model="pico", input_size=(64, 96), steps=2, batch=4, device="cpu", precision="fp32")
     train(tiny_data, config, tmp_path)
     network, _ = load_weights(tmp_path / "weights" / "last.safetensors")
     predictions = network(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))

@@ -30,7 +30,7 @@ def test_a_script_hands_on_the_exit_status_and_the_message(tmp_path: Path) -> No
 
 
 def test_a_script_does_the_work(tmp_path: Path, tiny_data: Path, tiny_weights: Path) -> None:
-    picture = tiny_data / "images" / "1.png"
-    done = run(tmp_path, "detect.py", str(picture), "--weights", str(tiny_weights), "--device", "cpu")
+    image = tiny_data / "images" / "1.png"
+    done = run(tmp_path, "detect.py", str(image), "--weights", str(tiny_weights), "--device", "cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "found" / "1.png").is_file()

@@ -37,22 +37,23 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor, nn
 
 from detector.boxes import from_cxcywh
-from detector.config import Config, RuntimeName
+from detector.config import Config
 from detector.data.formats.coco import to_coco
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections, coco_results
+from detector.detections import Detections, coco_results
 from detector.errors import InputError, did_you_mean
 from detector.graph.int8_onnx import quantize
 from detector.graph.to_onnx import to_onnx
 from detector.images import read_image, write_image
-from detector.letterbox import lay_on_canvas
+from detector.letterbox import letterbox_image
 from detector.loader.batch import Batch
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
 from detector.metrics.average_precision import score
-from detector.model.network import SIZES, GridNetwork, wants_pooling
+from detector.model.network import SIZES, GridNetwork, uses_spp
 from detector.ops.nms import nms as suppress
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, RuntimeName
 from detector.predict.detector import Detector
 from detector.predict.postprocess import postprocess
 from detector.runtime.hardware import choose_precision, prepare_for_training
@@ -63,8 +64,8 @@ from detector.weights_info import WeightsInfo
 CPU = torch.device("cpu")
 CONVOLUTION = "3x3, 64 to 64 channels, 80x80, batch 8"
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-CANVAS_HW, BATCH, PICTURES, STEPS = (256, 320), 8, 64, 1000
-"""Of the parts training and loader: canvas, pictures per step, pictures in memory, length of the imagined run."""
+INPUT_HW, BATCH, IMAGES, STEPS = (256, 320), 8, 64, 1000
+"""Of the parts training and loader: canvas, images per step, images in memory, length of the imagined run."""
 
 MEASURED_COMMAND = """
 import resource, subprocess, sys, time
@@ -145,7 +146,7 @@ def _convolution_rates(dtype: torch.dtype, repeats: int) -> list[float]:
     return [2 * 8 * 80 * 80 * weight.numel() / 1e6 / ms for ms in times]
 
 
-def conv_flops(network: nn.Module, pictures: Tensor) -> int:
+def conv_flops(network: nn.Module, images: Tensor) -> int:
     """Return the floating-point operations, two per multiply-add, of a network's convolutions in one forward pass."""
     counts: list[int] = []
 
@@ -154,7 +155,7 @@ def conv_flops(network: nn.Module, pictures: Tensor) -> int:
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     with torch.no_grad():
-        network(pictures)
+        network(images)
     for hook in hooks:
         hook.remove()
     return sum(counts)
@@ -163,21 +164,21 @@ def conv_flops(network: nn.Module, pictures: Tensor) -> int:
 def training(options: argparse.Namespace) -> list[Row]:
     """Measure steps of `nano`, in the precision chosen for this machine and in fp32."""
     prepare_for_training()
-    dataset, class_count = _training_pictures(options.data)
+    dataset, class_count = _training_images(options.data)
     rows = []
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
-        colours = dataset.colour_statistics()
-        network = GridNetwork(Config(), class_count, *colours, pooled=wants_pooling(CANVAS_HW))
+        colors = dataset.color_statistics()
+        network = GridNetwork(Config(), class_count, *colors, spp=uses_spp(INPUT_HW))
         # Backward a convolution is two more of its size: for its input and for its weights.
-        flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *CANVAS_HW, dtype=torch.uint8))
+        flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *INPUT_HW, dtype=torch.uint8))
         needed = flops / 1e6 / statistics.median(_convolution_rates(dtype, options.repeats))
         trainer = Trainer(network, dataset.config, CPU, dtype)
         prepared = itertools.cycle([(step, training_batch(dataset, step, BATCH, STEPS)) for step in range(4)])
         alone = milliseconds(partial(_step, trainer, prepared), options.repeats)
         stream = training_batches(dataset, BATCH, STEPS, 0, STEPS)
         beside_loader = milliseconds(partial(_step, trainer, stream), options.repeats)
-        what = f"nano, {CANVAS_HW[1]}x{CANVAS_HW[0]}, batch {BATCH}, {PRECISIONS[dtype]}: step"
+        what = f"nano, {INPUT_HW[1]}x{INPUT_HW[0]}, batch {BATCH}, {PRECISIONS[dtype]}: step"
         rows += [
             row(what, alone, "ms"),
             row(what, [BATCH * 1e3 / ms for ms in alone], "img/s"),
@@ -193,18 +194,18 @@ def _step(trainer: Trainer, batches: Iterator[tuple[int, Batch]]) -> None:
     trainer.step(step, STEPS, batch)
 
 
-def _training_pictures(data: str) -> tuple[DetectionDataset, int]:
-    """Return a few pictures to train on, and the number of classes."""
+def _training_images(data: str) -> tuple[DetectionDataset, int]:
+    """Return a few images to train on, and the number of classes."""
     split = open_data(data).read("train")
-    few = replace(split, annotations=split.annotations[:PICTURES])
-    config = Config(canvas=CANVAS_HW, first_canvas=1.0, batch=BATCH)  # every step at full size
-    return DetectionDataset(few, CANVAS_HW, config), len(split.class_names)
+    few = replace(split, annotations=split.annotations[:IMAGES])
+    config = Config(input_size=INPUT_HW, first_input_size=1.0, batch=BATCH)  # every step at full size
+    return DetectionDataset(few, INPUT_HW, config), len(split.class_names)
 
 
 def loader(options: argparse.Namespace) -> list[Row]:
     """Measure how fast one thread makes training samples."""
     prepare_for_training()
-    dataset, _ = _training_pictures(options.data)
+    dataset, _ = _training_images(options.data)
     rows = []
     # By the default settings epoch 45 has the full augmentation and no mosaic yet, epoch 100 as much as there will be.
     for epoch, what in ((45, "no mosaic"), (100, "half of them mosaics")):
@@ -216,26 +217,26 @@ def loader(options: argparse.Namespace) -> list[Row]:
 
 
 def latency(options: argparse.Namespace) -> list[Row]:
-    """Measure one picture's way from file to detections: its steps, and the whole in every runtime."""
+    """Measure one image's way from file to detections: its steps, and the whole in every runtime."""
     with tempfile.TemporaryDirectory() as folder:
-        picture = _draw_picture(Path(folder))
-        image = read_image(picture)
+        path = _draw_image(Path(folder))
+        image = read_image(path)
         runtime, info = load_runtime(options.weights, "torch", "cpu")
-        letterbox, canvas = lay_on_canvas(image, runtime.canvas_hw)
-        predictions, thresholds = runtime.predict([canvas]), (SCORE_THRESHOLD, IOU_THRESHOLD, MAX_DETECTIONS)
+        letterbox, letterboxed = letterbox_image(image, runtime.input_hw)
+        predictions, thresholds = runtime.predict([letterboxed]), (SCORE_THRESHOLD, IOU_THRESHOLD, MAX_DETECTIONS)
         calls: dict[str, Callable[[], object]] = {
-            "read and decode a JPEG of 640x480": partial(read_image, picture),
-            "letterbox": partial(lay_on_canvas, image, runtime.canvas_hw),
+            "read and decode a JPEG of 640x480": partial(read_image, path),
+            "letterbox": partial(letterbox_image, image, runtime.input_hw),
             "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, *thresholds),
         }
         rows = timed(calls, options.repeats)
         for name in typing.get_args(RuntimeName)[1:]:  # the first is "auto"
-            what = f"{name}, {canvas.shape[1]}x{canvas.shape[0]}"
+            what = f"{name}, {letterboxed.shape[1]}x{letterboxed.shape[0]}"
             if name != "torch" and not _installed("onnx", name.removesuffix("-fast")):
                 rows.append(Row(f"predict, {what}", "not installed"))
                 continue
             detector = Detector(*load_runtime(options.weights, name, "cpu"))
-            predict, detect = partial(detector.runtime.predict, [canvas]), partial(detector.detect, picture)
+            predict, detect = partial(detector.runtime.predict, [letterboxed]), partial(detector.detect, image)
             rows += timed({f"predict, {what}": predict, f"file to detections, {what}": detect}, options.repeats)
     return rows
 
@@ -246,7 +247,7 @@ def sizes(options: argparse.Namespace) -> list[Row]:
         return [Row("sizes, openvino", "not installed")]
     rows = []
     rng = np.random.default_rng(0)
-    canvases = [rng.integers(0, 256, (320, 320, 3), dtype=np.uint8) for _ in range(16)]
+    inputs = [rng.integers(0, 256, (320, 320, 3), dtype=np.uint8) for _ in range(16)]
     with tempfile.TemporaryDirectory() as folder:
         for name in SIZES:
             torch.manual_seed(0)
@@ -256,7 +257,7 @@ def sizes(options: argparse.Namespace) -> list[Row]:
             graph = to_onnx(network, info, (320, 320))
             plain, eight = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}-int8.onnx"
             plain.write_bytes(graph)
-            eight.write_bytes(quantize(graph, canvases))
+            eight.write_bytes(quantize(graph, inputs))
             calls: dict[str, Callable[[], object]] = {}
             for what, path, runtime in (
                 ("fp32", plain, "openvino"),
@@ -264,12 +265,12 @@ def sizes(options: argparse.Namespace) -> list[Row]:
                 ("int8, openvino-fast", eight, "openvino-fast"),
             ):
                 started, _ = load_runtime(path, typing.cast(RuntimeName, runtime))
-                calls[f"predict, {name}, {what}, 320x320"] = partial(started.predict, canvases[:1])
+                calls[f"predict, {name}, {what}, 320x320"] = partial(started.predict, inputs[:1])
             rows += timed(calls, options.repeats)
     return rows
 
 
-def _draw_picture(folder: Path) -> Path:
+def _draw_image(folder: Path) -> Path:
     path = folder / "scene.jpg"
     write_image(path, np.asarray(cv2.resize(scenes.render("test", 0).image, (640, 480)), dtype=np.uint8))
     return path
@@ -307,7 +308,7 @@ def _torchvision_nms() -> Callable[..., object] | None:
 
 
 def evaluation(options: argparse.Namespace) -> list[Row]:
-    """Measure scoring 100 random detections per picture, and how much of it is not faster-coco-eval."""
+    """Measure scoring 100 random detections per image, and how much of it is not faster-coco-eval."""
     source = open_data(options.data)
     split = source.read(next(name for name in ("test", "val", *source.split_names) if name in source.split_names))
     rng = np.random.default_rng(0)
@@ -329,7 +330,7 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
     # In turns, so that a machine that slows down slows both.
     pairs = [[seconds(call) for call in (score, _score_bare)] for _ in range(options.repeats)]
     first, second = zip(*pairs, strict=True)
-    what = f"{len(found)} pictures, {100 * len(found):,} detections"
+    what = f"{len(found)} images, {100 * len(found):,} detections"
     return [
         row(f"score, {what}", first, "s"),
         row(f"faster-coco-eval alone, {what}", second, "s"),
@@ -351,13 +352,13 @@ def _score_bare(truth: dict[str, typing.Any], results: list[dict[str, typing.Any
 
 
 def memory(options: argparse.Namespace) -> list[Row]:
-    """Measure whole commands in fresh processes: peak resident memory, and the wall time to the first picture."""
+    """Measure whole commands in fresh processes: peak resident memory, and the wall time to the first image."""
     if not _installed("resource"):
         return [Row("peak memory", "not known on this system")]
     steps = 2 if options.quick else 30
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        picture, graph = _draw_picture(folder), folder / "weights.onnx"
+        image, graph = _draw_image(folder), folder / "weights.onnx"
         settings = ("--set", f"steps={steps}", "--set", "evaluations=1", "--device", "cpu")
         _, peak = _run_command(folder, "train", "--data", options.data, *settings)
         rows = [Row(f"`detector train`, {steps} steps: peak memory", peak, unit="MB")]
@@ -365,11 +366,11 @@ def memory(options: argparse.Namespace) -> list[Row]:
             _run_command(folder, "export", "--weights", options.weights, "--out", str(graph))
         for runtime in ("torch", "onnxruntime", "openvino"):
             weights, suffix = (options.weights, ".safetensors") if runtime == "torch" else (str(graph), ".onnx")
-            what = f"`detector detect`, one picture, {suffix}, {runtime}"
+            what = f"`detector detect`, one image, {suffix}, {runtime}"
             if runtime != "torch" and not _installed("onnx", runtime):
                 rows.append(Row(what, "not installed"))
                 continue
-            words = ("detect", str(picture), "--weights", weights, "--runtime", runtime, "--device", "cpu")
+            words = ("detect", str(image), "--weights", weights, "--runtime", runtime, "--device", "cpu")
             runs = [_run_command(folder, *words) for _ in range(1 + max(1, options.repeats // 4))][1:]
             seconds, peaks = zip(*runs, strict=True)
             rows += [row(f"{what}: wall time", seconds, "s"), row(f"{what}: peak memory", peaks, "MB")]

@@ -1,7 +1,7 @@
 """Throw damaged files at everything that reads files, and report whatever is neither an answer nor an InputError.
 
     python tools/fuzz.py --minutes 3                 every target, one after the other
-    python tools/fuzz.py --minutes 10 pictures coco  some of them
+    python tools/fuzz.py --minutes 10 images coco  some of them
 
 Each target runs in a process of its own, since a decoder may crash. Where the package atheris is installed its engine
 looks for inputs that reach new code; else known files are mutated at random. What was found is written to --out, one
@@ -33,8 +33,8 @@ SLOW = 5.0
 """Seconds for one input that count as a finding: a small file must not keep a reader busy."""
 
 
-def pictures(folder: Path) -> tuple[list[bytes], Run]:
-    """The decoder: the whole picture, its size, its thumbnail."""
+def images(folder: Path) -> tuple[list[bytes], Run]:
+    """The decoder: the whole image, its size, its thumbnail."""
     from PIL import Image
 
     from detector.images import read_image, read_image_size, read_thumbnail
@@ -62,7 +62,7 @@ def pictures(folder: Path) -> tuple[list[bytes], Run]:
     return seeds, run
 
 
-def _picture(path: Path) -> None:
+def _image(path: Path) -> None:
     import numpy as np
 
     from detector.images import write_image
@@ -73,7 +73,7 @@ def _picture(path: Path) -> None:
 
 def yolo(folder: Path) -> tuple[list[bytes], Run]:
     """The rows of a label file."""
-    _picture(folder / "images" / "a.png")
+    _image(folder / "images" / "a.png")
     (folder / "data.yaml").write_text("train: images\nnames: [a, b]\n")
     seeds = [
         b"0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.3 0.3 0.2 0.9\n",
@@ -83,9 +83,9 @@ def yolo(folder: Path) -> tuple[list[bytes], Run]:
     return seeds, _reader(folder, folder / "labels" / "a.txt", folder)
 
 
-def picture_list(folder: Path) -> tuple[list[bytes], Run]:
-    """A YOLO list of pictures."""
-    _picture(folder / "images" / "a.png")
+def image_list(folder: Path) -> tuple[list[bytes], Run]:
+    """A YOLO list of images."""
+    _image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (folder / "data.yaml").write_text("train: train.txt\nnames: [a, b]\n")
@@ -96,7 +96,7 @@ def picture_list(folder: Path) -> tuple[list[bytes], Run]:
 
 def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
     """A data.yaml or a descriptor."""
-    _picture(folder / "images" / "a.png")
+    _image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     seeds = [
@@ -110,10 +110,10 @@ def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
 
 def coco(folder: Path) -> tuple[list[bytes], Run]:
     """A COCO JSON file."""
-    _picture(folder / "images" / "a.png")
-    picture = {"id": 1, "file_name": "a.png", "height": 6, "width": 9}
+    _image(folder / "images" / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 6, "width": 9}
     row = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3.5, 1], "area": 2, "iscrowd": 0}
-    whole = {"info": {}, "images": [picture], "annotations": [row], "categories": [{"id": 2, "name": "a"}]}
+    whole = {"info": {}, "images": [image], "annotations": [row], "categories": [{"id": 2, "name": "a"}]}
     bad = whole | {
         "annotations": [row | {"bbox": [float("nan"), -1, 1e400, 3], "image_id": "x"}, 7, row | {"area": None}]
     }
@@ -131,7 +131,7 @@ def coco(folder: Path) -> tuple[list[bytes], Run]:
 
 def voc(folder: Path) -> tuple[list[bytes], Run]:
     """A Pascal VOC XML file."""
-    _picture(folder / "JPEGImages" / "a.png")
+    _image(folder / "JPEGImages" / "a.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5.5</ymax></bndbox>"
     item = f"<object><name>cat</name><difficult>1</difficult>{box}</object>"
     seeds = [
@@ -153,7 +153,7 @@ def weights(folder: Path) -> tuple[list[bytes], Run]:
 
     path = folder / "w.safetensors"
     network = GridNetwork(Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
-    save_weights(path, network, WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": "auto"}, {}), half=True)
+    save_weights(path, network, WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": "auto"}, {}), float16=True)
     whole = path.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
 
@@ -164,7 +164,7 @@ def weights(folder: Path) -> tuple[list[bytes], Run]:
         path.write_bytes(content)
         _survive(lambda: load_weights(path))
 
-    return [whole[:end], whole[:8] + b'{"__metadata__":{"format":"detector-weights-1"}}'], run
+    return [whole[:end], whole[:8] + b'{"__metadata__":{"format":"detector-weights-2"}}'], run
 
 
 def metadata(folder: Path) -> tuple[list[bytes], Run]:
@@ -172,7 +172,9 @@ def metadata(folder: Path) -> tuple[list[bytes], Run]:
     from detector.config import config_of
     from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
-    said = to_metadata(WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": 0.1, "canvas": [64, 96]}, {"x": None}))
+    said = to_metadata(
+        WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": 0.1, "input_size": [64, 96]}, {"x": None})
+    )
 
     def run(content: bytes) -> None:
         lines = content.decode("utf-8", "replace").split("\n")
@@ -195,7 +197,7 @@ def onnx(folder: Path) -> tuple[list[bytes], Run]:
     return [(folder / "w.onnx").read_bytes()], run
 
 
-TARGETS = {f.__name__: f for f in (pictures, yolo, picture_list, data_yaml, coco, voc, metadata, weights, onnx)}
+TARGETS = {f.__name__: f for f in (images, yolo, image_list, data_yaml, coco, voc, metadata, weights, onnx)}
 TOKENS = [
     b"-1",
     b"NaN",

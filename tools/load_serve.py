@@ -1,7 +1,7 @@
-"""Start a server, send it pictures from many sides at once, and report errors, times and memory round by round.
+"""Start a server, send it images from many sides at once, and report errors, times and memory round by round.
 
     python tools/load_serve.py                                  5 rounds of 200 requests, 20 at once
-    python tools/load_serve.py --weights cells --picture a.jpg --runtime openvino
+    python tools/load_serve.py --weights cells --image a.jpg --runtime openvino
 
 Every answer must be that of the first request. Exit status 1 if one was not, or a request failed.
 """
@@ -34,12 +34,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Load a server of this machine.")
     parser.add_argument("--weights", default="scenes", help="default: scenes")
     parser.add_argument("--runtime", default="auto", help="default: auto")
-    parser.add_argument("--picture", type=Path, help="what is sent (default: a picture of the built-in set)")
+    parser.add_argument("--image", type=Path, help="what is sent (default: an image of the built-in set)")
     parser.add_argument("--requests", type=int, default=200, help="per round (default: 200)")
     parser.add_argument("--at-once", type=int, default=20, help="default: 20")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     options = parser.parse_args()
-    picture = options.picture.read_bytes() if options.picture else drawn_picture()
+    image = options.image.read_bytes() if options.image else drawn_image()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["serve", "--weights", options.weights, "--port", str(port), "--runtime", options.runtime]
@@ -50,16 +50,16 @@ def main() -> int:
             if server.poll() is not None:
                 return 1
             time.sleep(0.1)
-        failed = load(port, server.pid, picture, options)
+        failed = load(port, server.pid, image, options)
     finally:
         server.terminate()
         server.wait()
     return 1 if failed else 0
 
 
-def load(port: int, pid: int, picture: bytes, options: argparse.Namespace) -> int:
+def load(port: int, pid: int, image: bytes, options: argparse.Namespace) -> int:
     """Print a line per round; return how many requests failed."""
-    first, _ = ask(port, picture)
+    first, _ = ask(port, image)
     print(f"before: {first}, {memory(pid)}")
     if "objects" not in first:
         return 1
@@ -67,7 +67,7 @@ def load(port: int, pid: int, picture: bytes, options: argparse.Namespace) -> in
     for number in range(1, options.rounds + 1):
         started = time.perf_counter()
         with ThreadPoolExecutor(options.at_once) as pool:
-            replies = list(pool.map(lambda _: ask(port, picture), range(options.requests)))
+            replies = list(pool.map(lambda _: ask(port, image), range(options.requests)))
         rate = options.requests / (time.perf_counter() - started)
         times = sorted(milliseconds for _, milliseconds in replies)
         wrong = [answer for answer, _ in replies if answer != first]
@@ -81,12 +81,12 @@ def load(port: int, pid: int, picture: bytes, options: argparse.Namespace) -> in
     return failed
 
 
-def ask(port: int, picture: bytes) -> tuple[str, float]:
-    """Send the picture over a connection of its own; return what came back, in words, and the milliseconds it took."""
+def ask(port: int, image: bytes) -> tuple[str, float]:
+    """Send the image over a connection of its own; return what came back, in words, and the milliseconds it took."""
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("POST", "/detect", picture, {"Content-Type": "application/octet-stream"})
+        connection.request("POST", "/detect", image, {"Content-Type": "application/octet-stream"})
         reply = connection.getresponse()
         answer: dict[str, Any] = json.loads(reply.read())
         found = json.dumps(answer.get("detections", []))
@@ -120,8 +120,8 @@ def memory(pid: int) -> str:
     return f"{kilobytes[0] / 1024:.0f} MiB" if kilobytes else "memory not known on this system"
 
 
-def drawn_picture() -> bytes:
-    """Return a picture of the built-in set as a JPEG file."""
+def drawn_image() -> bytes:
+    """Return an image of the built-in set as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(scenes.render("test", 0).image).save(file, "JPEG")
     return file.getvalue()

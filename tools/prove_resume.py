@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="more settings")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    settings = ["model=pico", "canvas=128", "steps=60", "evaluations=6", "save_every=0.01", *options.set]
+    settings = ["model=pico", "input_size=128", "steps=60", "evaluations=6", "save_every=0.01", *options.set]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fresh = ["--data", options.data, *(word for setting in settings for word in ("--set", setting))]

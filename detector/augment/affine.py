@@ -14,36 +14,36 @@ Affine = Doubles
 """[2, 3] times (x, y, 1), continuous pixel coordinates, is (x, y) on the canvas: scaled, shifted, mirrored, turned."""
 
 
-def letterbox_affine(image_hw: tuple[int, ...], canvas_hw: tuple[int, int]) -> Affine:
+def letterbox_matrix(image_hw: tuple[int, ...], input_hw: tuple[int, int]) -> Affine:
     """Return the affine map of the letterbox, the placement without chance."""
-    box = Letterbox.fit((image_hw[0], image_hw[1]), canvas_hw)
+    box = Letterbox.fit((image_hw[0], image_hw[1]), input_hw)
     (scale_x, scale_y), (left, top) = box.scale_xy, box.offset_xy
     return np.array([[scale_x, 0, left], [0, scale_y, top]], dtype=np.float64)
 
 
-def turn_affine(matrix: Affine, canvas_hw: tuple[int, int], degrees: float) -> Affine:
-    """Return the map followed by turning the canvas about its centre, clockwise on the screen."""
-    turn, centre = rotation_matrix(degrees), np.array(canvas_hw[::-1]) / 2
+def turn_affine(matrix: Affine, input_hw: tuple[int, int], degrees: float) -> Affine:
+    """Return the map followed by turning the canvas about its center, clockwise on the screen."""
+    turn, center = rotation_matrix(degrees), np.array(input_hw[::-1]) / 2
     turned: Affine = turn @ matrix
-    turned[:, 2] += centre - turn @ centre
+    turned[:, 2] += center - turn @ center
     return turned
 
 
-def mirror_affine(matrix: Affine, canvas_hw: tuple[int, int], mirrored: tuple[bool, bool]) -> Affine:
-    """Return the map followed by mirroring the canvas left-right and/or up-down."""
+def mirror_affine(matrix: Affine, input_hw: tuple[int, int], flipped: tuple[bool, bool]) -> Affine:
+    """Return the map followed by flipping the canvas left-right and/or up-down."""
     matrix = matrix.copy()
-    for axis, size in ((0, canvas_hw[1]), (1, canvas_hw[0])):
-        if mirrored[axis]:
+    for axis, size in ((0, input_hw[1]), (1, input_hw[0])):
+        if flipped[axis]:
             matrix[axis] *= -1
             matrix[axis, 2] += size
     return matrix
 
 
-def transform(sample: Sample, matrix: Affine, canvas_hw: tuple[int, int], config: Config) -> Sample:
+def transform(sample: Sample, matrix: Affine, input_hw: tuple[int, int], config: Config) -> Sample:
     """Map a sample to the canvas; a box stays if enough of it is in view, cut to the canvas."""
-    image = warp(sample.image, matrix, canvas_hw)
+    image = warp(sample.image, matrix, input_hw)
     whole = transform_boxes(sample.boxes, matrix)
-    cut = clip(whole, canvas_hw)
+    cut = clip(whole, input_hw)
     # A box thinner than a pixel shows nothing to learn from.
     stays = (area(cut) >= config.min_visible * area(whole)) & (cut[:, 2:] - cut[:, :2] >= 1).all(axis=1)
     # A crowd region cut short still marks its part as not to be judged.
@@ -61,13 +61,13 @@ def transform_boxes(boxes: Floats, matrix: Affine) -> Floats:
     return np.asarray(corners.reshape(-1, 4), dtype=np.float32)
 
 
-def warp(image: ImageArray, matrix: Affine, canvas_hw: tuple[int, int]) -> ImageArray:
-    """Return the picture [H, W, 3] mapped to the canvas, grey outside of it."""
-    # OpenCV's coordinates name pixel centres: x there is x + 1/2 here.
-    centred = matrix.copy()
-    centred[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
-    size = (canvas_hw[1], canvas_hw[0])
+def warp(image: ImageArray, matrix: Affine, input_hw: tuple[int, int]) -> ImageArray:
+    """Return the image [H, W, 3] mapped to the canvas, gray outside of it."""
+    # OpenCV's coordinates name pixel centers: x there is x + 1/2 here.
+    centered = matrix.copy()
+    centered[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
+    size = (input_hw[1], input_hw[0])
     warped = cv2.warpAffine(
-        image, centred, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL)
+        image, centered, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL, FILL, FILL)
     )
     return np.asarray(warped, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures that take something from another one: its objects, half of its light, or its look."""
+"""Images that take something from another one: its objects, half of its light, or its look."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.arrays import Doubles, Floats, ImageArray
-from detector.augment.affine import letterbox_affine, transform
-from detector.augment.color import change_colours
+from detector.augment.affine import letterbox_matrix, transform
+from detector.augment.color import change_colors
 from detector.boxes import area
 from detector.config import Config
 from detector.sample import Sample
@@ -25,10 +25,10 @@ _FEATHER = 2
 """ImageArray at the rim of what is pasted that run into what is below, so that no hard edge tells what was pasted."""
 
 _LOOK_CELLS = (8, 8)
-"""What is coarser than a cell of this grid over the picture is its look, what is finer its content."""
+"""What is coarser than a cell of this grid over the image is its look, what is finer its content."""
 
 _LOOK_GAIN = (0.5, 2.0)
-"""Bounds of the factor on the content, so that a picture of one colour neither empties nor drowns another."""
+"""Bounds of the factor on the content, so that an image of one color neither empties nor drowns another."""
 
 
 def copy_paste(
@@ -39,7 +39,7 @@ def copy_paste(
     rng: np.random.Generator,
     strength: float = 1.0,
 ) -> Sample:
-    """Paste one to three objects of another picture where they hide little of what is there.
+    """Paste one to three objects of another image where they hide little of what is there.
 
     Objects are cut out as boxes and keep their size on the donor's letterbox. Whatever else of the donor is in a cut
     comes with it, boxes and crowd regions by the rule of `transform`, since it is seen and is no background. A crowd
@@ -48,27 +48,27 @@ def copy_paste(
 
     Args:
         sample: on its canvas.
-        donor: another picture, of any size.
+        donor: another image, of any size.
         class_weights: [C] how much rather an object of each class is taken.
-        config: min_visible, and the ranges of colour.
+        config: min_visible, and the ranges of color.
         rng: source of every random choice.
-        strength: share of the ranges of colour that is used, 0..1.
+        strength: share of the ranges of color that is used, 0..1.
 
     Source: Dwibedi et al., Cut, paste and learn, 2017; Ghiasi et al., Simple copy-paste, 2021 (with masks).
     """
-    canvas_hw = (sample.image.shape[0], sample.image.shape[1])
-    donor = transform(donor, letterbox_affine(donor.image.shape, canvas_hw), canvas_hw, config)
+    input_hw = (sample.image.shape[0], sample.image.shape[1])
+    donor = transform(donor, letterbox_matrix(donor.image.shape, input_hw), input_hw, config)
     candidates = np.flatnonzero(~donor.is_crowd)
     if not len(candidates):
         return sample
-    donor = change_colours(donor, config, rng, strength)
+    donor = change_colors(donor, config, rng, strength)
     weights = class_weights[donor.class_ids[candidates]]
     count = min(int(rng.integers(1, _MOST_PASTED + 1)), len(candidates))
     hidden = np.zeros(len(sample.boxes), dtype=np.float32)
     for box in donor.boxes[rng.choice(candidates, count, replace=False, p=weights / weights.sum())]:
         patch = _cut(donor, box, config)
         h, w = patch.image.shape[:2]
-        corners = rng.integers(0, (canvas_hw[1] - w + 1, canvas_hw[0] - h + 1), size=(_PLACES, 2))
+        corners = rng.integers(0, (input_hw[1] - w + 1, input_hw[0] - h + 1), size=(_PLACES, 2))
         places = np.concatenate([corners, corners + np.array([w, h])], axis=1).astype(np.float32)
         hidden_then = hidden + _cover(places, sample.boxes)
         limit = min(_MOST_COVERED, 1 - config.min_visible)
@@ -80,22 +80,22 @@ def copy_paste(
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """Lay a picture half transparent over another of the same size; the share of each is drawn from Beta(8, 8).
+    """Lay an image half transparent over another of the same size; the share of each is drawn from Beta(8, 8).
 
     The objects of both are kept and count in full, however faint: the losses are not weighted by the share, as they are
     in the first paper and are not in the second.
 
     Source: Zhang et al., mixup, 2018; for detection Ge et al., YOLOX, 2021.
     """
-    share = rng.beta(8, 8)
-    return _with_objects(sample, cv2.addWeighted(sample.image, share, other.image, 1 - share, 0), other)
+    fraction = rng.beta(8, 8)
+    return _with_objects(sample, cv2.addWeighted(sample.image, fraction, other.image, 1 - fraction, 0), other)
 
 
 def style_shift(sample: Sample, style: ImageArray) -> Sample:
-    """Keep the content of a picture and give it the look of another one, of any size.
+    """Keep the content of an image and give it the look of another one, of any size.
 
-    In each channel the low frequencies become the other picture's, and what remains is scaled to the deviation of what
-    remains there. The other picture is stretched to the same size for this.
+    In each channel the low frequencies become the other image's, and what remains is scaled to the std of what
+    remains there. The other image is stretched to the same size for this.
 
     Source: the idea of Yang and Soatto, FDA: Fourier domain adaptation, 2020, with cells in place of amplitudes.
     """
@@ -103,15 +103,15 @@ def style_shift(sample: Sample, style: ImageArray) -> Sample:
     stretched = cv2.resize(style, (w, h), interpolation=cv2.INTER_AREA)
     content, _ = _split_look(sample.image)
     other_content, look = _split_look(np.asarray(stretched, dtype=np.uint8))
-    # A picture without content has no deviation to scale; an eighth of a level is nothing.
-    gain = _deviation(other_content) / np.maximum(_deviation(content), 0.125)
+    # An image without content has no std to scale; an eighth of a level is nothing.
+    gain = _channel_std(other_content) / np.maximum(_channel_std(content), 0.125)
     # OpenCV's sum is rounded and cut to 0..255 at once.
     levels = cv2.add(look, content * np.clip(gain, *_LOOK_GAIN), dtype=cv2.CV_8U)
     return replace(sample, image=np.asarray(levels, dtype=np.uint8))
 
 
 def _split_look(image: ImageArray) -> tuple[Floats, Floats]:
-    """Return a picture's high and low frequencies, each [H, W, 3]; their sum is the picture."""
+    """Return an image's high and low frequencies, each [H, W, 3]; their sum is the image."""
     h, w = image.shape[:2]
     content = image.astype(np.float32)
     cells = cv2.resize(content, _LOOK_CELLS, interpolation=cv2.INTER_AREA)
@@ -120,8 +120,8 @@ def _split_look(image: ImageArray) -> tuple[Floats, Floats]:
     return content, look
 
 
-def _deviation(levels: Floats) -> Floats:
-    """Return the deviation [3] of each channel; NumPy's `std` says the same thirty times slower."""
+def _channel_std(levels: Floats) -> Floats:
+    """Return the std [3] of each channel; NumPy's `std` says the same thirty times slower."""
     return np.asarray(cv2.meanStdDev(levels)[1][:, 0], dtype=np.float32)
 
 
@@ -157,7 +157,7 @@ def _opacity(hw: tuple[int, int]) -> Floats:
 
 
 def _with_objects(sample: Sample, image: npt.ArrayLike, other: Sample) -> Sample:
-    """Return a sample with another picture, and the other's objects behind its own."""
+    """Return a sample with another image, and the other's objects behind its own."""
     return Sample(
         image=np.asarray(image, dtype=np.uint8),
         boxes=np.concatenate([sample.boxes, other.boxes]),

@@ -1,4 +1,4 @@
-"""Whether anything can be learned: the same pictures both ways, a few by heart, the learning rate, the cost."""
+"""Whether anything can be learned: the same images both ways, a few by heart, the learning rate, the cost."""
 
 import copy
 import math
@@ -13,15 +13,15 @@ import torch
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.augment.pipeline import augment
-from detector.config import PLANNING_STEPS, Config
-from detector.data.split import Split, evenly
+from detector.config import PLANNING_STEPS, Config, turned_off
+from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding, Verdict
-from detector.evaluating.evaluate import detect_canvases, score_split
+from detector.evaluating.evaluate import detect_letterboxed, score_split
 from detector.images import read_image
-from detector.letterbox import Letterbox, lay_on_canvas
+from detector.letterbox import Letterbox, letterbox_image
 from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import canvas_at
+from detector.loader.input_size import input_size_at
 from detector.loader.loader import training_batches
 from detector.loss.criterion import detection_loss
 from detector.memory import available_memory
@@ -34,11 +34,11 @@ from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.weights_info import WeightsInfo
 
 _SAME_WITHIN = 8.0
-"""Grey levels by which two ways of shrinking a picture may differ on the average."""
+"""Gray levels by which two ways of shrinking an image may differ on the average."""
 
 _LEARNED = 0.9
-_BY_HEART_STEPS = 400
-_BY_HEART_EVERY = 50
+_OVERFIT_STEPS = 400
+_OVERFIT_EVERY = 50
 _FALLING = 0.8
 """Share of its first value below which the loss has begun to fall, on a machine too slow for more."""
 
@@ -51,87 +51,79 @@ _FALLS = 0.1
 """Share by which the loss must fall somewhere for a rate to be suggested."""
 
 
-def still(config: Config) -> Config:
-    """Return the settings without chance, regularisation and growth of the canvas."""
-    return replace(
-        config, first_canvas=1.0, ema=0.0, weight_decay=0.0, l1=0.0, l2=0.0, max_norm=0.0, dropout=0.0,
-        mirror=0.0, mirror_vertical=0.0, scale=(1.0, 1.0), shift=0.0, rotate=0.0, crop=0.0, colour_gain=0.0,
-        brightness=0.0, hue=0.0, saturation=0.0, value=0.0, pca_colour=0.0, style_shift=0.0, copy_paste=0.0,
-        mixup=0.0, mosaic=0.0,
-    )  # fmt: skip
-
-
-def check_same_pictures(dataset: DetectionDataset, split: Split) -> Finding:
+def diagnose_preprocessing(dataset: DetectionDataset, split: Split) -> Finding:
     """Compare what training sees, augmentation aside, with what detection makes of the same files."""
     differences, swapped = [], []
-    plain = still(dataset.config)
-    for index in evenly(range(len(dataset)), 12):
+    plain = turned_off(dataset.config)
+    for index in evenly_spaced(range(len(dataset)), 12):
         annotation = dataset.annotations[index]
-        seen = augment(dataset.sample(index), dataset.canvas_hw, plain, np.random.default_rng(0)).image
-        _, canvas = lay_on_canvas(_as_detect_reads(annotation, split), dataset.canvas_hw)
-        differences.append(float(np.abs(seen.astype(np.int16) - canvas).mean()))
-        swapped.append(float(np.abs(seen[..., ::-1].astype(np.int16) - canvas).mean()))
+        seen = augment(dataset.sample(index), dataset.input_hw, plain, np.random.default_rng(0)).image
+        _, letterboxed = letterbox_image(_as_detect_reads(annotation, split), dataset.input_hw)
+        differences.append(float(np.abs(seen.astype(np.int16) - letterboxed).mean()))
+        swapped.append(float(np.abs(seen[..., ::-1].astype(np.int16) - letterboxed).mean()))
     difference, turned = median(differences), median(swapped)
-    measured = f"{difference:.1f} grey levels apart"
+    measured = f"{difference:.1f} gray levels apart"
     expected = f"at most {_SAME_WITHIN:g}"
-    name = "pictures: training against detection"
+    name = "images: training against detection"
     if difference > 2 * turned + 1:
         measured += f", {turned:.1f} with red and blue swapped"
         return Finding(name, "stop", measured, expected, "One of the two reads BGR for RGB.")
     if difference > _SAME_WITHIN:
-        advice = "Training and detection do not see the same picture: look at how each reads and scales it."
+        advice = "Training and detection do not see the same image: look at how each reads and scales it."
         return Finding(name, "stop", measured, expected, advice)
     return Finding(name, "ok", measured, expected)
 
 
 def _as_detect_reads(annotation: Annotation, split: Split) -> ImageArray:
-    """Read a picture as `detect` does; the built-in set has no files."""
+    """Read an image as `detect` does; the built-in set has no files."""
     return read_image(annotation.image_path) if annotation.image_path.is_file() else split.read_image(annotation)
 
 
-def check_by_heart(
-    split: Split, config: Config, canvas_hw: tuple[int, int], dtype: torch.dtype, seconds: float
+def overfit_test(
+    split: Split, config: Config, input_hw: tuple[int, int], dtype: torch.dtype, seconds: float
 ) -> Finding:
-    """Learn a few pictures by heart, without augmentation and regularisation, and find their objects by `Detector`.
+    """Learn a few images by heart, without augmentation and regularization, and find their objects by `Detector`.
 
     Args:
-        split: the pictures with the largest objects are taken from it.
+        split: the images with the largest objects are taken from it.
         config: network, loss and optimizer.
-        canvas_hw: to learn on.
+        input_hw: to learn on.
         dtype: arithmetic of the network.
         seconds: time limit.
     """
-    few = _pictures_with_large_objects(split, canvas_hw)
+    few = _images_with_large_objects(split, input_hw)
     expected = f"AP50 above {_LEARNED} within {seconds:.0f} s"
     if not few:
-        return Finding("learning: by heart", "look", "no picture with objects to learn", expected)
-    plain = still(replace(config, minutes=None, epochs=None, steps=_BY_HEART_STEPS, lr_schedule="linear", patience=0))
+        return Finding("learning: by heart", "look", "no image with objects to learn", expected)
+    plain = turned_off(
+        replace(config, minutes=None, epochs=None, steps=_OVERFIT_STEPS, lr_schedule="linear", patience=0)
+    )
     own = replace(split, annotations=tuple(few), ground_truth=None)
-    dataset = DetectionDataset(own, canvas_hw, plain)
-    network = GridNetwork(plain, len(split.class_names), *dataset.colour_statistics())
+    dataset = DetectionDataset(own, input_hw, plain)
+    network = GridNetwork(plain, len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, plain, torch.device("cpu"), dtype)
-    info = WeightsInfo(plain.model, split.class_names, split.category_ids, canvas_hw, asdict(plain), {})
-    read = [(annotation, *lay_on_canvas(_as_detect_reads(annotation, own), canvas_hw)) for annotation in few]
+    info = WeightsInfo(plain.model, split.class_names, split.category_ids, input_hw, asdict(plain), {})
+    read = [(annotation, *letterbox_image(_as_detect_reads(annotation, own), input_hw)) for annotation in few]
     rng = np.random.default_rng(0)
-    batch = collate([augment(dataset.sample(index), canvas_hw, plain, rng) for index in range(len(dataset))])
+    batch = collate([augment(dataset.sample(index), input_hw, plain, rng) for index in range(len(dataset))])
     first = last = math.nan
     started, best = time.monotonic(), -1.0
     step = 0
     try:
-        for step in range(_BY_HEART_STEPS):
-            last = float(trainer.step(step, _BY_HEART_STEPS, batch).total)
+        for step in range(_OVERFIT_STEPS):
+            last = float(trainer.step(step, _OVERFIT_STEPS, batch).total)
             first = last if step == 0 else first
             out_of_time = time.monotonic() - started > seconds
-            if (step + 1) % _BY_HEART_EVERY == 0 or out_of_time:
-                detector = Detector(TorchRuntime(trainer.average.network, canvas_hw, torch.device("cpu")), info)
-                best = max(best, score_split(own, detect_canvases(detector, read)).AP50)
+            if (step + 1) % _OVERFIT_EVERY == 0 or out_of_time:
+                detector = Detector(TorchRuntime(trainer.average.network, input_hw, torch.device("cpu")), info)
+                best = max(best, score_split(own, detect_letterboxed(detector, read)).AP50)
             if best > _LEARNED or out_of_time:
                 break
     except NonFiniteLossError:
-        advice = "The loss became infinite on a handful of pictures: a much lower lr, or norm=batch."
+        advice = "The loss became infinite on a handful of images: a much lower lr, or norm=batch."
         return Finding("learning: by heart", "stop", f"not finite at step {step}", expected, advice)
     measured = (
-        f"AP50 {best:.2f} on {len(few)} pictures after {step + 1} steps, {time.monotonic() - started:.0f} s; "
+        f"AP50 {best:.2f} on {len(few)} images after {step + 1} steps, {time.monotonic() - started:.0f} s; "
         f"loss {first:.2f} to {last:.2f}"
     )
     if best > _LEARNED:
@@ -144,7 +136,7 @@ def check_by_heart(
         )
     else:
         advice += "the loss does not fall: a wrong sign, a frozen layer, a learning rate far off, or labels at random."
-    too_short = step < _BY_HEART_STEPS / 2 and falls
+    too_short = step < _OVERFIT_STEPS / 2 and falls
     if too_short:
         advice = f"Only {step + 1} steps were possible in the time: too few to tell."
     # With tiny objects there may just not have been the time.
@@ -152,11 +144,11 @@ def check_by_heart(
     return Finding("learning: by heart", verdict, measured, expected, advice)
 
 
-def _pictures_with_large_objects(split: Split, canvas_hw: tuple[int, int], count: int = 4) -> list[Annotation]:
-    """Return the pictures whose smallest object is largest on the canvas, at most a dozen objects in each."""
+def _images_with_large_objects(split: Split, input_hw: tuple[int, int], count: int = 4) -> list[Annotation]:
+    """Return the images whose smallest object is largest on the canvas, at most a dozen objects in each."""
 
     def smallest(annotation: Annotation) -> float:
-        boxes = Letterbox.fit(annotation.image_hw, canvas_hw).to_canvas(annotation.boxes)
+        boxes = Letterbox.fit(annotation.image_hw, input_hw).to_input(annotation.boxes)
         return float((boxes[:, 2:] - boxes[:, :2]).min())
 
     usable = [a for a in split.annotations if len(a.boxes) and not a.is_crowd.any()]
@@ -205,7 +197,7 @@ def range_test(
         batch = next(batches)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             predictions = network(batch.images)
-        loss = detection_loss(predictions, batch, config, least_quality=0.1).total
+        loss = detection_loss(predictions, batch, config, min_quality=0.1).total
         smooth = 0.8 * smooth + 0.2 * float(loss.detach())
         rates.append(peak * float(factor))
         losses.append(smooth / (1 - 0.8 ** (index + 1)))
@@ -244,42 +236,42 @@ def check_rate(test: RangeTest) -> Finding:
 
 
 def check_cost(
-    trainer: Trainer, dataset: DetectionDataset, batch_size: int, config: Config, picture_count: int
+    trainer: Trainer, dataset: DetectionDataset, batch_size: int, config: Config, image_count: int
 ) -> Finding:
     """Time a few steps on the first and the full canvas and say what the whole run will take.
 
     Args:
         trainer: is trained a little.
-        dataset: of some of the pictures.
-        batch_size: pictures per step.
+        dataset: of some of the images.
+        batch_size: images per step.
         config: length of the run.
-        picture_count: pictures of the whole split.
+        image_count: images of the whole split.
     """
     times: dict[tuple[int, int], list[float]] = {}
     tick = time.monotonic()
     for step, batch in training_batches(dataset, batch_size, PLANNING_STEPS, 0, PLANNING_STEPS):
         trainer.step(step, PLANNING_STEPS, batch)
-        canvas_hw = canvas_at(dataset.canvas_hw, step, PLANNING_STEPS, config)
-        times.setdefault(canvas_hw, []).append(time.monotonic() - tick)
+        input_hw = input_size_at(dataset.input_hw, step, PLANNING_STEPS, config)
+        times.setdefault(input_hw, []).append(time.monotonic() - tick)
         tick = time.monotonic()
-    small, large = (median(times[canvas_at(dataset.canvas_hw, step, PLANNING_STEPS, config)][2:])
+    small, large = (median(times[input_size_at(dataset.input_hw, step, PLANNING_STEPS, config)][2:])
                     for step in (0, PLANNING_STEPS - 1))  # fmt: skip
-    seconds = mean_step_seconds(small, large, dataset.canvas_hw, config)
-    per_epoch = picture_count / batch_size
+    seconds = mean_step_seconds(small, large, dataset.input_hw, config)
+    per_epoch = image_count / batch_size
     steps = config.steps or (config.epochs and config.epochs * per_epoch)
     minutes = config.minutes or (steps * seconds / 60 if steps else 10.0)
     steps = steps or minutes * 60 / seconds
-    held = dataset.picture_bytes * picture_count / max(1, len(dataset))
+    held = dataset.image_bytes * image_count / max(1, len(dataset))
     free = available_memory()
     measured = (
         f"{minutes:.1f} minutes for {steps:.0f} steps, {steps / per_epoch:.1f} epochs; {batch_size / seconds:.0f} "
-        f"pictures a second; {held / 1e9:.2f} GB of decoded pictures, {free / 1e9:.1f} GB of memory free"
+        f"images a second; {held / 1e9:.2f} GB of decoded images, {free / 1e9:.1f} GB of memory free"
     )
-    expected = "at least 3 epochs, and pictures that fit into half of the free memory"
+    expected = "at least 3 epochs, and images that fit into half of the free memory"
     if steps / per_epoch < 3:
-        advice = "Too short to see every picture three times: more minutes, a smaller model, or a smaller --imgsz."
+        advice = "Too short to see every image three times: more minutes, a smaller model, or a smaller --imgsz."
         return Finding("cost: the whole run", "look", measured, expected, advice)
     if held > free / 2:
-        advice = "The pictures will be read anew each time, which is slower: more memory, or a smaller --imgsz."
+        advice = "The images will be read anew each time, which is slower: more memory, or a smaller --imgsz."
         return Finding("cost: the whole run", "look", measured, expected, advice)
     return Finding("cost: the whole run", "ok", measured, expected)

@@ -1,6 +1,6 @@
 """The command line: a function per verb. Reads arguments, calls the engine, prints, exits.
 
-Exit status: 0 done; 2 something given was wrong (one message, no traceback); 3 some pictures of many failed.
+Exit status: 0 done; 2 something given was wrong (one message, no traceback); 3 some images of many failed.
 Torch is imported only when a verb needs it.
 """
 
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from detector.cli.parser import make_parser
 from detector.config import Config, override, parse_value, read_config
 from detector.errors import InputError
-from detector.images import set_max_pixels
 
 if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
@@ -29,10 +28,10 @@ log = logging.getLogger(__name__)
 
 _STARTED = time.monotonic()
 _HELP_WITH_INT8 = """\
-more than half a point of AP is lost. What may help: pictures for --int8 more like those of --data; --format openvino;
-or quantisation-aware fine-tuning, a few minutes of learning to live with eight bits, and an export of what comes of it:
+more than half a point of AP is lost. What may help: images for --int8 more like those of --data; --format openvino;
+or quantization-aware fine-tuning, a few minutes of learning to live with eight bits, and an export of what comes of it:
   detector train --data {} --weights {} --minutes 3 \\
-    --set int8_from=0 --set first_canvas=1 --set lr=0.005 --set lr_rest=0.0003\
+    --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
 _SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
 
@@ -48,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = _BarAwareHandler()
     logger.handlers = [handler]
     try:
-        if getattr(options, "max_pixels", None):
-            set_max_pixels(options.max_pixels)
         status = _VERBS[options.verb](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -125,7 +122,7 @@ def compare(options: argparse.Namespace) -> int:
 def settings(options: argparse.Namespace) -> Config:
     """Return the settings of a run: those of the file, then of --set, then of the flags."""
     config = override(read_config(options.config) if options.config else Config(), options.set)
-    flags = {"imgsz": "canvas"} | {key: key for key in _SETTING_FLAGS}
+    flags = {"imgsz": "input_size"} | {key: key for key in _SETTING_FLAGS}
     given = {name: getattr(options, flag, None) for flag, name in flags.items()}
     return override_flags(config, {key: value for key, value in given.items() if value is not None})
 
@@ -138,13 +135,13 @@ def override_flags(config: Config, flags: dict[str, Any]) -> Config:
 
 
 def detect(options: argparse.Namespace) -> int:
-    """Detect in pictures and videos and write what was found."""
-    from detector.detecting.detect_files import detect_pictures, detect_videos, find_inputs
+    """Detect in images and videos and write what was found."""
+    from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
     from detector.predict.detector import Detector
 
     words = [*options.source, *options.more_sources]
     if not words and options.classes:
-        raise InputError("no pictures given: --classes takes every word behind it, so name the pictures before it")
+        raise InputError("no images given: --classes takes every word behind it, so name the images before it")
     sources, videos = find_inputs(words, options.recursive, options.allow_url)
     model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
     looking = {
@@ -156,23 +153,23 @@ def detect(options: argparse.Namespace) -> int:
         "classes": options.classes,
         "tile": options.tile,
         "overlap": options.overlap,
-        "mirror": options.mirror,
+        "mirror": options.flip,
     }
     failed = 0
     if videos and any((options.save_txt, options.save_json, options.save_crops, options.csv)):
-        log.warning("--save-txt, --save-json, --save-crops and --csv are for pictures: a video gets its lines of JSON")
+        log.warning("--save-txt, --save-json, --save-crops and --csv are for images: a video gets its lines of JSON")
     if not videos and (options.track or options.every > 1):
         log.warning("--track and --every are for videos, and none is given")
     if sources:
         saving = {"txt": options.save_txt, "json_each": options.save_json, "crops": options.save_crops}
-        saving |= {"table": options.csv, "pictures": not options.no_pictures, "skip_done": options.skip_done}
-        tally = detect_pictures(model, options.weights, sources, options.out, looking, **saving)
+        saving |= {"table": options.csv, "images": not options.no_images, "skip_done": options.skip_done}
+        tally = detect_images(model, options.weights, sources, options.out, looking, **saving)
         before = f", {tally.before} were done before" if tally.before else ""
-        print(f"{tally.objects} objects in {tally.done} pictures{before}; see {options.out}")
+        print(f"{tally.objects} objects in {tally.done} images{before}; see {options.out}")
         if tally.failed:
-            print(f"{tally.failed} of {tally.given} pictures could not be read", file=sys.stderr)
+            print(f"{tally.failed} of {tally.given} images could not be read", file=sys.stderr)
         failed += tally.failed
-    saving = {"every": options.every, "track": options.track, "pictures": not options.no_pictures}
+    saving = {"every": options.every, "track": options.track, "images": not options.no_images}
     for word, summary in zip(videos, detect_videos(model, videos, options.out, looking, **saving), strict=True):
         if isinstance(summary, InputError):
             failed += 1
@@ -223,7 +220,7 @@ def serve(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Write weights as an ONNX file or an OpenVINO folder, with its certificate."""
     from detector.exporting.export import export as run
-    from detector.exporting.export import training_pictures
+    from detector.exporting.export import training_images
     from detector.graph.metadata import NmsSettings
     from detector.graph.openvino_ir import export_files
     from detector.media.sources import find_sources
@@ -233,10 +230,10 @@ def export(options: argparse.Namespace) -> int:
     if thresholds and options.nms == "out":
         raise InputError("--conf, --iou and --max-det are fixed in the graph by --nms in; without it, detect has them")
     allow_outside = bool(options.allow_outside)
-    pictures = find_sources(options.int8) if options.int8 else []
+    images = find_sources(options.int8) if options.int8 else []
     if options.int8 == [] and options.data is None:
-        raise InputError("--int8: name pictures like those it will see, or give --data")
-    calibration = None if options.int8 is None else pictures or training_pictures(options.data, allow_outside)
+        raise InputError("--int8: name images like those it will see, or give --data")
+    calibration = None if options.int8 is None else images or training_images(options.data, allow_outside)
     height, width = run(
         options.weights,
         options.out,
@@ -255,12 +252,12 @@ def export(options: argparse.Namespace) -> int:
     from detector.exporting.parity import Drift
 
     certificate = certify(
-        options.weights, options.out, options.runtime, options.data, options.split, pictures, allow_outside
+        options.weights, options.out, options.runtime, options.data, options.split, images, allow_outside
     )
     for name, drift in certificate["drift"].items():
         print(f"{certificate['runtime']} against the weights on {name}: {Drift(**drift)}")
     times, ap = certificate["milliseconds"], certificate["AP"]
-    print(f"a picture takes {times['export']} ms, {times['weights']} with the weights in torch")
+    print(f"an image takes {times['export']} ms, {times['weights']} with the weights in torch")
     if ap is not None:
         print(f"AP {ap['export']} on {options.split}, {ap['weights']} with the weights")
         if options.int8 is not None and loses_too_much(certificate):

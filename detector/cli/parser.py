@@ -5,8 +5,8 @@ import typing
 from pathlib import Path
 
 import detector
-from detector.config import Config, RuntimeName
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP
+from detector.config import Config
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, RuntimeName
 
 _Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 _Verbs: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -36,7 +36,7 @@ def _check(verbs: _Verbs) -> None:
         description="Check data, network and learning in about a minute. Exit status: 0 ok, 4 look, 5 stop.",
     )
     _data_argument(parser)
-    parser.add_argument("--out", type=Path, default=Path("check"), help="folder for pictures (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("check"), help="folder for images (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the findings to this file")
     _run_arguments(parser)
 
@@ -71,48 +71,44 @@ def _train(verbs: _Verbs) -> None:
 
 def _detect(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
-        "detect", help="find objects in pictures and videos", description="Find objects in pictures and videos."
+        "detect", help="find objects in images and videos", description="Find objects in images and videos."
     )
     parser.add_argument(
         "source",
         nargs="*",
-        help="pictures, folders, globs, a .txt list of these, - (a picture on standard input), videos, cameras (0, 1, "
-        "...), streams (rtsp://...); `scenes` for pictures of the built-in set",
+        help="images, folders, globs, a .txt list of these, - (an image on standard input), videos, cameras (0, 1, "
+        "...), streams (rtsp://...); `scenes` for images of the built-in set",
     )
     parser.add_argument("--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same")
     parser.add_argument("--weights", required=True, help=_WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
-    parser.add_argument("--recursive", action="store_true", help="also the pictures in subfolders")
-    parser.add_argument("--allow-url", action="store_true", help="fetch pictures named by http:// and https://")
+    parser.add_argument("--recursive", action="store_true", help="also the images in subfolders")
+    parser.add_argument("--allow-url", action="store_true", help="fetch images named by http:// and https://")
     _pixels_argument(parser)
     looking = parser.add_argument_group("how to look")
-    looking.add_argument("--conf", type=_share, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
-    looking.add_argument(
-        "--max-det", type=_count, default=MAX_DETECTIONS, help="most per picture (default: %(default)s)"
-    )
+    looking.add_argument("--conf", type=_fraction, default=SCORE_THRESHOLD, help="lowest score (default: %(default)s)")
+    looking.add_argument("--max-det", type=_count, default=MAX_DETECTIONS, help="most per image (default: %(default)s)")
     looking.add_argument("--classes", nargs="+", metavar="CLASS", help="find only these, by name or number")
     looking.add_argument(
         "--tile",
         type=_count,
         metavar="SIDE",
-        help="also look at tiles with this long side in pixels, for small things in big pictures; raise --max-det too",
+        help="also look at tiles with this long side in pixels, for small things in big images; raise --max-det too",
     )
     looking.add_argument(
-        "--overlap", type=_share, default=TILE_OVERLAP, help="share tiles have in common (default: %(default)s)"
+        "--overlap", type=_fraction, default=TILE_OVERLAP, help="share tiles have in common (default: %(default)s)"
     )
-    looking.add_argument(
-        "--mirror", action="store_true", help="also look at the mirrored picture: dearer, a bit better"
-    )
+    looking.add_argument("--mirror", action="store_true", help="also look at the mirrored image: dearer, a bit better")
     looking.add_argument("--every", type=_count, default=1, metavar="N", help="of a video, each Nth frame")
     looking.add_argument("--track", action="store_true", help="follow objects through a video: each gets a number")
     saving = parser.add_argument_group("what to write")
     saving.add_argument("--save-txt", action="store_true", help="YOLO text files too, in labels/")
-    saving.add_argument("--save-json", action="store_true", help="a JSON file per picture too, in json/")
-    saving.add_argument("--save-crops", action="store_true", help="each object as a picture too, in crops/CLASS/")
+    saving.add_argument("--save-json", action="store_true", help="a JSON file per image too, in json/")
+    saving.add_argument("--save-crops", action="store_true", help="each object as an image too, in crops/CLASS/")
     saving.add_argument("--csv", action="store_true", help="detections.csv too")
-    saving.add_argument("--no-pictures", action="store_true", help="no drawn pictures or videos")
+    saving.add_argument("--no-images", action="store_true", help="no drawn images or videos")
     saving.add_argument("--skip-done", action="store_true", help="go on where a run into the same folder was stopped")
-    _canvas_argument(parser)
+    _input_size_argument(parser)
     _answer_arguments(parser)
 
 
@@ -125,7 +121,7 @@ def _evaluate(verbs: _Verbs) -> None:
     subject.add_argument("--detections", type=Path, help="COCO results of any program, to score instead of weights")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--results", type=Path, help="write the detections to this file as COCO results")
-    _canvas_argument(parser)
+    _input_size_argument(parser)
     _answer_arguments(parser)
 
 
@@ -133,7 +129,7 @@ def _serve(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "serve",
         help="a page and an HTTP interface on this machine",
-        description="Serve a page to drop pictures on, and POST /detect for programs (described at /openapi.json).",
+        description="Serve a page to drop images on, and POST /detect for programs (described at /openapi.json).",
     )
     parser.add_argument("--weights", nargs="+", required=True, help=f"{_WEIGHTS}; several to choose from")
     parser.add_argument(
@@ -158,30 +154,30 @@ def _export(verbs: _Verbs) -> None:
         "--int8",
         nargs="*",
         metavar="SOURCE",
-        help="in eight-bit integers, ranges as seen on these pictures, or on the training pictures of --data",
+        help="in eight-bit integers, ranges as seen on these images, or on the training images of --data",
     )
-    parser.add_argument("--dynamic", action="store_true", help="for a canvas of any size")
+    parser.add_argument("--dynamic", action="store_true", help="for an input of any size")
     parser.add_argument(
         "--nms", choices=("in", "out"), default="out", help="suppression inside of the graph (default: outside)"
     )
     inside = parser.add_argument_group("fixed by --nms in")
-    inside.add_argument("--conf", type=_share, help=f"lowest score (default: {SCORE_THRESHOLD})")
-    inside.add_argument("--iou", type=_share, help=f"overlap that suppresses (default: {IOU_THRESHOLD})")
-    inside.add_argument("--max-det", type=_count, help=f"most per picture (default: {MAX_DETECTIONS})")
+    inside.add_argument("--conf", type=_fraction, help=f"lowest score (default: {SCORE_THRESHOLD})")
+    inside.add_argument("--iou", type=_fraction, help=f"overlap that suppresses (default: {IOU_THRESHOLD})")
+    inside.add_argument("--max-det", type=_count, help=f"most per image (default: {MAX_DETECTIONS})")
     proof = parser.add_argument_group("what the certificate compares")
     _data_argument(proof, required=False)
     proof.add_argument("--split", default="test", help="split of the data (default: %(default)s)")
     proof.add_argument(
         "--runtime", choices=_RUNTIMES_OF_EXPORTS, default="auto", help="what runs the export (default: auto)"
     )
-    _canvas_argument(parser)
+    _input_size_argument(parser)
 
 
 def _verify(verbs: _Verbs) -> None:
     parser = verbs.add_parser(
         "verify",
         help="hold an export to its certificate",
-        description="Run an export on built-in pictures and compare with what its weights answered, as its certificate "
+        description="Run an export on built-in images and compare with what its weights answered, as its certificate "
         "says.",
     )
     parser.add_argument("export", type=Path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
@@ -229,13 +225,13 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _setting_arguments(parser)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
-    length.add_argument("--epochs", type=float, help="passes over the training pictures")
+    length.add_argument("--epochs", type=float, help="passes over the training images")
     parser.add_argument("--split", default="train", help="what to learn from; trainval: both (default: train)")
     parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
-    parser.add_argument("--batch", type=int, help="pictures per step (default: auto)")
+    parser.add_argument("--batch", type=int, help="images per step (default: auto)")
 
 
-def _canvas_argument(parser: argparse.ArgumentParser) -> None:
+def _input_size_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels (default: as trained)")
 
 
@@ -243,7 +239,7 @@ def _answer_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what decides how a trained network is run and its boxes suppressed."""
     _machine_arguments(parser)
     parser.add_argument(
-        "--iou", type=_share, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
+        "--iou", type=_fraction, default=IOU_THRESHOLD, help="overlap that suppresses (default: %(default)s)"
     )
     parser.add_argument(
         "--suppression",
@@ -277,7 +273,7 @@ def _data_argument(parser: _Arguments, required: bool = True) -> None:
 
 def _pixels_argument(parser: _Arguments, default: str = "89") -> None:
     parser.add_argument(
-        "--max-pixels", type=_count, help=f"largest picture that is decoded (default: {default} million pixels)"
+        "--max-pixels", type=_count, help=f"largest image that is decoded (default: {default} million pixels)"
     )
 
 
@@ -290,7 +286,7 @@ def _setting_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imgsz", type=int, help="long side of the canvas in pixels, divides by 32 (default: auto)")
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")

@@ -21,14 +21,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from detector.comparing.table import Row, Run, add_run, read_runs, summarise, to_markdown
+from detector.comparing.table import Row, Run, add_run, read_runs, summarize, to_markdown
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
 from detector.data.open_data import open_data
 from detector.errors import InputError
 from detector.files import make_folder
-from detector.graceful_shutdown import sigterm_as_ctrl_c
-from detector.images import get_max_pixels
+from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def compare(
             again; to have it run again, remove its line.
         seeds: how many, from the base's seed on.
         trials: draws of a variation with random numbers.
-        jobs: runs at once; they share the cores evenly, unless OMP_NUM_THREADS says how many each takes.
+        jobs: runs at once; they share the cores evenly_spaced, unless OMP_NUM_THREADS says how many each takes.
         keep_weights: else they are removed once their AP is known.
 
     Returns:
@@ -72,7 +71,7 @@ def compare(
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     variations = read_variations(words, base, trials)
-    if "val" not in (names := open_data(data, base.allow_outside).split_names):
+    if "val" not in (names := open_data(data, allow_outside=base.allow_outside).split_names):
         raise InputError(f"{data}: settings are compared on a split named val; there is only {', '.join(names)}")
     out = Path(out)
     make_folder(out)
@@ -88,13 +87,13 @@ def compare(
     before = len(wanted) - len(todo)
     log.info(f"{len(variations)} settings with {seeds} seeds each: {len(wanted)} runs, {before} of them done already; "
              f"{jobs} at once, {common[2]} threads each")  # fmt: skip
-    with sigterm_as_ctrl_c(), closing(_run_all(todo, common, out / "runs", jobs, keep_weights)) as ended:
+    with sigterm_as_keyboard_interrupt(), closing(_run_all(todo, common, out / "runs", jobs, keep_weights)) as ended:
         for count, run in enumerate(ended, before + 1):
             add_run(table, run)
             runs.append(run)
             outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
             log.info(f"{count}/{len(wanted)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
-    rows = summarise(variations, [run for run in runs if run.seed in every_seed])
+    rows = summarize(variations, [run for run in runs if run.seed in every_seed])
     heading = f"Data: {data}; seeds: {seeds}; threads: {common[2]}; base line: `{common[1]}`"
     (out / "compare.md").write_text(f"{heading}\n\n{to_markdown(rows)}", encoding="utf-8")
     log.info(f"every run stands in {table}, the table in {out / 'compare.md'}")
@@ -165,7 +164,6 @@ def _start(variation: Variation, seed: int, common: tuple[str, str, int], parent
     folder.mkdir(parents=True)
     # -P: this package, and not one that happens to lie in the folder we are in.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", common[0], "--out", str(folder)]
-    command += ["--max-pixels", str(limit)] if (limit := get_max_pixels()) else []
     for setting in _changed(replace(variation.config, seed=seed)):
         command += ["--set", setting]
     package = str(Path(__file__).resolve().parents[2])

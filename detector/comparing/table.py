@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from detector.comparing.variations import BASE_LINE, Variation
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import read_text
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -20,7 +20,7 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 _HEAD = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
 
 _NOTE = (
-    "AP: COCO's, on val, after the last step; mean over the seeds ± their standard deviation. Difference: to the base "
+    "AP: COCO's, on val, after the last step; mean over the seeds ± their standard std. Difference: to the base "
     "line, seed by seed; mean ± half of Student's 95 % interval (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 "
     "seeds). Better or worse: the interval leaves out zero; of twenty settings without effect one does so by chance. "
     "CPU: seconds of all cores; memory: peak resident; both of the whole process, and relative to the base line's."
@@ -67,7 +67,7 @@ class Row:
     Attributes:
         variation: which.
         AP: on val, 0..1.
-        spread: standard deviation of AP over the seeds.
+        spread: standard std of AP over the seeds.
         AP50: the same at IoU 0.5.
         difference: of AP to that of the base line with the same seed.
         margin: half the width of the 95 % interval of the difference.
@@ -103,19 +103,21 @@ def read_runs(path: Path, common: tuple[str, str, int]) -> list[Run]:
     kinds = typing.get_type_hints(Run)
     head, *lines = csv.reader(text.splitlines())
     if head != list(kinds):
-        raise InputError(f"{at(path, 1)}: not the runs of a comparison; give another --out")
+        raise InputError(f"{location(path, 1)}: not the runs of a comparison; give another --out")
     if not text.endswith("\n"):
-        raise InputError(f"{at(path, len(lines) + 1)}: cut off in writing; remove the line, and it is run again")
+        raise InputError(f"{location(path, len(lines) + 1)}: cut off in writing; remove the line, and it is run again")
     runs = []
     for number, cells in enumerate(lines, 2):
         try:
             run = Run(*(kind(cell) for kind, cell in zip(kinds.values(), cells, strict=True)))
         except ValueError as error:
-            raise InputError(f"{at(path, number)}: not a run ({error}); remove the line, and it is run again") from None
+            raise InputError(
+                f"{location(path, number)}: not a run ({error}); remove the line, and it is run again"
+            ) from None
         for name, theirs, ours in zip(kinds, astuple(run), common, strict=False):
             if theirs != ours:
                 raise InputError(
-                    f"{at(path, number)}: {name} was '{theirs}' and is now '{ours}', which cannot be compared; "
+                    f"{location(path, number)}: {name} was '{theirs}' and is now '{ours}', which cannot be compared; "
                     "give another --out"
                 )
         runs.append(run)
@@ -135,7 +137,7 @@ def add_run(path: Path, run: Run) -> None:
         os.fsync(file.fileno())
 
 
-def summarise(variations: Sequence[Variation], runs: Sequence[Run]) -> list[Row]:
+def summarize(variations: Sequence[Variation], runs: Sequence[Run]) -> list[Row]:
     """Return what the runs say about each variation, in their order."""
     base = {run.seed: run.AP for run in runs if run.settings == BASE_LINE and not run.error}
     rows = []

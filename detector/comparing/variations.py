@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from detector.config import Config, override, parse_value
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import read_text
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Variation:
 def read_variations(words: Iterable[str], base: Config, trials: int = 10) -> list[Variation]:
     """Return the base line and all variations that words describe, each configuration once.
 
-    A word that holds "=" is a variation: `activation=swish`, `lr_schedule=cosine flat=0`. Any other is a file of
+    A word that holds "=" is a variation: `activation=swish`, `lr_schedule=cosine lr_decay_start=0`. Any other is a file of
     variations, one a line; `[name]` starts a group, and what follows a blank and `#` is a remark. `{a,b}` anywhere
     makes a grid. `a..b` in place of a number is drawn at random, `log:a..b` evenly in the logarithm. Draws are a pure
     function of the text and of their number: another time the same come again, and more of them begin with the same.
@@ -107,14 +107,14 @@ def _lines(words: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             if text.startswith("[") and text.endswith("]"):
                 group = text[1:-1].strip()
             elif text and not text.startswith("#"):
-                yield at(word, number), group, text
+                yield location(word, number), group, text
 
 
 def _expand(text: str) -> list[str]:
     """Return the points of a grid, the last braces changing fastest.
 
-    >>> _expand("batch={4,8} canvas={320,[64, 96]}")
-    ['batch=4 canvas=320', 'batch=4 canvas=[64, 96]', 'batch=8 canvas=320', 'batch=8 canvas=[64, 96]']
+    >>> _expand("batch={4,8} input_size={320,[64, 96]}")
+    ['batch=4 input_size=320', 'batch=4 input_size=[64, 96]', 'batch=8 input_size=320', 'batch=8 input_size=[64, 96]']
     """
     grid = _GRID.search(text)
     if grid is None:

@@ -15,7 +15,7 @@ from detector.files import is_file
 from detector.images import read_image_size
 
 CUT_TOLERANCE = 0.01
-"""ImageArray a box may reach out of its picture before cutting it counts as a clip: room for rounded decimals."""
+"""ImageArray a box may reach out of its image before cutting it counts as a clip: room for rounded decimals."""
 
 Corners = tuple[float, float, float, float]
 
@@ -34,7 +34,7 @@ class _Row(NamedTuple):
 
 
 class RowCollector:
-    """Gathers the pictures and rows of one split; `annotations` then rules on every box.
+    """Gathers the images and rows of one split; `annotations` then rules on every box.
 
     Attributes:
         ledger: the account; complete once `annotations` was called.
@@ -42,31 +42,31 @@ class RowCollector:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self._pictures: dict[int, tuple[Path, tuple[int, int]]] = {}
+        self._images: dict[int, tuple[Path, tuple[int, int]]] = {}
         self._missing: dict[int, str] = {}
         self._rows: list[_Row] = []
         self._with_drops: set[int | None] = set()
 
-    def add_picture(self, image_id: int, path: Path, hw: tuple[int, int] | None = None) -> tuple[int, int] | None:
-        """Take a picture in; one that is not there, or whose size is asked for and cannot be read, is missing.
+    def add_image(self, image_id: int, path: Path, hw: tuple[int, int] | None = None) -> tuple[int, int] | None:
+        """Take an image in; one that is not there, or whose size is asked for and cannot be read, is missing.
 
         Args:
             image_id: unique in the split.
-            path: where the picture should lie.
+            path: where the image should lie.
             hw: height and width in pixels, if known; else the file is asked.
 
         Returns:
-            (height, width), or None for a missing picture: all its rows will be dropped.
+            (height, width), or None for a missing image: all its rows will be dropped.
         """
         try:
             if not is_file(path):
-                raise InputError(f"picture {path} not found")
+                raise InputError(f"image {path} not found")
             hw = hw or read_image_size(path)
         except InputError as error:
             self._missing[image_id] = str(error)
             self.ledger.missing.append(path)
             return None
-        self._pictures[image_id] = (path, hw)
+        self._images[image_id] = (path, hw)
         return hw
 
     def add_box(
@@ -82,11 +82,11 @@ class RowCollector:
         """Take in one row whose form is right.
 
         Args:
-            image_id: of a picture that was added before.
+            image_id: of an image that was added before.
             path: the file that holds the row.
             line: its line there, from 1.
             class_id: 0..C-1.
-            corners: (x1, y1, x2, y2) in pixels of the picture; any numbers.
+            corners: (x1, y1, x2, y2) in pixels of the image; any numbers.
             is_crowd: marks a crowd or ignore region.
             area: in square pixels; 0 stands for the box's own.
         """
@@ -96,23 +96,23 @@ class RowCollector:
             self._rows.append(_Row(image_id, path, line, class_id, corners, is_crowd, area))
 
     def drop(self, image_id: int | None, path: Path, line: int, reason: str) -> None:
-        """Drop one row; `image_id` is None where it belongs to no known picture."""
+        """Drop one row; `image_id` is None where it belongs to no known image."""
         self._with_drops.add(image_id)
-        picture = self._pictures[image_id][0] if image_id in self._pictures else None
+        image = self._images[image_id][0] if image_id in self._images else None
         # What stands in a file may be long, or move the cursor of the terminal it is shown in.
         reason = _CONTROL.sub("?", reason)
-        self.ledger.drop(path, line, reason[:_LONGEST_REASON] + "..." * (len(reason) > _LONGEST_REASON), picture)
+        self.ledger.drop(path, line, reason[:_LONGEST_REASON] + "..." * (len(reason) > _LONGEST_REASON), image)
 
     def annotations(self, source: Path) -> tuple[Annotation, ...]:
-        """Return one annotation per picture that is there, sorted by id, and complete the ledger.
+        """Return one annotation per image that is there, sorted by id, and complete the ledger.
 
         Raises:
-            InputError: there is no picture at all; names `source`.
+            InputError: there is no image at all; names `source`.
         """
-        if not self._pictures:
+        if not self._images:
             missing = self.ledger.missing
             hint = f"none of the {len(missing)} named there was found, first: {missing[0]}" if missing else "none named"
-            raise InputError(f"{source}: no pictures ({hint})")
+            raise InputError(f"{source}: no images ({hint})")
         self._rows.sort(key=lambda row: row.image_id)
         boxes, kept = self._rule()
         self.ledger.entries.sort(key=lambda entry: (entry.path, entry.line or 0))
@@ -123,7 +123,7 @@ class RowCollector:
         areas = np.array([row.area for row in rows], dtype=np.float32)
         areas = np.where(areas > 0, areas, area(boxes))
 
-        image_ids = sorted(self._pictures)
+        image_ids = sorted(self._images)
         with_objects = set(owners[~is_crowd].tolist())
         self.ledger.used = len(rows) - self.ledger.clipped
         self.ledger.crowd = int(is_crowd.sum())
@@ -131,15 +131,15 @@ class RowCollector:
         ends = np.searchsorted(owners, image_ids, side="right").tolist()
         annotations = []
         for image_id, start, end in zip(image_ids, [0, *ends[:-1]], ends, strict=True):
-            path, hw = self._pictures[image_id]
+            path, hw = self._images[image_id]
             own = slice(start, end)
             annotations.append(Annotation(image_id, path, hw, boxes[own], class_ids[own], is_crowd[own], areas[own]))
         return tuple(annotations)
 
     def _rule(self) -> tuple[Floats, Bools]:
-        """Return all boxes [N, 4] cut to their pictures, and which of them [N] are kept; enter the losses."""
+        """Return all boxes [N, 4] cut to their images, and which of them [N] are kept; enter the losses."""
         corners = np.array([row.corners for row in self._rows], dtype=np.float64).reshape(-1, 4)
-        sizes = np.array([self._pictures[row.image_id][1] for row in self._rows], dtype=np.float64).reshape(-1, 2)
+        sizes = np.array([self._images[row.image_id][1] for row in self._rows], dtype=np.float64).reshape(-1, 2)
         cut = np.clip(corners, 0, sizes[:, [1, 0, 1, 0]])
         boxes = cut.astype(np.float32)
         finite = np.all(np.isfinite(corners), axis=1)
@@ -152,15 +152,15 @@ class RowCollector:
         for i in np.flatnonzero(~kept | clipped):
             row = self._rows[i]
             x1, y1, x2, y2 = row.corners
-            height, width = self._pictures[row.image_id][1]
-            box, picture = f"box ({x1:.7g}, {y1:.7g}, {x2:.7g}, {y2:.7g})", f"the picture of {width} x {height} pixels"
+            height, width = self._images[row.image_id][1]
+            box, image = f"box ({x1:.7g}, {y1:.7g}, {x2:.7g}, {y2:.7g})", f"the image of {width} x {height} pixels"
             if kept[i]:
-                self.ledger.clip(row.path, row.line, f"{box} reaches out of {picture}", self._pictures[row.image_id][0])
+                self.ledger.clip(row.path, row.line, f"{box} reaches out of {image}", self._images[row.image_id][0])
             elif not finite[i]:
                 self.drop(row.image_id, row.path, row.line, f"{box} is not finite")
             elif not positive[i]:
                 reason = f"{box} is {x2 - x1:.7g} wide and {y2 - y1:.7g} high; both must be above 0"
                 self.drop(row.image_id, row.path, row.line, reason)
             else:
-                self.drop(row.image_id, row.path, row.line, f"{box} has no area inside {picture}")
+                self.drop(row.image_id, row.path, row.line, f"{box} has no area inside {image}")
         return boxes, kept

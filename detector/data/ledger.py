@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 
 
 @dataclass(frozen=True)
@@ -12,21 +12,21 @@ class LedgerEntry:
     """One row that was not used as it stood.
 
     Attributes:
-        action: "clipped": used after cutting it to the picture; "dropped": not used.
+        action: "clipped": used after cutting it to the image; "dropped": not used.
         path: the file that holds the row.
         line: its line there, counted from 1; None where the file is not text.
         reason: what was wrong, with the value.
-        picture: the picture the row belongs to, if it is known.
+        image: the image the row belongs to, if it is known.
     """
 
     action: Literal["clipped", "dropped"]
     path: Path
     line: int | None
     reason: str
-    picture: Path | None = None
+    image: Path | None = None
 
     def __str__(self) -> str:
-        return f"{at(self.path, self.line)}: {self.action}: {self.reason}"
+        return f"{location(self.path, self.line)}: {self.action}: {self.reason}"
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Ledger:
     Attributes:
         used: rows used as they stood, crowd regions among them.
         crowd: rows among the used or clipped ones that mark a crowd or ignore region.
-        background: pictures without any object; they stay.
-        missing: pictures the files name that are not there or do not open; they are left out and their rows dropped.
+        background: images without any object; they stay.
+        missing: images the files name that are not there or do not open; they are left out and their rows dropped.
         entries: every other row.
     """
 
@@ -56,33 +56,33 @@ class Ledger:
             entries=self.entries + other.entries,
         )
 
-    def clip(self, path: Path, line: int | None, reason: str, picture: Path | None = None) -> None:
-        """Count one row as used after cutting it to the picture."""
-        self.entries.append(LedgerEntry("clipped", path, line, reason, picture))
+    def clip(self, path: Path, line: int | None, reason: str, image: Path | None = None) -> None:
+        """Count one row as used after cutting it to the image."""
+        self.entries.append(LedgerEntry("clipped", path, line, reason, image))
 
-    def drop(self, path: Path, line: int | None, reason: str, picture: Path | None = None) -> None:
+    def drop(self, path: Path, line: int | None, reason: str, image: Path | None = None) -> None:
         """Count one row as not used."""
-        self.entries.append(LedgerEntry("dropped", path, line, reason, picture))
+        self.entries.append(LedgerEntry("dropped", path, line, reason, image))
 
-    def lose_picture(self, picture: Path, rows: int, crowd: int, reason: str) -> None:
-        """Drop the rows of a picture that turned out not to decode after they were counted as used or clipped.
+    def lose_image(self, image: Path, rows: int, crowd: int, reason: str) -> None:
+        """Drop the rows of an image that turned out not to decode after they were counted as used or clipped.
 
         Args:
-            picture: as `clip` and `drop` knew it.
+            image: as `clip` and `drop` knew it.
             rows: how many rows of it were used or clipped.
             crowd: how many of them mark crowd regions.
-            reason: what is wrong with the picture.
+            reason: what is wrong with the image.
         """
-        others = [entry for entry in self.entries if entry.action != "clipped" or entry.picture != picture]
+        others = [entry for entry in self.entries if entry.action != "clipped" or entry.image != image]
         self.used -= rows - (len(self.entries) - len(others))
         self.crowd -= crowd
-        self.background -= rows == crowd and all(entry.picture != picture for entry in others)
-        self.missing.append(picture)
-        self.entries = others + [LedgerEntry("dropped", picture, None, reason, picture)] * rows
+        self.background -= rows == crowd and all(entry.image != image for entry in others)
+        self.missing.append(image)
+        self.entries = others + [LedgerEntry("dropped", image, None, reason, image)] * rows
 
     @property
     def clipped(self) -> int:
-        """Rows used after cutting them to the picture."""
+        """Rows used after cutting them to the image."""
         return sum(entry.action == "clipped" for entry in self.entries)
 
     @property
@@ -99,12 +99,12 @@ class Ledger:
         """Say the account in one line.
 
         >>> Ledger(used=3, background=1).summary()
-        '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background pictures)'
+        '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background images)'
         """
         return (
             f"{self.found} boxes found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
-            f"({self.crowd} crowd regions, {self.background} background pictures)"
-            + (f", {len(self.missing)} pictures missing, first: {self.missing[0]}" if self.missing else "")
+            f"({self.crowd} crowd regions, {self.background} background images)"
+            + (f", {len(self.missing)} images missing, first: {self.missing[0]}" if self.missing else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -115,26 +115,26 @@ class Ledger:
             "clipped": self.clipped,
             "dropped": self.dropped,
             "crowd": self.crowd,
-            "background_pictures": self.background,
-            "missing_pictures": [str(path) for path in self.missing],
+            "background_images": self.background,
+            "missing_images": [str(path) for path in self.missing],
             "entries": [
                 {"action": e.action, "file": str(e.path), "line": e.line, "reason": e.reason} for e in self.entries
             ],
         }
 
-    def check(self, allowed_share: float) -> None:
+    def check(self, allowed_fraction: float) -> None:
         """Refuse a split that lost too many rows.
 
         Args:
-            allowed_share: the largest share of found rows that may be dropped, 0..1.
+            allowed_fraction: the largest share of found rows that may be dropped, 0..1.
 
         Raises:
             InputError: more were dropped; names the first ones.
         """
-        if self.dropped > allowed_share * self.found:
+        if self.dropped > allowed_fraction * self.found:
             first = [str(entry) for entry in self.entries if entry.action == "dropped"][:5]
             raise InputError(
-                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_share:.1%}:\n  "
+                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_fraction:.1%}:\n  "
                 + "\n  ".join(first)
                 + "\nMend the files, or say --allow-dropped SHARE to go on without these boxes."
             )

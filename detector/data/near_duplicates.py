@@ -11,39 +11,39 @@ import numpy as np
 
 from detector.annotation import Annotation, pixel_count
 from detector.arrays import Bools, Floats, ImageArray
-from detector.data.split import Split, evenly, read_file
+from detector.data.split import Split, evenly_spaced, read_file
 from detector.errors import InputError
 from detector.images import read_thumbnail
 
 _THUMBNAIL = 32
-"""Side of the small pictures; a JPEG of 256 pixels or more is decoded at an eighth for them."""
+"""Side of the small images; a JPEG of 256 pixels or more is decoded at an eighth for them."""
 
-_MOST_PICTURES = 5000
+_MOST_IMAGES = 5000
 _MOST_PIXELS = 1.5e9
 _MOST_DRAWN = 600
-"""At most so many pictures, and pixels in their files, are decoded as thumbnails: some five seconds. Fewer of pictures
+"""At most so many images, and pixels in their files, are decoded as thumbnails: some five seconds. Fewer of images
 that are no files, since they have no quick way to be made small."""
 
 _FLAT = 2.0
-"""Grey levels of 255: a thumbnail with a smaller deviation shows nothing."""
+"""Gray levels of 255: a thumbnail with a smaller std shows nothing."""
 
 _ALIKE = 0.97
-"""Correlation of the brightness steps from which two pictures count as near duplicates.
+"""Correlation of the brightness steps from which two images count as near duplicates.
 
-Measured: copies darkened, shrunk, compressed or with noise 0.98 to 1 (0.87 on bare floor), other pictures of a
+Measured: copies darkened, shrunk, compressed or with noise 0.98 to 1 (0.87 on bare floor), other images of a
 microscope at most 0.38, other objects on one floor under one lamp at most 0.969.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails:
-    """Small pictures of a split, or of an even sample of it.
+    """Small images of a split, or of an even sample of it.
 
     Attributes:
         split: where they are from.
-        paths: of the K pictures.
+        paths: of the K images.
         pixels: [K, side, side, 3] RGB, their aspect lost.
-        unreadable: pictures of the sample that do not decode.
+        unreadable: images of the sample that do not decode.
     """
 
     split: Split
@@ -53,16 +53,16 @@ class Thumbnails:
 
 
 def read_thumbnails(splits: Sequence[Split]) -> list[Thumbnails]:
-    """Decode the pictures of splits small, an even sample of each where there are too many."""
+    """Decode the images of splits small, an even sample of each where there are too many."""
     total = sum(len(split.annotations) for split in splits)
     pixels = sum(pixel_count(split.annotations) for split in splits)
-    most = _MOST_PICTURES if all(split.read_image is read_file for split in splits) else _MOST_DRAWN
-    share = min(1.0, most / total, _MOST_PIXELS / pixels)
+    most = _MOST_IMAGES if all(split.read_image is read_file for split in splits) else _MOST_DRAWN
+    fraction = min(1.0, most / total, _MOST_PIXELS / pixels)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return [_read_thumbnails(split, share, pool) for split in splits]
+        return [_read_thumbnails(split, fraction, pool) for split in splits]
 
 
-def _read_thumbnails(split: Split, share: float, pool: ThreadPoolExecutor) -> Thumbnails:
+def _read_thumbnails(split: Split, fraction: float, pool: ThreadPoolExecutor) -> Thumbnails:
     def read(annotation: Annotation) -> ImageArray | None:
         try:
             if split.read_image is read_file:
@@ -72,7 +72,7 @@ def _read_thumbnails(split: Split, share: float, pool: ThreadPoolExecutor) -> Th
         except InputError:
             return None
 
-    chosen = evenly(split.annotations, max(1, round(share * len(split.annotations))))
+    chosen = evenly_spaced(split.annotations, max(1, round(fraction * len(split.annotations))))
     read_ones = list(zip(chosen, pool.map(read, chosen), strict=True))
     shown = [(annotation.image_path, thumbnail) for annotation, thumbnail in read_ones if thumbnail is not None]
     return Thumbnails(
@@ -83,8 +83,8 @@ def _read_thumbnails(split: Split, share: float, pool: ThreadPoolExecutor) -> Th
     )
 
 
-def find_twins(these: ImageArray, others: ImageArray | None = None) -> tuple[dict[int, int], dict[int, int]]:
-    """Find the same pictures in two sets of thumbnails [K, side, side, 3], none of them flat.
+def find_near_duplicates(these: ImageArray, others: ImageArray | None = None) -> tuple[dict[int, int], dict[int, int]]:
+    """Find the same images in two sets of thumbnails [K, side, side, 3], none of them flat.
 
     Args:
         these: for which a twin is sought.
@@ -101,10 +101,14 @@ def find_twins(these: ImageArray, others: ImageArray | None = None) -> tuple[dic
     if among_earlier:
         exact = {i: j for i, j in exact.items() if j < i}
     near: dict[int, int] = {}
-    steps, plain, mirrored = brightness_steps(these), brightness_steps(others), brightness_steps(others[:, :, ::-1])
+    steps, plain, flipped = (
+        gradient_descriptors(these),
+        gradient_descriptors(others),
+        gradient_descriptors(others[:, :, ::-1]),
+    )
     for start in range(0, len(these), 256):
         block = steps[start : start + 256]
-        agreement = np.maximum(block @ plain.T, block @ mirrored.T)
+        agreement = np.maximum(block @ plain.T, block @ flipped.T)
         if among_earlier:
             agreement[np.arange(len(others)) >= start + np.arange(len(block))[:, None]] = 0
         for i in np.flatnonzero((agreement >= _ALIKE).any(axis=1)).tolist():
@@ -113,10 +117,10 @@ def find_twins(these: ImageArray, others: ImageArray | None = None) -> tuple[dic
     return exact, near
 
 
-def brightness_steps(thumbnails: ImageArray) -> Floats:
+def gradient_descriptors(thumbnails: ImageArray) -> Floats:
     """Return by how much it gets brighter from each of 16 x 16 cells to the next ones, as unit vectors [K, 480].
 
-    As a difference hash, their product hardly depends on brightness, contrast, size and compression of a picture; other
+    As a difference hash, their product hardly depends on brightness, contrast, size and compression of an image; other
     than a hash it gives little weight to bare ground, where single bits are chance.
     """
     k, side = len(thumbnails), _THUMBNAIL // 16
@@ -125,7 +129,7 @@ def brightness_steps(thumbnails: ImageArray) -> Floats:
     return np.asarray(steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def flat_ones(thumbnails: ImageArray) -> Bools:
-    """Return which thumbnails [K, side, side, 3] are of one colour."""
-    deviations = thumbnails.reshape(len(thumbnails), _THUMBNAIL**2, 3).std(axis=1, dtype=np.float32)
-    return np.asarray(deviations.max(axis=1) < _FLAT)
+def is_uniform(thumbnails: ImageArray) -> Bools:
+    """Return which thumbnails [K, side, side, 3] are of one color."""
+    stds = thumbnails.reshape(len(thumbnails), _THUMBNAIL**2, 3).std(axis=1, dtype=np.float32)
+    return np.asarray(stds.max(axis=1) < _FLAT)

@@ -11,12 +11,12 @@ import yaml
 from detector.data.formats import coco, voc, yolo
 from detector.data.scenes import scenes
 from detector.data.split import Split, canonical_name, join
-from detector.errors import InputError, at, did_you_mean
+from detector.errors import InputError, did_you_mean, location
 from detector.files import read_text
 
 _SPLITS = ("train", "val", "test")
 _FORMATS = ("coco", "yolo", "voc", "scenes")
-_KEYS = ("format", "path", "names", "source", "licence", "expected")
+_KEYS = ("format", "path", "names", "source", "license", "expected")
 _ACCEPTED = """accepted are:
   scenes                                     the built-in set of drawn scenes
   a .yaml with train, val, test, names       YOLO, as other tools export it; or the folder that holds data.yaml
@@ -28,12 +28,12 @@ _ACCEPTED = """accepted are:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that was recognised but not yet read.
+    """A data set that was recognized but not yet read.
 
     Attributes:
-        description: one line that says what was recognised.
+        description: one line that says what was recognized.
         readers: split name → reads that split.
-        expected: split name → what a complete copy holds: {"images": pictures, "boxes": rows found}.
+        expected: split name → what a complete copy holds: {"images": images, "boxes": rows found}.
         coco_files: split name → COCO JSON file, where the splits are such files.
     """
 
@@ -56,7 +56,7 @@ class DataSet:
 
         Raises:
             InputError: no such split, files that cannot be read, classes that differ from a split read before, or
-                not as many pictures and boxes as expected.
+                not as many images and boxes as expected.
         """
         name = canonical_name(split_name)
         if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
@@ -76,7 +76,7 @@ class DataSet:
         return split
 
     def ground_truth(self, split_name: str) -> dict[str, Any]:
-        """Return one split as a COCO dictionary, to score results against; COCO files need no pictures for that.
+        """Return one split as a COCO dictionary, to score results against; COCO files need no images for that.
 
         Raises:
             InputError: as `read`.
@@ -96,8 +96,8 @@ class DataSet:
         self._classes_read[split.name] = classes
 
 
-def open_data(spec: str | Path, allow_outside: bool = False) -> DataSet:
-    """Recognise a data set without reading its splits.
+def open_data(spec: str | Path, *, allow_outside: bool = False) -> DataSet:
+    """Recognize a data set without reading its splits.
 
     Args:
         spec: `scenes`, or the path of a file or folder in one of the layouts that datasets/README.md shows.
@@ -192,7 +192,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f"{at(path, mark.line + 1)}: column {mark.column + 1}" if mark else at(path)
+        place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
         raise InputError(f"{place}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from None

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 
 
-class Fence:
+class PathGuard:
     """Knows the folders a data set may read from; links are followed before it is asked where a file lies.
 
     A folder that is a link itself is where it leads to, and so are the links to folders directly in it: those the
@@ -44,7 +44,7 @@ class Fence:
             return
         if not is_inside:
             raise InputError(
-                f"{at(said_in, line)}: {path} lies outside of the data set's folder {next(iter(self._roots))}: "
+                f"{location(said_in, line)}: {path} lies outside of the data set's folder {next(iter(self._roots))}: "
                 "move it there, or say --allow-outside if this data set may read your other files"
             )
 

@@ -1,4 +1,4 @@
-"""One split of a data set, read: the pictures with their objects, and the account of every row."""
+"""One split of a data set, read: the images with their objects, and the account of every row."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +26,10 @@ def canonical_name(name: str) -> str:
     return match[1].lower() if match else name
 
 
-def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
+def evenly_spaced(items: Sequence[_Item], most: int) -> list[_Item]:
     """Return at most so many, evenly spaced, the first and the last among them.
 
-    >>> evenly("abcdefg", 3), evenly("ab", 3)
+    >>> evenly_spaced("abcdefg", 3), evenly_spaced("ab", 3)
     (['a', 'd', 'g'], ['a', 'b'])
     """
     places = np.linspace(0, len(items) - 1, min(most, len(items)))
@@ -37,7 +37,7 @@ def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
 
 
 def read_file(annotation: Annotation) -> ImageArray:
-    """Read the picture of an annotation from its file."""
+    """Read the image of an annotation from its file."""
     return read_image(annotation.image_path)
 
 
@@ -49,9 +49,9 @@ class Split:
         name: "train", "val", "test", or as the data set calls it.
         class_names: C names; `Annotation.class_ids` are positions here.
         category_ids: C ids as the files write them (COCO's may be sparse or start at 1), for results in the same ids.
-        annotations: one per picture, sorted by `image_id`.
+        annotations: one per image, sorted by `image_id`.
         ledger: where every row went.
-        read_image: gives the picture [H, W, 3] of an annotation; raises InputError where it does not decode.
+        read_image: gives the image [H, W, 3] of an annotation; raises InputError where it does not decode.
         ground_truth: the COCO dictionary as the file held it, for splits that came from one: the evaluation then
             scores against exactly the numbers in the file. None elsewhere.
     """
@@ -75,7 +75,7 @@ def join(name: str, first: Split, second: Split) -> Split:
     if any(annotation.image_id in ids for annotation in second.annotations):
         shift = max(ids) + 1 - min(annotation.image_id for annotation in second.annotations)
     moved = {annotation.image_id + shift: annotation for annotation in second.annotations}
-    # Each picture is read as its own split reads it, by the id it had there.
+    # Each image is read as its own split reads it, by the id it had there.
     sources = {annotation.image_id: (first.read_image, annotation) for annotation in first.annotations}
     sources |= {image_id: (second.read_image, annotation) for image_id, annotation in moved.items()}
     annotations = [*first.annotations, *(replace(annotation, image_id=i) for i, annotation in moved.items())]

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from detector.config import Config
-from detector.letterbox import canvas_of_aspect
+from detector.letterbox import input_hw_for_aspect
 from detector.model.checkpoint import load_weights
-from detector.model.network import GridNetwork, check_canvas, wants_pooling
-from detector.model.summary import summarise
+from detector.model.network import GridNetwork, check_canvas, uses_spp
+from detector.model.summary import summarize
 
 _ASPECT = 4 / 3
 _LONG_SIDE = 320
@@ -19,23 +19,23 @@ def describe(config: Config, weights: str | Path | None = None, class_count: int
     """Yield the lines of a table: a line per layer, then the sums.
 
     Args:
-        config: of the network; a canvas on "auto" is taken as 320x256.
+        config: of the network; an input on "auto" is taken as 320x256.
         weights: describe these instead, on the canvas they were trained on.
         class_count: C of a network without weights.
 
     Raises:
-        InputError: no such weights, or a canvas that "valid" padding eats up.
+        InputError: no such weights, or an input that "valid" padding eats up.
     """
     if weights is not None:
         network, info = load_weights(weights)
-        canvas_hw = info.canvas_hw
+        input_hw = info.input_hw
     else:
-        long_side = _LONG_SIDE if config.canvas == "auto" else config.canvas
-        canvas_hw = long_side if isinstance(long_side, tuple) else canvas_of_aspect(long_side, _ASPECT)
-        check_canvas(canvas_hw, config)
-        colours = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)
-        network = GridNetwork(config, class_count, *colours, pooled=wants_pooling(canvas_hw))
-    layers = summarise(network, canvas_hw)
+        long_side = _LONG_SIDE if config.input_size == "auto" else config.input_size
+        input_hw = long_side if isinstance(long_side, tuple) else input_hw_for_aspect(long_side, _ASPECT)
+        check_canvas(input_hw, config)
+        colors = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)
+        network = GridNetwork(config, class_count, *colors, spp=uses_spp(input_hw))
+    layers = summarize(network, input_hw)
     width = max(len(layer.name) for layer in layers)
     yield f"{'layer':{width}}  {'what':21} {'out (c x h x w)':>15} {'parameters':>11} {'MFLOP':>9} {'sees, px':>9}"
     for layer in layers:
@@ -45,6 +45,6 @@ def describe(config: Config, weights: str | Path | None = None, class_count: int
             f"{layer.receptive_field:>9}"
         )
     parameters, flops = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
-    yield f"{len(layers)} layers, {parameters:,} parameters, {flops / 1e9:.2f} GFLOP for a canvas of " + (
-        f"{canvas_hw[1]}x{canvas_hw[0]} (width x height)"
+    yield f"{len(layers)} layers, {parameters:,} parameters, {flops / 1e9:.2f} GFLOP for an input of " + (
+        f"{input_hw[1]}x{input_hw[0]} (width x height)"
     )

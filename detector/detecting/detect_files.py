@@ -1,4 +1,4 @@
-"""The verb detect: names of pictures and videos in, files of what was found out."""
+"""The verb detect: names of images and videos in, files of what was found out."""
 
 import hashlib
 import sys
@@ -19,11 +19,11 @@ from detector.predict.detector import BATCH, Detector
 
 
 @dataclass(frozen=True)
-class Tally:
-    """What became of the pictures of one command.
+class DetectSummary:
+    """What became of the images of one command.
 
     Attributes:
-        given: pictures that were named.
+        given: images that were named.
         before: of these, done by an earlier command.
         done: by this one.
         failed: could not be read.
@@ -38,7 +38,7 @@ class Tally:
 
 
 def find_inputs(words: Sequence[str], recursive: bool, allow_url: bool) -> tuple[list[Source], list[str]]:
-    """Return the pictures that `words` name, and the videos, cameras and streams; those among a glob's files too.
+    """Return the images that `words` name, and the videos, cameras and streams; those among a glob's files too.
 
     Raises:
         InputError: as of `find_sources`; or a video at an address where none is allowed.
@@ -47,29 +47,29 @@ def find_inputs(words: Sequence[str], recursive: bool, allow_url: bool) -> tuple
     for word in videos:
         check_allowed(word, allow_url)
     rest = [word for word in words if word not in videos]
-    pictures = []
+    images = []
     for source in find_sources(rest, recursive, allow_url) if rest or not videos else []:
         if is_video(name := str(source.name)):
             videos[name] = None
         else:
-            pictures.append(source)
-    return pictures, list(videos)
+            images.append(source)
+    return images, list(videos)
 
 
-def detect_pictures(
+def detect_images(
     model: Detector,
     weights: str | Path,
     sources: Sequence[Source],
     folder: Path,
     options: Mapping[str, Any],
     **saving: bool,
-) -> Tally:
-    """Detect in pictures and write what was found, each as it comes; one that cannot be read is said and passed over.
+) -> DetectSummary:
+    """Detect in images and write what was found, each as it comes; one that cannot be read is said and passed over.
 
     Args:
         model: what finds.
         weights: name or path it was loaded from.
-        sources: the pictures.
+        sources: the images.
         folder: for the results.
         options: of `Detector.detect_with_images`.
         saving: of `DetectionWriter`.
@@ -77,13 +77,13 @@ def detect_pictures(
     Raises:
         InputError: the folder cannot be used, or a result cannot be written.
     """
-    made_by = {"weights": _fingerprint(weights), "runtime": model.runtime.name, "canvas_hw": [*model.canvas_hw]}
+    made_by = {"weights": _fingerprint(weights), "runtime": model.runtime.name, "input_hw": [*model.input_hw]}
     names = (source.name for source in sources)
     done = failed = objects = 0
     with DetectionWriter(folder, model.info.category_ids, names, settings={**made_by, **options}, **saving) as writer:
         todo = not_done(sources, writer.done, BATCH)
         answers = model.detect_with_images((source.read for source in todo), **options)
-        bar = tqdm(todo, initial=len(sources) - len(todo), total=len(sources), unit="picture", disable=None)
+        bar = tqdm(todo, initial=len(sources) - len(todo), total=len(sources), unit="image", disable=None)
         for source, answer in zip(bar, answers, strict=True):
             if str(source.name) in writer.done:
                 continue
@@ -96,7 +96,7 @@ def detect_pictures(
             objects += len(found)
             writer.add(source.name, image, found)
         writer.close()
-    return Tally(len(sources), len(writer.done), done, failed, objects)
+    return DetectSummary(len(sources), len(writer.done), done, failed, objects)
 
 
 def detect_videos(

@@ -18,10 +18,9 @@ from tqdm import tqdm
 from detector.arrays import ImageArray
 from detector.detecting.track import Tracker
 from detector.detections import Detections, coco_results
-from detector.drawing import draw
 from detector.errors import InputError
-from detector.files import append_line, make_folder, naming, safe_name
-from detector.graceful_shutdown import StopRequest
+from detector.files import append_line, make_folder, safe_name, write_errors
+from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
 from detector.predict.detector import BATCH, Detector
@@ -72,7 +71,7 @@ def detect_video(
     folder: Path,
     every: int = 1,
     track: bool = False,
-    pictures: bool = True,
+    images: bool = True,
     **options: Any,
 ) -> VideoSummary:
     """Detect in a video, a camera or a stream, and write STEM.jsonl and the drawn STEM.mp4 into a folder.
@@ -86,7 +85,7 @@ def detect_video(
         folder: made if it is not there.
         every: look at each Nth frame; the drawn video has only these, and lasts as long.
         track: follow objects from frame to frame.
-        pictures: write the drawn video: MPEG-4 without sound, a row or column less where its sides are odd.
+        images: write the drawn video: MPEG-4 without sound, a row or column less where its sides are odd.
         options: as of `Detector.detect_each`.
 
     Raises:
@@ -98,7 +97,7 @@ def detect_video(
         raise InputError(f"every: must be at least 1, got {every}")
     name, stem = without_secrets(word), _stem(word)
     lines_path, video_path = folder / f"{stem}.jsonl", folder / f"{stem}.mp4"
-    paths = (lines_path, video_path) if pictures else (lines_path,)
+    paths = (lines_path, video_path) if images else (lines_path,)
     for path in paths:
         if path.exists():  # it may be the source itself, or what no camera will show again
             raise InputError(f"{path}: is there already and stays as it is; give another --out, or move it away")
@@ -107,31 +106,35 @@ def detect_video(
     tracker = Tracker(rate) if track else None
     total = math.ceil(source.frame_count / every) if source.frame_count else None
     detected = objects = 0
-    with StopRequest() as stop, ExitStack() as files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
+    with (
+        GracefulShutdown() as stop,
+        ExitStack() as files,
+        tqdm(total=total, desc=stem, unit="frame", disable=None) as bar,
+    ):
         for frame in _answers(model, source, source.frames(every, stop), name, options):
             if not detected:
                 height, width = frame.image.shape[:2]
                 make_folder(folder)
-                drawn = files.enter_context(VideoWriter(video_path, (height, width), rate)) if pictures else None
+                drawn = files.enter_context(VideoWriter(video_path, (height, width), rate)) if images else None
                 about = {"source": name, "fps": source.frame_rate, "width": width, "height": height, "every": every}
-                with naming(lines_path):
+                with write_errors(lines_path):
                     lines = files.enter_context(lines_path.open("xb", buffering=0))
                     append_line(lines, about)
             found = tracker.update(frame.found) if tracker else frame.found
             if drawn:
-                drawn.add(draw(frame.image, found), frame.seconds if source.is_live else None)
-            with naming(lines_path):
+                drawn.add(found.draw_on(frame.image), frame.seconds if source.is_live else None)
+            with write_errors(lines_path):
                 append_line(lines, _entry(frame, found, model.info.category_ids))
             detected += 1
             objects += len(found)
             bar.update()
-    if stop.made and not (source.is_live and detected):
+    if stop.requested and not (source.is_live and detected):
         if detected:
             _LOG.warning("%s: stopped after %d frames; what was found in them is kept", name, source.frames_read)
         raise KeyboardInterrupt
     if not detected:
         raise InputError(f"{name}: has no frames that can be read")
-    if not stop.made:
+    if not stop.requested:
         source.complain_of_end(name)
     return VideoSummary(source.frames_read, detected, objects, paths)
 
@@ -172,7 +175,7 @@ def _answers(
 
 
 def _stem(word: str) -> str:
-    """Return a name for the results; not that of the journal of pictures, which may lie beside them.
+    """Return a name for the results; not that of the journal of images, which may lie beside them.
 
     >>> [_stem(word) for word in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
@@ -184,7 +187,7 @@ def _stem(word: str) -> str:
 
 
 def _entry(frame: _Frame, found: Detections, category_ids: tuple[int, ...]) -> dict[str, Any]:
-    """Return the line about a frame; detections as in the lines about pictures, and their tracks."""
+    """Return the line about a frame; detections as in the lines about images, and their tracks."""
     rows = []
     for index, row in enumerate(coco_results({0: found}, category_ids)):
         named = {"class": found.class_names[found.class_ids[index]]}

@@ -1,7 +1,7 @@
-"""Detections as files: drawn pictures, a line of JSON per picture, COCO results, and what else is asked for.
+"""Detections as files: drawn images, a line of JSON per image, COCO results, and what else is asked for.
 
-`detections.jsonl` is the journal. Its first line holds the settings; each other line is one picture's, added when all
-else about that picture is written. So whatever ends a run, what the journal names is done. The tables are made from it
+`detections.jsonl` is the journal. Its first line holds the settings; each other line is one image's, added when all
+else about that image is written. So whatever ends a run, what the journal names is done. The tables are made from it
 at the end, line by line.
 """
 
@@ -21,15 +21,14 @@ import numpy as np
 from detector.arrays import Floats, ImageArray
 from detector.boxes import to_cxcywh
 from detector.detections import Detections, coco_results
-from detector.drawing import draw
-from detector.errors import InputError, at
-from detector.files import append_line, free_name, locked, make_folder, naming, safe_name
+from detector.errors import InputError, location
+from detector.files import append_line, free_name, locked, make_folder, safe_name, write_errors
 from detector.images import write_image
 
 _LOG = logging.getLogger(__name__)
 
 _KEYS = {"image_id", "file_name", "height", "width", "detections"}
-"""What a line of the journal says of a picture at least."""
+"""What a line of the journal says of an image at least."""
 
 _RESULT = ("category_id", "bbox", "score")
 """What COCO says of a detection."""
@@ -39,24 +38,24 @@ _LONGEST_STEM = 200
 
 
 class DetectionWriter:
-    """Writes the answers to many pictures into one folder, each as it comes; `close` writes the tables.
+    """Writes the answers to many images into one folder, each as it comes; `close` writes the tables.
 
     No other process may write into the folder until `close`, or the end of a `with`, which writes no tables itself.
 
     Args:
         folder: made if it is not there.
         category_ids: of the classes, for the COCO rows.
-        sources: the pictures that will be added, none of which may lie in the folder.
-        pictures: write drawn pictures.
-        txt: write labels/NAME.txt with rows `class cx cy w h score`, shares of the picture's size.
+        sources: the images that will be added, none of which may lie in the folder.
+        images: write drawn images.
+        txt: write labels/NAME.txt with rows `class cx cy w h score`, shares of the image's size.
         table: write detections.csv.
-        crops: write each detection as crops/CLASS/NAME-N, cut from the picture; N counts from 1, best first.
-        json_each: write json/NAME.json with the picture's size and its detections, boxes x1, y1, x2, y2 in its pixels.
+        crops: write each detection as crops/CLASS/NAME-N, cut from the image; N counts from 1, best first.
+        json_each: write json/NAME.json with the image's size and its detections, boxes x1, y1, x2, y2 in its pixels.
         settings: what the answers depend on, for JSON.
         skip_done: go on behind what the folder's journal holds; else it begins anew.
 
     Attributes:
-        done: names of the pictures that were done before.
+        done: names of the images that were done before.
 
     Raises:
         InputError: the folder cannot be made, another process is writing there, it holds files that did not come from
@@ -68,7 +67,7 @@ class DetectionWriter:
         folder: Path,
         category_ids: tuple[int, ...],
         sources: Iterable[Path] = (),
-        pictures: bool = True,
+        images: bool = True,
         txt: bool = False,
         table: bool = False,
         crops: bool = False,
@@ -78,7 +77,7 @@ class DetectionWriter:
     ) -> None:
         self.done: set[str] = set()
         self._folder, self._category_ids = folder, category_ids
-        self._pictures, self._txt, self._table = pictures, txt, table
+        self._images, self._txt, self._table = images, txt, table
         self._crops, self._json_each = crops, json_each
         self._taken: dict[str, int] = {}
         self._journal = folder / "detections.jsonl"
@@ -91,7 +90,7 @@ class DetectionWriter:
             make_folder(folder)
             lock.enter_context(locked(folder, "writing detections"))
             self._begin(skip_done)
-            self._go_on({**(settings or {}), "pictures": pictures, "txt": txt, "crops": crops, "json_each": json_each})
+            self._go_on({**(settings or {}), "images": images, "txt": txt, "crops": crops, "json_each": json_each})
             self._lock = lock.pop_all()
 
     def __enter__(self) -> Self:
@@ -101,7 +100,7 @@ class DetectionWriter:
         self._lock.close()
 
     def add(self, name: Path, image: ImageArray, found: Detections) -> None:
-        """Write the answer to one picture.
+        """Write the answer to one image.
 
         Raises:
             InputError: a file cannot be written; what was added before is not touched.
@@ -110,16 +109,16 @@ class DetectionWriter:
         size = {"file_name": str(name), "height": height, "width": width}
         entry: dict[str, Any] = {"image_id": image_id} | size
         suffix = name.suffix.lower() if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".jpg"
-        if self._pictures or self._txt or self._crops or self._json_each:
+        if self._images or self._txt or self._crops or self._json_each:
             entry["stem"] = stem = free_name(_shortened(name.stem), self._taken)
-        if self._pictures:
+        if self._images:
             drawn = self._folder / f"{stem}{suffix}"
-            with naming(drawn):
-                write_image(drawn, draw(image, found))
+            with write_errors(drawn):
+                write_image(drawn, found.draw_on(image))
         if self._txt:
-            centred = to_cxcywh(found.boxes) / [width, height, width, height]
+            centered = to_cxcywh(found.boxes) / [width, height, width, height]
             with _replacing(self._folder / "labels" / f"{stem}.txt") as file:
-                for class_id, box, score in zip(found.class_ids, centred, found.scores, strict=True):
+                for class_id, box, score in zip(found.class_ids, centered, found.scores, strict=True):
                     file.write(f"{class_id} {' '.join(f'{value:.6f}' for value in box)} {score:.6f}\n")
         if self._crops:
             folders = _class_folders(found.class_names)
@@ -165,7 +164,7 @@ class DetectionWriter:
                         writer.writerow([entry["file_name"], found["class"], round(found["score"], 4), *corners])
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        """Yield what the journal says of each picture."""
+        """Yield what the journal says of each image."""
         with self._journal.open("rb") as file:
             next(file)
             yield from map(json.loads, file)
@@ -173,7 +172,7 @@ class DetectionWriter:
     def _begin(self, skip_done: bool) -> None:
         """Refuse a folder of the user's, empty the journal and remove the tables if not to go on, make the folders."""
         folder, crops = self._folder, self._folder / "crops"
-        with naming(folder):
+        with write_errors(folder):
             if any(folder.iterdir()) and not (self._journal.exists() or self._results.exists()):
                 raise InputError(f"{folder}: holds files that are not detections; give another --out")
             if self._crops and not skip_done and crops.is_dir() and any(crops.iterdir()):
@@ -184,10 +183,10 @@ class DetectionWriter:
                 )
             if self._results.exists() and not skip_done:
                 _LOG.warning("%s: the results of an earlier run are replaced", folder)
-            with naming(self._journal):
+            with write_errors(self._journal):
                 self._journal.open("ab" if skip_done else "wb").close()
             for outdated in () if skip_done else (self._results, self._csv):
-                with naming(outdated):
+                with write_errors(outdated):
                     outdated.unlink(missing_ok=True)
             for name, is_wanted in {"labels": self._txt, "crops": self._crops, "json": self._json_each}.items():
                 if is_wanted:
@@ -196,7 +195,7 @@ class DetectionWriter:
     def _go_on(self, settings: Mapping[str, Any]) -> None:
         """Take over what the journal holds, up to a line that was cut off; begin it if it holds nothing."""
         self._next_id = end = 0
-        with naming(self._journal), self._journal.open("rb") as file:
+        with write_errors(self._journal), self._journal.open("rb") as file:
             for line in file:
                 entry = _parse(line)
                 if self._next_id == 0 and line.endswith(b"\n"):
@@ -209,9 +208,9 @@ class DetectionWriter:
                 self._next_id += 1
                 end += len(line)
             if lost := sum(1 for _ in file):
-                place = at(self._journal, self._next_id + 1)
-                _LOG.warning(f"{place}: damaged; this picture and the {lost} behind it are done again")
-        with naming(self._journal):
+                place = location(self._journal, self._next_id + 1)
+                _LOG.warning(f"{place}: damaged; this image and the {lost} behind it are done again")
+        with write_errors(self._journal):
             os.truncate(self._journal, end)
         if self._next_id == 0:
             self._append({"settings": settings})
@@ -234,7 +233,7 @@ class DetectionWriter:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """Add a line to the journal, at once and whole or not at all."""
-        with naming(self._journal), self._journal.open("ab", buffering=0) as file:
+        with write_errors(self._journal), self._journal.open("ab", buffering=0) as file:
             append_line(file, entry)
 
 
@@ -267,7 +266,7 @@ def _class_folders(class_names: tuple[str, ...]) -> list[str]:
 
 
 def _cut(image: ImageArray, box: Floats) -> ImageArray:
-    """Return the part of a picture [H, W, 3] in a box (x1, y1, x2, y2): rounded outward, clipped, a pixel at least."""
+    """Return the part of an image [H, W, 3] in a box (x1, y1, x2, y2): rounded outward, clipped, a pixel at least."""
     height, width = image.shape[:2]
     left, top = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(box[2:]), (left + 1, top + 1), (width, height)).astype(int)
@@ -300,7 +299,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 @contextmanager
 def _finishing(unfinished: Path, path: Path) -> Iterator[None]:
     """Call a file `path` once what is done meanwhile has written it whole as `unfinished`; else remove it."""
-    with naming(path):
+    with write_errors(path):
         try:
             yield
             unfinished.replace(path)
@@ -321,7 +320,7 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 def _write_crop(path: Path, image: ImageArray) -> None:
-    """Write a picture [H, W, 3], whole or not at all; its folder is made if it is not there."""
+    """Write an image [H, W, 3], whole or not at all; its folder is made if it is not there."""
     unfinished = path.with_stem(f"{path.stem}.part")  # its ending chooses the format; crops themselves end in a number
     with _finishing(unfinished, path):
         path.parent.mkdir(exist_ok=True)

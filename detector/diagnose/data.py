@@ -10,7 +10,7 @@ from detector.config import Config
 from detector.data.near_duplicates import read_thumbnails
 from detector.data.split import Split
 from detector.diagnose.finding import Finding
-from detector.diagnose.images import check_leakage, check_pictures, check_repeated_pictures, check_shared_files
+from detector.diagnose.images import check_images, check_leakage, check_repeated_images, check_shared_files
 from detector.diagnose.label_shift import check_label_shift
 from detector.diagnose.labels import (
     check_background,
@@ -28,17 +28,17 @@ from detector.diagnose.resolution import check_canvas, check_points, check_small
 
 
 def check_data(
-    splits: Sequence[Split], canvas_hw: tuple[int, int], config: Config, quick: bool = False
+    splits: Sequence[Split], input_hw: tuple[int, int], config: Config, quick: bool = False
 ) -> list[Finding]:
     """Run every check of the data.
 
     Args:
         splits: the one to learn from first.
-        canvas_hw: full size of the network's pictures.
+        input_hw: full size of the network's images.
         config: settings of the run.
-        quick: only what the annotations tell, without decoding pictures.
+        quick: only what the annotations tell, without decoding images.
     """
-    objects = [gather(split, canvas_hw) for split in splits]
+    objects = [gather(split, input_hw) for split in splits]
     train = objects[0]
     findings = [
         check_rows(splits, config.allow_dropped),
@@ -51,15 +51,15 @@ def check_data(
         check_repeated_boxes(objects),
         check_two_classes(objects),
         check_odd_boxes(objects),
-        check_canvas(train, canvas_hw),
-        check_small_objects(train, canvas_hw),
+        check_canvas(train, input_hw),
+        check_small_objects(train, input_hw),
         check_points(train, config),
     ]
     if not quick:
         thumbnails = read_thumbnails(splits)
         findings += [
-            check_pictures(thumbnails),
-            check_repeated_pictures(thumbnails[0]),
+            check_images(thumbnails),
+            check_repeated_images(thumbnails[0]),
             check_leakage(thumbnails),
             check_label_shift(splits[0]),
         ]

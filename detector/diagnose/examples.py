@@ -1,4 +1,4 @@
-"""Pictures for a person to look at, and the proof that augmentation moves boxes as it moves what they stand around."""
+"""Images for a person to look at, and the proof that augmentation moves boxes as it moves what they stand around."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,24 +10,23 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Floats, ImageArray, Ints
 from detector.boxes import area, pairwise_iou
-from detector.config import Config
+from detector.config import BlendConfig, ColorConfig, Config, turned_off
 from detector.data.ledger import Ledger
-from detector.data.split import Split, evenly
+from detector.data.split import Split, evenly_spaced
 from detector.detections import Detections
 from detector.diagnose.finding import Finding
-from detector.drawing import draw
 from detector.errors import InputError
-from detector.letterbox import FILL, lay_on_canvas
+from detector.letterbox import FILL, letterbox_image
 from detector.loader.dataset import DetectionDataset
 from detector.sample import Sample
 
 _TILE = 160
 """Side of an example of a class, in pixels."""
 
-_COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], dtype=np.uint8)
+_COLORS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], dtype=np.uint8)
 """Of painted objects. No channel is near FILL, so that half-covered pixels on an edge fall to one side or the other."""
 
-_PAINTED_PICTURES = 12
+_PAINTED_IMAGES = 12
 _PAINTED_EPOCHS = 8
 
 _SURVIVES = 0.8
@@ -38,10 +37,10 @@ _MEASURABLE = 16.0
 
 
 def class_examples(split: Split, per_class: int = 4) -> ImageArray:
-    """Return one picture with up to `per_class` objects of each class, evenly drawn from the split.
+    """Return one image with up to `per_class` objects of each class, evenly drawn from the split.
 
     A tile shows an object with its box, its class and some of what is around it. Each class has its row of tiles, in
-    several columns of rows where there are many classes. The tile of a picture that does not decode stays empty.
+    several columns of rows where there are many classes. The tile of an image that does not decode stays empty.
     """
     objects: list[list[tuple[Annotation, int]]] = [[] for _ in split.class_names]
     for annotation in split.annotations:
@@ -49,7 +48,7 @@ def class_examples(split: Split, per_class: int = 4) -> ImageArray:
             objects[annotation.class_ids[row]].append((annotation, int(row)))
     rows = []
     for of_class in objects:
-        tiles = [_object_tile(split, annotation, row) for annotation, row in evenly(of_class, per_class)]
+        tiles = [_object_tile(split, annotation, row) for annotation, row in evenly_spaced(of_class, per_class)]
         rows.append(_grid([*tiles, *[_empty_tile()] * (per_class - len(tiles))], per_class))
     return _grid(rows, columns=max(1, round((len(rows) / per_class) ** 0.5)))
 
@@ -66,27 +65,27 @@ def augmentation_examples(
     return _grid(tiles, columns=max(1, round(count**0.5)))
 
 
-def check_augmentation(annotations: Sequence[Annotation], canvas_hw: tuple[int, int], config: Config) -> Finding:
-    """Measure on painted pictures whether boxes stay around their objects through all that moves them.
+def check_augmentation(annotations: Sequence[Annotation], input_hw: tuple[int, int], config: Config) -> Finding:
+    """Measure on painted images whether boxes stay around their objects through all that moves them.
 
     Args:
-        annotations: of the pictures to learn from; only their sizes count.
-        canvas_hw: size of the samples.
+        annotations: of the images to learn from; only their sizes count.
+        input_hw: size of the samples.
         config: of it, what moves objects, at full strength and with mosaics from the start.
     """
-    dataset = painted_dataset(annotations, canvas_hw, config)
+    dataset = painted_dataset(annotations, input_hw, config)
     count = _PAINTED_EPOCHS * len(dataset)
     return compare_painted(dataset.training_sample(position, _PAINTED_EPOCHS) for position in range(count))
 
 
-def painted_dataset(annotations: Sequence[Annotation], canvas_hw: tuple[int, int], config: Config) -> DetectionDataset:
-    """Return pictures with a coloured rectangle in each quarter, whose class is its colour, and nothing else.
+def painted_dataset(annotations: Sequence[Annotation], input_hw: tuple[int, int], config: Config) -> DetectionDataset:
+    """Return images with a colored rectangle in each quarter, whose class is its color, and nothing else.
 
-    Changes of colour are off, and so is what blends or covers pictures: there, colours would not tell objects apart.
+    Changes of color are off, and so is what blends or covers images: there, colors would not tell objects apart.
     """
     rng = np.random.default_rng(0)
     painted = []
-    for image_id, annotation in enumerate(islice(cycle(evenly(annotations, _PAINTED_PICTURES)), _PAINTED_PICTURES)):
+    for image_id, annotation in enumerate(islice(cycle(evenly_spaced(annotations, _PAINTED_IMAGES)), _PAINTED_IMAGES)):
         height, width = (max(side, 64) for side in annotation.image_hw)
         quarter = np.array([width, height] * 2) / 2
         near, far = rng.uniform(0.05, 0.4, size=(4, 2)), rng.uniform(0.6, 0.95, size=(4, 2))
@@ -96,39 +95,39 @@ def painted_dataset(annotations: Sequence[Annotation], canvas_hw: tuple[int, int
         painted.append(Annotation(image_id, Path("painted"), (height, width), boxes, ids, crowd, area(boxes)))
     names = ("red", "green", "blue", "yellow")
     split = Split("painted", names, (0, 1, 2, 3), tuple(painted), Ledger(used=4 * len(painted)), _paint)
-    still = replace(config, colour_gain=0, brightness=0, hue=0, saturation=0, value=0, pca_colour=0, style_shift=0)
-    still = replace(still, copy_paste=0, mixup=0, augment_ramp=0, mosaic_from=0, clean_end=0)
-    return DetectionDataset(split, canvas_hw, still)
+    still = turned_off(config, ColorConfig, BlendConfig)
+    still = replace(still, augment_ramp=0, mosaic_from=0, mosaic_off=0)
+    return DetectionDataset(split, input_hw, still)
 
 
 def compare_painted(samples: Iterable[Sample]) -> Finding:
-    """Compare the boxes of painted samples with what is seen of their colours."""
+    """Compare the boxes of painted samples with what is seen of their colors."""
     overlaps = [
-        float(pairwise_iou(box[None], seen_extent(sample.image, box, _COLOURS[class_id])[None])[0, 0])
+        float(pairwise_iou(box[None], seen_extent(sample.image, box, _COLORS[class_id])[None])[0, 0])
         for sample in samples
         for box, class_id in zip(sample.boxes, sample.class_ids, strict=True)
         if (box[2:] - box[:2]).min() >= _MEASURABLE
     ]
     middle = float(np.median(overlaps)) if overlaps else 0.0
-    share = float(np.mean(np.array(overlaps) >= _SURVIVES)) if overlaps else 0.0
-    survive = middle >= _SURVIVES and share >= 0.9
+    fraction = float(np.mean(np.array(overlaps) >= _SURVIVES)) if overlaps else 0.0
+    survive = middle >= _SURVIVES and fraction >= 0.9
     return Finding(
         "augmentation: labels survive",
         "ok" if survive else "stop",
-        f"{share:.0%} of {len(overlaps)} painted objects are where their moved boxes say, median IoU {middle:.2f}",
+        f"{fraction:.0%} of {len(overlaps)} painted objects are where their moved boxes say, median IoU {middle:.2f}",
         f"at least 90% with an IoU of {_SURVIVES:g}",
         "" if survive else "Boxes and pixels are not moved alike: a fault in the augmentation. Look at drawn samples.",
     )
 
 
-def seen_extent(image: ImageArray, box: Floats, colour: ImageArray) -> Floats:
-    """Return the extent [4] of a colour in and near a box [4]; no area where there is none of it."""
+def seen_extent(image: ImageArray, box: Floats, color: ImageArray) -> Floats:
+    """Return the extent [4] of a color in and near a box [4]; no area where there is none of it."""
     margin = np.tile((box[2:] - box[:2]) / 4, 2) * (-1, -1, 1, 1)
     left, top, right, bottom = (max(0, int(value)) for value in np.round(box + margin))
     window = image[top:bottom, left:right].astype(np.int16)
-    # A pixel half covered lies in the middle between its colour and FILL.
-    is_colour = (np.abs(window - colour) < np.abs(colour.astype(np.int16) - FILL) / 2).all(axis=2)
-    rows, columns = np.flatnonzero(is_colour.any(axis=1)), np.flatnonzero(is_colour.any(axis=0))
+    # A pixel half covered lies in the middle between its color and FILL.
+    is_color = (np.abs(window - color) < np.abs(color.astype(np.int16) - FILL) / 2).all(axis=2)
+    rows, columns = np.flatnonzero(is_color.any(axis=1)), np.flatnonzero(is_color.any(axis=0))
     if not len(rows):
         return np.zeros(4, dtype=np.float32)
     extent = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
@@ -138,7 +137,7 @@ def seen_extent(image: ImageArray, box: Floats, colour: ImageArray) -> Floats:
 def _paint(annotation: Annotation) -> ImageArray:
     image = np.full((*annotation.image_hw, 3), FILL, dtype=np.uint8)
     for (x1, y1, x2, y2), class_id in zip(annotation.boxes.astype(int), annotation.class_ids, strict=True):
-        image[y1:y2, x1:x2] = _COLOURS[class_id]
+        image[y1:y2, x1:x2] = _COLORS[class_id]
     return image
 
 
@@ -148,17 +147,17 @@ def _object_tile(split: Split, annotation: Annotation, row: int) -> ImageArray:
     except InputError:
         return _empty_tile()
     box = annotation.boxes[row : row + 1]
-    centre, reach = (box[0, :2] + box[0, 2:]) / 2, max(16.0, 0.8 * float((box[0, 2:] - box[0, :2]).max()))
-    left, top = np.maximum(centre - reach, 0).astype(int)
-    right, bottom = np.ceil(centre + reach).astype(int)
-    letterbox, tile = lay_on_canvas(image[top:bottom, left:right], (_TILE, _TILE))
-    on_tile = letterbox.to_canvas(box - np.array([left, top] * 2, dtype=np.float32))
+    center, reach = (box[0, :2] + box[0, 2:]) / 2, max(16.0, 0.8 * float((box[0, 2:] - box[0, :2]).max()))
+    left, top = np.maximum(center - reach, 0).astype(int)
+    right, bottom = np.ceil(center + reach).astype(int)
+    letterbox, tile = letterbox_image(image[top:bottom, left:right], (_TILE, _TILE))
+    on_tile = letterbox.to_input(box - np.array([left, top] * 2, dtype=np.float32))
     return _drawn(tile, on_tile, annotation.class_ids[row : row + 1], split.class_names)
 
 
 def _drawn(image: ImageArray, boxes: Floats, class_ids: Ints, names: tuple[str, ...]) -> ImageArray:
     found = Detections(boxes, np.ones(len(boxes), dtype=np.float32), class_ids, names)
-    return draw(image, found, with_scores=False)
+    return found.draw_on(image, with_scores=False)
 
 
 def _empty_tile() -> ImageArray:
@@ -166,7 +165,7 @@ def _empty_tile() -> ImageArray:
 
 
 def _grid(tiles: Sequence[ImageArray], columns: int) -> ImageArray:
-    """Return pictures of one size side by side, row by row, the last row filled with grey."""
+    """Return images of one size side by side, row by row, the last row filled with gray."""
     missing = -len(tiles) % columns
     filled = [*tiles, *[np.full_like(tiles[0], FILL)] * missing]
     rows = [np.concatenate(filled[i : i + columns], axis=1) for i in range(0, len(filled), columns)]

@@ -19,8 +19,8 @@ class Finding:
         expected: what would have been well.
         advice: likely cause and what to do, as sentences; empty where all is well.
 
-    >>> print(Finding("data: leakage", "look", "2 of 87 pictures of val", "none", "Take them out of one split."))
-    look  data: leakage: 2 of 87 pictures of val (expected: none). Take them out of one split.
+    >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Take them out of one split."))
+    look  data: leakage: 2 of 87 images of val (expected: none). Take them out of one split.
     """
 
     check: str

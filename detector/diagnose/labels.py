@@ -1,4 +1,4 @@
-"""What rows, classes and boxes tell, without a look at the pictures."""
+"""What rows, classes and boxes tell, without a look at the images."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,15 +37,15 @@ def check_rows(splits: Sequence[Split], allow_dropped: float) -> Finding:
 
 
 def check_background(splits: Sequence[Split]) -> Finding:
-    """Most pictures should hold something."""
-    shares = [split.ledger.background / max(1, len(split.annotations)) for split in splits]
-    worst = int(np.argmax(shares))
+    """Most images should hold something."""
+    fractions = [split.ledger.background / max(1, len(split.annotations)) for split in splits]
+    worst = int(np.argmax(fractions))
     return Finding(
-        "data: pictures without objects",
-        "look" if shares[worst] > 0.5 else "ok",
-        f"{shares[worst]:.0%} of {splits[worst].name}",
+        "data: images without objects",
+        "look" if fractions[worst] > 0.5 else "ok",
+        f"{fractions[worst]:.0%} of {splits[worst].name}",
         "less than half",
-        "Are these meant as background pictures, or were their label files not found?" if shares[worst] > 0.5 else "",
+        "Are these meant as background images, or were their label files not found?" if fractions[worst] > 0.5 else "",
     )
 
 
@@ -59,7 +59,7 @@ def check_classes(objects: Sequence[Objects]) -> Finding:
     expected = "every class has objects in the split to learn from"
     if untaught:
         measured = f"{len(untaught)} of {len(names)} classes only in other splits: {some(untaught)}"
-        advice = "They will be scored and cannot be learned: split the pictures anew, or mend the class ids."
+        advice = "They will be scored and cannot be learned: split the images anew, or mend the class ids."
         return Finding("data: classes", "stop", measured, expected, advice)
     if empty:
         measured = f"{len(empty)} of {len(names)} classes have no object at all: {some(empty)}"
@@ -141,7 +141,7 @@ def check_class_shares(objects: Sequence[Objects]) -> Finding:
         "look" if far else "ok",
         f"share of objects in other classes than in {name}: {', '.join(parts) or 'no other split'}",
         "at most 20%",
-        f"Scores there say less about pictures like those of {name}: split at random or by scene." if far else "",
+        f"Scores there say less about images like those of {name}: split at random or by scene." if far else "",
     )
 
 
@@ -153,7 +153,7 @@ def count_classes(objects: Objects) -> Ints:
 def class_profiles(objects: Objects) -> Doubles:
     """Return by what a class can be known again [C, 3]: logs of its share, its usual size and aspect.
 
-    NaN for classes with too few objects. The size is the root of the share of the picture.
+    NaN for classes with too few objects. The size is the root of the share of the image.
     """
     wh = np.maximum(objects.boxes[:, 2:] - objects.boxes[:, :2], 1e-6).astype(np.float64)
     size = np.log(np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)) / 2
@@ -173,14 +173,14 @@ def _distance(a: Doubles, b: Doubles) -> float:
 
 
 def check_repeated_boxes(objects: Sequence[Objects]) -> Finding:
-    """No object should be labelled twice."""
+    """No object should be labeled twice."""
     found = list(_overlapping(objects, 0.95, same_class=True))
     return Finding(
         "data: repeated boxes",
         "look" if found else "ok",
         f"{len(found)} pairs of boxes of one class with an IoU above 0.95",
         "none",
-        f"Objects labelled twice cost precision; delete one of each: {some(unique(found))}." if found else "",
+        f"Objects labeled twice cost precision; delete one of each: {some(unique(found))}." if found else "",
     )
 
 
@@ -197,7 +197,7 @@ def check_two_classes(objects: Sequence[Objects]) -> Finding:
 
 
 def _overlapping(objects: Sequence[Objects], least_iou: float, same_class: bool) -> Iterator[Path]:
-    """Yield the picture of every pair of boxes that overlap by more than `least_iou`."""
+    """Yield the image of every pair of boxes that overlap by more than `least_iou`."""
     for annotation in chain.from_iterable(of_split.split.annotations for of_split in objects):
         boxes, class_ids = annotation.boxes[~annotation.is_crowd], annotation.class_ids[~annotation.is_crowd]
         if len(boxes) > 1:
@@ -207,7 +207,7 @@ def _overlapping(objects: Sequence[Objects], least_iou: float, same_class: bool)
 
 
 def check_odd_boxes(objects: Sequence[Objects]) -> Finding:
-    """Boxes should not fill the picture, be thin as a thread, or be far from the usual size of their class."""
+    """Boxes should not fill the image, be thin as a thread, or be far from the usual size of their class."""
     counts: Counter[str] = Counter()
     places = []
     for of_split in objects:
@@ -215,7 +215,7 @@ def check_odd_boxes(objects: Sequence[Objects]) -> Finding:
         for reason, which in _odd(of_split).items():
             rows = np.flatnonzero(which)
             counts[reason] += len(rows)
-            places += [f"{names[of_split.class_ids[i]]} in {annotations[of_split.picture[i]].image_path}" for i in rows]
+            places += [f"{names[of_split.class_ids[i]]} in {annotations[of_split.image[i]].image_path}" for i in rows]
     return Finding(
         "data: odd boxes",
         "look" if places else "ok",
@@ -228,17 +228,17 @@ def check_odd_boxes(objects: Sequence[Objects]) -> Finding:
 def _odd(objects: Objects) -> dict[str, Bools]:
     """Return reason → which boxes [N] are odd by it."""
     wh = np.maximum(objects.boxes[:, 2:] - objects.boxes[:, :2], 1e-6).astype(np.float64)
-    share = np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)
-    log_share = np.log(share)
+    fraction = np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)
+    log_fraction = np.log(fraction)
     unusual = np.zeros(len(wh), dtype=np.bool_)
     for class_id, count in enumerate(count_classes(objects)):
         if count >= _FEW_OBJECTS:
             own = objects.class_ids == class_id
-            from_median = np.abs(log_share[own] - np.median(log_share[own]))
-            # 1.48 median deviations are a standard deviation of normal values.
+            from_median = np.abs(log_fraction[own] - np.median(log_fraction[own]))
+            # 1.48 median stds are a standard std of normal values.
             unusual[own] = from_median > 6 * max(1.48 * float(np.median(from_median)), 0.1)
     return {
-        "fill the picture": share > 0.95,
+        "fill the image": fraction > 0.95,
         "are 20 times longer than wide": wh.max(axis=1) > 20 * wh.min(axis=1),
         "are far from the size of their class": unusual,
     }

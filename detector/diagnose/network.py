@@ -49,7 +49,7 @@ class LayerSignal:
 
     Attributes:
         name: path of the module in the network.
-        mean, deviation: of its answers.
+        mean, std: of its answers.
         dead: share of channels that answer the same everywhere in the batch.
         saturated: share of answers where a bounded activation is within 1 % of a bound; 0 for others.
         gradient: norm of the gradient of its kernel.
@@ -58,7 +58,7 @@ class LayerSignal:
 
     name: str
     mean: float
-    deviation: float
+    std: float
     dead: float
     saturated: float
     gradient: float
@@ -189,7 +189,7 @@ def measure_signal(
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, ConvBlock)}
     for name, block in blocks.items():
         block.register_forward_hook(keep(name))
-    detection_loss(network(batch.images), batch, config, least_quality=0.1).total.backward()  # type: ignore[no-untyped-call]
+    detection_loss(network(batch.images), batch, config, min_quality=0.1).total.backward()  # type: ignore[no-untyped-call]
     gradients = {
         name: 0.0 if block.conv.weight.grad is None else float(block.conv.weight.grad.norm())
         for name, block in blocks.items()
@@ -203,14 +203,14 @@ def measure_signal(
         saturated = 0.0
         if block.act is not None and config.activation in ("sigmoid", "hard_sigmoid", "tanh"):
             low = -1.0 if config.activation == "tanh" else 0.0
-            share = (answer - low) / (1 - low)
-            saturated = float(((share < 0.01) | (share > 0.99)).float().mean())
+            fraction = (answer - low) / (1 - low)
+            saturated = float(((fraction < 0.01) | (fraction > 0.99)).float().mean())
         change = float((block.conv.weight.detach() - before[name]).norm())
         signals.append(
             LayerSignal(
                 name=name,
                 mean=float(answer.mean()),
-                deviation=float(answer.std()),
+                std=float(answer.std()),
                 dead=float((by_channel.amax(1) == by_channel.amin(1)).float().mean()),
                 saturated=saturated,
                 gradient=gradients[name],
@@ -222,13 +222,13 @@ def measure_signal(
 
 def check_signal(signals: list[LayerSignal]) -> list[Finding]:
     """Judge what `measure_signal` saw: answers, dead and saturated units, gradients, size of the steps."""
-    quietest = min(signals, key=lambda layer: layer.deviation)
-    loudest = max(signals, key=lambda layer: layer.deviation)
-    broken = [layer.name for layer in signals if not math.isfinite(layer.deviation)]
+    quietest = min(signals, key=lambda layer: layer.std)
+    loudest = max(signals, key=lambda layer: layer.std)
+    broken = [layer.name for layer in signals if not math.isfinite(layer.std)]
     verdict: Verdict = "ok"
     advice = ""
-    if broken or quietest.deviation < _QUIET or loudest.deviation > _LOUD:
-        verdict = "stop" if broken or quietest.deviation < _QUIET / 1e3 or loudest.deviation > _LOUD * 1e3 else "look"
+    if broken or quietest.std < _QUIET or loudest.std > _LOUD:
+        verdict = "stop" if broken or quietest.std < _QUIET / 1e3 or loudest.std > _LOUD * 1e3 else "look"
         advice = (
             "The signal fades or grows from layer to layer: take norm=batch, or init=he with relu-like activations."
         )
@@ -236,7 +236,7 @@ def check_signal(signals: list[LayerSignal]) -> list[Finding]:
         Finding(
             "signal: answers of the layers",
             verdict,
-            f"deviation {quietest.deviation:.2g} ({quietest.name}) to {loudest.deviation:.2g} ({loudest.name})",
+            f"std {quietest.std:.2g} ({quietest.name}) to {loudest.std:.2g} ({loudest.name})",
             f"{_QUIET:g} to {_LOUD:g}",
             advice,
         )

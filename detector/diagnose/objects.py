@@ -17,41 +17,41 @@ class Objects:
 
     Attributes:
         split: where they stand.
-        boxes: [N, 4] in pixels of their pictures.
-        on_canvas: [N, 4] in canvas pixels.
+        boxes: [N, 4] in pixels of their images.
+        input_boxes: [N, 4] in canvas pixels.
         class_ids: [N].
-        picture: [N] position in `split.annotations`.
-        image_hw: [N, 2] size of the picture of each.
+        image: [N] position in `split.annotations`.
+        image_hw: [N, 2] size of the image of each.
     """
 
     split: Split
     boxes: Floats
-    on_canvas: Floats
+    input_boxes: Floats
     class_ids: Ints
-    picture: Ints
+    image: Ints
     image_hw: Ints
 
 
-def gather(split: Split, canvas_hw: tuple[int, int]) -> Objects:
+def gather(split: Split, input_hw: tuple[int, int]) -> Objects:
     """Return the objects of a split as one table."""
     kept = [~annotation.is_crowd for annotation in split.annotations]
     boxes = [annotation.boxes[keep] for annotation, keep in zip(split.annotations, kept, strict=True)]
     sizes = np.array([annotation.image_hw for annotation in split.annotations], dtype=np.int64).reshape(-1, 2)
-    picture = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+    image = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
     placed = [
-        Letterbox.fit(annotation.image_hw, canvas_hw).to_canvas(own)
+        Letterbox.fit(annotation.image_hw, input_hw).to_input(own)
         for annotation, own in zip(split.annotations, boxes, strict=True)
     ]
     none = np.zeros((0, 4), dtype=np.float32)
     return Objects(
         split=split,
         boxes=np.concatenate([none, *boxes]),
-        on_canvas=np.concatenate([none, *placed]),
+        input_boxes=np.concatenate([none, *placed]),
         class_ids=np.concatenate(
             [np.zeros(0, np.int64), *(a.class_ids[keep] for a, keep in zip(split.annotations, kept, strict=True))]
         ),
-        picture=picture,
-        image_hw=sizes[picture],
+        image=image,
+        image_hw=sizes[image],
     )
 
 

@@ -9,7 +9,7 @@ from detector.loader.loader import training_batch
 from detector.model.network import GridNetwork
 
 
-def check_shortly(
+def short_check(
     splits: list[Split], dataset: DetectionDataset, fresh: GridNetwork | None, batch_size: int
 ) -> list[Finding]:
     """Do the checks that cost next to nothing, for the start of a training run.
@@ -18,9 +18,9 @@ def check_shortly(
         splits: to learn from and to evaluate on.
         dataset: of the first.
         fresh: the network, if it begins with random weights: what trained ones lose at first no theory says.
-        batch_size: pictures per step.
+        batch_size: images per step.
     """
-    findings = check_data(splits, dataset.canvas_hw, dataset.config, quick=True)
+    findings = check_data(splits, dataset.input_hw, dataset.config, quick=True)
     if fresh is None:
         return findings
     batch = training_batch(dataset, 0, min(batch_size, 4), 1)

@@ -10,15 +10,15 @@ from typing import Any
 
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
-from detector.config import RuntimeName
 from detector.data.formats.coco import to_coco
 from detector.data.open_data import open_data
 from detector.data.split import Split
-from detector.detections import IOU_THRESHOLD, Detections, coco_results
+from detector.detections import Detections, coco_results
 from detector.errors import InputError
 from detector.files import read_json
-from detector.letterbox import Letterbox, lay_on_canvas
+from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import AveragePrecision, average_precision, score
+from detector.options import IOU_THRESHOLD, RuntimeName
 from detector.predict.detector import Detector
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ LOWEST_SCORE = 0.001
 """Average precision wants the whole ranking, not only what is worth showing."""
 
 COCO_MAX_DETECTIONS = 100
-"""COCO counts at most this many per picture."""
+"""COCO counts at most this many per image."""
 
 _BATCH = 8
 
-Canvases = Iterable[tuple[Annotation, Letterbox, ImageArray]]
+LetterboxedImages = Iterable[tuple[Annotation, Letterbox, ImageArray]]
 
 
 def evaluate(
@@ -73,35 +73,35 @@ def detect_split(
     suppression: str | None = None,
     class_agnostic: bool | None = None,
 ) -> dict[int, Detections]:
-    """Return what a detector finds in every picture of a split, by image id; thresholds and the rest as for `evaluate`.
+    """Return what a detector finds in every image of a split, by image id; thresholds and the rest as for `evaluate`.
 
     Raises:
-        InputError: the classes differ, or a picture cannot be read; no such suppression.
+        InputError: the classes differ, or an image cannot be read; no such suppression.
     """
     check_classes(detector, split)
-    canvases = letterboxed(split, detector.canvas_hw)
-    return detect_canvases(detector, canvases, iou_threshold, suppression, class_agnostic)
+    inputs = letterboxed(split, detector.input_hw)
+    return detect_letterboxed(detector, inputs, iou_threshold, suppression, class_agnostic)
 
 
-def letterboxed(split: Split, canvas_hw: tuple[int, int]) -> Iterator[tuple[Annotation, Letterbox, ImageArray]]:
-    """Yield every picture of a split on its canvas."""
+def letterboxed(split: Split, input_hw: tuple[int, int]) -> Iterator[tuple[Annotation, Letterbox, ImageArray]]:
+    """Yield every image of a split on its canvas."""
     for annotation in split.annotations:
-        yield annotation, *lay_on_canvas(split.read_image(annotation), canvas_hw)
+        yield annotation, *letterbox_image(split.read_image(annotation), input_hw)
 
 
-def detect_canvases(
+def detect_letterboxed(
     detector: Detector,
-    canvases: Canvases,
+    inputs: LetterboxedImages,
     iou_threshold: float = IOU_THRESHOLD,
     suppression: str | None = None,
     class_agnostic: bool | None = None,
 ) -> dict[int, Detections]:
-    """Return what a detector finds on canvases made by `letterboxed`, by image id."""
+    """Return what a detector finds on inputs made by `letterboxed`, by image id."""
     found: dict[int, Detections] = {}
-    remaining = iter(canvases)
+    remaining = iter(inputs)
     while batch := list(islice(remaining, _BATCH)):
-        answers = detector.detect_canvases(
-            [(letterbox, canvas) for _, letterbox, canvas in batch],
+        answers = detector.detect_letterboxed(
+            [(letterbox, letterboxed) for _, letterbox, letterboxed in batch],
             score_threshold=LOWEST_SCORE,
             iou_threshold=iou_threshold,
             max_detections=COCO_MAX_DETECTIONS,
@@ -170,7 +170,7 @@ def evaluate_to_files(
     for path in (json_path, results_path):
         if path is not None:
             _check_writable(path)
-    source = open_data(data, allow_outside)
+    source = open_data(data, allow_outside=allow_outside)
     if split is None:
         split = source.split_names[0] if len(source.split_names) == 1 else "test"
     if detections is not None:
@@ -184,7 +184,7 @@ def evaluate_to_files(
         assert weights is not None
         detector = Detector.load(weights, device, long_side, runtime)
         read = source.read(split)
-        log.info(f"{source.description}; {read.name}: {len(read.annotations)} pictures, {read.ledger.summary()}")
+        log.info(f"{source.description}; {read.name}: {len(read.annotations)} images, {read.ledger.summary()}")
         found = detect_split(detector, read, iou_threshold, suppression, class_agnostic)
         results = coco_results(found, read.category_ids)
         ap = score_split(read, found)
@@ -212,13 +212,13 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return results with the image ids of a COCO data set, where they name the files of their pictures.
+    """Return results with the image ids of a COCO data set, where they name the files of their images.
 
-    `detect` does, and counts pictures as they come: its own ids are those of a data set by chance only. Results on
-    other pictures, as of a folder with all splits in it, are left out, and that is said.
+    `detect` does, and counts images as they come: its own ids are those of a data set by chance only. Results on
+    other images, as of a folder with all splits in it, are left out, and that is said.
 
     Raises:
-        InputError: none of the files is in the data set, or one could be several of its pictures.
+        InputError: none of the files is in the data set, or one could be several of its images.
     """
     if not all(isinstance(row.get("file_name"), str) for row in results):
         return results
@@ -230,18 +230,18 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     names = sorted({row["file_name"] for row in results})
     ids = {name: _id_of(name, known) for name in names if (PurePath(name).name,) in known}
     if names and not ids:
-        raise InputError(f"the results are on {names[0]} and others, and none of these is a picture of this split")
+        raise InputError(f"the results are on {names[0]} and others, and none of these is an image of this split")
     if others := len(names) - len(ids):
-        log.warning("%d of %d pictures with results are not in this split: left out", others, len(names))
+        log.warning("%d of %d images with results are not in this split: left out", others, len(names))
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
 
 
 def _id_of(name: str, known: Mapping[tuple[str, ...], list[Any]]) -> Any:
-    """Return the id of the picture that has the most of a path in common with a file, from its end.
+    """Return the id of the image that has the most of a path in common with a file, from its end.
 
     Args:
         name: of the file.
-        known: the last parts of a path, however many → the ids of the pictures whose paths end so.
+        known: the last parts of a path, however many → the ids of the images whose paths end so.
 
     >>> _id_of("my/night/a.png", {("a.png",): [7, 8], ("night", "a.png"): [8], ("day", "a.png"): [7]})
     8
@@ -249,5 +249,5 @@ def _id_of(name: str, known: Mapping[tuple[str, ...], list[Any]]) -> Any:
     parts = PurePath(name).parts
     best = next(known[parts[start:]] for start in range(len(parts)) if parts[start:] in known)
     if len(best) > 1:
-        raise InputError(f"the results name {name}, which could be several pictures of the data set")
+        raise InputError(f"the results name {name}, which could be several images of the data set")
     return best[0]

@@ -9,15 +9,15 @@ from typing import Literal
 from detector.arrays import ImageArray
 from detector.config import config_of
 from detector.data.open_data import open_data
-from detector.data.split import evenly
+from detector.data.split import evenly_spaced
 from detector.errors import InputError
-from detector.files import write_whole
+from detector.files import write_atomic
 from detector.graph.int8_onnx import quantize
 from detector.graph.metadata import NmsSettings
 from detector.graph.nms_in_graph import suppress_inside
 from detector.graph.openvino_ir import BIN, XML, is_ir, to_ir
 from detector.graph.to_onnx import to_onnx
-from detector.letterbox import canvas_of_aspect, lay_on_canvas
+from detector.letterbox import input_hw_for_aspect, letterbox_image
 from detector.media.sources import Source, sources_of
 from detector.model.checkpoint import load_weights
 from detector.weights_info import FORMAT, WeightsInfo
@@ -27,8 +27,8 @@ CERTIFICATE = "certificate.json"
 
 Format = Literal["onnx", "openvino"]
 
-_LEAST_PICTURES, _PICTURES = 16, 128
-"""Pictures to see the ranges of activations on: with fewer they are chance, with more they hardly change."""
+_LEAST_IMAGES, _IMAGES = 16, 128
+"""Images to see the ranges of activations on: with fewer they are chance, with more they hardly change."""
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
     path: Path,
     format: Format = "onnx",
     long_side: int | None = None,
-    int8_pictures: Sequence[Source] | None = None,
+    int8_images: Sequence[Source] | None = None,
     nms: NmsSettings | None = None,
     dynamic: bool = False,
 ) -> tuple[int, int]:
@@ -47,58 +47,58 @@ def export(
         path: a file that ends in .onnx; for "openvino" a folder, new, empty, or such an export, which is replaced.
         format: what is written.
         long_side: of the canvas in pixels, divides by 32; None: as trained.
-        int8_pictures: compute in eight-bit integers, in the ranges seen on these pictures (128 of them are looked at).
+        int8_images: compute in eight-bit integers, in the ranges seen on these images (128 of them are looked at).
         nms: suppress inside the graph, with these thresholds for ever; None: every point answers.
-        dynamic: take a canvas of any size.
+        dynamic: take an input of any size.
 
     Returns:
         The canvas (height, width).
 
     Raises:
         InputError: no such weights or canvas, a path that will not do or cannot be written, a package is missing, the
-            pictures are too few or cannot be read, or such a network cannot be exported so.
+            images are too few or cannot be read, or such a network cannot be exported so.
     """
     (_check_folder if format == "openvino" else _check_file)(path)
     network, info = load_weights(weights)
     if nms is not None:
         _check_suppression(info)
-    height, width = info.canvas_hw
-    canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
-    canvases = None if int8_pictures is None else _calibration(int8_pictures, canvas_hw)
-    graph = to_onnx(network, info, canvas_hw, dynamic)
-    if format == "onnx" and canvases is not None:
-        graph = quantize(graph, canvases)
+    height, width = info.input_hw
+    input_hw = info.input_hw if long_side is None else input_hw_for_aspect(long_side, width / height)
+    inputs = None if int8_images is None else _calibration(int8_images, input_hw)
+    graph = to_onnx(network, info, input_hw, dynamic)
+    if format == "onnx" and inputs is not None:
+        graph = quantize(graph, inputs)
     if nms is not None:
         graph = suppress_inside(graph, nms)
     if format == "openvino":
-        ir = to_ir(graph, canvases)
+        ir = to_ir(graph, inputs)
         _write_folder(path, {XML: ir.xml, BIN: ir.numbers})
     else:
-        write_whole(path, graph)
-    return canvas_hw
+        write_atomic(path, graph)
+    return input_hw
 
 
-def training_pictures(data: str | Path, allow_outside: bool = False) -> list[Source]:
-    """Return the training pictures of a data set, to see the ranges of eight-bit integers on.
+def training_images(data: str | Path, allow_outside: bool = False) -> list[Source]:
+    """Return the training images of a data set, to see the ranges of eight-bit integers on.
 
     Args:
         data: anything `open_data` takes.
         allow_outside: as of `open_data`.
 
     Raises:
-        InputError: as of `open_data`, or it has no training pictures.
+        InputError: as of `open_data`, or it has no training images.
     """
-    return sources_of(open_data(data, allow_outside).read("train"))
+    return sources_of(open_data(data, allow_outside=allow_outside).read("train"))
 
 
-def _calibration(pictures: Sequence[Source], canvas_hw: tuple[int, int]) -> list[ImageArray]:
-    """Return some of the pictures, evenly chosen, on the canvas [H, W, 3]."""
-    if len(pictures) < _LEAST_PICTURES:
+def _calibration(images: Sequence[Source], input_hw: tuple[int, int]) -> list[ImageArray]:
+    """Return some of the images, evenly chosen, on the canvas [H, W, 3]."""
+    if len(images) < _LEAST_IMAGES:
         raise InputError(
-            f"int8: {len(pictures)} pictures are too few to see the range of every activation: "
-            f"give at least {_LEAST_PICTURES}, better {_PICTURES}"
+            f"int8: {len(images)} images are too few to see the range of every activation: "
+            f"give at least {_LEAST_IMAGES}, better {_IMAGES}"
         )
-    return [lay_on_canvas(picture.read(), canvas_hw)[1] for picture in evenly(pictures, _PICTURES)]
+    return [letterbox_image(image.read(), input_hw)[1] for image in evenly_spaced(images, _IMAGES)]
 
 
 def _check_suppression(info: WeightsInfo) -> None:
@@ -155,7 +155,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         new.mkdir()
         for name, data in files.items():
-            write_whole(new / name, data)
+            write_atomic(new / name, data)
         if path.exists():
             path.rename(old)
         try:

@@ -1,4 +1,4 @@
-"""How far two detectors' answers to the same pictures lie apart: their detections matched one to one."""
+"""How far two detectors' answers to the same images lie apart: their detections matched one to one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from detector.boxes import pairwise_iou
 from detector.detections import Detections
 
 _BOX_TOLERANCE, _SCORE_TOLERANCE = 0.5, 0.01
-"""ImageArray of the picture, and score, by which exact arithmetic may drift."""
+"""ImageArray of the image, and score, by which exact arithmetic may drift."""
 
 _SAME_OBJECT = 0.5
 """IoU from which two detections of a class are the same one."""
@@ -17,17 +17,17 @@ _SAME_OBJECT = 0.5
 
 @dataclass(frozen=True)
 class Drift:
-    """How far two lists of answers to the same pictures lie apart.
+    """How far two lists of answers to the same images lie apart.
 
     Attributes:
-        pictures: how many.
+        images: how many.
         detections: of the reference.
         unmatched: detections of either that the other lacks, but for those whose score is that near the threshold.
-        box: largest difference of a side, pixels of the picture.
+        box: largest difference of a side, pixels of the image.
         score: largest difference of a score.
     """
 
-    pictures: int
+    images: int
     detections: int
     unmatched: int
     box: float
@@ -47,16 +47,16 @@ class Drift:
 
     def __str__(self) -> str:
         return (
-            f"{self.detections} detections in {self.pictures} pictures: {self.unmatched} unmatched, boxes within "
+            f"{self.detections} detections in {self.images} images: {self.unmatched} unmatched, boxes within "
             f"{self.box:.3g} px, scores within {self.score:.2g}"
         )
 
 
 def compare(expected: Sequence[Detections], found: Sequence[Detections], score_threshold: float) -> Drift:
-    """Match the detections of each picture one to one, class by class, and return how far they lie apart.
+    """Match the detections of each image one to one, class by class, and return how far they lie apart.
 
     Args:
-        expected: of the reference, a picture each.
+        expected: of the reference, an image each.
         found: of the other.
         score_threshold: both were asked for: what hardly passes it may be missing on the other side.
     """

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.errors import InputError
-from detector.letterbox import FILL, canvas_of_aspect
+from detector.letterbox import FILL, input_hw_for_aspect
+from detector.model.old_metadata import upgrade_metadata
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.weights_info import WeightsInfo, damaged, from_metadata, to_metadata
 
 log = logging.getLogger(__name__)
 
 USAGE = (
-    "image: RGB, uint8, [pictures, height, width, 3]; the picture scaled by one factor to fit (each pixel the mean of "
+    "image: RGB, uint8, [images, height, width, 3]; the image scaled by one factor to fit (each pixel the mean of "
     "what it covers where it shrinks, bilinear where it grows), in the middle (an odd pixel goes right and below), "
-    f"grey {FILL} around; the normalisation is inside. boxes: corners x1, y1, x2, y2 in pixels of this canvas."
+    f"gray {FILL} around; the normalization is inside. boxes: corners x1, y1, x2, y2 in pixels of this canvas."
 )
 """How to use a graph without this package; travels with it."""
 
@@ -31,7 +32,7 @@ class NmsSettings:
     Attributes:
         score_threshold: lowest score that counts, 0..1.
         iou_threshold: overlap above which the lower of two boxes goes, 0..1.
-        max_detections: most detections per picture.
+        max_detections: most detections per image.
 
     Raises:
         InputError: a number out of its range.
@@ -50,11 +51,11 @@ class NmsSettings:
 
 
 @dataclass(frozen=True)
-class GraphForm:
+class GraphInfo:
     """What kind of graph it is.
 
     Attributes:
-        dynamic: it takes any canvas whose sides divide by 32, and, without suppression, several pictures at once.
+        dynamic: it takes any canvas whose sides divide by 32, and, without suppression, several images at once.
         int8: it computes in eight-bit integers.
         nms: the suppression inside; None: every point of the grid answers.
     """
@@ -64,46 +65,47 @@ class GraphForm:
     nms: NmsSettings | None = None
 
 
-def graph_metadata(info: WeightsInfo, canvas_hw: tuple[int, int]) -> dict[str, str]:
-    """Return the texts that make a graph enough by itself, with `canvas_hw` as its canvas."""
-    return to_metadata(replace(info, canvas_hw=canvas_hw)) | {"usage": USAGE}
+def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, str]:
+    """Return the texts that make a graph enough by itself, with `input_hw` as its canvas."""
+    return to_metadata(replace(info, input_hw=input_hw)) | {"usage": USAGE}
 
 
-def form_metadata(form: GraphForm) -> dict[str, str]:
+def graph_info_metadata(form: GraphInfo) -> dict[str, str]:
     """Return the form as texts, to be added to `graph_metadata`."""
     return {key: json.dumps(value) for key, value in asdict(form).items() if value}
 
 
-def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo, GraphForm]:
-    """Read what `graph_metadata` and `form_metadata` wrote.
+def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo, GraphInfo]:
+    """Read what `graph_metadata` and `graph_info_metadata` wrote.
 
     Raises:
         InputError: the file `source` is of another program or version, or damaged.
     """
+    metadata = upgrade_metadata(metadata)
     info = from_metadata(metadata, source)
     try:
         said = {key: json.loads(metadata.get(key, "null")) for key in ("dynamic", "int8", "nms")}
         nms = None if said["nms"] is None else NmsSettings(**said["nms"])
     except (TypeError, ValueError, RecursionError) as error:
         raise damaged(source, error) from None
-    return info, GraphForm(said["dynamic"] is True, said["int8"] is True, nms)
+    return info, GraphInfo(said["dynamic"] is True, said["int8"] is True, nms)
 
 
-def choose_canvas(info: WeightsInfo, form: GraphForm, long_side: int | None, source: str) -> tuple[int, int]:
+def choose_input_size(info: WeightsInfo, form: GraphInfo, long_side: int | None, source: str) -> tuple[int, int]:
     """Return the canvas (height, width) a graph is run with.
 
     Raises:
         InputError: it cannot take this long side.
     """
-    height, width = info.canvas_hw
+    height, width = info.input_hw
     if long_side is None or long_side == max(height, width):
         return height, width
     if not form.dynamic:
         raise InputError(
-            f"{source}: was exported for a canvas of {max(height, width)} pixels and cannot take {long_side}: "
+            f"{source}: was exported for an input of {max(height, width)} pixels and cannot take {long_side}: "
             f"export it again with --imgsz {long_side}, or with --dynamic for any"
         )
-    return canvas_of_aspect(long_side, width / height)
+    return input_hw_for_aspect(long_side, width / height)
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """Suppression inside an ONNX graph: objects come out, best first, instead of an answer for every point."""
 
-from detector.graph.metadata import GraphForm, NmsSettings, form_metadata
+from detector.graph.metadata import GraphInfo, NmsSettings, graph_info_metadata
 from detector.graph.to_onnx import import_onnx
 
 _MOST_CANDIDATES = 1000
@@ -49,15 +49,15 @@ suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3]
     class_ids = Gather (selected_class, order)
 }
 """
-"""In the language of `onnx.parser`; `NonMaxSuppression` gives rows (picture, class, candidate), class by class."""
+"""In the language of `onnx.parser`; `NonMaxSuppression` gives rows (image, class, candidate), class by class."""
 
 
 def suppress_inside(graph: bytes, nms: NmsSettings) -> bytes:
     """Return a graph written by `to_onnx` that ends with the suppression.
 
     Its outputs are `boxes` [N, 4] canvas pixels within the canvas, `scores` [N] and `class_ids` [N], best first; it
-    takes one picture at a time. Each point comes as its best class, as when one looks at a picture; boxes are cut to
-    the canvas first, while without the suppression inside they are cut to the picture.
+    takes one image at a time. Each point comes as its best class, as when one looks at an image; boxes are cut to
+    the canvas first, while without the suppression inside they are cut to the image.
 
     Args:
         graph: the ONNX file's bytes, perhaps quantized.
@@ -84,6 +84,6 @@ def suppress_inside(graph: bytes, nms: NmsSettings) -> bytes:
     del model.graph.output[:]
     model.graph.output.extend(end.output)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    for key, text in form_metadata(GraphForm(nms=nms)).items():
+    for key, text in graph_info_metadata(GraphInfo(nms=nms)).items():
         model.metadata_props.add(key=key, value=text)
     return bytes(model.SerializeToString())

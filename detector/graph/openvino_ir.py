@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from detector.arrays import ImageArray
 from detector.errors import InputError
 from detector.graph.int8_openvino import quantize_model
-from detector.graph.metadata import GraphForm, form_metadata
+from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.no_telemetry import import_openvino, openvino_core
 from detector.weights_info import FORMAT
 
@@ -37,12 +37,12 @@ class Ir:
     numbers: bytes
 
 
-def to_ir(graph: bytes, canvases: Sequence[ImageArray] | None = None) -> Ir:
+def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
     """Return an ONNX file as an IR, its numbers in full precision or in eight-bit integers.
 
     Args:
         graph: the ONNX file's bytes.
-        canvases: for eight bits: as of `quantize_model`.
+        inputs: for eight bits: as of `quantize_model`.
 
     Raises:
         InputError: a package is not installed.
@@ -52,9 +52,9 @@ def to_ir(graph: bytes, canvases: Sequence[ImageArray] | None = None) -> Ir:
     except ImportError:
         raise InputError("writing an IR needs the package openvino: pip install openvino onnx") from None
     model = openvino_core().read_model(graph)
-    if canvases is not None:
-        model = quantize_model(model, canvases)
-        for key, value in form_metadata(GraphForm(int8=True)).items():
+    if inputs is not None:
+        model = quantize_model(model, inputs)
+        for key, value in graph_info_metadata(GraphInfo(int8=True)).items():
             model.set_rt_info(value, [_SECTION, key])
     with tempfile.TemporaryDirectory() as folder:
         xml, numbers = Path(folder) / XML, Path(folder) / BIN

@@ -1,4 +1,4 @@
-"""The network as an ONNX graph: uint8 pictures in, boxes and scores out, and what the weights say about themselves."""
+"""The network as an ONNX graph: uint8 images in, boxes and scores out, and what the weights say about themselves."""
 
 import io
 import warnings
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from detector.config import config_of
 from detector.errors import InputError
-from detector.graph.metadata import GraphForm, form_metadata, graph_metadata
+from detector.graph.metadata import GraphInfo, graph_info_metadata, graph_metadata
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 
 OPSET = 17
 
-_FREE = {0: "pictures", 1: "height", 2: "width"}
+_FREE = {0: "images", 1: "height", 2: "width"}
 """Axes of the input that may vary in a dynamic graph."""
 
 
@@ -27,40 +27,40 @@ class _Graph(nn.Module):
 
     Args:
         network: trained, not fused.
-        canvas_hw: the one size of pictures; None: any.
+        input_hw: the one size of images; None: any.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, network: GridNetwork, canvas_hw: tuple[int, int] | None) -> None:
+    def __init__(self, network: GridNetwork, input_hw: tuple[int, int] | None) -> None:
         super().__init__()
         self.network = fuse(network).cpu()
-        weight, bias = self.network.colour_convolution()
+        weight, bias = self.network.color_convolution()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         # OpenCV's dnn before 5 computes no constants: where the points are known, they stand in the graph as numbers.
         self._grid = None
-        if canvas_hw is not None:
+        if input_hw is not None:
             with torch.inference_mode():
-                self._grid = self.network(torch.zeros(1, 3, *canvas_hw, dtype=torch.uint8)).grid
+                self._grid = self.network(torch.zeros(1, 3, *input_hw, dtype=torch.uint8)).grid
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         levels = F.conv2d(image.permute(0, 3, 1, 2).float(), self.weight, self.bias)
-        predictions = self.network.from_normalised(levels)
+        predictions = self.network.from_normalized(levels)
         if self._grid is not None:
             predictions = replace(predictions, grid=self._grid)
         return predictions.boxes(), predictions.scores()
 
 
-def to_onnx(network: GridNetwork, info: WeightsInfo, canvas_hw: tuple[int, int], dynamic: bool = False) -> bytes:
+def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], dynamic: bool = False) -> bytes:
     """Return an ONNX file: `image` [1, H, W, 3] uint8 RGB → `boxes` [1, P, 4] canvas pixels, `scores` [1, P, C].
 
     Args:
         network: trained, not fused.
-        info: goes into the metadata, with `canvas_hw` as its canvas.
-        canvas_hw: the one size the graph takes; both divide by 32.
-        dynamic: take any number of pictures of any such size.
+        info: goes into the metadata, with `input_hw` as its canvas.
+        input_hw: the one size the graph takes; both divide by 32.
+        dynamic: take any number of images of any such size.
 
     Raises:
         InputError: the package onnx is not installed, or such a network cannot be dynamic.
@@ -68,7 +68,7 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, canvas_hw: tuple[int, int],
     onnx = import_onnx()
     if dynamic:
         _check_dynamic(info)
-    graph = _Graph(network, None if dynamic else canvas_hw).eval()
+    graph = _Graph(network, None if dynamic else input_hw).eval()
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         # The exporter that records one run is deprecated; its successor wants one more package and many seconds.
@@ -76,16 +76,16 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, canvas_hw: tuple[int, int],
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
-            (torch.zeros(1, *canvas_hw, 3, dtype=torch.uint8),),
+            (torch.zeros(1, *input_hw, 3, dtype=torch.uint8),),
             file,  # type: ignore[arg-type]  # its annotation knows paths only
             input_names=["image"],
             output_names=["boxes", "scores"],
             opset_version=OPSET,
-            dynamic_axes={"image": _FREE, "boxes": {0: "pictures"}, "scores": {0: "pictures"}} if dynamic else None,
+            dynamic_axes={"image": _FREE, "boxes": {0: "images"}, "scores": {0: "images"}} if dynamic else None,
             dynamo=False,
         )
     model = onnx.load_from_string(file.getvalue())
-    onnx.helper.set_model_props(model, graph_metadata(info, canvas_hw) | form_metadata(GraphForm(dynamic=dynamic)))
+    onnx.helper.set_model_props(model, graph_metadata(info, input_hw) | graph_info_metadata(GraphInfo(dynamic=dynamic)))
     return bytes(model.SerializeToString())
 
 

@@ -12,11 +12,11 @@ from detector.sample import Sample
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B pictures of one size with up to M boxes each.
+    """B images of one size with up to M boxes each.
 
     Attributes:
         images: [B, 3, H, W] uint8 RGB, channels_last in memory.
-        boxes: [B, M, 4] float32 in canvas pixels; rows beyond a picture's own are zero.
+        boxes: [B, M, 4] float32 in canvas pixels; rows beyond an image's own are zero.
         class_ids: [B, M] int64.
         is_object: [B, M] bool; False for padding and for crowd regions.
         is_crowd: [B, M] bool; regions that are neither object nor background.
@@ -43,7 +43,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples whose pictures have one size."""
+    """Stack samples whose images have one size."""
     rows = max(len(sample.boxes) for sample in samples)
     boxes = np.zeros((len(samples), rows, 4), dtype=np.float32)
     class_ids = np.zeros((len(samples), rows), dtype=np.int64)
@@ -66,5 +66,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def images_to_tensor(images: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Tensor:
-    """Stack pictures [H, W, 3] to [B, 3, H, W]; the memory stays as it is, which torch calls channels_last."""
+    """Stack images [H, W, 3] to [B, 3, H, W]; the memory stays as it is, which torch calls channels_last."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""How large the network's pictures are: chosen from the data, and smaller in the first part of a run."""
+"""How large the network's images are: chosen from the data, and smaller in the first part of a run."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from detector.annotation import Annotation
 from detector.config import PLANNING_STEPS, Config
-from detector.letterbox import canvas_of_aspect
+from detector.letterbox import input_hw_for_aspect
 
 _LONG_SIDES = (320, 480, 640)
 
-_SMALL_SHARE = 0.25
+_SMALL_FRACTION = 0.25
 """This share of the objects may be smaller than `_SMALL_OBJECT` on the canvas."""
 
 _SMALL_OBJECT = 10.0
@@ -23,34 +23,34 @@ _LAST_PLANNING_STEPS = 6
 """Of the planning steps these see the full canvas already, so that a plan knows what both sizes cost."""
 
 
-def choose_canvas(config: Config, annotations: Sequence[Annotation]) -> tuple[int, int]:
-    """Return the canvas (height, width): as set, or a long side with the other after the pictures' median aspect.
+def choose_input_size(config: Config, annotations: Sequence[Annotation]) -> tuple[int, int]:
+    """Return the canvas (height, width): as set, or a long side with the other after the images' median aspect.
 
     The long side on "auto" is the shortest of 320, 480 and 640 on which three quarters of the objects are at least
-    ten pixels wide, and no longer than it takes to show the pictures at full size.
+    ten pixels wide, and no longer than it takes to show the images at full size.
     """
-    if isinstance(config.canvas, tuple):
-        return config.canvas
+    if isinstance(config.input_size, tuple):
+        return config.input_size
     sizes = np.array([annotation.image_hw for annotation in annotations], dtype=np.float64)
     aspect = float(np.median(sizes[:, 1] / sizes[:, 0]))
-    return canvas_of_aspect(_long_side(annotations) if config.canvas == "auto" else config.canvas, aspect)
+    return input_hw_for_aspect(_long_side(annotations) if config.input_size == "auto" else config.input_size, aspect)
 
 
 def _long_side(annotations: Sequence[Annotation]) -> int:
-    shares = [np.zeros(0)]  # of the long side of its picture, for each object
+    fractions = [np.zeros(0)]  # of the long side of its image, for each object
     for annotation in annotations:
         boxes = annotation.boxes[~annotation.is_crowd]
         sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
-        shares.append(sides / max(annotation.image_hw))
-    share = np.concatenate(shares)
-    if not len(share):
+        fractions.append(sides / max(annotation.image_hw))
+    fraction = np.concatenate(fractions)
+    if not len(fraction):
         return _LONG_SIDES[0]
     full = np.median([max(annotation.image_hw) for annotation in annotations])
-    wanted = min(_SMALL_OBJECT / float(np.quantile(share, _SMALL_SHARE)), full)
+    wanted = min(_SMALL_OBJECT / float(np.quantile(fraction, _SMALL_FRACTION)), full)
     return next((side for side in _LONG_SIDES if side >= wanted), _LONG_SIDES[-1])
 
 
-def canvas_at(canvas_hw: tuple[int, int], step: int, steps: int, config: Config) -> tuple[int, int]:
+def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: Config) -> tuple[int, int]:
     """Return the canvas of a training step: small ones first, which cost less and teach the same for a while.
 
     A pure function of the step; the length of the run does not matter in the first `PLANNING_STEPS`.
@@ -61,6 +61,6 @@ def canvas_at(canvas_hw: tuple[int, int], step: int, steps: int, config: Config)
     if step < PLANNING_STEPS:
         done = 0.0 if step < PLANNING_STEPS - _LAST_PLANNING_STEPS else 1.0
     grown = next(growth for start, growth in reversed(_GROWTH) if done >= start)
-    share = config.first_canvas + (1 - config.first_canvas) * grown
-    height, width = (max(32, round(side * share / 32) * 32) for side in canvas_hw)
+    fraction = config.first_input_size + (1 - config.first_input_size) * grown
+    height, width = (max(32, round(side * fraction / 32) * 32) for side in input_hw)
     return height, width

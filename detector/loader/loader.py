@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from detector.config import PLANNING_STEPS
 from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import canvas_at
+from detector.loader.input_size import input_size_at
 
 _AHEAD = 3
 
@@ -19,8 +19,8 @@ def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps:
     """Return the batch of `step` in a run of `steps` steps."""
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
-    canvas_hw = canvas_at(dataset.canvas_hw, step, steps, dataset.config)
-    return collate([dataset.training_sample(first + place, epochs, canvas_hw) for place in range(batch_size)])
+    input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
+    return collate([dataset.training_sample(first + place, epochs, input_hw) for place in range(batch_size)])
 
 
 def training_batches(

@@ -1,6 +1,6 @@
 """Which points shall find which object: task-aligned assignment, with a floor for small objects.
 
-Works on the list of (object, candidate point) pairs instead of a dense table: a picture may hold 500 objects, and each
+Works on the list of (object, candidate point) pairs instead of a dense table: an image may hold 500 objects, and each
 has a few dozen candidates among thousands of points.
 """
 
@@ -19,10 +19,10 @@ from detector.ops.iou import elementwise_iou
 
 @dataclass(frozen=True, eq=False)
 class AssignedTargets:
-    """K points that answer for an object, each (picture, point) at most once.
+    """K points that answer for an object, each (image, point) at most once.
 
     Attributes:
-        image_index: [K] position of the picture in the batch.
+        image_index: [K] position of the image in the batch.
         point_index: [K] position in the grid.
         boxes: [K, 4] of the object, in canvas pixels.
         class_ids: [K].
@@ -37,10 +37,10 @@ class AssignedTargets:
 
 
 @torch.no_grad()
-def assign(predictions: GridPredictions, batch: Batch, config: Config, least_quality: float = 0.0) -> AssignedTargets:
+def assign(predictions: GridPredictions, batch: Batch, config: Config, min_quality: float = 0.0) -> AssignedTargets:
     """Assign points to objects by how well they already find them.
 
-    A point is a candidate for an object if it lies in its box, or within `assign_reach` strides of its centre: so an
+    A point is a candidate for an object if it lies in its box, or within `assign_radius` strides of its center: so an
     object smaller than the grid has candidates too. Of these the `assign_top_k` with the highest score^a * IoU^b are
     positive; a point wanted by several objects goes to the one it overlaps most.
 
@@ -48,13 +48,13 @@ def assign(predictions: GridPredictions, batch: Batch, config: Config, least_qua
         predictions: what the network says now.
         batch: the objects.
         config: exponents, k and reach.
-        least_quality: floor of `quality`, for the first steps, when every box is wrong.
+        min_quality: floor of `quality`, for the first steps, when every box is wrong.
 
     Source: Feng et al., TOOD: Task-aligned One-stage Object Detection, 2021, section 3.2.1.
     """
     image_index, row = batch.is_object.nonzero(as_tuple=True)
     boxes, class_ids = batch.boxes[image_index, row], batch.class_ids[image_index, row]
-    obj, point = candidates(boxes, predictions.grid, config.assign_reach).nonzero(as_tuple=True)
+    obj, point = candidates(boxes, predictions.grid, config.assign_radius).nonzero(as_tuple=True)
 
     image = image_index[obj]
     grid = predictions.grid
@@ -76,7 +76,7 @@ def assign(predictions: GridPredictions, batch: Batch, config: Config, least_qua
         point_index=point,
         boxes=boxes[obj],
         class_ids=class_ids[obj],
-        quality=quality.clamp(min=least_quality),
+        quality=quality.clamp(min=min_quality),
     )
 
 
@@ -97,15 +97,15 @@ def candidates(boxes: Tensor, grid: Grid, reach: float) -> Tensor:
 
 
 def has_candidate(boxes: Floats, radius: float) -> Bools:
-    """Return which boxes [N, 4], in canvas pixels with their centres on the canvas, have a candidate point.
+    """Return which boxes [N, 4], in canvas pixels with their centers on the canvas, have a candidate point.
 
     As `loss.assigner.candidates`, for grids that cover the canvas.
     """
     found = np.zeros(len(boxes), dtype=np.bool_)
     for stride in STRIDES:
         corners = boxes.astype(np.float64) / stride
-        centres = (corners[:, :2] + corners[:, 2:]) / 2
-        found |= (np.abs(centres % 1 - 0.5) < radius).all(axis=1)
+        centers = (corners[:, :2] + corners[:, 2:]) / 2
+        found |= (np.abs(centers % 1 - 0.5) < radius).all(axis=1)
         first_point = np.floor(corners[:, :2] - 0.5) + 1.5  # the first one right of and below the top left corner
         found |= (first_point < corners[:, 2:]).all(axis=1)
     return found

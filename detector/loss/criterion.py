@@ -15,23 +15,23 @@ from detector.ops.iou import elementwise_giou
 Targets = AssignedTargets | CellTargets
 
 
-def detection_loss(predictions: Predictions, batch: Batch, config: Config, least_quality: float = 0.0) -> LossTerms:
+def detection_loss(predictions: Predictions, batch: Batch, config: Config, min_quality: float = 0.0) -> LossTerms:
     """Let points or cells answer for the objects of a batch, and compare.
 
     Args:
-        predictions: of the batch's pictures.
+        predictions: of the batch's images.
         batch: the objects; a batch without any is fine.
         config: weights and exponents.
-        least_quality: see `assign`.
+        min_quality: see `assign`.
     """
-    return loss_for(predictions, batch, find_targets(predictions, batch, config, least_quality), config)
+    return loss_for(predictions, batch, find_targets(predictions, batch, config, min_quality), config)
 
 
-def find_targets(predictions: Predictions, batch: Batch, config: Config, least_quality: float = 0.0) -> Targets:
+def find_targets(predictions: Predictions, batch: Batch, config: Config, min_quality: float = 0.0) -> Targets:
     """Return which points or cells shall answer for which object; constants for the gradient."""
     if isinstance(predictions, CellPredictions):
         return assign_cells(predictions, batch)
-    return assign(predictions, batch, config, least_quality)
+    return assign(predictions, batch, config, min_quality)
 
 
 def loss_for(predictions: Predictions, batch: Batch, targets: Targets, config: Config) -> LossTerms:
@@ -66,8 +66,8 @@ def loss_for(predictions: Predictions, batch: Batch, targets: Targets, config: C
         "iou": config.iou_weight * mean(1 - giou),
         "l1": config.l1_weight * mean((distances - wanted).abs().mean(dim=1)),
     }
-    if config.square_weight:
-        parts["square"] = config.square_weight * mean(squared_error(distances, wanted))
+    if config.squared_error_weight:
+        parts["square"] = config.squared_error_weight * mean(squared_error(distances, wanted))
     return LossTerms(parts, positives=len(targets.quality))
 
 
@@ -106,7 +106,7 @@ def softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def squared_error(distances: Tensor, wanted: Tensor) -> Tensor:
-    """Return [K] the squared error of centre and of the roots of width and height, distances [K, 4] in strides.
+    """Return [K] the squared error of center and of the roots of width and height, distances [K, 4] in strides.
 
     Source: Redmon et al., You Only Look Once, 2016, equation 3, its first two terms.
     """

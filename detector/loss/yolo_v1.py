@@ -21,7 +21,7 @@ class CellTargets:
     """K cells that answer for an object, each at most once.
 
     Attributes:
-        image_index: [K] position of the picture in the batch.
+        image_index: [K] position of the image in the batch.
         cell_index: [K] position in the grid.
         box_index: [K] which of the cell's boxes answers.
         boxes: [K, 4] of the object, in canvas pixels.
@@ -39,7 +39,7 @@ class CellTargets:
 
 @torch.no_grad()
 def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
-    """Let the cell that holds an object's centre answer for it, with the box that overlaps it most.
+    """Let the cell that holds an object's center answer for it, with the box that overlaps it most.
 
     A cell can answer for one object only; of several it takes the largest.
     """
@@ -52,17 +52,17 @@ def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
 
 
 def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTargets, config: Config) -> LossTerms:
-    """Compare the cells with the objects of a batch; all terms are means over its pictures.
+    """Compare the cells with the objects of a batch; all terms are means over its images.
 
-    Cells with their centre in a crowd region are not asked for their confidence unless they answer for an object.
+    Cells with their center in a crowd region are not asked for their confidence unless they answer for an object.
 
     Args:
-        predictions: of the batch's pictures.
+        predictions: of the batch's images.
         batch: the objects; a batch without any is fine.
         targets: which cells answer for which of them.
         config: weights.
     """
-    pictures, at_objects = len(batch.images), (targets.image_index, targets.cell_index)
+    images, at_objects = len(batch.images), (targets.image_index, targets.cell_index)
     at_boxes = (*at_objects, targets.box_index)
     wanted = _offsets_of(targets.boxes, predictions, targets.cell_index)
     box_error = ((predictions.offsets[at_boxes] - wanted) ** 2).sum()
@@ -78,16 +78,16 @@ def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTarget
     class_error = ((said - F.one_hot(targets.class_ids, said.shape[1])) ** 2).sum()
     return LossTerms(
         {
-            "classes": class_error / pictures,
-            "boxes": config.coordinate_weight * box_error / pictures,
-            "confidence": (error[has_object].sum() + config.empty_weight * error[empty].sum()) / pictures,
+            "classes": class_error / images,
+            "boxes": config.coord_weight * box_error / images,
+            "confidence": (error[has_object].sum() + config.noobj_weight * error[empty].sum()) / images,
         },
         positives=len(targets.boxes),
     )
 
 
 def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return picture, cell, box and class of the objects that a cell answers for."""
+    """Return image, cell, box and class of the objects that a cell answers for."""
     image, row = batch.is_object.nonzero(as_tuple=True)
     boxes, class_ids = batch.boxes[image, row], batch.class_ids[image, row]
     points, stride = predictions.grid.points, predictions.grid.strides[0]
@@ -111,13 +111,13 @@ def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Te
 def _offsets_of(boxes: Tensor, predictions: CellPredictions, cell: Tensor) -> Tensor:
     """Return what the cells [K] should say for the boxes [K, 4]; see `CellPredictions.offsets`."""
     grid = predictions.grid
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    place = (centres - grid.points[cell]) / grid.strides[cell, None] + 0.5
-    return torch.cat([place, (sides / boxes.new_tensor(predictions.canvas_hw[::-1])).sqrt()], dim=1)
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    place = (centers - grid.points[cell]) / grid.strides[cell, None] + 0.5
+    return torch.cat([place, (sides / boxes.new_tensor(predictions.input_hw[::-1])).sqrt()], dim=1)
 
 
 def _in_crowd(predictions: CellPredictions, batch: Batch) -> Tensor:
-    """Return [B, S]: the cell's centre lies in a crowd region."""
+    """Return [B, S]: the cell's center lies in a crowd region."""
     x, y = predictions.grid.points.unbind(1)
     x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
     return ((x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]).any(dim=1)

@@ -1,4 +1,4 @@
-"""What a user names, as single pictures: files, folders, globs, lists of these, standard input, URLs."""
+"""What a user names, as single images: files, folders, globs, lists of these, standard input, URLs."""
 
 import glob
 import logging
@@ -15,7 +15,7 @@ from typing import Protocol
 from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.data.split import Split
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import free_name, is_file
 from detector.images import IMAGE_SUFFIXES, find_images, read_image
 from detector.media.urls import MOST_BYTES, check_allowed, fetch, is_on_web, name_of
@@ -38,11 +38,11 @@ class _Read(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture that can be read.
+    """An image that can be read.
 
     Attributes:
         name: as results call it: the path, or a made-up one for what has none.
-        read: gives the picture [H, W, 3]; raises InputError.
+        read: gives the image [H, W, 3]; raises InputError.
     """
 
     name: Path
@@ -54,22 +54,22 @@ _Found = dict[Path | str, Source]
 
 
 def find_sources(words: Sequence[str], recursive: bool = False, allow_url: bool = False) -> list[Source]:
-    """Return the pictures that `words` name, each once, in order.
+    """Return the images that `words` name, each once, in order.
 
     A word is a file, a folder, a glob; a .txt file with a file, folder, glob or URL per line, relative to the list's
-    own folder, where blank lines and those that begin with # are skipped; `-` for one picture on standard input; a URL,
-    fetched when it is read; or "scenes" for a dozen pictures of the built-in set, unless there is a file of that name.
+    own folder, where blank lines and those that begin with # are skipped; `-` for one image on standard input; a URL,
+    fetched when it is read; or "scenes" for a dozen images of the built-in set, unless there is a file of that name.
 
     Args:
         words: what a user said.
-        recursive: take the pictures in the subfolders of folders too; links are followed, but no folder is taken twice.
+        recursive: take the images in the subfolders of folders too; links are followed, but no folder is taken twice.
         allow_url: allow http:// and https://.
 
     Raises:
         InputError: a word, or a line of a list, names nothing; a folder cannot be read.
     """
     if not words:
-        raise InputError("no pictures given; name files, folders or patterns, or `scenes`")
+        raise InputError("no images given; name files, folders or patterns, or `scenes`")
     found: _Found = {}
     for word in words:
         path = Path(word)
@@ -90,7 +90,7 @@ def find_sources(words: Sequence[str], recursive: bool = False, allow_url: bool 
 
 
 def sources_of(split: Split) -> list[Source]:
-    """Return the pictures of a split."""
+    """Return the images of a split."""
     return [Source(annotation.image_path, partial(split.read_image, annotation)) for annotation in split.annotations]
 
 
@@ -111,9 +111,9 @@ def _find_listed(path: Path, recursive: bool, allow_url: bool) -> _Found:
                 raise InputError(f"{word}: a list in a list; name what it names here, or give it as a source too")
             found |= _find(word, path.parent, recursive, allow_url)
         except InputError as error:
-            raise InputError(f"{at(path, number)}: {error}") from None
+            raise InputError(f"{location(path, number)}: {error}") from None
     if not found:
-        raise InputError(f"{path}: a list without pictures; expected a file, folder or pattern per line")
+        raise InputError(f"{path}: a list without images; expected a file, folder or pattern per line")
     return found
 
 
@@ -138,11 +138,11 @@ def _find_files(word: str, folder: Path, recursive: bool) -> list[Path]:
     path = folder / word
     if path.is_dir():
         folders = _folders(path) if recursive else [path]
-        if paths := [picture for each in folders for picture in find_images(each)]:
+        if paths := [image for each in folders for image in find_images(each)]:
             _say_what_is_left_out(path)
             return paths
         where = "in this folder or below" if recursive else "in this folder"
-        missing = f"{path}: no pictures {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        missing = f"{path}: no images {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
         with suppress(InputError):
             if any(map(find_images, islice(_folders(path), _MOST_FOLDERS))):
                 missing += ", but in its subfolders: add --recursive"
@@ -183,7 +183,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _read_stdin() -> ImageArray:
-    """Read the picture on standard input."""
+    """Read the image on standard input."""
     if sys.stdin is None:
         raise InputError("-: there is no standard input")
     try:
@@ -192,13 +192,13 @@ def _read_stdin() -> ImageArray:
         raise InputError(f"-: standard input cannot be read ({error.strerror})") from None
     if len(data) > MOST_BYTES:
         raise InputError(f"-: more than {MOST_BYTES / 1e6:.0f} MB on standard input")
-    return read_image(data, "standard input")
+    return read_image(data, name="standard input")
 
 
 def not_done(sources: Sequence[Source], done: Container[str], batch: int) -> list[Source]:
-    """Return the sources of all batches of which a picture is not done, by name.
+    """Return the sources of all batches of which an image is not done, by name.
 
-    Whole batches, since the last digits of an answer may depend on the pictures that are computed beside it: a run that
+    Whole batches, since the last digits of an answer may depend on the images that are computed beside it: a run that
     goes on gives the same answers as one that was never stopped.
     """
     batches = (sources[start : start + batch] for start in range(0, len(sources), batch))

@@ -1,4 +1,4 @@
-"""Addresses of pictures and streams: which may be asked, how they are shown, and what is there."""
+"""Addresses of images and streams: which may be asked, how they are shown, and what is there."""
 
 import re
 import time
@@ -19,10 +19,10 @@ from detector.images import IMAGE_SUFFIXES, read_image
 from detector.version import VERSION
 
 _SECONDS = 20.0
-"""Longest time that fetching one picture may take."""
+"""Longest time that fetching one image may take."""
 
 MOST_BYTES = 50_000_000
-"""Largest picture file that is taken from the network or from standard input."""
+"""Largest image file that is taken from the network or from standard input."""
 
 _MOST_REDIRECTS = 3
 
@@ -54,7 +54,7 @@ def check_allowed(word: str, allow_url: bool) -> None:
 
 
 def name_of(url: str) -> Path:
-    """Return what results call the picture at a URL: the last part of the path.
+    """Return what results call the image at a URL: the last part of the path.
 
     Raises:
         InputError: it is no URL.
@@ -70,7 +70,7 @@ def name_of(url: str) -> Path:
     if not host:
         # Which part of it is a password cannot be told: all before the last @ may be.
         shown = url.rpartition("@")[2].partition("?")[0]
-        raise InputError(f"{shown[:100]}: not a URL that can be fetched; expected http://host/picture.jpg")
+        raise InputError(f"{shown[:100]}: not a URL that can be fetched; expected http://host/image.jpg")
     path = PurePosixPath(parts.path)
     last = unquote(path.name) or host
     suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ""
@@ -78,7 +78,7 @@ def name_of(url: str) -> Path:
 
 
 def fetch(url: str) -> ImageArray:
-    """Fetch a picture; raises InputError if that fails, takes too long, or gives something else or too much."""
+    """Fetch an image; raises InputError if that fails, takes too long, or gives something else or too much."""
     shown = without_secrets(url)
     answer: Future[bytes] = Future()
 
@@ -97,7 +97,7 @@ def fetch(url: str) -> ImageArray:
         raise InputError(f"{shown}: takes longer than {_SECONDS:g} seconds") from None
     except InputError as error:
         raise InputError(f"{shown}: {error}") from None
-    return read_image(data, shown)
+    return read_image(data, name=shown)
 
 
 def _transfer(url: str) -> bytes:

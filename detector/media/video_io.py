@@ -14,8 +14,8 @@ import numpy as np
 
 from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.files import naming
-from detector.graceful_shutdown import StopRequest
+from detector.files import write_errors
+from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 
 _LOG = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ class VideoReader:
         self.frames_read = 0
         self.given: deque[tuple[int, float]] = deque()
 
-    def frames(self, every: int, stop: StopRequest) -> Iterator[ImageArray]:
+    def frames(self, every: int, stop: GracefulShutdown) -> Iterator[ImageArray]:
         """Yield each Nth frame [H, W, 3] RGB, upright, until the source ends or somebody wants to stop."""
         started, before = time.monotonic(), -1.0
         try:
-            while not stop.made and self._capture.grab():
+            while not stop.requested and self._capture.grab():
                 number = self.frames_read
                 self.frames_read += 1
                 if number % every:
@@ -111,7 +111,7 @@ class VideoWriter:
     def __init__(self, path: Path, image_hw: tuple[int, int], rate: float) -> None:
         self._path, self._rate, self._frames = path, rate, 0
         self._unfinished = path.with_name(f"{path.stem}.unfinished.mp4")
-        with naming(path):
+        with write_errors(path):
             self._unfinished.touch()  # OpenCV would not say why it cannot
         height, width = image_hw
         # MPEG-4 part 2 is what OpenCV can write on every system; H.264 is not.
@@ -121,7 +121,7 @@ class VideoWriter:
             self._unfinished.unlink()
             raise InputError(
                 f"{path}: this OpenCV cannot write MPEG-4 video of {width}x{height} pixels: leave it out with "
-                "--no-pictures, or install opencv-python-headless with pip"
+                "--no-images, or install opencv-python-headless with pip"
             )
 
     def add(self, image: ImageArray, seconds: float | None = None) -> None:
@@ -142,7 +142,7 @@ class VideoWriter:
             return
         written = _frames_in(self._unfinished)
         if written == self._frames:
-            with naming(self._path):
+            with write_errors(self._path):
                 self._unfinished.replace(self._path)
         elif kind is None:  # OpenCV keeps quiet about a full disk
             raise InputError(f"{self._unfinished}: holds {written} frames of {self._frames}; is the disk full?")
@@ -166,7 +166,7 @@ def _open(word: str) -> cv2.VideoCapture:
         is_address = "://" in word
         if not is_address:
             _check_file(word)
-        # Without this, a name with a number in it would be taken for one of a row of pictures.
+        # Without this, a name with a number in it would be taken for one of a row of images.
         can_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
         capture = cv2.VideoCapture(word, cv2.CAP_FFMPEG if can_ffmpeg else cv2.CAP_ANY)
         advice = (

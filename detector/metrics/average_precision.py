@@ -20,8 +20,8 @@ class AveragePrecision:
 
     Attributes:
         AP: mean over IoU .50:.05:.95 and classes; AP50, AP75: at one IoU.
-        APs: of objects below 32² square pixels of the original picture; APm: to 96²; APl: above.
-        AR1: mean recall with at most 1 detection per picture; AR10, AR100: with 10, 100.
+        APs: of objects below 32² square pixels of the original image; APm: to 96²; APl: above.
+        AR1: mean recall with at most 1 detection per image; AR10, AR100: with 10, 100.
         ARs: mean recall of small objects with at most 100; ARm, ARl: of medium and large ones.
         per_class: class name → {"AP", "AP50", "objects"}.
     """
@@ -53,7 +53,7 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
         results: rows as `coco_results` makes them.
 
     Raises:
-        InputError: a row lacks a field, or names a picture or category that the ground truth does not have.
+        InputError: a row lacks a field, or names an image or category that the ground truth does not have.
     """
     _check(ground_truth, results)
     return score(ground_truth, [{key: row[key] for key in _FIELDS} for row in results])

@@ -1,9 +1,9 @@
-"""The backbone: a chain of convolutions that halves the picture five times."""
+"""The backbone: a chain of convolutions that halves the image five times."""
 
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.model.blocks import ContextPool, ConvBlock, make_halving
+from detector.model.blocks import ConvBlock, SpatialPyramidPooling, make_halving
 
 
 class Backbone(nn.Module):
@@ -17,7 +17,7 @@ class Backbone(nn.Module):
         stages: channels at strides 8, 16 and 32.
         depths: blocks at each of these strides, after the one that halves.
         config: how blocks are made and maps halved.
-        pooled: end with `ContextPool`.
+        spp: end with `SpatialPyramidPooling`.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Backbone(nn.Module):
         stages: tuple[int, int, int],
         depths: tuple[int, int, int],
         config: Config,
-        pooled: bool = False,
+        spp: bool = False,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(make_halving(3, stem[0], config), make_halving(stem[0], stem[1], config))
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
             )
             for level in range(3)
         )
-        self.context = ContextPool(stages[2], config) if pooled else nn.Identity()
+        self.context = SpatialPyramidPooling(stages[2], config) if spp else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map [B, 3, H, W] to three maps [B, stages[i], H / s, W / s] for s = 8, 16, 32."""

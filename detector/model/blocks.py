@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.model.fake_quant import round_map, round_weights
+from detector.model.fake_quant import fake_quantize_activations, fake_quantize_weights
 
 GROUP_SIZE = 8
 """Channels that group norm averages together; all widths of the networks are multiples of it."""
@@ -87,7 +87,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, channels_in, H, W] to [B, channels_out, H / stride, W / stride], less with "valid"."""
         if self.rounded and self.training:
-            y = self._in_eight_bits(x)
+            y = self._fake_quantized(x)
         else:
             y = cast(Tensor, self.conv(x))
             if self.norm is not None:
@@ -98,7 +98,7 @@ class ConvBlock(nn.Module):
 
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return weights and bias of one convolution that does, in evaluation, what the block does before `act`."""
-        assert not isinstance(self.norm, nn.GroupNorm)  # it measures every picture anew and cannot be folded
+        assert not isinstance(self.norm, nn.GroupNorm)  # it measures every image anew and cannot be folded
         weight = self.conv.weight.to(dtype)
         if self.norm is None:
             assert self.conv.bias is not None
@@ -113,11 +113,11 @@ class ConvBlock(nn.Module):
             weight = weight + nn.init.dirac_(torch.empty_like(weight))
         return weight, bias
 
-    def _in_eight_bits(self, x: Tensor) -> Tensor:
+    def _fake_quantized(self, x: Tensor) -> Tensor:
         """Return what comes before `act` if the block is folded and its numbers are rounded to eight bits."""
         weight, bias = self.folded(torch.float32)
-        rounded = round_weights(weight).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(round_map(x), rounded, bias, self.conv.stride, self.conv.padding)
+        rounded = fake_quantize_weights(weight).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(fake_quantize_activations(x), rounded, bias, self.conv.stride, self.conv.padding)
 
 
 def _middle(x: Tensor, like: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def make_halving(channels_in: int, channels_out: int, config: Config) -> nn.Modu
     return nn.Sequential(conv, POOLINGS[config.downsample]())
 
 
-class ContextPool(nn.Module):
+class SpatialPyramidPooling(nn.Module):
     """Lets every cell see the strongest answers around it: the map itself and its maxima over 5x5 and 9x9 cells.
 
     Two 5x5 poolings in a chain cover 9x9. Worth its time on the coarsest map of a large canvas only.

@@ -9,8 +9,9 @@ from safetensors.torch import save
 
 from detector.config import config_of
 from detector.errors import InputError
-from detector.files import write_whole
-from detector.model.network import GridNetwork, wants_pooling
+from detector.files import write_atomic
+from detector.model.network import GridNetwork, uses_spp
+from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -25,22 +26,22 @@ _OTHER_MAKES = {
 """Ending of what is no safetensors file → what it is and what was expected."""
 
 
-def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, half: bool = False) -> None:
+def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, float16: bool = False) -> None:
     """Write a network's weights; the file appears whole or not at all.
 
     Args:
         path: ends in .safetensors.
         network: not fused.
         info: goes into the metadata as JSON.
-        half: store in float16, half the size.
+        float16: store in float16, half the size.
     """
     tensors = {
         # The batch counters of batch norm are not needed: its momentum is fixed.
-        name: (tensor.half() if half else tensor).contiguous().cpu()
+        name: (tensor.half() if float16 else tensor).contiguous().cpu()
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }
-    write_whole(path, save(tensors, to_metadata(info)))
+    write_atomic(path, save(tensors, to_metadata(info)))
 
 
 def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
@@ -58,8 +59,8 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
     path = find_weights(source)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = upgrade_metadata(file.metadata() or {})
+            tensors = upgrade_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         what = _OTHER_MAKES.get(path.suffix.lower(), f"not a readable safetensors file ({error})")
         raise InputError(f"{path}: {what}") from None
@@ -73,13 +74,13 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
         len(info.class_names),
         np.zeros(3, np.float32),
         np.eye(3, dtype=np.float32),
-        wants_pooling(info.canvas_hw),
+        uses_spp(info.input_hw),
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
 
 
-def take_over(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
+def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
     """Begin with the numbers of trained weights.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 _LEAST_RANGE = 1e-12
 
 
-def round_weights(weight: Tensor) -> Tensor:
+def fake_quantize_weights(weight: Tensor) -> Tensor:
     """Round weights [out, in, h, w] to 255 levels for each output channel, as far below zero as above."""
     scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=_LEAST_RANGE) / 127
     return torch.fake_quantize_per_channel_affine(
@@ -18,10 +18,10 @@ def round_weights(weight: Tensor) -> Tensor:
     )
 
 
-def round_map(x: Tensor) -> Tensor:
+def fake_quantize_activations(x: Tensor) -> Tensor:
     """Round maps [B, ...] to 256 levels, zero among them, and cut off what lies outside.
 
-    The range is the one that both exports take: from the least to the largest number of a picture, on average.
+    The range is the one that both exports take: from the least to the largest number of an image, on average.
     """
     x = x.float()
     least, most = (extremes.mean() for extremes in torch.aminmax(x.detach().flatten(1), dim=1))

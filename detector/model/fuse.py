@@ -17,7 +17,7 @@ def fuse(network: GridNetwork) -> GridNetwork:
     """
     fused = copy.deepcopy(network).eval()
     for module in fused.modules():
-        # Group norm measures every picture anew and cannot be folded.
+        # Group norm measures every image anew and cannot be folded.
         if isinstance(module, ConvBlock) and not isinstance(module.norm, nn.GroupNorm):
             module.conv = _fold(module)
             module.norm = None

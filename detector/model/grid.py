@@ -12,10 +12,10 @@ STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """P points on a canvas, all of stride 8 row by row first, then 16, then 32.
+    """P points on an input, all of stride 8 row by row first, then 16, then 32.
 
     Attributes:
-        points: [P, 2] (x, y) in canvas pixels, the centres of the cells.
+        points: [P, 2] (x, y) in canvas pixels, the centers of the cells.
         strides: [P] canvas pixels.
     """
 
@@ -60,23 +60,23 @@ class CellPredictions:
     Attributes:
         class_scores: [B, S, C] float32, score of each class given that there is an object.
         confidence: [B, S, N] how well a box finds an object: the IoU it expects.
-        offsets: [B, S, N, 4] (x, y) of the centre in the cell, 0..1 from its left and top; square roots of width and
+        offsets: [B, S, N, 4] (x, y) of the center in the cell, 0..1 from its left and top; square roots of width and
             height as shares of the canvas.
-        grid: centres of the S cells.
-        canvas_hw: height and width, pixels.
+        grid: centers of the S cells.
+        input_hw: height and width, pixels.
     """
 
     class_scores: Tensor
     confidence: Tensor
     offsets: Tensor
     grid: Grid
-    canvas_hw: tuple[int, int]
+    input_hw: tuple[int, int]
 
     def boxes(self) -> Tensor:
         """Return the predicted boxes [B, S * N, 4] in canvas pixels."""
-        centre = self.grid.points[:, None] + (self.offsets[..., :2] - 0.5) * self.grid.strides[:, None, None]
-        half = self.offsets[..., 2:] ** 2 * centre.new_tensor(self.canvas_hw[::-1]) / 2
-        return torch.cat([centre - half, centre + half], dim=-1).flatten(1, 2)
+        center = self.grid.points[:, None] + (self.offsets[..., :2] - 0.5) * self.grid.strides[:, None, None]
+        half = self.offsets[..., 2:] ** 2 * center.new_tensor(self.input_hw[::-1]) / 2
+        return torch.cat([center - half, center + half], dim=-1).flatten(1, 2)
 
     def scores(self) -> Tensor:
         """Return confidence times class score, cut to 0..1, as [B, S * N, C]."""
@@ -87,29 +87,29 @@ Predictions = GridPredictions | CellPredictions
 
 
 def make_grid(
-    canvas_hw: tuple[int, int],
+    input_hw: tuple[int, int],
     device: torch.device,
     level_hws: Sequence[tuple[int, int]] | None = None,
     strides: Sequence[int] = STRIDES,
 ) -> Grid:
-    """Lay the points for a canvas of (height, width), both divisible by 32.
+    """Lay the points for an input of (height, width), both divisible by 32.
 
     Args:
-        canvas_hw: in pixels.
+        input_hw: in pixels.
         device: where the points are wanted.
         level_hws: cells of each map; None: as many as cover the canvas. Fewer stand in its middle.
         strides: of the maps.
     """
-    level_hws = level_hws or [(canvas_hw[0] // stride, canvas_hw[1] // stride) for stride in strides]
+    level_hws = level_hws or [(input_hw[0] // stride, input_hw[1] // stride) for stride in strides]
     points, all_strides = [], []
     for stride, (rows, columns) in zip(strides, level_hws, strict=True):
-        top, left = (canvas_hw[0] - rows * stride) / 2, (canvas_hw[1] - columns * stride) / 2
+        top, left = (input_hw[0] - rows * stride) / 2, (input_hw[1] - columns * stride) / 2
         # They are float32 anyway; said, since an export takes the sum with a recorded number for float64.
         ys = ((torch.arange(rows, device=device) + 0.5) * stride + top).float()
         xs = ((torch.arange(columns, device=device) + 0.5) * stride + left).float()
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         points.append(torch.stack([x.flatten(), y.flatten()], dim=1))
-        # By the product, not by the lengths: an export of any canvas records the former as a function of the picture.
+        # By the product, not by the lengths: an export of any canvas records the former as a function of the image.
         all_strides.append(torch.full((rows * columns,), float(stride), device=device))
     return Grid(torch.cat(points), torch.cat(all_strides))
 

@@ -20,11 +20,11 @@ _FIRST_DISTANCE = 1.2
 _FIRST_ROOT = 0.4
 """Bias of the roots of width and height of the first YOLO's boxes: 0.16 of the canvas."""
 
-DEVIATIONS: dict[str, Callable[[int, int, Config], float]] = {
+INIT_STDS: dict[str, Callable[[int, int, Config], float]] = {
     "he": lambda n, m, config: math.sqrt(2 / n),
     "xavier": lambda n, m, config: math.sqrt(2 / (n + m)),
     "lecun": lambda n, m, config: math.sqrt(1 / n),
-    "normal": lambda n, m, config: config.init_deviation,
+    "normal": lambda n, m, config: config.init_std,
 }
 """Deviation of a layer's first weights, n numbers coming into each of its outputs and m going out of each input.
 
@@ -33,14 +33,14 @@ training deep feedforward neural networks, 2010, equation 12; LeCun et al., Effi
 """
 
 
-def initialise(network: nn.Module, config: Config) -> None:
+def initialize(network: nn.Module, config: Config) -> None:
     """Draw the weights of all convolutions as `config.init` says."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             _draw(module, config)
 
 
-def initialise_output(conv: nn.Conv2d, class_count: int, config: Config) -> None:
+def initialize_output(conv: nn.Conv2d, class_count: int, config: Config) -> None:
     """Set a head's last convolution so that scores start at `PRIOR` and boxes at a plausible size."""
     _draw(conv, config)
     assert conv.bias is not None
@@ -49,8 +49,8 @@ def initialise_output(conv: nn.Conv2d, class_count: int, config: Config) -> None
     conv.bias.data[class_count:] = _FIRST_DISTANCE
 
 
-def initialise_cells(conv: nn.Conv2d, class_count: int, config: Config) -> None:
-    """Set the last convolution of the first YOLO's head: centres in the middle of the cell, boxes of a plausible size.
+def initialize_cells(conv: nn.Conv2d, class_count: int, config: Config) -> None:
+    """Set the last convolution of the first YOLO's head: centers in the middle of the cell, boxes of a plausible size.
 
     Channels: C class scores, N confidences, then x, y and the roots of width and height for each of the N boxes.
     """
@@ -73,7 +73,7 @@ def first_logit(class_count: int, config: Config) -> float:
 
 def _draw(conv: nn.Conv2d, config: Config) -> None:
     area = conv.kernel_size[0] * conv.kernel_size[1]
-    deviation = DEVIATIONS[config.init](conv.in_channels * area, conv.out_channels * area, config)
-    nn.init.normal_(conv.weight, 0.0, deviation)
+    std = INIT_STDS[config.init](conv.in_channels * area, conv.out_channels * area, config)
+    nn.init.normal_(conv.weight, 0.0, std)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

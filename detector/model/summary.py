@@ -13,7 +13,7 @@ from detector.model.network import GridNetwork
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer, for one picture.
+    """One layer, for one image.
 
     Attributes:
         name: path of the module in the network.
@@ -34,8 +34,8 @@ class LayerSummary:
     receptive_field: int
 
 
-def summarise(network: GridNetwork, canvas_hw: tuple[int, int]) -> list[LayerSummary]:
-    """Run an empty picture through a network and describe its layers in the order in which they work."""
+def summarize(network: GridNetwork, input_hw: tuple[int, int]) -> list[LayerSummary]:
+    """Run an empty image through a network and describe its layers in the order in which they work."""
     layers: list[LayerSummary] = []
     inside = {id(part) for block in network.modules() if isinstance(block, ConvBlock) for part in block.modules()}
 
@@ -67,10 +67,10 @@ def summarise(network: GridNetwork, canvas_hw: tuple[int, int]) -> list[LayerSum
         if is_block or (is_leaf and (list(module.parameters()) or isinstance(module, nn.MaxPool2d | nn.AvgPool2d))):
             hooks.append(module.register_forward_hook(describe(name, module)))
     was_training = network.training
-    device = network.colour_mean.device
+    device = network.color_mean.device
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, *canvas_hw, dtype=torch.uint8, device=device).as_subclass(_Tracked))
+            network.eval()(torch.zeros(1, 3, *input_hw, dtype=torch.uint8, device=device).as_subclass(_Tracked))
     finally:
         network.train(was_training)
         for handle in hooks:

@@ -11,7 +11,7 @@ def elementwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def elementwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Return the generalised IoU [...] in -1..1 of boxes `a` with boxes `b`, both [..., 4] corners in one unit.
+    """Return the generalized IoU [...] in -1..1 of boxes `a` with boxes `b`, both [..., 4] corners in one unit.
 
     Source: Rezatofighi et al., Generalized Intersection over Union, 2019, algorithm 1.
     """

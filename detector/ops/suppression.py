@@ -66,7 +66,7 @@ def classic(
 def soft(
     boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
 ) -> Kept:
-    """Lower the score of what overlaps a better box, the more the more it overlaps: a neighbour may survive.
+    """Lower the score of what overlaps a better box, the more the more it overlaps: a neighbor may survive.
 
     Source: Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, 2017, equation 3.
     """
@@ -92,7 +92,7 @@ def soft(
 def diou(
     boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
 ) -> Kept:
-    """Drop what overlaps a better box, where centres apart count against the overlap: a neighbour may survive.
+    """Drop what overlaps a better box, where centers apart count against the overlap: a neighbor may survive.
 
     Source: Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, 2020 (DIoU-NMS).
     """
@@ -118,7 +118,7 @@ def weighted(
         joins[best] = True  # A box without area does not overlap itself.
         free[joins] = False
         members = np.flatnonzero(joins)
-        # In float64 the mean of one box is that box, and a mean of boxes inside the picture lies inside it.
+        # In float64 the mean of one box is that box, and a mean of boxes inside the image lies inside it.
         means[position] = weights[members] @ boxes[members] / weights[members].sum()
     return Kept(means, scores[indices], indices)
 
@@ -130,9 +130,9 @@ METHODS: dict[str, Method] = {"classic": classic, "soft": soft, "diou": diou, "w
 
 
 def _diou_above(a: Floats, b: Floats, threshold: float) -> Bools:
-    """Return whether IoU minus squared distance of centres over squared diagonal of both is above the threshold."""
+    """Return whether IoU minus squared distance of centers over squared diagonal of both is above the threshold."""
     intersection, union = overlap(a, b)
-    # The sum of a box's sides is twice its centre.
+    # The sum of a box's sides is twice its center.
     distance = (a[0] + a[2] - (b[0] + b[2])) ** 2 + (a[1] + a[3] - (b[1] + b[3])) ** 2
     diagonal = (np.maximum(a[2], b[2]) - np.minimum(a[0], b[0])) ** 2
     diagonal += (np.maximum(a[3], b[3]) - np.minimum(a[1], b[1])) ** 2

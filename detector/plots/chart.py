@@ -1,4 +1,4 @@
-"""Small charts: bars of characters for the terminal, lines and bars as pictures."""
+"""Small charts: bars of characters for the terminal, lines and bars as images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -66,8 +66,8 @@ def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], marks: Mapp
     for decade in range(low, high + 1):
         pen.line((x_of(10.0**decade), top, x_of(10.0**decade), top + height), fill=_GRID)
         pen.text((x_of(10.0**decade) - 10, top + height + 6), f"1e{decade}", font=font, fill=_INK)
-    for share in (0.0, 0.5, 1.0):
-        value = bottom + share * (ceiling - bottom)
+    for fraction in (0.0, 0.5, 1.0):
+        value = bottom + fraction * (ceiling - bottom)
         pen.line((left, y_of(value), left + width, y_of(value)), fill=_GRID)
         pen.text((8, y_of(value) - 7), f"{value:.2g}", font=font, fill=_INK)
     pen.line([(x_of(x), y_of(y)) for x, y in zip(xs, ys, strict=True)], fill=_LINE, width=2)

@@ -1,4 +1,4 @@
-"""The detector as its users hold it: load weights, ask it about pictures."""
+"""The detector as its users hold it: load weights, ask it about images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,35 +11,36 @@ import numpy.typing as npt
 from PIL import Image
 
 from detector.arrays import ImageArray
-from detector.config import Config, RuntimeName, parse_value
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, Detections
+from detector.config import Config, parse_value
+from detector.detections import Detections
 from detector.errors import InputError, did_you_mean
 from detector.images import check_array, read_image, to_rgb
 from detector.letterbox import Letterbox
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, RuntimeName
 from detector.predict.postprocess import postprocess
 from detector.predict.tiling import View, ViewPlan, merge
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo
 
-Picture = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], ImageArray]
-"""A path, the bytes of a picture file, an RGB array uint8 [H, W, 3], a PIL picture, or a function that gives one."""
+ImageLike = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], ImageArray]
+"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that gives one."""
 
 BATCH = 8
-"""Most pictures that are computed together."""
+"""Most images that are computed together."""
 
 _BATCH_PIXELS = 2**25
-"""ImageArray after which a batch ends early, 100 MB: a few large pictures must not fill the memory."""
+"""ImageArray after which a batch ends early, 100 MB: a few large images must not fill the memory."""
 
 _Laid = tuple[Letterbox, ImageArray]
-"""How a picture comes onto the canvas, and the canvas."""
+"""How an image comes onto the canvas, and the canvas."""
 
 _Entry = tuple[ImageArray, list[View], _Laid]
-"""A picture as it was read, the views of it, and the first of them on the canvas."""
+"""An image as it was read, the views of it, and the first of them on the canvas."""
 
 
 class Detector:
-    """A trained network with everything needed to use it on pictures.
+    """A trained network with everything needed to use it on images.
 
     Args:
         runtime: computes the network.
@@ -88,27 +89,27 @@ class Detector:
         return self.info.class_names
 
     @property
-    def canvas_hw(self) -> tuple[int, int]:
-        """Height and width in pixels that pictures are scaled to."""
-        return self.runtime.canvas_hw
+    def input_hw(self) -> tuple[int, int]:
+        """Height and width in pixels that images are scaled to."""
+        return self.runtime.input_hw
 
     @overload
-    def detect(self, source: Picture, **options: Any) -> Detections: ...
+    def detect(self, source: ImageLike, **options: Any) -> Detections: ...
     @overload
-    def detect(self, source: Sequence[Picture], **options: Any) -> list[Detections]: ...
+    def detect(self, source: Sequence[ImageLike], **options: Any) -> list[Detections]: ...
 
-    def detect(self, source: Picture | Sequence[Picture], **options: Any) -> Detections | list[Detections]:
-        """Find the objects in one picture, or in each of a list.
+    def detect(self, source: ImageLike | Sequence[ImageLike], **options: Any) -> Detections | list[Detections]:
+        """Find the objects in one image, or in each of a list.
 
         Args:
-            source: a picture (path, bytes, RGB uint8 array [H, W, 3], PIL picture), or a list of them.
+            source: an image (path, bytes, RGB uint8 array [H, W, 3], PIL image), or a list of them.
             options: as of `detect_each`.
 
         Returns:
-            Detections for a picture, a list of them for a list.
+            Detections for an image, a list of them for a list.
 
         Raises:
-            InputError: a picture cannot be read; names it.
+            InputError: an image cannot be read; names it.
         """
         if isinstance(source, list | tuple):
             return [_found(answer) for answer in self.detect_each(source, **options)]
@@ -116,7 +117,7 @@ class Detector:
 
     def detect_each(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageLike],
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
@@ -125,34 +126,34 @@ class Detector:
         batch: int = BATCH,
         tile: int | None = None,
         overlap: float = TILE_OVERLAP,
-        mirror: bool = False,
+        flip: bool = False,
         classes: Sequence[str | int] | None = None,
     ) -> Iterator[Detections | InputError]:
-        """Yield the answer for each picture in turn, reading a few pictures ahead; any number of pictures will do.
+        """Yield the answer for each image in turn, reading a few images ahead; any number of images will do.
 
         Args:
-            pictures: as for `detect`; they are asked for and read in another thread.
+            images: as for `detect`; they are asked for and read in another thread.
             score_threshold: lowest score that counts, 0..1.
             iou_threshold: overlap above which the lower of two boxes goes, 0..1.
-            max_detections: most detections per picture.
+            max_detections: most detections per image.
             class_agnostic: let boxes of different classes suppress each other; None: as the weights' settings say.
             suppression: as of `postprocess`; None: as the weights' settings say.
-            batch: most pictures or views computed together.
-            tile: look at tiles of each picture too, for what is small in it; their long side in pixels of the picture.
-                None: look at the whole only. A picture with many small objects wants a higher `max_detections` too.
+            batch: most images or views computed together.
+            tile: look at tiles of each image too, for what is small in it; their long side in pixels of the image.
+                None: look at the whole only. An image with many small objects wants a higher `max_detections` too.
             overlap: least share of a tile that the next one shows too, 0 to below 1. Best larger than an object: what
                 no tile shows whole may be found in parts.
-            mirror: look at each picture, and each tile, mirrored too.
+            mirror: look at each image, and each tile, mirrored too.
             classes: names or ids of those to find; None: all. Others suppress nothing and do not count.
 
         Yields:
-            Detections, or the InputError of a picture that cannot be read, or would need too many tiles.
+            Detections, or the InputError of an image that cannot be read, or would need too many tiles.
 
         Raises:
             InputError: no such suppression or class; a batch, tile or overlap that makes no sense.
         """
         for answer in self.detect_with_images(
-            pictures,
+            images,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
@@ -161,27 +162,27 @@ class Detector:
             batch=batch,
             tile=tile,
             overlap=overlap,
-            mirror=mirror,
+            flip=flip,
             classes=classes,
         ):
             yield answer if isinstance(answer, InputError) else answer[1]
 
     def detect_with_images(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageLike],
         batch: int = BATCH,
         tile: int | None = None,
         overlap: float = TILE_OVERLAP,
-        mirror: bool = False,
+        flip: bool = False,
         **options: Any,
     ) -> Iterator[tuple[ImageArray, Detections] | InputError]:
-        """As `detect_each`, but hand on each picture [H, W, 3] as it was read, so that nobody reads it again.
+        """As `detect_each`, but hand on each image [H, W, 3] as it was read, so that nobody reads it again.
 
         Raises:
             InputError: as of `detect_each`.
         """
-        plan = ViewPlan(batch, tile, overlap, mirror)
-        batches = self._read_batches(pictures, plan)
+        plan = ViewPlan(batch, tile, overlap, flip)
+        batches = self._read_batches(images, plan)
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = pool.submit(lambda: next(batches, None))
             while (entries := ahead.result()) is not None:
@@ -191,7 +192,7 @@ class Detector:
                 for entry in entries:
                     yield entry if isinstance(entry, InputError) else (entry[0], next(answers))
 
-    def detect_canvases(
+    def detect_letterboxed(
         self,
         letterboxed: Sequence[_Laid],
         class_agnostic: bool | None = None,
@@ -199,10 +200,10 @@ class Detector:
         classes: Sequence[str | int] | None = None,
         **options: Any,
     ) -> list[Detections]:
-        """Find the objects in pictures that already lie on this detector's canvas.
+        """Find the objects in images that already lie on this detector's canvas.
 
         Args:
-            letterboxed: for each picture its letterbox and its canvas [H, W, 3].
+            letterboxed: for each image its letterbox and its canvas [H, W, 3].
             class_agnostic: as of `detect_each`.
             suppression: as of `detect_each`.
             classes: as of `detect_each`.
@@ -214,7 +215,7 @@ class Detector:
         if not letterboxed:
             return []
         class_ids = None if classes is None else _class_ids(classes, self.class_names)
-        predictions = self.runtime.predict([canvas for _, canvas in letterboxed])
+        predictions = self.runtime.predict([letterboxed for _, letterboxed in letterboxed])
         return postprocess(
             predictions,
             [letterbox for letterbox, _ in letterboxed],
@@ -227,15 +228,15 @@ class Detector:
 
     def _detect_one(
         self,
-        picture: Picture,
+        image: ImageLike,
         batch: int = BATCH,
         tile: int | None = None,
         overlap: float = TILE_OVERLAP,
-        mirror: bool = False,
+        flip: bool = False,
         **options: Any,
     ) -> Detections:
-        plan = ViewPlan(batch, tile, overlap, mirror)
-        [found] = self._detect_entries([self._enter(picture, plan)], plan, **options)
+        plan = ViewPlan(batch, tile, overlap, flip)
+        [found] = self._detect_entries([self._enter(image, plan)], plan, **options)
         return found
 
     def _detect_entries(
@@ -247,48 +248,48 @@ class Detector:
         class_agnostic: bool | None = None,
         **options: Any,
     ) -> list[Detections]:
-        """Return the answer for each picture, from all views of it; these are cut as they are computed."""
+        """Return the answer for each image, from all views of it; these are cut as they are computed."""
         agnostic = self.class_agnostic if class_agnostic is None else class_agnostic
         options |= {"iou_threshold": iou_threshold, "class_agnostic": agnostic}
-        wholes = self.detect_canvases([laid for _, _, laid in entries], max_detections=max_detections, **options)
-        cuts = (view.cut(image, self.canvas_hw) for image, views, _ in entries for view in views[1:])
+        wholes = self.detect_letterboxed([laid for _, _, laid in entries], max_detections=max_detections, **options)
+        cuts = (view.cut(image, self.input_hw) for image, views, _ in entries for view in views[1:])
         more: list[Detections] = []
         while some := list(islice(cuts, plan.batch)):
             # Not fewer than usual: parts of objects, which the merge leaves out, must not take the place of others.
-            more += self.detect_canvases(some, max_detections=max(max_detections, MAX_DETECTIONS), **options)
+            more += self.detect_letterboxed(some, max_detections=max(max_detections, MAX_DETECTIONS), **options)
         rest = iter(more)
         return [
             merge(views, [whole, *islice(rest, len(views) - 1)], iou_threshold, max_detections, agnostic)
             for (_, views, _), whole in zip(entries, wholes, strict=True)
         ]
 
-    def _read_batches(self, pictures: Iterable[Picture], plan: ViewPlan) -> Iterator[list[_Entry | InputError]]:
-        """Yield as many pictures at a time as the plan says, or fewer large ones."""
+    def _read_batches(self, images: Iterable[ImageLike], plan: ViewPlan) -> Iterator[list[_Entry | InputError]]:
+        """Yield as many images at a time as the plan says, or fewer large ones."""
         batch: list[_Entry | InputError] = []
         pixels = 0
         try:
-            for count, picture in enumerate(pictures, 1):
+            for count, image in enumerate(images, 1):
                 try:
-                    entry = self._enter(picture, plan)
+                    entry = self._enter(image, plan)
                     batch.append(entry)
                     pixels += entry[0].shape[0] * entry[0].shape[1]
                 except InputError as error:
                     batch.append(error)
-                # Counted from the first picture, so that a large one does not shift the batches behind it.
+                # Counted from the first image, so that a large one does not shift the batches behind it.
                 if count % plan.batch == 0 or pixels >= _BATCH_PIXELS:
                     yield batch
                     batch, pixels = [], 0
-        except Exception:  # of the caller's pictures: the answers to those before it come first
+        except Exception:  # of the caller's images: the answers to those before it come first
             yield batch
             raise
         if batch:
             yield batch
 
-    def _enter(self, picture: Picture, plan: ViewPlan) -> _Entry:
-        """Read a picture, and lay the whole of it on the canvas; raises InputError if it cannot be used."""
-        image = _read(picture)
-        views = plan.views((image.shape[0], image.shape[1]), self.canvas_hw)
-        return image, views, views[0].cut(image, self.canvas_hw)
+    def _enter(self, image: ImageLike, plan: ViewPlan) -> _Entry:
+        """Read an image, and lay the whole of it on the canvas; raises InputError if it cannot be used."""
+        image = _read(image)
+        views = plan.views((image.shape[0], image.shape[1]), self.input_hw)
+        return image, views, views[0].cut(image, self.input_hw)
 
 
 def _own_setting(info: WeightsInfo, key: str, default: Any) -> Any:
@@ -320,14 +321,14 @@ def _class_ids(classes: Sequence[str | int], class_names: tuple[str, ...]) -> li
     return found
 
 
-def _read(picture: Picture) -> ImageArray:
-    if isinstance(picture, np.ndarray):
-        return check_array(picture)
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    if callable(picture):
-        return picture()
-    return read_image(picture)
+def _read(image: ImageLike) -> ImageArray:
+    if isinstance(image, np.ndarray):
+        return check_array(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if callable(image):
+        return image()
+    return read_image(image)
 
 
 def _found(answer: Detections | InputError) -> Detections:

@@ -1,15 +1,16 @@
-"""From point predictions to detections: threshold, suppression, back to the picture. NumPy, whatever the runtime."""
+"""From point predictions to detections: threshold, suppression, back to the image. NumPy, whatever the runtime."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from detector.boxes import area
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
+from detector.detections import Detections
 from detector.errors import InputError
 from detector.graph.metadata import say_what_is_fixed
 from detector.letterbox import Letterbox
 from detector.ops.suppression import METHODS, suppress
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.runtime.base import PointPredictions
 
 
@@ -25,15 +26,15 @@ def postprocess(
     suppression: str = "classic",
     classes: Sequence[int] | None = None,
 ) -> list[Detections]:
-    """Turn the predictions for B pictures into one `Detections` per picture.
+    """Turn the predictions for B images into one `Detections` per image.
 
     Args:
-        predictions: of B pictures.
+        predictions: of B images.
         letterboxes: how each of them came onto the canvas.
         class_names: C names.
         score_threshold: lowest score that counts, 0..1.
         iou_threshold: overlap above which the lower of two boxes goes, 0..1.
-        max_detections: most detections per picture.
+        max_detections: most detections per image.
         class_agnostic: let boxes suppress each other whatever their class.
         every_class: let a point answer with every class above the threshold, which the ranking of an evaluation
             gains from, and not with its best alone, which is what one wants to see.
@@ -59,7 +60,7 @@ def postprocess(
             wanted = np.isin(class_ids, classes)
             point, class_ids = point[wanted], class_ids[wanted]
         candidates, candidate_scores = letterbox.to_image(boxes[point]), scores[point, class_ids]
-        # Answers in the grey beside the picture are cut down to nothing.
+        # Answers in the gray beside the image are cut down to nothing.
         shown = area(candidates) > 0
         candidates, candidate_scores, class_ids = candidates[shown], candidate_scores[shown], class_ids[shown]
         kept = suppress(

@@ -1,6 +1,6 @@
-"""Several views of one picture: the whole, tiles of it, each of them mirrored; and what was found in them, made one.
+"""Several views of one image: the whole, tiles of it, each of them mirrored; and what was found in them, made one.
 
-Boxes here are in pixels of the picture or, where that is said, of the part of it that a view shows.
+Boxes here are in pixels of the image or, where that is said, of the part of it that a view shows.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from math import ceil
 import numpy as np
 
 from detector.arrays import Bools, Floats, ImageArray
-from detector.detections import TILE_OVERLAP, Detections
+from detector.detections import Detections
 from detector.errors import InputError
-from detector.letterbox import Letterbox, lay_on_canvas
+from detector.letterbox import Letterbox, letterbox_image
 from detector.ops.suppression import weighted
+from detector.options import TILE_OVERLAP
 
 _MOST_TILES = 10_000
-"""Of one picture: a minute or so of a fast machine, and 500 megapixels in tiles of 320."""
+"""Of one image: a minute or so of a fast machine, and 500 megapixels in tiles of 320."""
 
 _EDGE = 0.015
 """A box that ends so near to the edge of a tile, as a share of its long side, ends because the tile does."""
@@ -24,31 +25,31 @@ _EDGE = 0.015
 
 @dataclass(frozen=True)
 class View:
-    """A part of a picture, as it stands or mirrored.
+    """A part of an image, as it stands or mirrored.
 
     Attributes:
-        sides: left, top, right and bottom of the part in whole pixels of the picture.
+        sides: left, top, right and bottom of the part in whole pixels of the image.
         mirrored: whether left and right are exchanged.
     """
 
     sides: tuple[int, int, int, int]
-    mirrored: bool = False
+    flipped: bool = False
 
-    def cut(self, image: ImageArray, canvas_hw: tuple[int, int]) -> tuple[Letterbox, ImageArray]:
-        """Return how this part of a picture [H, W, 3] comes onto a canvas, and the canvas."""
+    def cut(self, image: ImageArray, input_hw: tuple[int, int]) -> tuple[Letterbox, ImageArray]:
+        """Return how this part of an image [H, W, 3] comes onto an input, and the canvas."""
         left, top, right, bottom = self.sides
-        letterbox, canvas = lay_on_canvas(image[top:bottom, left:right], canvas_hw)
-        if not self.mirrored:
-            return letterbox, canvas
-        # The canvas is mirrored and not the picture, which may be large.
+        letterbox, letterboxed = letterbox_image(image[top:bottom, left:right], input_hw)
+        if not self.flipped:
+            return letterbox, letterboxed
+        # The canvas is mirrored and not the image, which may be large.
         x, y = letterbox.offset_xy
-        x = canvas_hw[1] - letterbox.inner_hw[1] - x
-        return replace(letterbox, offset_xy=(x, y)), np.ascontiguousarray(canvas[:, ::-1])
+        x = input_hw[1] - letterbox.scaled_hw[1] - x
+        return replace(letterbox, offset_xy=(x, y)), np.ascontiguousarray(letterboxed[:, ::-1])
 
     def to_image(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from pixels of this part, as it is seen, to pixels of the picture."""
+        """Map boxes [N, 4] from pixels of this part, as it is seen, to pixels of the image."""
         left, top, right, _ = self.sides
-        if self.mirrored:
+        if self.flipped:
             x1, y1, x2, y2 = boxes.T
             boxes = np.stack([right - left - x2, y1, right - left - x1, y2], axis=1)
         return boxes + np.array([left, top, left, top], dtype=np.float32)
@@ -56,13 +57,13 @@ class View:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views of a picture are looked at, and how many at a time.
+    """Which views of an image are looked at, and how many at a time.
 
     A tile has the canvas's aspect, so that it fills the canvas: at one scale fewer tiles do than with square ones.
 
     Attributes:
         batch: most views that are computed together.
-        tile: long side of the tiles in pixels of the picture; None: no tiles.
+        tile: long side of the tiles in pixels of the image; None: no tiles.
         overlap: least share of a tile that the next one shows too, below 1.
         mirror: whether every view is also looked at mirrored.
 
@@ -73,7 +74,7 @@ class ViewPlan:
     batch: int
     tile: int | None = None
     overlap: float = TILE_OVERLAP
-    mirror: bool = False
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -83,8 +84,8 @@ class ViewPlan:
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap: expected a share of a tile from 0 to below 1, got {self.overlap}")
 
-    def views(self, image_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> list[View]:
-        """Return the views of a picture: the whole, its tiles row by row, then all of these mirrored.
+    def views(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
+        """Return the views of an image: the whole, its tiles row by row, then all of these mirrored.
 
         Raises:
             InputError: there would be too many tiles.
@@ -92,20 +93,20 @@ class ViewPlan:
         height, width = image_hw
         views = [View((0, 0, width, height))]
         if self.tile is not None:
-            views += self._tiles(self.tile, image_hw, canvas_hw)
-        return views + [replace(view, mirrored=True) for view in views] if self.mirror else views
+            views += self._tiles(self.tile, image_hw, input_hw)
+        return views + [replace(view, flipped=True) for view in views] if self.flip else views
 
-    def _tiles(self, long_side: int, image_hw: tuple[int, int], canvas_hw: tuple[int, int]) -> list[View]:
-        scale = long_side / max(canvas_hw)
+    def _tiles(self, long_side: int, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
+        scale = long_side / max(input_hw)
         height, width = (
-            min(side, max(1, round(scale * of_canvas))) for side, of_canvas in zip(image_hw, canvas_hw, strict=True)
+            min(side, max(1, round(scale * of_input))) for side, of_input in zip(image_hw, input_hw, strict=True)
         )
         tops, lefts = _starts(image_hw[0], height, self.overlap), _starts(image_hw[1], width, self.overlap)
         if (count := len(tops) * len(lefts)) == 1:
-            return []  # The picture is no larger than a tile.
+            return []  # The image is no larger than a tile.
         if count > _MOST_TILES:
             raise InputError(
-                f"tile: a picture of {image_hw[1]} x {image_hw[0]} would need {count} tiles of {width} x {height}, "
+                f"tile: an image of {image_hw[1]} x {image_hw[0]} would need {count} tiles of {width} x {height}, "
                 f"and {_MOST_TILES} are the most: take larger tiles, or less overlap"
             )
         return [View((left, top, left + width, top + height)) for top in tops for left in lefts]
@@ -128,7 +129,7 @@ def merge(
     max_detections: int,
     class_agnostic: bool,
 ) -> Detections:
-    """Make what was found in several views of a picture one answer in pixels of the picture.
+    """Make what was found in several views of an image one answer in pixels of the image.
 
     A box that ends at an inner edge of its tile may hold a part of an object only. It goes if another tile shows all of
     it, hence also what the edge cut off; if none does, the object is larger than the overlap, and a part is better than
@@ -160,7 +161,7 @@ def merge(
 
 
 def _ends_at_inner_edge(boxes: Floats, view: View, whole: View) -> Bools:
-    """Return whether boxes [N, 4] end, but for a small margin, where their view does and the picture goes on."""
+    """Return whether boxes [N, 4] end, but for a small margin, where their view does and the image goes on."""
     left, top, right, bottom = view.sides
     near = np.abs(boxes - np.array(view.sides, dtype=np.float32)) < _EDGE * max(right - left, bottom - top)
     return np.any(near & np.not_equal(view.sides, whole.sides), axis=1)  # type: ignore[no-any-return]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.config import RuntimeName
 from detector.errors import InputError
 from detector.graph.openvino_ir import XML, Ir, read_ir
-from detector.letterbox import canvas_of_aspect
+from detector.letterbox import input_hw_for_aspect
+from detector.options import RuntimeName
 from detector.runtime.base import Runtime, first_line
 from detector.weights_info import WeightsInfo
 
@@ -40,16 +40,16 @@ def load_runtime(
     from detector.runtime.hardware import choose_device
 
     network, info = load_weights(weights)
-    height, width = info.canvas_hw
-    canvas_hw = info.canvas_hw if long_side is None else canvas_of_aspect(long_side, width / height)
+    height, width = info.input_hw
+    input_hw = info.input_hw if long_side is None else input_hw_for_aspect(long_side, width / height)
     if runtime in ("auto", "torch"):
         from detector.runtime.pytorch import TorchRuntime
 
-        return TorchRuntime(network, canvas_hw, choose_device(device)), info
+        return TorchRuntime(network, input_hw, choose_device(device)), info
     _check_device(device, runtime)
     from detector.graph.to_onnx import to_onnx
 
-    return _start(to_onnx(network, info, canvas_hw), str(weights), runtime)
+    return _start(to_onnx(network, info, input_hw), str(weights), runtime)
 
 
 def _load_graph(path: Path, runtime: RuntimeName, device: str, long_side: int | None) -> tuple[Runtime, WeightsInfo]:
@@ -70,9 +70,9 @@ def _load_graph(path: Path, runtime: RuntimeName, device: str, long_side: int | 
 
 
 def _try_out(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
-    """Refuse a graph that does not answer as its metadata say, before it is asked about a picture."""
+    """Refuse a graph that does not answer as its metadata say, before it is asked about an image."""
     try:
-        answer = runtime.predict([np.zeros((*runtime.canvas_hw, 3), dtype=np.uint8)])
+        answer = runtime.predict([np.zeros((*runtime.input_hw, 3), dtype=np.uint8)])
     except Exception as error:  # the runtimes' own classes have no common parent
         reason = first_line(error)
         raise InputError(f"{path}: the graph does not run ({reason}): export it again from its .safetensors") from None

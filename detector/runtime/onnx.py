@@ -8,7 +8,7 @@ import onnxruntime
 
 from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.graph.metadata import GraphForm, choose_canvas, read_metadata
+from detector.graph.metadata import GraphInfo, choose_input_size, read_metadata
 from detector.runtime.base import PointPredictions, first_line, predict_each
 from detector.weights_info import WeightsInfo
 
@@ -37,14 +37,14 @@ class OnnxRuntime:
         except Exception as error:  # its own classes have no common parent
             raise InputError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
         self.info: WeightsInfo
-        self.form: GraphForm
+        self.form: GraphInfo
         self.info, self.form = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
-        self.canvas_hw = choose_canvas(self.info, self.form, long_side, source)
+        self.input_hw = choose_input_size(self.info, self.form, long_side, source)
 
-    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
-        """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
+    def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
+        """Predict for B > 0 images [H, W, 3] uint8 RGB of the size of the canvas."""
+        return predict_each(self._infer, inputs, self.form, len(self.info.class_names))
 
-    def _infer(self, canvas: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-        answer: list[npt.NDArray[Any]] = self._session.run(names, {"image": canvas[None]})
+    def _infer(self, letterboxed: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        answer: list[npt.NDArray[Any]] = self._session.run(names, {"image": letterboxed[None]})
         return answer

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from detector.arrays import ImageArray
 from detector.errors import InputError
-from detector.graph.metadata import GraphForm, choose_canvas, read_metadata
+from detector.graph.metadata import GraphInfo, choose_input_size, read_metadata
 from detector.graph.no_telemetry import openvino_core
 from detector.graph.openvino_ir import Ir, metadata_of
 from detector.runtime.base import PointPredictions, first_line, predict_each
@@ -45,25 +45,25 @@ class OpenVinoRuntime:
             kind = "OpenVINO IR" if isinstance(graph, Ir) else "ONNX file"
             raise InputError(f"{source}: not a readable {kind} ({first_line(error)})") from None
         self.info: WeightsInfo
-        self.form: GraphForm
+        self.form: GraphInfo
         self.info, self.form = read_metadata(metadata_of(model), source)
-        self.canvas_hw = choose_canvas(self.info, self.form, long_side, source)
+        self.input_hw = choose_input_size(self.info, self.form, long_side, source)
         _check_constants(model, source)
         precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
         try:
             if self.form.dynamic:  # sizes that are known beforehand are faster
-                model.reshape([1, *self.canvas_hw, 3])
+                model.reshape([1, *self.input_hw, 3])
             compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
         except RuntimeError as error:
             raise InputError(f"{source}: OpenVINO cannot run this graph ({first_line(error)})") from None
         self._request = compiled.create_infer_request()
 
-    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
-        """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        return predict_each(self._infer, canvases, self.form, len(self.info.class_names))
+    def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
+        """Predict for B > 0 images [H, W, 3] uint8 RGB of the size of the canvas."""
+        return predict_each(self._infer, inputs, self.form, len(self.info.class_names))
 
-    def _infer(self, canvas: ImageArray, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
-        answer = self._request.infer({"image": canvas[None]}, share_inputs=True)
+    def _infer(self, letterboxed: ImageArray, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
+        answer = self._request.infer({"image": letterboxed[None]}, share_inputs=True)
         # Copied: the next answer is written to the same place.
         return tuple(np.array(answer[name]) for name in names)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from detector.arrays import ImageArray
-from detector.graph.metadata import GraphForm
+from detector.graph.metadata import GraphInfo
 from detector.loader.batch import images_to_tensor
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
@@ -17,20 +17,20 @@ class TorchRuntime:
 
     Args:
         network: trained, not fused; it is copied and folded.
-        canvas_hw: height and width of the pictures; both divide by 32.
+        input_hw: height and width of the images; both divide by 32.
         device: where to run.
     """
 
     name = "torch"
 
-    def __init__(self, network: GridNetwork, canvas_hw: tuple[int, int], device: torch.device) -> None:
-        self.canvas_hw = canvas_hw
-        self.form = GraphForm()
+    def __init__(self, network: GridNetwork, input_hw: tuple[int, int], device: torch.device) -> None:
+        self.input_hw = input_hw
+        self.form = GraphInfo()
         self._device = device
         self._network = fuse(network).to(device)
 
     @torch.inference_mode()
-    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
-        """Predict for B > 0 pictures [H, W, 3] uint8 RGB of the size of the canvas."""
-        predictions = self._network(images_to_tensor(canvases).to(self._device))
+    def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
+        """Predict for B > 0 images [H, W, 3] uint8 RGB of the size of the canvas."""
+        predictions = self._network(images_to_tensor(inputs).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

@@ -1,7 +1,7 @@
-"""The server: a page to drop pictures on, and `POST /detect` for programs. Local unless told otherwise.
+"""The server: a page to drop images on, and `POST /detect` for programs. Local unless told otherwise.
 
-What a request holds is a picture and numbers, never a path. Pictures stay in memory and are forgotten with the answer.
-The event loop reads and writes; pictures are decoded by two threads, and each model has one of its own, since a
+What a request holds is an image and numbers, never a path. Images stay in memory and are forgotten with the answer.
+The event loop reads and writes; images are decoded by two threads, and each model has one of its own, since a
 `Detector` computes one thing at a time.
 """
 
@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from detector.arrays import ImageArray
-from detector.config import RuntimeName
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, Detections
-from detector.drawing import class_colour
+from detector.detections import Detections
+from detector.drawing import class_color
 from detector.errors import InputError
-from detector.images import read_image, set_max_pixels
-from detector.letterbox import Letterbox, lay_on_canvas
+from detector.images import read_image
+from detector.letterbox import Letterbox, letterbox_image
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, RuntimeName
 from detector.predict.detector import Detector
 from detector.version import VERSION
 
@@ -48,7 +48,7 @@ except ImportError as error:
 
 from detector.serving.guard import guard, is_loopback, page_headers
 from detector.serving.openapi import describe_api
-from detector.serving.request import MOST_DETECTIONS, Question, read_picture, read_question, skip_body
+from detector.serving.request import MOST_DETECTIONS, DetectRequest, parse_query, read_upload, skip_body
 
 log = logging.getLogger(__name__)
 _Done = TypeVar("_Done")
@@ -57,17 +57,17 @@ MAX_BYTES = 20_000_000
 """Largest file that is taken."""
 
 MAX_PIXELS = 50_000_000
-"""Largest picture that is decoded; two of these at a time take some 700 MB."""
+"""Largest image that is decoded; two of these at a time take some 700 MB."""
 
 CONCURRENCY = 32
-"""Most pictures that are worked on or wait; who comes then is told to try again."""
+"""Most images that are worked on or wait; who comes then is told to try again."""
 
 SECONDS = 30.0
-"""A picture must have arrived in, and be answered in."""
+"""An image must have arrived in, and be answered in."""
 
 _DECODERS = 2
 _SHOWN_SIDE = 2048
-"""Of the picture in an answer: some 300 kB."""
+"""Of the image in an answer: some 300 kB."""
 
 _PAGE = Path(__file__).with_name("page.html")
 
@@ -81,13 +81,13 @@ def make_app(
 ) -> ASGIApp:
     """Return the server as an ASGI app, for `serve` or any other ASGI server.
 
-    The largest picture is that of `set_max_pixels`, which holds for the whole process.
+    The largest image is that of `set_max_pixels`, which holds for the whole process.
 
     Args:
         models: what can be asked for, by name; the first is meant where a request names none.
         max_bytes: largest file that is taken.
-        concurrency: most pictures that are worked on or wait.
-        seconds: a picture must have arrived in, and be answered in.
+        concurrency: most images that are worked on or wait.
+        seconds: an image must have arrived in, and be answered in.
         local_only: refuse requests under a name that is not this machine's own.
 
     Raises:
@@ -103,28 +103,28 @@ def make_app(
     async def detect(request: Request) -> Response:
         if slots.locked():
             await skip_body(request, max_bytes, seconds)
-            raise _busy(f"{concurrency} pictures are being looked at already")
+            raise _busy(f"{concurrency} images are being looked at already")
         async with slots:
-            content = await read_picture(request, max_bytes, seconds)
-            question = read_question(request.query_params.multi_items(), models)
+            content = await read_upload(request, max_bytes, seconds)
+            question = parse_query(request.query_params.multi_items(), models)
             try:
                 async with asyncio.timeout(seconds):
                     return JSONResponse(await look(content, question))
             except TimeoutError:
                 raise _busy(f"there was no answer within {seconds:g} seconds") from None
 
-    async def look(content: bytes, question: Question) -> dict[str, Any]:
+    async def look(content: bytes, question: DetectRequest) -> dict[str, Any]:
         model, loop = models[question.model], asyncio.get_running_loop()
-        read = partial(_read, content, model.canvas_hw, question.with_picture)
+        read = partial(_read, content, model.input_hw, question.with_image)
         try:
-            (laid, picture), read_ms = await loop.run_in_executor(decoders, _timed, read)
+            (laid, image), read_ms = await loop.run_in_executor(decoders, _timed, read)
         except InputError as error:
             raise _not_taken(error) from None
-        detect = partial(model.detect_canvases, [laid], **question.thresholds)
+        detect = partial(model.detect_letterboxed, [laid], **question.thresholds)
         [found], detect_ms = await loop.run_in_executor(workers[question.model], _timed, detect)
         height, width = laid[0].image_hw
         answer = {"model": question.model, "width": width, "height": height}
-        return answer | {"milliseconds": round(read_ms + detect_ms, 1), "detections": _to_json(found)} | picture
+        return answer | {"milliseconds": round(read_ms + detect_ms, 1), "detections": _to_json(found)} | image
 
     app = Starlette(
         routes=[
@@ -149,7 +149,7 @@ def serve(
     max_pixels: int = MAX_PIXELS,
     concurrency: int = CONCURRENCY,
 ) -> None:
-    """Load models and answer until Ctrl-C; logs the address. Sets the largest picture for the whole process.
+    """Load models and answer until Ctrl-C; logs the address. Sets the largest image for the whole process.
 
     Args:
         weights: each as for `Detector.load`; a model is called as its file, or by the whole path where two are alike.
@@ -158,13 +158,12 @@ def serve(
         runtime: as of `Detector.load`.
         device: as of `Detector.load`.
         max_bytes: largest file that is taken.
-        max_pixels: largest picture that is decoded.
-        concurrency: most pictures that are worked on or wait.
+        max_pixels: largest image that is decoded.
+        concurrency: most images that are worked on or wait.
 
     Raises:
         InputError: weights that cannot be loaded or are given twice; an address that cannot be listened on.
     """
-    set_max_pixels(max_pixels)
     with _listen(host, port) as listener:
         models = {name: Detector.load(path, device, runtime=runtime) for name, path in _names(weights).items()}
         local_only = is_loopback(host)
@@ -233,14 +232,14 @@ def _describe_all(models: Mapping[str, Detector], max_bytes: int) -> dict[str, A
 
 
 def _describe(name: str, model: Detector) -> dict[str, Any]:
-    height, width = model.canvas_hw
-    colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(class_id)) for class_id in range(len(model.class_names))]
+    height, width = model.input_hw
+    colors = ["#{:02x}{:02x}{:02x}".format(*class_color(class_id)) for class_id in range(len(model.class_names))]
     return {
         "name": name,
         "class_names": model.class_names,
-        "class_colours": colours,
-        "canvas_width": width,
-        "canvas_height": height,
+        "class_colors": colors,
+        "input_width": width,
+        "input_height": height,
         "runtime": model.runtime.name,
         "suppression": model.suppression,
         "class_agnostic": model.class_agnostic,
@@ -248,11 +247,11 @@ def _describe(name: str, model: Detector) -> dict[str, Any]:
 
 
 def _read(
-    content: bytes, canvas_hw: tuple[int, int], with_picture: bool
+    content: bytes, input_hw: tuple[int, int], with_image: bool
 ) -> tuple[tuple[Letterbox, ImageArray], dict[str, str]]:
-    """Return the picture on its canvas; and, if wanted, in the words of the answer. The large array ends here."""
+    """Return the image on its canvas; and, if wanted, in the words of the answer. The large array ends here."""
     image = read_image(content)
-    return lay_on_canvas(image, canvas_hw), {"picture": _to_url(image)} if with_picture else {}
+    return letterbox_image(image, input_hw), {"image": _to_url(image)} if with_image else {}
 
 
 def _to_url(image: ImageArray) -> str:
@@ -284,7 +283,7 @@ def _to_json(found: Detections) -> list[dict[str, Any]]:
 
 def _not_taken(error: InputError) -> HTTPException:
     reason = str(error).removeprefix("<bytes>: ")
-    return HTTPException(413 if reason.startswith("too large a picture") else 415, reason)
+    return HTTPException(413 if reason.startswith("too large an image") else 415, reason)
 
 
 def _busy(reason: str) -> HTTPException:

@@ -1,6 +1,6 @@
 """Who may ask a local server: not a page of another site, neither by its own name nor by one that leads here.
 
-A browser lets any page on the internet send pictures to 127.0.0.1. It says then where the page is from, in `Origin`;
+A browser lets any page on the internet send images to 127.0.0.1. It says then where the page is from, in `Origin`;
 and a name that was made to lead to 127.0.0.1 (DNS rebinding) still stands in `Host`.
 """
 

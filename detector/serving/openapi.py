@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.serving.request import MOST_DETECTIONS
 from detector.version import VERSION
 
 _STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 _CORNER = {"type": "number", "minimum": 0}
 
 _REFUSALS = {
     400: "The form or the request cannot be read.",
     403: "Asked under a foreign host name or by a page of another site.",
-    408: "The picture did not arrive in time.",
+    408: "The image did not arrive in time.",
     413: "Too many bytes or too many pixels.",
-    415: "Not a picture.",
+    415: "Not an image.",
     422: "A parameter makes no sense, or the form does not hold one file.",
     503: "Too much to do at the moment; `Retry-After` says when to try again.",
 }
@@ -26,10 +26,10 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
     """Return the OpenAPI document of a server with these models."""
     parameters = (
         _parameter("model", {"type": "string", "enum": [*models], "default": models[0]}, "Which model looks."),
-        _parameter("score_threshold", _SHARE | {"default": SCORE_THRESHOLD}, "Lowest score that counts."),
+        _parameter("score_threshold", _FRACTION | {"default": SCORE_THRESHOLD}, "Lowest score that counts."),
         _parameter(
             "iou_threshold",
-            _SHARE | {"default": IOU_THRESHOLD},
+            _FRACTION | {"default": IOU_THRESHOLD},
             "Overlap above which the lower of two boxes goes; 1 keeps every box.",
         ),
         _parameter(
@@ -37,9 +37,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
             {"type": "integer", "minimum": 1, "maximum": MOST_DETECTIONS, "default": MAX_DETECTIONS},
             "Most detections, best first.",
         ),
-        _parameter(
-            "with_picture", {"type": "boolean", "default": False}, "Also answer with the picture as it was read."
-        ),
+        _parameter("with_image", {"type": "boolean", "default": False}, "Also answer with the image as it was read."),
     )
     body = {
         "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -47,7 +45,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
         "multipart/form-data": {"schema": _object(file={"type": "string", "format": "binary"})},
     }
     detect = {
-        "summary": "Find the objects in a picture.",
+        "summary": "Find the objects in an image.",
         "operationId": "detect",
         "parameters": [*parameters],
         "requestBody": {"required": True, "content": body},
@@ -56,7 +54,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "detector", "version": VERSION, "summary": "Objects in pictures, found on this machine."},
+        "info": {"title": "detector", "version": VERSION, "summary": "Objects in images, found on this machine."},
         "paths": {
             "/detect": {"post": detect},
             "/health": {"get": _get("health", "Whether the server answers.", "Health")},
@@ -71,26 +69,26 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
     detection = _object(
         **{"class": _STRING},
         class_id={"type": "integer", "minimum": 0},
-        score=_SHARE,
+        score=_FRACTION,
         box=_list(_CORNER, minItems=4, maxItems=4)
-        | {"description": "x1, y1, x2, y2 in pixels of the picture, the way up a viewer shows it."},
+        | {"description": "x1, y1, x2, y2 in pixels of the image, the way up a viewer shows it."},
     )
     model = _object(
         name={"type": "string", "enum": [*models]},
         class_names=_list(_STRING),
-        class_colours=_list(_STRING),
-        canvas_width=size,
-        canvas_height=size,
+        class_colors=_list(_STRING),
+        input_width=size,
+        input_height=size,
         runtime=_STRING,
         suppression=_STRING,
         class_agnostic={"type": "boolean"},
     )
-    defaults = _object(score_threshold=_SHARE, iou_threshold=_SHARE, max_detections=size)
+    defaults = _object(score_threshold=_FRACTION, iou_threshold=_FRACTION, max_detections=size)
     answer = _object(
         model=_STRING, width=size, height=size, milliseconds=_NUMBER, detections=_list({"$ref": _at("Detection")})
     )
-    answer["properties"]["picture"] = _STRING | {
-        "description": "With `with_picture` only: a data URL, JPEG, upright, scaled down where it is large."
+    answer["properties"]["image"] = _STRING | {
+        "description": "With `with_image` only: a data URL, JPEG, upright, scaled down where it is large."
     }
     return {
         "Answer": answer,

@@ -1,4 +1,4 @@
-"""What a request to `/detect` asks: a picture and thresholds; whatever is wrong with them is said with its status."""
+"""What a request to `/detect` asks: an image and thresholds; whatever is wrong with them is said with its status."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from detector.detections import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.errors import did_you_mean
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 
 MOST_DETECTIONS = 1000
 """Most that can be asked for, so that an answer stays small."""
@@ -24,22 +24,22 @@ _HOW = "send the file as body with `Content-Type: image/jpeg` (or another image 
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked about the picture.
+class DetectRequest:
+    """What is asked about the image.
 
     Attributes:
         model: a name the server was started with.
         score_threshold: lowest score that counts, 0..1.
         iou_threshold: overlap above which the lower of two boxes goes, 0..1.
         max_detections: most detections.
-        with_picture: also answer with the picture as it was read, for a page to draw.
+        with_image: also answer with the image as it was read, for a page to draw.
     """
 
     model: str
     score_threshold: float = SCORE_THRESHOLD
     iou_threshold: float = IOU_THRESHOLD
     max_detections: int = MAX_DETECTIONS
-    with_picture: bool = False
+    with_image: bool = False
 
     @property
     def thresholds(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Question:
         return {key: getattr(self, key) for key in ("score_threshold", "iou_threshold", "max_detections")}
 
 
-def read_question(query: Iterable[tuple[str, str]], models: Collection[str]) -> Question:
+def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> DetectRequest:
     """Read the query of a URL.
 
     Args:
@@ -59,24 +59,26 @@ def read_question(query: Iterable[tuple[str, str]], models: Collection[str]) -> 
     """
     values: dict[str, str] = {}
     for name, value in query:
-        if name not in Question.__dataclass_fields__:
-            raise HTTPException(422, f"{name}: no such parameter; {did_you_mean(name, Question.__dataclass_fields__)}")
+        if name not in DetectRequest.__dataclass_fields__:
+            raise HTTPException(
+                422, f"{name}: no such parameter; {did_you_mean(name, DetectRequest.__dataclass_fields__)}"
+            )
         if name in values:
             raise HTTPException(422, f"{name}: given twice")
         values[name] = value
     model = values.get("model", next(iter(models)))
     if model not in models:
         raise HTTPException(422, f"model: there is no '{model}'; known: {', '.join(models)}")
-    return Question(
+    return DetectRequest(
         model,
-        _share("score_threshold", values, SCORE_THRESHOLD),
-        _share("iou_threshold", values, IOU_THRESHOLD),
+        _fraction("score_threshold", values, SCORE_THRESHOLD),
+        _fraction("iou_threshold", values, IOU_THRESHOLD),
         _count("max_detections", values, MAX_DETECTIONS),
-        _switch("with_picture", values),
+        _switch("with_image", values),
     )
 
 
-def _share(name: str, values: dict[str, str], default: float) -> float:
+def _fraction(name: str, values: dict[str, str], default: float) -> float:
     text = values.get(name, str(default))
     if not _NUMBER.fullmatch(text) or not 0 <= float(text) <= 1:
         raise HTTPException(422, f"{name}: expected a number from 0 to 1, got '{text}'")
@@ -97,7 +99,7 @@ def _switch(name: str, values: dict[str, str]) -> bool:
     return text == "true"
 
 
-async def read_picture(request: Request, max_bytes: int, seconds: float) -> bytes:
+async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes:
     """Return the file that was sent, as body or as the one file of a form; what it holds is not looked at.
 
     Args:
@@ -106,7 +108,7 @@ async def read_picture(request: Request, max_bytes: int, seconds: float) -> byte
         seconds: it must have arrived in.
 
     Raises:
-        HTTPException: 400, the form is damaged; 408, it came too slowly; 413, it is too large; 415, neither a picture
+        HTTPException: 400, the form is damaged; 408, it came too slowly; 413, it is too large; 415, neither an image
             nor a form; 422, the form does not hold one file.
         ClientDisconnect: the other side went away.
     """
@@ -114,7 +116,7 @@ async def read_picture(request: Request, max_bytes: int, seconds: float) -> byte
         async with asyncio.timeout(seconds):
             body = await _read_body(request, max_bytes, 2 * max_bytes)
     except TimeoutError:
-        raise HTTPException(408, f"the picture did not arrive within {seconds:g} seconds") from None
+        raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds") from None
     if body is None:
         raise HTTPException(413, f"too large a file: at most {max_bytes / 1e6:g} MB are taken; make it smaller")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -7,7 +7,7 @@ import torch
 from detector.model.network import GridNetwork
 
 
-class MovingAverage:
+class EmaWeights:
     """Keeps an averaged copy of a network, batch-norm statistics included.
 
     Attributes:

@@ -35,7 +35,7 @@ def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
         case "muon":
             optimizers = [
                 Muon(kernels, peak, weight_decay=config.weight_decay),
-                torch.optim.AdamW(rest, config.lr_rest, betas=_BETAS, weight_decay=0.0, foreach=True),
+                torch.optim.AdamW(rest, config.lr_adamw, betas=_BETAS, weight_decay=0.0, foreach=True),
             ]
         case "adamw":
             optimizers = [torch.optim.AdamW(groups, peak, betas=_BETAS, foreach=True)]
@@ -96,7 +96,7 @@ class Muon(Optimizer):
                 by_shape[weight.shape].append(index)
             for indices in by_shape.values():
                 matrices = torch.stack([_as_matrix(steps[index]) for index in indices])
-                directions = orthogonalise(matrices)
+                directions = orthogonalize(matrices)
                 size = group["lr"] * math.sqrt(max(1.0, matrices.shape[1] / matrices.shape[2]))
                 for index, direction in zip(indices, directions, strict=True):
                     _as_matrix(weights[index]).add_(direction, alpha=-size)
@@ -114,7 +114,7 @@ def _as_matrix(kernel: Tensor) -> Tensor:
     return kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
 
 
-def orthogonalise(matrices: Tensor, rounds: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
     """Return about the nearest orthogonal matrices to [K, n, m]: singular values go to 0.7..1.2.
 
     The iteration x ← (a + b·g + c·g²) x with g = x·xᵀ only multiplies x by polynomials of g, and these commute.

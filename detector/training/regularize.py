@@ -1,6 +1,6 @@
 """What keeps weights small or features independent, each from an epoch of its own on.
 
-Regularisation from the first step pulls weights that have not learned anything yet into the saddle at zero.
+Regularization from the first step pulls weights that have not learned anything yet into the saddle at zero.
 """
 
 import torch

@@ -19,16 +19,16 @@ from tqdm import tqdm
 from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS, Config
 from detector.data.split import Split
-from detector.diagnose.short_check import check_shortly
+from detector.diagnose.short_check import short_check
 from detector.errors import InputError
-from detector.evaluating.evaluate import detect_canvases, letterboxed, score_split
-from detector.graceful_shutdown import StopRequest
+from detector.evaluating.evaluate import detect_letterboxed, letterboxed, score_split
+from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import canvas_at
+from detector.loader.input_size import input_size_at
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
-from detector.model.checkpoint import take_over
-from detector.model.network import GridNetwork, wants_pooling
+from detector.model.checkpoint import copy_weights
+from detector.model.network import GridNetwork, uses_spp
 from detector.predict.detector import Detector
 from detector.runtime.hardware import choose_precision
 from detector.runtime.pytorch import TorchRuntime
@@ -48,7 +48,7 @@ _WARMED_UP = 8
 _PAST_PLANNING = 4
 """Batches the loader makes for nothing."""
 
-_EVALUATION_SHARE = 0.05
+_EVALUATION_FRACTION = 0.05
 """Share of a budget in minutes that evaluations may take."""
 
 _MARGIN = 0.05
@@ -111,30 +111,30 @@ class TrainingRun:
         self._config, self._folder, self._dataset, self._split, self._val = config, folder, dataset, split, val
         self._description, self._started, self._device = description, started, device
         self._batch_size = choose_batch(config, len(dataset))
-        self._val_canvases = list(letterboxed(val, dataset.canvas_hw)) if val else []
+        self._val_inputs = list(letterboxed(val, dataset.input_hw)) if val else []
         self._progress = Progress(steps=0, evaluations=0)
         self._evaluation_seconds = 0.0
         self._saved_at = time.monotonic()
-        self._stop = StopRequest()
+        self._stop = GracefulShutdown()
         dtype = choose_precision(config.precision, device)
         torch.manual_seed(config.seed)
         network = GridNetwork(
             config,
             len(split.class_names),
-            *dataset.colour_statistics(),
-            pooled=wants_pooling(dataset.canvas_hw),
+            *dataset.color_statistics(),
+            spp=uses_spp(dataset.input_hw),
         )
         self._is_fresh = weights is None
         if weights is not None:
-            take_over(network, weights, all_classes)
+            copy_weights(network, weights, all_classes)
         self._steps_per_epoch = len(dataset) / self._batch_size
         self._trainer = Trainer(network, config, device, dtype, self._steps_per_epoch)
-        height, width = dataset.canvas_hw
+        height, width = dataset.input_hw
         place = "in memory" if dataset.in_memory else "read anew each time"
         log.info(
             f"{config.model} network, {sum(p.numel() for p in network.parameters()):,} parameters; "
             f"canvas {width}x{height} (width x height), batch {self._batch_size}, "
-            f"{str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads, pictures {place}"
+            f"{str(dtype).removeprefix('torch.')} on {device}, {torch.get_num_threads()} threads, images {place}"
         )
 
     def restore(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -146,12 +146,12 @@ class TrainingRun:
 
     def facts(self) -> dict[str, object]:
         """Return what the last bit of a result depends on, besides the settings."""
-        canvases = b"".join(
-            annotation_bytes(annotation) + zlib.crc32(canvas.data).to_bytes(4)
-            for annotation, _, canvas in self._val_canvases
+        inputs = b"".join(
+            annotation_bytes(annotation) + zlib.crc32(letterboxed.data).to_bytes(4)
+            for annotation, _, letterboxed in self._val_inputs
         )
         return {
-            "data": f"{self._dataset.fingerprint}-{zlib.crc32(canvases):08x}",
+            "data": f"{self._dataset.fingerprint}-{zlib.crc32(inputs):08x}",
             "detector": VERSION,
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -170,11 +170,11 @@ class TrainingRun:
                 self._look()
                 self._make_plan(total, bar)
             after = set(schedule.evaluation_steps(progress.steps, progress.evaluations))
-            if not self._stop.made and not self._out_of_patience():
+            if not self._stop.requested and not self._out_of_patience():
                 self._advance(progress.steps, progress.steps, after, bar)
         seconds = time.monotonic() - self._started
         best = None if progress.best is None else AveragePrecision(**progress.best)
-        if self._stop.made and progress.step < progress.steps and not self._out_of_patience():
+        if self._stop.requested and progress.step < progress.steps and not self._out_of_patience():
             self._save_state()
             log.info(f"stopped after step {progress.step}; to go on: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # whoever called wants to stop too
@@ -190,7 +190,7 @@ class TrainingRun:
         """Say what a short check finds."""
         splits = [self._split, self._val] if self._val else [self._split]
         fresh = self._trainer.network if self._is_fresh else None
-        for finding in check_shortly(splits, self._dataset, fresh, self._batch_size):
+        for finding in short_check(splits, self._dataset, fresh, self._batch_size):
             if finding.verdict != "ok":
                 log.warning("%s", finding)
 
@@ -199,7 +199,7 @@ class TrainingRun:
         progress = self._progress
         if steps is None:
             times = self._advance(PLANNING_STEPS, PLANNING_STEPS, set(), bar)
-            if self._stop.made:
+            if self._stop.requested:
                 raise KeyboardInterrupt  # nothing is worth keeping yet
             progress.steps, progress.evaluations = self._plan(self._expected_step(times))
             bar.total = progress.steps
@@ -228,15 +228,15 @@ class TrainingRun:
 
     def _expected_step(self, times: list[float]) -> float:
         """Return the mean seconds of a step over the whole run, from those of the planning steps."""
-        canvas_hw, config = self._dataset.canvas_hw, self._config
+        input_hw, config = self._dataset.input_hw, self._config
         first_full = next(
-            step for step in range(PLANNING_STEPS) if canvas_at(canvas_hw, step, PLANNING_STEPS, config) == canvas_hw
+            step for step in range(PLANNING_STEPS) if input_size_at(input_hw, step, PLANNING_STEPS, config) == input_hw
         )
         if first_full == 0:
             return median(times[_WARMED_UP:])
         # The last planning steps show what the full canvas costs; the first of these prepares its kernels.
         small, large = median(times[_WARMED_UP:first_full]), median(times[first_full + 1 : PLANNING_STEPS])
-        return mean_step_seconds(small, large, canvas_hw, config)
+        return mean_step_seconds(small, large, input_hw, config)
 
     def _plan(self, step_seconds: float) -> tuple[int, int]:
         """Turn what is left of the budget into numbers of steps and evaluations."""
@@ -244,7 +244,7 @@ class TrainingRun:
         self._evaluate(PLANNING_STEPS)  # says what an evaluation costs, and that it works
         budget = self._config.minutes * 60
         left = budget * (1 - _MARGIN) - _RESERVE - (time.monotonic() - self._started)
-        affordable = int(_EVALUATION_SHARE * budget / max(self._evaluation_seconds, 1e-3))
+        affordable = int(_EVALUATION_FRACTION * budget / max(self._evaluation_seconds, 1e-3))
         evaluations = self._evaluations(affordable)
         more = max(1, int((left - evaluations * self._evaluation_seconds) / step_seconds))
         if more <= PLANNING_STEPS:
@@ -287,7 +287,7 @@ class TrainingRun:
                 tick = time.monotonic()
             elif progress.steps and 0 < self._config.save_every * 60 <= time.monotonic() - self._saved_at:
                 self._save_state()
-            if self._stop.made:
+            if self._stop.requested:
                 break
         return times
 
@@ -311,7 +311,7 @@ class TrainingRun:
         timing = {"seconds": round(seconds, 1), "images_per_second": round(images_per_second, 1)}
         progress.timing.append({"step": progress.step} | timing)
         average, info = self._trainer.average.network, self._info(progress.steps, ap)
-        self._folder.save(average, info, is_best, self._config.half)
+        self._folder.save(average, info, is_best, self._config.save_float16)
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()
@@ -325,9 +325,9 @@ class TrainingRun:
         if self._val is None:
             return None
         start = time.monotonic()
-        runtime = TorchRuntime(self._trainer.average.network, self._dataset.canvas_hw, self._device)
+        runtime = TorchRuntime(self._trainer.average.network, self._dataset.input_hw, self._device)
         detector = Detector(runtime, self._info(step, None))
-        ap = score_split(self._val, detect_canvases(detector, self._val_canvases))
+        ap = score_split(self._val, detect_letterboxed(detector, self._val_inputs))
         self._evaluation_seconds = time.monotonic() - start
         return ap
 
@@ -336,12 +336,12 @@ class TrainingRun:
             model=self._config.model,
             class_names=self._split.class_names,
             category_ids=self._split.category_ids,
-            canvas_hw=self._dataset.canvas_hw,
+            input_hw=self._dataset.input_hw,
             config=asdict(self._config),
             facts=self._settled(steps)
             | {
                 "data": self._description,
-                "pictures": len(self._dataset),
+                "images": len(self._dataset),
                 "boxes": self._split.ledger.used + self._split.ledger.clipped,
                 "seconds": round(time.monotonic() - self._started, 1),
                 "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
@@ -353,7 +353,7 @@ class TrainingRun:
         return {
             "steps": steps,
             "batch": self._batch_size,
-            "canvas": list(self._dataset.canvas_hw),
+            "input_size": list(self._dataset.input_hw),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
@@ -362,12 +362,12 @@ class TrainingRun:
     def _explain(self, error: NonFiniteLossError) -> InputError:
         names = {annotation.image_id: annotation.image_path for annotation in self._split.annotations}
         losses = {name: float(part) for name, part in error.terms.parts.items()}
-        pictures = [str(names[image_id]) for image_id in error.image_ids]
-        what = {"step": error.step, "seed": self._config.seed, "pictures": pictures}
+        images = [str(names[image_id]) for image_id in error.image_ids]
+        what = {"step": error.step, "seed": self._config.seed, "images": images}
         self._folder.write_json("not-finite.json", what | {"losses": {k: str(v) for k, v in losses.items()}})
         return InputError(
-            f"the loss is not finite at step {error.step} ({_listed(losses)}) with the pictures:\n  "
-            + "\n  ".join(pictures)
+            f"the loss is not finite at step {error.step} ({_listed(losses)}) with the images:\n  "
+            + "\n  ".join(images)
             + "\nA lower learning rate (--set lr=...) or --set precision=fp32 may help."
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from detector.errors import InputError
-from detector.files import locked, make_folder, read_json, write_json, write_whole
+from detector.files import locked, make_folder, read_json, write_atomic, write_json
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.training.run_state import Progress, read_state, write_state
@@ -77,12 +77,12 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path / name, text.getvalue().encode())
+        write_atomic(self.path / name, text.getvalue().encode())
 
-    def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool, half: bool) -> None:
-        """Write the last weights, and the best ones if these are the best; in float16 if `half`."""
+    def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool, float16: bool) -> None:
+        """Write the last weights, and the best ones if these are the best; in float16 if `save_float16`."""
         for path in (self.last, self.best) if is_best else (self.last,):
-            save_weights(path, network, info, half)
+            save_weights(path, network, info, float16)
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write all that is needed to go on."""

@@ -1,7 +1,7 @@
 """The state of a run on disk: all that is needed to go on to the same bits.
 
 One safetensors file, numbers of the run as JSON in its metadata; a part of its name is the hash of its contents, so
-that a damaged file is known as such. The order of the pictures and their augmentation are functions of the step:
+that a damaged file is known as such. The order of the images and their augmentation are functions of the step:
 nothing else exists.
 """
 
@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from detector.errors import InputError
-from detector.files import write_whole
+from detector.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) ->
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(whole, {"format": FORMAT, "progress": json.dumps(asdict(progress))})
-    write_whole(folder / f"{progress.step:08d}-{_hash(data)}.safetensors", data)
+    write_atomic(folder / f"{progress.step:08d}-{_hash(data)}.safetensors", data)
     for old in _states(folder)[_KEPT:]:
         old.unlink()
 

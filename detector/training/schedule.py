@@ -21,7 +21,9 @@ def learning_rate(step: int, steps: int, config: Config, steps_per_epoch: float)
     if step < warmup:
         done = (step + 1 - PLANNING_STEPS) / (warmup - PLANNING_STEPS)
         return _WARMUP_AT_PLANNING + (1 - _WARMUP_AT_PLANNING) * done
-    return _DECAYS[config.lr_schedule](step + 1, steps, max(warmup, config.flat * steps), config, steps_per_epoch)
+    return _DECAYS[config.lr_schedule](
+        step + 1, steps, max(warmup, config.lr_decay_start * steps), config, steps_per_epoch
+    )
 
 
 def _fallen(step: int, steps: int, falls_from: float) -> float:
@@ -37,7 +39,7 @@ _DECAYS: dict[str, Callable[[int, int, float, Config, float], float]] = {
         config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * _fallen(step, steps, start))) / 2
     ),
     "step": lambda step, steps, _, config, __: (
-        config.lr_factor ** sum(step > share * steps for share in config.lr_milestones)
+        config.lr_factor ** sum(step > fraction * steps for fraction in config.lr_milestones)
     ),
     "inverse": lambda step, _, __, config, per_epoch: 1 / (1 + config.lr_decay * step / per_epoch),
     "exponential": lambda step, _, __, config, per_epoch: config.lr_base ** (step / per_epoch),
@@ -56,7 +58,7 @@ def ema_decay(step: int, steps: int, config: Config) -> float:
     return min(rising, max(0.0, 1 - 2 / (config.ema * steps)))
 
 
-def least_quality(step: int, steps: int) -> float:
+def min_quality(step: int, steps: int) -> float:
     """Return the floor of the assigner's targets: 0.1 in the first 2 % of the run, while every box is still wrong."""
     return 0.1 if step < max(PLANNING_STEPS, 0.02 * steps) else 0.0
 

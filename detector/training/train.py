@@ -10,9 +10,9 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import canvas_at, choose_canvas
+from detector.loader.input_size import choose_input_size, input_size_at
 from detector.model.checkpoint import find_weights, load_weights
-from detector.model.network import OF_THE_NETWORK, check_canvas, wants_pooling
+from detector.model.network import OF_THE_NETWORK, check_canvas, uses_spp
 from detector.runtime.hardware import choose_device, prepare_for_training
 from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 _DEFAULT_MINUTES = 10.0
 
 _MEANS = {
-    "data": "it would learn from other pictures or boxes than before",
+    "data": "it would learn from other images or boxes than before",
     "detector": "the same settings may mean something else",
     "torch": "sums may come out differently in their last bits",
     "numpy": "augmentation may come out differently",
-    "opencv": "pictures may come out differently",
+    "opencv": "images may come out differently",
     "threads": "sums are added in another order, so that results differ in their last bits",
     "device": "sums are added in another order, so that results differ in their last bits",
     "machine": "sums may be added in another order, so that results differ in their last bits",
@@ -70,7 +70,7 @@ def train(
         out: folder for the results; it may exist, but not hold a run.
         split: to learn from; with "trainval" nothing is left to evaluate on, and the last weights are the best.
         started: `time.monotonic()` at the start of the command, from which a budget in minutes counts.
-        weights: to begin with, a path or a shipped name; the settings of the network, and a canvas on "auto", are then
+        weights: to begin with, a path or a shipped name; the settings of the network, and an input on "auto", are then
             those of the weights.
         reuse_backbone: take weights of other classes too, all but the last layers.
 
@@ -145,7 +145,7 @@ def _prepare(request: _Request, out: Path | RunFolder, started: float) -> tuple[
     device = choose_device(config.device)
     prepare_for_training()
 
-    source = open_data(request.data, config.allow_outside)
+    source = open_data(request.data, allow_outside=config.allow_outside)
     log.info("%s", source.description)
     train_split = source.read(request.split)
     val = source.read("val") if request.split == "train" and "val" in source.split_names else None
@@ -154,19 +154,19 @@ def _prepare(request: _Request, out: Path | RunFolder, started: float) -> tuple[
         weights, info = load_weights(request.weights)
         config = _settings_of_weights(config, info, request.weights)
         _check_classes(info.class_names, train_split, request)
-    canvas_hw = choose_canvas(config, train_split.annotations)
-    if weights is not None and wants_pooling(canvas_hw) != wants_pooling(info.canvas_hw):
+    input_hw = choose_input_size(config, train_split.annotations)
+    if weights is not None and uses_spp(input_hw) != uses_spp(info.input_hw):
         raise InputError(
-            f"{request.weights}: trained on a canvas of {max(info.canvas_hw)} pixels; networks for {max(canvas_hw)} "
-            f"are of another make: give --imgsz {max(info.canvas_hw)}"
+            f"{request.weights}: trained on an input of {max(info.input_hw)} pixels; networks for {max(input_hw)} "
+            f"are of another make: give --imgsz {max(info.input_hw)}"
         )
     for step in (0, PLANNING_STEPS - 1):
-        check_canvas(canvas_at(canvas_hw, step, PLANNING_STEPS, config), config)
+        check_canvas(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     if config.patience and val is None:
         raise InputError("patience: there is no val split to see a better AP on; set patience=0")
-    dataset = DetectionDataset(train_split, canvas_hw, config)
+    dataset = DetectionDataset(train_split, input_hw, config)
     for read in (train_split, val) if val else (train_split,):
-        log.info("%s: %d pictures, %s", read.name, len(read.annotations), read.ledger.summary())
+        log.info("%s: %d images, %s", read.name, len(read.annotations), read.ledger.summary())
         for entry in read.ledger.entries[:10]:
             log.info("  %s", entry)
         read.ledger.check(config.allow_dropped)
@@ -186,8 +186,8 @@ def _settings_of_weights(config: Config, info: WeightsInfo, path: str) -> Config
     for name, value in fixed.items():
         if getattr(config, name) not in (value, getattr(Config, name)):
             raise InputError(f"{name}: {getattr(config, name)} does not fit {path}, which has {value}: leave it out")
-    canvas = max(info.canvas_hw) if config.canvas == "auto" else config.canvas
-    return replace(config, canvas=canvas, **fixed)
+    input_size = max(info.input_hw) if config.input_size == "auto" else config.input_size
+    return replace(config, input_size=input_size, **fixed)
 
 
 def _check_classes(class_names: tuple[str, ...], split: Split, request: _Request) -> None:

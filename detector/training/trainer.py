@@ -11,7 +11,7 @@ from detector.loss.criterion import detection_loss
 from detector.loss.terms import LossTerms
 from detector.model.network import GridNetwork
 from detector.training import schedule
-from detector.training.ema import MovingAverage
+from detector.training.ema import EmaWeights
 from detector.training.optimizer import clip_gradients, make_optimizers
 from detector.training.regularize import add_penalties, limit_norms, set_dropout
 
@@ -54,7 +54,7 @@ class Trainer:
         steps_per_epoch: float = 100.0,
     ) -> None:
         self.network = network.to(device).train()
-        self.average = MovingAverage(self.network)
+        self.average = EmaWeights(self.network)
         self._optimizers = make_optimizers(self.network, config)
         self._config, self._device, self._dtype = config, device, dtype
         self._steps_per_epoch = steps_per_epoch
@@ -66,15 +66,15 @@ class Trainer:
             NonFiniteLossError: nothing was changed.
         """
         config, epoch = self._config, step / self._steps_per_epoch
-        share = schedule.learning_rate(step, steps, config, self._steps_per_epoch)
+        fraction = schedule.learning_rate(step, steps, config, self._steps_per_epoch)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * share
+                group["lr"] = group["peak_lr"] * fraction
             optimizer.zero_grad()
         set_dropout(self.network, config, epoch, step)
-        if config.int8_from < 1:
-            self.network.set_rounded(step >= config.int8_from * steps)
-        terms = self._loss(batch.to(self._device), schedule.least_quality(step, steps))
+        if config.qat_start < 1:
+            self.network.set_fake_quant(step >= config.qat_start * steps)
+        terms = self._loss(batch.to(self._device), schedule.min_quality(step, steps))
         if not torch.isfinite(terms.total):
             raise NonFiniteLossError(step, batch.image_ids, terms.detach())
         terms.total.backward()  # type: ignore[no-untyped-call]
@@ -114,7 +114,7 @@ class Trainer:
                 slots.setdefault(int(slot), {})[key] = tensors[name].contiguous(memory_format=layout)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
 
-    def _loss(self, batch: Batch, least_quality: float) -> LossTerms:
+    def _loss(self, batch: Batch, min_quality: float) -> LossTerms:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             predictions = self.network(batch.images)
-        return detection_loss(predictions, batch, self._config, least_quality)
+        return detection_loss(predictions, batch, self._config, min_quality)

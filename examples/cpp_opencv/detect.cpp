@@ -1,10 +1,10 @@
-// Find the objects of one picture with an exported ONNX file: OpenCV and its dnn module, nothing else.
+// Find the objects of one image with an exported ONNX file: OpenCV and its dnn module, nothing else.
 //
-//     ./detect model.onnx picture.jpg
+//     ./detect model.onnx image.jpg
 //
-// The file takes `image` [1, H, W, 3] uint8 RGB, the picture on a canvas of H x W pixels; it gives, for each of P
+// The file takes `image` [1, H, W, 3] uint8 RGB, the image on an input of H x W pixels; it gives, for each of P
 // points, `boxes` [1, P, 4] (x1, y1, x2, y2 in pixels of the canvas) and `scores` [1, P, C], 0..1. H, W and the names
-// of the C classes stand in its metadata. Prints a JSON object per line, best first, boxes in pixels of the picture.
+// of the C classes stand in its metadata. Prints a JSON object per line, best first, boxes in pixels of the image.
 
 #include <algorithm>
 #include <cstdio>
@@ -49,37 +49,37 @@ std::vector<std::string> split(const std::string& list) {
 }
 
 int main(int count, char** words) try {
-    if (count != 3) return std::fprintf(stderr, "usage: detect model.onnx picture.jpg\n"), 2;
+    if (count != 3) return std::fprintf(stderr, "usage: detect model.onnx image.jpg\n"), 2;
     std::ifstream stream(words[1], std::ios::binary);
     const std::string file((std::istreambuf_iterator<char>(stream)), {});
     if (file.empty()) return std::fprintf(stderr, "%s: no such file\n", words[1]), 2;
-    int canvas_h = 0, canvas_w = 0;
-    std::sscanf(metadata(file, "canvas_hw").c_str(), "[%d, %d]", &canvas_h, &canvas_w);
+    int input_h = 0, input_w = 0;
+    std::sscanf(metadata(file, "input_hw").c_str(), "[%d, %d]", &input_h, &input_w);
     const std::vector<std::string> names = split(metadata(file, "class_names"));
-    const cv::Mat picture = cv::imread(words[2]);  // turned upright as EXIF says; BGR
-    if (picture.empty()) return std::fprintf(stderr, "%s: not a picture that can be read\n", words[2]), 2;
+    const cv::Mat image = cv::imread(words[2]);  // turned upright as EXIF says; BGR
+    if (image.empty()) return std::fprintf(stderr, "%s: not an image that can be read\n", words[2]), 2;
 
-    // Letterbox: scaled to fit, whole pixels (cvRound: halves to even), in the middle of a canvas of grey 114.
-    const int h = picture.rows, w = picture.cols;
-    const double scale = std::min(double(canvas_h) / h, double(canvas_w) / w);
-    const int inner_h = std::clamp(cvRound(h * scale), 1, canvas_h);
-    const int inner_w = std::clamp(cvRound(w * scale), 1, canvas_w);
-    const int left = (canvas_w - inner_w) / 2, top = (canvas_h - inner_h) / 2;
+    // Letterbox: scaled to fit, whole pixels (cvRound: halves to even), in the middle of an input of gray 114.
+    const int h = image.rows, w = image.cols;
+    const double scale = std::min(double(input_h) / h, double(input_w) / w);
+    const int inner_h = std::clamp(cvRound(h * scale), 1, input_h);
+    const int inner_w = std::clamp(cvRound(w * scale), 1, input_w);
+    const int left = (input_w - inner_w) / 2, top = (input_h - inner_h) / 2;
     const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // shrinking averages what a pixel covers
-    cv::Mat canvas(canvas_h, canvas_w, CV_8UC3, cv::Scalar::all(114));
+    cv::Mat canvas(input_h, input_w, CV_8UC3, cv::Scalar::all(114));
     cv::Mat inner = canvas(cv::Rect(left, top, inner_w, inner_h));
-    cv::resize(picture, inner, inner.size(), 0, 0, mode);
+    cv::resize(image, inner, inner.size(), 0, 0, mode);
     cv::cvtColor(canvas, canvas, cv::COLOR_BGR2RGB);
 
     cv::dnn::Net net = cv::dnn::readNetFromONNX(file.data(), file.size());
-    net.setInput(cv::Mat(std::vector<int>{1, canvas_h, canvas_w, 3}, CV_8U, canvas.data), "image");
+    net.setInput(cv::Mat(std::vector<int>{1, input_h, input_w, 3}, CV_8U, canvas.data), "image");
     std::vector<cv::Mat> outputs;
     net.forward(outputs, std::vector<cv::String>{"boxes", "scores"});
     for (cv::Mat& output : outputs) output.convertTo(output, CV_32F);
     const int points = outputs[0].size[1], classes = outputs[1].size[2];
     const cv::Mat canvas_boxes = outputs[0].reshape(1, points), all_scores = outputs[1].reshape(1, points);
 
-    // Each point answers with its best class; its box goes back to the picture, and is cut at the picture's edge.
+    // Each point answers with its best class; its box goes back to the image, and is cut at the image's edge.
     std::vector<cv::Rect2f> boxes;
     std::vector<float> scores;
     std::vector<int> class_ids;

@@ -8,26 +8,26 @@ from hypothesis import strategies as st
 
 from detector.arrays import ImageArray
 from detector.augment.color import (
-    change_colours,
-    colour_shift,
-    colour_statistics,
+    change_colors,
+    color_shift,
+    color_statistics,
     hsv_shift,
     pca_shift,
-    principal_colours,
+    principal_colors,
 )
 from detector.config import Config
 from detector.sample import Sample
 
-PLAIN = Config(colour_gain=0.0, brightness=0.0)
-DEFAULT = Config(colour_gain=0.3, brightness=20.0)
-ALL = Config(hue=0.5, saturation=1.0, value=1.0, pca_colour=0.5)
+PLAIN = Config(color_gain=0.0, brightness=0.0)
+DEFAULT = Config(color_gain=0.3, brightness=20.0)
+ALL = Config(hue=0.5, saturation=1.0, value=1.0, pca_color=0.5)
 NO_VALUE = Config(hue=0.5, saturation=1.0)
 SATURATION = Config(saturation=0.9)
 RAMP = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
 
 
 def of(image: ImageArray) -> Sample:
-    """A picture with one object and one crowd region."""
+    """An image with one object and one crowd region."""
     boxes = np.array([[0, 0, 1, 1], [1, 0, 3, 1]], dtype=np.float32)
     return Sample(image, boxes, np.array([3, 4]), np.array([False, True]), 7)
 
@@ -41,12 +41,12 @@ def assert_same(a: Sample, b: Sample) -> None:
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
-def test_colours_stay_and_nothing_is_drawn_of_hsv_where_nothing_is_to_change() -> None:
-    assert_same(colour_shift(noise(), PLAIN, np.random.default_rng(0)), noise())
+def test_colors_stay_and_nothing_is_drawn_of_hsv_where_nothing_is_to_change() -> None:
+    assert_same(color_shift(noise(), PLAIN, np.random.default_rng(0)), noise())
     rng = np.random.default_rng(0)
     assert_same(hsv_shift(noise(), PLAIN, rng), noise())
     assert rng.random() == np.random.default_rng(0).random()
-    assert_same(change_colours(noise(), ALL, np.random.default_rng(0), strength=0.0), through_hsv(noise()))
+    assert_same(change_colors(noise(), ALL, np.random.default_rng(0), strength=0.0), through_hsv(noise()))
 
 
 def through_hsv(sample: Sample) -> Sample:
@@ -60,8 +60,8 @@ def through_hsv(sample: Sample) -> Sample:
 @settings(max_examples=30)
 def test_boxes_stay_the_argument_stays_and_the_same_chance_gives_the_same(seed: int) -> None:
     sample = noise(seed)
-    principal = principal_colours(colour_statistics([sample.image])[1])
-    for change in (change_colours, colour_shift, hsv_shift):
+    principal = principal_colors(color_statistics([sample.image])[1])
+    for change in (change_colors, color_shift, hsv_shift):
         first, second = (change(sample, ALL, np.random.default_rng(seed)) for _ in range(2))
         assert_same(first, second)
         assert_same(replace(first, image=sample.image), noise(seed))
@@ -74,20 +74,20 @@ def test_boxes_stay_the_argument_stays_and_the_same_chance_gives_the_same(seed: 
 @settings(max_examples=30)
 def test_each_channel_gets_one_gain_within_its_range_and_all_one_brightness(seed: int) -> None:
     sample = of(RAMP.copy())
-    shifted = colour_shift(sample, DEFAULT, np.random.default_rng(seed)).image[0]
+    shifted = color_shift(sample, DEFAULT, np.random.default_rng(seed)).image[0]
     dark, middle = shifted[0].astype(float), shifted[100].astype(float)
     assert (np.diff(shifted.astype(int), axis=0) >= 0).all()
     assert dark.max() <= 20
     # Brightness is what black becomes, where it does not become darker than black.
     assert len(set(dark)) == 1
     assert ((middle >= 70 - 20 - 1) & (middle <= 130 + 20 + 1)).all()
-    brighter = colour_shift(replace(sample, image=RAMP // 2), DEFAULT, np.random.default_rng(seed)).image[0]
+    brighter = color_shift(replace(sample, image=RAMP // 2), DEFAULT, np.random.default_rng(seed)).image[0]
     np.testing.assert_array_equal(brighter[::2], shifted[:128])
 
 
 def test_channels_get_gains_of_their_own() -> None:
     sample = of(np.full((4, 4, 3), 100, np.uint8))
-    shifted = colour_shift(sample, Config(brightness=0.0), np.random.default_rng(0)).image
+    shifted = color_shift(sample, Config(brightness=0.0), np.random.default_rng(0)).image
     assert len(set(shifted[0, 0].tolist())) == 3
 
 
@@ -109,7 +109,7 @@ def test_hue_saturation_and_value_change_as_the_formula_says(seed: int, strength
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=20)
-def test_a_turn_of_the_hue_changes_no_grey_and_a_gain_of_the_saturation_no_brightest_channel(seed: int) -> None:
+def test_a_turn_of_the_hue_changes_no_gray_and_a_gain_of_the_saturation_no_brightest_channel(seed: int) -> None:
     rng = np.random.default_rng(seed)
     turned = hsv_shift(of(RAMP.copy()), NO_VALUE, rng).image
     np.testing.assert_array_equal(turned, RAMP)
@@ -130,25 +130,25 @@ def test_half_a_circle_turns_red_to_cyan() -> None:
 def test_the_principal_shift_is_the_sum_of_the_scaled_eigenvectors(strength: float) -> None:
     pixels = np.random.default_rng(0).normal(0, 30, (1000, 3)) @ np.array([[1, 0.8, 0.7], [0, 0.5, 0.4], [0, 0, 0.3]])
     covariance = np.cov(pixels.T, bias=True)
-    principal = principal_colours(covariance.astype(np.float32))
+    principal = principal_colors(covariance.astype(np.float32))
     # Together the scaled directions give the covariance back, and each is an eigenvector.
     np.testing.assert_allclose(principal @ principal.T, covariance, rtol=1e-4)
     alpha = strength * np.random.default_rng(3).normal(0, 0.2, 3)
-    colour = np.zeros(3)
+    color = np.zeros(3)
     for k in range(3):
-        deviation = np.linalg.norm(principal[:, k])
-        np.testing.assert_allclose(covariance @ principal[:, k], deviation**2 * principal[:, k], rtol=1e-3)
-        colour += alpha[k] * deviation * principal[:, k] / deviation
+        std = np.linalg.norm(principal[:, k])
+        np.testing.assert_allclose(covariance @ principal[:, k], std**2 * principal[:, k], rtol=1e-3)
+        color += alpha[k] * std * principal[:, k] / std
     sample = noise()
-    shifted = pca_shift(sample, principal, Config(pca_colour=0.2), np.random.default_rng(3), strength).image
-    np.testing.assert_allclose(shifted, np.clip(sample.image + colour, 0, 255), atol=0.51)
+    shifted = pca_shift(sample, principal, Config(pca_color=0.2), np.random.default_rng(3), strength).image
+    np.testing.assert_allclose(shifted, np.clip(sample.image + color, 0, 255), atol=0.51)
 
 
-def test_principal_shifts_over_many_pictures_have_the_colours_of_the_pictures() -> None:
+def test_principal_shifts_over_many_images_have_the_colors_of_the_images() -> None:
     covariance = np.array([[900, 600, 300], [600, 700, 400], [300, 400, 500]], dtype=np.float32)
-    principal, grey = principal_colours(covariance), of(np.full((1, 3, 3), 128, np.uint8))
+    principal, gray = principal_colors(covariance), of(np.full((1, 3, 3), 128, np.uint8))
     rng = np.random.default_rng(0)
-    shifts = [pca_shift(grey, principal, ALL, rng).image[0, 0] - 128.0 for _ in range(4000)]
+    shifts = [pca_shift(gray, principal, ALL, rng).image[0, 0] - 128.0 for _ in range(4000)]
     np.testing.assert_allclose(np.cov(np.array(shifts).T), covariance / 4, atol=20)
 
 
@@ -158,7 +158,7 @@ def test_statistics_are_those_of_every_fourth_pixel_each_way(n: int, seed: int) 
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*rng.integers(1, 30, 2), 3), dtype=np.uint8) for _ in range(n)]
     pixels = np.concatenate([image[::4, ::4].reshape(-1, 3) for image in images]).astype(np.float64)
-    mean, covariance = colour_statistics(images)
+    mean, covariance = color_statistics(images)
     expected = np.cov(pixels.T, bias=True)
     np.fill_diagonal(expected, np.maximum(np.diag(expected), 1))
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-5)

@@ -11,27 +11,27 @@ from detector.config import Config
 from detector.sample import Sample
 
 HW = tuple[int, int]
-PLAIN = Config(colour_gain=0.0, brightness=0.0)
+PLAIN = Config(color_gain=0.0, brightness=0.0)
 DEFAULT = Config()
-CANVAS = (96, 128)
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
-EVEN = np.ones(len(COLOURS))
+INPUT_HW = (96, 128)
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
+EVEN = np.ones(len(COLORS))
 Box = tuple[float, float, float, float]
 
 
 def make(hw: HW, *boxes: Box, crowd: bool = False, first_class: int = 0, level: int = 0) -> Sample:
-    """A grey picture, each object a rectangle in the colour of its class."""
+    """A gray image, each object a rectangle in the color of its class."""
     image = np.full((*hw, 3), level, dtype=np.uint8)
     ids = np.arange(first_class, first_class + len(boxes), dtype=np.int64)
     for class_id, (x1, y1, x2, y2) in zip(ids, boxes, strict=True):
-        image[int(y1) : int(y2), int(x1) : int(x2)] = COLOURS[class_id]
+        image[int(y1) : int(y2), int(x1) : int(x2)] = COLORS[class_id]
     corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     return Sample(image, corners, ids, np.full(len(ids), crowd), 7 + first_class)
 
 
 def seen(image: ImageArray, class_id: int) -> Floats:
-    """The smallest box around the colour of a class."""
-    rows, columns = np.nonzero(((image > 127) == (np.array(COLOURS[class_id]) > 127)).all(axis=2))
+    """The smallest box around the color of a class."""
+    rows, columns = np.nonzero(((image > 127) == (np.array(COLORS[class_id]) > 127)).all(axis=2))
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float32)
 
 
@@ -44,9 +44,9 @@ def paste(sample: Sample, donor: Sample, seed: int, config: Config = PLAIN) -> S
     return copy_paste(sample, donor, EVEN, config, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("donor_hw", [CANVAS, (192, 256), (60, 100), (144, 100)])
+@pytest.mark.parametrize("donor_hw", [INPUT_HW, (192, 256), (60, 100), (144, 100)])
 def test_what_is_pasted_lies_in_its_box_in_the_size_it_has_on_the_letterbox(donor_hw: HW) -> None:
-    sample = make(CANVAS, (4, 4, 30, 30))
+    sample = make(INPUT_HW, (4, 4, 30, 30))
     h, w = donor_hw
     donor = make(donor_hw, (2, 3, 2 + w // 5, 3 + h // 7), (w // 2, h // 3, w - 4, h - 20), first_class=1)
     scale = min(96 / h, 128 / w)
@@ -70,29 +70,29 @@ def test_what_is_pasted_lies_in_its_box_in_the_size_it_has_on_the_letterbox(dono
 
 
 def test_one_to_three_objects_are_pasted_at_places_all_over_the_canvas() -> None:
-    donor = make(CANVAS, *((10.0 * i, 0.0, 10.0 * i + 8, 8.0) for i in range(6)))
-    pasted = [paste(make(CANVAS), donor, seed) for seed in range(200)]
+    donor = make(INPUT_HW, *((10.0 * i, 0.0, 10.0 * i + 8, 8.0) for i in range(6)))
+    pasted = [paste(make(INPUT_HW), donor, seed) for seed in range(200)]
     assert {len(sample.boxes) for sample in pasted} == {1, 2, 3}
     corners = np.concatenate([sample.boxes[:, :2] for sample in pasted])
     assert (corners.min(axis=0) <= 3).all()
     assert (corners.max(axis=0) >= (117, 85)).all()
 
 
-@given(st.integers(0, 10**6), st.sampled_from([Config(min_visible=share) for share in (0.0, 0.25, 0.8, 1.0)]))
+@given(st.integers(0, 10**6), st.sampled_from([Config(min_visible=fraction) for fraction in (0.0, 0.25, 0.8, 1.0)]))
 @settings(max_examples=40)
 def test_no_object_is_hidden_by_more_than_allowed_and_none_loses_its_box(seed: int, config: Config) -> None:
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 1, (6, 2, 2)), axis=1) * (128, 96)
-    sample = replace(make(CANVAS), boxes=corners.reshape(-1, 4).astype(np.float32), class_ids=np.arange(6))
-    sample = replace(sample, is_crowd=rng.random(6) < 0.3, image=rng.integers(0, 99, (*CANVAS, 3), dtype=np.uint8))
-    donor = make(CANVAS, (5, 5, 30, 25), (50, 20, 60, 50), (80, 20, 120, 60), first_class=3)
+    sample = replace(make(INPUT_HW), boxes=corners.reshape(-1, 4).astype(np.float32), class_ids=np.arange(6))
+    sample = replace(sample, is_crowd=rng.random(6) < 0.3, image=rng.integers(0, 99, (*INPUT_HW, 3), dtype=np.uint8))
+    donor = make(INPUT_HW, (5, 5, 30, 25), (50, 20, 60, 50), (80, 20, 120, 60), first_class=3)
     mixed = paste(sample, donor, seed, config)
     assert_same(
         replace(mixed, image=sample.image, boxes=mixed.boxes[:6], class_ids=mixed.class_ids[:6],
                 is_crowd=mixed.is_crowd[:6]),
         sample,
     )  # fmt: skip
-    hidden = np.zeros(CANVAS)
+    hidden = np.zeros(INPUT_HW)
     for x1, y1, x2, y2 in mixed.boxes[6:].round().astype(int).tolist():
         hidden[y1:y2, x1:x2] = 1
     assert (mixed.image[hidden == 0] == sample.image[hidden == 0]).all()
@@ -100,26 +100,29 @@ def test_no_object_is_hidden_by_more_than_allowed_and_none_loses_its_box(seed: i
         # Each pixel counts by the part of it that is in the box.
         wide = np.clip(np.minimum(np.arange(128) + 1, x2) - np.maximum(np.arange(128), x1), 0, None)
         high = np.clip(np.minimum(np.arange(96) + 1, y2) - np.maximum(np.arange(96), y1), 0, None)
-        share = (np.outer(high, wide) * hidden).sum() / ((x2 - x1) * (y2 - y1))
-        assert is_crowd or share <= min(0.3, 1 - config.min_visible) + 1e-4
+        fraction = (np.outer(high, wide) * hidden).sum() / ((x2 - x1) * (y2 - y1))
+        assert is_crowd or fraction <= min(0.3, 1 - config.min_visible) + 1e-4
 
 
 def test_an_object_without_room_is_left_out() -> None:
-    sample, donor = make(CANVAS, (10, 10, 110, 90)), make(CANVAS, (1, 1, 120, 90), first_class=1)
+    sample, donor = make(INPUT_HW, (10, 10, 110, 90)), make(INPUT_HW, (1, 1, 120, 90), first_class=1)
     assert_same(paste(sample, donor, 0), sample)
     # Over a crowd region, and where there is nothing, it has room.
     assert len(paste(replace(sample, is_crowd=np.array([True])), donor, 0).boxes) == 2
-    assert len(paste(make(CANVAS), donor, 0).boxes) == 1
+    assert len(paste(make(INPUT_HW), donor, 0).boxes) == 1
 
 
 def test_an_object_as_large_as_the_canvas_has_one_place() -> None:
-    mixed = paste(make(CANVAS), make(CANVAS, (0, 0, 128, 96)), 0)
+    mixed = paste(make(INPUT_HW), make(INPUT_HW, (0, 0, 128, 96)), 0)
     assert mixed.boxes.tolist() == [[0, 0, 128, 96]]
-    assert (mixed.image[2:-2, 2:-2] == COLOURS[0]).all()
+    assert (mixed.image[2:-2, 2:-2] == COLORS[0]).all()
 
 
-def test_what_is_pasted_changes_its_colours_as_far_as_strength_says() -> None:
-    sample, donor = make(CANVAS), replace(make(CANVAS, (5, 5, 50, 50)), image=np.full((*CANVAS, 3), 100, np.uint8))
+def test_what_is_pasted_changes_its_colors_as_far_as_strength_says() -> None:
+    sample, donor = (
+        make(INPUT_HW),
+        replace(make(INPUT_HW, (5, 5, 50, 50)), image=np.full((*INPUT_HW, 3), 100, np.uint8)),
+    )
     rngs = (np.random.default_rng(seed) for seed in range(20))
     brightest = [copy_paste(sample, donor, EVEN, DEFAULT, rng, 0.1).image.max() for rng in rngs]
     assert len(set(brightest)) > 3
@@ -127,10 +130,10 @@ def test_what_is_pasted_changes_its_colours_as_far_as_strength_says() -> None:
 
 
 def test_crowd_regions_are_not_pasted_and_donors_without_objects_give_none() -> None:
-    sample = make(CANVAS, (4, 4, 30, 30))
-    for donor in (make(CANVAS), make((1, 1)), make(CANVAS, (5, 5, 50, 50), crowd=True)):
+    sample = make(INPUT_HW, (4, 4, 30, 30))
+    for donor in (make(INPUT_HW), make((1, 1)), make(INPUT_HW, (5, 5, 50, 50), crowd=True)):
         assert_same(paste(sample, donor, 0), sample)
-    both = make(CANVAS, (5, 5, 50, 50), (60, 60, 80, 80), first_class=1)
+    both = make(INPUT_HW, (5, 5, 50, 50), (60, 60, 80, 80), first_class=1)
     both = replace(both, is_crowd=np.array([True, False]))
     for seed in range(20):
         assert paste(sample, both, seed).class_ids.tolist() in ([0], [0, 2])
@@ -140,10 +143,10 @@ def test_what_else_lies_in_a_cut_comes_with_its_boxes_by_the_rule_of_every_cut()
     # On a table: a cup, half a plate, a corner of a lamp, and a crowd of crumbs that goes on beyond it.
     table, cup, plate = (10.0, 10.0, 60.0, 60.0), (20.0, 20.0, 30.0, 30.0), (50.0, 30.0, 70.0, 40.0)
     lamp, crumbs = (55.0, 55.0, 75.0, 75.0), (40.0, 0.0, 100.0, 20.0)
-    donor = make(CANVAS, table, cup, plate, lamp, crumbs)
+    donor = make(INPUT_HW, table, cup, plate, lamp, crumbs)
     donor = replace(donor, is_crowd=np.arange(5) == 4)
     weights = np.array([1, 1e-12, 1e-12, 1e-12, 1])
-    seeds = (copy_paste(make(CANVAS), donor, weights, PLAIN, np.random.default_rng(seed)) for seed in range(30))
+    seeds = (copy_paste(make(INPUT_HW), donor, weights, PLAIN, np.random.default_rng(seed)) for seed in range(30))
     mixed = next(sample for sample in seeds if len(sample.boxes) == 4)
     assert mixed.class_ids.tolist() == [0, 1, 2, 4]
     assert mixed.is_crowd.tolist() == [False, False, False, True]
@@ -152,18 +155,18 @@ def test_what_else_lies_in_a_cut_comes_with_its_boxes_by_the_rule_of_every_cut()
 
 
 def test_the_weights_of_classes_decide_which_objects_are_taken_first() -> None:
-    donor = make(CANVAS, *((10.0 * i, 0.0, 10.0 * i + 8, 8.0) for i in range(6)))
+    donor = make(INPUT_HW, *((10.0 * i, 0.0, 10.0 * i + 8, 8.0) for i in range(6)))
     weights = np.array([1, 1, 1, 1, 1, 995.0])
     first = [
-        copy_paste(make(CANVAS), donor, weights, PLAIN, np.random.default_rng(seed)).class_ids for seed in range(50)
+        copy_paste(make(INPUT_HW), donor, weights, PLAIN, np.random.default_rng(seed)).class_ids for seed in range(50)
     ]
     assert sum(5 in ids for ids in first) > 45
 
 
 def test_the_rim_of_what_is_pasted_runs_into_what_is_below_and_the_inside_is_opaque() -> None:
-    donor = make(CANVAS, (0, 0, 20, 20), level=255)
-    donor = replace(donor, image=np.full((*CANVAS, 3), 255, np.uint8))
-    mixed = paste(make(CANVAS), donor, 0)
+    donor = make(INPUT_HW, (0, 0, 20, 20), level=255)
+    donor = replace(donor, image=np.full((*INPUT_HW, 3), 255, np.uint8))
+    mixed = paste(make(INPUT_HW), donor, 0)
     x1, y1, x2, y2 = mixed.boxes[0].astype(int).tolist()
     patch = mixed.image[y1:y2, x1:x2, 0].astype(int)
     assert patch[10].tolist() == [85, 170, *[255] * 16, 170, 85]
@@ -173,16 +176,16 @@ def test_the_rim_of_what_is_pasted_runs_into_what_is_below_and_the_inside_is_opa
 
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_even_the_smallest_object_is_opaque_in_its_middle(side: int) -> None:
-    mixed = paste(make(CANVAS), make(CANVAS, (8, 8, 8 + side, 8 + side)), 0)
+    mixed = paste(make(INPUT_HW), make(INPUT_HW, (8, 8, 8 + side, 8 + side)), 0)
     x1, y1, x2, y2 = mixed.boxes[0].astype(int).tolist()
-    assert (mixed.image[(y1 + y2) // 2, (x1 + x2) // 2] == COLOURS[0]).all()
+    assert (mixed.image[(y1 + y2) // 2, (x1 + x2) // 2] == COLORS[0]).all()
 
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=30)
 def test_nothing_is_written_into_the_arguments_and_the_same_chance_gives_the_same(seed: int) -> None:
     def arguments() -> tuple[Sample, Sample]:
-        return make(CANVAS, (4, 4, 30, 30)), make(CANVAS, (5, 5, 50, 50), (60, 60, 80, 80), first_class=1, level=90)
+        return make(INPUT_HW, (4, 4, 30, 30)), make(INPUT_HW, (5, 5, 50, 50), (60, 60, 80, 80), first_class=1, level=90)
 
     sample, other = arguments()
     pasted = [paste(sample, other, seed, DEFAULT) for _ in range(2)]
@@ -196,20 +199,20 @@ def test_nothing_is_written_into_the_arguments_and_the_same_chance_gives_the_sam
 @settings(max_examples=30)
 def test_mixup_is_the_weighted_mean_and_has_the_objects_of_both(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    sample = make(CANVAS, (4, 4, 30, 30), (50, 50, 90, 90))
-    other = make(CANVAS, (20, 10, 60, 50), crowd=True, first_class=2, level=90)
-    image = rng.integers(0, 256, (*CANVAS, 3), dtype=np.uint8)
+    sample = make(INPUT_HW, (4, 4, 30, 30), (50, 50, 90, 90))
+    other = make(INPUT_HW, (20, 10, 60, 50), crowd=True, first_class=2, level=90)
+    image = rng.integers(0, 256, (*INPUT_HW, 3), dtype=np.uint8)
     mixed = mixup(replace(sample, image=image), other, np.random.default_rng(seed))
-    share = np.random.default_rng(seed).beta(8, 8)
-    np.testing.assert_allclose(mixed.image, share * image + (1 - share) * other.image, atol=0.51)
+    fraction = np.random.default_rng(seed).beta(8, 8)
+    np.testing.assert_allclose(mixed.image, fraction * image + (1 - fraction) * other.image, atol=0.51)
     assert mixed.boxes.tolist() == [*sample.boxes.tolist(), *other.boxes.tolist()]
     assert mixed.class_ids.tolist() == [0, 1, 2]
     assert mixed.is_crowd.tolist() == [False, False, True]
     assert mixed.image_id == sample.image_id
 
 
-def test_mixup_takes_pictures_without_objects() -> None:
-    empty, one = make(CANVAS, level=50), make(CANVAS, (4, 4, 30, 30))
+def test_mixup_takes_images_without_objects() -> None:
+    empty, one = make(INPUT_HW, level=50), make(INPUT_HW, (4, 4, 30, 30))
     for first, second, n in ((empty, empty, 0), (empty, one, 1), (one, empty, 1)):
         assert mixup(first, second, np.random.default_rng(0)).boxes.shape == (n, 4)
 
@@ -219,7 +222,7 @@ def noise(hw: HW, seed: int, low: int = 0, high: int = 256) -> ImageArray:
 
 
 def slow_look(image: ImageArray) -> Floats:
-    """The means of 8 x 8 cells, and straight lines between their centres."""
+    """The means of 8 x 8 cells, and straight lines between their centers."""
     h, w = image.shape[:2]
     means = image.reshape(8, h // 8, 8, w // 8, 3).mean(axis=(1, 3))
     at_y, at_x = ((np.arange(side) + 0.5) * 8 / side - 0.5 for side in (h, w))
@@ -243,20 +246,20 @@ def test_style_shift_is_the_others_look_with_the_own_content_scaled(levels: tupl
 
 
 def test_the_own_look_changes_nothing_and_a_look_of_any_size_will_do() -> None:
-    sample = replace(make(CANVAS, (4, 4, 30, 30)), image=noise(CANVAS, 1))
+    sample = replace(make(INPUT_HW, (4, 4, 30, 30)), image=noise(INPUT_HW, 1))
     assert_same(style_shift(sample, sample.image), sample)
     for hw in ((1, 1), (5, 400), (300, 200)):
-        assert style_shift(sample, noise(hw, 2)).image.shape == (*CANVAS, 3)
+        assert style_shift(sample, noise(hw, 2)).image.shape == (*INPUT_HW, 3)
 
 
-def test_a_look_of_one_colour_gives_that_colour_and_keeps_half_of_the_content() -> None:
-    sample = replace(make(CANVAS), image=noise(CANVAS, 1, 60, 70))
+def test_a_look_of_one_color_gives_that_color_and_keeps_half_of_the_content() -> None:
+    sample = replace(make(INPUT_HW), image=noise(INPUT_HW, 1, 60, 70))
     shifted = style_shift(sample, np.full((40, 40, 3), (200, 100, 50), np.uint8)).image
     np.testing.assert_allclose(shifted.mean(axis=(0, 1)), (200, 100, 50), atol=0.5)
     np.testing.assert_allclose(shifted.std(axis=(0, 1)), sample.image.std(axis=(0, 1)) / 2, rtol=0.1)
 
 
-def test_a_picture_without_content_becomes_the_others_look() -> None:
-    style = noise(CANVAS, 2)
-    shifted = style_shift(make(CANVAS, level=77), style).image
+def test_a_image_without_content_becomes_the_others_look() -> None:
+    style = noise(INPUT_HW, 2)
+    shifted = style_shift(make(INPUT_HW, level=77), style).image
     np.testing.assert_allclose(shifted, slow_look(style), atol=0.6)

@@ -10,18 +10,18 @@ from detector.config import Config
 from detector.sample import Sample
 
 HW = tuple[int, int]
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
-PLAIN = Config(colour_gain=0.0, brightness=0.0)
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+PLAIN = Config(color_gain=0.0, brightness=0.0)
 DEFAULT = Config()
-CANVAS = (160, 192)
+INPUT_HW = (160, 192)
 
 
 def one_object(hw: HW, class_id: int) -> Sample:
-    """A black picture with a bright rectangle of the colour of its class."""
+    """A black image with a bright rectangle of the color of its class."""
     h, w = hw
     x1, y1, x2, y2 = w // 4, h // 4, w // 4 + w // 2, h // 4 + h // 2
     image = np.zeros((h, w, 3), dtype=np.uint8)
-    image[y1:y2, x1:x2] = COLOURS[class_id]
+    image[y1:y2, x1:x2] = COLORS[class_id]
     box = np.array([[x1, y1, x2, y2]], dtype=np.float32)
     return Sample(image, box, np.array([class_id]), np.array([class_id == 3]), 10 + class_id)
 
@@ -30,8 +30,8 @@ def four(*hw: HW) -> list[Sample]:
     return [one_object(size, class_id) for class_id, size in enumerate(hw)]
 
 
-def bounds_of_colour(sample: Sample, class_id: int) -> list[int]:
-    rows, columns = np.nonzero(((sample.image > 127) == (np.array(COLOURS[class_id]) > 127)).all(axis=2))
+def bounds_of_color(sample: Sample, class_id: int) -> list[int]:
+    rows, columns = np.nonzero(((sample.image > 127) == (np.array(COLORS[class_id]) > 127)).all(axis=2))
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
@@ -39,12 +39,12 @@ def test_each_object_lies_in_its_box_and_keeps_its_class() -> None:
     samples = four((90, 120), (121, 77), (61, 133), (64, 64))
     seen = 0
     for seed in range(40):
-        merged = mosaic(samples, CANVAS, PLAIN, np.random.default_rng(seed))
-        assert merged.image.shape == (*CANVAS, 3)
+        merged = mosaic(samples, INPUT_HW, PLAIN, np.random.default_rng(seed))
+        assert merged.image.shape == (*INPUT_HW, 3)
         assert len(set(merged.class_ids.tolist())) == len(merged.boxes) <= 4
         np.testing.assert_array_equal(merged.is_crowd, merged.class_ids == 3)
         for box, class_id in zip(merged.boxes, merged.class_ids, strict=True):
-            np.testing.assert_allclose(bounds_of_colour(merged, int(class_id)), box, atol=1)
+            np.testing.assert_allclose(bounds_of_color(merged, int(class_id)), box, atol=1)
             seen += 1
     assert seen > 120
 
@@ -54,9 +54,9 @@ def test_turned_parts_stay_in_their_part_and_their_objects_in_their_boxes() -> N
     turned = replace(PLAIN, rotate=45.0, crop=0.3)
     seen = 0
     for seed in range(30):
-        merged = mosaic(samples, CANVAS, turned, np.random.default_rng(seed))
+        merged = mosaic(samples, INPUT_HW, turned, np.random.default_rng(seed))
         for box, class_id in zip(merged.boxes, merged.class_ids, strict=True):
-            bounds = np.array(bounds_of_colour(merged, int(class_id)))
+            bounds = np.array(bounds_of_color(merged, int(class_id)))
             assert (bounds[:2] >= box[:2] - 1).all()
             assert (bounds[2:] <= box[2:] + 1).all()
             seen += 1
@@ -65,7 +65,7 @@ def test_turned_parts_stay_in_their_part_and_their_objects_in_their_boxes() -> N
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=4, max_size=4), st.integers(0, 10**6))
 @settings(max_examples=40)
-def test_any_four_pictures_fit_on_any_canvas_and_are_left_as_they_were(sizes: list[HW], seed: int) -> None:
+def test_any_four_images_fit_on_any_canvas_and_are_left_as_they_were(sizes: list[HW], seed: int) -> None:
     samples, same = four(*sizes), four(*sizes)
     first, second = (mosaic(samples, (32, 64), DEFAULT, np.random.default_rng(seed)) for _ in range(2))
     assert first.image.shape == (32, 64, 3)
@@ -79,13 +79,13 @@ def test_any_four_pictures_fit_on_any_canvas_and_are_left_as_they_were(sizes: li
 
 
 def test_the_parts_do_not_reach_into_each_other() -> None:
-    # Pictures of one level each, enlarged over their part: exactly four rectangles remain.
+    # Images of one level each, enlarged over their part: exactly four rectangles remain.
     samples = [
         replace(one_object((50, 50), i), image=np.full((50, 50, 3), level, np.uint8))
         for i, level in enumerate((10, 60, 160, 220))
     ]
     large = replace(PLAIN, scale=(6.0, 6.0), shift=0.0)
-    levels = mosaic(samples, CANVAS, large, np.random.default_rng(0)).image[:, :, 0].astype(int)
+    levels = mosaic(samples, INPUT_HW, large, np.random.default_rng(0)).image[:, :, 0].astype(int)
     split_y, split_x = int((levels[:, 0] == 10).sum()), int((levels[0] == 10).sum())
     expected = np.block([
         [np.full((split_y, split_x), 10), np.full((split_y, 192 - split_x), 60)],
@@ -97,7 +97,7 @@ def test_the_parts_do_not_reach_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0, 0), (0, 500, 0, 1)])
-def test_pictures_with_no_and_with_many_objects_mix(counts: tuple[int, ...]) -> None:
+def test_images_with_no_and_with_many_objects_mix(counts: tuple[int, ...]) -> None:
     samples = [
         replace(
             sample,
@@ -108,5 +108,5 @@ def test_pictures_with_no_and_with_many_objects_mix(counts: tuple[int, ...]) -> 
         for sample, n in zip(four(*[(40, 60)] * 4), counts, strict=True)
     ]
     still = replace(PLAIN, scale=(1.0, 1.0), shift=0.0)
-    merged = mosaic(samples, CANVAS, still, np.random.default_rng(0))
+    merged = mosaic(samples, INPUT_HW, still, np.random.default_rng(0))
     assert np.bincount(merged.class_ids, minlength=4).tolist() == list(counts)

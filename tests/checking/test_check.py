@@ -1,4 +1,4 @@
-"""The whole check: on sound data it passes and leaves pictures to look at; with planted faults it says stop."""
+"""The whole check: on sound data it passes and leaves images to look at; with planted faults it says stop."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def test_sound_data_and_a_sound_network_are_not_stopped(report: CheckReport) -> 
 
 def test_every_part_of_the_pipe_is_looked_at(report: CheckReport) -> None:
     parts = {finding.check.split(":")[0] for finding in report.findings}
-    assert {"data", "augmentation", "pictures", "network", "signal", "learning", "cost"} <= parts
+    assert {"data", "augmentation", "images", "network", "signal", "learning", "cost"} <= parts
     assert len({finding.check for finding in report.findings}) == len(report.findings)
 
 
@@ -34,10 +34,10 @@ def test_what_is_not_ok_says_what_to_do(report: CheckReport) -> None:
         assert bool(finding.advice) == (finding.verdict != "ok"), finding
 
 
-def test_there_are_pictures_to_look_at(report: CheckReport) -> None:
-    assert set(report.pictures) == {"classes.jpg", "augmentation.jpg", "signal.png", "learning-rate.png"}
-    for picture in report.pictures.values():
-        assert check_array(picture).std() > 10
+def test_there_are_images_to_look_at(report: CheckReport) -> None:
+    assert set(report.images) == {"classes.jpg", "augmentation.jpg", "signal.png", "learning-rate.png"}
+    for image in report.images.values():
+        assert check_array(image).std() > 10
 
 
 def test_a_learning_rate_far_too_high_stops(tiny_data: Path, tiny_config: Config) -> None:
@@ -48,7 +48,7 @@ def test_a_learning_rate_far_too_high_stops(tiny_data: Path, tiny_config: Config
 def test_the_command_prints_a_line_per_check_and_its_status_is_the_worst(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--set", "canvas=[64, 96]", "--set", "precision=fp32", "--model", "pico", "--epochs", "5"]
+    settings = ["--set", "input_size=[64, 96]", "--set", "precision=fp32", "--model", "pico", "--epochs", "5"]
     status = main(
         ["check", "--data", str(tiny_data), *settings, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "j")]
     )

@@ -9,10 +9,10 @@ import torch
 
 from detector.checking.learning import (
     RangeTest,
-    check_by_heart,
     check_cost,
     check_rate,
-    check_same_pictures,
+    diagnose_preprocessing,
+    overfit_test,
     range_test,
 )
 from detector.config import Config
@@ -35,39 +35,39 @@ def split(tiny_data: Path) -> Split:
 def network_for(split: Split, config: Config) -> GridNetwork:
     torch.manual_seed(0)
     dataset = DetectionDataset(split, HW, config)
-    return GridNetwork(config, len(split.class_names), *dataset.colour_statistics())
+    return GridNetwork(config, len(split.class_names), *dataset.color_statistics())
 
 
-def test_training_and_detection_see_the_same_pictures(split: Split) -> None:
-    assert check_same_pictures(DetectionDataset(split, HW, Config()), split).verdict == "ok"
+def test_training_and_detection_see_the_same_images(split: Split) -> None:
+    assert diagnose_preprocessing(DetectionDataset(split, HW, Config()), split).verdict == "ok"
 
 
 def test_red_and_blue_swapped_between_training_and_detection_are_found(split: Split) -> None:
     swapped = replace(split, read_image=lambda a: np.ascontiguousarray(split.read_image(a)[..., ::-1]))
-    finding = check_same_pictures(DetectionDataset(swapped, HW, Config()), swapped)
+    finding = diagnose_preprocessing(DetectionDataset(swapped, HW, Config()), swapped)
     assert finding.verdict == "stop"
     assert "BGR" in finding.advice
 
 
-def test_another_picture_in_training_than_in_detection_is_found(split: Split) -> None:
+def test_another_image_in_training_than_in_detection_is_found(split: Split) -> None:
     shifted = replace(split, read_image=lambda a: np.roll(split.read_image(a), 24, axis=1))
-    assert check_same_pictures(DetectionDataset(shifted, HW, Config()), shifted).verdict == "stop"
+    assert diagnose_preprocessing(DetectionDataset(shifted, HW, Config()), shifted).verdict == "stop"
 
 
-def test_a_few_pictures_are_learned_by_heart(split: Split) -> None:
-    finding = check_by_heart(split, Config(model="pico", precision="fp32"), HW, torch.float32, 60)
+def test_a_few_images_are_learned_by_heart(split: Split) -> None:
+    finding = overfit_test(split, Config(model="pico", precision="fp32"), HW, torch.float32, 60)
     assert finding.verdict == "ok", finding
 
 
-@pytest.mark.parametrize("settings", [{"lr": 0.0, "lr_rest": 0.0}, {"optimizer": "sgd", "lr": 1e20}], ids=str)
+@pytest.mark.parametrize("settings", [{"lr": 0.0, "lr_adamw": 0.0}, {"optimizer": "sgd", "lr": 1e20}], ids=str)
 def test_a_learning_rate_that_cannot_learn_them_is_found(split: Split, settings: dict[str, object]) -> None:
     config = Config(**{"model": "pico"} | settings)  # type: ignore[arg-type]
-    assert check_by_heart(split, config, HW, torch.float32, 1.5).verdict == "stop"
+    assert overfit_test(split, config, HW, torch.float32, 1.5).verdict == "stop"
 
 
-def test_pictures_that_are_not_those_of_the_files_are_not_found_again(split: Split) -> None:
+def test_images_that_are_not_those_of_the_files_are_not_found_again(split: Split) -> None:
     upside_down = replace(split, read_image=lambda a: np.ascontiguousarray(split.read_image(a)[::-1, ::-1]))
-    finding = check_by_heart(upside_down, Config(model="pico"), HW, torch.float32, 5)
+    finding = overfit_test(upside_down, Config(model="pico"), HW, torch.float32, 5)
     assert finding.verdict != "ok"
 
 
@@ -79,7 +79,7 @@ def test_a_split_without_objects_has_nothing_to_learn_by_heart(split: Split) -> 
             for a in split.annotations
         ),
     )
-    assert check_by_heart(empty, Config(model="pico"), HW, torch.float32, 1).verdict == "look"
+    assert overfit_test(empty, Config(model="pico"), HW, torch.float32, 1).verdict == "look"
 
 
 def batches(split: Split, config: Config) -> Iterator[Batch]:

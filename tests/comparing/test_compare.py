@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from detector.comparing.compare import compare, describe_base
 from detector.comparing.table import Row, Run, add_run
 from detector.comparing.variations import BASE_LINE
 from detector.config import Config, override
 from detector.errors import InputError
-from detector.images import set_max_pixels
 
 DIVERGES = "optimizer=sgd lr=1e30 clip_norm=1e30"
-WORDS = ["mirror=0", DIVERGES]
+WORDS = ["flip=0", DIVERGES]
 
-BASE = Config(model="pico", canvas=(64, 96), steps=3, batch=4, precision="fp32", device="cpu")
+BASE = Config(model="pico", input_size=(64, 96), steps=3, batch=4, precision="fp32", device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +76,8 @@ def test_only_what_is_not_in_the_file_yet_is_run(comparison: tuple[Path, list[Ro
 
 def test_a_run_that_ends_well_leaves_its_last_ap_its_costs_and_no_weights(comparison: tuple[Path, list[Row]]) -> None:
     out, rows = comparison
-    (line,) = [line for line in lines(out) if line["settings"] == "mirror=0"]
-    (folder,) = (out / "runs").glob("mirror=0-*-seed0")
+    (line,) = [line for line in lines(out) if line["settings"] == "flip=0"]
+    (folder,) = (out / "runs").glob("flip=0-*-seed0")
     with (folder / "results.csv").open(newline="") as file:
         (result,) = csv.DictReader(file)
     assert (float(line["AP"]), float(line["AP50"])) == (float(result["AP"]), float(result["AP50"]))
@@ -109,7 +107,7 @@ def test_a_finished_comparison_is_not_run_again(comparison: tuple[Path, list[Row
     assert [row.verdict for row in again] == [row.verdict for row in rows]
 
 
-@pytest.mark.parametrize("change", ["steps=4", "first_canvas=1"])
+@pytest.mark.parametrize("change", ["steps=4", "first_input_size=1"])
 def test_other_base_settings_are_refused_and_nothing_is_run(
     comparison: tuple[Path, list[Row]], tiny_data: Path, change: str
 ) -> None:
@@ -134,13 +132,9 @@ def test_data_without_a_val_split_cannot_be_compared_on(tiny_data: Path, tmp_pat
         compare(tiny_data / "train.json", WORDS, BASE, tmp_path)
 
 
-def test_the_runs_decode_pictures_as_large_as_this_process_does(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
-    set_max_pixels(10)
-    compare(tiny_data, ["mirror=0"], BASE, tmp_path, seeds=1, jobs=2)
-    assert all("too large a picture" in line["error"] for line in lines(tmp_path))
+def test_runs_use_the_pixel_limit_of_the_settings(tiny_data: Path, tmp_path: Path) -> None:
+    compare(tiny_data, ["flip=0"], replace(BASE, max_pixels=10), tmp_path, seeds=1, jobs=2)
+    assert all("more than 10" in line["error"] for line in lines(tmp_path))
 
 
 @pytest.mark.parametrize("count", ["seeds", "trials", "jobs"])
@@ -156,6 +150,6 @@ def test_a_place_that_cannot_be_written_to_is_named(tiny_data: Path) -> None:
 
 def test_the_base_is_told_apart_by_every_setting_but_the_seed() -> None:
     assert describe_base(replace(BASE, seed=5)) == describe_base(BASE)
-    others = (BASE, replace(BASE, canvas=(64, 64)), replace(BASE, half=True))
+    others = (BASE, replace(BASE, input_size=(64, 64)), replace(BASE, save_float16=True))
     assert len({describe_base(config) for config in others}) == 3
-    assert describe_base(BASE).endswith("model=pico canvas=[64, 96] steps=3 batch=4 precision=fp32 device=cpu")
+    assert describe_base(BASE).endswith("model=pico input_size=[64, 96] steps=3 batch=4 precision=fp32 device=cpu")

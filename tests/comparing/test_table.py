@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.comparing.table import Run, add_run, mean_and_margin, read_runs, summarise, to_markdown, to_text
+from detector.comparing.table import Run, add_run, mean_and_margin, read_runs, summarize, to_markdown, to_text
 from detector.comparing.variations import BASE_LINE, Variation
 from detector.config import Config
 from detector.errors import InputError
@@ -128,7 +128,7 @@ def test_too_few_numbers_have_no_margin() -> None:
     ],
 )
 def test_the_verdict_goes_by_the_differences_seed_by_seed(scores: tuple[float, ...], verdict: str) -> None:
-    rows = summarise([BASE, SWISH], [*runs(BASE, 0.5, 0.6, 0.7), *runs(SWISH, *scores)])
+    rows = summarize([BASE, SWISH], [*runs(BASE, 0.5, 0.6, 0.7), *runs(SWISH, *scores)])
     assert rows[0].verdict == "the base line"
     assert rows[1].verdict == verdict
 
@@ -136,7 +136,7 @@ def test_the_verdict_goes_by_the_differences_seed_by_seed(scores: tuple[float, .
 def test_a_spread_that_is_the_same_for_both_hides_no_difference() -> None:
     # Each seed lies far from the others, but the variation is always a little above the base line.
     base, ours = (0.1, 0.5, 0.9), (0.121, 0.52, 0.919)
-    row = summarise([BASE, SWISH], [*runs(BASE, *base), *runs(SWISH, *ours)])[1]
+    row = summarize([BASE, SWISH], [*runs(BASE, *base), *runs(SWISH, *ours)])[1]
     assert row.spread > 0.3
     assert row.difference == pytest.approx(0.02)
     assert row.margin == pytest.approx(4.30 * 0.001 / math.sqrt(3))
@@ -145,8 +145,8 @@ def test_a_spread_that_is_the_same_for_both_hides_no_difference() -> None:
 
 @given(st.permutations(runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8)))
 def test_the_order_of_the_runs_does_not_matter(shuffled: list[Run]) -> None:
-    rows = summarise([BASE, SWISH], shuffled)
-    plain = summarise([BASE, SWISH], runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8))
+    rows = summarize([BASE, SWISH], shuffled)
+    plain = summarize([BASE, SWISH], runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8))
     for row, wanted in zip(rows, plain, strict=True):
         assert pytest.approx(wanted.AP) == row.AP
         assert row.margin == pytest.approx(wanted.margin, nan_ok=True)
@@ -155,7 +155,7 @@ def test_the_order_of_the_runs_does_not_matter(shuffled: list[Run]) -> None:
 
 def test_failed_runs_are_counted_with_their_reason_and_left_out_of_the_means() -> None:
     half = [run(SWISH, 0, 0.6), run(SWISH, 1, 0, "out of luck"), run(SGD, 0, 0, "a|b"), run(SGD, 1, 0, "c")]
-    rows = summarise([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.4), *half])
+    rows = summarize([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.4), *half])
     assert rows[1].AP == 0.6
     assert rows[1].difference == pytest.approx(0.1)
     assert rows[1].verdict == "one seed: no verdict; 1 of 2 failed: out of luck"
@@ -164,13 +164,13 @@ def test_failed_runs_are_counted_with_their_reason_and_left_out_of_the_means() -
 
 
 def test_without_a_base_line_there_is_nothing_to_compare_with() -> None:
-    rows = summarise([BASE, SWISH], [run(BASE, 0, 0, "broken"), *runs(SWISH, 0.5)])
+    rows = summarize([BASE, SWISH], [run(BASE, 0, 0, "broken"), *runs(SWISH, 0.5)])
     assert [row.verdict for row in rows] == ["1 of 1 failed: broken", "no base line to compare with"]
     assert "nan" not in to_text(rows) + to_markdown(rows)
 
 
 def test_the_table_in_markdown_has_groups_remarks_relative_costs_and_as_many_cells_in_each_line() -> None:
-    rows = summarise([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.9), run(SGD, 0, 0, "a|b")])
+    rows = summarize([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.9), run(SGD, 0, 0, "a|b")])
     table, note = to_markdown(rows).split("\n\n")
     lines = table.splitlines()
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
@@ -186,7 +186,7 @@ def test_the_table_in_markdown_has_groups_remarks_relative_costs_and_as_many_cel
 
 
 def test_the_table_for_the_terminal_is_in_columns_and_names_the_highest() -> None:
-    rows = summarise([BASE, SWISH], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.8)])
+    rows = summarize([BASE, SWISH], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.8)])
     head, base, group, swish, empty, highest, *_ = to_text(rows).splitlines()
     assert (group, empty) == ("[Activation]", "")
     assert head.index("verdict") == base.index("the base line") == swish.index("within the noise")

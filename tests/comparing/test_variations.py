@@ -29,14 +29,14 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_words_and_files_together_make_one_list_in_their_order(tmp_path: Path) -> None:
-    text = "\n# a comment\n[ Activation ]\nactivation=swish  # smooth, dearer\n\n[]\nema = 0   mirror=0\n"
-    variations = read_variations(["seed=0 flat=0", written(tmp_path, text), "lr=1e-3"], BASE)
+    text = "\n# a comment\n[ Activation ]\nactivation=swish  # smooth, dearer\n\n[]\nema = 0   flip=0\n"
+    variations = read_variations(["seed=0 lr_decay_start=0", written(tmp_path, text), "lr=1e-3"], BASE)
     found = [(variation.settings, variation.group, variation.remark) for variation in variations]
     assert found == [
         ((), "", ""),
-        (("seed=0", "flat=0"), "", ""),
+        (("seed=0", "lr_decay_start=0"), "", ""),
         (("activation=swish",), "Activation", "smooth, dearer"),
-        (("ema=0", "mirror=0"), "", ""),
+        (("ema=0", "flip=0"), "", ""),
         (("lr=1e-3",), "", ""),
     ]
     for variation in variations:
@@ -44,7 +44,7 @@ def test_words_and_files_together_make_one_list_in_their_order(tmp_path: Path) -
 
 
 def test_values_may_hold_blanks() -> None:
-    assert names("scale=[0.5,  2] mirror=0") == ["scale=[0.5, 2] mirror=0"]
+    assert names("scale=[0.5,  2] flip=0") == ["scale=[0.5, 2] flip=0"]
 
 
 def test_without_words_only_the_base_line_is_left() -> None:
@@ -56,9 +56,9 @@ def test_without_words_only_the_base_line_is_left() -> None:
     [
         ("activation=swihs", "activation: expected relu or"),
         ("epocs=3", "unknown setting 'epocs': did you mean 'epochs'"),
-        ("mirror=2", "mirror: must be from 0 to 1"),
+        ("flip=2", "mirror: must be from 0 to 1"),
         ("mirror", "--set mirror: expected key=value"),
-        ("mirror=0 nothing lr=1", "mirror: expected a number, got '0 nothing'"),
+        ("flip=0 nothing lr=1", "mirror: expected a number, got '0 nothing'"),
         ("seed=1", "seed: all variations run with the same seeds"),
         ("epochs=3", "give one length of the run, not several"),
         ("steps=null", "equally many steps"),
@@ -106,7 +106,7 @@ def test_a_grid_is_every_combination(batches: list[int], steps: list[int]) -> No
 
 
 def test_braces_may_hold_pairs_whole_settings_and_parts_of_a_value() -> None:
-    assert names("canvas={320,[64, 96]}") == ["canvas=320", "canvas=[64, 96]"]
+    assert names("input_size={320,[64, 96]}") == ["input_size=320", "input_size=[64, 96]"]
     assert names("scale=[{0.5,0.7}, 2]") == ["scale=[0.5, 2]", "scale=[0.7, 2]"]
     assert names("{optimizer=adam,optimizer=sgd lr=0.2}") == ["optimizer=adam", "optimizer=sgd lr=0.2"]
 
@@ -115,7 +115,10 @@ def test_braces_may_hold_pairs_whole_settings_and_parts_of_a_value() -> None:
 
 
 def test_draws_are_the_same_another_time_and_more_of_them_begin_with_the_same() -> None:
-    few, many = names("lr=log:1e-3..0.1 flat=0..1", trials=5), names("ema=0", "lr=log:1e-3..0.1 flat=0..1", trials=9)
+    few, many = (
+        names("lr=log:1e-3..0.1 lr_decay_start=0..1", trials=5),
+        names("ema=0", "lr=log:1e-3..0.1 lr_decay_start=0..1", trials=9),
+    )
     assert few == many[1:6]
     assert len(set(many)) == 10
 

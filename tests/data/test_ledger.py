@@ -36,8 +36,8 @@ def test_an_entry_names_file_line_and_reason() -> None:
     ]
 
 
-def test_the_summary_names_missing_pictures() -> None:
-    assert Ledger(missing=[Path("a.jpg"), Path("b.jpg")]).summary().endswith("2 pictures missing, first: a.jpg")
+def test_the_summary_names_missing_images() -> None:
+    assert Ledger(missing=[Path("a.jpg"), Path("b.jpg")]).summary().endswith("2 images missing, first: a.jpg")
 
 
 def test_the_json_account_survives_a_round_trip_through_text() -> None:
@@ -45,7 +45,7 @@ def test_the_json_account_survives_a_round_trip_through_text() -> None:
     ledger.missing.append(Path("a.jpg"))
     account = json.loads(json.dumps(ledger.to_json()))
     assert account["found"] == 4
-    assert account["missing_pictures"] == ["a.jpg"]
+    assert account["missing_images"] == ["a.jpg"]
     assert account["entries"][1] == {"action": "dropped", "file": "labels/a.txt", "line": 1, "reason": "no area"}
 
 
@@ -63,28 +63,28 @@ counts = st.tuples(*[st.integers(0, 5)] * 3)
 
 
 @given(lost=counts, kept=counts)
-def test_losing_a_picture_turns_its_rows_into_dropped_ones_and_touches_no_other(
+def test_losing_a_image_turns_its_rows_into_dropped_ones_and_touches_no_other(
     lost: tuple[int, int, int], kept: tuple[int, int, int]
 ) -> None:
     """Each count: rows used, of those crowd, rows clipped."""
-    lost_picture, kept_picture = Path("a.jpg"), Path("b.jpg")
+    lost_image, kept_image = Path("a.jpg"), Path("b.jpg")
     ledger = Ledger(used=lost[0] + kept[0], crowd=min(lost[:2]) + min(kept[:2]))
-    for line, picture in enumerate([lost_picture] * lost[2] + [kept_picture] * kept[2], start=1):
-        ledger.clip(FILE, line, "reaches out", picture)
+    for line, image in enumerate([lost_image] * lost[2] + [kept_image] * kept[2], start=1):
+        ledger.clip(FILE, line, "reaches out", image)
     ledger.drop(FILE, 99, "no area")
     found = ledger.found
 
-    ledger.lose_picture(lost_picture, lost[0] + lost[2], min(lost[:2]), "cut off")
+    ledger.lose_image(lost_image, lost[0] + lost[2], min(lost[:2]), "cut off")
     assert ledger.found == found
     assert (ledger.used, ledger.crowd, ledger.clipped) == (kept[0], min(kept[:2]), kept[2])
     assert ledger.dropped == 1 + lost[0] + lost[2]
-    assert ledger.missing == [lost_picture]
-    assert all(entry.picture == kept_picture for entry in ledger.entries if entry.action == "clipped")
-    reasons = [str(entry) for entry in ledger.entries if entry.picture == lost_picture]
+    assert ledger.missing == [lost_image]
+    assert all(entry.image == kept_image for entry in ledger.entries if entry.action == "clipped")
+    reasons = [str(entry) for entry in ledger.entries if entry.image == lost_image]
     assert reasons == ["a.jpg: dropped: cut off"] * (lost[0] + lost[2])
 
 
-def test_losing_a_picture_without_objects_makes_one_background_picture_less() -> None:
+def test_losing_a_image_without_objects_makes_one_background_image_less() -> None:
     ledger = Ledger(used=3, background=2)
-    ledger.lose_picture(Path("a.jpg"), 0, 0, "cut off")
+    ledger.lose_image(Path("a.jpg"), 0, 0, "cut off")
     assert (ledger.background, ledger.found, ledger.entries) == (1, 3, [])

@@ -15,8 +15,8 @@ from detector.images import write_image
 HW = (48, 64)
 NAMES = ("bird", "cat")
 Row = tuple[int, int, int, int, int]
-Pictures = dict[str, list[Row]]
-PICTURES: Pictures = {"a": [(0, 3, 4, 20, 30)], "b": []}
+Images = dict[str, list[Row]]
+IMAGES: Images = {"a": [(0, 3, 4, 20, 30)], "b": []}
 
 
 def write(path: Path, text: str) -> Path:
@@ -25,16 +25,16 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.zeros((*HW, 3), np.uint8))
 
 
-def write_coco(file: Path, picture_folder: Path, pictures: Pictures = PICTURES, first_id: int = 1) -> None:
+def write_coco(file: Path, image_folder: Path, images: Images = IMAGES, first_id: int = 1) -> None:
     data: dict[str, Any] = {"categories": [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]}
     data |= {"images": [], "annotations": []}
-    for image_id, (stem, rows) in enumerate(pictures.items(), start=first_id):
-        picture(picture_folder / f"{stem}.png")
+    for image_id, (stem, rows) in enumerate(images.items(), start=first_id):
+        image(image_folder / f"{stem}.png")
         data["images"].append({"id": image_id, "file_name": f"{stem}.png", "height": HW[0], "width": HW[1]})
         for class_id, x1, y1, x2, y2 in rows:
             annotation = {"image_id": image_id, "category_id": class_id + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
@@ -42,10 +42,10 @@ def write_coco(file: Path, picture_folder: Path, pictures: Pictures = PICTURES, 
     write(file, json.dumps(data))
 
 
-def write_yolo(folder: Path, pictures: Pictures) -> None:
+def write_yolo(folder: Path, images: Images) -> None:
     h, w = HW
-    for stem, rows in pictures.items():
-        picture(folder / f"images/{stem}.png")
+    for stem, rows in images.items():
+        image(folder / f"images/{stem}.png")
         text = [
             f"{c} {(x1 + x2) / 2 / w} {(y1 + y2) / 2 / h} {(x2 - x1) / w} {(y2 - y1) / h}\n"
             for c, x1, y1, x2, y2 in rows
@@ -54,9 +54,9 @@ def write_yolo(folder: Path, pictures: Pictures) -> None:
     write(folder / "data.yaml", "train: images\nnames:\n  0: bird\n  1: cat\n")
 
 
-def write_voc(folder: Path, pictures: Pictures) -> None:
-    for stem, rows in pictures.items():
-        picture(folder / f"JPEGImages/{stem}.png")
+def write_voc(folder: Path, images: Images) -> None:
+    for stem, rows in images.items():
+        image(folder / f"JPEGImages/{stem}.png")
         objects = [
             f"<object><name>{NAMES[c]}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
             f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
@@ -78,22 +78,22 @@ EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # VOC knows the c
 def test_the_same_boxes_written_as_coco_yolo_and_voc_read_back_alike(
     tmp_path_factory: pytest.TempPathFactory, found: list[Row]
 ) -> None:
-    pictures = {"a": EVERY_CLASS, "b": found}
+    images = {"a": EVERY_CLASS, "b": found}
     folders = [tmp_path_factory.mktemp(name) for name in ("coco", "yolo", "voc")]
-    write_coco(folders[0] / "train.json", folders[0] / "images", pictures)
-    write_yolo(folders[1], pictures)
-    write_voc(folders[2], pictures)
+    write_coco(folders[0] / "train.json", folders[0] / "images", images)
+    write_yolo(folders[1], images)
+    write_voc(folders[2], images)
     splits = [open_data(folder).read("train") for folder in folders]
     for split in splits:
         assert split.class_names == NAMES
         assert split.ledger.used == split.ledger.found == 2 + len(found)
-        for annotation, wanted in zip(split.annotations, pictures.values(), strict=True):
+        for annotation, wanted in zip(split.annotations, images.values(), strict=True):
             assert annotation.image_hw == HW
             assert annotation.class_ids.tolist() == [row[0] for row in wanted]
             np.testing.assert_allclose(annotation.boxes, np.reshape([row[1:] for row in wanted], (-1, 4)), atol=1e-4)
 
 
-def test_three_layouts_of_coco_folders_are_recognised(tmp_path: Path) -> None:
+def test_three_layouts_of_coco_folders_are_recognized(tmp_path: Path) -> None:
     write_coco(tmp_path / "plain/train.json", tmp_path / "plain/images")
     write_coco(tmp_path / "plain/val.json", tmp_path / "plain/images")
     write_coco(tmp_path / "standard/annotations/instances_train2017.json", tmp_path / "standard/train2017")
@@ -109,15 +109,15 @@ def test_three_layouts_of_coco_folders_are_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "pictures", "name"),
+    ("file", "images", "name"),
     [
         ("val.json", "images", "val"),
         ("mine.json", ".", "train"),
         ("annotations/instances_val2017.json", "val2017", "val"),
     ],
 )
-def test_a_single_coco_file_is_one_split(tmp_path: Path, file: str, pictures: str, name: str) -> None:
-    write_coco(tmp_path / file, tmp_path / pictures)
+def test_a_single_coco_file_is_one_split(tmp_path: Path, file: str, images: str, name: str) -> None:
+    write_coco(tmp_path / file, tmp_path / images)
     data_set = open_data(tmp_path / file)
     assert data_set.split_names == (name,)
     assert len(data_set.read(name).annotations) == 2
@@ -130,9 +130,9 @@ def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
         open_data(tmp_path)
 
 
-def test_a_yolo_and_a_voc_folder_are_recognised(tmp_path: Path) -> None:
-    write_yolo(tmp_path / "yolo", PICTURES)
-    write_voc(tmp_path / "voc", PICTURES)
+def test_a_yolo_and_a_voc_folder_are_recognized(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", IMAGES)
+    write_voc(tmp_path / "voc", IMAGES)
     assert open_data(tmp_path / "yolo").description == "YOLO data set yolo: train"
     assert open_data(str(tmp_path / "voc")).description == "Pascal VOC folder voc: train"
 
@@ -191,8 +191,8 @@ def test_splits_with_other_classes_are_refused_with_the_difference(tmp_path: Pat
 
 def test_a_descriptor_points_at_a_copy_of_any_format(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco/train.json", tmp_path / "coco/images")
-    write_yolo(tmp_path / "yolo", PICTURES)
-    write_voc(tmp_path / "voc", PICTURES)
+    write_yolo(tmp_path / "yolo", IMAGES)
+    write_voc(tmp_path / "voc", IMAGES)
     for form, more in (("coco", ""), ("yolo", ""), ("voc", "names: [cat, bird]\n")):
         text = (
             f"format: {form}\npath: {form}\nlicence: MIT\nsource: here\nexpected: {{train: {{images: 2, boxes: 1}}}}\n"

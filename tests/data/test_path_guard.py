@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from detector.data.open_data import open_data
-from detector.data.path_guard import Fence
+from detector.data.path_guard import PathGuard
 from detector.errors import InputError
 from detector.images import write_image
 
 HW = (40, 60)
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.zeros((*HW, 3), np.uint8))
     return path
@@ -26,16 +26,16 @@ def write(path: Path, text: str) -> Path:
 
 
 def coco(file: Path, *names: str) -> Path:
-    pictures = [{"id": i, "file_name": name, "height": HW[0], "width": HW[1]} for i, name in enumerate(names)]
+    images = [{"id": i, "file_name": name, "height": HW[0], "width": HW[1]} for i, name in enumerate(names)]
     rows = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 3, 4]} for i in range(len(names))]
-    return write(file, json.dumps({"images": pictures, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}))
+    return write(file, json.dumps({"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}))
 
 
 def test_what_lies_inside_passes_however_it_is_named(tmp_path: Path) -> None:
-    fence = Fence([tmp_path / "mine", tmp_path / "gone"])  # neither is there: no fence at all
+    fence = PathGuard([tmp_path / "mine", tmp_path / "gone"])  # neither is there: no fence at all
     fence.check(Path("/etc/passwd"), tmp_path)
     (tmp_path / "mine" / "deep").mkdir(parents=True)
-    fence = Fence([tmp_path / "mine"])
+    fence = PathGuard([tmp_path / "mine"])
     for name in (
         "a.png",
         "deep/a.png",
@@ -53,18 +53,18 @@ def test_what_lies_outside_is_refused_by_name_and_place(tmp_path: Path, name: st
     (tmp_path / "mine" / "deep").mkdir(parents=True)
     (tmp_path / "mine" / "link.png").symlink_to(write(tmp_path / "secret", ""))
     with pytest.raises(InputError, match=r"list\.txt:3: .* lies outside of .*mine.*--allow-outside"):
-        Fence([tmp_path / "mine"]).check(tmp_path / "mine" / name, tmp_path / "list.txt", 3)
+        PathGuard([tmp_path / "mine"]).check(tmp_path / "mine" / name, tmp_path / "list.txt", 3)
 
 
 def test_a_ring_of_links_is_left_to_who_opens_it(tmp_path: Path) -> None:
     (tmp_path / "ring.png").symlink_to("ring.png")
-    Fence([tmp_path]).check(tmp_path / "ring.png", tmp_path)
+    PathGuard([tmp_path]).check(tmp_path / "ring.png", tmp_path)
 
 
 def test_a_data_set_that_is_a_link_or_is_put_together_of_linked_folders_is_read(tmp_path: Path) -> None:
-    picture(tmp_path / "disk" / "pictures" / "sub" / "a.png")
+    image(tmp_path / "disk" / "images" / "sub" / "a.png")
     coco(tmp_path / "mine" / "train.json", "sub/a.png")
-    (tmp_path / "mine" / "images").symlink_to(tmp_path / "disk" / "pictures")
+    (tmp_path / "mine" / "images").symlink_to(tmp_path / "disk" / "images")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     for folder in (tmp_path / "mine", tmp_path / "link"):
         assert open_data(folder).read("train").ledger.used == 1
@@ -73,7 +73,7 @@ def test_a_data_set_that_is_a_link_or_is_put_together_of_linked_folders_is_read(
 
 
 def test_standard_coco_folders_may_be_links(tmp_path: Path) -> None:
-    picture(tmp_path / "disk" / "a.png")
+    image(tmp_path / "disk" / "a.png")
     coco(tmp_path / "mine" / "annotations" / "instances_val2017.json", "a.png")
     (tmp_path / "mine" / "val2017").symlink_to(tmp_path / "disk")
     assert open_data(tmp_path / "mine").read("val").ledger.used == 1
@@ -83,7 +83,7 @@ def test_yolo_reads_where_its_yaml_says_and_lists_within_linked_folders(tmp_path
     for part in ("images", "labels"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         (tmp_path / "mine" / part).symlink_to(tmp_path / "disk" / part)
-    picture(tmp_path / "disk" / "images" / "a.png")
+    image(tmp_path / "disk" / "images" / "a.png")
     write(tmp_path / "disk" / "labels" / "a.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "mine" / "train.txt", "./images/a.png\n")
     for place in ("train.txt", "images", str(tmp_path / "disk" / "images")):
@@ -94,7 +94,7 @@ def test_yolo_reads_where_its_yaml_says_and_lists_within_linked_folders(tmp_path
 
 
 def test_who_allows_it_reads_what_lies_outside(tmp_path: Path) -> None:
-    secret = picture(tmp_path / "private" / "images" / "s.png")
+    secret = image(tmp_path / "private" / "images" / "s.png")
     write(tmp_path / "private" / "labels" / "s.txt", "0 0.5 0.5 0.1 0.1\n")
     coco(tmp_path / "coco" / "train.json", str(secret), "../private/images/../images/s.png")
     write(tmp_path / "yolo" / "train.txt", f"{secret}\n")
@@ -117,7 +117,7 @@ def test_who_allows_it_reads_what_lies_outside(tmp_path: Path) -> None:
 def test_any_name_a_file_system_allows_is_read(tmp_path: Path, name: str | bytes) -> None:
     text = os.fsdecode(name)
     try:
-        picture(tmp_path / "images" / text)
+        image(tmp_path / "images" / text)
     except OSError:
         pytest.skip("this file system does not allow such a name")
     write(tmp_path / "labels" / (Path(text).stem + ".txt"), "0 0.5 0.5 0.1 0.1\n0 0.9 0.5 0.9 0.1\nx\n")

@@ -13,7 +13,6 @@ import pytest
 
 from detector.arrays import ImageArray
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
-from detector.drawing import draw
 from detector.errors import InputError
 from detector.predict.detector import Detector
 
@@ -22,7 +21,7 @@ RATE = 12.5
 
 
 def frame_number(k: int, hw: tuple[int, int] = (64, 96)) -> ImageArray:
-    """A grey picture, RGB; a red rectangle goes down by two pixels a frame, a blue one stands to the right of it."""
+    """A gray image, RGB; a red rectangle goes down by two pixels a frame, a blue one stands to the right of it."""
     image = np.full((*hw, 3), 115, dtype=np.uint8)
     image[2 * k : 2 * k + 20, 8:34] = (230, 20, 20)
     image[20:44, 60:86] = (20, 20, 230)
@@ -139,7 +138,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
         ("ftp://host/a.mp4", False),
     ],
 )
-def test_videos_cameras_and_streams_are_told_from_pictures(word: str, expected: bool) -> None:
+def test_videos_cameras_and_streams_are_told_from_images(word: str, expected: bool) -> None:
     assert is_video(word) is expected
 
 
@@ -154,7 +153,7 @@ def test_a_file_or_folder_that_is_there_is_not_taken_for_a_camera_or_a_video(
     assert is_video("[1].mp4")
 
 
-def test_each_frame_is_answered_in_order_as_if_it_were_a_picture(model: Detector, video: Path, tmp_path: Path) -> None:
+def test_each_frame_is_answered_in_order_as_if_it_were_a_image(model: Detector, video: Path, tmp_path: Path) -> None:
     summary = detect_video(model, str(video), tmp_path / "found")
     about, frames = read_lines(tmp_path / "found" / "trip.jsonl")
     assert about == {"source": str(video), "fps": RATE, "width": 96, "height": 64, "every": 1}
@@ -173,7 +172,7 @@ def test_each_frame_is_answered_in_order_as_if_it_were_a_picture(model: Detector
             assert row["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.1)
             assert row["category_id"] == {"red": 3, "blue": 17}[row["class"]]
         assert "red" in {row["class"] for row in entry["detections"]}  # and not blue, had channels been exchanged
-        wanted = draw(image, found).astype(int)
+        wanted = found.draw_on(image).astype(int)
         assert np.abs(drawn[k] - wanted).mean() < 12
         assert np.argmin([np.abs(other - wanted).mean() for other in drawn]) == k
     paths = (tmp_path / "found" / "trip.jsonl", tmp_path / "found" / "trip.mp4")
@@ -197,10 +196,10 @@ def test_with_every_only_each_nth_frame_is_answered_and_the_drawn_video_lasts_as
     assert rate_of(tmp_path / "some" / "trip.mp4") == RATE / 5
 
 
-def test_without_pictures_there_are_only_lines_and_options_reach_the_detector(
+def test_without_images_there_are_only_lines_and_options_reach_the_detector(
     model: Detector, video: Path, tmp_path: Path
 ) -> None:
-    summary = detect_video(model, str(video), tmp_path, pictures=False, max_detections=1, score_threshold=0.01)
+    summary = detect_video(model, str(video), tmp_path, images=False, max_detections=1, score_threshold=0.01)
     assert list(tmp_path.iterdir()) == [tmp_path / "trip.jsonl"] == list(summary.paths)
     assert summary.objects == FRAMES
 
@@ -218,7 +217,7 @@ def test_a_video_that_lay_on_its_side_is_turned_upright(model: Detector, video: 
     assert (about["width"], about["height"]) == (64, 96)
     drawn = read_video(tmp_path / "found" / "phone.mp4")[0].astype(int)
     clockwise, other = (np.abs(drawn - np.rot90(frame_number(0), turns)).mean() for turns in (-1, 1))
-    assert clockwise < 0.75 * other  # names cover much of so small a picture
+    assert clockwise < 0.75 * other  # names cover much of so small an image
 
 
 def test_odd_sides_lose_a_row_or_column_in_the_drawn_video_only(
@@ -376,6 +375,6 @@ def test_a_video_that_opencv_cannot_write_is_refused_with_a_way_out_and_leaves_n
     model: Detector, camera: Camera, tmp_path: Path
 ) -> None:
     camera.frame = lambda k: np.zeros((1, 1, 3), np.uint8)
-    with pytest.raises(InputError, match=r"camera-0\.mp4: this OpenCV cannot write MPEG-4 video of 1x1.*--no-pictures"):
+    with pytest.raises(InputError, match=r"camera-0\.mp4: this OpenCV cannot write MPEG-4 video of 1x1.*--no-images"):
         detect_video(model, "0", tmp_path)
     assert not list(tmp_path.iterdir())

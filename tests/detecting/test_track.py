@@ -11,7 +11,7 @@ RIGHT, LEFT = 0, 1
 
 
 def found_in(frame: int, hidden: tuple[int, ...] = (), scores: tuple[float, float] = (0.9, 0.8)) -> Detections:
-    """Two objects 30 wide that cross the picture in 50 frames, one above the other, and meet in the middle."""
+    """Two objects 30 wide that cross the image in 50 frames, one above the other, and meet in the middle."""
     boxes = {RIGHT: (4 * frame, 20, 4 * frame + 30, 50), LEFT: (200 - 4 * frame, 45, 230 - 4 * frame, 75)}
     shown = [thing for thing in sorted(boxes, key=lambda thing: -scores[thing]) if thing not in hidden]
     return Detections(

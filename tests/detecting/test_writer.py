@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from detector.arrays import ImageArray
 from detector.detecting.writer import DetectionWriter, _class_folders, _cut
 from detector.detections import Detections
-from detector.drawing import draw
 from detector.errors import InputError
 from detector.files import free_name, locked, safe_name
 from detector.images import read_image, write_image
@@ -61,20 +60,20 @@ def test_the_tables_hold_every_detection_in_their_own_formats(tmp_path: Path) ->
     assert len(lines) == 3
 
 
-def test_pictures_are_drawn_and_keep_their_size(tmp_path: Path) -> None:
+def test_images_are_drawn_and_keep_their_size(tmp_path: Path) -> None:
     writer = DetectionWriter(tmp_path, (3, 17))
     writer.add(Path("a.png"), IMAGE, TWO)
-    assert np.array_equal(read_image(tmp_path / "a.png"), draw(IMAGE, TWO))
+    assert np.array_equal(read_image(tmp_path / "a.png"), TWO.draw_on(IMAGE))
 
 
 def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path / "out", (3, 17), pictures=False)
+    writer = DetectionWriter(tmp_path / "out", (3, 17), images=False)
     writer.add(Path("a.png"), IMAGE, TWO)
     writer.close()
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["detections.json", "detections.jsonl"]
 
 
-def test_a_picture_without_objects_has_an_empty_label_file_and_no_rows(tmp_path: Path) -> None:
+def test_a_image_without_objects_has_an_empty_label_file_and_no_rows(tmp_path: Path) -> None:
     writer = DetectionWriter(tmp_path, (3, 17), txt=True, table=True)
     writer.add(Path("a.png"), IMAGE, found())
     writer.close()
@@ -84,7 +83,7 @@ def test_a_picture_without_objects_has_an_empty_label_file_and_no_rows(tmp_path:
     assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
 
 
-def test_pictures_of_one_name_from_several_folders_all_stay(tmp_path: Path) -> None:
+def test_images_of_one_name_from_several_folders_all_stay(tmp_path: Path) -> None:
     writer = DetectionWriter(tmp_path, (3, 17), txt=True)
     for name in ("x/a.png", "y/a.png", "z/a-2.png", "z/a.jpg"):
         writer.add(Path(name), IMAGE, TWO)
@@ -161,12 +160,12 @@ def whole(tmp_path: Path) -> dict[Path, bytes]:
     return contents(tmp_path / "whole")
 
 
-def test_the_journal_has_a_line_per_picture_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path, (3, 17), pictures=False, settings=SETTINGS)
+def test_the_journal_has_a_line_per_image_as_soon_as_it_is_added(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path, (3, 17), images=False, settings=SETTINGS)
     for count, (name, answer) in enumerate(ANSWERS.items(), 1):
         writer.add(name, IMAGE, answer)
         head, *lines = map(json.loads, (tmp_path / "detections.jsonl").read_text().splitlines())
-        written = {"pictures": False, "txt": False, "crops": False, "json_each": False}
+        written = {"images": False, "txt": False, "crops": False, "json_each": False}
         assert head == {"settings": SETTINGS | written}
         assert len(lines) == count
     assert [line["file_name"] for line in lines] == [str(name) for name in ANSWERS]
@@ -214,12 +213,12 @@ def test_a_damaged_line_is_said_and_what_stands_behind_it_is_done_again(
         (tmp_path / "out" / "detections.jsonl").write_bytes(b"".join([*lines[:2], damaged, *lines[3:]]))
         writer = write(tmp_path / "out", crops=True, skip_done=True)
         assert writer.done == {"x/a.png"}
-        assert "detections.jsonl:3: damaged; this picture and the 2 behind it are done again" in caplog.text
+        assert "detections.jsonl:3: damaged; this image and the 2 behind it are done again" in caplog.text
         writer.close()
         assert contents(tmp_path / "out") == whole
 
 
-def test_pictures_that_came_later_are_added_behind_the_others_and_take_nothing_from_them(tmp_path: Path) -> None:
+def test_images_that_came_later_are_added_behind_the_others_and_take_nothing_from_them(tmp_path: Path) -> None:
     write(tmp_path).close()
     before = contents(tmp_path)
     writer = write(tmp_path, {Path("w/a.png"): TWO} | ANSWERS, skip_done=True)
@@ -241,7 +240,7 @@ def test_pictures_that_came_later_are_added_behind_the_others_and_take_nothing_f
             "weights: 'w', now 'v'; suppression: None, now",
         ),
         ({"settings": {}}, "weights: 'w', now None"),
-        ({"pictures": False}, "pictures: True, now False"),
+        ({"images": False}, "images: True, now False"),
         ({"crops": True}, "crops: False, now True"),
         ({"json_each": False}, "json_each: True, now False"),
     ],
@@ -271,7 +270,7 @@ def test_a_file_name_keeps_bytes_that_are_no_utf_8(tmp_path: Path, whole: dict[P
     assert Path("labels", name.stem + ".txt") in whole
 
 
-def test_ten_thousand_pictures_of_one_name_each_have_a_file() -> None:
+def test_ten_thousand_images_of_one_name_each_have_a_file() -> None:
     taken: dict[str, int] = {}
     stems = {free_name("a", taken) for _ in range(10_000)}
     assert stems == {"a"} | {f"a-{number}" for number in range(2, 10_001)}
@@ -318,7 +317,7 @@ def test_a_disk_that_fills_up_is_an_error_that_names_the_file_and_what_was_writt
 @pytest.mark.parametrize("name", ["crops/cat/a-1.png", "json/a.json"])
 def test_a_crop_and_a_json_file_are_there_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
-    with DetectionWriter(tmp_path, (3, 17), pictures=False, crops="crops" in name, json_each="json" in name) as writer:
+    with DetectionWriter(tmp_path, (3, 17), images=False, crops="crops" in name, json_each="json" in name) as writer:
         writer.add(Path("b.png"), noise, TWO)
         before = contents(tmp_path)
         with largest_file(100), pytest.raises(InputError, match=f"{name}: cannot be written"):
@@ -353,11 +352,11 @@ def test_a_place_of_crops_that_is_taken_is_an_error_that_names_it(tmp_path: Path
         write(tmp_path, **options)
 
 
-# --- crops, and a JSON file per picture
+# --- crops, and a JSON file per image
 
 
 def shades() -> ImageArray:
-    """A picture [30, 40, 3] in which every pixel says where it lies."""
+    """An image [30, 40, 3] in which every pixel says where it lies."""
     rows, columns = np.mgrid[:30, :40]
     return np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
 
@@ -382,14 +381,14 @@ def test_a_crop_is_every_pixel_that_its_box_touches(x: float, y: float, other_x:
 
 
 @pytest.mark.parametrize("box", [(-9, -9, 99, 99), (-9, -9, -3, -3), (99, 99, 120, 120), (50, -5, 40, -9)])
-def test_a_crop_lies_in_its_picture_whatever_the_box(box: tuple[float, ...]) -> None:
+def test_a_crop_lies_in_its_image_whatever_the_box(box: tuple[float, ...]) -> None:
     assert _cut(shades(), np.array(box, np.float32)).size in (3, 30 * 40 * 3)
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"), [("a.png", ".png"), ("a.JPG", ".jpg"), ("a.jpeg", ".jpeg"), ("a.tiff", ".jpg"), ("a", ".jpg")]
 )
-def test_each_detection_is_cut_from_the_picture_as_it_was(tmp_path: Path, name: str, suffix: str) -> None:
+def test_each_detection_is_cut_from_the_image_as_it_was(tmp_path: Path, name: str, suffix: str) -> None:
     answer = found((20.4, 10, 30, 20.1), (0, 0, 40, 30), (0, 0, 1, 1))
     with DetectionWriter(tmp_path, (3, 17), crops=True) as writer:
         writer.add(Path("x", name), shades(), answer)
@@ -407,14 +406,14 @@ def test_each_detection_is_cut_from_the_picture_as_it_was(tmp_path: Path, name: 
         assert np.array_equal(read_image(crops / "dog" / "a-2.png"), shades())
 
 
-def test_crops_of_pictures_of_one_name_and_of_names_that_look_like_crops_all_stay(tmp_path: Path) -> None:
-    pictures = [Path("x/a.png"), Path("y/a.png"), Path("a-2.png"), Path("a-1.png"), Path("a-1.part.png")]
-    with DetectionWriter(tmp_path, (3, 17), pictures=False, crops=True, json_each=True) as writer:
-        for picture in pictures:
-            writer.add(picture, IMAGE, found(*[(0, 0, 9, 9)] * 12))
-    assert len(list((tmp_path / "crops").glob("*/*.png"))) == 12 * len(pictures)
+def test_crops_of_images_of_one_name_and_of_names_that_look_like_crops_all_stay(tmp_path: Path) -> None:
+    images = [Path("x/a.png"), Path("y/a.png"), Path("a-2.png"), Path("a-1.png"), Path("a-1.part.png")]
+    with DetectionWriter(tmp_path, (3, 17), images=False, crops=True, json_each=True) as writer:
+        for image in images:
+            writer.add(image, IMAGE, found(*[(0, 0, 9, 9)] * 12))
+    assert len(list((tmp_path / "crops").glob("*/*.png"))) == 12 * len(images)
     files = [json.loads(path.read_text())["file_name"] for path in (tmp_path / "json").iterdir()]
-    assert sorted(files) == sorted(map(str, pictures))
+    assert sorted(files) == sorted(map(str, images))
 
 
 NASTY: tuple[str, ...] = (
@@ -452,7 +451,7 @@ def test_classes_of_any_name_each_have_a_folder_in_the_folder_for_crops(tmp_path
     n = len(NASTY)
     boxes, scores = np.tile(np.array([[0, 0, 5, 5]], np.float32), (n, 1)), np.ones(n, np.float32)
     answer = Detections(boxes, scores, np.arange(n), NASTY)
-    with DetectionWriter(tmp_path / "out", tuple(range(n)), pictures=False, crops=True, json_each=True) as writer:
+    with DetectionWriter(tmp_path / "out", tuple(range(n)), images=False, crops=True, json_each=True) as writer:
         writer.add(Path("a.png"), IMAGE, answer)
         writer.close()
     assert len(list((tmp_path / "out" / "crops").glob("*/a-*.png"))) == n
@@ -475,8 +474,8 @@ def test_folders_of_classes_differ_also_where_case_does_not_count_and_are_one_na
         assert folder.startswith(safe_name(name))
 
 
-def test_the_json_of_a_picture_says_where_its_objects_are(tmp_path: Path) -> None:
-    with DetectionWriter(tmp_path, (3, 17), pictures=False, json_each=True) as writer:
+def test_the_json_of_a_image_says_where_its_objects_are(tmp_path: Path) -> None:
+    with DetectionWriter(tmp_path, (3, 17), images=False, json_each=True) as writer:
         writer.add(Path("x/a.png"), IMAGE, TWO)
         writer.add(Path("x/b.png"), IMAGE, found())
     assert json.loads((tmp_path / "json" / "a.json").read_text()) == {
@@ -560,7 +559,7 @@ def test_a_writer_lets_go_of_the_folder_when_it_is_closed_left_or_forgotten(tmp_
         write(tmp_path)
     write(tmp_path)
     with pytest.raises(InputError, match="made with other settings"):
-        write(tmp_path, pictures=False, skip_done=True)
+        write(tmp_path, images=False, skip_done=True)
     with locked(tmp_path, "looking"), pytest.raises(InputError, match="another process is writing detections"):
         write(tmp_path)
     write(tmp_path).close()

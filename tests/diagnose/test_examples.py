@@ -17,7 +17,7 @@ from detector.letterbox import FILL
 from detector.loader.dataset import DetectionDataset
 from detector.sample import Sample
 
-CANVAS = (256, 320)
+INPUT_HW = (256, 320)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def split() -> Split:
 
 
 def sizes(*hws: tuple[int, int]) -> list[Annotation]:
-    """Annotations of pictures of these sizes, without objects."""
+    """Annotations of images of these sizes, without objects."""
     boxes = np.zeros((0, 4), dtype=np.float32)
     none = (boxes, np.zeros(0, np.int64), np.zeros(0, np.bool_), area(boxes))
     return [Annotation(i, Path(f"{i}.png"), hw, *none) for i, hw in enumerate(hws)]
@@ -50,7 +50,7 @@ def test_every_class_with_objects_has_its_examples_and_the_others_an_empty_row(s
     assert not by_class[len(counts) :].any()
 
 
-def test_pictures_that_do_not_decode_leave_their_tiles_empty(split: Split) -> None:
+def test_images_that_do_not_decode_leave_their_tiles_empty(split: Split) -> None:
     def broken(annotation: Annotation) -> ImageArray:
         raise InputError(f"{annotation.image_path}: cut off")
 
@@ -58,7 +58,7 @@ def test_pictures_that_do_not_decode_leave_their_tiles_empty(split: Split) -> No
 
 
 def test_the_drawn_training_samples_are_those_of_the_run(split: Split) -> None:
-    dataset = DetectionDataset(split, CANVAS, Config())
+    dataset = DetectionDataset(split, INPUT_HW, Config())
     sheet = examples.augmentation_examples(dataset, split.class_names, count=4)
     assert sheet.shape == (512, 640, 3)
     plain = dataset.training_sample(0, 1).image
@@ -71,10 +71,10 @@ def test_the_drawn_training_samples_are_those_of_the_run(split: Split) -> None:
     [
         Config(),
         Config(mosaic=1.0),
-        Config(mosaic=0.0, scale=(0.3, 2.0), shift=0.5, mirror_vertical=0.5),
+        Config(mosaic=0.0, scale=(0.3, 2.0), shift=0.5, flip_vertical=0.5),
         Config(mosaic=0.3, rotate=30),
         Config(mosaic=0.0, crop=1.0),
-        Config(mosaic=0.0, colour_gain=1, brightness=99, copy_paste=1, mixup=1, style_shift=1),
+        Config(mosaic=0.0, color_gain=1, brightness=99, copy_paste=1, mixup=1, style_shift=1),
     ],
 )
 def test_labels_survive_every_augmentation_there_is(config: Config) -> None:
@@ -84,8 +84,8 @@ def test_labels_survive_every_augmentation_there_is(config: Config) -> None:
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1500, 2000)])
-def test_pictures_of_any_size_do_for_the_measurement(hw: tuple[int, int]) -> None:
-    finding = examples.check_augmentation(sizes(hw), CANVAS, Config())
+def test_images_of_any_size_do_for_the_measurement(hw: tuple[int, int]) -> None:
+    finding = examples.check_augmentation(sizes(hw), INPUT_HW, Config())
     assert finding.verdict == "ok", finding
 
 
@@ -111,7 +111,7 @@ def mirror_half(sample: Sample) -> Sample:
 
 @pytest.mark.parametrize("fault", [mirror_pixels, shift_boxes, swap_axes, swap_classes, mirror_half])
 def test_boxes_and_pixels_that_are_moved_differently_stop(fault: Callable[[Sample], Sample]) -> None:
-    dataset = examples.painted_dataset(sizes(*[(480, 640)] * 6), CANVAS, Config(mosaic=0.0))
+    dataset = examples.painted_dataset(sizes(*[(480, 640)] * 6), INPUT_HW, Config(mosaic=0.0))
     samples = [dataset.training_sample(position, 4) for position in range(24)]
     assert examples.compare_painted(samples).verdict == "ok"
     assert examples.compare_painted(map(fault, samples)).verdict == "stop"

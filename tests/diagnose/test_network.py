@@ -135,10 +135,10 @@ def test_a_wrong_gradient_is_found() -> None:
 
 
 def test_saturated_units_are_found() -> None:
-    network, config = build(activation="sigmoid", norm="none", init="normal", init_deviation=5.0)
+    network, config = build(activation="sigmoid", norm="none", init="normal", init_std=5.0)
     assert signal(network, config)["signal: saturation"].verdict == "look"
 
 
 def test_a_signal_that_fades_is_found() -> None:
-    network, config = build(norm="none", residual=False, init="normal", init_deviation=0.001)
+    network, config = build(norm="none", residual=False, init="normal", init_std=0.001)
     assert signal(network, config)["signal: answers of the layers"].verdict != "ok"

@@ -82,7 +82,7 @@ def test_the_split_is_test_where_none_is_named_or_the_only_one(tiny_data: Path, 
     assert only == evaluate(tiny_data, tiny_weights, "val")
 
 
-def test_other_peoples_results_need_no_pictures(tiny_data: Path, tmp_path: Path) -> None:
+def test_other_peoples_results_need_no_images(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text((tiny_data / "val.json").read_text())
     (tmp_path / "results.json").write_text("[]")
     assert evaluate_to_files(tmp_path / "val.json", detections=tmp_path / "results.json").AP == 0
@@ -121,7 +121,7 @@ def test_categories_may_lack_names_as_in_reading(tiny_data: Path, tmp_path: Path
     assert list(evaluate_to_files(tmp_path / "val.json", detections=tmp_path / "results.json").per_class) == ["3", "17"]
 
 
-def test_a_split_of_background_pictures_alone_is_scored_without_complaint(tmp_path: Path, tiny_weights: Path) -> None:
+def test_a_split_of_background_images_alone_is_scored_without_complaint(tmp_path: Path, tiny_weights: Path) -> None:
     write_image(tmp_path / "a.png", np.full((64, 96, 3), 120, np.uint8))
     names = [{"id": 3, "name": "red"}, {"id": 17, "name": "blue"}]
     data = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": names}
@@ -131,7 +131,7 @@ def test_a_split_of_background_pictures_alone_is_scored_without_complaint(tmp_pa
     assert ap.per_class["red"]["objects"] == 0
 
 
-def test_results_that_name_their_pictures_are_matched_by_name_whatever_their_ids(
+def test_results_that_name_their_images_are_matched_by_name_whatever_their_ids(
     tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = json.loads((tiny_data / "val.json").read_text())
@@ -158,20 +158,20 @@ def test_results_that_name_their_pictures_are_matched_by_name_whatever_their_ids
             evaluate_to_files(tiny_data, "val", detections=results)
     results.write_text(json.dumps([named[0] | {"file_name": "other.png"}, *named]))
     assert evaluate_to_files(tiny_data, "val", detections=results).AP > 0.999
-    assert re.search(r"1 of \d pictures with results are not in this split: left out", caplog.text)
+    assert re.search(r"1 of \d images with results are not in this split: left out", caplog.text)
 
 
-def test_of_pictures_with_one_name_that_with_the_longest_common_path_is_meant(tmp_path: Path) -> None:
-    pictures = [{"id": 7, "file_name": "day/a.png"}, {"id": 8, "file_name": "night/a.png"}]
-    pictures = [picture | {"height": 64, "width": 96} for picture in pictures]
+def test_of_images_with_one_name_that_with_the_longest_common_path_is_meant(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "day/a.png"}, {"id": 8, "file_name": "night/a.png"}]
+    images = [image | {"height": 64, "width": 96} for image in images]
     boxes = [{"id": 1, "image_id": 8, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 0}]
     categories = [{"id": 1, "name": "cat"}]
-    truth = {"images": pictures, "annotations": boxes, "categories": categories}
+    truth = {"images": images, "annotations": boxes, "categories": categories}
     (tmp_path / "test.json").write_text(json.dumps(truth))
     row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.9}
     results = tmp_path / "results.json"
     results.write_text(json.dumps([row | {"file_name": "shots/night/a.png"}]))
     assert evaluate_to_files(tmp_path / "test.json", detections=results).AP > 0.999
     results.write_text(json.dumps([row | {"file_name": "a.png"}]))
-    with pytest.raises(InputError, match=r"name a\.png, which could be several pictures of"):
+    with pytest.raises(InputError, match=r"name a\.png, which could be several images of"):
         evaluate_to_files(tmp_path / "test.json", detections=results)

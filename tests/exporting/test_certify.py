@@ -13,7 +13,7 @@ from detector.cli.commands import main
 from detector.detections import Detections
 from detector.errors import InputError
 from detector.exporting.certify import certificate_path, certify, loses_too_much, verify
-from detector.exporting.export import export, training_pictures
+from detector.exporting.export import export, training_images
 from detector.exporting.parity import Drift, compare, match
 from detector.graph.metadata import NmsSettings
 from detector.model.checkpoint import load_weights, save_weights
@@ -56,16 +56,16 @@ def test_the_certificate_says_what_was_compared_with_what(exported: Path) -> Non
     assert certificate["weights"]["name"] == "scenes"
     assert {len(value) for value in (*certificate["files"].values(), certificate["weights"]["sha256"])} == {64}
     assert certificate["versions"]["torch"] == torch.__version__
-    assert certificate["form"] == {"dynamic": False, "int8": False, "nms": None, "canvas_hw": [128, 160]}
+    assert certificate["form"] == {"dynamic": False, "int8": False, "nms": None, "input_hw": [128, 160]}
 
 
-def test_the_certificate_of_a_folder_stands_in_it_and_tells_of_the_users_pictures_and_another_canvas(
+def test_the_certificate_of_a_folder_stands_in_it_and_tells_of_the_users_images_and_another_canvas(
     folder: Path,
 ) -> None:
     certificate = json.loads((folder / "certificate.json").read_text())
-    assert list(certificate["drift"]) == ["built-in pictures", "your pictures", "a canvas of 160"]
-    assert certificate["drift"]["your pictures"]["pictures"] == 4
-    assert certificate["drift"]["your pictures"]["detections"] > 4
+    assert list(certificate["drift"]) == ["built-in images", "your images", "an input of 160"]
+    assert certificate["drift"]["your images"]["images"] == 4
+    assert certificate["drift"]["your images"]["detections"] > 4
     assert set(certificate["files"]) == {"model.xml", "model.bin"}
     assert certificate["AP"]["lost"] == pytest.approx(0, abs=1e-3)
     assert certificate["AP"]["score_threshold"] == 0.1
@@ -74,10 +74,10 @@ def test_the_certificate_of_a_folder_stands_in_it_and_tells_of_the_users_picture
 
 def test_arithmetic_that_is_not_exact_is_judged_by_ap(exported: Path, tmp_path: Path) -> None:
     path = copy_of(exported, tmp_path)
-    certificate = certify("scenes", path, "openvino-fast", pictures=training_pictures("scenes")[:3])
+    certificate = certify("scenes", path, "openvino-fast", images=training_images("scenes")[:3])
     assert not certificate["exact"]
     assert certificate["runtime"].startswith("openvino-fast 20")
-    assert certificate["drift"]["your pictures"]["pictures"] == 3
+    assert certificate["drift"]["your images"]["images"] == 3
     drift, _ = verify(path, "openvino-fast")
     assert drift.detections > 20
     assert drift.is_within  # of the same machine: the answers of the export itself
@@ -116,9 +116,9 @@ def test_a_file_that_answers_differently_fails_and_the_certificate_shows_it(tmp_
         network.heads[0].output.bias[-1] += 0.3  # type: ignore[index,operator,union-attr]
     save_weights(tmp_path / "other.safetensors", network, info)
     export(tmp_path / "other.safetensors", tmp_path / "m.onnx", long_side=160)
-    with pytest.raises(InputError, match="does not answer like scenes on built-in pictures"):
+    with pytest.raises(InputError, match="does not answer like scenes on built-in images"):
         certify("scenes", tmp_path / "m.onnx")
-    assert json.loads(certificate_path(tmp_path / "m.onnx").read_text())["drift"]["built-in pictures"]["box"] > 0.5
+    assert json.loads(certificate_path(tmp_path / "m.onnx").read_text())["drift"]["built-in images"]["box"] > 0.5
 
 
 def copy_of(exported: Path, folder: Path) -> Path:
@@ -182,15 +182,15 @@ def test_the_command_exports_checks_and_verifies(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tiny.onnx"
-    pictures = str(tiny_data / "images")
-    words = ["--weights", str(tiny_weights), "--out", str(path), "--data", str(tiny_data), "--int8", pictures]
+    images = str(tiny_data / "images")
+    words = ["--weights", str(tiny_weights), "--out", str(path), "--data", str(tiny_data), "--int8", images]
     assert main(["export", *words]) == 0
     printed = capsys.readouterr().out
     assert "against the weights" in printed
     assert "with the weights" in printed
     certificate = json.loads(certificate_path(path).read_text())
     assert certificate["form"]["int8"]
-    assert set(certificate["AP"]) == {"weights", "export", "lost", "split", "pictures"}
-    assert list(certificate["drift"]) == ["built-in pictures", "your pictures"]
+    assert set(certificate["AP"]) == {"weights", "export", "lost", "split", "images"}
+    assert list(certificate["drift"]) == ["built-in images", "your images"]
     assert main(["verify", str(path)]) == 0
     assert "as certified" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detector.errors import InputError
-from detector.exporting.export import export, training_pictures
+from detector.exporting.export import export, training_images
 from detector.graph.metadata import NmsSettings
 from detector.graph.openvino_ir import export_files
 from detector.model.checkpoint import load_weights, save_weights
@@ -103,7 +103,7 @@ def test_another_suppression_than_classic_is_not_put_inside(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_training_pictures_are_those_of_the_split(tiny_data: Path) -> None:
-    pictures = training_pictures(tiny_data)
-    assert len(pictures) == 12
-    assert pictures[0].read().shape == (64, 96, 3)
+def test_training_images_are_those_of_the_split(tiny_data: Path) -> None:
+    images = training_images(tiny_data)
+    assert len(images) == 12
+    assert images[0].read().shape == (64, 96, 3)

@@ -9,10 +9,10 @@ import pytest
 
 from detector.errors import InputError
 from detector.graph.metadata import (
-    GraphForm,
+    GraphInfo,
     NmsSettings,
-    choose_canvas,
-    form_metadata,
+    choose_input_size,
+    graph_info_metadata,
     graph_metadata,
     read_metadata,
     say_what_is_fixed,
@@ -25,16 +25,16 @@ INFO = WeightsInfo("pico", ("a", "b", "c"), (1, 2, 3), (64, 96), {}, {})
 
 @pytest.mark.parametrize(
     "form",
-    [GraphForm(), GraphForm(dynamic=True), GraphForm(int8=True), GraphForm(True, True, NmsSettings(0.1, 0.45, 50))],
+    [GraphInfo(), GraphInfo(dynamic=True), GraphInfo(int8=True), GraphInfo(True, True, NmsSettings(0.1, 0.45, 50))],
 )
-def test_a_form_is_read_as_it_was_written(form: GraphForm) -> None:
-    assert read_metadata(graph_metadata(INFO, (64, 96)) | form_metadata(form), "x") == (INFO, form)
+def test_a_form_is_read_as_it_was_written(form: GraphInfo) -> None:
+    assert read_metadata(graph_metadata(INFO, (64, 96)) | graph_info_metadata(form), "x") == (INFO, form)
 
 
 def test_a_graph_that_says_nothing_of_its_form_is_plain() -> None:
     texts = graph_metadata(INFO, (32, 64))
-    assert read_metadata(texts, "x") == (replace(INFO, canvas_hw=(32, 64)), GraphForm())
-    assert "grey 114" in texts["usage"]
+    assert read_metadata(texts, "x") == (replace(INFO, input_hw=(32, 64)), GraphInfo())
+    assert "gray 114" in texts["usage"]
 
 
 @pytest.mark.parametrize("nms", ["{", "[1]", "3", '{"iou": 1}', '{"score_threshold": 7}', '{"max_detections": "x"}'])
@@ -50,12 +50,12 @@ def test_settings_out_of_their_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_only_a_dynamic_graph_takes_another_canvas() -> None:
-    assert choose_canvas(INFO, GraphForm(), None, "x") == choose_canvas(INFO, GraphForm(), 96, "x") == (64, 96)
-    assert choose_canvas(INFO, GraphForm(dynamic=True), 192, "x") == (128, 192)
-    with pytest.raises(InputError, match=r"x: was exported for a canvas of 96 .*--imgsz 192, or with --dynamic"):
-        choose_canvas(INFO, GraphForm(), 192, "x")
+    assert choose_input_size(INFO, GraphInfo(), None, "x") == choose_input_size(INFO, GraphInfo(), 96, "x") == (64, 96)
+    assert choose_input_size(INFO, GraphInfo(dynamic=True), 192, "x") == (128, 192)
+    with pytest.raises(InputError, match=r"x: was exported for an input of 96 .*--imgsz 192, or with --dynamic"):
+        choose_input_size(INFO, GraphInfo(), 192, "x")
     with pytest.raises(InputError, match="does not divide by 32"):
-        choose_canvas(INFO, GraphForm(dynamic=True), 100, "x")
+        choose_input_size(INFO, GraphInfo(dynamic=True), 100, "x")
 
 
 def test_found_objects_become_points_with_a_score_for_their_one_class() -> None:

@@ -33,9 +33,9 @@ def test_detecting_with_openvino_reports_to_nobody(tiny_weights: Path, tmp_path:
 def test_exporting_in_eight_bits_reports_to_nobody(tiny_weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from detector.exporting.export import export, training_pictures\n"
-        f"pictures = training_pictures({str(tiny_data)!r}) * 2\n"
-        f"export({str(tiny_weights)!r}, Path('int8_openvino'), 'openvino', int8_pictures=pictures)"
+        "from detector.exporting.export import export, training_images\n"
+        f"images = training_images({str(tiny_data)!r}) * 2\n"
+        f"export({str(tiny_weights)!r}, Path('int8_openvino'), 'openvino', int8_images=images)"
     )
     run_quietly(code, tmp_path)
 

@@ -29,7 +29,7 @@ def random_network(**settings: Any) -> tuple[GridNetwork, WeightsInfo]:
     torch.manual_seed(0)
     config = Config(model="pico", **settings)
     covariance = np.array([[900, 300, 0], [300, 800, 100], [0, 100, 700]], np.float32)
-    network = GridNetwork(config, 2, np.full(3, 99, np.float32), covariance, pooled=settings == {}).eval()
+    network = GridNetwork(config, 2, np.full(3, 99, np.float32), covariance, spp=settings == {}).eval()
     return network, WeightsInfo("pico", ("a", "b"), (1, 2), (64, 96), asdict(config), {})
 
 
@@ -50,7 +50,7 @@ def run_everywhere(graph: bytes, image: np.ndarray[Any, Any], names: tuple[str, 
 )
 def test_a_dynamic_graph_answers_as_the_network_at_any_size_and_number(config: dict[str, Any]) -> None:
     network, info = random_network(**config)
-    graph = to_onnx(network, info, info.canvas_hw, dynamic=True)
+    graph = to_onnx(network, info, info.input_hw, dynamic=True)
     for shape in ((2, 96, 64, 3), (1, 32, 160, 3)):
         image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         with torch.inference_mode():
@@ -61,21 +61,21 @@ def test_a_dynamic_graph_answers_as_the_network_at_any_size_and_number(config: d
             np.testing.assert_allclose(answer["scores"], expected.scores(), atol=1e-4)
 
 
-@pytest.mark.parametrize("config", [{"head": "yolo_v1"}, {"padding": "valid", "first_canvas": 1.0}])
+@pytest.mark.parametrize("config", [{"head": "yolo_v1"}, {"padding": "valid", "first_input_size": 1.0}])
 def test_a_network_whose_sizes_depend_on_the_canvas_is_not_exported_as_dynamic(config: dict[str, Any]) -> None:
     network, info = random_network(**config)
     with pytest.raises(InputError, match=f"dynamic: not with {next(iter(config))}="):
-        to_onnx(network, info, info.canvas_hw, dynamic=True)
+        to_onnx(network, info, info.input_hw, dynamic=True)
 
 
 def test_boxes_and_scores_are_float32() -> None:
     network, info = random_network()
-    outputs = onnx.load_from_string(to_onnx(network, info, info.canvas_hw)).graph.output
+    outputs = onnx.load_from_string(to_onnx(network, info, info.input_hw)).graph.output
     assert [output.type.tensor_type.elem_type for output in outputs] == [onnx.TensorProto.FLOAT] * 2
 
 
 def graph_that_says(boxes: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> bytes:
-    """A graph that answers this to a black picture; that it looks at one keeps it from being computed beforehand."""
+    """A graph that answers this to a black image; that it looks at one keeps it from being computed beforehand."""
     made = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> said (uint8[1, 100, 200, 3] image) '
         "=> (float[1, P, 4] boxes, float[1, P, C] scores) { levels = Cast <to = 1> (image) "
@@ -126,9 +126,9 @@ def test_suppression_inside_a_graph_keeps_what_the_plain_loop_keeps(
         np.testing.assert_array_equal(answer["boxes"], cut[[point for point, _ in kept]].reshape(-1, 4))
 
 
-def test_a_graph_with_suppression_is_a_valid_file_that_takes_one_picture() -> None:
+def test_a_graph_with_suppression_is_a_valid_file_that_takes_one_image() -> None:
     network, info = random_network()
-    graph = suppress_inside(to_onnx(network, info, info.canvas_hw, dynamic=True), NmsSettings(0.1))
+    graph = suppress_inside(to_onnx(network, info, info.input_hw, dynamic=True), NmsSettings(0.1))
     model = onnx.load(io.BytesIO(graph))
     onnx.checker.check_model(model, full_check=True)
     dims = model.graph.input[0].type.tensor_type.shape.dim

@@ -49,18 +49,18 @@ def test_types_are_those_the_network_and_the_loss_expect() -> None:
     assert batch.is_object.dtype == batch.is_crowd.dtype == torch.bool
 
 
-def test_pictures_keep_their_pixels_and_lie_channels_last() -> None:
-    pictures = [make(0, image_id).image for image_id in range(3)]
-    tensor = images_to_tensor(pictures)
+def test_images_keep_their_pixels_and_lie_channels_last() -> None:
+    images = [make(0, image_id).image for image_id in range(3)]
+    tensor = images_to_tensor(images)
     assert tensor.is_contiguous(memory_format=torch.channels_last)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         for channel in range(3):
-            np.testing.assert_array_equal(tensor[index, channel], picture[:, :, channel])
+            np.testing.assert_array_equal(tensor[index, channel], image[:, :, channel])
     tensor.zero_()
-    assert pictures[0].any(), "the tensor shares no memory with the pictures"
+    assert images[0].any(), "the tensor shares no memory with the images"
 
 
-def test_pictures_of_two_sizes_are_no_batch() -> None:
+def test_images_of_two_sizes_are_no_batch() -> None:
     with pytest.raises(ValueError, match="shape"):
         images_to_tensor([np.zeros((5, 8, 3), np.uint8), np.zeros((8, 5, 3), np.uint8)])
 

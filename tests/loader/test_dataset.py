@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.augment.affine import transform
-from detector.augment.color import colour_shift, pca_shift, principal_colours
+from detector.augment.color import color_shift, pca_shift, principal_colors
 from detector.augment.mix import mixup, style_shift
 from detector.augment.mosaic import mosaic
 from detector.augment.pipeline import augment, random_placement
@@ -22,24 +22,24 @@ from detector.data.ledger import Ledger
 from detector.data.split import Split
 from detector.errors import InputError
 from detector.images import write_image
-from detector.loader.dataset import DetectionDataset, augment_strength, mosaic_share
+from detector.loader.dataset import DetectionDataset, augment_strength, mosaic_fraction
 from detector.memory import available_memory
 from detector.sample import Sample
 
 HW = tuple[int, int]
-CANVAS = (64, 96)
-PHASED_IN = Config(mosaic=0.4, mosaic_from=60, clean_end=0.15)
-MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, clean_end=0.0)
+INPUT_HW = (64, 96)
+PHASED_IN = Config(mosaic=0.4, mosaic_from=60, mosaic_off=0.15)
+MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, mosaic_off=0.0)
 SIZES = [(40, 60), (61, 97), (97, 61), (200, 300), (1, 1), (33, 500), (64, 96)]
 
 
 def make_split(sizes: Sequence[HW] = SIZES, unreadable: Sequence[int] = ()) -> Split:
-    """One picture per size, black with a bright rectangle that is its object; ids count from 1."""
-    pictures, annotations = {}, []
+    """One image per size, black with a bright rectangle that is its object; ids count from 1."""
+    images, annotations = {}, []
     for image_id, (h, w) in enumerate(sizes, start=1):
         x1, y1, x2, y2 = w // 4, h // 5, w // 4 + (w + 1) // 2, h // 5 + (h + 1) // 2
-        pictures[image_id] = np.full((h, w, 3), image_id, dtype=np.uint8)
-        pictures[image_id][y1:y2, x1:x2] = 255
+        images[image_id] = np.full((h, w, 3), image_id, dtype=np.uint8)
+        images[image_id][y1:y2, x1:x2] = 255
         boxes = np.array([[x1, y1, x2, y2]], dtype=np.float32)
         one = (np.array([image_id - 1]), np.array([False]), area(boxes))
         annotations.append(Annotation(image_id, Path(f"{image_id}.png"), (h, w), boxes, *one))
@@ -47,14 +47,14 @@ def make_split(sizes: Sequence[HW] = SIZES, unreadable: Sequence[int] = ()) -> S
     def read_image(annotation: Annotation) -> ImageArray:
         if annotation.image_id in unreadable:
             raise InputError(f"{annotation.image_path}: cut off")
-        return pictures[annotation.image_id]
+        return images[annotation.image_id]
 
-    names = tuple(f"class {image_id}" for image_id in pictures)
-    return Split("train", names, tuple(pictures), tuple(annotations), Ledger(used=len(sizes)), read_image)
+    names = tuple(f"class {image_id}" for image_id in images)
+    return Split("train", names, tuple(images), tuple(annotations), Ledger(used=len(sizes)), read_image)
 
 
-def make(split: Split | None = None, config: Config = MOSAIC, canvas_hw: HW = CANVAS) -> DetectionDataset:
-    return DetectionDataset(split or make_split(), canvas_hw, config)
+def make(split: Split | None = None, config: Config = MOSAIC, input_hw: HW = INPUT_HW) -> DetectionDataset:
+    return DetectionDataset(split or make_split(), input_hw, config)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -62,7 +62,7 @@ def same(a: Sample, b: Sample) -> bool:
     return all(np.array_equal(getattr(a, field), getattr(b, field)) for field in fields)
 
 
-def test_a_sample_is_the_picture_with_its_box_and_never_much_larger_than_the_canvas() -> None:
+def test_a_sample_is_the_image_with_its_box_and_never_much_larger_than_the_canvas() -> None:
     dataset = make()
     for index, (h, w) in enumerate(SIZES):
         sample = dataset.sample(index)
@@ -89,7 +89,7 @@ def test_other_seeds_and_other_epochs_give_other_samples() -> None:
     assert len(first | second) == 14
 
 
-def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     dataset = make()
     epochs = [[dataset.training_sample(7 * epoch + p, 9).image_id for p in range(7)] for epoch in range(4)]
     assert all(sorted(ids) == list(range(1, 8)) for ids in epochs)
@@ -97,18 +97,18 @@ def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("config", [Config(), MOSAIC])
-def test_pictures_not_kept_in_memory_give_the_same_samples(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+def test_images_not_kept_in_memory_give_the_same_samples(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
     kept = make(config=config)
     monkeypatch.setattr("detector.loader.dataset.available_memory", lambda: 0)
     read_anew = make(config=config)
     assert (kept.in_memory, read_anew.in_memory) == (True, False)
     assert all(same(kept.sample(i), read_anew.sample(i)) for i in range(len(SIZES)))
     assert all(same(kept.training_sample(p, 9), read_anew.training_sample(p, 9)) for p in range(20))
-    for a, b in zip(kept.colour_statistics(), read_anew.colour_statistics(), strict=True):
+    for a, b in zip(kept.color_statistics(), read_anew.color_statistics(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_drawing_samples_leaves_the_pictures_and_the_annotations_as_they_were() -> None:
+def test_drawing_samples_leaves_the_images_and_the_annotations_as_they_were() -> None:
     split, untouched = make_split(), make_split()
     dataset, fresh = make(split), make(untouched)
     for position in range(30):
@@ -118,20 +118,20 @@ def test_drawing_samples_leaves_the_pictures_and_the_annotations_as_they_were() 
         np.testing.assert_array_equal(a.boxes, b.boxes)
 
 
-def test_a_mosaic_bears_objects_of_several_pictures_and_a_run_without_bears_one() -> None:
+def test_a_mosaic_bears_objects_of_several_images_and_a_run_without_bears_one() -> None:
     mixed, plain = make(), make(config=Config())
     assert max(len(mixed.training_sample(p, 9).boxes) for p in range(7, 30)) > 1
     assert max(len(plain.training_sample(p, 9).boxes) for p in range(30)) == 1
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (7, 3)])
-def test_a_split_of_one_tiny_picture_can_be_trained_on(hw: HW) -> None:
+def test_a_split_of_one_tiny_image_can_be_trained_on(hw: HW) -> None:
     dataset = make(make_split([hw]))
     for position in range(10):
-        assert dataset.training_sample(position, 9).image.shape == (*CANVAS, 3)
+        assert dataset.training_sample(position, 9).image.shape == (*INPUT_HW, 3)
 
 
-def test_a_picture_that_does_not_decode_is_left_out_with_its_rows_in_the_ledger() -> None:
+def test_a_image_that_does_not_decode_is_left_out_with_its_rows_in_the_ledger() -> None:
     split = make_split(unreadable=[2, 5])
     dataset = make(split)
     assert [annotation.image_id for annotation in dataset.annotations] == [1, 3, 4, 6, 7]
@@ -143,7 +143,7 @@ def test_a_picture_that_does_not_decode_is_left_out_with_its_rows_in_the_ledger(
     assert [dataset.sample(index).image_id for index in range(5)] == [1, 3, 4, 6, 7]
 
 
-def test_a_picture_of_another_size_than_annotated_is_left_out() -> None:
+def test_a_image_of_another_size_than_annotated_is_left_out() -> None:
     split = make_split()
     turned = replace(split.annotations[1], image_hw=(97, 61))
     split = replace(split, annotations=(split.annotations[0], turned, *split.annotations[2:]))
@@ -152,13 +152,13 @@ def test_a_picture_of_another_size_than_annotated_is_left_out() -> None:
     assert "is 97x61, its annotation says 61x97" in split.ledger.entries[0].reason
 
 
-def test_a_split_without_any_readable_picture_is_refused() -> None:
-    with pytest.raises(InputError, match="'train' has no picture"):
+def test_a_split_without_any_readable_image_is_refused() -> None:
+    with pytest.raises(InputError, match="'train' has no image"):
         make(make_split(unreadable=range(1, 8)))
 
 
 def write_coco(folder: Path, rows: list[tuple[list[float], int]]) -> Path:
-    """A whole picture with one box, and one cut off behind its head with these rows (bbox, iscrowd)."""
+    """A whole image with one box, and one cut off behind its head with these rows (bbox, iscrowd)."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     write_image(folder / "whole.png", noise)
     whole = (folder / "whole.png").read_bytes()
@@ -179,7 +179,7 @@ def write_coco(folder: Path, rows: list[tuple[list[float], int]]) -> Path:
     return folder / "train.json"
 
 
-def test_used_clipped_and_dropped_rows_of_a_lost_picture_are_found_as_dropped(tmp_path: Path) -> None:
+def test_used_clipped_and_dropped_rows_of_a_lost_image_are_found_as_dropped(tmp_path: Path) -> None:
     rows: list[tuple[list[float], int]] = [
         ([1, 1, 5, 5], 0), ([1, 1, 5, 5], 1), ([28, 1, 5, 5], 0), ([1, 1, 0, 5], 0)
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def test_used_clipped_and_dropped_rows_of_a_lost_picture_are_found_as_dropped(tm
 
 
 @pytest.mark.parametrize(("row", "before"), [(([1, 1, 5, 5], 1), 1), (([1, 1, 0, 5], 0), 0)])
-def test_a_lost_picture_is_no_background_picture_after_and_is_taken_off_if_it_was_one(
+def test_a_lost_image_is_no_background_image_after_and_is_taken_off_if_it_was_one(
     tmp_path: Path, row: tuple[list[float], int], before: int
 ) -> None:
     # Of crowd regions alone: counted as background. With every row dropped: not counted.
@@ -202,31 +202,31 @@ def test_a_lost_picture_is_no_background_picture_after_and_is_taken_off_if_it_wa
     assert split.ledger.background == 0
 
 
-def test_colour_statistics_are_those_of_all_pixels() -> None:
-    # 4 x 4 blocks of one colour each: every fourth pixel tells the whole.
+def test_color_statistics_are_those_of_all_pixels() -> None:
+    # 4 x 4 blocks of one color each: every fourth pixel tells the whole.
     rng = np.random.default_rng(0)
     split = make_split([(40, 60)] * 5)
-    pictures = {
+    images = {
         a.image_id: rng.integers(0, 256, (10, 15, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
         for a in split.annotations
     }
-    dataset = make(replace(split, read_image=lambda a: pictures[a.image_id]))
-    mean, covariance = dataset.colour_statistics()
-    pixels = np.stack(list(pictures.values())).reshape(-1, 3)
+    dataset = make(replace(split, read_image=lambda a: images[a.image_id]))
+    mean, covariance = dataset.color_statistics()
+    pixels = np.stack(list(images.values())).reshape(-1, 3)
     np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
     assert mean.dtype == covariance.dtype == np.float32
-    assert dataset.colour_statistics()[0] is mean, "computed once"
+    assert dataset.color_statistics()[0] is mean, "computed once"
 
 
-def test_a_split_of_one_colour_has_a_covariance_that_can_be_divided_by() -> None:
+def test_a_split_of_one_color_has_a_covariance_that_can_be_divided_by() -> None:
     split = replace(make_split([(40, 60)] * 2), read_image=lambda _: np.full((40, 60, 3), 255, np.uint8))
-    mean, covariance = make(split).colour_statistics()
+    mean, covariance = make(split).color_statistics()
     assert (mean.tolist(), covariance.tolist()) == ([255] * 3, np.eye(3).tolist())
 
 
 def rng_of(dataset: DetectionDataset, position: int) -> tuple[int, np.random.Generator]:
-    """The picture at a position, and the random numbers that make its sample."""
+    """The image at a position, and the random numbers that make its sample."""
     seed, (epoch, place) = dataset.config.seed, divmod(position, len(dataset))
     index = int(np.random.default_rng([1, seed, epoch]).permutation(len(dataset))[place])
     return index, np.random.default_rng([2, seed, epoch, index])
@@ -239,14 +239,14 @@ def test_with_all_that_mixes_off_samples_are_to_the_last_bit_what_they_were_befo
     dataset = make(config=config)
     for position in range(21):
         index, rng = rng_of(dataset, position)
-        if rng.random() < mosaic_share(config, position / len(dataset), 9):
+        if rng.random() < mosaic_fraction(config, position / len(dataset), 9):
             samples = [dataset.sample(i) for i in (index, *rng.integers(len(dataset), size=3).tolist())]
-            expected = mosaic(samples, CANVAS, config, rng)
+            expected = mosaic(samples, INPUT_HW, config, rng)
         else:
             strength = augment_strength(config, position / len(dataset))
             sample = dataset.sample(index)
-            matrix = random_placement(sample.image.shape, CANVAS, config, rng, strength)
-            expected = colour_shift(transform(sample, matrix, CANVAS, config), config, rng, strength)
+            matrix = random_placement(sample.image.shape, INPUT_HW, config, rng, strength)
+            expected = color_shift(transform(sample, matrix, INPUT_HW, config), config, rng, strength)
         assert same(dataset.training_sample(position, 9), expected)
 
 
@@ -255,15 +255,15 @@ def test_with_all_that_mixes_off_samples_are_to_the_last_bit_what_they_were_befo
     [
         Config(mixup=1.0),
         Config(style_shift=1.0),
-        Config(pca_colour=0.3),
-        Config(mixup=1.0, style_shift=1.0, pca_colour=0.3),
+        Config(pca_color=0.3),
+        Config(mixup=1.0, style_shift=1.0, pca_color=0.3),
     ],
 )
 def test_a_sample_is_blended_then_restyled_then_shifted_as_far_as_it_is_asked_and_draws_nothing_else(
     config: Config,
 ) -> None:
     dataset = make(config=config)
-    principal = principal_colours(dataset.colour_statistics()[1])
+    principal = principal_colors(dataset.color_statistics()[1])
 
     def another(rng: np.random.Generator) -> Sample:
         return dataset.sample(int(rng.integers(len(dataset))))
@@ -272,21 +272,21 @@ def test_a_sample_is_blended_then_restyled_then_shifted_as_far_as_it_is_asked_an
         index, rng = rng_of(dataset, position)
         strength = augment_strength(config, position / len(dataset))
         rng.random()  # whether it is a mosaic
-        expected = augment(dataset.sample(index), CANVAS, config, rng, strength)
+        expected = augment(dataset.sample(index), INPUT_HW, config, rng, strength)
         if config.mixup:
             rng.random()
-            expected = mixup(expected, augment(another(rng), CANVAS, config, rng, strength), rng)
+            expected = mixup(expected, augment(another(rng), INPUT_HW, config, rng, strength), rng)
         if config.style_shift:
             rng.random()
             expected = style_shift(expected, another(rng).image)
-        if config.pca_colour:
+        if config.pca_color:
             expected = pca_shift(expected, principal, config, rng, strength)
         assert same(dataset.training_sample(position, 9), expected)
 
 
 EVERYTHING = Config(
-    rotate=20.0, crop=0.3, hue=0.1, saturation=0.3, value=0.3, pca_colour=0.1,
-    style_shift=0.5, copy_paste=0.7, mixup=0.5, mosaic=0.5, mosaic_from=0.0, clean_end=0.0,
+    rotate=20.0, crop=0.3, hue=0.1, saturation=0.3, value=0.3, pca_color=0.1,
+    style_shift=0.5, copy_paste=0.7, mixup=0.5, mosaic=0.5, mosaic_from=0.0, mosaic_off=0.0,
 )  # fmt: skip
 
 
@@ -297,7 +297,7 @@ def test_with_everything_on_samples_depend_on_seed_and_position_alone_and_are_sa
     backwards = [other.training_sample(position, 99) for position in reversed(range(30))]
     assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
     for sample in forwards:
-        assert sample.image.shape == (*CANVAS, 3)
+        assert sample.image.shape == (*INPUT_HW, 3)
         arrays = (sample.image, sample.boxes, sample.class_ids, sample.is_crowd)
         assert [array.dtype.name for array in arrays] == ["uint8", "float32", "int64", "bool"]
         assert sample.boxes.shape == (len(sample.class_ids), 4)
@@ -305,7 +305,7 @@ def test_with_everything_on_samples_depend_on_seed_and_position_alone_and_are_sa
         assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
 
 
-def test_with_everything_on_no_picture_and_no_annotation_is_written_into() -> None:
+def test_with_everything_on_no_image_and_no_annotation_is_written_into() -> None:
     split, untouched = make_split(), make_split()
     dataset, fresh = make(split, EVERYTHING), make(untouched)
     for position in range(30):
@@ -346,7 +346,7 @@ def test_samples_of_another_canvas_mix_too() -> None:
 
 
 def test_pasted_objects_are_of_rare_classes_as_often_as_of_common_ones() -> None:
-    # One picture in ten has an object of class 1, the others of class 0.
+    # One image in ten has an object of class 1, the others of class 0.
     split = make_split([(64, 96)] * 10)
     annotations = tuple(
         replace(a, boxes=np.array([[2, 2, 12, 12]], np.float32), class_ids=np.array([int(a.image_id == 1)]))
@@ -363,14 +363,14 @@ def test_pasted_objects_are_of_rare_classes_as_often_as_of_common_ones() -> None
 def test_the_share_of_mosaic_is_none_at_first_and_at_the_end_and_never_above_the_setting(
     epoch: float, epochs: float
 ) -> None:
-    share = mosaic_share(PHASED_IN, epoch, epochs)
-    assert 0 <= share <= 0.4
+    fraction = mosaic_fraction(PHASED_IN, epoch, epochs)
+    assert 0 <= fraction <= 0.4
     if epoch < 60 or epochs <= 60 or epoch > 0.85 * epochs:
-        assert share == 0
+        assert fraction == 0
     elif epoch >= 90:
-        assert share == 0.4
+        assert fraction == 0.4
     else:
-        assert share <= mosaic_share(PHASED_IN, epoch + 0.1, 1e6)
+        assert fraction <= mosaic_fraction(PHASED_IN, epoch + 0.1, 1e6)
 
 
 def test_available_memory_is_a_sane_number_of_bytes() -> None:

@@ -8,13 +8,13 @@ import pytest
 from detector.annotation import Annotation
 from detector.boxes import area
 from detector.config import PLANNING_STEPS, Config
-from detector.loader.input_size import canvas_at, choose_canvas
+from detector.loader.input_size import choose_input_size, input_size_at
 
 HW = tuple[int, int]
 
 
 def annotate(image_hw: HW, sides: Sequence[float] = (), crowd: bool = False) -> Annotation:
-    """A picture with square objects of these sides."""
+    """An image with square objects of these sides."""
     boxes = np.array([[0, 0, side, side] for side in sides], dtype=np.float32).reshape(-1, 4)
     n = len(boxes)
     return Annotation(1, Path("1.png"), image_hw, boxes, np.zeros(n, np.int64), np.full(n, crowd), area(boxes))
@@ -31,9 +31,9 @@ def annotate(image_hw: HW, sides: Sequence[float] = (), crowd: bool = False) -> 
         ((96, 64), [(480, 640)], (96, 64)),
     ],
 )
-def test_the_canvas_follows_the_pictures_median_aspect(canvas: object, sizes: list[HW], wanted: HW) -> None:
+def test_the_canvas_follows_the_images_median_aspect(letterboxed: object, sizes: list[HW], wanted: HW) -> None:
     annotations = [annotate(hw) for hw in sizes]
-    assert choose_canvas(Config(canvas=canvas), annotations) == wanted  # type: ignore[arg-type]
+    assert choose_input_size(Config(input_size=letterboxed), annotations) == wanted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -48,28 +48,30 @@ def test_the_canvas_follows_the_pictures_median_aspect(canvas: object, sizes: li
     ],
 )
 def test_small_objects_ask_for_a_large_canvas(sides: tuple[float, ...], long_side: int) -> None:
-    assert max(choose_canvas(Config(), [annotate((640, 640), sides)])) == long_side
+    assert max(choose_input_size(Config(), [annotate((640, 640), sides)])) == long_side
 
 
-def test_the_canvas_is_no_larger_than_the_pictures_need_and_crowds_are_not_asked() -> None:
-    assert choose_canvas(Config(), [annotate((300, 300), [2.0])]) == (320, 320)
-    assert choose_canvas(Config(), [annotate((640, 640), [4.0], crowd=True)]) == (320, 320)
+def test_the_canvas_is_no_larger_than_the_images_need_and_crowds_are_not_asked() -> None:
+    assert choose_input_size(Config(), [annotate((300, 300), [2.0])]) == (320, 320)
+    assert choose_input_size(Config(), [annotate((640, 640), [4.0], crowd=True)]) == (320, 320)
 
 
 @pytest.mark.parametrize("full", [(384, 640), (256, 320), (32, 32), (640, 96)])
 @pytest.mark.parametrize("first", [0.3, 0.5, 0.7, 1.0])
 def test_the_canvas_grows_over_a_run_and_ends_full(full: HW, first: float) -> None:
-    config = Config(first_canvas=first)
-    canvases = [canvas_at(full, step, 500, config) for step in range(PLANNING_STEPS, 500)]
-    assert canvases[-1] == full
-    assert all(side % 32 == 0 and side > 0 for canvas in canvases for side in canvas)
-    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(canvases))
-    assert abs(canvases[0][1] - first * full[1]) <= 32
-    assert first < 1 or set(canvases) == {full}
+    config = Config(first_input_size=first)
+    inputs = [input_size_at(full, step, 500, config) for step in range(PLANNING_STEPS, 500)]
+    assert inputs[-1] == full
+    assert all(side % 32 == 0 and side > 0 for letterboxed in inputs for side in letterboxed)
+    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(inputs))
+    assert abs(inputs[0][1] - first * full[1]) <= 32
+    assert first < 1 or set(inputs) == {full}
 
 
 def test_the_first_steps_show_both_sizes_whatever_the_length_of_the_run() -> None:
-    config = Config(first_canvas=0.5)
-    runs = [[canvas_at((384, 640), step, steps, config) for step in range(PLANNING_STEPS)] for steps in (20, 99, 5000)]
+    config = Config(first_input_size=0.5)
+    runs = [
+        [input_size_at((384, 640), step, steps, config) for step in range(PLANNING_STEPS)] for steps in (20, 99, 5000)
+    ]
     assert runs[0] == runs[1] == runs[2]
     assert (runs[0][0], runs[0][-1]) == ((192, 320), (384, 640))

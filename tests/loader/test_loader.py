@@ -15,10 +15,10 @@ from detector.data.split import Split
 from detector.errors import InputError
 from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import canvas_at
+from detector.loader.input_size import input_size_at
 from detector.loader.loader import training_batch, training_batches
 
-BATCH, STEPS = 3, 12  # 36 pictures: more than seven epochs of five, with mosaic on the way
+BATCH, STEPS = 3, 12  # 36 images: more than seven epochs of five, with mosaic on the way
 
 
 def read_noise(annotation: Annotation) -> ImageArray:
@@ -29,7 +29,7 @@ def read_noise(annotation: Annotation) -> ImageArray:
 def make_split() -> Split:
     annotations = []
     for image_id in range(5):
-        n = 2 * image_id  # the first is a background picture
+        n = 2 * image_id  # the first is a background image
         corners = np.random.default_rng(image_id).uniform(0, 20, (n, 2)).astype(np.float32)
         boxes = np.concatenate([corners, corners + 8], axis=1)
         rows = (boxes, np.zeros(n, np.int64), np.arange(n) % 3 == 2, area(boxes))
@@ -51,9 +51,9 @@ def assert_same(a: Batch, b: Batch) -> None:
 def test_a_batch_holds_the_samples_of_its_positions(dataset: DetectionDataset) -> None:
     for step, steps in ((0, STEPS), (11, STEPS), (25, 40), (39, 40)):
         epochs = steps * BATCH / 5 if step >= PLANNING_STEPS else 0.0
-        canvas_hw = canvas_at(dataset.canvas_hw, step, steps, dataset.config)
+        input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
         positions = range(step * BATCH, (step + 1) * BATCH)
-        samples = [dataset.training_sample(position, epochs, canvas_hw) for position in positions]
+        samples = [dataset.training_sample(position, epochs, input_hw) for position in positions]
         assert_same(training_batch(dataset, step, BATCH, steps), collate(samples))
 
 
@@ -84,7 +84,7 @@ def test_leaving_early_leaves_no_thread_behind(dataset: DetectionDataset) -> Non
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-def test_a_picture_that_vanishes_during_the_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_vanishes_during_the_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detector.loader.dataset.available_memory", lambda: 0)
     readings = 0
 
@@ -92,11 +92,11 @@ def test_a_picture_that_vanishes_during_the_run_is_said(monkeypatch: pytest.Monk
         nonlocal readings
         readings += 1
         if readings > 5:
-            raise InputError(f"{annotation.image_path}: no such picture")
+            raise InputError(f"{annotation.image_path}: no such image")
         return read_noise(annotation)
 
     split = make_split()
     split = Split(split.name, split.class_names, split.category_ids, split.annotations, split.ledger, read_once)
     dataset = DetectionDataset(split, (32, 64), Config())
-    with pytest.raises(InputError, match=r"\.png: no such picture"):
+    with pytest.raises(InputError, match=r"\.png: no such image"):
         list(training_batches(dataset, BATCH, STEPS, 0, STEPS))

@@ -11,7 +11,7 @@ from detector.loader.batch import Batch
 from detector.loss.assigner import assign, candidates
 from detector.model.grid import Grid, GridPredictions, make_grid
 
-CANVAS_HW = (96, 128)
+INPUT_HW = (96, 128)
 CLASSES = 3
 
 Object = tuple[tuple[float, float, float, float], int]
@@ -20,26 +20,26 @@ Object = tuple[tuple[float, float, float, float], int]
 
 def grid64() -> Grid:
     """The grid in float64, so that no choice hangs on the last digit."""
-    grid = make_grid(CANVAS_HW, torch.device("cpu"))
+    grid = make_grid(INPUT_HW, torch.device("cpu"))
     return Grid(grid.points.double(), grid.strides.double())
 
 
-def random_predictions(pictures: int, seed: int) -> GridPredictions:
+def random_predictions(images: int, seed: int) -> GridPredictions:
     generator, grid = torch.Generator().manual_seed(seed), grid64()
-    shape = (pictures, len(grid.strides))
+    shape = (images, len(grid.strides))
     logits = torch.randn(*shape, CLASSES, generator=generator, dtype=torch.float64) * 2
     return GridPredictions(logits, torch.rand(*shape, 4, generator=generator, dtype=torch.float64) * 3, grid)
 
 
-def batch_of(pictures: Sequence[Sequence[Object]], padding: int = 0) -> Batch:
-    rows = max(map(len, pictures)) + padding
-    boxes, class_ids = torch.zeros(len(pictures), rows, 4).double(), torch.zeros(len(pictures), rows, dtype=torch.int64)
-    is_object = torch.zeros(len(pictures), rows, dtype=torch.bool)
-    for b, objects in enumerate(pictures):
+def batch_of(scenes: Sequence[Sequence[Object]], padding: int = 0) -> Batch:
+    rows = max(map(len, scenes)) + padding
+    boxes, class_ids = torch.zeros(len(scenes), rows, 4).double(), torch.zeros(len(scenes), rows, dtype=torch.int64)
+    is_object = torch.zeros(len(scenes), rows, dtype=torch.bool)
+    for b, objects in enumerate(scenes):
         for row, (box, class_id) in enumerate(objects):
             boxes[b, row], class_ids[b, row], is_object[b, row] = torch.tensor(box, dtype=torch.float64), class_id, True
-    images = torch.zeros(len(pictures), 3, *CANVAS_HW, dtype=torch.uint8)
-    return Batch(images, boxes, class_ids, is_object, torch.zeros_like(is_object), tuple(range(len(pictures))))
+    images = torch.zeros(len(scenes), 3, *INPUT_HW, dtype=torch.uint8)
+    return Batch(images, boxes, class_ids, is_object, torch.zeros_like(is_object), tuple(range(len(scenes))))
 
 
 def random_objects(count: int, generator: torch.Generator, largest: float) -> list[Object]:
@@ -61,19 +61,19 @@ def iou_of(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def assign_slowly(
-    predictions: GridPredictions, pictures: Sequence[Sequence[Object]], config: Config, least_quality: float
+    predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float
 ) -> dict[tuple[int, int], tuple[int, float]]:
-    """The docstring of `assign`, one point and one object at a time: (picture, point) → (object, quality)."""
+    """The docstring of `assign`, one point and one object at a time: (image, point) → (object, quality)."""
     points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
     logits, distances = predictions.class_logits.tolist(), predictions.distances.tolist()
     targets = {}
-    for b, objects in enumerate(pictures):
+    for b, objects in enumerate(images):
         wishes: list[tuple[int, int, float, float]] = []  # point, object, IoU, metric
         for o, ((x1, y1, x2, y2), class_id) in enumerate(objects):
             found = []
             for p, ((x, y), stride) in enumerate(zip(points, strides, strict=True)):
                 inside = x1 < x < x2 and y1 < y < y2
-                reach = config.assign_reach * stride
+                reach = config.assign_radius * stride
                 near = abs(x - (x1 + x2) / 2) < reach and abs(y - (y1 + y2) / 2) < reach
                 if inside or near:
                     left, top, right, bottom = (distance * stride for distance in distances[b][p])
@@ -88,22 +88,22 @@ def assign_slowly(
         for p, o, _, metric in owners.values():
             mine = [wish for wish in owners.values() if wish[1] == o]
             best_iou, best_metric = max(wish[2] for wish in mine), max(wish[3] for wish in mine)
-            targets[b, p] = (o, max(metric / max(best_metric, 1e-9) * best_iou, least_quality))
+            targets[b, p] = (o, max(metric / max(best_metric, 1e-9) * best_iou, min_quality))
     return targets
 
 
 def check_against_the_slow_one(
-    predictions: GridPredictions, pictures: Sequence[Sequence[Object]], config: Config, least_quality: float = 0.0
+    predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float = 0.0
 ) -> None:
-    found = assign(predictions, batch_of(pictures, padding=2), config, least_quality)
-    slow = assign_slowly(predictions, pictures, config, least_quality)
+    found = assign(predictions, batch_of(images, padding=2), config, min_quality)
+    slow = assign_slowly(predictions, images, config, min_quality)
     keys = list(zip(found.image_index.tolist(), found.point_index.tolist(), strict=True))
     assert len(set(keys)) == len(keys)
     assert set(keys) == set(slow)
     rows = zip(keys, found.boxes.tolist(), found.class_ids.tolist(), found.quality.tolist(), strict=True)
     for key, box, class_id, quality in rows:
         wanted, wanted_quality = slow[key]
-        assert (tuple(box), class_id) == pictures[key[0]][wanted]
+        assert (tuple(box), class_id) == images[key[0]][wanted]
         assert quality == pytest.approx(wanted_quality, abs=1e-12)
 
 
@@ -111,8 +111,8 @@ def check_against_the_slow_one(
 @pytest.mark.parametrize("largest", [6.0, 30.0, 100.0])
 def test_it_is_the_slow_assignment_for_overlapping_objects_of_any_size(seed: int, largest: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    pictures = [random_objects(count, generator, largest) for count in (7, 0, 1, 12)]
-    check_against_the_slow_one(random_predictions(4, seed), pictures, Config(), least_quality=0.1 * (seed % 2))
+    images = [random_objects(count, generator, largest) for count in (7, 0, 1, 12)]
+    check_against_the_slow_one(random_predictions(4, seed), images, Config(), min_quality=0.1 * (seed % 2))
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_it_is_the_slow_assignment_for_overlapping_objects_of_any_size(seed: int
     [
         Config(assign_top_k=1),
         Config(assign_top_k=1000),
-        Config(assign_reach=0),
-        Config(assign_reach=3.5),
+        Config(assign_radius=0),
+        Config(assign_radius=3.5),
         Config(assign_score_power=0, assign_iou_power=1),
         Config(assign_score_power=1, assign_iou_power=0),
     ],
 )
 def test_it_is_the_slow_assignment_for_other_settings(config: Config) -> None:
     generator = torch.Generator().manual_seed(7)
-    pictures = [random_objects(8, generator, 40), random_objects(3, generator, 5)]
-    check_against_the_slow_one(random_predictions(2, 7), pictures, config)
+    images = [random_objects(8, generator, 40), random_objects(3, generator, 5)]
+    check_against_the_slow_one(random_predictions(2, 7), images, config)
 
 
 def test_ties_go_to_the_first_point_and_the_first_object() -> None:

@@ -15,40 +15,40 @@ from detector.loss.terms import LossTerms
 from detector.model.grid import Grid, GridPredictions, make_grid
 from detector.model.network import GridNetwork
 
-CANVAS_HW = (96, 128)
+INPUT_HW = (96, 128)
 CLASSES = 3
 
 
-def random_predictions(pictures: int, seed: int) -> GridPredictions:
+def random_predictions(images: int, seed: int) -> GridPredictions:
     generator = torch.Generator().manual_seed(seed)
-    grid = make_grid(CANVAS_HW, torch.device("cpu"))
+    grid = make_grid(INPUT_HW, torch.device("cpu"))
     grid = Grid(grid.points.double(), grid.strides.double())
-    shape = (pictures, len(grid.strides))
+    shape = (images, len(grid.strides))
     logits = torch.randn(*shape, CLASSES, generator=generator, dtype=torch.float64)
     distances = 0.5 + torch.rand(*shape, 4, generator=generator, dtype=torch.float64) * 3
     return GridPredictions(logits, distances, grid)
 
 
-def random_batch(pictures: int, rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Batch:
+def random_batch(images: int, rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Batch:
     """Objects of all sizes; every third row is padding."""
     generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(pictures, rows, 2, generator=generator, dtype=dtype) * torch.tensor([100, 70])
-    size = 4 + torch.rand(pictures, rows, 2, generator=generator, dtype=dtype) * torch.tensor([24, 22])
-    is_object = (torch.arange(rows) % 3 != 2).expand(pictures, rows)
+    corner = torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([100, 70])
+    size = 4 + torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([24, 22])
+    is_object = (torch.arange(rows) % 3 != 2).expand(images, rows)
     boxes = torch.cat([corner, corner + size], dim=-1) * is_object[..., None]
-    class_ids = torch.randint(0, CLASSES, (pictures, rows), generator=generator) * is_object
+    class_ids = torch.randint(0, CLASSES, (images, rows), generator=generator) * is_object
     return batch_of(boxes, class_ids, is_object, torch.zeros_like(is_object))
 
 
 def batch_of(boxes: Tensor, class_ids: Tensor, is_object: Tensor, is_crowd: Tensor) -> Batch:
-    pictures = len(boxes)
+    count = len(boxes)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (pictures, 3, *CANVAS_HW), dtype=torch.uint8, generator=generator)
-    return Batch(images, boxes, class_ids, is_object, is_crowd, tuple(range(pictures)))
+    images = torch.randint(0, 256, (count, 3, *INPUT_HW), dtype=torch.uint8, generator=generator)
+    return Batch(images, boxes, class_ids, is_object, is_crowd, tuple(range(count)))
 
 
-def one_picture(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
-    """Two pictures, the first with these boxes of class 0, the second empty."""
+def one_image(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
+    """Two images, the first with these boxes of class 0, the second empty."""
     rows = torch.zeros(2, len(boxes), 4)
     rows[0] = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     there = torch.zeros(2, len(boxes), dtype=torch.bool)
@@ -143,7 +143,7 @@ def test_the_order_of_the_objects_does_not_matter(seed: int) -> None:
     assert numbers(one) == pytest.approx(numbers(other), rel=1e-12)
 
 
-def test_the_order_of_the_pictures_does_not_matter() -> None:
+def test_the_order_of_the_images_does_not_matter() -> None:
     predictions, batch = random_predictions(3, 0), random_batch(3, 5, 0)
     turned = GridPredictions(predictions.class_logits.flip(0), predictions.distances.flip(0), predictions.grid)
     backwards = batch_of(batch.boxes.flip(0), batch.class_ids.flip(0), batch.is_object.flip(0), batch.is_crowd.flip(0))
@@ -166,7 +166,7 @@ def test_crowd_regions_are_not_punished_as_background_and_nothing_else_changes()
     predictions = random_predictions(2, 0)
     logits = predictions.class_logits.requires_grad_()
     region = (32.0, 16.0, 100.0, 80.0)
-    terms = detection_loss(replace(predictions, class_logits=logits), one_picture([region], crowd=True), Config())
+    terms = detection_loss(replace(predictions, class_logits=logits), one_image([region], crowd=True), Config())
     terms.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     punished = (logits.grad != 0).any(dim=-1)
@@ -178,7 +178,7 @@ def test_crowd_regions_are_not_punished_as_background_and_nothing_else_changes()
 
 def test_an_object_within_a_crowd_region_is_still_learned() -> None:
     predictions = random_predictions(2, 0)
-    batch = one_picture([(0, 0, 128, 96), (40, 30, 80, 70)])
+    batch = one_image([(0, 0, 128, 96), (40, 30, 80, 70)])
     first = torch.tensor([[True, False], [False, False]])
     batch = replace(batch, is_crowd=first, is_object=batch.is_object & ~first, boxes=batch.boxes.double())
     terms = detection_loss(predictions, batch, Config())
@@ -195,25 +195,25 @@ def many_boxes() -> list[list[float]]:
 @pytest.mark.parametrize(
     "batch",
     [
-        pytest.param(one_picture([]), id="no row"),
-        pytest.param(replace(one_picture([(0, 0, 0, 0)] * 3), is_object=torch.zeros(2, 3).bool()), id="only padding"),
-        pytest.param(one_picture([(5, 5, 60, 60), (50, 40, 90, 90)], crowd=True), id="only crowd"),
-        pytest.param(one_picture([(0, 0, 128, 96)], crowd=True), id="all crowd"),
-        pytest.param(one_picture(many_boxes()), id="500 objects"),
-        pytest.param(one_picture([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
-        pytest.param(one_picture([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
-        pytest.param(one_picture([(0, 0, 128, 96)]), id="the whole canvas"),
-        pytest.param(one_picture([(10, 10, 40, 40)] * 30), id="30 times the same"),
-        pytest.param(one_picture([(0, 50, 128, 51)]), id="a line"),
+        pytest.param(one_image([]), id="no row"),
+        pytest.param(replace(one_image([(0, 0, 0, 0)] * 3), is_object=torch.zeros(2, 3).bool()), id="only padding"),
+        pytest.param(one_image([(5, 5, 60, 60), (50, 40, 90, 90)], crowd=True), id="only crowd"),
+        pytest.param(one_image([(0, 0, 128, 96)], crowd=True), id="all crowd"),
+        pytest.param(one_image(many_boxes()), id="500 objects"),
+        pytest.param(one_image([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
+        pytest.param(one_image([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
+        pytest.param(one_image([(0, 0, 128, 96)]), id="the whole canvas"),
+        pytest.param(one_image([(10, 10, 40, 40)] * 30), id="30 times the same"),
+        pytest.param(one_image([(0, 50, 128, 51)]), id="a line"),
     ],
 )
-@pytest.mark.parametrize("least_quality", [0.0, 0.1])
-def test_loss_and_gradients_are_finite(batch: Batch, least_quality: float) -> None:
+@pytest.mark.parametrize("min_quality", [0.0, 0.1])
+def test_loss_and_gradients_are_finite(batch: Batch, min_quality: float) -> None:
     torch.manual_seed(0)
     network = GridNetwork(
         Config(model="pico"), CLASSES, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
     )
-    terms = detection_loss(network(batch.images), batch, Config(), least_quality)
+    terms = detection_loss(network(batch.images), batch, Config(), min_quality)
     assert np.isfinite(numbers(terms)).all()
     terms.total.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in network.parameters()]
@@ -233,14 +233,14 @@ def test_predictions_that_are_exactly_right_cost_nothing_for_the_boxes() -> None
 def test_softmax_counts_the_background_as_a_class_with_a_logit_of_zero() -> None:
     logits, targets = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64) / 3
     with_background = torch.cat([torch.zeros(5, 1, dtype=torch.float64), logits], dim=1)
-    shares = torch.cat([1 - targets.sum(dim=1, keepdim=True), targets], dim=1)
-    wanted = torch.nn.functional.cross_entropy(with_background, shares, reduction="none")
+    fractions = torch.cat([1 - targets.sum(dim=1, keepdim=True), targets], dim=1)
+    wanted = torch.nn.functional.cross_entropy(with_background, fractions, reduction="none")
     torch.testing.assert_close(softmax_loss(logits, targets), wanted)
 
 
-def test_squared_errors_are_those_of_centre_and_roots_of_the_sides() -> None:
+def test_squared_errors_are_those_of_center_and_roots_of_the_sides() -> None:
     distances, wanted = torch.tensor([[1.0, 2.0, 3.0, 2.0]]), torch.tensor([[0.5, 1.0, 0.5, 3.0]])
-    # Centres 1, 0 and 0, 1; sides 4, 4 and 1, 4.
+    # Centers 1, 0 and 0, 1; sides 4, 4 and 1, 4.
     assert squared_error(distances, wanted).tolist() == pytest.approx([1 + 1 + (2 - 1) ** 2 + 0])
 
 
@@ -248,7 +248,7 @@ def test_squared_errors_are_those_of_centre_and_roots_of_the_sides() -> None:
 def test_other_losses_of_the_scores_leave_those_of_the_boxes_alone(class_loss: str) -> None:
     predictions, batch = random_predictions(2, 0), random_batch(2, 4, 0)
     one = detection_loss(predictions, batch, Config())
-    other = detection_loss(predictions, batch, Config(class_loss=class_loss, square_weight=0.5))  # type: ignore[arg-type]
+    other = detection_loss(predictions, batch, Config(class_loss=class_loss, squared_error_weight=0.5))  # type: ignore[arg-type]
     assert numbers(one)[1:] == numbers(other)[1:3]
     assert numbers(one)[0] != numbers(other)[0]
     assert set(other.parts) - set(one.parts) == {"square"}

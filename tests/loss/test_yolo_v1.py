@@ -11,18 +11,18 @@ from detector.loader.batch import Batch
 from detector.loss.criterion import detection_loss
 from detector.model.grid import CellPredictions, make_grid
 
-CANVAS_HW = (96, 128)
+INPUT_HW = (96, 128)
 CELLS, BOXES, CLASSES = 3 * 4, 2, 3
 
 
-def random_predictions(pictures: int, seed: int) -> CellPredictions:
+def random_predictions(images: int, seed: int) -> CellPredictions:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.rand(pictures, CELLS, *shape, generator=generator, dtype=torch.float64)
+        return torch.rand(images, CELLS, *shape, generator=generator, dtype=torch.float64)
 
-    grid = make_grid(CANVAS_HW, torch.device("cpu"), strides=(32,))
-    return CellPredictions(draw(CLASSES), draw(BOXES), draw(BOXES, 4), grid, CANVAS_HW)
+    grid = make_grid(INPUT_HW, torch.device("cpu"), strides=(32,))
+    return CellPredictions(draw(CLASSES), draw(BOXES), draw(BOXES, 4), grid, INPUT_HW)
 
 
 def batch_of(rows: list[list[tuple[tuple[float, float, float, float], int]]]) -> Batch:
@@ -33,8 +33,8 @@ def batch_of(rows: list[list[tuple[tuple[float, float, float, float], int]]]) ->
     for b, row in enumerate(rows):
         for m, (box, class_id) in enumerate(row):
             boxes[b, m], class_ids[b, m], there[b, m] = torch.tensor(box), class_id, True
-    pictures = torch.zeros(len(rows), 3, *CANVAS_HW, dtype=torch.uint8)
-    return Batch(pictures, boxes, class_ids, there, torch.zeros_like(there), tuple(range(len(rows))))
+    images = torch.zeros(len(rows), 3, *INPUT_HW, dtype=torch.uint8)
+    return Batch(images, boxes, class_ids, there, torch.zeros_like(there), tuple(range(len(rows))))
 
 
 def iou_of(a: list[float], b: tuple[float, ...]) -> float:
@@ -48,7 +48,7 @@ def loss_slowly(
     predictions: CellPredictions, rows: list[list[tuple[tuple[float, float, float, float], int]]], config: Config
 ) -> list[float]:
     """Equation 3 of the paper, term by term."""
-    height, width = CANVAS_HW
+    height, width = INPUT_HW
     classes = coordinates = confidence = 0.0
     for b, objects in enumerate(rows):
         for cell in range(CELLS):
@@ -61,19 +61,19 @@ def loss_slowly(
             here.sort(key=lambda item: -(item[0][2] - item[0][0]) * (item[0][3] - item[0][1]))
             said = predictions.confidence[b, cell].tolist()
             if not here:
-                confidence += config.empty_weight * sum(c**2 for c in said)
+                confidence += config.noobj_weight * sum(c**2 for c in said)
                 continue
             (x1, y1, x2, y2), class_id = here[0]
             offsets = predictions.offsets[b, cell].tolist()
             boxes = []
             for x, y, root_w, root_h in offsets:
-                centre_x, centre_y = (column + x) * 32, (row + y) * 32
+                center_x, center_y = (column + x) * 32, (row + y) * 32
                 w, h = root_w**2 * width, root_h**2 * height
-                boxes.append([centre_x - w / 2, centre_y - h / 2, centre_x + w / 2, centre_y + h / 2])
+                boxes.append([center_x - w / 2, center_y - h / 2, center_x + w / 2, center_y + h / 2])
             ious = [iou_of(box, here[0][0]) for box in boxes]
             best = ious.index(max(ious))
             for index, c in enumerate(said):
-                confidence += (c - ious[best]) ** 2 if index == best else config.empty_weight * c**2
+                confidence += (c - ious[best]) ** 2 if index == best else config.noobj_weight * c**2
             wanted = (
                 (x1 + x2) / 64 - column,
                 (y1 + y2) / 64 - row,
@@ -83,7 +83,7 @@ def loss_slowly(
             coordinates += sum((a - b) ** 2 for a, b in zip(offsets[best], wanted, strict=True))
             scores = predictions.class_scores[b, cell].tolist()
             classes += sum((score - (index == class_id)) ** 2 for index, score in enumerate(scores))
-    return [classes / len(rows), config.coordinate_weight * coordinates / len(rows), confidence / len(rows)]
+    return [classes / len(rows), config.coord_weight * coordinates / len(rows), confidence / len(rows)]
 
 
 ROWS = [
@@ -95,7 +95,7 @@ ROWS = [
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_published_sum(seed: int) -> None:
-    predictions, config = random_predictions(3, seed), Config(coordinate_weight=4, empty_weight=0.25)
+    predictions, config = random_predictions(3, seed), Config(coord_weight=4, noobj_weight=0.25)
     terms = detection_loss(predictions, batch_of(ROWS), config)
     assert [float(part) for part in terms.parts.values()] == pytest.approx(loss_slowly(predictions, ROWS, config))
     assert terms.positives == 4  # two objects share a cell, which takes the larger one
@@ -115,7 +115,7 @@ def test_empty_cells_in_a_crowd_region_are_not_judged() -> None:
 
 
 def test_saying_exactly_the_object_costs_nothing() -> None:
-    box = (40.0, 20.0, 88.0, 60.0)  # its centre (64, 40) is the left edge of cell 6, a quarter down
+    box = (40.0, 20.0, 88.0, 60.0)  # its center (64, 40) is the left edge of cell 6, a quarter down
     predictions = random_predictions(1, 0)
     offsets = predictions.offsets.clone()
     offsets[0, 6, 1] = torch.tensor([0, 0.25, math.sqrt(48 / 128), math.sqrt(40 / 96)])

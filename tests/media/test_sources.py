@@ -25,11 +25,11 @@ from detector.media.sources import Source, find_sources, not_done
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four pictures, one of them in a subfolder, and a text file."""
+    """Four images, one of them in a subfolder, and a text file."""
     for level, name in enumerate(("b.png", "a.JPG", "c 1.bmp", "sub/d.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_image(tmp_path / name, np.full((4, 5, 3), level * 50, np.uint8))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,7 +38,7 @@ def names(*words: str, **options: bool) -> list[str]:
     return [source.name.as_posix() for source in find_sources(words, **options)]
 
 
-def test_a_folder_stands_for_its_own_pictures_by_name(folder: Path) -> None:
+def test_a_folder_stands_for_its_own_images_by_name(folder: Path) -> None:
     assert names(".") == ["a.JPG", "b.png", "c 1.bmp"]
     assert names("sub") == ["sub/d.png"]
 
@@ -69,12 +69,12 @@ def test_a_name_with_the_signs_of_a_pattern_is_a_file_first(folder: Path) -> Non
     assert names("[b].png") == ["[b].png"]
 
 
-def test_each_source_reads_its_own_picture(folder: Path) -> None:
+def test_each_source_reads_its_own_image(folder: Path) -> None:
     levels = [int(source.read()[0, 0, 0]) for source in find_sources(["b.png", "c 1.bmp", "sub/d.png"])]
     assert levels == [0, 100, 150]
 
 
-def test_the_word_scenes_stands_for_a_dozen_pictures_of_the_built_in_set(folder: Path) -> None:
+def test_the_word_scenes_stands_for_a_dozen_images_of_the_built_in_set(folder: Path) -> None:
     sources = find_sources(["scenes", "b.png"])
     assert len(sources) == 13
     assert len({source.name for source in sources}) == 13
@@ -91,7 +91,7 @@ def test_a_folder_called_scenes_goes_before_the_built_in_set(folder: Path) -> No
     [
         ("z.png", "z.png: no such file, folder or pattern"),
         ("*.tiff", r"\*.tiff: no such file, folder or pattern"),
-        ("empty", "empty: no pictures in this folder"),
+        ("empty", "empty: no images in this folder"),
         ("", "'': no name of a file"),
         ("a\0.png", r"'a\\x00\.png': no name of a file"),
         ("x" * 5000, "x{100}.*: (cannot be looked for|no such file)"),
@@ -106,15 +106,15 @@ def test_a_word_that_names_nothing_is_refused(folder: Path, word: str, message: 
         find_sources(["b.png", word])
 
 
-def test_a_file_that_is_no_picture_is_a_source_that_does_not_read(folder: Path) -> None:
+def test_a_file_that_is_no_image_is_a_source_that_does_not_read(folder: Path) -> None:
     (folder / "notes.txt").rename("notes.md")
     [source] = find_sources(["notes.md"])
-    with pytest.raises(InputError, match=r"notes\.md: not a picture"):
+    with pytest.raises(InputError, match=r"notes\.md: not an image"):
         source.read()
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "\"a'.png", os.fsdecode(b"\xff.png"), " .png", "-.png"])
-def test_a_picture_of_any_name_is_found_by_name_by_pattern_in_its_folder_and_in_a_list(folder: Path, name: str) -> None:
+def test_a_image_of_any_name_is_found_by_name_by_pattern_in_its_folder_and_in_a_list(folder: Path, name: str) -> None:
     (folder / "sub" / "d.png").rename(folder / "sub" / name)
     wanted = [str(Path("sub", name))]
     for word in (f"sub/{name}", "sub/*", "sub"):
@@ -139,7 +139,7 @@ def test_subfolders_are_searched_on_request_each_folder_by_name(folder: Path) ->
     assert names(".") == own
 
 
-def test_links_that_lead_in_circles_or_twice_to_a_folder_give_each_picture_once(folder: Path) -> None:
+def test_links_that_lead_in_circles_or_twice_to_a_folder_give_each_image_once(folder: Path) -> None:
     (folder / "sub" / "up").symlink_to("..")
     (folder / "sub" / "self").symlink_to(".")
     (folder / "again").symlink_to("sub")
@@ -167,14 +167,14 @@ def test_a_subfolder_that_cannot_be_read_is_named(folder: Path, mode: int) -> No
     (folder / "sub").chmod(0o700)
 
 
-def test_a_folder_whose_subfolders_alone_hold_pictures_says_how_to_find_them(folder: Path) -> None:
+def test_a_folder_whose_subfolders_alone_hold_images_says_how_to_find_them(folder: Path) -> None:
     (folder / "out" / "in").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"out: no pictures in this folder \([^)]*\)$"):
+    with pytest.raises(InputError, match=r"out: no images in this folder \([^)]*\)$"):
         find_sources(["out"])
-    with pytest.raises(InputError, match="out: no pictures in this folder or below"):
+    with pytest.raises(InputError, match="out: no images in this folder or below"):
         find_sources(["out"], recursive=True)
     (folder / "sub").rename(folder / "out" / "in" / "sub")
-    with pytest.raises(InputError, match=r"out: no pictures in this folder .* in its subfolders: add --recursive"):
+    with pytest.raises(InputError, match=r"out: no images in this folder .* in its subfolders: add --recursive"):
         find_sources(["out"])
     assert names("out", recursive=True) == ["out/in/sub/d.png"]
 
@@ -208,13 +208,13 @@ def test_a_list_in_a_folder_with_the_signs_of_a_pattern_in_its_name_is_read(fold
     ("text", "message"),
     [
         ("b.png\n# no\nz.png", r"list\.txt:3: z\.png: no such file, folder or pattern"),
-        ("b.png\nempty", r"list\.txt:2: empty: no pictures in this folder"),
+        ("b.png\nempty", r"list\.txt:2: empty: no images in this folder"),
         ("notes.txt", r"list\.txt:1: notes\.txt: a list in a list"),
         ("list.txt", r"list\.txt:1: list\.txt: a list in a list"),
         ("-", r"list\.txt:1: -: no such file"),
         ("scenes", r"list\.txt:1: scenes: no such file"),
-        ("# nothing\n\n", r"list\.txt: a list without pictures"),
-        ("", r"list\.txt: a list without pictures"),
+        ("# nothing\n\n", r"list\.txt: a list without images"),
+        ("", r"list\.txt: a list without images"),
         ("b.png".encode("utf-16"), r"list\.txt:1: .*no name of a file \(a list has to be UTF-8\)"),
         ("b.png\n" + "x" * 100_000, r"list\.txt:2: .{100,200}\)$|no such file"),
         ("b.png\nhttp://host/a.png", r"list\.txt:2: http://host/a\.png: nothing is fetched.*--allow-url"),
@@ -227,7 +227,7 @@ def test_a_bad_line_of_a_list_is_named(folder: Path, text: str | bytes, message:
 
 
 @given(st.binary(max_size=60).filter(lambda text: b"/" not in text and b".." not in text))  # which lead out of there
-def test_whatever_a_list_holds_it_names_pictures_or_is_refused(
+def test_whatever_a_list_holds_it_names_images_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, text: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any" / "any.txt"
@@ -251,7 +251,7 @@ def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
-def test_standard_input_is_one_picture_that_can_be_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_one_image_that_can_be_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, (folder / "c 1.bmp").read_bytes())
     write_image(folder / "stdin.jpg", np.zeros((4, 5, 3), np.uint8))
     one, other, third = find_sources(["-", "stdin.jpg", "-", "b.png"])
@@ -261,10 +261,10 @@ def test_standard_input_is_one_picture_that_can_be_read_again(folder: Path, monk
 
 
 @pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_standard_input_that_is_no_picture_does_not_read(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+def test_standard_input_that_is_no_image_does_not_read(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     give(monkeypatch, data)
     [source] = find_sources(["-"])
-    with pytest.raises(InputError, match=r"standard input: (is empty|not a picture|the picture does not decode)"):
+    with pytest.raises(InputError, match=r"standard input: (is empty|not an image|the image does not decode)"):
         source.read()
 
 
@@ -285,11 +285,11 @@ Asked = list[tuple[str, str | None]]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the first part of the path says: a status, a picture, a page; what else stands in it says how."""
+    """Answers as the first part of the path says: a status, an image, a page; what else stands in it says how."""
 
     asked: Asked
     over: Event
-    picture: bytes
+    image: bytes
 
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers["Authorization"]))
@@ -308,7 +308,7 @@ class Handler(BaseHTTPRequestHandler):
         elif what == "silent":
             self.over.wait(60)
         else:
-            self.wfile.write(self.picture[:40] if what == "cut.png" else self.picture if "png" in what else b"<html>")
+            self.wfile.write(self.image[:40] if what == "cut.png" else self.image if "png" in what else b"<html>")
 
     def answer(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -343,7 +343,7 @@ def asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(http.client.HTTPConnection, "connect", connect)
     over = Event()
-    for name, value in {"asked": [], "over": over, "picture": (folder / "c 1.bmp").read_bytes()}.items():
+    for name, value in {"asked": [], "over": over, "image": (folder / "c 1.bmp").read_bytes()}.items():
         monkeypatch.setattr(Handler, name, value, raising=False)
     with Server("server", Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
@@ -400,7 +400,7 @@ def test_user_and_password_go_to_their_server_only_and_into_no_message(asked: As
     ["http://", "http:///a.png", "http://[x/a.png", "http://me:sec/ret@host/a", "http://h:99999/", "http://h:0/a"],
 )
 def test_what_is_no_url_is_refused_at_once_and_shows_no_password(url: str) -> None:
-    with pytest.raises(InputError, match="not a URL that can be fetched; expected http://host/picture") as caught:
+    with pytest.raises(InputError, match="not a URL that can be fetched; expected http://host/image") as caught:
         find_sources([url], allow_url=True)
     assert "sec" not in str(caught.value)
 
@@ -410,9 +410,9 @@ def test_what_is_no_url_is_refused_at_once_and_shows_no_password(url: str) -> No
     [
         ("404", "the server answers 404 Not Found"),
         ("599", "the server answers 599$"),
-        ("page", "not a picture in a format that can be read"),
+        ("page", "not an image in a format that can be read"),
         ("page/0", "is empty"),
-        ("cut.png", "the picture does not decode"),
+        ("cut.png", "the image does not decode"),
         ("a.png/50000001", "larger than 50 MB"),
         ("endless", "larger than 50 MB"),
         ("to/4", "leads on more than 3 times"),

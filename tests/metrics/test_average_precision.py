@@ -11,9 +11,9 @@ from detector.metrics.average_precision import average_precision
 SQUARE = [10, 10, 40, 40]
 
 
-def truth(*annotations: Mapping[str, Any], pictures: int = 3) -> dict[str, Any]:
+def truth(*annotations: Mapping[str, Any], images: int = 3) -> dict[str, Any]:
     return {
-        "images": [{"id": i, "height": 200, "width": 200} for i in range(1, pictures + 1)],
+        "images": [{"id": i, "height": 200, "width": 200} for i in range(1, images + 1)],
         "annotations": [{"id": i, "category_id": 5, **row} for i, row in enumerate(annotations, start=1)],
         "categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "dog"}],
     }
@@ -100,7 +100,7 @@ def test_annotation_ids_may_count_from_zero() -> None:
     assert pytest.approx(1) == average_precision(ground_truth, [found(1, 0.9, SQUARE), found(2, 0.8, SQUARE)]).AP
 
 
-def test_only_the_best_hundred_detections_of_a_picture_count() -> None:
+def test_only_the_best_hundred_detections_of_a_image_count() -> None:
     hit = found(1, 0.1, SQUARE)
     misses = [found(1, 0.9, [150, 150, 5, 5 + i / 100]) for i in range(100)]
     assert average_precision(truth({"image_id": 1, "bbox": SQUARE}), [*misses[:99], hit]).AP > 0

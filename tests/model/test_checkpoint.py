@@ -18,18 +18,18 @@ from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 
 INFO = WeightsInfo("pico", ("cat", "Ähre, 穂"), (3, 17), (64, 96), {"lr": "auto", "scale": [0.6, 1.4]}, {"val": None})
-PICTURES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def build() -> GridNetwork:
-    """A network whose norms have seen pictures."""
+    """A network whose norms have seen images."""
     torch.manual_seed(0)
     network = GridNetwork(
         Config(model="pico"), 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
     ).train()
     with torch.no_grad():
         for _ in range(30):
-            network(PICTURES)
+            network(IMAGES)
     return network.eval()
 
 
@@ -57,28 +57,28 @@ def test_weights_come_back_bit_by_bit_with_all_that_is_said_of_them(network: Gri
         if tensor.is_floating_point():
             assert torch.equal(loaded.state_dict()[name], tensor), name
     with torch.inference_mode():
-        assert torch.equal(loaded(PICTURES).class_logits, network(PICTURES).class_logits)
+        assert torch.equal(loaded(IMAGES).class_logits, network(IMAGES).class_logits)
 
 
 def test_weights_of_a_large_canvas_come_back_with_their_pooling(tmp_path: Path) -> None:
     network = GridNetwork(
-        Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), pooled=True
+        Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), spp=True
     ).eval()
-    save_weights(tmp_path / "w.safetensors", network, replace(INFO, canvas_hw=(416, 416)))
+    save_weights(tmp_path / "w.safetensors", network, replace(INFO, input_hw=(416, 416)))
     loaded, _ = load_weights(tmp_path / "w.safetensors")
     with torch.inference_mode():
-        assert torch.equal(loaded(PICTURES).class_logits, network(PICTURES).class_logits)
+        assert torch.equal(loaded(IMAGES).class_logits, network(IMAGES).class_logits)
 
 
 def test_half_precision_halves_the_file_and_nearly_keeps_the_answers(
     network: GridNetwork, path: Path, tmp_path: Path
 ) -> None:
-    save_weights(tmp_path / "half.safetensors", network, INFO, half=True)
+    save_weights(tmp_path / "half.safetensors", network, INFO, float16=True)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * path.stat().st_size
     loaded, _ = load_weights(tmp_path / "half.safetensors")
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
     with torch.inference_mode():
-        half, exact = loaded(PICTURES), network(PICTURES)
+        half, exact = loaded(IMAGES), network(IMAGES)
     torch.testing.assert_close(half.class_logits, exact.class_logits, rtol=0.01, atol=0.02)
     torch.testing.assert_close(half.distances, exact.distances, rtol=0.01, atol=0.02)
 
@@ -132,7 +132,7 @@ def with_nan(path: Path) -> None:
 
 def with_infinity(path: Path) -> None:
     tensors, metadata = parts(path)
-    tensors["colour_mean"][0] = float("inf")
+    tensors["color_mean"][0] = float("inf")
     save_file(tensors, path, metadata)
 
 
@@ -163,7 +163,7 @@ def without_class_names(path: Path) -> None:
 
 def with_broken_json(path: Path) -> None:
     tensors, metadata = parts(path)
-    save_file(tensors, path, metadata | {"canvas_hw": "[64,"})
+    save_file(tensors, path, metadata | {"input_hw": "[64,"})
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,17 @@ def with_broken_json(path: Path) -> None:
         (empty, "not a readable safetensors file"),
         (pickled, "not a readable safetensors file"),
         (torch_saved, "not a readable safetensors file"),
-        (foreign, "weights of another program or version .format None, expected 'detector-weights-1'"),
+        (foreign, "weights of another program or version .format None, expected 'detector-weights-2'"),
         (with_format, "weights of another program or version .format 'detector-weights-99'"),
         (with_wrong_shape, r"tensor heads.0.output.bias has shape \[7\], expected \[6\]"),
         (with_nan, "tensor heads.1.output.bias holds values that are not numbers"),
-        (with_infinity, "tensor colour_mean holds values that are not numbers"),
+        (with_infinity, "tensor color_mean holds values that are not numbers"),
         (without_a_tensor, "tensor heads.2.output.weight is missing"),
         (with_another_tensor, "tensor extra.weight is not a part of the network"),
         (with_metadata(model="nano"), "tensor .* is missing|tensor .* has shape"),
         (with_metadata(model="giant"), "made by another version, or damaged: model: expected pico"),
-        (with_metadata(canvas_hw=[64]), "the metadata are damaged"),
-        (with_metadata(canvas_hw=None), "the metadata are damaged"),
+        (with_metadata(input_hw=[64]), "the metadata are damaged"),
+        (with_metadata(input_hw=None), "the metadata are damaged"),
         (with_metadata(class_names=["a", "b", "c"]), "3 class names, 2 category ids"),
         (without_class_names, "the metadata are damaged"),
         (with_broken_json, "the metadata are damaged"),
@@ -200,7 +200,7 @@ def test_weights_that_cannot_be_used_are_refused_by_name(
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"category_ids": [3]}, {"canvas_hw": [64, 97]}, {"canvas_hw": [0, 0]}])
+@pytest.mark.parametrize("values", [{"category_ids": [3]}, {"input_hw": [64, 97]}, {"input_hw": [0, 0]}])
 def test_metadata_that_contradict_each_other_are_refused(path: Path, values: dict[str, object]) -> None:
     with_metadata(**values)(path)
     with pytest.raises(InputError, match="metadata"):

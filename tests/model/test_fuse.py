@@ -20,7 +20,7 @@ def noise(*shape: int) -> Tensor:
 
 def build(size: str) -> GridNetwork:
     torch.manual_seed(0)
-    # One size stands for all with the pooling of large canvases.
+    # One size stands for all with the pooling of large inputs.
     config = Config(model=size)  # type: ignore[arg-type]
     return GridNetwork(config, 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600, size == "pico")
 
@@ -44,9 +44,9 @@ def relative_error(fused: Tensor, unfused: Tensor) -> float:
 @pytest.mark.parametrize("make", [build, trained])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_fused_network_gives_the_same_answers(size: str, make: Callable[[str], GridNetwork]) -> None:
-    network, pictures = make(size).eval(), noise(2, 3, 96, 64)
+    network, images = make(size).eval(), noise(2, 3, 96, 64)
     with torch.inference_mode():
-        unfused, fused = network(pictures), fuse(network)(pictures)
+        unfused, fused = network(images), fuse(network)(images)
     assert relative_error(fused.class_logits, unfused.class_logits) < 1e-5
     assert relative_error(fused.distances, unfused.distances) < 1e-5
 

@@ -6,15 +6,15 @@ from detector.model.grid import STRIDES, GridPredictions, decode, make_grid
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("canvas_hw", [(32, 32), (64, 96), (96, 32)])
-def test_the_points_are_the_centres_of_the_cells_stride_by_stride_and_row_by_row(canvas_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize("input_hw", [(32, 32), (64, 96), (96, 32)])
+def test_the_points_are_the_centers_of_the_cells_stride_by_stride_and_row_by_row(input_hw: tuple[int, int]) -> None:
     expected = [
         (column * stride + stride / 2, row * stride + stride / 2, stride)
         for stride in STRIDES
-        for row in range(canvas_hw[0] // stride)
-        for column in range(canvas_hw[1] // stride)
+        for row in range(input_hw[0] // stride)
+        for column in range(input_hw[1] // stride)
     ]
-    grid = make_grid(canvas_hw, CPU)
+    grid = make_grid(input_hw, CPU)
     assert torch.column_stack([grid.points, grid.strides]).tolist() == [list(row) for row in expected]
 
 

@@ -7,17 +7,17 @@ from torch import nn
 
 from detector.config import Config
 from detector.model.network import GridNetwork
-from detector.model.summary import LayerSummary, summarise
+from detector.model.summary import LayerSummary, summarize
 
 
-def layers(canvas_hw: tuple[int, int] = (64, 96), **settings: Any) -> tuple[GridNetwork, list[LayerSummary]]:
+def layers(input_hw: tuple[int, int] = (64, 96), **settings: Any) -> tuple[GridNetwork, list[LayerSummary]]:
     network = GridNetwork(
         Config(**{"model": "pico"} | settings),
         3,
         np.full(3, 110, np.float32),
         np.eye(3, dtype=np.float32) * 3600,
     )
-    return network, summarise(network, canvas_hw)
+    return network, summarize(network, input_hw)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_sizes_follow_the_formula_with_and_without_padding() -> None:
     assert [row.size_hw for row in same[:2]] == [(32, 48), (16, 24)]
     _, valid = layers((224, 256), padding="valid")
     assert [row.size_hw for row in valid[:3]] == [(111, 127), (55, 63), (27, 31)]
-    pooled = layers((64, 96), downsample="avg_pool")[1]
-    assert [(row.kind, row.size_hw) for row in pooled[:2]] == [
+    spp = layers((64, 96), downsample="avg_pool")[1]
+    assert [(row.kind, row.size_hw) for row in spp[:2]] == [
         ("conv 3x3", (64, 96)),
         ("average-pool 2x2/2", (32, 48)),
     ]
@@ -60,15 +60,15 @@ def test_the_receptive_field_is_what_moves_an_answer_of_the_backbone(settings: d
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data.abs_()
-    picture = torch.zeros(1, 3, 224, 512, requires_grad=True)
-    network.backbone(picture)
+    image = torch.zeros(1, 3, 224, 512, requires_grad=True)
+    network.backbone(image)
     if settings.get("downsample") == "max_pool":
         # Of equal values a pooling passes the gradient to one: the field is only bounded.
         measured = stage.receptive_field
     else:
         seen[0][0, 0, seen[0].shape[2] // 2, seen[0].shape[3] // 2].backward()  # type: ignore[no-untyped-call]
-        assert picture.grad is not None
-        measured = int((picture.grad[0].abs().sum(dim=(0, 1)) > 0).sum())
+        assert image.grad is not None
+        measured = int((image.grad[0].abs().sum(dim=(0, 1)) > 0).sum())
     assert stage.receptive_field == measured
 
 
@@ -76,7 +76,7 @@ def test_a_summary_leaves_the_network_as_it_was() -> None:
     network, _ = layers()
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    summarise(network, (64, 64))
+    summarize(network, (64, 64))
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())

@@ -36,10 +36,10 @@ def slow_overlaps(one: Floats, many: Floats, iou_threshold: float) -> Bools:
 
 
 def crowded(n: int, seed: int, clusters: int, levels: int, classes: int = 3) -> tuple[Floats, Floats, Ints]:
-    """N whole boxes around a few centres, some equal, some without area; of few different scores; low classes crowd."""
+    """N whole boxes around a few centers, some equal, some without area; of few different scores; low classes crowd."""
     rng = np.random.default_rng(seed)
-    centres = rng.integers(0, 60, (clusters, 2))[rng.integers(clusters, size=n)]
-    top_left = centres + rng.integers(-4, 5, (n, 2))
+    centers = rng.integers(0, 60, (clusters, 2))[rng.integers(clusters, size=n)]
+    top_left = centers + rng.integers(-4, 5, (n, 2))
     boxes = np.concatenate([top_left, top_left + rng.integers(0, 20, (n, 2))], axis=1)
     scores = rng.integers(1, levels + 1, n) / levels
     class_ids = np.minimum(rng.integers(0, classes, n), rng.integers(0, classes, n))
@@ -110,7 +110,7 @@ def test_what_a_class_id_is_does_not_matter(names: list[int]) -> None:
 
 
 def test_a_chain_is_broken_at_every_second_box() -> None:
-    # Each box suppresses only its neighbour: what stays hangs on the whole chain before it, over two blocks.
+    # Each box suppresses only its neighbor: what stays hangs on the whole chain before it, over two blocks.
     left = np.arange(600, dtype=np.float32)
     boxes = np.stack([left, 0 * left, left + 2, 0 * left + 1], axis=1)
     scores = np.linspace(1, 0.1, 600, dtype=np.float32)

@@ -13,10 +13,10 @@ methods = pytest.mark.parametrize("method", METHODS)
 
 
 def crowded(n: int, seed: int, clusters: int, levels: int, classes: int) -> tuple[Floats, Floats, Ints]:
-    """N whole boxes around a few centres, some equal, some without area; of few different scores where `levels` is."""
+    """N whole boxes around a few centers, some equal, some without area; of few different scores where `levels` is."""
     rng = np.random.default_rng(seed)
-    centres = rng.integers(0, 60, (clusters, 2))[rng.integers(clusters, size=n)]
-    top_left = centres + rng.integers(-4, 5, (n, 2))
+    centers = rng.integers(0, 60, (clusters, 2))[rng.integers(clusters, size=n)]
+    top_left = centers + rng.integers(-4, 5, (n, 2))
     boxes = np.concatenate([top_left, top_left + rng.integers(0, 20, (n, 2))], axis=1)
     scores = rng.integers(1, levels + 1, n) / levels
     return boxes.astype(np.float32), scores.astype(np.float32), rng.integers(0, classes, n)
@@ -262,7 +262,7 @@ def test_the_penalty_of_soft_is_the_papers() -> None:
     np.testing.assert_allclose(kept.scores, [0.9, 0.8 * math.exp(-(0.5**2) / 0.5)], rtol=1e-6)
 
 
-def test_diou_of_boxes_with_one_centre_is_classic() -> None:
+def test_diou_of_boxes_with_one_center_is_classic() -> None:
     rng = np.random.default_rng(10)
     half = rng.integers(0, 30, (200, 2)).astype(np.float32)
     boxes = np.concatenate([40 - half, 40 + half], axis=1)

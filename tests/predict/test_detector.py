@@ -28,19 +28,19 @@ def detector(tiny_weights: Path) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_data: Path) -> list[Path]:
+def images(tiny_data: Path) -> list[Path]:
     return find_images(tiny_data / "images")
 
 
 def assert_same(one: Detections, other: Detections) -> None:
-    """Equal but for the last digits: convolutions sum in another order for another number of pictures."""
+    """Equal but for the last digits: convolutions sum in another order for another number of images."""
     assert one.class_ids.tolist() == other.class_ids.tolist()
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
     np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
 
 
-def test_a_trained_network_finds_what_is_in_the_picture(detector: Detector, pictures: list[Path]) -> None:
-    image = read_image(pictures[0])
+def test_a_trained_network_finds_what_is_in_the_image(detector: Detector, images: list[Path]) -> None:
+    image = read_image(images[0])
     found = detector.detect(image)
     assert len(found) > 0
     assert found.class_names == detector.class_names == ("red", "blue")
@@ -50,8 +50,8 @@ def test_a_trained_network_finds_what_is_in_the_picture(detector: Detector, pict
         assert score >= 0.25
 
 
-def test_path_bytes_array_pil_picture_and_function_give_the_same(detector: Detector, pictures: list[Path]) -> None:
-    path = pictures[0]
+def test_path_bytes_array_pil_image_and_function_give_the_same(detector: Detector, images: list[Path]) -> None:
+    path = images[0]
     wanted = detector.detect(path)
     with Image.open(path) as opened:
         for source in (str(path), path.read_bytes(), read_image(path), opened, lambda: read_image(path)):
@@ -61,23 +61,23 @@ def test_path_bytes_array_pil_picture_and_function_give_the_same(detector: Detec
             assert np.array_equal(found.class_ids, wanted.class_ids)
 
 
-def test_a_list_gives_a_list_that_equals_one_by_one(detector: Detector, pictures: list[Path]) -> None:
-    assert len(pictures) > 16  # more than two batches
-    together = detector.detect(pictures)
+def test_a_list_gives_a_list_that_equals_one_by_one(detector: Detector, images: list[Path]) -> None:
+    assert len(images) > 16  # more than two batches
+    together = detector.detect(images)
     assert isinstance(together, list)
-    assert len(together) == len(pictures)
-    for path, found in zip(pictures, together, strict=True):
+    assert len(together) == len(images)
+    for path, found in zip(images, together, strict=True):
         assert_same(found, detector.detect(path))
 
 
-def test_no_pictures_give_no_answers_and_one_in_a_list_a_list_of_one(detector: Detector, pictures: list[Path]) -> None:
+def test_no_images_give_no_answers_and_one_in_a_list_a_list_of_one(detector: Detector, images: list[Path]) -> None:
     assert detector.detect([]) == []
-    [found] = detector.detect([pictures[0]])
-    assert_same(found, detector.detect(pictures[0]))
-    assert len(detector.detect((pictures[0], pictures[1]))) == 2
+    [found] = detector.detect([images[0]])
+    assert_same(found, detector.detect(images[0]))
+    assert len(detector.detect((images[0], images[1]))) == 2
 
 
-def test_pictures_of_all_sizes_may_come_together(detector: Detector) -> None:
+def test_images_of_all_sizes_may_come_together(detector: Detector) -> None:
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (3, 500), (500, 3), (64, 96), (333, 777)]
     mixed = [rng.integers(0, 256, (*hw, 3)).astype(np.uint8) for hw in sizes]
@@ -86,40 +86,40 @@ def test_pictures_of_all_sizes_may_come_together(detector: Detector) -> None:
         assert (found.boxes <= [width, height, width, height]).all()
 
 
-def test_a_picture_that_cannot_be_read_does_not_stop_the_others(detector: Detector, pictures: list[Path]) -> None:
-    answers = list(detector.detect_each([pictures[0], "missing.png", b"no picture", pictures[1]]))
+def test_a_image_that_cannot_be_read_does_not_stop_the_others(detector: Detector, images: list[Path]) -> None:
+    answers = list(detector.detect_each([images[0], "missing.png", b"no image", images[1]]))
     kinds = [isinstance(answer, InputError) for answer in answers]
     assert kinds == [False, True, True, False]
     assert "missing.png" in str(answers[1])
     last = answers[3]
     assert isinstance(last, Detections)
-    assert_same(last, detector.detect(pictures[1]))
+    assert_same(last, detector.detect(images[1]))
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("missing.png", r"missing\.png: no such picture"),
-        (b"no picture", "<bytes>: not a picture"),
-        (np.zeros((4, 4)), r"expected an RGB picture as uint8 \[H, W, 3\], got float64 \[4, 4\]"),
-        (np.zeros((0, 4, 3), np.uint8), r"expected an RGB picture"),
+        ("missing.png", r"missing\.png: no such image"),
+        (b"no image", "<bytes>: not an image"),
+        (np.zeros((4, 4)), r"expected an RGB image as uint8 \[H, W, 3\], got float64 \[4, 4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"expected an RGB image"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_an_error_on_its_own(
-    detector: Detector, pictures: list[Path], source: object, message: str
+def test_a_image_that_cannot_be_read_is_an_error_on_its_own(
+    detector: Detector, images: list[Path], source: object, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         detector.detect(source)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=message):
-        detector.detect([pictures[0], source])  # type: ignore[list-item]
+        detector.detect([images[0], source])  # type: ignore[list-item]
 
 
-def test_pictures_are_read_only_a_little_ahead(detector: Detector, pictures: list[Path]) -> None:
+def test_images_are_read_only_a_little_ahead(detector: Detector, images: list[Path]) -> None:
     read = 0
 
     def endless() -> Iterator[ImageArray]:
         nonlocal read
-        for path in itertools.cycle(pictures):
+        for path in itertools.cycle(images):
             read += 1
             yield read_image(path)
 
@@ -128,7 +128,7 @@ def test_pictures_are_read_only_a_little_ahead(detector: Detector, pictures: lis
     assert read <= 30 + 3 * 8
 
 
-def test_large_pictures_are_read_one_or_two_ahead(detector: Detector) -> None:
+def test_large_images_are_read_one_or_two_ahead(detector: Detector) -> None:
     read = 0
 
     def large() -> ImageArray:
@@ -142,8 +142,8 @@ def test_large_pictures_are_read_one_or_two_ahead(detector: Detector) -> None:
     answers.close()  # type: ignore[attr-defined]
 
 
-def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Detector, pictures: list[Path]) -> None:
-    times_read = dict.fromkeys(pictures, 0)
+def test_each_image_is_read_once_and_handed_on_beside_its_answer(detector: Detector, images: list[Path]) -> None:
+    times_read = dict.fromkeys(images, 0)
 
     def reads(path: Path) -> Callable[[], ImageArray]:
         def read() -> ImageArray:
@@ -152,12 +152,10 @@ def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Det
 
         return read
 
-    answers = list(detector.detect_with_images([*map(reads, pictures), b"no picture"], score_threshold=0.3))
+    answers = list(detector.detect_with_images([*map(reads, images), b"no image"], score_threshold=0.3))
     assert set(times_read.values()) == {1}
     assert isinstance(answers.pop(), InputError)
-    for path, answer, wanted in zip(
-        pictures, answers, detector.detect_each(pictures, score_threshold=0.3), strict=True
-    ):
+    for path, answer, wanted in zip(images, answers, detector.detect_each(images, score_threshold=0.3), strict=True):
         assert not isinstance(answer, InputError)
         assert not isinstance(wanted, InputError)
         assert np.array_equal(answer[0], read_image(path))
@@ -165,11 +163,11 @@ def test_each_picture_is_read_once_and_handed_on_beside_its_answer(detector: Det
 
 
 @pytest.mark.parametrize("before", [0, 3, 8, 11])
-def test_an_error_of_the_callers_own_pictures_comes_after_the_answers_to_those_before_it(
-    detector: Detector, pictures: list[Path], before: int
+def test_an_error_of_the_callers_own_images_comes_after_the_answers_to_those_before_it(
+    detector: Detector, images: list[Path], before: int
 ) -> None:
     def failing() -> Iterator[Path]:
-        yield from pictures[:before]
+        yield from images[:before]
         raise ConnectionError("the camera is gone")
 
     answers = detector.detect_each(failing())
@@ -178,12 +176,12 @@ def test_an_error_of_the_callers_own_pictures_comes_after_the_answers_to_those_b
         next(answers)
 
 
-def test_who_stops_asking_stops_the_reading(detector: Detector, pictures: list[Path]) -> None:
+def test_who_stops_asking_stops_the_reading(detector: Detector, images: list[Path]) -> None:
     read = 0
 
     def endless() -> Iterator[Path]:
         nonlocal read
-        for path in itertools.cycle(pictures):
+        for path in itertools.cycle(images):
             read += 1
             yield path
 
@@ -195,27 +193,27 @@ def test_who_stops_asking_stops_the_reading(detector: Detector, pictures: list[P
     assert threading.enumerate() == before
 
 
-def test_thresholds_and_limits_are_those_asked_for(detector: Detector, pictures: list[Path]) -> None:
-    many = detector.detect(pictures[0], score_threshold=0.001, iou_threshold=1.0)
+def test_thresholds_and_limits_are_those_asked_for(detector: Detector, images: list[Path]) -> None:
+    many = detector.detect(images[0], score_threshold=0.001, iou_threshold=1.0)
     assert len(many) > 10
-    assert len(detector.detect(pictures[0], score_threshold=0.001, iou_threshold=1.0, max_detections=3)) == 3
-    agnostic = detector.detect(pictures[0], score_threshold=0.001, class_agnostic=True)
-    assert len(agnostic) < len(detector.detect(pictures[0], score_threshold=0.001))
-    assert len(detector.detect(pictures[0], score_threshold=1.0)) == 0
+    assert len(detector.detect(images[0], score_threshold=0.001, iou_threshold=1.0, max_detections=3)) == 3
+    agnostic = detector.detect(images[0], score_threshold=0.001, class_agnostic=True)
+    assert len(agnostic) < len(detector.detect(images[0], score_threshold=0.001))
+    assert len(detector.detect(images[0], score_threshold=1.0)) == 0
 
 
 @pytest.mark.parametrize("suppression", METHODS)
 @pytest.mark.parametrize("class_agnostic", [False, True])
 def test_suppression_is_that_of_the_weights_own_settings_where_none_is_asked_for(
-    detector: Detector, pictures: list[Path], suppression: str, class_agnostic: bool
+    detector: Detector, images: list[Path], suppression: str, class_agnostic: bool
 ) -> None:
     wanted = {"suppression": suppression, "class_agnostic": class_agnostic}
     own = Detector(detector.runtime, replace(detector.info, config={**detector.info.config, **wanted}))
-    asked = detector.detect(pictures[:2], score_threshold=0.001, **wanted)
-    for one, other in zip(own.detect(pictures[:2], score_threshold=0.001), asked, strict=True):
+    asked = detector.detect(images[:2], score_threshold=0.001, **wanted)
+    for one, other in zip(own.detect(images[:2], score_threshold=0.001), asked, strict=True):
         assert_same(one, other)
-    classic = detector.detect(pictures[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
-    overridden = own.detect(pictures[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
+    classic = detector.detect(images[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
+    overridden = own.detect(images[0], score_threshold=0.001, suppression="classic", class_agnostic=False)
     assert np.array_equal(overridden.boxes, classic.boxes)
     assert np.array_equal(overridden.scores, classic.scores)
     same = len(asked[0]) == len(classic) and np.allclose(asked[0].boxes, classic.boxes)
@@ -223,10 +221,10 @@ def test_suppression_is_that_of_the_weights_own_settings_where_none_is_asked_for
 
 
 def test_weights_whose_settings_say_nothing_of_suppression_have_the_classic_one(
-    detector: Detector, pictures: list[Path]
+    detector: Detector, images: list[Path]
 ) -> None:
     older = Detector(detector.runtime, replace(detector.info, config={"lr": 0.1}))
-    one, other = older.detect(pictures[0]), detector.detect(pictures[0], suppression="classic", class_agnostic=False)
+    one, other = older.detect(images[0]), detector.detect(images[0], suppression="classic", class_agnostic=False)
     assert_same(one, other)
 
 
@@ -244,32 +242,32 @@ def test_weights_whose_settings_make_no_sense_are_refused(detector: Detector, co
         Detector(detector.runtime, replace(detector.info, config=config))  # type: ignore[arg-type]
 
 
-def test_an_unknown_suppression_is_refused_with_the_known_ones(detector: Detector, pictures: list[Path]) -> None:
+def test_an_unknown_suppression_is_refused_with_the_known_ones(detector: Detector, images: list[Path]) -> None:
     with pytest.raises(InputError, match="expected classic or soft or diou or weighted, got 'gentle'"):
-        detector.detect(pictures[0], suppression="gentle")
+        detector.detect(images[0], suppression="gentle")
     with pytest.raises(InputError, match="expected classic or soft"):
-        detector.detect(pictures[:2], suppression="gentle")
+        detector.detect(images[:2], suppression="gentle")
 
 
 @pytest.fixture(scope="module")
-def wall(pictures: list[Path]) -> ImageArray:
-    """Nine of the pictures beside and above each other, without what tells where one ends."""
-    each = [read_image(path) for path in pictures[:9]]
+def wall(images: list[Path]) -> ImageArray:
+    """Nine of the images beside and above each other, without what tells where one ends."""
+    each = [read_image(path) for path in images[:9]]
     return np.concatenate([np.concatenate(each[row : row + 3], axis=1) for row in (0, 3, 6)])
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_tiles_find_what_is_too_small_in_the_whole_picture(
-    detector: Detector, pictures: list[Path], wall: ImageArray, mirror: bool
+def test_tiles_find_what_is_too_small_in_the_whole_image(
+    detector: Detector, images: list[Path], wall: ImageArray, flip: bool
 ) -> None:
     wanted = [
         (box + np.array([96 * (number % 3), 64 * (number // 3)] * 2, np.float32), name)
-        for number, path in enumerate(pictures[:9])
+        for number, path in enumerate(images[:9])
         for name, _, box in detector.detect(path, score_threshold=0.5)
     ]
     assert len(wanted) > 9
 
-    def share_found(**options: object) -> float:
+    def fraction_found(**options: object) -> float:
         found = detector.detect(wall, **options)
         assert (found.boxes >= 0).all()
         assert (found.boxes <= [288, 192, 288, 192]).all()
@@ -277,54 +275,54 @@ def test_tiles_find_what_is_too_small_in_the_whole_picture(
         hits = [len(of_name[name]) and pairwise_iou(box[None], of_name[name]).max() > 0.5 for box, name in wanted]
         return sum(map(bool, hits)) / len(hits)
 
-    assert share_found(mirror=mirror) < 0.3
-    assert share_found(mirror=mirror, tile=96, overlap=0.5) > 0.9
+    assert fraction_found(flip=flip) < 0.3
+    assert fraction_found(flip=flip, tile=96, overlap=0.5) > 0.9
 
 
 @pytest.mark.parametrize("options", [{"tile": 80}, {"mirror": True}, {"tile": 70, "mirror": True}])
-def test_views_of_pictures_give_the_same_alone_together_and_in_any_batch(
-    detector: Detector, pictures: list[Path], wall: ImageArray, options: dict[str, object]
+def test_views_of_images_give_the_same_alone_together_and_in_any_batch(
+    detector: Detector, images: list[Path], wall: ImageArray, options: dict[str, object]
 ) -> None:
-    mixed = [read_image(pictures[0]), wall, wall[:100], read_image(pictures[1])]
-    wanted = [detector.detect(picture, **options) for picture in mixed]
+    mixed = [read_image(images[0]), wall, wall[:100], read_image(images[1])]
+    wanted = [detector.detect(image, **options) for image in mixed]
     for batch in (1, 3):
         for found, one in zip(detector.detect(mixed, batch=batch, **options), wanted, strict=True):
             assert_same(found, one)
         assert_same(detector.detect(wall, batch=batch, **options), wanted[1])
 
 
-def test_a_picture_no_larger_than_a_tile_is_looked_at_once(detector: Detector, pictures: list[Path]) -> None:
-    one, other = detector.detect(pictures[0]), detector.detect(pictures[0], tile=96, max_detections=300)
+def test_a_image_no_larger_than_a_tile_is_looked_at_once(detector: Detector, images: list[Path]) -> None:
+    one, other = detector.detect(images[0]), detector.detect(images[0], tile=96, max_detections=300)
     assert np.array_equal(one.boxes, other.boxes)
     assert np.array_equal(one.scores, other.scores)
 
 
-def test_the_mirrored_picture_has_the_mirrored_objects(detector: Detector, pictures: list[Path]) -> None:
-    image = read_image(pictures[0])[:, :64]  # as much grey on the left as on the right
-    found = detector.detect(image, mirror=True)
-    flipped = detector.detect(np.ascontiguousarray(image[:, ::-1]), mirror=True)
+def test_the_mirrored_image_has_the_mirrored_objects(detector: Detector, images: list[Path]) -> None:
+    image = read_image(images[0])[:, :64]  # as much gray on the left as on the right
+    found = detector.detect(image, flip=True)
+    flipped = detector.detect(np.ascontiguousarray(image[:, ::-1]), flip=True)
     assert len(found) > 0
     x1, y1, x2, y2 = flipped.boxes.T
     assert_same(found, replace(flipped, boxes=np.stack([64 - x2, y1, 64 - x1, y2], axis=1)))
 
 
-def test_a_large_picture_in_tiles_takes_little_more_than_itself(detector: Detector) -> None:
+def test_a_large_image_in_tiles_takes_little_more_than_itself(detector: Detector) -> None:
     image = np.full((3000, 4000, 3), 114, dtype=np.uint8)
     tracemalloc.start()
     try:
-        detector.detect(image, tile=500, mirror=True)
+        detector.detect(image, tile=500, flip=True)
         assert tracemalloc.get_traced_memory()[1] < image.nbytes / 10
     finally:
         tracemalloc.stop()
 
 
-def test_a_picture_of_too_many_tiles_does_not_stop_the_others(detector: Detector, pictures: list[Path]) -> None:
+def test_a_image_of_too_many_tiles_does_not_stop_the_others(detector: Detector, images: list[Path]) -> None:
     large = np.broadcast_to(np.uint8(90), (2000, 3000, 3))
-    answers = list(detector.detect_each([pictures[0], large, pictures[1]], tile=20))
+    answers = list(detector.detect_each([images[0], large, images[1]], tile=20))
     assert isinstance(answers[0], Detections)
     assert isinstance(answers[2], Detections)
     message = (
-        "tile: a picture of 3000 x 2000 would need 37600 tiles of 20 x 13, and 10000 are the most: take larger tiles"
+        "tile: an image of 3000 x 2000 would need 37600 tiles of 20 x 13, and 10000 are the most: take larger tiles"
     )
     assert message in str(answers[1])
     with pytest.raises(InputError, match="would need 37600 tiles"):
@@ -347,9 +345,9 @@ def test_a_picture_of_too_many_tiles_does_not_stop_the_others(detector: Detector
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    detector: Detector, pictures: list[Path], options: dict[str, object], message: str
+    detector: Detector, images: list[Path], options: dict[str, object], message: str
 ) -> None:
-    for source in (pictures[0], pictures[:2]):
+    for source in (images[0], images[:2]):
         with pytest.raises(InputError, match=message):
             detector.detect(source, **options)
 
@@ -368,19 +366,19 @@ def test_only_the_classes_asked_for_are_found(
     assert np.array_equal(found.boxes, everything.boxes[blue])
 
 
-def test_a_class_whose_name_is_a_number_is_meant_by_it(detector: Detector, pictures: list[Path]) -> None:
+def test_a_class_whose_name_is_a_number_is_meant_by_it(detector: Detector, images: list[Path]) -> None:
     named = Detector(detector.runtime, replace(detector.info, class_names=("1", "0")))
-    assert set(named.detect(pictures, classes=["1"])[0].class_ids) <= {0}
-    for one, other in zip(named.detect(pictures, classes=["1"]), named.detect(pictures, classes=[0]), strict=True):
+    assert set(named.detect(images, classes=["1"])[0].class_ids) <= {0}
+    for one, other in zip(named.detect(images, classes=["1"]), named.detect(images, classes=[0]), strict=True):
         assert_same(one, other)
 
 
 def test_a_larger_canvas_keeps_the_aspect_and_gives_boxes_in_the_same_pixels(
-    detector: Detector, tiny_weights: Path, pictures: list[Path]
+    detector: Detector, tiny_weights: Path, images: list[Path]
 ) -> None:
     larger = Detector.load(tiny_weights, "cpu", long_side=192)
-    assert (detector.canvas_hw, larger.canvas_hw) == ((64, 96), (128, 192))
-    image = read_image(pictures[0])
+    assert (detector.input_hw, larger.input_hw) == ((64, 96), (128, 192))
+    image = read_image(images[0])
     [best] = detector.detect(image, max_detections=1).boxes
     shrunk = np.full((128, 192, 3), 114, np.uint8)
     shrunk[32:96, 48:144] = image  # on the larger canvas: the size that was learned
@@ -394,18 +392,18 @@ def test_a_canvas_that_does_not_divide_by_32_is_refused(tiny_weights: Path, long
         Detector.load(tiny_weights, "cpu", long_side)
 
 
-def test_the_network_that_was_given_is_left_as_it_was(tiny_weights: Path, pictures: list[Path]) -> None:
+def test_the_network_that_was_given_is_left_as_it_was(tiny_weights: Path, images: list[Path]) -> None:
     network, info = load_weights(tiny_weights)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Detector(TorchRuntime(network, info.canvas_hw, torch.device("cpu")), info).detect(pictures[0])
+    Detector(TorchRuntime(network, info.input_hw, torch.device("cpu")), info).detect(images[0])
     assert list(network.state_dict()) == list(before)
     assert all((network.state_dict()[name] == tensor).all() for name, tensor in before.items())
 
 
-def test_a_palette_picture_and_one_laid_on_its_side_are_shown_as_a_viewer_shows_them(
-    detector: Detector, pictures: list[Path]
+def test_a_palette_image_and_one_laid_on_its_side_are_shown_as_a_viewer_shows_them(
+    detector: Detector, images: list[Path]
 ) -> None:
-    image = read_image(pictures[0])
+    image = read_image(images[0])
     turned, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.rot90(image).copy()).save(turned, "png", exif=exif)
@@ -417,8 +415,8 @@ def test_no_such_device_is_an_error_that_says_what_there_is(tiny_weights: Path) 
         Detector.load(tiny_weights, "abacus")
 
 
-def test_an_answer_is_a_copy_that_its_owner_may_change(detector: Detector, pictures: list[Path]) -> None:
-    found = detector.detect(pictures[0])
+def test_an_answer_is_a_copy_that_its_owner_may_change(detector: Detector, images: list[Path]) -> None:
+    found = detector.detect(images[0])
     found.boxes[:] = 0
-    assert detector.detect(pictures[0]).boxes.any()
+    assert detector.detect(images[0]).boxes.any()
     assert replace(found).class_names == detector.class_names

@@ -14,21 +14,21 @@ from detector.ops.suppression import METHODS
 from detector.predict.postprocess import postprocess
 from detector.runtime.base import PointPredictions
 
-CANVAS_HW = (128, 160)
+INPUT_HW = (128, 160)
 NAMES = ("cat", "dog", "hen")
 
 Answer = tuple[tuple[float, float, float, float], int, float]
-"""A box in pixels of the picture, its class, its score."""
+"""A box in pixels of the image, its class, its score."""
 
 
 def predict(letterbox: Letterbox, answers: list[Answer]) -> PointPredictions:
-    """The grid of a network that gives these answers, each at the point nearest to its centre that is still free."""
-    grid = make_grid(CANVAS_HW, torch.device("cpu"))
+    """The grid of a network that gives these answers, each at the point nearest to its center that is still free."""
+    grid = make_grid(INPUT_HW, torch.device("cpu"))
     logits = torch.full((1, len(grid.strides), len(NAMES)), -20.0)
     distances = torch.ones(1, len(grid.strides), 4)
     free = torch.ones(len(grid.strides), dtype=torch.bool)
     for box, class_id, score in answers:
-        x1, y1, x2, y2 = torch.from_numpy(letterbox.to_canvas(np.array([box], np.float32)))[0]
+        x1, y1, x2, y2 = torch.from_numpy(letterbox.to_input(np.array([box], np.float32)))[0]
         far = (grid.points - torch.stack([x1 + x2, y1 + y2]) / 2).abs().sum(dim=1)
         point = int(torch.where(free, far, torch.inf).argmin())
         free[point] = False
@@ -39,14 +39,14 @@ def predict(letterbox: Letterbox, answers: list[Answer]) -> PointPredictions:
 
 
 def run(answers: list[Answer], image_hw: tuple[int, int] = (240, 320), **options: object) -> Detections:
-    letterbox = Letterbox.fit(image_hw, CANVAS_HW)
+    letterbox = Letterbox.fit(image_hw, INPUT_HW)
     settings = {"score_threshold": 0.25, "iou_threshold": 0.6, "max_detections": 300} | options
     [found] = postprocess(predict(letterbox, answers), [letterbox], NAMES, **settings)  # type: ignore[arg-type]
     return found
 
 
 @pytest.mark.parametrize("image_hw", [(128, 160), (240, 320), (1000, 333), (37, 200), (64, 80)])
-def test_it_gives_back_the_boxes_in_pixels_of_the_picture(image_hw: tuple[int, int]) -> None:
+def test_it_gives_back_the_boxes_in_pixels_of_the_image(image_hw: tuple[int, int]) -> None:
     h, w = image_hw
     answers: list[Answer] = [
         ((0.1 * w, 0.2 * h, 0.4 * w, 0.5 * h), 2, 0.9),
@@ -60,7 +60,7 @@ def test_it_gives_back_the_boxes_in_pixels_of_the_picture(image_hw: tuple[int, i
     assert found.class_names == NAMES
 
 
-def test_boxes_are_cut_to_the_picture() -> None:
+def test_boxes_are_cut_to_the_image() -> None:
     assert run([((-30, -9, 400, 100), 0, 0.9)]).boxes.round(3).tolist() == [[0, 0, 320, 100]]
 
 
@@ -100,7 +100,7 @@ def test_every_suppression_heeds_classes_or_not_and_the_most_wanted(suppression:
 
 
 def test_a_point_answers_with_its_best_class_and_on_request_with_every_one() -> None:
-    letterbox = Letterbox.fit(CANVAS_HW, CANVAS_HW)
+    letterbox = Letterbox.fit(INPUT_HW, INPUT_HW)
     predictions = predict(letterbox, [((10, 10, 60, 60), 0, 0.9)])
     point = int(predictions.scores[0, :, 0].argmax())
     predictions.scores[0, point, 2] = 0.5
@@ -127,13 +127,13 @@ def test_low_scores_and_those_beyond_the_most_wanted_are_left_out_best_first() -
     assert len(run(answers, max_detections=0)) == 0
 
 
-def test_a_picture_with_nothing_in_it_gives_empty_detections() -> None:
+def test_a_image_with_nothing_in_it_gives_empty_detections() -> None:
     found = run([])
     assert (found.boxes.shape, found.scores.shape, found.class_ids.shape) == ((0, 4), (0,), (0,))
 
 
-def test_the_pictures_of_a_batch_have_their_own_letterboxes() -> None:
-    letterboxes = [Letterbox.fit(hw, CANVAS_HW) for hw in ((240, 320), (500, 100))]
+def test_the_images_of_a_batch_have_their_own_letterboxes() -> None:
+    letterboxes = [Letterbox.fit(hw, INPUT_HW) for hw in ((240, 320), (500, 100))]
     answers: list[Answer] = [((20, 30, 90, 99), 1, 0.9)]
     each = [predict(letterbox, answers) for letterbox in letterboxes]
     together = PointPredictions(
@@ -143,7 +143,7 @@ def test_the_pictures_of_a_batch_have_their_own_letterboxes() -> None:
         np.testing.assert_allclose(found.boxes, [[20, 30, 90, 99]], rtol=1e-4)
 
 
-def test_what_lies_beside_the_picture_is_not_found_in_it() -> None:
+def test_what_lies_beside_the_image_is_not_found_in_it() -> None:
     assert len(run([((-90, 10, -20, 60), 0, 0.9)], image_hw=(500, 100))) == 0
 
 

@@ -11,7 +11,7 @@ from detector.detections import Detections
 from detector.errors import InputError
 from detector.predict.tiling import View, ViewPlan, merge
 
-CANVAS_HW = (64, 96)
+INPUT_HW = (64, 96)
 NAMES = ("cat", "dog")
 WHOLE = View((0, 0, 300, 100))
 LEFT, RIGHT = View((0, 0, 180, 100)), View((120, 0, 300, 100))
@@ -29,7 +29,7 @@ def found(*answers: Answer) -> Detections:
 
 
 def merged(views: list[View], of_views: list[Detections], **options: object) -> list[Answer]:
-    """The boxes are in pixels of the picture, here and in the answer."""
+    """The boxes are in pixels of the image, here and in the answer."""
     inside = [
         replace(of_view, boxes=of_view.boxes - np.array(view.sides[:2] * 2, np.float32))
         for view, of_view in zip(views, of_views, strict=True)
@@ -43,17 +43,17 @@ def merged(views: list[View], of_views: list[Detections], **options: object) -> 
 @given(
     # At most 9,000 tiles: 10,000 are refused.
     image_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)),
-    canvas_hw=st.sampled_from([(64, 96), (96, 64), (320, 320), (32, 320)]),
+    input_hw=st.sampled_from([(64, 96), (96, 64), (320, 320), (32, 320)]),
     tile=st.integers(40, 400),
     overlap=st.floats(0, 0.75),
 )
-def test_tiles_have_one_size_and_fill_the_picture_with_the_overlap_asked_for(
-    image_hw: tuple[int, int], canvas_hw: tuple[int, int], tile: int, overlap: float
+def test_tiles_have_one_size_and_fill_the_image_with_the_overlap_asked_for(
+    image_hw: tuple[int, int], input_hw: tuple[int, int], tile: int, overlap: float
 ) -> None:
     height, width = image_hw
-    whole, *tiles = [view.sides for view in ViewPlan(8, tile, overlap).views(image_hw, canvas_hw)]
+    whole, *tiles = [view.sides for view in ViewPlan(8, tile, overlap).views(image_hw, input_hw)]
     assert whole == (0, 0, width, height)
-    wanted_h, wanted_w = (max(1, round(tile * side / max(canvas_hw))) for side in canvas_hw)
+    wanted_h, wanted_w = (max(1, round(tile * side / max(input_hw))) for side in input_hw)
     if not tiles:
         assert height <= wanted_h
         assert width <= wanted_w
@@ -75,30 +75,30 @@ def test_tiles_have_one_size_and_fill_the_picture_with_the_overlap_asked_for(
 
 
 def test_mirrored_views_follow_those_that_are_not() -> None:
-    plain = ViewPlan(8, 100, 0.2).views((150, 150), CANVAS_HW)
-    both = ViewPlan(8, 100, 0.2, mirror=True).views((150, 150), CANVAS_HW)
-    assert both == plain + [View(view.sides, mirrored=True) for view in plain]
-    assert ViewPlan(8).views((150, 150), CANVAS_HW) == [View((0, 0, 150, 150))]
+    plain = ViewPlan(8, 100, 0.2).views((150, 150), INPUT_HW)
+    both = ViewPlan(8, 100, 0.2, flip=True).views((150, 150), INPUT_HW)
+    assert both == plain + [View(view.sides, flipped=True) for view in plain]
+    assert ViewPlan(8).views((150, 150), INPUT_HW) == [View((0, 0, 150, 150))]
 
 
 def test_more_tiles_than_anybody_waits_for_are_refused() -> None:
-    assert len(ViewPlan(8, 96, 0.0).views((6400, 9600), CANVAS_HW)) == 10_001
-    with pytest.raises(InputError, match="a picture of 9601 x 6400 would need 10100 tiles of 96 x 64, and 10000 are"):
-        ViewPlan(8, 96, 0.0).views((6400, 9601), CANVAS_HW)
+    assert len(ViewPlan(8, 96, 0.0).views((6400, 9600), INPUT_HW)) == 10_001
+    with pytest.raises(InputError, match="an image of 9601 x 6400 would need 10100 tiles of 96 x 64, and 10000 are"):
+        ViewPlan(8, 96, 0.0).views((6400, 9601), INPUT_HW)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("sides", [(0, 0, 200, 120), (37, 11, 133, 75), (60, 5, 150, 118), (10, 30, 141, 61)])
-def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_picture(
-    sides: tuple[int, int, int, int], mirrored: bool
+def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_image(
+    sides: tuple[int, int, int, int], flipped: bool
 ) -> None:
     image = np.zeros((120, 200, 3), np.uint8)
     image[40:56, 70:102] = 255
     before = image.copy()
-    view = View(sides, mirrored)
-    letterbox, canvas = view.cut(image, CANVAS_HW)
-    assert canvas.shape == (*CANVAS_HW, 3)
-    ys, xs = np.nonzero(canvas[:, :, 0] > 127)
+    view = View(sides, flipped)
+    letterbox, letterboxed = view.cut(image, INPUT_HW)
+    assert letterboxed.shape == (*INPUT_HW, 3)
+    ys, xs = np.nonzero(letterboxed[:, :, 0] > 127)
     box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
     in_image = view.to_image(letterbox.to_image(box))
     np.testing.assert_allclose(in_image, [[70, 40, 102, 56]], atol=1 / min(letterbox.scale_xy))
@@ -108,8 +108,8 @@ def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_picture(
 
 def test_a_mirrored_canvas_is_the_mirrored_canvas() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 61, 3)).astype(np.uint8)
-    (_, plain), (_, mirrored) = (View((3, 4, 60, 50), flag).cut(image, CANVAS_HW) for flag in (False, True))
-    assert np.array_equal(plain[:, ::-1], mirrored)
+    (_, plain), (_, flipped) = (View((3, 4, 60, 50), flag).cut(image, INPUT_HW) for flag in (False, True))
+    assert np.array_equal(plain[:, ::-1], flipped)
 
 
 def test_the_answer_of_a_single_view_stays_as_it_is() -> None:
@@ -129,12 +129,12 @@ def test_a_part_of_an_object_larger_than_the_overlap_is_better_than_nothing() ->
     assert merged([WHOLE, LEFT, RIGHT], [found(), found(part), found()]) == [part]
 
 
-def test_an_object_larger_than_a_tile_comes_from_the_whole_picture() -> None:
+def test_an_object_larger_than_a_tile_comes_from_the_whole_image() -> None:
     large = ((20, 5, 290, 95), 1, 0.8)
     assert merged([WHOLE, LEFT, RIGHT], [found(large), found(), found()]) == [large]
 
 
-def test_what_ends_at_the_edge_of_the_picture_is_no_part() -> None:
+def test_what_ends_at_the_edge_of_the_image_is_no_part() -> None:
     views = [View((0, 0, 300, 200)), View((0, 0, 180, 120)), View((0, 80, 180, 200))]
     at_rim = [((0, 90, 50, 110), 0, 0.9), ((100, 100, 180, 119), 0, 0.8)]
     assert merged(views, [found(), found(at_rim[0]), found()]) == [at_rim[0]]
@@ -154,7 +154,7 @@ def test_what_two_tiles_see_whole_becomes_one_with_the_mean_of_the_boxes() -> No
 
 def test_mirrored_views_of_one_tile_are_not_two_tiles() -> None:
     part = ((131, 20, 180, 80), 0, 0.9)
-    views = [WHOLE, LEFT, replace(WHOLE, mirrored=True), replace(LEFT, mirrored=True)]
+    views = [WHOLE, LEFT, replace(WHOLE, flipped=True), replace(LEFT, flipped=True)]
     assert merged(views, [found(), found(part), found(), found()]) == [part]
 
 

@@ -1,4 +1,4 @@
-"""The deviation of the first weights by the published formulas, against the weights of a network."""
+"""The std of the first weights by the published formulas, against the weights of a network."""
 
 import math
 
@@ -11,10 +11,10 @@ from detector.config import Config
 from detector.model.network import GridNetwork
 
 ENOUGH = 20_000
-"""Numbers of a weight from which on the error of their deviation, 1 / sqrt(2n), is below half a per cent."""
+"""Numbers of a weight from which on the error of their std, 1 / sqrt(2n), is below half a per cent."""
 
 
-def expected_deviation(conv: nn.Conv2d, init: str) -> float:
+def expected_std(conv: nn.Conv2d, init: str) -> float:
     """What the formula says of a layer: n numbers are added up in each output, each input goes into m outputs."""
     channels_out, channels_in, height, width = conv.weight.shape
     n, m = channels_in * height * width, channels_out * height * width
@@ -34,14 +34,14 @@ def build(config: Config, class_count: int) -> GridNetwork:
 def test_the_first_weights_have_the_deviation_of_the_formula(init: str) -> None:
     torch.manual_seed(0)
     # So many classes make the last layers large enough too.
-    network = build(Config(init=init, init_deviation=0.07), 300)  # type: ignore[arg-type]
+    network = build(Config(init=init, init_std=0.07), 300)  # type: ignore[arg-type]
     checked = 0
     for name, module in network.named_modules():
         if not isinstance(module, nn.Conv2d) or module.weight.numel() < ENOUGH:
             continue
         weight = module.weight.detach()
         # The last layer of a head starts out ten times as quiet.
-        expected = expected_deviation(module, init) * (0.1 if name.endswith("output") else 1)
+        expected = expected_std(module, init) * (0.1 if name.endswith("output") else 1)
         assert float(weight.std()) == pytest.approx(expected, rel=0.03), name
         assert float(weight.mean()) == pytest.approx(0, abs=0.03 * expected), name
         checked += 1

@@ -17,22 +17,22 @@ EPSILON = 1e-3
 MOMENTUM = 0.1
 
 
-def normalise(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """(x - mean) / deviation over `axes`, and the deviation; the variance is the mean square, plus epsilon."""
+def normalize(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """(x - mean) / std over `axes`, and the std; the variance is the mean square, plus epsilon."""
     mean = x.mean(axis=axes, keepdims=True)
-    deviation = np.sqrt(((x - mean) ** 2).mean(axis=axes, keepdims=True) + EPSILON)
-    return (x - mean) / deviation, deviation
+    std = np.sqrt(((x - mean) ** 2).mean(axis=axes, keepdims=True) + EPSILON)
+    return (x - mean) / std, std
 
 
-def normalise_back(normal: Array, deviation: Array, axes: tuple[int, ...], slope: Array) -> Array:
+def normalize_back(normal: Array, std: Array, axes: tuple[int, ...], slope: Array) -> Array:
     """The gradient by x of sum(slope * normal).
 
-    A step of x also moves the mean and the deviation; what is left is the part of the slope that neither a shift nor a
+    A step of x also moves the mean and the std; what is left is the part of the slope that neither a shift nor a
     stretch of x can explain.
     """
     shift = slope.mean(axis=axes, keepdims=True)
     stretch = (slope * normal).mean(axis=axes, keepdims=True)
-    return np.asarray((slope - shift - normal * stretch) / deviation)
+    return np.asarray((slope - shift - normal * stretch) / std)
 
 
 def spread(channels: Array) -> Array:
@@ -60,12 +60,12 @@ def test_batch_norm_in_training_and_its_gradients_are_those_by_hand(shape: tuple
     tensor = torch.from_numpy(x).requires_grad_()
     y = block.train()(tensor)
     axes = (0, 2, 3)
-    normal, deviation = normalise(x, axes)
+    normal, std = normalize(x, axes)
     np.testing.assert_allclose(y.detach().numpy(), spread(gain) * normal + spread(offset), rtol=1e-10, atol=1e-10)
 
     slope = rng.normal(size=shape)
     y.backward(torch.from_numpy(slope))
-    by_input = normalise_back(normal, deviation, axes, slope * spread(gain))
+    by_input = normalize_back(normal, std, axes, slope * spread(gain))
     assert tensor.grad is not None
     np.testing.assert_allclose(tensor.grad.numpy(), by_input, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(norm.weight.grad.numpy(), (slope * normal).sum(axis=axes), rtol=1e-9, atol=1e-9)
@@ -103,18 +103,18 @@ def test_group_norm_and_its_gradients_are_those_by_hand(channels: int, training:
     gain, offset = norm.weight.detach().numpy(), norm.bias.detach().numpy()
     rng = np.random.default_rng(2)
     shape = (2, channels, 3, 4)
-    # Each picture and each eight neighbouring channels by themselves.
+    # Each image and each eight neighboring channels by themselves.
     apart = (2, channels // 8, 8, 3, 4)
     axes = (2, 3, 4)
     x = rng.normal(rng.normal(size=(2, channels, 1, 1)), 2, size=shape)
     tensor = torch.from_numpy(x).requires_grad_()
     y = block.train(training)(tensor)
-    normal, deviation = normalise(x.reshape(apart), axes)
+    normal, std = normalize(x.reshape(apart), axes)
     expected = spread(gain) * normal.reshape(shape) + spread(offset)
     np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
     slope = rng.normal(size=shape)
     y.backward(torch.from_numpy(slope))
-    by_input = normalise_back(normal, deviation, axes, (slope * spread(gain)).reshape(apart)).reshape(shape)
+    by_input = normalize_back(normal, std, axes, (slope * spread(gain)).reshape(apart)).reshape(shape)
     assert tensor.grad is not None
     np.testing.assert_allclose(tensor.grad.numpy(), by_input, rtol=1e-9, atol=1e-9)

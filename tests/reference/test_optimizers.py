@@ -18,7 +18,7 @@ Array = Doubles
 Update = Callable[[Array, Sequence[Array], Sequence[float]], Array]
 """A weight after steps with these gradients and learning rates."""
 
-SHARES = (0.2, 1.0, 0.7, 0.7, 0.05)
+FRACTIONS = (0.2, 1.0, 0.7, 0.7, 0.05)
 """The learning rate of each step, as a share of the peak."""
 
 DECAY = 0.5
@@ -115,17 +115,17 @@ def test_five_steps_of_an_optimizer_are_those_by_hand(name: str) -> None:
     rng = np.random.default_rng(0)
     # Of all sizes, and some of the numbers are exactly zero.
     gradients = {
-        key: [rng.normal(size=w.shape) * (rng.random(w.shape) < 0.9) * 10 ** rng.uniform(-4, 1) for _ in SHARES]
+        key: [rng.normal(size=w.shape) * (rng.random(w.shape) < 0.9) * 10 ** rng.uniform(-4, 1) for _ in FRACTIONS]
         for key, w in before.items()
     }
 
     optimizers = make_optimizers(network, config)
-    for step, share in enumerate(SHARES):
+    for step, fraction in enumerate(FRACTIONS):
         for key, parameter in parameters.items():
             parameter.grad = torch.empty_like(parameter).copy_(torch.from_numpy(gradients[key][step]))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * share
+                group["lr"] = group["peak_lr"] * fraction
             optimizer.step()
 
     of_kernels, of_the_rest = UPDATES[name]
@@ -133,5 +133,5 @@ def test_five_steps_of_an_optimizer_are_those_by_hand(name: str) -> None:
         is_kernel = parameter.ndim == 4 and "output" not in key
         peak = 0.003 if name == "muon" and not is_kernel else PEAKS[name]
         update = of_kernels if is_kernel else of_the_rest
-        expected = update(before[key], gradients[key], [peak * share for share in SHARES])
+        expected = update(before[key], gradients[key], [peak * fraction for fraction in FRACTIONS])
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, atol=1e-11, err_msg=key)

@@ -16,7 +16,7 @@ Array = Doubles
 
 def fallen(number: Array, steps: int, config: Config) -> Array:
     """0 up to where the rate begins to fall, 1 at the end of the run, a straight line between."""
-    begin = max(warmup_steps(steps, config), config.flat * steps)
+    begin = max(warmup_steps(steps, config), config.lr_decay_start * steps)
     return np.asarray(np.clip((number - begin) / max(1, steps - begin), 0, 1))
 
 
@@ -33,7 +33,7 @@ def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
         case "cosine":
             return final + (1 - final) * (1 + np.cos(np.pi * fallen(number, steps, config))) / 2
         case "step":
-            first, second = (number > share * steps for share in config.lr_milestones)
+            first, second = (number > fraction * steps for fraction in config.lr_milestones)
             return np.where(first, config.lr_factor, 1) * np.where(second, config.lr_factor, 1)
         case "inverse":
             return 1 / (1 + config.lr_decay * epoch)
@@ -56,9 +56,9 @@ def whole_run(steps: int, config: Config, steps_per_epoch: float) -> Array:
 
 SETTINGS: list[dict[str, Any]] = [
     {"lr_schedule": "linear"},
-    {"lr_schedule": "linear", "flat": 0.0, "warmup": 0.9, "final_lr": 0.5},
+    {"lr_schedule": "linear", "lr_decay_start": 0.0, "warmup": 0.9, "final_lr": 0.5},
     {"lr_schedule": "cosine"},
-    {"lr_schedule": "cosine", "flat": 0.95, "warmup": 0.0, "final_lr": 0.0},
+    {"lr_schedule": "cosine", "lr_decay_start": 0.95, "warmup": 0.0, "final_lr": 0.0},
     {"lr_schedule": "step"},
     {"lr_schedule": "step", "lr_milestones": (0.3, 0.3), "lr_factor": 0.5},
     {"lr_schedule": "inverse"},
@@ -85,7 +85,7 @@ def test_the_learning_rate_over_a_run_is_that_by_hand(row: dict[str, Any], steps
         np.testing.assert_allclose(rates, whole_run(steps, config, steps_per_epoch), rtol=1e-12, atol=1e-12)
 
 
-shares = st.floats(0, 1)
+fractions = st.floats(0, 1)
 
 
 @settings(max_examples=60)
@@ -93,13 +93,13 @@ shares = st.floats(0, 1)
     st.builds(
         Config,
         lr_schedule=st.sampled_from(sorted({row["lr_schedule"] for row in SETTINGS})),
-        warmup=shares,
-        flat=shares,
-        final_lr=shares,
-        lr_milestones=st.tuples(shares, shares).map(lambda pair: (min(pair), max(pair))),
-        lr_factor=shares,
+        warmup=fractions,
+        lr_decay_start=fractions,
+        final_lr=fractions,
+        lr_milestones=st.tuples(fractions, fractions).map(lambda pair: (min(pair), max(pair))),
+        lr_factor=fractions,
         lr_decay=st.floats(0, 1e6),
-        lr_base=shares,
+        lr_base=fractions,
         lr_k=st.floats(0, 1e6),
     ),
     st.integers(1, 10_000),

@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 from detector.boxes import pairwise_iou
-from detector.config import RuntimeName
 from detector.data.open_data import open_data
 from detector.detections import Detections
 from detector.errors import InputError
@@ -18,11 +17,12 @@ from detector.exporting.export import export
 from detector.graph.metadata import NmsSettings
 from detector.images import find_images
 from detector.model.checkpoint import load_weights
+from detector.options import RuntimeName
 from detector.predict.detector import Detector
 from detector.runtime.load import load_runtime
 
 SAME_BOX, SAME_SCORE = 0.5, 0.01
-"""How far answers of two runtimes may be apart: pixels of the picture, and score."""
+"""How far answers of two runtimes may be apart: pixels of the image, and score."""
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +70,24 @@ KINDS: list[tuple[str, RuntimeName]] = [
 
 
 @pytest.mark.parametrize(("kind", "runtime"), KINDS)
-def test_every_export_finds_the_same_in_pictures(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
+def test_every_export_finds_the_same_in_images(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
     split = open_data("scenes").read("test")
-    pictures = [split.read_image(annotation) for annotation in split.annotations[:12]]
+    images = [split.read_image(annotation) for annotation in split.annotations[:12]]
     torch, other = Detector.load("scenes", "cpu"), Detector.load(exports[kind], runtime=runtime)
     for options in ({}, {"score_threshold": 0.5, "max_detections": 3}):
-        found = torch.detect(pictures, **options)
+        found = torch.detect(images, **options)
         assert sum(len(detections) for detections in found) > 12
-        for one, two in zip(found, other.detect(pictures, **options), strict=True):
+        for one, two in zip(found, other.detect(images, **options), strict=True):
             assert_agree(one, two)
 
 
 @pytest.mark.parametrize(("kind", "runtime"), KINDS[2:])
 def test_a_dynamic_export_takes_another_canvas(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
     split = open_data("scenes").read("test")
-    pictures = [split.read_image(annotation) for annotation in split.annotations[:3]]
+    images = [split.read_image(annotation) for annotation in split.annotations[:3]]
     torch, other = Detector.load("scenes", "cpu", 416), Detector.load(exports[kind], long_side=416, runtime=runtime)
-    assert torch.canvas_hw == other.canvas_hw == (320, 416)
-    for one, two in zip(torch.detect(pictures), other.detect(pictures), strict=True):
+    assert torch.input_hw == other.input_hw == (320, 416)
+    for one, two in zip(torch.detect(images), other.detect(images), strict=True):
         assert_agree(one, two)
     with pytest.raises(InputError, match="does not divide by 32"):
         Detector.load(exports[kind], long_side=410, runtime=runtime)
@@ -100,9 +100,9 @@ def test_a_graph_made_in_memory_says_at_every_point_what_the_network_says(
 ) -> None:
     torch, _ = load_runtime(tiny_weights, "torch", "cpu", long_side)
     other, _ = load_runtime(tiny_weights, runtime, "cpu", long_side)
-    assert torch.canvas_hw == other.canvas_hw
-    canvases = list(np.random.default_rng(0).integers(0, 256, (3, *torch.canvas_hw, 3), dtype=np.uint8))
-    one, two = torch.predict(canvases), other.predict(canvases)
+    assert torch.input_hw == other.input_hw
+    inputs = list(np.random.default_rng(0).integers(0, 256, (3, *torch.input_hw, 3), dtype=np.uint8))
+    one, two = torch.predict(inputs), other.predict(inputs)
     np.testing.assert_allclose(two.boxes, one.boxes, atol=0.01)
     np.testing.assert_allclose(two.scores, one.scores, atol=1e-4)
 
@@ -110,8 +110,8 @@ def test_a_graph_made_in_memory_says_at_every_point_what_the_network_says(
 def test_openvino_in_its_own_precision_is_near(exports: dict[str, Path]) -> None:
     exact, _ = load_runtime(exports["plain"], "openvino")
     fast, _ = load_runtime(exports["plain"], "openvino-fast")
-    canvases = [np.random.default_rng(0).integers(0, 256, (*exact.canvas_hw, 3), dtype=np.uint8)]
-    one, two = exact.predict(canvases), fast.predict(canvases)
+    inputs = [np.random.default_rng(0).integers(0, 256, (*exact.input_hw, 3), dtype=np.uint8)]
+    one, two = exact.predict(inputs), fast.predict(inputs)
     np.testing.assert_allclose(two.scores, one.scores, atol=0.05)
 
 
@@ -127,8 +127,8 @@ def test_class_names_ids_and_training_facts_travel_with_the_graph(
 def test_a_graph_for_another_canvas_says_so(tiny_weights: Path, tmp_path: Path) -> None:
     assert export(tiny_weights, tmp_path / "large.onnx", long_side=192) == (128, 192)
     large = Detector.load(tmp_path / "large.onnx")
-    assert (large.canvas_hw, large.info.canvas_hw) == ((128, 192), (128, 192))
-    assert Detector.load(tmp_path / "large.onnx", long_side=192).canvas_hw == (128, 192)
+    assert (large.input_hw, large.info.input_hw) == ((128, 192), (128, 192))
+    assert Detector.load(tmp_path / "large.onnx", long_side=192).input_hw == (128, 192)
     with pytest.raises(InputError, match=r"canvas of 192 pixels and cannot take 96.*--imgsz 96"):
         Detector.load(tmp_path / "large.onnx", long_side=96)
 
@@ -169,7 +169,7 @@ def test_files_that_are_no_graphs_of_ours_are_refused(runtime: RuntimeName, grap
         ("model.bin", lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], r"model\.bin: is not the file"),
         ("model.xml", lambda data: data[:3000], "not a readable OpenVINO IR"),
         ("model.xml", lambda data: b"", "not a readable OpenVINO IR"),
-        ("model.xml", lambda data: data.replace(b"detector-weights-1", b"another"), "weights of another program"),
+        ("model.xml", lambda data: data.replace(b"detector-weights-2", b"another"), "weights of another program"),
         ("model.xml", lambda data: data[: data.index(b"<framework>")] + b"</rt_info></net>", "another program"),
         ("model.xml", lambda data: data.replace(b"[64, 96]", b"[32, 32]"), "export it again"),
         ("model.bin", None, r"a folder without model\.bin"),
@@ -192,9 +192,9 @@ def test_a_damaged_or_foreign_folder_is_refused(
 
 @pytest.mark.parametrize("kind", ["graph", "folder"])
 def test_detecting_with_an_export_never_loads_torch(kind: str, request: pytest.FixtureRequest, tiny_data: Path) -> None:
-    picture = find_images(tiny_data / "images")[0]
+    image = find_images(tiny_data / "images")[0]
     path: Path = request.getfixturevalue(kind)
-    code = f"import sys, detector\nassert len(detector.Detector.load({str(path)!r}).detect({str(picture)!r})) >= 0\n"
+    code = f"import sys, detector\nassert len(detector.Detector.load({str(path)!r}).detect({str(image)!r})) >= 0\n"
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 

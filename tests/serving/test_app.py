@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message
 from detector.data.scenes import scenes
 from detector.detections import Detections
 from detector.errors import InputError
-from detector.graph.metadata import GraphForm
+from detector.graph.metadata import GraphInfo
 from detector.images import read_image
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
@@ -123,8 +123,8 @@ class Gate:
     """A runtime that answers when it is let, and knows how many it is asked at a time."""
 
     name = "gate"
-    canvas_hw = (32, 32)
-    form = GraphForm()
+    input_hw = (32, 32)
+    form = GraphInfo()
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -132,7 +132,7 @@ class Gate:
         self._inside = threading.Lock()
         self.was_crowded = False
 
-    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
+    def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         self.was_crowded |= not self._inside.acquire(blocking=False)
         self.entered.release()
         self.open.wait()
@@ -156,7 +156,7 @@ def app(models: dict[str, Detector]) -> ASGIApp:
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
+def image() -> bytes:
     return encode(scenes.render("test", 3).image)
 
 
@@ -178,45 +178,45 @@ def rows(found: Detections) -> list[dict[str, Any]]:
 )
 @pytest.mark.parametrize("name", ["scenes", "cells"])
 def test_the_answer_is_that_of_the_detector_to_the_last_digit(
-    app: ASGIApp, models: dict[str, Detector], picture: bytes, name: str, options: dict[str, float]
+    app: ASGIApp, models: dict[str, Detector], image: bytes, name: str, options: dict[str, float]
 ) -> None:
     query = "&".join(f"{key}={value}" for key, value in ({"model": name} | options).items())
-    reply = post(app, f"/detect?{query}", picture)
+    reply = post(app, f"/detect?{query}", image)
     answer = reply.json
     assert reply.status == 200
     assert answer.pop("milliseconds") >= 0
-    found = models[name].detect(picture, **options)
+    found = models[name].detect(image, **options)
     assert len(found) > 0
     assert answer == {"model": name, "width": 480, "height": 384, "detections": rows(found)}
 
 
-def test_the_first_model_is_meant_where_none_is_named(app: ASGIApp, picture: bytes) -> None:
-    assert post(app, "/detect", picture).json["model"] == "scenes"
+def test_the_first_model_is_meant_where_none_is_named(app: ASGIApp, image: bytes) -> None:
+    assert post(app, "/detect", image).json["model"] == "scenes"
 
 
-def test_a_form_and_a_bare_body_are_answered_alike(app: ASGIApp, picture: bytes) -> None:
-    body, kind = form(('name="anything"; filename="../../etc/passwd"', picture))
-    answers = [post(app, "/detect", body, kind).json, post(app, "/detect", picture, "application/octet-stream").json]
+def test_a_form_and_a_bare_body_are_answered_alike(app: ASGIApp, image: bytes) -> None:
+    body, kind = form(('name="anything"; filename="../../etc/passwd"', image))
+    answers = [post(app, "/detect", body, kind).json, post(app, "/detect", image, "application/octet-stream").json]
     assert answers[0]["detections"] == answers[1]["detections"] != []
 
 
-def test_a_turned_picture_is_measured_and_handed_back_the_way_up_a_viewer_shows_it(app: ASGIApp) -> None:
+def test_a_turned_image_is_measured_and_handed_back_the_way_up_a_viewer_shows_it(app: ASGIApp) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encode(np.tile(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], (40, 1, 3)), "JPEG", exif=exif)
-    answer = post(app, "/detect?with_picture=true", content).json
+    answer = post(app, "/detect?with_image=true", content).json
     assert (answer["width"], answer["height"]) == (40, 90)
-    head, _, code = answer["picture"].partition(",")
+    head, _, code = answer["image"].partition(",")
     assert head == "data:image/jpeg;base64"
     shown = read_image(base64.b64decode(code)).astype(int)
     assert np.abs(shown - read_image(content)).max() <= 8
-    assert "picture" not in post(app, "/detect", content).json
+    assert "image" not in post(app, "/detect", content).json
 
 
-def test_a_large_picture_is_handed_back_smaller(app: ASGIApp) -> None:
-    answer = post(app, "/detect?with_picture=true", encode(np.zeros((30, 5000, 3), np.uint8))).json
+def test_a_large_image_is_handed_back_smaller(app: ASGIApp) -> None:
+    answer = post(app, "/detect?with_image=true", encode(np.zeros((30, 5000, 3), np.uint8))).json
     assert (answer["width"], answer["height"]) == (5000, 30)
-    assert read_image(base64.b64decode(answer["picture"].partition(",")[2])).shape == (12, 2048, 3)
+    assert read_image(base64.b64decode(answer["image"].partition(",")[2])).shape == (12, 2048, 3)
 
 
 BAD_QUERIES = {
@@ -232,17 +232,17 @@ BAD_QUERIES = {
     "max_detections=1001": "max_detections: expected a whole number from 1 to 1000, got '1001'",
     "max_detections=1.5": "max_detections: expected a whole number from 1 to 1000, got '1.5'",
     "max_detections=%D9%A3": "max_detections: expected a whole number from 1 to 1000, got '٣'",
-    "with_picture=yes": "with_picture: expected true or false, got 'yes'",
+    "with_image=yes": "with_image: expected true or false, got 'yes'",
     "score_treshold=0.5": "score_treshold: no such parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: no such parameter; known: model, score_threshold, iou_threshold, max_detections, "
-    "with_picture",
+    "with_image",
     "model=cells&model=scenes": "model: given twice",
 }
 
 
 @pytest.mark.parametrize("query", BAD_QUERIES)
-def test_a_bad_parameter_is_named_with_what_was_expected(app: ASGIApp, picture: bytes, query: str) -> None:
-    reply = post(app, f"/detect?{query}", picture)
+def test_a_bad_parameter_is_named_with_what_was_expected(app: ASGIApp, image: bytes, query: str) -> None:
+    reply = post(app, f"/detect?{query}", image)
     assert (reply.status, reply.json) == (422, {"error": BAD_QUERIES[query]})
 
 
@@ -251,15 +251,15 @@ def _upload(content: bytes) -> tuple[str, bytes]:
 
 
 BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
-    "words": (b"hello", "image/png", 415, "not a picture in a format that can be read"),
+    "words": (b"hello", "image/png", 415, "not an image in a format that can be read"),
     "nothing": (b"", "image/png", 415, "is empty"),
-    "a cut picture": (encode(np.zeros((50, 50, 3), np.uint8))[:-40], "image/png", 415, "the picture does not decode"),
+    "a cut image": (encode(np.zeros((50, 50, 3), np.uint8))[:-40], "image/png", 415, "the image does not decode"),
     "32-bit integers": (encode(np.zeros((9, 9), np.int32), "TIFF"), "image/tiff", 415, "has no known range"),
     "another type": (b"{}", "application/json", 415, "got application/json: send the file as body with `Content-Type"),
     "no type": (b"x", "", 415, "got a body without Content-Type: send the file as body"),
     "too large a file": (bytes(MAX_BYTES + 1), "image/png", 413, "too large a file: at most 0.4 MB are taken"),
     "far too large a file": (bytes(9 * MAX_BYTES), "image/png", 413, "too large a file: at most 0.4 MB are taken"),
-    "too many pixels": (encode(np.zeros((9500, 9500), np.bool_)), "image/png", 413, "too large a picture (9500 x 9500"),
+    "too many pixels": (encode(np.zeros((9500, 9500), np.bool_)), "image/png", 413, "too large an image (9500 x 9500"),
     "a form without its edge": (b"--edge\r\n", "multipart/form-data", 400, "(Missing boundary in multipart.)"),
     "a form that is none": (b"hello", "multipart/form-data; boundary=edge", 400, "the form cannot be read ("),
     "an empty form": (*form(), 422, "the form holds no file"),
@@ -300,19 +300,19 @@ def test_an_upload_that_stalls_is_given_up(models: dict[str, Detector]) -> None:
         await asyncio.Event().wait()
 
     reply = post(make_app(models, seconds=0.05), "/detect", stalled())
-    assert (reply.status, reply.json) == (408, {"error": "the picture did not arrive within 0.05 seconds"})
+    assert (reply.status, reply.json) == (408, {"error": "the image did not arrive within 0.05 seconds"})
 
 
-def test_a_sender_that_goes_away_harms_nobody(app: ASGIApp, picture: bytes) -> None:
+def test_a_sender_that_goes_away_harms_nobody(app: ASGIApp, image: bytes) -> None:
     async def gone() -> AsyncIterator[bytes]:
-        yield picture[:10]
+        yield image[:10]
         raise ConnectionError
 
     assert post(app, "/detect", gone()).status == 400
-    assert post(app, "/detect", picture).status == 200
+    assert post(app, "/detect", image).status == 200
 
 
-def test_who_comes_when_too_many_wait_is_told_to_try_again_and_a_model_computes_one_picture_at_a_time() -> None:
+def test_who_comes_when_too_many_wait_is_told_to_try_again_and_a_model_computes_one_image_at_a_time() -> None:
     gate, model = gated()
     app = make_app({"gate": model}, concurrency=3)
     content = encode(np.zeros((9, 9, 3), np.uint8))
@@ -333,7 +333,7 @@ def test_who_comes_when_too_many_wait_is_told_to_try_again_and_a_model_computes_
     answered, refused = asyncio.run(crowd())
     assert [reply.status for reply in answered] == [200] * 3
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json == {"error": "3 pictures are being looked at already: try again in a second"}
+    assert refused.json == {"error": "3 images are being looked at already: try again in a second"}
     assert not gate.was_crowded
     assert post(app, "/detect", content).status == 200
 
@@ -385,10 +385,10 @@ def test_a_local_server_answers_under_this_machines_own_names_only(
     ],
 )
 def test_a_page_of_another_origin_cannot_use_the_server(
-    app: ASGIApp, models: dict[str, Detector], picture: bytes, origin: str, status: int
+    app: ASGIApp, models: dict[str, Detector], image: bytes, origin: str, status: int
 ) -> None:
     for one in (app, make_app(models, local_only=False)):
-        reply = post(one, "/detect", picture, origin=origin)
+        reply = post(one, "/detect", image, origin=origin)
         assert reply.status == status
         assert not [name for name in reply.headers if name.startswith("access-control")]
 
@@ -425,20 +425,20 @@ def test_health_and_models_say_what_can_be_asked(app: ASGIApp, models: dict[str,
     assert known["max_bytes"] == MAX_BYTES
 
 
-def test_the_openapi_document_describes_what_is_answered(app: ASGIApp, picture: bytes) -> None:
+def test_the_openapi_document_describes_what_is_answered(app: ASGIApp, image: bytes) -> None:
     api = get(app, "/openapi.json").json
     schemas = api["components"]["schemas"]
     for url, name in (("/health", "Health"), ("/models", "Models")):
         assert_fits(get(app, url).json, schemas[name], schemas)
-    asked = "/detect?with_picture=true&score_threshold=0.01"
-    assert_fits(post(app, asked, picture).json, schemas["Answer"], schemas)
+    asked = "/detect?with_image=true&score_threshold=0.01"
+    assert_fits(post(app, asked, image).json, schemas["Answer"], schemas)
     assert_fits(post(app, "/detect", b"").json, schemas["Error"], schemas)
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
-    plain = post(app, "/detect", picture).json["detections"]
+    plain = post(app, "/detect", image).json["detections"]
     for name, schema in parameters.items():  # what is called default is answered as if it were not there
         value = json.dumps(schema["default"]).strip('"')
-        assert post(app, f"/detect?{name}={value}", picture).json["detections"] == plain
+        assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 
 
 def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not instal
 
 from detector.data.scenes import scenes  # noqa: E402
 from detector.detections import Detections  # noqa: E402
-from detector.graph.metadata import GraphForm  # noqa: E402
+from detector.graph.metadata import GraphInfo  # noqa: E402
 from detector.images import read_image, write_image  # noqa: E402
 from detector.predict.detector import Detector  # noqa: E402
 from detector.runtime.base import PointPredictions  # noqa: E402
@@ -132,24 +132,24 @@ class Browser:
 
 
 class Crowd:
-    """A runtime that finds crowds of boxes, whatever the picture: many overlap, some scores are equal."""
+    """A runtime that finds crowds of boxes, whatever the image: many overlap, some scores are equal."""
 
     name = "crowd"
-    canvas_hw = (64, 96)
-    form = GraphForm()
+    input_hw = (64, 96)
+    form = GraphInfo()
 
     def __init__(self, count: int) -> None:
         rng = np.random.default_rng(count)
-        centres = np.tile(rng.uniform((0, 0), (96, 64), size=(12, 2)), (count // 12, 2)) + rng.normal(0, 2, (count, 4))
-        self._boxes = (centres + rng.uniform((-14, -14, 8, 8), (-8, -8, 14, 14), size=(count, 4))).astype(np.float32)
+        centers = np.tile(rng.uniform((0, 0), (96, 64), size=(12, 2)), (count // 12, 2)) + rng.normal(0, 2, (count, 4))
+        self._boxes = (centers + rng.uniform((-14, -14, 8, 8), (-8, -8, 14, 14), size=(count, 4))).astype(np.float32)
         self._scores = np.round(rng.uniform(0, 1, size=(count, 3)) ** 2, 2).astype(np.float32)
 
-    def predict(self, canvases: Sequence[ImageArray]) -> PointPredictions:
+    def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         return PointPredictions(self._boxes[None], self._scores[None])
 
 
 def crowd(count: int, **config: Any) -> Detector:
-    return Detector(Crowd(count), WeightsInfo("crowd", ("a", "b", "c"), (1, 2, 3), Crowd.canvas_hw, config, {}))
+    return Detector(Crowd(count), WeightsInfo("crowd", ("a", "b", "c"), (1, 2, 3), Crowd.input_hw, config, {}))
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +193,8 @@ def browser(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "drawn scene.png"
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "drawn scene.png"
     write_image(path, scenes.render("test", 3).image)
     return path
 
@@ -224,12 +224,12 @@ def as_rows(found: Detections) -> list[list[Any]]:
     return [[*row] for row in rows]
 
 
-def test_a_picture_is_chosen_and_what_the_server_found_is_shown(
-    browser: Browser, picture: Path, models: dict[str, Detector]
+def test_a_image_is_chosen_and_what_the_server_found_is_shown(
+    browser: Browser, image: Path, models: dict[str, Detector]
 ) -> None:
     select(browser, "scenes")
-    browser.upload(picture)
-    found = models["scenes"].detect(picture)
+    browser.upload(image)
+    found = models["scenes"].detect(image)
     assert browser.run("shown.map((one) => [one.class_id, one.score, one.box])") == as_rows(found)
     rows = browser.run("[...at('list').querySelectorAll('button')].map((row) => row.innerText.split('\\n'))")
     assert rows == [[name, f"{score:.2f}"] for name, score, _ in found]
@@ -241,15 +241,15 @@ def test_a_picture_is_chosen_and_what_the_server_found_is_shown(
 
 @pytest.mark.parametrize("name", ["scenes", "crowd", "agnostic", "throng", "soft"])
 def test_wherever_the_sliders_stand_the_page_shows_what_the_server_answers_there(
-    browser: Browser, picture: Path, models: dict[str, Detector], name: str
+    browser: Browser, image: Path, models: dict[str, Detector], name: str
 ) -> None:
     select(browser, name)
-    browser.upload(picture)
+    browser.upload(image)
     positions = [*itertools.product((0.05, 0.25, 0.75), (0.0, 0.6, 0.9)), (0.36, 0.6), (0.05, 1.0), (1.0, 0.6)]
     seen = browser.run(f"({WALK})({json.dumps(positions)})")
     local, counts = [], set()
     for (score, iou), (shown, asked) in zip(positions, seen, strict=True):
-        found = models[name].detect(picture, score_threshold=score, iou_threshold=iou)
+        found = models[name].detect(image, score_threshold=score, iou_threshold=iou)
         assert shown == as_rows(found), (score, iou)
         counts.add(len(found))
         local += [] if asked else [score]
@@ -258,10 +258,10 @@ def test_wherever_the_sliders_stand_the_page_shows_what_the_server_answers_there
     assert {"throng": local and 0.05 < min(local) < 1, "soft": not local}.get(name, len(local) == len(positions))
 
 
-def test_the_download_holds_what_is_shown(browser: Browser, picture: Path, tmp_path: Path) -> None:
+def test_the_download_holds_what_is_shown(browser: Browser, image: Path, tmp_path: Path) -> None:
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path), eventsEnabled=True)
     select(browser, "scenes")
-    browser.upload(picture)
+    browser.upload(image)
     browser.slide("iou", 0.6)
     browser.slide("score", 0.5)
     browser.run("at('download').click()")
@@ -280,7 +280,7 @@ def test_the_download_holds_what_is_shown(browser: Browser, picture: Path, tmp_p
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_is_drawn_the_way_the_server_sees_it(
+def test_a_turned_image_is_drawn_the_way_the_server_sees_it(
     browser: Browser, tmp_path: Path, kind: str, orientation: int
 ) -> None:
     corners = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 0]]], np.uint8)
@@ -291,22 +291,22 @@ def test_a_turned_picture_is_drawn_the_way_the_server_sees_it(
     browser.upload(path)
     upright = read_image(path)
     height, width = upright.shape[:2]
-    assert browser.run("[picture.width, picture.height]") == [width, height]
+    assert browser.run("[image.width, image.height]") == [width, height]
     assert browser.run("at('wrong').textContent") == ""
     for x, y in itertools.product((0.25, 0.75), repeat=2):
         there = f"p.left + {x} * p.width * p.scale, p.top + {y} * p.height * p.scale"
-        pixel = f"at('picture').getContext('2d').getImageData({there}, 1, 1)"
+        pixel = f"at('image').getContext('2d').getImageData({there}, 1, 1)"
         drawn = browser.run(f"(() => {{ const p = place(); return [...{pixel}.data] }})()")
         assert np.abs(upright[int(y * height), int(x * width)].astype(int) - drawn[:3]).max() < 30
 
 
-def test_a_picture_can_be_dropped_and_pasted(browser: Browser, picture: Path) -> None:
-    dropped = {"items": [], "files": [str(picture)], "dragOperationsMask": 1}
+def test_a_image_can_be_dropped_and_pasted(browser: Browser, image: Path) -> None:
+    dropped = {"items": [], "files": [str(image)], "dragOperationsMask": 1}
     browser.run("answer = null")
     for kind in ("dragEnter", "dragOver", "drop"):
         browser.call("Input.dispatchDragEvent", type=kind, x=300, y=300, data=dropped)
     browser.until("answer")
-    assert browser.run("file.name") == picture.name
+    assert browser.run("file.name") == image.name
     browser.run(
         """answer = null; const clipboard = new DataTransfer(); clipboard.items.add(new File([file], 'pasted.png'));
         dispatchEvent(new ClipboardEvent('paste', { clipboardData: clipboard }))"""
@@ -317,10 +317,10 @@ def test_a_picture_can_be_dropped_and_pasted(browser: Browser, picture: Path) ->
 
 def test_what_cannot_be_taken_is_said(browser: Browser, tmp_path: Path) -> None:
     words, large = tmp_path / "words.jpg", tmp_path / "large.png"
-    words.write_text("no picture")
+    words.write_text("no image")
     large.write_bytes(bytes(MAX_BYTES + 1))
     browser.upload(words)
-    assert browser.run("at('wrong').textContent").startswith("words.jpg: not a picture in a format that can be read (")
+    assert browser.run("at('wrong').textContent").startswith("words.jpg: not an image in a format that can be read (")
     assert browser.run("at('download').disabled")
     browser.upload(large)
     assert browser.run("at('wrong').textContent") == "large.png has 0.3 MB; at most 0.3 are taken."
@@ -329,9 +329,9 @@ def test_what_cannot_be_taken_is_said(browser: Browser, tmp_path: Path) -> None:
     assert browser.run(f"fetch('detect', {{ method: 'POST', body: {body} }}).then((reply) => reply.status)") == 413
 
 
-def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, picture: Path) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(browser: Browser, image: Path) -> None:
     select(browser, "scenes")
-    browser.upload(picture)
+    browser.upload(image)
     browser.run("at('model').focus()")
     reached = []
     for _ in range(5):
@@ -353,10 +353,10 @@ def press(browser: Browser, key: str) -> None:
 
 
 def test_pointing_at_an_object_marks_the_smallest_box_there(
-    browser: Browser, picture: Path, models: dict[str, Detector]
+    browser: Browser, image: Path, models: dict[str, Detector]
 ) -> None:
     select(browser, "scenes")
-    browser.upload(picture)
+    browser.upload(image)
     browser.slide("score", 0.05)
     browser.slide("iou", 1.0)
     boxes = np.array([row["box"] for row in browser.run("shown")])

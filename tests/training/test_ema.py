@@ -3,7 +3,7 @@ import torch
 
 from detector.config import Config
 from detector.model.network import GridNetwork
-from detector.training.ema import MovingAverage
+from detector.training.ema import EmaWeights
 
 
 def build() -> GridNetwork:
@@ -21,7 +21,7 @@ def change(network: GridNetwork, seed: int) -> None:
 
 def test_it_is_the_average_of_its_formula_for_every_weight_and_statistic() -> None:
     network = build()
-    average = MovingAverage(network)
+    average = EmaWeights(network)
     expected = {name: tensor.double() for name, tensor in network.state_dict().items()}
     for step, decay in enumerate((0.1, 0.5, 0.9)):
         change(network, step)
@@ -37,7 +37,7 @@ def test_it_is_the_average_of_its_formula_for_every_weight_and_statistic() -> No
 
 def test_without_memory_it_is_the_network_and_with_all_memory_the_first_one() -> None:
     network = build()
-    average = MovingAverage(network)
+    average = EmaWeights(network)
     change(network, 0)
     average.update(1.0)
     first = build().state_dict()
@@ -50,7 +50,7 @@ def test_without_memory_it_is_the_network_and_with_all_memory_the_first_one() ->
 def test_the_network_is_left_alone_and_the_average_takes_no_part_in_training() -> None:
     network = build().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    average = MovingAverage(network)
+    average = EmaWeights(network)
     average.update(0.5)
     assert network.training
     assert not average.network.training

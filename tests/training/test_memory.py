@@ -27,9 +27,9 @@ def open_files() -> int:
 @pytest.mark.skipif(not STATM.exists(), reason="only Linux says so simply")
 def test_fifty_epochs_take_no_more_memory_than_ten(tiny_data: Path) -> None:
     split = open_data(tiny_data).read("train")
-    config = Config(model="pico", canvas=(64, 96), mosaic_from=0)
+    config = Config(model="pico", input_size=(64, 96), mosaic_from=0)
     dataset = DetectionDataset(split, (64, 96), config)
-    network = GridNetwork(config, len(split.class_names), *dataset.colour_statistics())
+    network = GridNetwork(config, len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32, steps_per_epoch=3)
     steps = 150
     after_ten = handles = 0

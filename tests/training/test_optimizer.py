@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detector.config import Config
 from detector.loader.batch import Batch
 from detector.model.network import GridNetwork
-from detector.training.optimizer import Muon, clip_gradients, make_optimizers, orthogonalise
+from detector.training.optimizer import Muon, clip_gradients, make_optimizers, orthogonalize
 from detector.training.trainer import Trainer
 
 SHAPES = [(1, 16, 16), (3, 32, 288), (2, 96, 24), (1, 1, 9), (1, 9, 1)]
@@ -23,7 +23,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def orthogonalise_slowly(matrix: Tensor) -> Tensor:
+def orthogonalize_slowly(matrix: Tensor) -> Tensor:
     """The iteration as published, on one matrix, in float64."""
     x: Tensor = matrix.double() / matrix.double().norm()
     x = x.T if x.shape[0] > x.shape[1] else x
@@ -36,8 +36,8 @@ def orthogonalise_slowly(matrix: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_the_published_iteration(shape: tuple[int, ...]) -> None:
     matrices = random(*shape)
-    for matrix, result in zip(matrices, orthogonalise(matrices), strict=True):
-        torch.testing.assert_close(result.double(), orthogonalise_slowly(matrix), rtol=1e-3, atol=1e-4)
+    for matrix, result in zip(matrices, orthogonalize(matrices), strict=True):
+        torch.testing.assert_close(result.double(), orthogonalize_slowly(matrix), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,7 +47,7 @@ def test_it_keeps_the_singular_vectors_and_brings_the_singular_values_near_one(s
     # From the largest to a twentieth of it: further down the iteration needs more rounds.
     values = torch.logspace(0, math.log10(0.05), min(n, m)) * 7.3
     matrix = (u[:, : len(values)] * values) @ v[:, : len(values)].T
-    [result] = orthogonalise(matrix[None])
+    [result] = orthogonalize(matrix[None])
     core = u.T @ result @ v
     diagonal = torch.diagonal(core)
     assert diagonal.min() > 0.6
@@ -58,12 +58,12 @@ def test_it_keeps_the_singular_vectors_and_brings_the_singular_values_near_one(s
 
 def test_the_size_of_a_matrix_does_not_matter() -> None:
     matrices = random(2, 16, 40)
-    torch.testing.assert_close(orthogonalise(matrices * 1e-3), orthogonalise(matrices), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(orthogonalise(matrices * 1e3), orthogonalise(matrices), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(orthogonalize(matrices * 1e-3), orthogonalize(matrices), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(orthogonalize(matrices * 1e3), orthogonalize(matrices), rtol=1e-3, atol=1e-4)
 
 
 def test_a_matrix_without_any_entry_stays_zero() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(2, 8, 12)), torch.zeros(2, 8, 12))
+    assert torch.equal(orthogonalize(torch.zeros(2, 8, 12)), torch.zeros(2, 8, 12))
 
 
 @pytest.mark.parametrize("shape", [(24, 16, 3, 3), (8, 3, 3, 3), (48, 16, 1, 1), (16, 48, 1, 1)])
@@ -78,7 +78,7 @@ def test_muon_steps_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
         optimizer.step()
         matrix = gradient.double().permute(0, 2, 3, 1).flatten(1)
         momentum = momentum * 0.9 + matrix
-        direction = orthogonalise_slowly(matrix + 0.9 * momentum)
+        direction = orthogonalize_slowly(matrix + 0.9 * momentum)
         size = 0.1 * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
         expected = expected * (1 - 0.1 * 0.5) - size * direction
     result = weight.detach().double().permute(0, 2, 3, 1).flatten(1)
@@ -120,7 +120,7 @@ def test_muon_leaves_the_last_layer_to_adamw() -> None:
 
 
 def test_the_learning_rate_may_be_set() -> None:
-    muon, adamw = make_optimizers(build(), Config(lr=0.5, lr_rest=0.25))
+    muon, adamw = make_optimizers(build(), Config(lr=0.5, lr_adamw=0.25))
     assert (muon.param_groups[0]["peak_lr"], adamw.param_groups[0]["peak_lr"]) == (0.5, 0.25)
     assert make_optimizers(build(), Config(optimizer="sgd", lr=0.125))[0].param_groups[0]["peak_lr"] == 0.125
 

@@ -17,7 +17,7 @@ import torch
 
 from detector.config import Config
 from detector.errors import InputError
-from detector.graceful_shutdown import StopRequest
+from detector.graceful_shutdown import GracefulShutdown
 from detector.model.checkpoint import load_weights
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
@@ -146,7 +146,7 @@ def test_other_data_are_noticed(tiny_data: Path, short: Config, tmp_path: Path) 
     rows = json.loads(path.read_text())
     rows["annotations"][0]["bbox"][0] += 1
     path.write_text(json.dumps(rows))
-    with pytest.raises(InputError, match=r"data: .* then, .* now: it would learn from other pictures or boxes"):
+    with pytest.raises(InputError, match=r"data: .* then, .* now: it would learn from other images or boxes"):
         resume(tmp_path / "run")
 
 
@@ -169,7 +169,7 @@ def test_a_run_that_cannot_go_on_lets_go_of_its_folder(tiny_data: Path, short: C
 
 def start(tiny_data: Path, folder: Path) -> "subprocess.Popen[bytes]":
     words = ["--model", "pico", "--batch", "4", "--device", "cpu"]
-    settings = ("canvas=[64, 96]", f"steps={STEPS}", f"evaluations={EVALUATIONS}", "precision=fp32")
+    settings = ("input_size=[64, 96]", f"steps={STEPS}", f"evaluations={EVALUATIONS}", "precision=fp32")
     command = [sys.executable, "-m", "detector", "train", "--data", str(tiny_data), "--out", str(folder), *words]
     command += [word for setting in settings for word in ("--set", setting)]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
@@ -200,10 +200,10 @@ def test_a_run_that_is_killed_or_asked_to_stop_goes_on_to_the_same_bits(
 
 
 def test_a_first_signal_is_a_wish_and_a_second_one_an_order() -> None:
-    with StopRequest() as stop:
-        assert not stop.made
+    with GracefulShutdown() as stop:
+        assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stop.made
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -213,7 +213,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     seen: list[object] = []
 
     def enter() -> None:
-        with StopRequest():
+        with GracefulShutdown():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)

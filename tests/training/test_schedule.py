@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import PLANNING_STEPS, Config
-from detector.training.schedule import ema_decay, evaluation_steps, learning_rate, least_quality
+from detector.training.schedule import ema_decay, evaluation_steps, learning_rate, min_quality
 
-shares = st.floats(0, 1)
+fractions = st.floats(0, 1)
 names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
-configs = st.builds(Config, lr_schedule=names, warmup=shares, flat=shares, final_lr=shares, ema=shares)
+configs = st.builds(
+    Config, lr_schedule=names, warmup=fractions, lr_decay_start=fractions, final_lr=fractions, ema=fractions
+)
 lengths = st.integers(1, 20_000)
 
 
@@ -29,7 +31,7 @@ def test_the_learning_rate_rises_to_a_fifth_then_to_the_peak_stays_and_falls(
     peak_at = min(300, int(warmup * steps))
     falls_at = max(peak_at, flat * steps)
     corners = [(0.0, 0.0), (20.0, 0.2), (peak_at, 1.0), (falls_at, 1.0), (steps, final)]
-    config = Config(warmup=warmup, flat=flat, final_lr=final)
+    config = Config(warmup=warmup, lr_decay_start=flat, final_lr=final)
     for step in range(steps):
         assert learning_rate(step, steps, config, 25) == pytest.approx(interpolate(step + 1, corners), abs=1e-9), step
 
@@ -38,7 +40,7 @@ def test_the_learning_rate_rises_to_a_fifth_then_to_the_peak_stays_and_falls(
 def test_the_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
     assert learning_rate(step, steps, config, 25) == learning_rate(step, others, config, 25)
     assert ema_decay(step, steps, config) == ema_decay(step, others, config)
-    assert least_quality(step, steps) == least_quality(step, others)
+    assert min_quality(step, steps) == min_quality(step, others)
 
 
 @given(configs, lengths, st.data())
@@ -46,10 +48,13 @@ def test_every_schedule_keeps_its_bounds(config: Config, steps: int, data: st.Da
     step, per_epoch = data.draw(st.integers(0, steps - 1)), data.draw(st.floats(0.1, 1000))
     assert 0 <= learning_rate(step, steps, config, per_epoch) <= 1 + 1e-9
     assert 0 <= ema_decay(step, steps, config) < 1
-    assert least_quality(step, steps) in (0.0, 0.1)
+    assert min_quality(step, steps) in (0.0, 0.1)
 
 
-@given(st.builds(Config, warmup=shares, flat=st.floats(0, 0.99), final_lr=shares), st.integers(1000, 20_000))
+@given(
+    st.builds(Config, warmup=fractions, lr_decay_start=st.floats(0, 0.99), final_lr=fractions),
+    st.integers(1000, 20_000),
+)
 def test_the_last_step_has_the_final_learning_rate(config: Config, steps: int) -> None:
     assert learning_rate(steps - 1, steps, config, 25) == pytest.approx(config.final_lr, abs=1e-6)
 
@@ -62,7 +67,7 @@ def test_the_average_has_a_short_memory_at_first_and_then_one_of_its_share_of_th
 
 
 def test_the_floor_of_the_targets_ends_after_two_per_cent_of_the_run() -> None:
-    assert [least_quality(step, 5000) for step in (0, 99, 100, 4999)] == [0.1, 0.1, 0, 0]
+    assert [min_quality(step, 5000) for step in (0, 99, 100, 4999)] == [0.1, 0.1, 0, 0]
 
 
 @given(lengths, st.integers(1, 100))

@@ -26,19 +26,19 @@ from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
 
 
-def test_a_network_learns_a_handful_of_pictures_by_heart() -> None:
+def test_a_network_learns_a_handful_of_images_by_heart() -> None:
     split = scenes.read_split("train")
     split = replace(split, annotations=tuple(a for a in split.annotations if len(a.boxes))[:6])
-    canvas_hw, steps, batch_size = (192, 256), 90, 6
-    still = Config(model="pico", mirror=0, scale=(1, 1), shift=0, colour_gain=0, brightness=0, ema=0.1)
-    dataset = DetectionDataset(split, canvas_hw, still)
+    input_hw, steps, batch_size = (192, 256), 90, 6
+    still = Config(model="pico", flip=0, scale=(1, 1), shift=0, color_gain=0, brightness=0, ema=0.1)
+    dataset = DetectionDataset(split, input_hw, still)
     torch.manual_seed(0)
-    network = GridNetwork(Config(model="pico"), len(split.class_names), *dataset.colour_statistics())
+    network = GridNetwork(Config(model="pico"), len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, still, torch.device("cpu"), torch.float32)
     for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
         trainer.step(step, steps, batch)
-    info = WeightsInfo("pico", split.class_names, split.category_ids, canvas_hw, {}, {})
-    runtime = TorchRuntime(trainer.average.network, canvas_hw, torch.device("cpu"))
+    info = WeightsInfo("pico", split.class_names, split.category_ids, input_hw, {}, {})
+    runtime = TorchRuntime(trainer.average.network, input_hw, torch.device("cpu"))
     ap = score_split(split, detect_split(Detector(runtime, info), split))
     assert ap.AP50 > 0.9
 
@@ -54,7 +54,7 @@ def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
     assert files == sorted([*rest, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())
-    wanted = json.loads(json.dumps(asdict(tiny_config))) | {"steps": 80, "batch": 4, "canvas": [64, 96]}
+    wanted = json.loads(json.dumps(asdict(tiny_config))) | {"steps": 80, "batch": 4, "input_size": [64, 96]}
     assert {key: settings[key] for key in wanted} == wanted
 
     ledger = json.loads((tiny_run / "ledger.json").read_text())
@@ -65,7 +65,7 @@ def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
     assert [int(row["step"]) for row in rows] == [40, 80]
     _, info = load_weights(tiny_run / "weights" / "best.safetensors")
     assert (info.model, info.class_names, info.category_ids) == ("pico", ("red", "blue"), (3, 17))
-    assert (info.canvas_hw, info.config["seed"], info.facts["pictures"]) == ((64, 96), 0, 12)
+    assert (info.input_hw, info.config["seed"], info.facts["images"]) == ((64, 96), 0, 12)
     best = max(float(row["AP"]) for row in rows)
     own = evaluate(tiny_data, tiny_run / "weights" / "best.safetensors", "val", "cpu")
     assert pytest.approx(best, abs=1e-3) == own.AP
@@ -75,7 +75,7 @@ def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
 def test_the_best_weights_are_those_of_the_best_evaluation_and_the_last_those_of_the_last(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
-    unstable = replace(tiny_config, steps=40, evaluations=8, ema=0, lr=0.3, lr_rest=0.06, final_lr=1)
+    unstable = replace(tiny_config, steps=40, evaluations=8, ema=0, lr=0.3, lr_adamw=0.06, final_lr=1)
     train(tiny_data, unstable, tmp_path)
     with (tmp_path / "results.csv").open(newline="") as file:
         scores = [float(row["AP"]) for row in csv.DictReader(file)]
@@ -125,7 +125,7 @@ def test_a_budget_in_minutes_is_turned_into_steps(tiny_data: Path, tiny_config: 
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == result.steps
 
 
-def test_epochs_count_passes_over_the_pictures(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_epochs_count_passes_over_the_images(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     result = train(tiny_data, replace(tiny_config, steps=None, epochs=1.5), tmp_path)
     assert result.steps == round(1.5 * 12 / 4)
 
@@ -139,7 +139,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(
     assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the loss is not finite at step") as caught:
@@ -166,11 +166,11 @@ def test_trainval_learns_from_both_and_evaluates_on_nothing(
 ) -> None:
     result = train(tiny_data, replace(tiny_config, steps=2), tmp_path, split="trainval")
     assert result.best is None
-    assert load_weights(tmp_path / "weights" / "best.safetensors")[1].facts["pictures"] == 16
+    assert load_weights(tmp_path / "weights" / "best.safetensors")[1].facts["images"] == 16
 
 
 def copy_of(tiny_data: Path, folder: Path, change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
-    """The training split of the tiny set with a change in its JSON, pictures copied."""
+    """The training split of the tiny set with a change in its JSON, images copied."""
     (folder / "images").mkdir(parents=True)
     for path in find_images(tiny_data / "images"):
         (folder / "images" / path.name).write_bytes(path.read_bytes())
@@ -196,7 +196,7 @@ def test_too_many_bad_boxes_stop_the_run_unless_they_are_allowed(
     assert json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]["dropped"] == 3
 
 
-def test_a_picture_that_does_not_decode_counts_as_missing_with_its_boxes_dropped(
+def test_a_image_that_does_not_decode_counts_as_missing_with_its_boxes_dropped(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     data = copy_of(tiny_data, tmp_path / "data", lambda data: None)
@@ -207,12 +207,10 @@ def test_a_picture_that_does_not_decode_counts_as_missing_with_its_boxes_dropped
         train(data, config, tmp_path / "run")
     train(data, replace(config, allow_dropped=0.1), tmp_path / "run")
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]
-    assert (ledger["used"], ledger["dropped"], len(ledger["missing_pictures"])) == (22, 2, 1)
+    assert (ledger["used"], ledger["dropped"], len(ledger["missing_images"])) == (22, 2, 1)
 
 
-def test_a_set_of_background_pictures_alone_can_be_learned(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_a_set_of_background_images_alone_can_be_learned(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     data = copy_of(tiny_data, tmp_path / "data", lambda data: data["annotations"].clear())
     train(data, replace(tiny_config, steps=3), tmp_path / "run")
     found = Detector.load(tmp_path / "run" / "weights" / "last.safetensors", "cpu").detect(data / "images" / "1.png")
@@ -220,9 +218,7 @@ def test_a_set_of_background_pictures_alone_can_be_learned(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_fewer_pictures_than_a_batch_are_enough(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path, count: int
-) -> None:
+def test_fewer_images_than_a_batch_are_enough(tiny_data: Path, tiny_config: Config, tmp_path: Path, count: int) -> None:
     def shorten(data: dict[str, list[dict[str, object]]]) -> None:
         del data["images"][count:], data["annotations"][2 * count :]
 
@@ -230,20 +226,20 @@ def test_fewer_pictures_than_a_batch_are_enough(
     assert train(data, replace(tiny_config, steps=3), tmp_path / "run").steps == 3
 
 
-def first_batches(tiny_data: Path, pictures: int, steps: int) -> list[torch.Tensor]:
+def first_batches(tiny_data: Path, images: int, steps: int) -> list[torch.Tensor]:
     split = open_data(tiny_data).read("train")
-    split = replace(split, annotations=split.annotations[:pictures])
+    split = replace(split, annotations=split.annotations[:images])
     dataset = DetectionDataset(split, (64, 96), Config())
     return [training_batch(dataset, step, 8, steps).images for step in range(PLANNING_STEPS)]
 
 
-@pytest.mark.parametrize("pictures", [2, 12])
-def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, pictures: int) -> None:
-    one, other = (first_batches(tiny_data, pictures, steps) for steps in (PLANNING_STEPS, 1000))
+@pytest.mark.parametrize("images", [2, 12])
+def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, images: int) -> None:
+    one, other = (first_batches(tiny_data, images, steps) for steps in (PLANNING_STEPS, 1000))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_few_pictures_mean_small_batches_unless_one_is_set() -> None:
+def test_few_images_mean_small_batches_unless_one_is_set() -> None:
     assert [choose_batch(Config(), count) for count in (1, 999, 1000, 4999, 5000)] == [8, 8, 16, 16, 32]
     assert choose_batch(Config(batch=3), 5000) == 3
     assert np.all(np.diff([choose_batch(Config(), count) for count in range(1, 6000, 50)]) >= 0)
@@ -253,11 +249,11 @@ def test_a_run_may_begin_with_weights_and_is_then_of_their_make(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start, info = load_weights(tiny_weights)
-    config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
     result = train(tiny_data, config, tmp_path, weights=tiny_weights)
     assert "first loss" not in caplog.text  # what theory says of random weights
     network, own = load_weights(result.folder / "weights" / "last.safetensors")
-    assert (own.model, own.canvas_hw) == ("pico", info.canvas_hw)
+    assert (own.model, own.input_hw) == ("pico", info.input_hw)
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, start.get_parameter(name)), name
     assert result.best is not None
@@ -275,7 +271,7 @@ def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_la
     tiny_data: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     data = renamed(tiny_data, tmp_path / "data")
-    config = Config(steps=1, batch=4, precision="fp32", device="cpu", lr=0, lr_rest=0, ema=0)
+    config = Config(steps=1, batch=4, precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
     with pytest.raises(InputError, match=r"knows the classes .*--reuse-backbone"):
         train(data, config, tmp_path / "run", weights=tiny_weights)
     train(data, config, tmp_path / "run", weights=tiny_weights, reuse_backbone=True)
@@ -292,7 +288,7 @@ def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_la
     ("settings", "message"),
     [
         ({"model": "small"}, "model: small does not fit"),
-        ({"canvas": (416, 416)}, "networks for 416 are of another make"),
+        ({"input_size": (416, 416)}, "networks for 416 are of another make"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(

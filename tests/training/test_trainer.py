@@ -34,7 +34,7 @@ def test_a_step_moves_every_weight_and_the_average_with_it() -> None:
         assert not torch.equal(average[name], first[name]), name
 
 
-def test_a_step_whose_loss_is_not_finite_names_the_pictures_and_changes_no_weight() -> None:
+def test_a_step_whose_loss_is_not_finite_names_the_images_and_changes_no_weight() -> None:
     trainer = Trainer(build(), Config(), CPU, torch.float32)
     trainer.step(0, 30, batch())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""COCO JSON: one file holds the pictures, categories and boxes (x, y, width, height) of a split."""
+"""COCO JSON: one file holds the images, categories and boxes (x, y, width, height) of a split."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from detector.data.label_rows import Corners, RowCollector
-from detector.data.path_guard import Fence
+from detector.data.path_guard import PathGuard
 from detector.data.split import Split
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import is_file, read_text
 
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -26,23 +26,23 @@ _REFERS_TO = {"image_id": "images", "category_id": "categories"}
 def read_split(path: Path, name: str, allow_outside: bool = False) -> Split:
     """Read one COCO file.
 
-    Pictures are looked for in `images/` beside the file, then beside it; for a file in `annotations/` also in the
+    Images are looked for in `images/` beside the file, then beside it; for a file in `annotations/` also in the
     folder next to that which bears its name (`annotations/instances_val2017.json`, `val2017/`).
     Classes are the categories sorted by id; `iscrowd` or `ignore` of 1 marks a crowd region. Sizes are taken from
-    the file, from the picture only where they lack.
+    the file, from the image only where they lack.
 
     Args:
         path: the JSON file.
         name: the split's name.
-        allow_outside: let it name pictures outside of its folder.
+        allow_outside: let it name images outside of its folder.
 
     Returns:
-        The split; its `ground_truth` is the file's dictionary if every row and picture of it can be used and COCO's
+        The split; its `ground_truth` is the file's dictionary if every row and image of it can be used and COCO's
         scoring can take it, else None, so that an evaluation scores against the annotations.
 
     Raises:
-        InputError: not JSON, not of COCO's form, ids or file names that appear twice, pictures outside of the folder,
-            or no picture there.
+        InputError: not JSON, not of COCO's form, ids or file names that appear twice, images outside of the folder,
+            or no image there.
     """
     with _nesting(path):
         return _read_split(path, name, allow_outside)
@@ -55,9 +55,9 @@ def _read_split(path: Path, name: str, allow_outside: bool) -> Split:
         raise InputError(f"{path}: `categories` is empty: there is no class to find")
     category_ids = tuple(sorted(categories))
     class_ids = {category_id: position for position, category_id in enumerate(category_ids)}
-    pictures = _by_id(path, data, "images")
+    images = _by_id(path, data, "images")
     collector = RowCollector()
-    _add_pictures(collector, path, pictures, allow_outside)
+    _add_images(collector, path, images, allow_outside)
 
     annotations = data["annotations"]
     for index, annotation in enumerate(annotations):
@@ -66,7 +66,7 @@ def _read_split(path: Path, name: str, allow_outside: bool) -> Split:
             collector.drop(None, path, index, f"expected an object, got {annotation!r:.60}")
             continue
         image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
-        if type(image_id) is not int or image_id not in pictures:
+        if type(image_id) is not int or image_id not in images:
             collector.drop(None, path, index, f"image_id {image_id!r:.60} is not among the images")
         elif type(category_id) is not int or category_id not in class_ids:
             collector.drop(image_id, path, index, f"category_id {category_id!r:.60} is not among the categories")
@@ -87,7 +87,7 @@ def _read_split(path: Path, name: str, allow_outside: bool) -> Split:
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Return a COCO file as it stands, for scoring; its pictures need not be there.
+    """Return a COCO file as it stands, for scoring; its images need not be there.
 
     Raises:
         InputError: not JSON, not of COCO's form, or annotations that cannot be scored.
@@ -157,7 +157,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{at(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
+        raise InputError(f"{location(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
     except ValueError:
         raise InputError(f"{path}: not COCO JSON: it holds a number of thousands of digits") from None
     for key in ("images", "annotations", "categories"):
@@ -179,21 +179,19 @@ def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, An
 
 def _refuse(path: Path, key: str, index: int, reason: str) -> InputError:
     """Return the error to raise for one element of a list; it names the line."""
-    return InputError(f"{at(path, _lines(read_text(path), key, {index})[index])}: {reason}")
+    return InputError(f"{location(path, _lines(read_text(path), key, {index})[index])}: {reason}")
 
 
-def _add_pictures(
-    collector: RowCollector, path: Path, pictures: dict[int, dict[str, Any]], allow_outside: bool
-) -> None:
+def _add_images(collector: RowCollector, path: Path, images: dict[int, dict[str, Any]], allow_outside: bool) -> None:
     folder, outer, stem = path.parent, path.parent.parent, path.stem.removeprefix("instances_")
     roots = [folder / "images", folder]
     if folder.name == "annotations":
         roots += [outer / stem, outer / "images" / stem, outer / "images"]
     roots = [root for root in roots if root.is_dir()]
-    fence = Fence([] if allow_outside else [outer if folder.name == "annotations" else folder, *roots])
+    fence = PathGuard([] if allow_outside else [outer if folder.name == "annotations" else folder, *roots])
     seen: set[str] = set()
-    for index, (image_id, picture) in enumerate(pictures.items()):
-        file_name = picture.get("file_name")
+    for index, (image_id, image) in enumerate(images.items()):
+        file_name = image.get("file_name")
         if not isinstance(file_name, str) or not file_name:
             raise _refuse(path, "images", index, f"image {image_id} has no `file_name`")
         if file_name in seen:
@@ -201,14 +199,14 @@ def _add_pictures(
             raise _refuse(path, "images", index, said)
         seen.add(file_name)
         places = [root / file_name for root in roots]
-        height, width = picture.get("height"), picture.get("width")
+        height, width = image.get("height"), image.get("width")
         known = type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31
         place = next((place for place in places if is_file(place)), places[0])
         try:
             fence.check(place, path)
         except InputError as error:
             raise _refuse(path, "images", index, str(error).removeprefix(f"{path}: ")) from None
-        collector.add_picture(image_id, place, (height, width) if known else None)  # type: ignore[arg-type]
+        collector.add_image(image_id, place, (height, width) if known else None)  # type: ignore[arg-type]
 
 
 def _class_name(category: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file per picture in `Annotations/`, pictures in `JPEGImages/`, splits in `ImageSets/Main/`.
+"""Pascal VOC: one XML file per image in `Annotations/`, images in `JPEGImages/`, splits in `ImageSets/Main/`.
 
 Corners are taken as they stand (`xmin, ymin, xmax, ymax`), without the shift by one of the VOC challenge's own code:
 today's tools write continuous coordinates that start at 0.
@@ -10,15 +10,15 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from detector.data.label_rows import Corners, RowCollector
-from detector.data.path_guard import Fence
+from detector.data.path_guard import PathGuard
 from detector.data.split import Split
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import read_text
 from detector.images import find_images
 
 
 def split_names(folder: Path) -> tuple[str, ...]:
-    """Return the splits of a VOC folder: those listed in `ImageSets/Main/`, else all pictures as "train"."""
+    """Return the splits of a VOC folder: those listed in `ImageSets/Main/`, else all images as "train"."""
     names = ("train", "val", "test", "trainval")
     return tuple(name for name in names if _list_file(folder, name).is_file()) or ("train",)
 
@@ -26,7 +26,7 @@ def split_names(folder: Path) -> tuple[str, ...]:
 def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_outside: bool = False) -> Split:
     """Read one split; `difficult` of 1 marks an object as to be ignored, as VOC's own evaluation does.
 
-    Picture sizes come from the pictures. Image ids count all XML files of the folder, so they are unique over splits.
+    ImageLike sizes come from the images. Image ids count all XML files of the folder, so they are unique over splits.
 
     Args:
         folder: holds `Annotations/`.
@@ -35,10 +35,10 @@ def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_o
         allow_outside: let it read files outside of the folder.
 
     Raises:
-        InputError: an XML file does not parse or has a DTD, a listed one is missing, no class, a picture lies outside
-            of the folder or cannot be told from another, or no picture is there.
+        InputError: an XML file does not parse or has a DTD, a listed one is missing, no class, an image lies outside
+            of the folder or cannot be told from another, or no image is there.
     """
-    fence = Fence([] if allow_outside else [folder])
+    fence = PathGuard([] if allow_outside else [folder])
     paths = {path.stem: path for path in sorted((folder / "Annotations").glob("*.xml"))}
     stems = _listed(folder, name, paths)
     for path in paths.values():
@@ -49,16 +49,16 @@ def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_o
         raise InputError(f"{folder / 'Annotations'}: no XML file there names an object: there is no class to find")
     class_ids = {class_name: i for i, class_name in enumerate(class_names)}
     image_ids = {stem: i for i, stem in enumerate(paths, start=1)}
-    picture_folder = folder / "JPEGImages"
-    pictures: dict[str, list[Path]] = {}
-    for picture in find_images(picture_folder) if picture_folder.is_dir() else ():
-        pictures.setdefault(picture.stem, []).append(picture)
+    image_folder = folder / "JPEGImages"
+    images: dict[str, list[Path]] = {}
+    for image in find_images(image_folder) if image_folder.is_dir() else ():
+        images.setdefault(image.stem, []).append(image)
     collector = RowCollector()
     for stem in stems:
         path, image_id, root = paths[stem], image_ids[stem], roots[stem]
-        picture = _picture(path, root, picture_folder, pictures.get(stem, []))
-        fence.check(picture, path)
-        collector.add_picture(image_id, picture)
+        image = _image(path, root, image_folder, images.get(stem, []))
+        fence.check(image, path)
+        collector.add_image(image_id, image)
         for item in root.iter("object"):
             line = int(item.attrib["line"])
             try:
@@ -77,7 +77,7 @@ def _list_file(folder: Path, name: str) -> Path:
 
 
 def _listed(folder: Path, name: str, paths: Mapping[str, Path]) -> list[str]:
-    """Return the stems of a split's pictures, in the order of its list."""
+    """Return the stems of a split's images, in the order of its list."""
     list_file = _list_file(folder, name)
     if not list_file.is_file():
         return list(paths)
@@ -86,20 +86,20 @@ def _listed(folder: Path, name: str, paths: Mapping[str, Path]) -> list[str]:
         if not (stem := text.strip()):
             continue
         if stem not in paths:
-            raise InputError(f"{at(list_file, line)}: there is no {folder / 'Annotations' / stem}.xml")
+            raise InputError(f"{location(list_file, line)}: there is no {folder / 'Annotations' / stem}.xml")
         if stem in stems:
-            raise InputError(f"{at(list_file, line)}: {stem} is listed twice; list it once")
+            raise InputError(f"{location(list_file, line)}: {stem} is listed twice; list it once")
         stems[stem] = None
     return list(stems)
 
 
-def _picture(path: Path, root: Element, folder: Path, of_stem: Sequence[Path]) -> Path:
-    """Return the picture of an XML file: the one of its stem, or else the one it names."""
+def _image(path: Path, root: Element, folder: Path, of_stem: Sequence[Path]) -> Path:
+    """Return the image of an XML file: the one of its stem, or else the one it names."""
     file_name = root.findtext("filename", "").strip()
     named = folder / (file_name or f"{path.stem}.jpg")
     if len(of_stem) > 1 and not (file_name and named in of_stem):
         raise InputError(
-            f"{path}: its picture may be {' or '.join(picture.name for picture in of_stem)}: name one in <filename>"
+            f"{path}: its image may be {' or '.join(image.name for image in of_stem)}: name one in <filename>"
         )
     return named if len(of_stem) != 1 else of_stem[0]
 
@@ -113,7 +113,9 @@ def _parse(path: Path) -> Element:
 
     def refuse(*_: object) -> None:
         # Entities can be made to grow without bound or to read other files; annotations need none.
-        raise InputError(f"{at(path, parser.CurrentLineNumber)}: a document type declaration is not allowed; remove it")
+        raise InputError(
+            f"{location(path, parser.CurrentLineNumber)}: a document type declaration is not allowed; remove it"
+        )
 
     parser.StartElementHandler = start
     parser.EndElementHandler = builder.end
@@ -122,7 +124,7 @@ def _parse(path: Path) -> Element:
     try:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
-        place, message = at(path, error.lineno), expat.ErrorString(error.code)
+        place, message = location(path, error.lineno), expat.ErrorString(error.code)
         raise InputError(f"{place}: not XML: {message} in column {error.offset + 1}") from None
     except InputError:
         raise
@@ -133,7 +135,7 @@ def _parse(path: Path) -> Element:
     root = builder.close()
     if root.tag.lower() != "annotation":
         raise InputError(
-            f"{at(path, 1)}: its root is <{root.tag:.60}>, expected <annotation>: not a file of Pascal VOC"
+            f"{location(path, 1)}: its root is <{root.tag:.60}>, expected <annotation>: not a file of Pascal VOC"
         )
     return root
 

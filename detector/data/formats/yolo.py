@@ -1,4 +1,4 @@
-"""YOLO text files: one per picture, one row per box, `class cx cy width height` as shares of the picture."""
+"""YOLO text files: one per image, one row per box, `class cx cy width height` as shares of the image."""
 
 import re
 from collections import Counter
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.label_rows import Corners, RowCollector
-from detector.data.path_guard import Fence
+from detector.data.path_guard import PathGuard
 from detector.data.split import Split, canonical_name
-from detector.errors import InputError, at
+from detector.errors import InputError, location
 from detector.files import read_text
 from detector.images import IMAGE_SUFFIXES
 
 _LOOKS_LIKE_PIXELS = 2.0
-"""Shares above this are taken for pixels: no tool writes a box that lies a whole picture outside."""
+"""Shares above this are taken for pixels: no tool writes a box that lies a whole image outside."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         if places in ((None,), ("",), ("null",), ("~",), ()):
             continue
         if not all(isinstance(place, str) for place in places):
-            raise InputError(f"{path}: `{key}` must be a folder, a .txt list of pictures, or a list of those")
+            raise InputError(f"{path}: `{key}` must be a folder, a .txt list of images, or a list of those")
         if canonical_name(key) in splits:
             raise InputError(f"{path}: `{key}` names the split {canonical_name(key)} a second time; keep one")
         splits[canonical_name(key)] = places
@@ -78,11 +78,11 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
 
 
 def read_split(data: DataYaml, name: str, allow_outside: bool = False) -> Split:
-    """Read the pictures of one split and the label file of each.
+    """Read the images of one split and the label file of each.
 
     The label file of `.../images/a.jpg` is `.../labels/a.txt` (the last `images` in the path), and lies beside the
-    picture where there is no such folder. A picture without one is a background picture; rows of a label file without
-    a picture are dropped. Blank lines and lines that start with # are not rows.
+    image where there is no such folder. An image without one is a background image; rows of a label file without
+    an image are dropped. Blank lines and lines that start with # are not rows.
 
     Args:
         data: the data set.
@@ -90,25 +90,23 @@ def read_split(data: DataYaml, name: str, allow_outside: bool = False) -> Split:
         allow_outside: let lists and links lead to files outside of the folders that `data` itself names.
 
     Raises:
-        InputError: the split's folder or list is not there, no picture is, or no picture has a label file; two pictures
+        InputError: the split's folder or list is not there, no image is, or no image has a label file; two images
             share one; a file lies outside.
     """
     collector = RowCollector()
-    folders, pictures, fence = _find(data, name, allow_outside)
-    labels = [_label_folder(picture.parent) / f"{picture.stem}.txt" for picture in pictures]
-    if pictures and not any(label.is_file() for label in labels):
-        raise InputError(
-            f"{data.path}: none of the {len(labels)} pictures of {name} has a label file, e.g. {labels[0]}"
-        )
+    folders, images, fence = _find(data, name, allow_outside)
+    labels = [_label_folder(image.parent) / f"{image.stem}.txt" for image in images]
+    if images and not any(label.is_file() for label in labels):
+        raise InputError(f"{data.path}: none of the {len(labels)} images of {name} has a label file, e.g. {labels[0]}")
     owners: dict[Path, Path] = {}
-    for picture, label in zip(pictures, labels, strict=True):
-        if owners.setdefault(label, picture) != picture and label.is_file():
+    for image, label in zip(images, labels, strict=True):
+        if owners.setdefault(label, image) != image and label.is_file():
             raise InputError(
-                f"{label}: belongs to both {owners[label]} and {picture.name}; give the pictures names of their own"
+                f"{label}: belongs to both {owners[label]} and {image.name}; give the images names of their own"
             )
-    for image_id, (picture, label) in enumerate(zip(pictures, labels, strict=True), start=1):
-        # The rows of a missing picture are dropped, whatever their scale.
-        h, w = collector.add_picture(image_id, picture) or (1, 1)
+    for image_id, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+        # The rows of a missing image are dropped, whatever their scale.
+        h, w = collector.add_image(image_id, image) or (1, 1)
         fence.check(label, label.parent)
         for line, row in _rows(label) if label.is_file() else ():
             try:
@@ -118,10 +116,10 @@ def read_split(data: DataYaml, name: str, allow_outside: bool = False) -> Split:
             else:
                 collector.add_box(image_id, label, line, class_id, (x1 * w, y1 * h, x2 * w, y2 * h))
     for orphan in sorted({label for folder in folders for label in _label_folder(folder).rglob("*.txt")} - {*labels}):
-        if orphan.name != "classes.txt":  # written beside the labels by labelling tools
+        if orphan.name != "classes.txt":  # written beside the labels by labeling tools
             fence.check(orphan, orphan.parent)
             for line, _ in _rows(orphan):
-                collector.drop(None, orphan, line, "there is no picture for this label file")
+                collector.drop(None, orphan, line, "there is no image for this label file")
     annotations = collector.annotations(data.path)
     return Split(name, data.class_names, tuple(range(len(data.class_names))), annotations, collector.ledger)
 
@@ -134,7 +132,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _parse(row: str, class_count: int) -> tuple[int, Corners]:
-    """Return the class and the corners in shares of the picture; ValueError says what is wrong with the row.
+    """Return the class and the corners in shares of the image; ValueError says what is wrong with the row.
 
     >>> _parse("1 0.5 0.5 0.5 0.25", 2)
     (1, (0.25, 0.375, 0.75, 0.625))
@@ -148,9 +146,7 @@ def _parse(row: str, class_count: int) -> tuple[int, Corners]:
             f"class {fields[0]} is not a whole number from 0 to {class_count - 1} ({class_count} classes are named)"
         )
     if any(_LOOKS_LIKE_PIXELS < value < float("inf") for value in values):
-        raise ValueError(
-            f"coordinates {' '.join(fields[1:5])} look like pixels; expected shares of the picture, 0 to 1"
-        )
+        raise ValueError(f"coordinates {' '.join(fields[1:5])} look like pixels; expected shares of the image, 0 to 1")
     if len(values) == 4:
         cx, cy, width, height = values
         return int(class_value), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
@@ -178,31 +174,31 @@ def _label_folder(folder: Path) -> Path:
     return Path(*parts)
 
 
-def _find(data: DataYaml, name: str, allow_outside: bool) -> tuple[list[Path], list[Path], Fence]:
-    """Return the folders that were searched, all pictures of a split, sorted, and the fence around the data set."""
-    folders, lists, pictures = [], [], []
+def _find(data: DataYaml, name: str, allow_outside: bool) -> tuple[list[Path], list[Path], PathGuard]:
+    """Return the folders that were searched, all images of a split, sorted, and the fence around the data set."""
+    folders, lists, images = [], [], []
     for place in data.splits[name]:
         found = _first_existing(place, data.roots, data.path)
         if found.is_dir():
             folders.append(found)
-            pictures += [p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+            images += [p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
         elif found.suffix == ".txt" and found.is_file():
             lists.append(found)
         else:
             raise InputError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list; looked at {found}")
     # What the YAML file names is the user's word; where the lists and links in there lead to is not.
     own = [*data.roots, *folders, *(found.parent for found in lists)]
-    fence = Fence([] if allow_outside else [*own, *map(_label_folder, own)])
-    for picture in pictures:
-        fence.check(picture, picture.parent)
+    fence = PathGuard([] if allow_outside else [*own, *map(_label_folder, own)])
+    for image in images:
+        fence.check(image, image.parent)
     for found in lists:
         for line, row in _rows(found):
-            pictures.append(_first_existing(row, (found.parent, *data.roots), found, line))
-            fence.check(pictures[-1], found, line)
-    for picture, count in Counter(pictures).items():
+            images.append(_first_existing(row, (found.parent, *data.roots), found, line))
+            fence.check(images[-1], found, line)
+    for image, count in Counter(images).items():
         if count > 1:
-            raise InputError(f"{data.path}: the split {name} lists {picture} {count} times; list it once")
-    return folders, sorted(pictures), fence
+            raise InputError(f"{data.path}: the split {name} lists {image} {count} times; list it once")
+    return folders, sorted(images), fence
 
 
 def _first_existing(place: str, roots: Sequence[Path], said_in: Path, line: int | None = None) -> Path:
@@ -214,4 +210,4 @@ def _first_existing(place: str, roots: Sequence[Path], said_in: Path, line: int 
         return next((path for path in candidates if path.exists()), None) or next(near, candidates[0])
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{at(said_in, line)}: no file can be at {place!r:.60} ({reason})") from None
+        raise InputError(f"{location(said_in, line)}: no file can be at {place!r:.60} ({reason})") from None

@@ -1,7 +1,7 @@
 """The built-in data set: drawn scenes of everyday things, made on demand from a seed; no file and no network.
 
-A picture is a pure function of its split and index. Its layout (which objects, where, which in front) is drawn apart
-from its pixels, so that all annotations of a split cost less than a few pictures.
+An image is a pure function of its split and index. Its layout (which objects, where, which in front) is drawn apart
+from its pixels, so that all annotations of a split cost less than a few images.
 """
 
 import colorsys
@@ -26,7 +26,7 @@ from detector.errors import InputError
 from detector.geometry import rotation_matrix
 from detector.sample import Sample
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """Red, green, blue, 0..255."""
 
 CLASS_NAMES = tuple(shape.name for shape in shapes.OBJECTS)
@@ -37,7 +37,7 @@ MIN_VISIBLE = 0.35
 """Least share of an object that must be in view, not hidden and not cut off."""
 
 _SIZES = (26.0, 160.0)
-_BACKGROUND_SHARE = 0.05
+_BACKGROUND_FRACTION = 0.05
 _SAMPLING = 2
 """Objects are drawn this many times larger and averaged down, for fine edges; cv2 averages by two fastest."""
 _SHIFT = 4
@@ -46,12 +46,12 @@ _SHIFT = 4
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """An object on the picture.
+    """An object on the image.
 
     Attributes:
         shape: what is drawn.
         class_id: its position in the class names; None for a distractor.
-        matrix: [2, 3], units of the shape → pixels of the picture.
+        matrix: [2, 3], units of the shape → pixels of the image.
         pen: radius of the pen that goes round the outline, in pixels.
     """
 
@@ -65,18 +65,18 @@ class Placement:
         """Longer side of the upright object in pixels."""
         return float(np.hypot(*self.matrix[:, 0]))
 
-    def on_picture(self, points: Doubles) -> Doubles:
-        """Return points [..., 2] of the shape in pixels of the picture."""
+    def on_image(self, points: Doubles) -> Doubles:
+        """Return points [..., 2] of the shape in pixels of the image."""
         return np.asarray(points @ self.matrix[:, :2].T + self.matrix[:, 2])
 
     def box(self) -> Floats:
-        """Return the bounds [4] of the whole silhouette in pixels; they may reach out of the picture."""
-        corners = self.on_picture(np.concatenate(self.shape.outlines))
+        """Return the bounds [4] of the whole silhouette in pixels; they may reach out of the image."""
+        corners = self.on_image(np.concatenate(self.shape.outlines))
         return np.concatenate([corners.min(axis=0) - self.pen, corners.max(axis=0) + self.pen]).astype(np.float32)
 
 
 def read_split(split: str) -> Split:
-    """Return the annotations of a split; its pictures are drawn when they are read.
+    """Return the annotations of a split; its images are drawn when they are read.
 
     Raises:
         InputError: no such split.
@@ -99,10 +99,10 @@ def read_split(split: str) -> Split:
 
 
 def render(split: str, index: int) -> Sample:
-    """Draw one picture with its objects; the same bytes for the same arguments.
+    """Draw one image with its objects; the same bytes for the same arguments.
 
     Raises:
-        InputError: no such split, or no picture of that index in it.
+        InputError: no such split, or no image of that index in it.
     """
     placements = layout(split, index)
     rng = _rng(split, index, "pixels")
@@ -116,15 +116,15 @@ def render(split: str, index: int) -> Sample:
 
 
 def layout(split: str, index: int) -> list[Placement]:
-    """Return what is in a picture, distractors included, from the back to the front.
+    """Return what is in an image, distractors included, from the back to the front.
 
     Raises:
         InputError: as `render`.
     """
     if not 0 <= index < _size(split):
-        raise InputError(f"scenes: the split {split!r} has the pictures 0 to {_size(split) - 1}, not {index}")
+        raise InputError(f"scenes: the split {split!r} has the images 0 to {_size(split) - 1}, not {index}")
     rng = _rng(split, index, "layout")
-    n_objects = 0 if rng.random() < _BACKGROUND_SHARE else int(rng.integers(1, 11))
+    n_objects = 0 if rng.random() < _BACKGROUND_FRACTION else int(rng.integers(1, 11))
     is_object = rng.permutation(np.arange(n_objects + int(rng.integers(0, 4))) < n_objects)
     # Half the resolution is enough to count; the margin holds what is cut off.
     margin, scale = round(_SIZES[1]), 0.5
@@ -138,7 +138,7 @@ def layout(split: str, index: int) -> list[Placement]:
         placement = _place(object_next, rng)
         mask = np.zeros(hw, dtype=np.uint8)
         for outline in placement.shape.outlines:
-            _fill(mask, placement.on_picture(outline) + margin, 1, scale)
+            _fill(mask, placement.on_image(outline) + margin, 1, scale)
         if np.count_nonzero(mask & free) >= MIN_VISIBLE * np.count_nonzero(mask):
             free[mask == 1] = 0
             placed.append(placement)
@@ -146,24 +146,24 @@ def layout(split: str, index: int) -> list[Placement]:
 
 
 def paint(image: ImageArray, placement: Placement, light: tuple[float, float], rng: np.random.Generator) -> None:
-    """Paint an object and its shadow onto a picture, in place.
+    """Paint an object and its shadow onto an image, in place.
 
     Args:
         image: [H, W, 3] RGB.
         placement: where.
         light: unit vector (x, y), the way the light falls; the shadow lies that way.
-        rng: source of its colours and texture.
+        rng: source of its colors and texture.
     """
     size, box = placement.size, placement.box()
     margin = 0.12 * size + 4
     left, top = np.floor(box[:2] - margin).astype(int)
     right, bottom = np.ceil(box[2:] + margin).astype(int)
     patch_wh = (int(right - left), int(bottom - top))
-    colour, alpha = _draw(placement, (left, top), patch_wh, rng)
+    color, alpha = _draw(placement, (left, top), patch_wh, rng)
     soft = cv2.GaussianBlur(alpha, (0, 0), 0.03 * size + 0.5)
     # The blurred silhouette as a relief: edges that face the light brighten, those that turn away darken.
     slope = light[0] * cv2.Sobel(soft, -1, 1, 0) + light[1] * cv2.Sobel(soft, -1, 0, 1)
-    colour *= _spread(1 + np.clip(0.004 * size * slope, -0.22, 0.22))
+    color *= _spread(1 + np.clip(0.004 * size * slope, -0.22, 0.22))
     reach = 0.04 * size + 1.5
     shadow = cv2.warpAffine(soft, np.array([[1, 0, light[0] * reach], [0, 1, light[1] * reach]]), patch_wh)
 
@@ -171,14 +171,14 @@ def paint(image: ImageArray, placement: Placement, light: tuple[float, float], r
     view = image[y1:y2, x1:x2]
     part = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
     shaded = view * _spread(1 - 0.38 * shadow[part])
-    shaded += _spread(alpha[part]) * (colour[part] - shaded)
+    shaded += _spread(alpha[part]) * (color[part] - shaded)
     view[:] = cv2.convertScaleAbs(shaded)  # rounds and saturates
 
 
 def _draw(
     placement: Placement, origin_xy: tuple[int, int], patch_wh: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return an object's colour [h, w, 3], 0..255, and coverage [h, w], 0..1, on a patch of the picture."""
+    """Return an object's color [h, w, 3], 0..255, and coverage [h, w], 0..1, on a patch of the image."""
     shape, tones = placement.shape, _random_tones(rng)
     large_wh = (patch_wh[0] * _SAMPLING, patch_wh[1] * _SAMPLING)
     gradient = np.array([[tones["top"]], [tones["bottom"]]], dtype=np.uint8)
@@ -187,7 +187,7 @@ def _draw(
     thickness = round(2 * placement.pen * _SAMPLING) - 2  # cv2's even edges add about a pixel on either side
 
     def local(points: Doubles) -> Doubles:
-        return placement.on_picture(points) - origin_xy
+        return placement.on_image(points) - origin_xy
 
     def sampled(large: ImageArray) -> Floats:
         return np.asarray(cv2.resize(large, patch_wh, interpolation=cv2.INTER_AREA), dtype=np.float32)
@@ -202,9 +202,9 @@ def _draw(
         _fill(body, local(shapes.random_texture(rng)), tones["texture"], _SAMPLING)
     for polygon, tone in shape.details:
         _fill(body, local(polygon), tones[tone], _SAMPLING)
-    colour = sampled(body)
-    colour += _spread(1 - sampled(inside) / 255) * (np.array(tones["outline"], dtype=np.float32) - colour)
-    return colour, np.asarray(sampled(silhouette) / 255, dtype=np.float32)
+    color = sampled(body)
+    color += _spread(1 - sampled(inside) / 255) * (np.array(tones["outline"], dtype=np.float32) - color)
+    return color, np.asarray(sampled(silhouette) / 255, dtype=np.float32)
 
 
 def _size(split: str) -> int:
@@ -234,13 +234,13 @@ def _place(is_object: bool, rng: np.random.Generator) -> Placement:
     turned = size * rotation_matrix(rng.uniform(-1, 1) * kinds[kind].turn)
     if rng.random() < 0.5:
         turned[:, 0] *= -1
-    centre = rng.uniform(-0.02, 1.02, size=2) * IMAGE_HW[::-1]
+    center = rng.uniform(-0.02, 1.02, size=2) * IMAGE_HW[::-1]
     pen = max(1.0, size * rng.uniform(0.01, 0.03))
-    return Placement(kinds[kind], kind if is_object else None, np.column_stack([turned, centre]), pen)
+    return Placement(kinds[kind], kind if is_object else None, np.column_stack([turned, center]), pen)
 
 
-def _random_tones(rng: np.random.Generator) -> dict[str, Colour]:
-    """Draw colours that go together, by name; "top" and "bottom" are the ends of the body's gradient."""
+def _random_tones(rng: np.random.Generator) -> dict[str, Color]:
+    """Draw colors that go together, by name; "top" and "bottom" are the ends of the body's gradient."""
     hue, saturation, value = rng.random(), rng.uniform(0.45, 0.9), rng.uniform(0.6, 1.0)
     body = _hsv(hue, saturation, value)
     accent_hue = hue + (0.08, -0.08, 0.42, 0.5, 0.58)[rng.integers(5)]
@@ -259,14 +259,14 @@ def _random_tones(rng: np.random.Generator) -> dict[str, Colour]:
 
 
 def _background(rng: np.random.Generator) -> ImageArray:
-    """Draw what lies behind the objects [H, W, 3]: soft colours, a pattern, clutter."""
+    """Draw what lies behind the objects [H, W, 3]: soft colors, a pattern, clutter."""
     height, width = IMAGE_HW
     hue, spread, value = rng.random(), rng.uniform(0.01, 0.08), rng.uniform(0.45, 0.95)
 
-    def muted() -> Colour:
+    def muted() -> Color:
         return _hsv(hue + rng.normal(0, spread), rng.uniform(0.05, 0.4), value + rng.normal(0, 0.08))
 
-    # Each step smooths what the one before has drawn: colours, clouds, mottle.
+    # Each step smooths what the one before has drawn: colors, clouds, mottle.
     clouds = _stretch(np.array([[muted() for _ in range(3)] for _ in range(2)]), (10, 12))
     mottle = _stretch(clouds + rng.normal(0, 3, size=(10, 12, 1)), (64, 80)) + rng.normal(0, 2.5, size=(64, 80, 1))
     smooth = _stretch(mottle, IMAGE_HW)
@@ -277,7 +277,7 @@ def _background(rng: np.random.Generator) -> ImageArray:
         floor = np.array([(0, left), (width, right), (width, height), (0, height)])
         pixels = _overlay(pixels, [(floor, muted())], rng.uniform(0.4, 0.8))
     if rng.random() < 0.4:
-        # The texture's square reaches over the picture, however it is turned.
+        # The texture's square reaches over the image, however it is turned.
         pattern = shapes.random_texture(rng) * width * rng.uniform(1.2, 2) + width / 2
         pixels = _overlay(pixels, [(pattern, muted())], rng.uniform(0.08, 0.3))
     scraps = [(_scrap(rng), muted()) for _ in range(rng.integers(0, 14))]
@@ -296,15 +296,15 @@ def _scrap(rng: np.random.Generator) -> Doubles:
     return corners if kind == 1 else shapes.smooth(corners)
 
 
-def _overlay(image: ImageArray, polygons: list[tuple[Doubles, Colour]], opacity: float) -> ImageArray:
+def _overlay(image: ImageArray, polygons: list[tuple[Doubles, Color]], opacity: float) -> ImageArray:
     veil = image.copy()
-    for points, colour in polygons:
-        _fill(veil, points, colour)
+    for points, color in polygons:
+        _fill(veil, points, color)
     return np.asarray(cv2.addWeighted(veil, opacity, image, 1 - opacity, 0), dtype=np.uint8)
 
 
 def _develop(image: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """Return the finished picture: uneven light, a lens's blur, a sensor's noise."""
+    """Return the finished image: uneven light, a lens's blur, a sensor's noise."""
     light = _stretch(rng.uniform(0.82, 1.1, size=(2, 2, 1)) + rng.normal(0, 0.015, size=(2, 2, 3)), IMAGE_HW)
     amplitude = int(rng.integers(1, 9))
     noise = rng.integers(-amplitude, amplitude, size=image.shape, dtype=np.int8, endpoint=True)
@@ -316,23 +316,23 @@ def _develop(image: ImageArray, rng: np.random.Generator) -> ImageArray:
 
 
 def _stretch(grid: npt.NDArray[np.floating[Any]], hw: tuple[int, int]) -> Floats:
-    """Return the colours [h, w, 3] of a coarse grid spread smoothly over `hw` pixels."""
+    """Return the colors [h, w, 3] of a coarse grid spread smoothly over `hw` pixels."""
     return np.asarray(cv2.resize(grid.astype(np.float32), hw[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
-def _hsv(hue: float, saturation: float, value: float) -> Colour:
-    """Return an RGB colour 0..255; hue goes round at 1, the others are cut to 0..1."""
+def _hsv(hue: float, saturation: float, value: float) -> Color:
+    """Return an RGB color 0..255; hue goes round at 1, the others are cut to 0..1."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1))
     return red * 255, green * 255, blue * 255
 
 
-def _fill(image: ImageArray, polygons: Doubles, value: float | Colour, scale: float = 1) -> None:
+def _fill(image: ImageArray, polygons: Doubles, value: float | Color, scale: float = 1) -> None:
     """Fill one polygon [K, 2], or several [N, K, 2] that do not overlap, onto an image, in place.
 
     Args:
         image: [H, W] or [H, W, 3].
         polygons: in continuous pixels of the image before scaling.
-        value: a level or a colour, as the image has it.
+        value: a level or a color, as the image has it.
         scale: pixels of the image per unit of the polygons.
     """
     figures = list(_fixed(polygons, scale).reshape(-1, *polygons.shape[-2:]))
@@ -340,7 +340,7 @@ def _fill(image: ImageArray, polygons: Doubles, value: float | Colour, scale: fl
 
 
 def _fixed(points: Doubles, scale: float) -> npt.NDArray[np.int32]:
-    # cv2 names pixel centres, and takes 1/16 pixels as integers.
+    # cv2 names pixel centers, and takes 1/16 pixels as integers.
     return np.asarray(np.rint((points * scale - 0.5) * 2**_SHIFT), dtype=np.int32)
 
 

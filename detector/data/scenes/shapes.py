@@ -13,7 +13,7 @@ from detector.geometry import rotation_matrix
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """One kind of object, upright, in units of its longer side, centred on (0, 0), y downwards.
+    """One kind of object, upright, in units of its longer side, centered on (0, 0), y downwards.
 
     Attributes:
         name: the class name.
@@ -56,7 +56,7 @@ def ribbon(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Dou
 def random_texture(rng: np.random.Generator) -> Doubles:
     """Draw the polygons [N, K, 2] of stripes, dots or checks, at any angle, over at least -0.72..0.72."""
     kind, step = rng.integers(3), rng.uniform(0.06, 0.12)
-    reach = 1 + int(0.72 / step)  # 0.72 is the farthest that a shape gets from its centre, by Pythagoras
+    reach = 1 + int(0.72 / step)  # 0.72 is the farthest that a shape gets from its center, by Pythagoras
     steps = np.arange(-reach, reach + 1)
     cells = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     half = step / 2

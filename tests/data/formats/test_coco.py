@@ -26,9 +26,9 @@ def data_of(*annotations: Any) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, data: Any, pictures: tuple[str, ...] = ("a.png",)) -> Path:
+def write(folder: Path, data: Any, images: tuple[str, ...] = ("a.png",)) -> Path:
     """Write val.json with each annotation on its own line, the first on line 4."""
-    for name in pictures:
+    for name in images:
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / "images" / name, np.zeros((*HW, 3), np.uint8))
     head = json.dumps({key: value for key, value in data.items() if key != "annotations"})
@@ -54,11 +54,11 @@ def test_crowd_and_ignore_regions_are_marked_and_counted(tmp_path: Path) -> None
     assert (split.ledger.used, split.ledger.crowd, split.ledger.background) == (3, 2, 0)
 
 
-def test_a_picture_with_only_a_crowd_region_is_a_background_picture(tmp_path: Path) -> None:
+def test_a_image_with_only_a_crowd_region_is_a_background_image(tmp_path: Path) -> None:
     assert read_split(write(tmp_path, data_of(annotation(1, [1, 1, 9, 9], iscrowd=1))), "val").ledger.background == 1
 
 
-def test_a_picture_whose_only_row_was_dropped_is_not_a_background_picture(tmp_path: Path) -> None:
+def test_a_image_whose_only_row_was_dropped_is_not_a_background_image(tmp_path: Path) -> None:
     assert read_split(write(tmp_path, data_of(annotation(1, [1, 1, 0, 9]))), "val").ledger.background == 0
 
 
@@ -76,7 +76,7 @@ def test_the_area_of_the_file_is_kept_and_the_boxes_stands_in_for_a_bad_one(tmp_
         (annotation(8, [1, 2, 3, -4]), r"is 3 wide and -4 high"),
         (annotation(8, [float("nan"), 2, 3, 4]), r"box \(nan, 2, nan, 6\) is not finite"),
         (annotation(8, [1, 2, float("inf"), 4]), r"is not finite"),
-        (annotation(8, [60, 2, 3, 4]), r"\(60, 2, 63, 6\) has no area inside the picture of 60 x 40 pixels"),
+        (annotation(8, [60, 2, 3, 4]), r"\(60, 2, 63, 6\) has no area inside the image of 60 x 40 pixels"),
         (annotation(8, [-9, -9, 3, 4]), r"has no area inside"),
         (annotation(8, None), "bbox is missing"),
         (annotation(8, [1, 2, 3]), r"bbox \[1, 2, 3\] is not four numbers"),
@@ -106,11 +106,11 @@ def test_a_box_that_reaches_out_is_clipped_and_one_within_rounding_is_used(tmp_p
     split = read_split(path, "val")
     assert split.annotations[0].boxes.tolist() == [[50, 30, 60, 40], [0, 30, 8, 40]]
     assert (split.ledger.used, split.ledger.clipped) == (1, 1)
-    wanted = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) reaches out of the picture of 60 x 40 pixels"
+    wanted = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) reaches out of the image of 60 x 40 pixels"
     assert str(split.ledger.entries[0]) == wanted
 
 
-def test_a_missing_picture_is_left_out_and_all_its_rows_dropped(tmp_path: Path) -> None:
+def test_a_missing_image_is_left_out_and_all_its_rows_dropped(tmp_path: Path) -> None:
     data = data_of(annotation(1, [1, 2, 3, 4]), annotation(2, [1, 2, 3, 4], image_id=6))
     data["images"] += [{"id": i, "file_name": f"{i}.png", "height": 9, "width": 9} for i in (6, 7)]
     split = read_split(write(tmp_path, data), "val")
@@ -118,10 +118,10 @@ def test_a_missing_picture_is_left_out_and_all_its_rows_dropped(tmp_path: Path) 
     assert [path.name for path in split.ledger.missing] == ["6.png", "7.png"]
     [entry] = split.ledger.entries
     assert entry.line == 5
-    assert entry.reason == f"annotation 2: picture {tmp_path / 'images' / '6.png'} not found"
+    assert entry.reason == f"annotation 2: image {tmp_path / 'images' / '6.png'} not found"
 
 
-def test_pictures_may_lie_in_subfolders_or_beside_the_file(tmp_path: Path) -> None:
+def test_images_may_lie_in_subfolders_or_beside_the_file(tmp_path: Path) -> None:
     data = data_of()
     data["images"] = [{"id": 2, "file_name": "deep/a.png"}, {"id": 1, "file_name": "b.png"}]
     write_image(tmp_path / "b.png", np.zeros((4, 5, 3), np.uint8))
@@ -209,7 +209,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
         ("images", [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "a.png"}], "file_name 'a.png'"),
         ("images", [{"id": 5}], "image 5 has no `file_name`"),
         ("images", [{"id": "5", "file_name": "a.png"}], "whole number `id`"),
-        ("images", [], r"no pictures \(none named\)"),
+        ("images", [], r"no images \(none named\)"),
         ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 named there was found, first: .*z.png"),
         ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "`categories` holds the id 3 twice"),
         ("categories", [], "`categories` is empty"),

@@ -18,11 +18,11 @@ def item(name: str = "cat", corners: str = "1 2 30 20", more: str = "") -> str:
     return f"<object><name>{name}</name>{more}<bndbox>{fields}</bndbox></object>\n"
 
 
-def write(folder: Path, stem: str, *objects: str, picture: bool = True) -> Path:
-    """Write an XML file whose objects start on line 3, and its picture."""
+def write(folder: Path, stem: str, *objects: str, image: bool = True) -> Path:
+    """Write an XML file whose objects start on line 3, and its image."""
     for name in ("Annotations", "JPEGImages"):
         (folder / name).mkdir(exist_ok=True)
-    if picture:
+    if image:
         write_image(folder / "JPEGImages" / f"{stem}.png", np.zeros((*HW, 3), np.uint8))
     path = folder / "Annotations" / f"{stem}.xml"
     path.write_text(f"<annotation>\n<filename>{stem}.png</filename>\n{''.join(objects)}</annotation>\n")
@@ -64,7 +64,7 @@ def test_difficult_objects_are_crowd_regions_and_parts_of_objects_are_no_boxes(t
         (item(corners="30 2 1 20"), "is -29 wide and 18 high"),
         (item(corners="1 2 1 20"), "is 0 wide and 18 high"),
         (item(corners="nan 2 9 20"), "is not finite"),
-        (item(corners="60 2 70 20"), "has no area inside the picture of 60 x 40 pixels"),
+        (item(corners="60 2 70 20"), "has no area inside the image of 60 x 40 pixels"),
         (item(corners="1 2 x 20"), "cat: <xmax> is 'x', not a number"),
         (item(corners="1 2 3"), "cat: no <ymax>"),
         (item(name=""), "object without <name>"),
@@ -118,12 +118,12 @@ def test_a_wrong_list_is_refused_with_its_line(tmp_path: Path, text: str, messag
         read_split(tmp_path, "train")
 
 
-def test_a_missing_picture_is_left_out_and_its_rows_dropped(tmp_path: Path) -> None:
+def test_a_missing_image_is_left_out_and_its_rows_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a", item())
-    path = write(tmp_path, "b", item(), picture=False)
+    path = write(tmp_path, "b", item(), image=False)
     split = read_split(tmp_path, "train")
     assert [a.image_path.name for a in split.annotations] == ["a.png"]
-    wanted = f"{path}:3: dropped: picture {tmp_path / 'JPEGImages/b.png'} not found"
+    wanted = f"{path}:3: dropped: image {tmp_path / 'JPEGImages/b.png'} not found"
     assert [str(entry) for entry in split.ledger.entries] == [wanted]
 
 
@@ -144,8 +144,8 @@ def test_a_file_that_is_not_plain_xml_is_refused_with_its_place(tmp_path: Path, 
         read_split(tmp_path, "train")
 
 
-def test_a_folder_without_objects_or_without_pictures_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "a", picture=False)
+def test_a_folder_without_objects_or_without_images_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", image=False)
     with pytest.raises(InputError, match="there is no class to find"):
         read_split(tmp_path, "train")
     with pytest.raises(InputError, match="none of the 1 named there was found"):

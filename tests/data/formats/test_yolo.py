@@ -12,7 +12,7 @@ HW = (40, 80)
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.zeros((*HW, 3), np.uint8))
 
@@ -24,7 +24,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def read_rows(folder: Path, rows: str) -> Split:
-    picture(folder / "images/train/a.png")
+    image(folder / "images/train/a.png")
     write(folder / "labels/train/a.txt", rows)
     return open_data(write(folder / "data.yaml", YAML)).read("train")
 
@@ -64,7 +64,7 @@ def test_blank_lines_comments_tabs_line_ends_and_byte_order_marks_are_not_rows(t
         ("0 0.5 0.5 0.1 -0.1", "is 8 wide and -4 high"),
         ("0 nan 0.5 0.1 0.1", "is not finite"),
         ("0 0.5 0.5 0.1 inf", "is not finite"),
-        ("0 1.5 0.5 0.1 0.1", "has no area inside the picture of 80 x 40 pixels"),
+        ("0 1.5 0.5 0.1 0.1", "has no area inside the image of 80 x 40 pixels"),
     ],
 )
 def test_a_bad_row_is_dropped_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
@@ -83,32 +83,32 @@ def test_a_box_that_reaches_out_is_clipped_but_not_for_rounded_decimals(tmp_path
     assert (entry.action, entry.line) == ("clipped", 1)
 
 
-def test_a_picture_without_a_label_file_is_a_background_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "images/train/b.png")
+def test_a_image_without_a_label_file_is_a_background_image(tmp_path: Path) -> None:
+    image(tmp_path / "images/train/b.png")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     assert [a.image_path.name for a in split.annotations] == ["a.png", "b.png"]
     assert split.ledger.background == 1
 
 
 def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "images/train/a.png")
-    with pytest.raises(InputError, match=r"none of the 1 pictures of train has a label file, e\.g\. .*labels/train/a"):
+    image(tmp_path / "images/train/a.png")
+    with pytest.raises(InputError, match=r"none of the 1 images of train has a label file, e\.g\. .*labels/train/a"):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")
 
 
-def test_rows_of_a_label_file_without_a_picture_are_dropped(tmp_path: Path) -> None:
+def test_rows_of_a_label_file_without_a_image_are_dropped(tmp_path: Path) -> None:
     orphan = write(tmp_path / "labels/train/z.txt", "\n0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/train/classes.txt", "cat\ndog\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
-    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: there is no picture for this label file"]
+    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: there is no image for this label file"]
 
 
-def test_a_picture_that_does_not_open_is_missing_and_its_rows_are_dropped(tmp_path: Path) -> None:
-    write(tmp_path / "images/train/b.png", "not a picture")
+def test_a_image_that_does_not_open_is_missing_and_its_rows_are_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "images/train/b.png", "not an image")
     write(tmp_path / "labels/train/b.txt", "0 0.5 0.5 0.1 0.1\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     assert [path.name for path in split.ledger.missing] == ["b.png"]
-    assert "not a picture in a format that can be read" in split.ledger.entries[0].reason
+    assert "not an image in a format that can be read" in split.ledger.entries[0].reason
 
 
 def test_a_label_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_label_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) 
         open_data(tmp_path).read("train")
 
 
-def test_a_list_of_pictures_is_read_and_a_listed_picture_that_is_missing_is_said(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.png")
+def test_a_list_of_images_is_read_and_a_listed_image_that_is_missing_is_said(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/b.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "lists/train.txt", "./images/b.png\n\nimages/a.png\n")
@@ -130,8 +130,8 @@ def test_a_list_of_pictures_is_read_and_a_listed_picture_that_is_missing_is_said
     assert entry.reason.endswith("b.png not found")
 
 
-def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.png")
+def test_a_image_listed_twice_is_refused(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
     with pytest.raises(InputError, match=r"lists .*a\.png 2 times"):
         open_data(write(tmp_path / "data.yaml", "train: [images, images]\nnames: [cat]\n")).read("train")
 
@@ -146,18 +146,18 @@ def test_a_picture_listed_twice_is_refused(tmp_path: Path) -> None:
             "path: inner\ntrain: images\nnames: [cat]\nnc: 1\ntest:\ndownload: rm -rf .\nroboflow: {a: 1}\n",
             "inner/images",
         ),
-        ("train: pictures\nnames: [cat]\n", "pictures"),
+        ("train: images\nnames: [cat]\n", "images"),
     ],
 )
 def test_the_folders_are_found_the_way_other_tools_write_them(tmp_path: Path, yaml: str, place: str) -> None:
-    picture(tmp_path / place / "a.png")
+    image(tmp_path / place / "a.png")
     write(tmp_path / place.replace("images", "labels") / "a.txt", "0 0.5 0.5 0.1 0.1\n")
     split = open_data(write(tmp_path / "data.yaml", yaml)).read("train")
     assert (split.ledger.used, len(split.annotations)) == (1, 1)
 
 
 def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.png")
+    image(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
     split = open_data(write(tmp_path / "data.yaml", "train: images\nnames: [no, 3]\n")).read("train")
     assert split.class_names == ("no", "3")
@@ -188,7 +188,7 @@ def test_a_split_that_is_not_there_is_refused_when_it_is_read(tmp_path: Path) ->
         data_set.read("train")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images/train").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"data\.yaml: no pictures"):
+    with pytest.raises(InputError, match=r"data\.yaml: no images"):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")

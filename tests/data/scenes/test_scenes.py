@@ -14,11 +14,11 @@ from detector.geometry import rotation_matrix
 Mask = Bools
 
 MARGIN = 160
-"""Room around a picture for the parts of objects that it cuts off."""
+"""Room around an image for the parts of objects that it cuts off."""
 
 
 def silhouette(placement: Placement) -> Mask:
-    """Where an object is opaque, on the picture with a margin: there, black and white do not shine through.
+    """Where an object is opaque, on the image with a margin: there, black and white do not shine through.
 
     The object's shadow lets more than half through.
     """
@@ -44,7 +44,7 @@ def test_a_box_is_tight_around_the_painted_object_however_it_is_turned(kind: int
         np.testing.assert_allclose(placement.box(), bounds(silhouette(placement)), atol=1)
 
 
-def test_the_boxes_of_a_picture_are_those_of_its_whole_objects_clipped_to_it() -> None:
+def test_the_boxes_of_a_image_are_those_of_its_whole_objects_clipped_to_it() -> None:
     for index in range(8):
         placements = [placement for placement in scenes.layout("val", index) if placement.class_id is not None]
         sample = scenes.render("val", index)
@@ -89,7 +89,7 @@ def test_every_class_is_common_in_every_split() -> None:
         assert np.bincount(class_ids, minlength=len(CLASS_NAMES)).min() > 0.05 * len(class_ids)
 
 
-def test_the_same_picture_is_drawn_on_every_call_whatever_was_drawn_before() -> None:
+def test_the_same_image_is_drawn_on_every_call_whatever_was_drawn_before() -> None:
     first = scenes.render("train", 3)
     scenes.render("train", 4)
     again = scenes.render("train", 3)
@@ -98,7 +98,7 @@ def test_the_same_picture_is_drawn_on_every_call_whatever_was_drawn_before() -> 
     np.testing.assert_array_equal(first.class_ids, again.class_ids)
 
 
-def test_a_split_serves_the_pictures_that_belong_to_its_annotations_even_in_another_process() -> None:
+def test_a_split_serves_the_images_that_belong_to_its_annotations_even_in_another_process() -> None:
     read = scenes.read_split("val")
     for annotation in read.annotations[:3]:
         sample = scenes.render("val", annotation.image_id)
@@ -110,7 +110,7 @@ def test_a_split_serves_the_pictures_that_belong_to_its_annotations_even_in_anot
         np.testing.assert_array_equal(annotation.class_ids, sample.class_ids)
 
 
-def test_no_two_pictures_are_alike_within_or_across_splits() -> None:
+def test_no_two_images_are_alike_within_or_across_splits() -> None:
     images = [scenes.render(split, index).image for split in SPLIT_SIZES for index in range(4)]
     assert len({image.tobytes() for image in images}) == len(images)
 
