@@ -1,23 +1,33 @@
-"""A small, exact detector: from a folder of labeled images to boxes, on the computer you have.
+"""Train, evaluate and run a YOLO-style object detector: from a folder of labeled images to a detector you can ship.
 
 >>> import detector
->>> sorted(detector.__all__)
-['Annotation', 'AveragePrecision', 'Config', 'Detections', 'Detector', 'InputError', 'draw', 'evaluate', 'train']
+>>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
+['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
+ 'check', 'compare', 'draw', 'evaluate', 'export', 'open_data', 'read_config', 'read_image', 'resume', 'train',
+ 'verify', 'write_image']
 """
 
 from typing import TYPE_CHECKING, Any
 
 from detector.annotation import Annotation
-from detector.config import Config
+from detector.config import Config, read_config
 from detector.detections import Detections, draw
 from detector.errors import InputError
+from detector.images import read_image, write_image
+from detector.options import DetectOptions
 from detector.version import VERSION
 
 if TYPE_CHECKING:
+    from detector.checking.check import check
+    from detector.comparing.compare import compare
+    from detector.data.open_data import open_data
     from detector.evaluating.evaluate import evaluate
+    from detector.exporting.export import export
+    from detector.exporting.verify import verify
     from detector.metrics.average_precision import AveragePrecision
     from detector.predict.detector import Detector
-    from detector.training.train import train
+    from detector.training.run import TrainingResult
+    from detector.training.train import resume, train
 
 __version__ = VERSION
 
@@ -25,26 +35,50 @@ __all__ = [
     "Annotation",
     "AveragePrecision",
     "Config",
+    "DetectOptions",
     "Detections",
     "Detector",
     "InputError",
+    "TrainingResult",
+    "check",
+    "compare",
     "draw",
     "evaluate",
+    "export",
+    "open_data",
+    "read_config",
+    "read_image",
+    "resume",
     "train",
+    "verify",
+    "write_image",
 ]
 
-_LATE = {
+_LAZY = {
     "AveragePrecision": "detector.metrics.average_precision",
     "Detector": "detector.predict.detector",
+    "TrainingResult": "detector.training.run",
+    "check": "detector.checking.check",
+    "compare": "detector.comparing.compare",
     "evaluate": "detector.evaluating.evaluate",
+    "export": "detector.exporting.export",
+    "open_data": "detector.data.open_data",
+    "resume": "detector.training.train",
     "train": "detector.training.train",
+    "verify": "detector.exporting.verify",
 }
+"""Public name → the module that defines it, imported on first use: importing torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:
-    # Torch takes seconds to import; `detector --help` and the vocabulary must not wait for it.
-    if name in _LATE:
+    if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LATE[name]), name)
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'detector' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -334,7 +334,7 @@ class RunConfig(_Part):
 class SuppressionConfig(_Part):
     """Non-maximum suppression (NMS) of the trained detector, unless the caller asks for another."""
 
-    suppression: SuppressionName = _setting(
+    suppression: SuppressionName = _setting(  # noqa: RUF009 (ruff does not see through the alias)
         "classic",
         "classic: of boxes that overlap the best is kept; soft: the others get lower scores (Soft-NMS); diou: centers "
         "count (DIoU-NMS); weighted: boxes are averaged",

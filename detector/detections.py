@@ -12,7 +12,7 @@ from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import to_xywh
 from detector.drawing import draw_boxes
 from detector.errors import InputError, MissingPackageError
-from detector.images import read_image, to_rgb
+from detector.images import check_array, read_image, to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,9 +39,8 @@ class Detections:
     Raises:
         InputError: the arrays do not fit together.
 
-    >>> found = Detections(
-    ...     np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([0.9, 0.4], np.float32), np.array([1, 0]), ("a", "b")
-    ... )
+    >>> boxes, scores = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([0.9, 0.4], np.float32)
+    >>> found = Detections(boxes, scores, np.array([1, 0]), ("a", "b"))
     >>> [(name, round(score, 2), box.tolist()) for name, score, box in found]
     [('b', 0.9, [1.0, 2.0, 3.0, 4.0]), ('a', 0.4, [5.0, 6.0, 7.0, 8.0])]
     >>> len(found[found.scores > 0.5]), found[found.labels == "a"].boxes.tolist()
@@ -82,11 +81,7 @@ class Detections:
             yield self.class_names[class_id], float(score), box
 
     def __getitem__(self, index: int | slice | Sequence[int] | Bools | Ints) -> "Detections":
-        if isinstance(index, int | np.integer):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"index {index} is out of range for {len(self)} detections")
-            index = [int(index)]
-        chosen = np.sort(np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index, dtype=None)])
+        chosen = np.sort(np.arange(len(self))[index if isinstance(index, slice) else self._checked_index(index)])
         tracks = None if self.track_ids is None else self.track_ids[chosen]
         return replace(
             self,
@@ -95,6 +90,21 @@ class Detections:
             class_ids=self.class_ids[chosen],
             track_ids=tracks,
         )
+
+    def _checked_index(self, index: int | Sequence[int] | Bools | Ints) -> Bools | Ints:
+        """Return an index, a mask or an array of indices as an array [N] that NumPy accepts, or raise IndexError."""
+        # np.asarray([]) is a float array, which is no valid index.
+        array = np.asarray(index) if isinstance(index, np.ndarray) or np.size(index) else np.zeros(0, dtype=np.int64)
+        if array.ndim > 1 or array.dtype.kind not in "biu":
+            raise IndexError(
+                "detections are indexed by an integer, a slice, a boolean mask or a list of integers, "
+                f"not by {array.dtype} {list(array.shape)}"
+            )
+        if array.dtype.kind == "b" and array.shape != (len(self),):
+            raise IndexError(f"a mask for {len(self)} detections has shape [{len(self)}], not {list(array.shape)}")
+        if array.ndim == 0 and not -len(self) <= array < len(self):
+            raise IndexError(f"index {array} is out of range for {len(self)} detections")
+        return np.atleast_1d(array)
 
     def draw(
         self, image: "str | Path | bytes | ImageArray | Image.Image", *, with_scores: bool = True
@@ -107,12 +117,12 @@ class Detections:
             with_scores: whether to draw the scores.
 
         Raises:
-            InputError: the image cannot be read.
+            InputError: the image cannot be read, or the array is not uint8 [H, W, 3].
         """
         from PIL import Image
 
         if isinstance(image, np.ndarray):
-            pixels = image
+            pixels = check_array(image)
         else:
             pixels = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
         return Image.fromarray(self.draw_on(pixels, with_scores=with_scores))
@@ -185,10 +195,13 @@ class Detections:
             class_names=tuple(class_names),
             track_ids=None if found.tracker_id is None else found.tracker_id[order].astype(np.int64),
         )
-        theirs = found.data.get("class_name")
-        for (ours, _, _), other in zip(detections, () if theirs is None else np.asarray(theirs)[order], strict=False):
-            if ours != other:
-                raise InputError(f"a class is named {str(other)!r} there and {ours!r} in class_names: pass its names")
+        if (names := found.data.get("class_name")) is not None:
+            for name, label in zip(np.asarray(names)[order].tolist(), detections.labels.tolist(), strict=True):
+                if name != label:
+                    raise InputError(
+                        f"a class is named {name!r} in the supervision detections and {label!r} in class_names: pass "
+                        "the class names of the model that made the detections"
+                    )
         return detections
 
 

@@ -44,6 +44,19 @@ def make_folder(path: Path) -> None:
         raise FileError(f"{path}: the folder cannot be created ({error.strerror})") from None
 
 
+def check_writable(path: Path | None) -> None:
+    """Refuse a path that cannot be written, before the work whose result goes there; its folder is created.
+
+    Raises:
+        FileError: the path is a folder, or not writable.
+    """
+    if path is None:
+        return
+    make_folder(path.parent)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise FileError(f"{path}: cannot be written")
+
+
 def append_line(file: io.FileIO, values: Any) -> None:
     """Append values as one line of JSON to an unbuffered file, completely or not at all.
 

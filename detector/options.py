@@ -32,8 +32,8 @@ RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast
 """Inference backend; see `runtime.load`."""
 
 SuppressionName = Literal["classic", "soft", "diou", "weighted"]
-"""What happens to a box that overlaps a better one: `classic` NMS drops it, `soft` lowers its score, `diou` also takes the
-distance of the centers into account, `weighted` merges it into the better one."""
+"""What happens to a box that overlaps a better one: `classic` NMS drops it, `soft` lowers its score, `diou` also takes
+the distance of the centers into account, `weighted` merges it into the better one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What tests of several stages share: no network, one thread, a tiny data set on disk, and a network trained on it."""
+"""Fixtures for tests of several folders: no network, one thread, a tiny data set, and a network trained on it."""
 
 import json
 import socket
@@ -15,10 +15,10 @@ from detector.config import Config
 from detector.images import write_image
 from detector.training.train import train
 
-# The tensors of tests are too small for more, and threads that wait for each other on a busy machine cost most.
+# The tensors in tests are too small for more threads, and synchronizing threads on a busy machine is expensive.
 torch.set_num_threads(1)
 
-# The gate tries the same examples each time, and `pytest --hypothesis-profile=explore` others.
+# The gate tries the same examples each time; `pytest --hypothesis-profile=explore` tries others.
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.load_profile("repeat")
@@ -26,7 +26,7 @@ settings.load_profile("repeat")
 
 @pytest.fixture(scope="session")
 def attempts() -> Iterator[list[str]]:
-    """What wanted to go to the network, which is shut for this process; a library may keep quiet about its failure."""
+    """Disable the network for this process and list the attempts to use it, which a library may hide."""
     found: list[str] = []
     connect = socket.socket.connect
 
@@ -51,7 +51,7 @@ def attempts() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_network(attempts: list[str]) -> Iterator[None]:
-    """Fail the test during which something wanted to go to the network."""
+    """Fail a test that tries to use the network."""
     before = len(attempts)
     yield
     assert not attempts[before:]
@@ -59,7 +59,7 @@ def no_network(attempts: list[str]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder of images 96 wide and 64 high with red and blue rectangles; category ids 3 and 17."""
+    """A COCO folder of images, 96 x 64 (width x height), with red and blue rectangles; category ids 3 and 17."""
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
@@ -89,17 +89,17 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    """Settings for a run of seconds."""
+    """Settings of a run that takes seconds."""
     return Config(model="pico", input_size=(64, 96), steps=80, batch=4, evaluations=2, precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training run on the tiny data set."""
-    return train(tiny_data, tiny_config, tmp_path_factory.mktemp("runs") / "tiny").folder
+    """The output folder of a training run on the tiny data set."""
+    return train(tiny_data, tiny_config, out=tmp_path_factory.mktemp("runs") / "tiny").folder
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_run: Path) -> Path:
-    """The weights of that run."""
+    """The best weights of that run."""
     return tiny_run / "weights" / "best.safetensors"

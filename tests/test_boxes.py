@@ -7,19 +7,18 @@ from hypothesis.extra.numpy import arrays
 from detector import boxes
 from detector.arrays import Floats
 
-# Whole and half numbers: every product below is exact in float32, so references must agree to the last digit.
+# Multiples of 1/2: every product below is exact in float32, so results must equal the references exactly.
 corners = st.integers(-60, 60).map(lambda n: n / 2)
 
 
 def any_boxes(low: int = 0, high: int = 6) -> st.SearchStrategy[Floats]:
-    """Boxes [N, 4], also empty ones and some with swapped corners."""
+    """Draw boxes [N, 4], some without area and some with swapped corners."""
     return st.integers(low, high).flatmap(lambda n: arrays(np.float32, (n, 4), elements=corners))
 
 
-def proper(some: Floats) -> Floats:
-    """The same boxes with their corners in order."""
-    pairs = np.sort(some.reshape(-1, 2, 2), axis=1)
-    return pairs.reshape(-1, 4)
+def ordered(array: Floats) -> Floats:
+    """Return the boxes [N, 4] with their corners in order."""
+    return np.sort(array.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
 
 
 def slow_iou(a: list[float], b: list[float]) -> float:
@@ -30,16 +29,16 @@ def slow_iou(a: list[float], b: list[float]) -> float:
     return intersection / union if union > 0 else 0.0
 
 
-@given(any_boxes().map(proper), any_boxes().map(proper))
-def test_pairwise_iou_is_that_of_the_double_loop(a: Floats, b: Floats) -> None:
-    expected = [[slow_iou(one, other) for other in b.tolist()] for one in a.tolist()]
+@given(any_boxes().map(ordered), any_boxes().map(ordered))
+def test_pairwise_iou_equals_a_double_loop(a: Floats, b: Floats) -> None:
+    expected = [[slow_iou(box_a, box_b) for box_b in b.tolist()] for box_a in a.tolist()]
     iou = boxes.pairwise_iou(a, b)
     assert iou.shape == (len(a), len(b))
     np.testing.assert_allclose(iou, np.reshape(expected, iou.shape), rtol=1e-6)
 
 
-@given(any_boxes().map(proper), any_boxes().map(proper), corners)
-def test_iou_is_symmetric_bounded_and_the_same_wherever_the_boxes_lie(a: Floats, b: Floats, shift: float) -> None:
+@given(any_boxes().map(ordered), any_boxes().map(ordered), corners)
+def test_iou_is_symmetric_bounded_and_translation_invariant(a: Floats, b: Floats, shift: float) -> None:
     iou = boxes.pairwise_iou(a, b)
     assert ((iou >= 0) & (iou <= 1)).all()
     np.testing.assert_array_equal(iou, boxes.pairwise_iou(b, a).T)
@@ -48,46 +47,46 @@ def test_iou_is_symmetric_bounded_and_the_same_wherever_the_boxes_lie(a: Floats,
 
 
 @given(any_boxes())
-def test_conversions_there_and_back_are_exact(some: Floats) -> None:
-    np.testing.assert_array_equal(boxes.from_xywh(boxes.to_xywh(some)), some)
-    np.testing.assert_array_equal(boxes.from_cxcywh(boxes.to_cxcywh(some)), some)
+def test_conversions_round_trip_exactly(array: Floats) -> None:
+    np.testing.assert_array_equal(boxes.from_xywh(boxes.to_xywh(array)), array)
+    np.testing.assert_array_equal(boxes.from_cxcywh(boxes.to_cxcywh(array)), array)
 
 
-def test_conversions_take_any_leading_shape() -> None:
-    some = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    for there, back in ((boxes.to_xywh, boxes.from_xywh), (boxes.to_cxcywh, boxes.from_cxcywh)):
-        assert there(some).shape == some.shape
-        np.testing.assert_array_equal(back(there(some)), some)
+def test_conversions_accept_any_leading_shape() -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for convert, invert in ((boxes.to_xywh, boxes.from_xywh), (boxes.to_cxcywh, boxes.from_cxcywh)):
+        assert convert(array).shape == array.shape
+        np.testing.assert_array_equal(invert(convert(array)), array)
 
 
-def test_decimals_of_a_file_are_rounded_once() -> None:
+def test_float64_input_is_rounded_only_once() -> None:
     x, width = np.random.default_rng(0).uniform(0, 1000, (2, 1000))
     zero = np.zeros_like(x)
     right = boxes.from_xywh(np.stack([x, zero, width, zero], axis=1))[:, 2]
     np.testing.assert_array_equal(right, (x + width).astype(np.float32))
-    assert (right != x.astype(np.float32) + width.astype(np.float32)).any(), "the numbers show nothing"
+    assert (right != x.astype(np.float32) + width.astype(np.float32)).any(), "the test data must show the difference"
 
 
 @given(any_boxes(), st.tuples(st.integers(1, 30), st.integers(1, 30)))
-def test_clipping_keeps_what_lies_inside_and_does_nothing_the_second_time(some: Floats, hw: tuple[int, int]) -> None:
-    clipped = boxes.clip(some, hw)
+def test_clipping_keeps_the_part_inside_and_is_idempotent(array: Floats, hw: tuple[int, int]) -> None:
+    clipped = boxes.clip(array, hw)
     assert clipped.dtype == np.float32
     assert ((clipped >= 0) & (clipped <= np.array([hw[1], hw[0]] * 2))).all()
     np.testing.assert_array_equal(boxes.clip(clipped, hw), clipped)
-    # The share inside is the intersection with the image.
+    # The clipped box is the intersection with the image.
     image = np.array([[0, 0, hw[1], hw[0]]], dtype=np.float32)
-    some = proper(some)
-    area = boxes.area(boxes.clip(some, hw))
-    union = boxes.area(some) + boxes.area(image) - area
-    np.testing.assert_allclose(boxes.pairwise_iou(some, image)[:, 0], area / union, rtol=1e-6)
+    array = ordered(array)
+    area = boxes.area(boxes.clip(array, hw))
+    union = boxes.area(array) + boxes.area(image) - area
+    np.testing.assert_allclose(boxes.pairwise_iou(array, image)[:, 0], area / union, rtol=1e-6)
 
 
 @pytest.mark.parametrize("box", [[-9, 2, -1, 4], [31, 2, 40, 4], [2, -9, 4, 0], [2, 20, 4, 30]])
-def test_a_box_outside_the_image_is_clipped_to_no_area(box: list[float]) -> None:
+def test_a_box_outside_the_image_is_clipped_to_zero_area(box: list[float]) -> None:
     assert boxes.area(boxes.clip(np.array([box], np.float32), (20, 30))) == 0
 
 
-def test_swapped_corners_have_no_area_and_no_overlap() -> None:
+def test_boxes_with_swapped_corners_have_no_area_and_no_iou() -> None:
     swapped = np.array([[5, 5, 1, 1], [5, 1, 1, 5]], dtype=np.float32)
     around = np.array([[0, 0, 9, 9]], dtype=np.float32)
     assert boxes.area(swapped).tolist() == [0, 0]

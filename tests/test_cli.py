@@ -18,7 +18,7 @@ from detector.config import Config
 from detector.data.open_data import open_data
 from detector.images import write_image
 from detector.model.checkpoint import save_weights
-from detector.model.network import GridNetwork
+from detector.model.make_network import make_network
 from detector.predict.detector import Detector
 from detector.weights_info import WeightsInfo
 
@@ -49,7 +49,7 @@ def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that know the classes of the built-in set and have learned nothing."""
     classes = open_data("scenes").read("test").class_names
     torch.manual_seed(0)
-    network = GridNetwork(
+    network = make_network(
         Config(model="pico"), len(classes), np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
     )
     path = tmp_path_factory.mktemp("weights") / "scenes.safetensors"
@@ -71,7 +71,7 @@ def image(path: Path, level: int = 120) -> Path:
 # --- in general
 
 
-def test_a_name_that_the_terminal_cannot_show_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_name_that_is_not_utf8_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["train", "--data", os.fsdecode("é".encode() + b"\xff")]) == 2
@@ -79,7 +79,7 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_all_the_same(monkeypatch:
     assert "\\xe9\\udcff" in terminal.read()
 
 
-def test_help_and_version_do_not_wait_for_torch() -> None:
+def test_help_and_version_do_not_import_torch() -> None:
     code = (
         "import sys, detector, detector.cli.commands\n"
         "for words in (['--help'], ['--version'], ['detect', '--help'], ['train', '--data', 'x', '--set', 'a']):\n"
@@ -116,14 +116,14 @@ def test_python_m_detector_is_the_command() -> None:
         ["detect", "a.png", "--weights", "w", "--max-det", "many"],
     ],
 )
-def test_a_command_that_is_not_understood_says_how_it_is_used(capsys: Capture, words: list[str]) -> None:
+def test_wrong_command_line_prints_usage(capsys: Capture, words: list[str]) -> None:
     assert "usage: detector" in refused(capsys, *words)
 
 
 # --- train
 
 
-def test_train_writes_a_run_and_says_where(capsys: Capture, tiny_data: Path, tmp_path: Path) -> None:
+def test_train_writes_a_run_and_prints_its_folder(capsys: Capture, tiny_data: Path, tmp_path: Path) -> None:
     assert run("train", "--data", tiny_data, *TRAIN) == 0
     out, errors = capsys.readouterr()
     assert (tmp_path / "runs" / "train" / "weights" / "best.safetensors").is_file()
@@ -134,7 +134,7 @@ def test_train_writes_a_run_and_says_where(capsys: Capture, tiny_data: Path, tmp
     assert (tmp_path / "runs" / "train-2" / "weights" / "best.safetensors").is_file()
 
 
-def test_train_takes_settings_from_a_file_and_flags_go_before_it(tiny_data: Path, tmp_path: Path) -> None:
+def test_flags_override_the_settings_file(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ninput_size: [64, 96]\nlr_rest: 1e-4\n")
     words = ["--config", "some.yaml", "--model", "pico", "--epochs", "0.4", "--batch", "4", "--out", "run"]
     assert run("train", "--data", tiny_data, *words) == 0
@@ -158,18 +158,18 @@ def test_train_takes_settings_from_a_file_and_flags_go_before_it(tiny_data: Path
         (["--data", "scenes", "--config", "missing.yaml"], "missing.yaml: no such configuration file"),
     ],
 )
-def test_train_refuses_what_cannot_work_in_one_message(capsys: Capture, words: list[str], message: str) -> None:
+def test_train_refuses_wrong_input_with_one_message(capsys: Capture, words: list[str], message: str) -> None:
     assert message in refused(capsys, "train", *words)
     assert not Path("runs").exists()
 
 
-def test_a_wrong_line_in_a_settings_file_is_named(capsys: Capture, tmp_path: Path) -> None:
+def test_wrong_line_in_a_settings_file_is_named(capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "some.yaml").write_text("seed: 1\n\nepohcs: 3\n")
     message = refused(capsys, "train", "--data", "scenes", "--config", "some.yaml")
     assert "some.yaml:3: unknown setting 'epohcs': did you mean 'epochs'?" in message
 
 
-def test_train_does_not_write_into_the_folder_of_another_run(capsys: Capture, tiny_data: Path, tiny_run: Path) -> None:
+def test_train_does_not_write_into_another_run(capsys: Capture, tiny_data: Path, tiny_run: Path) -> None:
     message = refused(capsys, "train", "--data", tiny_data, *TRAIN, "--out", tiny_run)
     assert "holds a run already" in message
 
@@ -185,9 +185,7 @@ def yolo(folder: Path) -> Path:
     return folder
 
 
-def test_a_class_id_out_of_range_is_refused_with_file_and_line_or_allowed_by_share(
-    capsys: Capture, tmp_path: Path
-) -> None:
+def test_class_id_out_of_range_is_refused_unless_allowed(capsys: Capture, tmp_path: Path) -> None:
     data = yolo(tmp_path / "mine")
     message = refused(capsys, "train", "--data", data, *TRAIN)
     assert "1 of 4 boxes would be dropped, more than the allowed 2.0%" in message
@@ -199,7 +197,7 @@ def test_a_class_id_out_of_range_is_refused_with_file_and_line_or_allowed_by_sha
 # --- detect
 
 
-def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
+def test_detect_writes_images_and_every_format(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
     words = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
     assert run("detect", tiny_data / "images", *words) == 0
     out, errors = capsys.readouterr()
@@ -212,7 +210,7 @@ def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, t
         assert len(list(csv.DictReader(file))) == len(rows)
     assert len(list(Path("out").glob("*.png"))) == len(list(Path("out/labels").glob("*.txt"))) == 20
 
-    found = Detector.load(tiny_weights, "cpu").detect(tiny_data / "images" / "1.png", score_threshold=0.3)
+    found = Detector.load(tiny_weights, device="cpu").detect(tiny_data / "images" / "1.png", score_threshold=0.3)
     lines = Path("out/labels/1.txt").read_text().splitlines()
     assert len(lines) == len(found) > 0
     for line, (_, score, (x1, y1, x2, y2)) in zip(lines, found, strict=True):
@@ -220,13 +218,13 @@ def test_detect_draws_and_writes_every_table(capsys: Capture, tiny_data: Path, t
         np.testing.assert_allclose([float(value) for value in line.split()[1:]], wanted, atol=1e-3)
 
 
-def test_detect_shows_the_built_in_set_by_its_name(capsys: Capture, scenes_weights: Path) -> None:
+def test_detect_runs_on_the_built_in_scenes(capsys: Capture, scenes_weights: Path) -> None:
     assert run("detect", "scenes", "--weights", scenes_weights, "--conf", "0.9", "--device", "cpu") == 0
     assert "in 12 images; see found" in capsys.readouterr().out
     assert len(list(Path("found").glob("*.png"))) == 12
 
 
-def test_results_without_any_object_are_valid(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+def test_results_without_objects_are_valid(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     words = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-images"]
     assert run("detect", "a.png", *words) == 0
@@ -237,25 +235,21 @@ def test_results_without_any_object_are_valid(capsys: Capture, tiny_weights: Pat
     assert not Path("found/a.png").exists()
 
 
-def test_patterns_and_images_of_one_name_in_two_folders(tiny_weights: Path, tmp_path: Path) -> None:
+def test_equal_file_names_in_two_folders_are_numbered(tiny_weights: Path, tmp_path: Path) -> None:
     for name in ("x/a.png", "y/a.png", "y/b.png"):
         image(tmp_path / name)
     assert run("detect", "*/*.png", "--weights", tiny_weights, "--device", "cpu") == 0
     assert sorted(path.name for path in Path("found").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
 
 
-def test_sources_may_be_given_by_flag_and_the_canvas_by_its_long_side(
-    capsys: Capture, tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_source_option_and_imgsz(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     image(tmp_path / "b.png")
     assert run("detect", "--source", "a.png", "b.png", "--weights", tiny_weights, "--imgsz", "128") == 0
     assert "in 2 images" in capsys.readouterr().out
 
 
-def test_one_bad_image_alone_is_status_2_and_among_several_3_with_the_others_done(
-    capsys: Capture, tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_exit_status_for_unreadable_images(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     assert run("detect", "b.png", "--weights", tiny_weights) == 2
@@ -271,7 +265,7 @@ def test_one_bad_image_alone_is_status_2_and_among_several_3_with_the_others_don
     assert not Path("out/b.png").exists()
 
 
-def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
+def test_skip_done_processes_only_new_and_failed_images(
     capsys: Capture, tiny_weights: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "p").mkdir()
@@ -306,7 +300,7 @@ def test_skip_done_does_what_is_new_and_what_failed_and_keeps_the_rest(
     assert Path("found/detections.jsonl").read_bytes() == after
 
 
-def test_what_has_no_effect_on_images_is_said(
+def test_options_without_effect_on_images_are_reported(
     tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     image(tmp_path / "a.png")
@@ -315,15 +309,15 @@ def test_what_has_no_effect_on_images_is_said(
     assert "--track and --every are for videos, and none is given" in caplog.text
     assert "are replaced" not in caplog.text
     assert run(*words) == 0
-    assert "found: the results of an earlier run are replaced" in caplog.text
+    assert "found: replacing the results of an earlier run" in caplog.text
 
 
-def test_an_ending_that_is_of_no_format_is_refused(capsys: Capture, tiny_weights: Path) -> None:
+def test_unknown_export_suffix_is_refused(capsys: Capture, tiny_weights: Path) -> None:
     said = refused(capsys, "export", "--weights", tiny_weights, "--out", "model.tflite")
     assert "model.tflite: ONNX files end in .onnx; if an OpenVINO folder is to be called so" in said
 
 
-def test_a_file_that_cannot_be_written_ends_detect_with_one_message_and_keeps_what_was_done(
+def test_write_error_stops_detect_and_keeps_earlier_results(
     capsys: Capture, tiny_weights: Path, tmp_path: Path
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
@@ -337,17 +331,15 @@ def test_a_file_that_cannot_be_written_ends_detect_with_one_message_and_keeps_wh
     assert "in 2 images, 1 were done before" in capsys.readouterr().out
 
 
-def test_detect_does_not_draw_over_the_image(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+def test_detect_does_not_overwrite_the_source_image(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     before = image(tmp_path / "a.png").read_bytes()
     message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")
-    assert "a.png: lies in the folder for the results; give another --out" in message
+    assert "a.png: this source is in the output folder; give another --out" in message
     assert (tmp_path / "a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("sources", [["x/a.png", "y/a.png"], ["x/a.png"], ["y/a.webp"]])
-def test_detect_does_not_draw_over_another_image_of_the_users(
-    tiny_weights: Path, tmp_path: Path, sources: list[str]
-) -> None:
+def test_detect_does_not_overwrite_other_images(tiny_weights: Path, tmp_path: Path, sources: list[str]) -> None:
     for name in ("x/a.png", "y/a.webp"):
         image(tmp_path / name, 120)
     users = [image(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
@@ -356,13 +348,13 @@ def test_detect_does_not_draw_over_another_image_of_the_users(
     assert [path.read_bytes() for path in users] == before
 
 
-def test_detect_does_not_write_over_the_labels_of_a_data_set(tiny_weights: Path, tmp_path: Path) -> None:
+def test_detect_does_not_overwrite_labels_of_a_data_set(tiny_weights: Path, tmp_path: Path) -> None:
     before = (yolo(tmp_path / "mine") / "labels" / "b.txt").read_text()
     run("detect", "mine/images", "--weights", tiny_weights, "--out", "mine", "--save-txt")
     assert (tmp_path / "mine" / "labels" / "b.txt").read_text() == before
 
 
-def test_detect_does_not_draw_over_a_source_among_earlier_results(tiny_weights: Path, tmp_path: Path) -> None:
+def test_detect_does_not_overwrite_a_source_among_results(tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     assert run("detect", "a.png", "--weights", tiny_weights) == 0
     before = image(tmp_path / "found" / "mine.png").read_bytes()
@@ -370,7 +362,7 @@ def test_detect_does_not_draw_over_a_source_among_earlier_results(tiny_weights: 
     assert (tmp_path / "found" / "mine.png").read_bytes() == before
 
 
-def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
+def test_negative_max_det_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--max-det", "-1")
 
@@ -390,7 +382,7 @@ def test_a_negative_number_of_detections_is_refused(capsys: Capture, tiny_weight
         (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
     ],
 )
-def test_detect_refuses_what_cannot_work_in_one_message(
+def test_detect_refuses_wrong_input_with_one_message(
     capsys: Capture, tiny_weights: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     image(tmp_path / "a.png")
@@ -401,7 +393,7 @@ def test_detect_refuses_what_cannot_work_in_one_message(
 # --- evaluate
 
 
-def test_evaluate_prints_the_numbers_and_its_results_score_the_same_again(
+def test_evaluate_prints_numbers_and_its_results_score_equally(
     capsys: Capture, tiny_data: Path, tiny_weights: Path
 ) -> None:
     words = ["--results", "results.json", "--json", "own.json", "--device", "cpu"]
@@ -429,7 +421,7 @@ def test_evaluate_prints_the_numbers_and_its_results_score_the_same_again(
         (["--data", "scenes", "--weights", "WEIGHTS"], "the weights know the classes ['red', 'blue']"),
     ],
 )
-def test_evaluate_refuses_what_cannot_work_in_one_message(
+def test_evaluate_refuses_wrong_input_with_one_message(
     capsys: Capture, tiny_data: Path, tiny_weights: Path, words: list[str], message: str
 ) -> None:
     Path("bad.json").write_text('[{"score": 1}]')
@@ -437,16 +429,14 @@ def test_evaluate_refuses_what_cannot_work_in_one_message(
     assert message in refused(capsys, "evaluate", *(places.get(word, word) for word in words))
 
 
-def test_evaluate_says_so_where_the_numbers_cannot_be_written(
+def test_evaluate_reports_an_unwritable_output(
     capsys: Capture, tiny_data: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
     refused(capsys, "evaluate", "--data", tiny_data, "--weights", tiny_weights, "--json", "folder")
 
 
-def test_an_exported_file_detects_and_scores_like_the_weights_it_came_from(
-    tiny_weights: Path, tiny_data: Path, capsys: Capture
-) -> None:
+def test_export_detects_and_scores_like_its_weights(tiny_weights: Path, tiny_data: Path, capsys: Capture) -> None:
     assert run("export", "--weights", tiny_weights, "--out", "tiny.onnx") == 0
     assert "tiny.onnx: " in capsys.readouterr().out
     numbers = []
@@ -458,11 +448,11 @@ def test_an_exported_file_detects_and_scores_like_the_weights_it_came_from(
     assert run("detect", tiny_data / "images" / "1.png", "--weights", "tiny.onnx", "--no-images") == 0
 
 
-def test_a_graph_that_is_not_there_is_refused(capsys: Capture) -> None:
+def test_missing_graph_file_is_refused(capsys: Capture) -> None:
     assert "missing.onnx: cannot be read" in refused(capsys, "detect", "scenes", "--weights", "missing.onnx")
 
 
-def test_summary_prints_a_line_per_layer_and_the_sums(capsys: pytest.CaptureFixture[str]) -> None:
+def test_summary_prints_layers_and_totals(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "--model", "pico", "--classes", "3"]) == 0
     *layers, total = capsys.readouterr().out.splitlines()
     assert layers[1].split()[:3] == ["backbone.stem.0", "conv", "3x3/2"]
@@ -471,7 +461,7 @@ def test_summary_prints_a_line_per_layer_and_the_sums(capsys: pytest.CaptureFixt
     assert main(["summary", "--set", "padding=valid", "--imgsz", "160"]) == 2
 
 
-def test_the_largest_image_may_be_set(
+def test_max_pixels_limits_the_image_size(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to have it back after the test
@@ -482,7 +472,7 @@ def test_the_largest_image_may_be_set(
     assert main([*words, "--max-pixels", "6144"]) == 0
 
 
-def test_files_outside_of_the_data_set_are_read_only_on_request(
+def test_files_outside_the_data_set_need_permission(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     data = json.loads((tiny_data / "test.json").read_text())

@@ -15,7 +15,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_every_default_fits_its_own_setting_and_every_setting_says_what_it_is() -> None:
+def test_every_setting_is_documented_and_its_default_valid() -> None:
     for setting in fields(Config):
         value = parse_value(setting.name, setting.default)
         assert value == setting.default
@@ -23,12 +23,12 @@ def test_every_default_fits_its_own_setting_and_every_setting_says_what_it_is() 
         assert setting.metadata["doc"]
 
 
-def test_a_file_of_all_defaults_is_the_default(tmp_path: Path) -> None:
+def test_file_with_all_defaults_equals_the_default(tmp_path: Path) -> None:
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(Config()).items()}
     assert read_config(written(tmp_path, yaml.safe_dump(plain))) == Config()
 
 
-def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+def test_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert read_config(written(tmp_path, "# nothing yet\n")) == Config()
 
 
@@ -45,7 +45,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("mirror: 1", Config(flip=1.0)),
     ],
 )
-def test_settings_are_read_in_their_types(tmp_path: Path, text: str, expected: Config) -> None:
+def test_settings_are_converted_to_their_types(tmp_path: Path, text: str, expected: Config) -> None:
     config = read_config(written(tmp_path, text))
     assert config == expected
     for setting in fields(Config):
@@ -89,13 +89,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("line", "message"), WRONG)
-def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
+def test_wrong_line_is_refused_with_its_location(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(InputError, match=rf"run\.yaml:3: {message}"):
         read_config(written(tmp_path, f"# a run\nclip_norm: 5\n{line}\n"))
 
 
 @pytest.mark.parametrize("pair", ["minutes: 1\nepochs: 2", "epochs: 2\nsteps: 3", "steps: 3\nminutes: 1"])
-def test_two_lengths_are_refused_at_the_second(tmp_path: Path, pair: str) -> None:
+def test_two_lengths_are_refused_at_the_second_line(tmp_path: Path, pair: str) -> None:
     with pytest.raises(InputError, match=r"run\.yaml:2: minutes, epochs, steps: give one length"):
         read_config(written(tmp_path, pair))
 
@@ -104,12 +104,12 @@ def test_two_lengths_are_refused_at_the_second(tmp_path: Path, pair: str) -> Non
     "text",
     ["- a\n- b", "just text", "seed: [1", "\tseed: 1", "seed: 1\n---\nseed: 2", "seed: !!python/object:os.system 1"],
 )
-def test_a_file_that_is_no_flat_mapping_is_named(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_flat_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match=r"run\.yaml"):
         read_config(written(tmp_path, text))
 
 
-def test_a_file_that_is_missing_a_folder_or_not_text_is_named(tmp_path: Path) -> None:
+def test_unreadable_settings_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.yaml: no such"):
         read_config(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"device: caf\xe9")
@@ -119,17 +119,17 @@ def test_a_file_that_is_missing_a_folder_or_not_text_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["[]", "false", "0", "''"])
-def test_an_empty_list_or_scalar_is_not_taken_for_an_empty_file(tmp_path: Path, text: str) -> None:
+def test_empty_list_or_scalar_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="key: value"):
         read_config(written(tmp_path, text))
 
 
-def test_a_setting_given_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.yaml:2"):
         read_config(written(tmp_path, "seed: 1\nseed: 2"))
 
 
-def test_a_number_beyond_all_floats_is_refused(tmp_path: Path) -> None:
+def test_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lr"):
         read_config(written(tmp_path, f"lr: {10**400}"))
 
@@ -140,14 +140,14 @@ def test_infinity_is_refused(setting: str) -> None:
         override(Config(), [f"{setting}=.inf"])
 
 
-def test_overriding_changes_only_what_is_named_and_not_the_original() -> None:
+def test_override_changes_only_the_named_settings() -> None:
     original = Config(seed=5, flip=0.25)
     changed = override(original, ["lr=1e-3", "input_size=[64, 96]", " batch = 4"])
     assert changed == Config(seed=5, flip=0.25, lr=0.001, input_size=(64, 96), batch=4)
     assert original == Config(seed=5, flip=0.25)
 
 
-def test_the_last_of_two_overrides_of_one_setting_holds() -> None:
+def test_last_override_of_a_setting_wins() -> None:
     assert override(Config(), ["seed=1", "seed=2"]).seed == 2
 
 
@@ -163,12 +163,12 @@ def test_the_last_of_two_overrides_of_one_setting_holds() -> None:
         ("flip=2", "mirror: must be from 0 to 1"),
     ],
 )
-def test_a_wrong_override_is_refused(assignment: str, message: str) -> None:
+def test_wrong_override_is_refused(assignment: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         override(Config(), [assignment])
 
 
-def test_wrong_numbers_are_refused_in_python_too() -> None:
+def test_wrong_values_are_refused_in_python() -> None:
     with pytest.raises(InputError, match="seed"):
         Config(seed=-1)
     with pytest.raises(InputError, match="warmup"):

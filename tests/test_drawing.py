@@ -28,20 +28,20 @@ def gray(height: int, width: int) -> ImageArray:
     return np.full((height, width, 3), 40, dtype=np.uint8)
 
 
-def test_nothing_found_changes_nothing_and_gives_a_copy() -> None:
+def test_drawing_no_detections_returns_an_unchanged_copy() -> None:
     image = gray(20, 30)
     drawn = draw(image, found())
     np.testing.assert_array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
 
-def test_the_image_given_stays_as_it_was() -> None:
+def test_drawing_does_not_change_the_image() -> None:
     image = gray(60, 80)
     draw(image, found((10, 20, 50, 50)))
     assert (image == 40).all()
 
 
-def test_the_outline_runs_along_the_inside_of_the_box_in_the_color_of_its_class() -> None:
+def test_the_outline_is_inside_the_box_in_its_class_color() -> None:
     drawn = draw(gray(200, 200), found((40, 60, 120, 150)))
     for y, x in ((149, 80), (100, 40), (100, 119)):
         assert tuple(drawn[y, x]) == class_color(0)
@@ -50,14 +50,14 @@ def test_the_outline_runs_along_the_inside_of_the_box_in_the_color_of_its_class(
 
 
 @pytest.mark.parametrize(("box", "line"), [((1000, 1000, 1040, 1040), 4), ((100, 100, 2000, 2000), 12)])
-def test_small_objects_in_a_large_image_get_thin_lines(box: tuple[float, float, float, float], line: int) -> None:
+def test_small_objects_in_large_images_get_thin_lines(box: tuple[float, float, float, float], line: int) -> None:
     drawn = draw(gray(2880, 2900), found(box))
     bottom, middle = int(box[3]), int(box[0] + box[2]) // 2
     is_line = (drawn[bottom - 20 : bottom, middle] == class_color(0)).all(axis=1)
     assert is_line.sum() == line
 
 
-def test_where_boxes_coincide_the_best_is_on_top() -> None:
+def test_the_best_of_equal_boxes_is_drawn_on_top() -> None:
     drawn = draw(gray(200, 200), found((40, 60, 120, 150), (40, 60, 120, 150), class_ids=(1, 0)))
     assert tuple(drawn[149, 80]) == class_color(1)
 
@@ -65,44 +65,49 @@ def test_where_boxes_coincide_the_best_is_on_top() -> None:
 @pytest.mark.parametrize(
     "box", [(0, 0, 300, 200), (0, 0, 20, 20), (280, 0, 300, 20), (0, 180, 20, 200), (280, 180, 300, 200)]
 )
-def test_the_name_is_whole_on_the_image_wherever_the_box_lies(box: tuple[float, float, float, float]) -> None:
+def test_the_caption_is_always_completely_inside_the_image(box: tuple[float, float, float, float]) -> None:
     color = np.array(class_color(0))
-    in_the_middle = draw(gray(200, 300), found((140, 90, 141, 91)))
-    tag = (in_the_middle == color).all(axis=2).sum()
+    centered = draw(gray(200, 300), found((140, 90, 141, 91)))
+    caption_area = (centered == color).all(axis=2).sum()
     drawn = draw(gray(200, 300), found(box))
-    assert (drawn == color).all(axis=2).sum() >= tag
+    assert (drawn == color).all(axis=2).sum() >= caption_area
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 200), (200, 1), (7, 5)])
-def test_tiny_images_and_boxes_without_area_can_be_drawn(hw: tuple[int, int]) -> None:
+def test_drawing_accepts_tiny_images_and_boxes_without_area(hw: tuple[int, int]) -> None:
     h, w = hw
     drawn = draw(gray(h, w), found((0, 0, w, h), (w, h, w, h), (0, 0, 0, 0), class_ids=(1, 1, 0)))
     assert drawn.shape == (h, w, 3)
 
 
-def test_colors_of_neighboring_classes_differ_clearly() -> None:
+def test_colors_of_consecutive_classes_are_clearly_different() -> None:
     colors = np.array([class_color(class_id) for class_id in range(80)])
     assert len({tuple(color) for color in colors.tolist()}) == 80
-    for apart in (1, 2):
-        assert (np.abs(colors[apart:] - colors[:-apart]).max(axis=1) > 60).all()
+    for distance in (1, 2):
+        assert (np.abs(colors[distance:] - colors[:-distance]).max(axis=1) > 60).all()
 
 
-def test_a_tracked_object_wears_its_number_and_one_without_number_looks_as_if_nobody_followed_it() -> None:
-    plain = found((40, 60, 120, 150))
-    drawn, unknown, known = (
+def test_captions_show_the_track_id_of_tracked_objects() -> None:
+    untracked = found((40, 60, 120, 150))
+    without_tracking, without_id, with_id = (
         draw(gray(200, 200), detections)
-        for detections in (plain, replace(plain, track_ids=np.array([-1])), replace(plain, track_ids=np.array([123])))
+        for detections in (
+            untracked,
+            replace(untracked, track_ids=np.array([-1])),
+            replace(untracked, track_ids=np.array([123])),
+        )
     )
-    np.testing.assert_array_equal(unknown, drawn)
+    np.testing.assert_array_equal(without_id, without_tracking)
     color = np.array(class_color(0))
-    assert (known == color).all(axis=2).sum() > (drawn == color).all(axis=2).sum() + 100  # a wider tag
+    # The caption is wider.
+    assert (with_id == color).all(axis=2).sum() > (without_tracking == color).all(axis=2).sum() + 100
 
 
-def test_names_do_not_cover_each_other_where_there_is_room() -> None:
-    def tag_area(drawn: ImageArray, class_id: int) -> int:
+def test_captions_do_not_cover_each_other_if_there_is_space() -> None:
+    def caption_area(drawn: ImageArray, class_id: int) -> int:
         return int((drawn == class_color(class_id)).all(axis=2).sum())
 
     best, other = (40, 60, 140, 150), (42, 62, 142, 152)
     both = draw(gray(300, 300), found(best, other, class_ids=(0, 1)))
-    assert tag_area(both, 0) > 0.9 * tag_area(draw(gray(300, 300), found(best, class_ids=(0,))), 0)
-    assert tag_area(both, 1) > 0.9 * tag_area(draw(gray(300, 300), found(other, class_ids=(1,))), 1)
+    assert caption_area(both, 0) > 0.9 * caption_area(draw(gray(300, 300), found(best, class_ids=(0,))), 0)
+    assert caption_area(both, 1) > 0.9 * caption_area(draw(gray(300, 300), found(other, class_ids=(1,))), 1)

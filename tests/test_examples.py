@@ -1,4 +1,4 @@
-"""The programs in examples/, which know nothing of the package, find what `Detector.detect` finds."""
+"""The programs in examples/, which do not use the package, give the same detections as `Detector.detect`."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ONNXRUNTIME_WEB = os.environ.get("ONNXRUNTIME_WEB", "")
 """The folder `dist` of the npm package onnxruntime-web, for the test of the page."""
 
 Objects = list[dict[str, Any]]
-"""What a client prints: class, score, box."""
+"""What an example program prints: class, score and box of each object."""
 
 
 @pytest.fixture(scope="module")
@@ -41,62 +41,64 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Halved, for which OpenCV has a rounding of its own; enlarged; on its side, and says so; shrunk unevenly."""
+    """Images to be halved (OpenCV rounds differently then), enlarged, rotated by EXIF, and shrunk unevenly."""
     folder = tmp_path_factory.mktemp("images")
     first, second, third, fourth = (scenes.render("test", index).image for index in (0, 7, 5, 3))
     write_image(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
     write_image(folder / "small.png", third[100:301, 200:353].copy())
     write_image(folder / "uneven.png", first)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right
-    Image.fromarray(np.rot90(fourth).copy()).save(folder / "turned.jpg", quality=95, exif=exif)
+    exif[0x0112] = 6  # to be rotated by 90 degrees to the right
+    Image.fromarray(np.rot90(fourth).copy()).save(folder / "rotated.jpg", quality=95, exif=exif)
     return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
 def expected(images: list[Path]) -> list[Detections]:
-    found = Detector.load("scenes", "cpu").detect(images)
+    found = Detector.load("scenes", device="cpu").detect(images)
     assert all(len(each) for each in found)
     return found
 
 
-def assert_same(expected: list[Detections], answers: list[Objects]) -> None:
-    """Hold each object to its nearest of the same class.
+def assert_same(expected: list[Detections], printed: list[Objects]) -> None:
+    """Compare each object to the nearest one of the same class.
 
-    Closer than examples/README.md promises: at half a pixel and 0.01 of score a wrong rounding would pass unseen.
+    The tolerance is smaller than examples/README.md promises: half a pixel and a score of 0.01 hide wrong rounding.
     """
-    for detections, objects in zip(expected, answers, strict=True):
+    for detections, objects in zip(expected, printed, strict=True):
         assert len(objects) == len(detections)
         assert [row["score"] for row in objects] == sorted((row["score"] for row in objects), reverse=True)
-        left = list(objects)
+        remaining = list(objects)
         for name, score, box in detections:
-            same_class = [row for row in left if row["class"] == name]
+            same_class = [row for row in remaining if row["class"] == name]
             assert same_class, name
             nearest = min(same_class, key=lambda row: float(np.abs(np.array(row["box"]) - box).max()))
-            left.remove(nearest)
+            remaining.remove(nearest)
             assert np.abs(np.array(nearest["box"]) - box).max() <= 0.1
             assert abs(nearest["score"] - score) <= 0.005
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(
+        [str(argument) for argument in command], capture_output=True, text=True, timeout=100, check=False
+    )
 
 
-def lines_of(done: subprocess.CompletedProcess[str]) -> Objects:
+def parse_lines(done: subprocess.CompletedProcess[str]) -> Objects:
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_python_with_onnxruntime_finds_the_same(model: Path, images: list[Path], expected: list[Detections]) -> None:
+def test_python_program_gives_the_same_detections(model: Path, images: list[Path], expected: list[Detections]) -> None:
     pytest.importorskip("onnxruntime")
     program = EXAMPLES / "python_onnxruntime.py"
-    answers = [lines_of(run(sys.executable, program, model, image, "--json")) for image in images]
-    assert_same(expected, answers)
+    printed = [parse_lines(run(sys.executable, program, model, image, "--json")) for image in images]
+    assert_same(expected, printed)
     (name, score, _), *_ = expected[0]
     assert run(sys.executable, program, model, images[0]).stdout.startswith(f"{name} {score:.3f} from (")
 
 
-def test_what_python_shows_needs_nothing_of_the_package() -> None:
+def test_python_program_does_not_import_the_package() -> None:
     assert "detector" not in {
         line.split()[1].split(".")[0]
         for line in (EXAMPLES / "python_onnxruntime.py").read_text().splitlines()
@@ -104,7 +106,7 @@ def test_what_python_shows_needs_nothing_of_the_package() -> None:
     }
 
 
-def test_cpp_with_opencv_finds_the_same(
+def test_cpp_program_gives_the_same_detections(
     model: Path, images: list[Path], expected: list[Detections], tmp_path: Path
 ) -> None:
     if not (shutil.which("g++") and shutil.which("pkg-config") and run("pkg-config", "opencv4").returncode == 0):
@@ -112,10 +114,12 @@ def test_cpp_with_opencv_finds_the_same(
     command = re.findall(r"^g\+\+ .*$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)[0]
     build = command.replace("-O2", "-O0").replace("-o detect", f"-o {tmp_path}/detect")
     subprocess.run(build, shell=True, cwd=EXAMPLES, check=True)
-    assert_same(expected, [lines_of(run(tmp_path / "detect", model, image)) for image in images])
+    assert_same(expected, [parse_lines(run(tmp_path / "detect", model, image)) for image in images])
 
 
-def test_the_page_finds_the_same(model: Path, images: list[Path], expected: list[Detections], tmp_path: Path) -> None:
+def test_web_page_gives_the_same_detections(
+    model: Path, images: list[Path], expected: list[Detections], tmp_path: Path
+) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not (chromium and ONNXRUNTIME_WEB):
         pytest.skip("needs chromium, and ONNXRUNTIME_WEB=the folder dist of the npm package onnxruntime-web")
@@ -126,18 +130,18 @@ def test_the_page_finds_the_same(model: Path, images: list[Path], expected: list
         assert wait_for("status", "ready|error") == "ready"
         root = call("DOM.getDocument")["root"]["nodeId"]
         file = call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-        answers = []
+        shown = []
         for image in images:
             call("Runtime.evaluate", expression="document.getElementById('status').textContent = 'waiting'")
             call("DOM.setFileInputFiles", nodeId=file, files=[str(image)])
             assert "found" in wait_for("status", "found|error")
-            answers.append(json.loads(wait_for("boxes", "]")))
-    assert_same(expected, answers)
+            shown.append(json.loads(wait_for("boxes", "]")))
+    assert_same(expected, shown)
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder to this machine; yields the address."""
+    """Serve a folder on this machine; yield the address."""
     command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout
@@ -149,24 +153,24 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def page(chromium: str, folder: Path, url: str) -> Iterator[tuple[Callable[..., Any], Callable[[str, str], str]]]:
-    """Open a page in a headless Chromium; yields a call of the DevTools protocol, and a wait for an element's text."""
-    # The browser takes commands on file 3 and answers on file 4, JSON with a zero byte behind each.
+    """Open a page in a headless Chromium; yield functions to call the DevTools protocol and to wait for a text."""
+    # The browser reads commands from file descriptor 3 and writes replies to 4: JSON, each with a zero byte after it.
     launch = "import os, sys; r, w, *browser = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4); "
     launch += "os.execv(browser[0], browser)"
-    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    (browser_in, our_out), (our_in, browser_out) = os.pipe(), os.pipe()
     options = "--headless --no-sandbox --disable-gpu --no-first-run --no-proxy-server --disable-background-networking"
-    command = [sys.executable, "-c", launch, str(theirs_in), str(theirs_out), chromium, *options.split()]
+    command = [sys.executable, "-c", launch, str(browser_in), str(browser_out), chromium, *options.split()]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}", "about:blank"]
     with ExitStack() as stack:
-        started = subprocess.Popen(
-            command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, pass_fds=(browser_in, browser_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        browser = stack.enter_context(started)
+        browser = stack.enter_context(process)
         stack.callback(browser.kill)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        answers = stack.enter_context(os.fdopen(ours_in, "rb"))
-        commands = stack.enter_context(os.fdopen(ours_out, "wb", buffering=0))
+        os.close(browser_in)
+        os.close(browser_out)
+        replies = stack.enter_context(os.fdopen(our_in, "rb"))
+        commands = stack.enter_context(os.fdopen(our_out, "wb", buffering=0))
         session: dict[str, str] = {}
         number = iter(range(1, 10**6))
 
@@ -175,13 +179,13 @@ def page(chromium: str, folder: Path, url: str) -> Iterator[tuple[Callable[..., 
             commands.write(json.dumps(request).encode() + b"\0")
             while True:
                 text = bytearray()
-                while (byte := answers.read(1)) != b"\0":
-                    assert byte, "the browser is gone"
+                while (byte := replies.read(1)) != b"\0":
+                    assert byte, "the browser has exited"
                     text += byte
-                answer = json.loads(text)
-                if answer.get("id") == request["id"]:
-                    assert "result" in answer, answer
-                    return answer["result"]
+                reply = json.loads(text)
+                if reply.get("id") == request["id"]:
+                    assert "result" in reply, reply
+                    return reply["result"]
 
         def wait_for(element: str, pattern: str) -> str:
             shown = f"document.getElementById({element!r})?.textContent ?? ''"

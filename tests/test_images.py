@@ -35,14 +35,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (5, 8), (17, 500)])
-def test_a_image_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
+def test_an_image_of_any_size_has_a_thumbnail(tmp_path: Path, hw: tuple[int, int]) -> None:
     for suffix in (".jpg", ".png", ".webp"):
         write_image(tmp_path / f"a{suffix}", np.full((*hw, 3), 90, dtype=np.uint8))
         np.testing.assert_allclose(read_thumbnail(tmp_path / f"a{suffix}", 16), 90, atol=2)
 
 
 @pytest.mark.parametrize("content", [None, b"no image", encoded(Image.fromarray(noise(40, 60, 3)), "JPEG")[:900]])
-def test_a_thumbnail_of_no_image_or_half_a_one_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_a_thumbnail_of_a_bad_file_raises_with_its_path(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "a.jpg"))):
@@ -54,10 +54,10 @@ def test_a_thumbnail_of_no_image_or_half_a_one_is_named(tmp_path: Path, content:
     [
         b"\x03\x00\x01\x00\x00\x00\x09\x00\x00\x00",  # a SHORT of 9
         b"\x02\x00\x02\x00\x00\x00\x36\x00\x00\x00",  # the text "6"
-        b"\x07\x00\x01\x00\x00\x00\x06\x00\x00\x00",  # an undefined byte
+        b"\x07\x00\x01\x00\x00\x00\x06\x00\x00\x00",  # one byte of type UNDEFINED
     ],
 )
-def test_an_orientation_that_means_nothing_is_left_alone_in_the_size_too(tmp_path: Path, value: bytes) -> None:
+def test_an_invalid_orientation_is_ignored(tmp_path: Path, value: bytes) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01" + value + b"\0\0\0\0"
     jpeg = encoded(Image.new("RGB", (8, 5)), "JPEG")
     path = tmp_path / "a.jpg"
@@ -79,17 +79,17 @@ def palette_image() -> tuple[Image.Image, ImageArray]:
 
 
 def modes() -> list[Any]:
-    """Name, file and the RGB image one should see, by hand."""
+    """Return image files of all modes, and the RGB images that a viewer shows, computed by hand."""
     gray, rgb, alpha = noise(6, 7, 1), noise(6, 7, 3), noise(6, 7, 1, seed=2)
-    palette, seen = palette_image()
+    palette, shown = palette_image()
     indices = np.asarray(palette)[:, :, None]
     cmyk = noise(6, 7, 4).astype(np.float64)
-    deep = np.random.default_rng(0).integers(0, 65536, (6, 7), dtype=np.uint16)
+    gray16 = np.random.default_rng(0).integers(0, 65536, (6, 7), dtype=np.uint16)
     bits = noise(6, 7) > 127
     keyed = rgb.copy()
     keyed[2, 3] = (1, 2, 3)
-    hole = np.zeros((6, 7, 1), bool)
-    hole[2, 3] = True
+    transparent = np.zeros((6, 7, 1), bool)
+    transparent[2, 3] = True
 
     return [
         pytest.param(*case, id=name)
@@ -97,55 +97,57 @@ def modes() -> list[Any]:
             ("L", encoded(Image.fromarray(gray[:, :, 0]), "PNG"), gray.repeat(3, axis=2)),
             ("LA", encoded(Image.fromarray(np.dstack([gray, alpha])), "PNG"), on_white(gray.repeat(3, axis=2), alpha)),
             ("RGB", encoded(Image.fromarray(rgb), "PNG"), rgb),
-            ("RGB, one color clear", encoded(Image.fromarray(keyed), "PNG", transparency=(1, 2, 3)),
-             np.where(hole, 255, keyed)),
+            ("RGB, one color transparent", encoded(Image.fromarray(keyed), "PNG", transparency=(1, 2, 3)),
+             np.where(transparent, 255, keyed)),
             ("RGBA", encoded(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), on_white(rgb, alpha)),
-            ("P", encoded(palette, "PNG"), seen),
-            ("P, one color clear", encoded(palette, "PNG", transparency=5), np.where(indices == 5, 255, seen)),
-            ("GIF", encoded(palette, "GIF"), seen),
+            ("P", encoded(palette, "PNG"), shown),
+            ("P, one color transparent", encoded(palette, "PNG", transparency=5), np.where(indices == 5, 255, shown)),
+            ("GIF", encoded(palette, "GIF"), shown),
             ("CMYK", encoded(Image.frombytes("CMYK", (7, 6), cmyk.astype(np.uint8).tobytes()), "TIFF"),
              (255 - cmyk[:, :, :3]) * (255 - cmyk[:, :, 3:]) / 255),
             ("1", encoded(Image.fromarray(bits), "PNG"), np.where(bits[:, :, None], 255, [0, 0, 0])),
-            ("I;16", encoded(Image.fromarray(deep), "PNG"), (deep // 256)[:, :, None].repeat(3, axis=2)),
-            ("I;16B", encoded(Image.fromarray(deep.astype(">u2")), "TIFF"),
-             (deep // 256)[:, :, None].repeat(3, axis=2)),
+            ("I;16", encoded(Image.fromarray(gray16), "PNG"), (gray16 // 256)[:, :, None].repeat(3, axis=2)),
+            ("I;16B", encoded(Image.fromarray(gray16.astype(">u2")), "TIFF"),
+             (gray16 // 256)[:, :, None].repeat(3, axis=2)),
         ]
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "seen"), modes())
-def test_every_mode_becomes_the_rgb_one_should_see(file: bytes, seen: np.ndarray[Any, Any]) -> None:
+@pytest.mark.parametrize(("file", "shown"), modes())
+def test_every_mode_is_converted_to_the_rgb_a_viewer_shows(file: bytes, shown: np.ndarray[Any, Any]) -> None:
     image = read_image(file)
     assert image.dtype == np.uint8
-    np.testing.assert_allclose(image, seen, atol=1)
+    np.testing.assert_allclose(image, shown, atol=1)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_a_image_of_unknown_range_is_refused(tmp_path: Path, mode: str) -> None:
+def test_an_image_of_unknown_value_range_raises(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.tif"
     Image.new(mode, (8, 5)).save(path)
     with pytest.raises(InputError, match=f"{re.escape(str(path))}.*mode {mode} .*8 or 16 bits"):
         read_image(path)
 
 
-def test_the_first_frame_stands_for_an_animation() -> None:
+def test_the_first_frame_of_an_animation_is_read() -> None:
     frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     file = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert (read_image(file) == (255, 0, 0)).all()
 
 
-def test_that_a_image_has_further_frames_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_animation_is_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     path = tmp_path / "a.gif"
     path.write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     read_image(path)
     read_image(path)
-    assert caplog.messages == [f"{path}: has several frames; the first is taken"]
+    assert caplog.messages == [f"{path}: has several frames; only the first is used"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", b"\xff\xd8\xff\xe0 no image", b"\x89PNG\r\n\x1a\n"])
 @pytest.mark.parametrize("read", [read_image, read_image_size])
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]) -> None:
+def test_a_file_that_is_no_image_raises_with_its_path(
+    tmp_path: Path, content: bytes | None, read: Callable[[Path], Any]
+) -> None:
     path = tmp_path / "a.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -153,49 +155,49 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes | None,
         read(path)
 
 
-def test_a_folder_is_named_as_no_image(tmp_path: Path) -> None:
+def test_a_folder_instead_of_an_image_raises_with_its_path(tmp_path: Path) -> None:
     for read in (read_image, read_image_size):
         with pytest.raises(InputError, match=re.escape(str(tmp_path))):
             read(tmp_path)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_image_cut_off_in_the_middle_is_named_and_not_half_shown(tmp_path: Path, kind: str) -> None:
-    whole = encoded(Image.fromarray(noise(40, 60, 3)), kind)
+def test_a_truncated_image_raises_with_its_path(tmp_path: Path, kind: str) -> None:
+    content = encoded(Image.fromarray(noise(40, 60, 3)), kind)
     path = tmp_path / "a"
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=f"{re.escape(str(path))}: .*does not decode"):
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: .*cannot be decoded"):
         read_image(path)
 
 
-def test_the_size_of_a_png_is_read_from_its_head_alone(tmp_path: Path) -> None:
-    whole = encoded(Image.fromarray(noise(40, 60, 3)), "PNG")
-    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+def test_the_size_of_a_png_is_read_from_its_header(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(noise(40, 60, 3)), "PNG")
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
     assert read_image_size(tmp_path / "a.png") == (40, 60)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from Pillow, about invalid tags
 @pytest.mark.parametrize("kind", FORMATS)
-def test_damage_anywhere_gives_a_image_or_an_input_error(tmp_path: Path, kind: str) -> None:
-    whole = encoded(Image.fromarray(noise(6, 9, 3)), kind)
+def test_damaged_files_give_an_image_or_an_input_error(tmp_path: Path, kind: str) -> None:
+    content = encoded(Image.fromarray(noise(6, 9, 3)), kind)
     path = tmp_path / "a"
-    for position in range(0, len(whole), max(1, len(whole) // 25)):
-        flipped = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
-        for damaged in (whole[:position], flipped):
+    for position in range(0, len(content), max(1, len(content) // 25)):
+        flipped = content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        for damaged in (content[:position], flipped):
             path.write_bytes(damaged)
             for read in (read_image, read_image_size):
                 try:
                     read(path)
                 except InputError as error:
-                    assert str(path) in str(error)  # noqa: PT017 (no error is fine too)
+                    assert str(path) in str(error)  # noqa: PT017 (reading may succeed)
 
 
-def test_a_image_too_large_to_be_sane_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_above_pillows_limit_raises_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     write_image(tmp_path / "a.png", noise(10, 10, 3))
     read_image(tmp_path / "a.png")
     write_image(tmp_path / "b.png", noise(10, 11, 3))
-    with pytest.raises(InputError, match=r"b\.png: too large an image"):
+    with pytest.raises(InputError, match=r"b\.png: the image is too large"):
         read_image(tmp_path / "b.png")
 
 
@@ -206,7 +208,7 @@ def test_max_pixels_limits_the_size_of_an_image(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png", max_pixels=110).shape == (10, 11, 3)
 
 
-def test_max_pixels_may_exceed_the_limit_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_pixels_may_exceed_pillows_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detector.images.MAX_PIXELS", 20)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     write_image(tmp_path / "a.png", noise(10, 11, 3))
@@ -216,36 +218,36 @@ def test_max_pixels_may_exceed_the_limit_of_pillow(tmp_path: Path, monkeypatch: 
     assert Image.MAX_IMAGE_PIXELS == 20
 
 
-def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    entered = {name: threading.Event() for name in (b"first", b"second")}
-    leave = {name: threading.Event() for name in entered}
+def test_reading_in_threads_does_not_change_warning_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = {name: threading.Event() for name in (b"first", b"second")}
+    proceed = {name: threading.Event() for name in opened}
 
-    def held_open(source: io.BytesIO, formats: object) -> Image.Image:
+    def blocking_open(source: io.BytesIO, formats: object) -> Image.Image:
         name = source.getvalue()
-        entered[name].set()
-        leave[name].wait(2)
+        opened[name].set()
+        proceed[name].wait(2)
         raise OSError("no image")
 
     def read(name: bytes) -> None:
         with pytest.raises(InputError):
             read_image(name)
 
-    monkeypatch.setattr(Image, "open", held_open)
-    # pytest keeps filters of its own per test; this puts back what the reading leaves behind.
+    monkeypatch.setattr(Image, "open", blocking_open)
+    # pytest has its own filters per test; this restores them whatever the reading does.
     with warnings.catch_warnings():
         before = list(warnings.filters)
-        threads = {name: threading.Thread(target=read, args=(name,)) for name in entered}
+        threads = {name: threading.Thread(target=read, args=(name,)) for name in opened}
         for name, thread in threads.items():
             thread.start()
-            entered[name].wait(2)
+            opened[name].wait(2)
         for name, thread in threads.items():
-            leave[name].set()
+            proceed[name].set()
             thread.join()
         assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_a_written_image_is_read_back(tmp_path: Path, suffix: str) -> None:
+def test_write_image_round_trip(tmp_path: Path, suffix: str) -> None:
     image, path = noise(5, 8, 3), tmp_path / f"a{suffix}"
     write_image(path, image)
     np.testing.assert_array_equal(read_image(path), image)
@@ -253,25 +255,25 @@ def test_a_written_image_is_read_back(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
-def test_a_smooth_image_survives_jpeg_in_the_order_red_green_blue(tmp_path: Path, suffix: str) -> None:
+def test_jpeg_keeps_the_order_of_the_channels(tmp_path: Path, suffix: str) -> None:
     image = np.full((16, 24, 3), (200, 100, 20), dtype=np.uint8)
     write_image(tmp_path / f"a{suffix}", image)
     np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}"), image, atol=3)
 
 
-def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path: Path) -> None:
+def test_find_images_returns_only_images_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.txt", "d.webp", "noending"):
         (tmp_path / name).touch()
     (tmp_path / "e.png").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
-    # Not passed over in silence: whoever reads it is told that it leads nowhere.
+    # A broken link is listed, so that reading it raises an error instead of skipping it silently.
     (tmp_path / "f.png").symlink_to("nowhere.png")
     assert find_images(tmp_path)[-1] == tmp_path / "f.png"
     with pytest.raises(InputError, match="the folder cannot be read"):
         find_images(tmp_path / "gone")
 
 
-def test_an_rgb_array_passes_as_it_is() -> None:
+def test_check_array_returns_a_valid_array_unchanged() -> None:
     image = noise(1, 1, 3)
     assert check_array(image) is image
 
@@ -281,6 +283,6 @@ def test_an_rgb_array_passes_as_it_is() -> None:
     [np.zeros(shape, np.uint8) for shape in ((5, 8), (5, 8, 1), (5, 8, 4), (3, 5, 8), (1, 5, 8, 3), (0, 8, 3))]
     + [np.zeros((5, 8, 3), dtype) for dtype in (np.float32, np.uint16, np.bool_)],
 )
-def test_an_array_of_another_shape_or_type_is_refused_with_what_it_is(image: np.ndarray[Any, Any]) -> None:
+def test_check_array_names_a_wrong_shape_or_type(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match=re.escape(f"got {image.dtype} {list(image.shape)}")):
         check_array(image)

@@ -1,6 +1,6 @@
-"""Every orientation in every format in every mode gives the image a viewer shows, or a clear refusal.
+"""Read every combination of format, mode and orientation: the result is what a viewer shows, or a clear error.
 
-What a format cannot hold is said in `HOLDS` and checked too, so that nothing is left out in silence.
+Modes that a format does not support are missing in `SUPPORTED`. The tests check that too, so no combination is omitted.
 """
 
 import io
@@ -24,22 +24,22 @@ from detector.media.sources import find_sources
 
 Array = npt.NDArray[Any]
 
-HOLDS = {
+SUPPORTED = {
     "JPEG": ("L", "RGB", "CMYK"),
-    "PNG": ("L", "LA", "RGB", "RGBA", "P", "P, one clear", "I;16"),
+    "PNG": ("L", "LA", "RGB", "RGBA", "P", "P, one transparent", "I;16"),
     "WEBP": ("RGB", "RGBA"),
     "TIFF": ("L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "F"),
     "BMP": ("L", "RGB", "P"),
 }
-"""Format → the modes it can hold. BMP's fourth channel means nothing; TIFF knows no clear color of a palette."""
+"""Format → modes it supports. The fourth channel of BMP is unused; TIFF has no transparent palette color."""
 
-MODES = ("L", "LA", "RGB", "RGBA", "P", "P, one clear", "CMYK", "I;16", "F")
+MODES = ("L", "LA", "RGB", "RGBA", "P", "P, one transparent", "CMYK", "I;16", "F")
 CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 HW = (12, 20)
-CLEAR = 5
+TRANSPARENT = 5
 PALETTE = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
 
-# What a camera stores, from the image as it should be seen (EXIF 2.32, tag 0x0112).
+# Orientation → function from the image a viewer shows to the pixels in the file (EXIF 2.32, tag 0x0112).
 STORED: dict[int, Callable[[Array], Array]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -53,7 +53,7 @@ STORED: dict[int, Callable[[Array], Array]] = {
 
 
 def upright_in(mode: str) -> Array:
-    """ImageArray [H, W] or [H, W, channels] that change slowly, differently along each axis and in each channel."""
+    """Return pixels [H, W] or [H, W, channels] that change slowly, and differently per axis and channel."""
     y, x = np.mgrid[: HW[0], : HW[1]] / 20
     waves = [x, y, 0.5 + 0.3 * np.sin(4 * x + y), 0.3 + 0.3 * x]
     if mode.startswith("P"):
@@ -66,12 +66,12 @@ def upright_in(mode: str) -> Array:
     return np.asarray(255 * image.squeeze(), dtype=np.uint8)
 
 
-def seen(mode: str) -> Array:
-    """The RGB image [H, W, 3] a viewer shows, by hand."""
+def shown(mode: str) -> Array:
+    """Return the RGB image [H, W, 3] that a viewer shows, computed by hand."""
     pixels = upright_in(mode).astype(np.float64)
     if mode.startswith("P"):
         colors = PALETTE[pixels.astype(int)].astype(np.float64)
-        return np.where(pixels[:, :, None] == CLEAR, 255, colors) if "clear" in mode else colors
+        return np.where(pixels[:, :, None] == TRANSPARENT, 255, colors) if "transparent" in mode else colors
     if mode == "CMYK":
         return (255 - pixels[:, :, :3]) * (255 - pixels[:, :, 3:]) / 255
     if mode == "I;16":
@@ -91,8 +91,8 @@ def as_stored(mode: str, orientation: int) -> Image.Image:
     image = Image.fromarray(pixels)
     if mode.startswith("P"):
         image.putpalette(PALETTE.tobytes())
-    if "clear" in mode:
-        image.info["transparency"] = CLEAR
+    if "transparent" in mode:
+        image.info["transparency"] = TRANSPARENT
     return image
 
 
@@ -105,69 +105,76 @@ def save(image: Image.Image, path: Path, kind: str, orientation: int) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", HOLDS)
-def test_a_image_is_what_a_viewer_shows_whatever_format_mode_and_orientation(
-    tmp_path: Path, kind: str, mode: str
-) -> None:
-    if mode not in HOLDS[kind]:
-        say_that_it_cannot_be_held(tmp_path, kind, mode)
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_read_image_returns_what_a_viewer_shows(tmp_path: Path, kind: str, mode: str) -> None:
+    if mode not in SUPPORTED[kind]:
+        check_that_mode_is_unsupported(tmp_path, kind, mode)
         return
     for orientation in STORED:
         path = save(as_stored(mode, orientation), tmp_path / f"{orientation}", kind, orientation)
         if mode == "F":
-            with pytest.raises(InputError, match="an image of mode F has no known range: save it with 8 or 16 bits"):
+            with pytest.raises(
+                InputError, match="the value range of images of mode F is unknown: save it with 8 or 16 bits"
+            ):
                 read_image(path)
             continue
-        # BMP has no place for EXIF data: its image is seen as it is stored.
-        expected = seen(mode) if kind != "BMP" else STORED[orientation](seen(mode))
+        # BMP has no EXIF data, so the image is shown as it is stored.
+        expected = shown(mode) if kind != "BMP" else STORED[orientation](shown(mode))
         found = read_image(path)
         assert found.dtype == np.uint8
         assert read_image_size(path) == found.shape[:2] == expected.shape[:2]
         np.testing.assert_allclose(found, expected, atol=4 if kind == "JPEG" else 0 if mode == "RGB" else 1.01)
 
 
-def say_that_it_cannot_be_held(folder: Path, kind: str, mode: str) -> None:
-    """Writing the mode in this format fails, or leaves another mode in the file."""
+def check_that_mode_is_unsupported(folder: Path, kind: str, mode: str) -> None:
+    """Check that writing the mode in this format fails, or that the file has another mode."""
     file = folder / "image"
     try:
         save(as_stored(mode, 1), file, kind, 1)
     except OSError as error:
-        assert f"cannot write mode {mode.split(',')[0]} as {kind}" in str(error)  # noqa: PT017 (writing may work)
+        assert f"cannot write mode {mode.split(',')[0]} as {kind}" in str(error)  # noqa: PT017 (writing may succeed)
         return
-    with Image.open(file) as held:
-        assert held.mode != mode
-        assert "transparency" not in held.info
+    with Image.open(file) as written:
+        assert written.mode != mode
+        assert "transparency" not in written.info
     assert read_image(file).shape == (*HW, 3)
 
 
-def png(bits: int, color_type: int, pixels: Array, more: bytes = b"") -> bytes:
-    """A PNG by hand, for what Pillow does not write. Source: PNG specification, third edition, W3C 2025, section 11."""
+def png(bits: int, color_type: int, pixels: Array, extra_chunks: bytes = b"") -> bytes:
+    """Return a PNG file of a kind that Pillow cannot write.
+
+    Source: PNG specification, third edition, W3C 2025, section 11.
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra_chunks
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
     )
 
 
-def test_sixteen_bits_in_color_with_alpha_or_a_clear_level_lose_their_lower_byte() -> None:
+def test_16_bit_pngs_are_reduced_to_their_high_byte() -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
     high = (deep >> 8).astype(np.float64)
     np.testing.assert_allclose(read_image(png(16, 2, deep[:, :, :3])), high[:, :, :3], atol=1)
     fraction = high[:, :, 3:] / 255
     on_white = high[:, :, :3] * fraction + 255 * (1 - fraction)
     np.testing.assert_allclose(read_image(png(16, 6, deep)), on_white, atol=1)
-    clear = struct.pack(">I4sH", 2, b"tRNS", deep[0, 0, 0])
-    clear += struct.pack(">I", zlib.crc32(clear[4:]))
-    gray = read_image(png(16, 0, deep[:, :, 0], clear))
+    transparent = struct.pack(">I4sH", 2, b"tRNS", deep[0, 0, 0])
+    transparent += struct.pack(">I", zlib.crc32(transparent[4:]))
+    gray = read_image(png(16, 0, deep[:, :, 0], transparent))
     assert (gray[0, 0] == 255).all()
     np.testing.assert_array_equal(gray[1:], (deep[1:, :, :1] >> 8).repeat(3, axis=2))
 
 
-def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
+def test_12_bit_tiffs_are_divided_by_16() -> None:
     levels = [0, 0x0FF, 0x7FF, 0xFFF]
     strip = bytes([0x00, 0x00, 0xFF, 0x7F, 0xFF, 0xFF])  # 12 bits each, packed
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(strip))]
@@ -176,20 +183,20 @@ def test_twelve_bits_of_a_tiff_are_not_nearly_black() -> None:
     assert read_image(file)[0, :, 0].tolist() == [level >> 4 for level in levels]
 
 
-def test_a_image_with_alpha_multiplied_in_or_in_lab_is_what_it_shows() -> None:
-    clear = Image.new("RGBA", (3, 2), (200, 10, 10, 0)).convert("RGBa")
-    assert (to_rgb(clear) == 255).all()
+def test_premultiplied_alpha_and_lab_images_are_converted() -> None:
+    transparent = Image.new("RGBA", (3, 2), (200, 10, 10, 0)).convert("RGBa")
+    assert (to_rgb(transparent) == 255).all()
     lab = Image.new("LAB", (3, 2), (255, 128, 128))
     assert to_rgb(lab).min() > 250
 
 
-def test_a_image_of_a_mode_without_a_way_to_rgb_is_refused() -> None:
-    with pytest.raises(InputError, match="an image of mode La cannot be turned into RGB"):
+def test_a_mode_that_cannot_become_rgb_raises() -> None:
+    with pytest.raises(InputError, match="an image of mode La cannot be converted to RGB"):
         to_rgb(Image.new("LA", (3, 2)).convert("La"))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's
-def test_damaged_exif_data_do_not_hide_the_image(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from Pillow
+def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 5), "red").save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(40))
     path = tmp_path / "a.jpg"
@@ -198,36 +205,36 @@ def test_damaged_exif_data_do_not_hide_the_image(tmp_path: Path) -> None:
     assert read_image_size(path) == (5, 8)
 
 
-def test_training_evaluation_and_detection_see_the_same_image(tmp_path: Path) -> None:
+def test_training_evaluation_and_detection_read_the_same_image(tmp_path: Path) -> None:
     for mode, kind, orientation in (("RGBA", "PNG", 6), ("CMYK", "JPEG", 3), ("I;16", "TIFF", 8), ("P", "BMP", 1)):
         (tmp_path / "images").mkdir(exist_ok=True)
         save(as_stored(mode, orientation), tmp_path / "images" / f"{kind}.{kind.lower()}", kind, orientation)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "PNG.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (tmp_path / "data.yaml").write_text("train: images\nnames: [it]\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [thing]\n")
     split = open_data(tmp_path).read("train")
-    trained_on = DetectionDataset(split, (320, 320), Config(input_size=320))
+    dataset = DetectionDataset(split, (320, 320), Config(input_size=320))
     sources = {source.name: source for source in find_sources([str(tmp_path / "images")])}
-    assert len(split.annotations) == len(trained_on) == len(sources) == 4
+    assert len(split.annotations) == len(dataset) == len(sources) == 4
     for index, annotation in enumerate(split.annotations):
-        shown = read_image(annotation.image_path)
-        assert shown.shape[:2] == annotation.image_hw == HW
-        np.testing.assert_array_equal(trained_on.sample(index).image, shown)
-        np.testing.assert_array_equal(split.read_image(annotation), shown)
-        np.testing.assert_array_equal(sources[annotation.image_path].read(), shown)
-        np.testing.assert_array_equal(read_image(annotation.image_path.read_bytes()), shown)
+        expected = read_image(annotation.image_path)
+        assert expected.shape[:2] == annotation.image_hw == HW
+        np.testing.assert_array_equal(dataset.sample(index).image, expected)
+        np.testing.assert_array_equal(split.read_image(annotation), expected)
+        np.testing.assert_array_equal(sources[annotation.image_path].read(), expected)
+        np.testing.assert_array_equal(read_image(annotation.image_path.read_bytes()), expected)
 
 
 def smooth(h: int, w: int) -> Array:
-    """An image that changes slowly, and differently along each axis and in each channel."""
+    """Return an image [h, w, 3] that changes slowly, and differently per axis and channel."""
     y, x = np.mgrid[:h, :w]
     return np.stack([255 * x / w, 255 * y / h, 120 + 60 * np.sin(7 * x / w)], axis=2).astype(np.uint8)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_a_thumbnail_is_the_image_seen_averaged_down(tmp_path: Path, suffix: str, orientation: int) -> None:
-    # 16 to a pixel, so that the JPEG decodes at an eighth.
+def test_a_thumbnail_is_the_average_of_the_shown_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    # At least 16 pixels per thumbnail pixel, so that the JPEG is decoded at 1/8 scale.
     path, upright, exif = tmp_path / f"a{suffix}", smooth(256, 512), Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif)

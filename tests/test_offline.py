@@ -1,10 +1,12 @@
+"""The tests block the network: attempts to use it fail and are recorded."""
+
 import socket
 import urllib.request
 
 import pytest
 
 
-def test_the_network_is_shut_and_whoever_tries_is_found_out(attempts: list[str]) -> None:
+def test_using_the_network_fails_and_is_recorded(attempts: list[str]) -> None:
     with pytest.raises(OSError, match="tests have no network"):
         urllib.request.urlopen("http://example.org", timeout=1)
     with socket.socket() as plain, pytest.raises(OSError, match="tests have no network"):
@@ -13,9 +15,9 @@ def test_the_network_is_shut_and_whoever_tries_is_found_out(attempts: list[str])
     attempts.clear()
 
 
-def test_processes_of_this_machine_may_talk() -> None:
-    one, other = socket.socketpair()
-    one.sendall(b"hello")
-    assert other.recv(5) == b"hello"
-    one.close()
-    other.close()
+def test_sockets_within_the_machine_work() -> None:
+    left, right = socket.socketpair()
+    left.sendall(b"hello")
+    assert right.recv(5) == b"hello"
+    left.close()
+    right.close()

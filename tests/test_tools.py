@@ -1,3 +1,5 @@
+"""The scripts in tools/ that run a command of the package."""
+
 import os
 import subprocess
 import sys
@@ -6,30 +8,32 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
-VERBS = ("check.py", "train.py", "detect.py", "evaluate.py", "export.py")
+COMMANDS = ("check.py", "train.py", "detect.py", "evaluate.py", "export.py")
 
 
-def run(folder: Path, tool: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a user would, from a folder that is not the checkout and without the package installed."""
-    command = [sys.executable, str(TOOLS / tool), *words]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=one_thread, capture_output=True, text=True, timeout=100, check=False)
+def run(folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user does: from a folder outside the checkout, and without the installed package."""
+    command = [sys.executable, str(TOOLS / tool), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
 
 
-@pytest.mark.parametrize("tool", VERBS)
-def test_every_script_is_the_command_of_its_name(tmp_path: Path, tool: str) -> None:
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_script_runs_the_command_of_its_name(tmp_path: Path, tool: str) -> None:
     done = run(tmp_path, tool, "--help")
     assert done.returncode == 0, done.stderr
     assert f"detector {Path(tool).stem}" in done.stdout
 
 
-def test_a_script_hands_on_the_exit_status_and_the_message(tmp_path: Path) -> None:
+def test_script_returns_exit_status_and_message(tmp_path: Path) -> None:
     done = run(tmp_path, "train.py", "--data", "missing")
     assert done.returncode == 2
     assert done.stderr.startswith("error: missing: no such file or folder")
 
 
-def test_a_script_does_the_work(tmp_path: Path, tiny_data: Path, tiny_weights: Path) -> None:
+def test_script_writes_the_annotated_image(tmp_path: Path, tiny_data: Path, tiny_weights: Path) -> None:
     image = tiny_data / "images" / "1.png"
     done = run(tmp_path, "detect.py", str(image), "--weights", str(tiny_weights), "--device", "cpu")
     assert (done.returncode, done.stderr) == (0, "")

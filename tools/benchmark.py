@@ -1,8 +1,8 @@
-"""`python tools/benchmark.py` measures this machine's processor and the detector on it, and prints a table.
+"""`python tools/benchmark.py` measures the speed of this machine and of the detector on it, and prints a table.
 
-Every part runs in a process of its own, so that what one sets up (allocator, threads) does not reach the next.
-A timing is the median of repeats after a warm-up, beside the least and the greatest. The first part tells what the
-machine can do whatever the detector, so that tables of two machines can be compared.
+Each part runs in its own process, so that its settings (allocator, threads) do not affect the next one. A timing is the
+median, minimum and maximum of repeated calls after a warmup. The first part, `calibration`, measures the machine
+independently of the detector, so that the tables of two machines can be compared.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from detector.config import Config
 from detector.data.formats.coco import to_coco
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
+from detector.data.split import Split
 from detector.detections import Detections, coco_results
 from detector.errors import InputError, did_you_mean
 from detector.graph.int8_onnx import quantize
@@ -50,13 +51,14 @@ from detector.letterbox import letterbox_image
 from detector.loader.batch import Batch
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
-from detector.metrics.average_precision import score
-from detector.model.network import SIZES, GridNetwork, uses_spp
-from detector.ops.nms import nms as suppress
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, RuntimeName
+from detector.metrics.average_precision import average_precision_unchecked
+from detector.model.make_network import make_network
+from detector.model.network import SIZES, uses_spp
+from detector.ops.nms import nms as detector_nms
+from detector.options import DetectOptions, RuntimeName
 from detector.predict.detector import Detector
 from detector.predict.postprocess import postprocess
-from detector.runtime.hardware import choose_precision, prepare_for_training
+from detector.runtime.hardware import choose_precision, training_process
 from detector.runtime.load import load_runtime
 from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
@@ -65,7 +67,7 @@ CPU = torch.device("cpu")
 CONVOLUTION = "3x3, 64 to 64 channels, 80x80, batch 8"
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 INPUT_HW, BATCH, IMAGES, STEPS = (256, 320), 8, 64, 1000
-"""Of the parts training and loader: canvas, images per step, images in memory, length of the imagined run."""
+"""For the parts training and loader: input size, images per step, images in memory, steps of the simulated run."""
 
 MEASURED_COMMAND = """
 import resource, subprocess, sys, time
@@ -74,12 +76,12 @@ status = subprocess.call([sys.executable, "-m", "detector", *sys.argv[1:]])
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(status)
 """
-"""Small, since Linux begins a process's peak of memory at the size of the process that started it."""
+"""A small script, because on Linux the peak memory of a process starts at the size of its parent process."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a figure's median, least and greatest; or a word in place of the median."""
+    """One row of the table: median, minimum and maximum of a measurement, or a text instead of the median."""
 
     what: str
     median: float | str
@@ -93,12 +95,12 @@ class Row:
 
 
 def row(what: str, values: Sequence[float], unit: str) -> Row:
-    """Return the line for repeated measurements."""
+    """Return the table row of repeated measurements."""
     return Row(what, statistics.median(values), min(values), max(values), unit)
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
-    """Return what each of `repeats` calls takes, after a quarter as many to warm up."""
+    """Return the duration of each of `repeats` calls in ms, after a quarter as many warmup calls."""
     times = []
     for _ in range(max(1, repeats // 4) + repeats):
         start = time.perf_counter()
@@ -108,20 +110,20 @@ def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
 
 
 def timed(calls: Mapping[str, Callable[[], object]], repeats: int) -> list[Row]:
-    """Return a line for each call."""
+    """Measure each call and return a row for each."""
     return [row(what, milliseconds(call, repeats), "ms") for what, call in calls.items()]
 
 
+@training_process()
 def calibration(options: argparse.Namespace) -> list[Row]:
-    """Measure what the machine itself can do."""
-    prepare_for_training()
-    processors = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", processors.read_text() if processors.exists() else "")
+    """Measure the machine independently of the detector: matrix products, convolutions, memory copies."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     rows = [
         Row("processor", model[1] if model else platform.processor() or platform.machine()),
         Row("cores; threads", f"{os.cpu_count()}; {torch.get_num_threads()}"),
         Row("torch", torch.__version__),
-        Row("bf16 is native", "yes" if choose_precision("auto", CPU) == torch.bfloat16 else "no"),
+        Row("native bf16", "yes" if choose_precision("auto", CPU) == torch.bfloat16 else "no"),
     ]
     for dtype, name in PRECISIONS.items():
         left, right, product = (torch.rand(2048, 2048).to(dtype) for _ in range(3))
@@ -133,11 +135,11 @@ def calibration(options: argparse.Namespace) -> list[Row]:
     source = torch.ones(1 << 26)
     times = milliseconds(partial(torch.empty_like(source).copy_, source), options.repeats)
     rates = [2 * source.nbytes / 1e6 / ms for ms in times]
-    return [*rows, row("memory copy, 256 MiB, read and written", rates, "GB/s")]
+    return [*rows, row("memory copy, 256 MiB, bytes read plus written", rates, "GB/s")]
 
 
 def _convolution_rates(dtype: torch.dtype, repeats: int) -> list[float]:
-    """Return the GFLOP/s, forward, of a convolution as the networks have them."""
+    """Return the GFLOP/s of the forward pass of a convolution that is typical of the networks."""
     pixels, weight = (
         torch.rand(shape).to(dtype).contiguous(memory_format=torch.channels_last)
         for shape in ((8, 64, 80, 80), (64, 64, 3, 3))
@@ -147,7 +149,12 @@ def _convolution_rates(dtype: torch.dtype, repeats: int) -> list[float]:
 
 
 def conv_flops(network: nn.Module, images: Tensor) -> int:
-    """Return the floating-point operations, two per multiply-add, of a network's convolutions in one forward pass."""
+    """Return the FLOPs of the convolutions of a network in one forward pass, two per multiply-add.
+
+    Args:
+        network: any module.
+        images: its input.
+    """
     counts: list[int] = []
 
     def count(layer: nn.Conv2d, _: object, output: Tensor) -> None:
@@ -161,30 +168,30 @@ def conv_flops(network: nn.Module, images: Tensor) -> int:
     return sum(counts)
 
 
+@training_process()
 def training(options: argparse.Namespace) -> list[Row]:
-    """Measure steps of `nano`, in the precision chosen for this machine and in fp32."""
-    prepare_for_training()
+    """Measure training steps of the size `nano`, in the precision chosen for this machine and in fp32."""
     dataset, class_count = _training_images(options.data)
     rows = []
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
         colors = dataset.color_statistics()
-        network = GridNetwork(Config(), class_count, *colors, spp=uses_spp(INPUT_HW))
-        # Backward a convolution is two more of its size: for its input and for its weights.
+        network = make_network(Config(), class_count, *colors, spp=uses_spp(INPUT_HW))
+        # The backward pass has two convolutions of the same size: for the gradients of the input and of the weights.
         flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *INPUT_HW, dtype=torch.uint8))
-        needed = flops / 1e6 / statistics.median(_convolution_rates(dtype, options.repeats))
+        convolutions_ms = flops / 1e6 / statistics.median(_convolution_rates(dtype, options.repeats))
         trainer = Trainer(network, dataset.config, CPU, dtype)
         prepared = itertools.cycle([(step, training_batch(dataset, step, BATCH, STEPS)) for step in range(4)])
         alone = milliseconds(partial(_step, trainer, prepared), options.repeats)
         stream = training_batches(dataset, BATCH, STEPS, 0, STEPS)
-        beside_loader = milliseconds(partial(_step, trainer, stream), options.repeats)
+        with_loader = milliseconds(partial(_step, trainer, stream), options.repeats)
         what = f"nano, {INPUT_HW[1]}x{INPUT_HW[0]}, batch {BATCH}, {PRECISIONS[dtype]}: step"
         rows += [
             row(what, alone, "ms"),
             row(what, [BATCH * 1e3 / ms for ms in alone], "img/s"),
-            row(f"{what} with the loader beside it", [BATCH * 1e3 / ms for ms in beside_loader], "img/s"),
-            Row(f"{what}'s convolutions", flops / 1e9, unit="GFLOP"),
-            row(what, [ms / needed for ms in alone], "times what its convolutions take"),
+            row(f"{what}, with the data loader", [BATCH * 1e3 / ms for ms in with_loader], "img/s"),
+            Row(f"{what}, its convolutions", flops / 1e9, unit="GFLOP"),
+            row(what, [ms / convolutions_ms for ms in alone], "x the time of its convolutions"),
         ]
     return rows
 
@@ -195,19 +202,19 @@ def _step(trainer: Trainer, batches: Iterator[tuple[int, Batch]]) -> None:
 
 
 def _training_images(data: str) -> tuple[DetectionDataset, int]:
-    """Return a few images to train on, and the number of classes."""
+    """Return a data set of a few training images, and the number of classes."""
     split = open_data(data).read("train")
     few = replace(split, annotations=split.annotations[:IMAGES])
     config = Config(input_size=INPUT_HW, first_input_size=1.0, batch=BATCH)  # every step at full size
     return DetectionDataset(few, INPUT_HW, config), len(split.class_names)
 
 
+@training_process()
 def loader(options: argparse.Namespace) -> list[Row]:
-    """Measure how fast one thread makes training samples."""
-    prepare_for_training()
+    """Measure the throughput of one thread of the data loader."""
     dataset, _ = _training_images(options.data)
     rows = []
-    # By the default settings epoch 45 has the full augmentation and no mosaic yet, epoch 100 as much as there will be.
+    # With the default settings, epoch 45 has full augmentation but no mosaics, epoch 100 the largest fraction of them.
     for epoch, what in ((45, "no mosaic"), (100, "half of them mosaics")):
         first, steps = (epochs * len(dataset) // BATCH for epochs in (epoch, 200))
         batches = map(partial(training_batch, dataset, batch_size=BATCH, steps=steps), itertools.count(first))
@@ -217,17 +224,17 @@ def loader(options: argparse.Namespace) -> list[Row]:
 
 
 def latency(options: argparse.Namespace) -> list[Row]:
-    """Measure one image's way from file to detections: its steps, and the whole in every runtime."""
+    """Measure one image from file to detections: the single steps, and the total in every runtime."""
     with tempfile.TemporaryDirectory() as folder:
         path = _draw_image(Path(folder))
         image = read_image(path)
-        runtime, info = load_runtime(options.weights, "torch", "cpu")
+        runtime, info = load_runtime(options.weights, device="cpu", runtime="torch")
         letterbox, letterboxed = letterbox_image(image, runtime.input_hw)
-        predictions, thresholds = runtime.predict([letterboxed]), (SCORE_THRESHOLD, IOU_THRESHOLD, MAX_DETECTIONS)
+        predictions = runtime.predict([letterboxed])
         calls: dict[str, Callable[[], object]] = {
             "read and decode a JPEG of 640x480": partial(read_image, path),
             "letterbox": partial(letterbox_image, image, runtime.input_hw),
-            "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, *thresholds),
+            "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, DetectOptions()),
         }
         rows = timed(calls, options.repeats)
         for name in typing.get_args(RuntimeName)[1:]:  # the first is "auto"
@@ -235,14 +242,14 @@ def latency(options: argparse.Namespace) -> list[Row]:
             if name != "torch" and not _installed("onnx", name.removesuffix("-fast")):
                 rows.append(Row(f"predict, {what}", "not installed"))
                 continue
-            detector = Detector(*load_runtime(options.weights, name, "cpu"))
+            detector = Detector.load(options.weights, device="cpu", runtime=name)
             predict, detect = partial(detector.runtime.predict, [letterboxed]), partial(detector.detect, image)
             rows += timed({f"predict, {what}": predict, f"file to detections, {what}": detect}, options.repeats)
     return rows
 
 
 def sizes(options: argparse.Namespace) -> list[Row]:
-    """Measure every size of network at 320x320 with random weights and 20 classes, in OpenVINO's three precisions."""
+    """Measure every network size at 320x320, with random weights and 20 classes, in three precisions of OpenVINO."""
     if not _installed("onnx", "onnxruntime", "openvino"):
         return [Row("sizes, openvino", "not installed")]
     rows = []
@@ -252,20 +259,21 @@ def sizes(options: argparse.Namespace) -> list[Row]:
         for name in SIZES:
             torch.manual_seed(0)
             config = Config(model=name)  # type: ignore[arg-type]
-            network = GridNetwork(config, 20, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600).eval()
+            network = make_network(config, 20, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600).eval()
             info = WeightsInfo(name, tuple(map(str, range(20))), tuple(range(20)), (320, 320), {}, {})
             graph = to_onnx(network, info, (320, 320))
-            plain, eight = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}-int8.onnx"
-            plain.write_bytes(graph)
-            eight.write_bytes(quantize(graph, inputs))
+            float32, int8 = Path(folder) / f"{name}.onnx", Path(folder) / f"{name}-int8.onnx"
+            float32.write_bytes(graph)
+            int8.write_bytes(quantize(graph, inputs))
+            variants: list[tuple[str, Path, RuntimeName]] = [
+                ("fp32", float32, "openvino"),
+                ("openvino-fast", float32, "openvino-fast"),
+                ("int8, openvino-fast", int8, "openvino-fast"),
+            ]
             calls: dict[str, Callable[[], object]] = {}
-            for what, path, runtime in (
-                ("fp32", plain, "openvino"),
-                ("openvino-fast", plain, "openvino-fast"),
-                ("int8, openvino-fast", eight, "openvino-fast"),
-            ):
-                started, _ = load_runtime(path, typing.cast(RuntimeName, runtime))
-                calls[f"predict, {name}, {what}, 320x320"] = partial(started.predict, inputs[:1])
+            for variant, path, runtime_name in variants:
+                runtime, _ = load_runtime(path, runtime=runtime_name)
+                calls[f"predict, {name}, {variant}, 320x320"] = partial(runtime.predict, inputs[:1])
             rows += timed(calls, options.repeats)
     return rows
 
@@ -277,9 +285,9 @@ def _draw_image(folder: Path) -> Path:
 
 
 def nms(options: argparse.Namespace) -> list[Row]:
-    """Measure suppression among candidates that crowd round 100 objects, of 80 classes, at IoU 0.7."""
-    theirs = _torchvision_nms()
-    rows = [] if theirs else [Row("torchvision.ops.batched_nms", "not installed")]
+    """Measure NMS of candidates that cluster around 100 objects of 80 classes, at the IoU threshold 0.7."""
+    torchvision_nms = _torchvision_nms()
+    rows = [] if torchvision_nms else [Row("torchvision.ops.batched_nms", "not installed")]
     for count in (1_000, 10_000, 30_000):
         rng = np.random.default_rng(count)
         objects = rng.uniform((50, 50, 20, 20), (590, 590, 200, 200), size=(100, 4)).repeat(count // 100, axis=0)
@@ -288,17 +296,17 @@ def nms(options: argparse.Namespace) -> list[Row]:
         scores = rng.random(count, dtype=np.float32)
         class_ids = rng.integers(80, size=100).repeat(count // 100)
         class_ids = np.where(rng.random(count) < 0.2, rng.integers(80, size=count), class_ids)
-        ours = partial(suppress, boxes, scores, class_ids, 0.7)
-        calls: dict[str, Callable[[], object]] = {f"{count:,} candidates, {len(ours())} stay": ours}
-        if theirs:
+        own_nms = partial(detector_nms, boxes, scores, class_ids, 0.7)
+        calls: dict[str, Callable[[], object]] = {f"{count:,} candidates, {len(own_nms())} kept": own_nms}
+        if torchvision_nms:
             tensors = map(torch.from_numpy, (boxes, scores, class_ids))
-            calls[f"{count:,} candidates, torchvision"] = partial(theirs, *tensors, 0.7)
+            calls[f"{count:,} candidates, torchvision"] = partial(torchvision_nms, *tensors, 0.7)
         rows += timed(calls, options.repeats)
     return rows
 
 
 def _torchvision_nms() -> Callable[..., object] | None:
-    """Return torchvision's suppression, or None where it is missing or was built for another torch."""
+    """Return torchvision's NMS, or None if torchvision is not installed or was built for another torch."""
     try:
         batched_nms: Callable[..., object] = importlib.import_module("torchvision.ops").batched_nms
         batched_nms(torch.zeros(1, 4), torch.zeros(1), torch.zeros(1), 0.5)
@@ -308,9 +316,39 @@ def _torchvision_nms() -> Callable[..., object] | None:
 
 
 def evaluation(options: argparse.Namespace) -> list[Row]:
-    """Measure scoring 100 random detections per image, and how much of it is not faster-coco-eval."""
-    source = open_data(options.data)
-    split = source.read(next(name for name in ("test", "val", *source.split_names) if name in source.split_names))
+    """Measure COCO's AP for 100 random detections per image, and the overhead over faster-coco-eval alone."""
+    split, found = _random_detections(options.data)
+    ground_truth = to_coco(split)
+
+    def seconds(call: Callable[[dict[str, typing.Any], list[dict[str, typing.Any]]], object]) -> float:
+        # faster-coco-eval writes into its arguments: without copies, the next call would have less work.
+        fresh, results = copy.deepcopy(ground_truth), coco_results(found, split.category_ids)
+        return milliseconds(partial(call, fresh, results), 1)[0] / 1e3
+
+    building = [milliseconds(partial(coco_results, found, split.category_ids), 1)[0] / 1e3 for _ in range(5)]
+    # Alternating, so that a machine that slows down affects both alike.
+    pairs = [
+        [seconds(call) for call in (average_precision_unchecked, _faster_coco_eval)] for _ in range(options.repeats)
+    ]
+    own, alone = zip(*pairs, strict=True)
+    what = f"{len(found)} images, {100 * len(found):,} detections"
+    return [
+        row(f"average_precision_unchecked, {what}", own, "s"),
+        row(f"faster-coco-eval alone, {what}", alone, "s"),
+        row(
+            "overhead of average_precision_unchecked: a copy of the ground truth, AP per class",
+            [(own_s / alone_s - 1) * 100 for own_s, alone_s in pairs],
+            "%",
+        ),
+        row(f"COCO dictionaries from arrays, {what}", building, "s"),
+    ]
+
+
+def _random_detections(data: str) -> tuple[Split, dict[int, Detections]]:
+    """Return the test split of a data set (or val, or the first one), and 100 random detections for each image id."""
+    data_set = open_data(data)
+    names = data_set.split_names
+    split = data_set.read(next(name for name in ("test", "val", *names) if name in names))
     rng = np.random.default_rng(0)
     found = {}
     for annotation in split.annotations:
@@ -319,42 +357,21 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
         scores = np.sort(rng.random(100, dtype=np.float32))[::-1]
         class_ids = rng.integers(len(split.class_names), size=100)
         found[annotation.image_id] = Detections(boxes, scores, class_ids, split.class_names)
-    truth = to_coco(split)
-
-    def seconds(call: Callable[[dict[str, typing.Any], list[dict[str, typing.Any]]], object]) -> float:
-        # Bare scoring writes into what it is given: the next one would find half of its work done.
-        fresh, results = copy.deepcopy(truth), coco_results(found, split.category_ids)
-        return milliseconds(partial(call, fresh, results), 1)[0] / 1e3
-
-    building = [milliseconds(partial(coco_results, found, split.category_ids), 1)[0] / 1e3 for _ in range(5)]
-    # In turns, so that a machine that slows down slows both.
-    pairs = [[seconds(call) for call in (score, _score_bare)] for _ in range(options.repeats)]
-    first, second = zip(*pairs, strict=True)
-    what = f"{len(found)} images, {100 * len(found):,} detections"
-    return [
-        row(f"score, {what}", first, "s"),
-        row(f"faster-coco-eval alone, {what}", second, "s"),
-        row(
-            "overhead of score: a copy of the ground truth, AP per class",
-            [(ours / theirs - 1) * 100 for ours, theirs in pairs],
-            "%",
-        ),
-        row(f"COCO dictionaries from arrays, {what}", building, "s"),
-    ]
+    return split, found
 
 
-def _score_bare(truth: dict[str, typing.Any], results: list[dict[str, typing.Any]]) -> None:
-    ground_truth = COCO(truth)
-    scoring = COCOeval_faster(ground_truth, ground_truth.loadRes(results), iouType="bbox")
-    scoring.evaluate()
-    scoring.accumulate()
-    scoring.summarize()
+def _faster_coco_eval(ground_truth: dict[str, typing.Any], results: list[dict[str, typing.Any]]) -> None:
+    coco = COCO(ground_truth)
+    evaluation = COCOeval_faster(coco, coco.loadRes(results), iouType="bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
 
 
 def memory(options: argparse.Namespace) -> list[Row]:
-    """Measure whole commands in fresh processes: peak resident memory, and the wall time to the first image."""
+    """Measure complete commands in new processes: peak resident memory, and wall time for one image."""
     if not _installed("resource"):
-        return [Row("peak memory", "not known on this system")]
+        return [Row("peak memory", "cannot be measured on this system")]
     steps = 2 if options.quick else 30
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -370,37 +387,41 @@ def memory(options: argparse.Namespace) -> list[Row]:
             if runtime != "torch" and not _installed("onnx", runtime):
                 rows.append(Row(what, "not installed"))
                 continue
-            words = ("detect", str(image), "--weights", weights, "--runtime", runtime, "--device", "cpu")
-            runs = [_run_command(folder, *words) for _ in range(1 + max(1, options.repeats // 4))][1:]
+            arguments = ("detect", str(image), "--weights", weights, "--runtime", runtime, "--device", "cpu")
+            runs = [_run_command(folder, *arguments) for _ in range(1 + max(1, options.repeats // 4))][1:]
             seconds, peaks = zip(*runs, strict=True)
             rows += [row(f"{what}: wall time", seconds, "s"), row(f"{what}: peak memory", peaks, "MB")]
     return rows
 
 
-def _run_command(folder: Path, *words: str) -> tuple[float, float]:
-    """Run `detector WORDS` in a folder; return its seconds and its peak resident memory in MB."""
+def _run_command(folder: Path, *arguments: str) -> tuple[float, float]:
+    """Run `detector ARGUMENTS` in a folder; return its duration in seconds and its peak resident memory in MB."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    command = [sys.executable, "-c", MEASURED_COMMAND, *words]
+    command = [sys.executable, "-c", MEASURED_COMMAND, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"`detector {' '.join(words)}` failed: {done.stderr.strip()[-1000:]}")
+        raise InputError(f"`detector {' '.join(arguments)}` failed: {done.stderr.strip()[-1000:]}")
     seconds, peak = map(float, done.stdout.splitlines()[-1].split())
     return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def against(ours: str, theirs: str, repeats: int) -> list[Row]:
-    """Time two shell commands as whole processes, in turns, after a first run of each."""
-    pairs = [(_shell_seconds(ours), _shell_seconds(theirs)) for _ in range(1 + repeats)][1:]
-    first, second = zip(*pairs, strict=True)
-    ratio = Row("ratio of medians, first / second", statistics.median(first) / statistics.median(second))
-    return [row(f"`{ours}`", first, "s"), row(f"`{theirs}`", second, "s"), ratio]
+def against(first: str, second: str, repeats: int) -> list[Row]:
+    """Time two shell commands as complete processes, alternating, after one warmup run of each."""
+    pairs = [(_shell_seconds(first), _shell_seconds(second)) for _ in range(1 + repeats)][1:]
+    first_seconds, second_seconds = zip(*pairs, strict=True)
+    ratio = statistics.median(first_seconds) / statistics.median(second_seconds)
+    return [
+        row(f"`{first}`", first_seconds, "s"),
+        row(f"`{second}`", second_seconds, "s"),
+        Row("ratio of medians, first / second", ratio),
+    ]
 
 
 def _shell_seconds(command: str) -> float:
     start = time.perf_counter()
     done = subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise InputError(f"`{command}` ended with exit status {done.returncode}: give a command that succeeds")
+        raise InputError(f"`{command}` failed with exit status {done.returncode}: expected a command that succeeds")
     return time.perf_counter() - start
 
 
@@ -408,31 +429,9 @@ PARTS = {part.__name__: part for part in (calibration, training, loader, latency
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for and print it; return the exit status."""
-    parser = argparse.ArgumentParser(description="The detector benchmark: how fast this machine and the detector are.")
-    parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART[,PART]", help=", ".join(PARTS))
-    parser.add_argument("--repeats", type=int, help="of every timing (default: 20)")
-    parser.add_argument("--quick", action="store_true", help="2 repeats and 2 training steps: a trial, not figures")
-    parser.add_argument("--threads", type=int, help="cores that may be used (default: all)")
-    parser.add_argument("--data", default="scenes", help="data set (default: scenes)")
-    parser.add_argument("--weights", default="scenes", help="a .safetensors file or shipped name (default: scenes)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--against", metavar="COMMAND", help="only time this shell command beside that of --command")
-    parser.add_argument("--command", metavar="OURS", help="the first of the two")
-    options = parser.parse_args(arguments)
-    if (options.against is None) != (options.command is None):
-        parser.error("--against and --command go together")
-    if options.repeats is not None and not 1 <= options.repeats <= STEPS // 2:
-        parser.error(f"--repeats must be from 1 to {STEPS // 2}")
-    if options.threads is not None and options.threads < 1:
-        parser.error("--threads must be at least 1")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: no such folder")
-    options.repeats = options.repeats or (2 if options.quick else 20)
-    for key in ("data", "weights"):  # commands run in another folder
-        if Path(given := getattr(options, key)).exists():
-            setattr(options, key, str(Path(given).resolve()))
-    if options.threads:  # of the processes started from here on: what torch goes by, and the cores they get
+    """Measure the requested parts and print them; return the exit status."""
+    options = _parse_arguments(arguments)
+    if options.threads:  # for the processes started from here on: torch's number of threads, and the cores they may use
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -443,12 +442,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write("\n".join([f"| **{part}** | | | |", *map(str, rows), ""]))
             sys.stdout.flush()
             tables[part] = [asdict(line) for line in rows]
-            if options.json:  # after every part, so that one that fails does not take the others with it
+            if options.json:  # written after each part, so that the results before a failure are saved
                 options.json.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure the speed of this machine and of the detector on it.")
+    parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART[,PART]", help=", ".join(PARTS))
+    parser.add_argument("--repeats", type=int, help="number of repeated calls for each timing (default: 20)")
+    parser.add_argument("--quick", action="store_true", help="2 repeats and 2 training steps: a test run, not a result")
+    parser.add_argument("--threads", type=int, help="number of CPU cores to use (default: all)")
+    parser.add_argument("--data", default="scenes", help="data set (default: scenes)")
+    parser.add_argument("--weights", default="scenes", help="a .safetensors file or shipped name (default: scenes)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--against", metavar="COMMAND", help="time only this shell command and that of --command")
+    parser.add_argument("--command", metavar="COMMAND", help="the first of the two commands")
+    options = parser.parse_args(arguments)
+    if (options.against is None) != (options.command is None):
+        parser.error("--against and --command must be used together")
+    if options.repeats is not None and not 1 <= options.repeats <= STEPS // 2:
+        parser.error(f"--repeats must be from 1 to {STEPS // 2}")
+    if options.threads is not None and options.threads < 1:
+        parser.error("--threads must be at least 1")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: no such folder")
+    options.repeats = options.repeats or (2 if options.quick else 20)
+    for key in ("data", "weights"):  # absolute paths, because commands run in another folder
+        if Path(value := getattr(options, key)).exists():
+            setattr(options, key, str(Path(value).resolve()))
+    return options
 
 
 def _measure(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:

@@ -1,11 +1,11 @@
-"""Throw damaged files at everything that reads files, and report whatever is neither an answer nor an InputError.
+"""Fuzz every file reader with damaged files; report every exception that is not an InputError.
 
-    python tools/fuzz.py --minutes 3                 every target, one after the other
-    python tools/fuzz.py --minutes 10 images coco  some of them
+    python tools/fuzz.py --minutes 3                 all targets, one after the other
+    python tools/fuzz.py --minutes 10 images coco    some targets
 
-Each target runs in a process of its own, since a decoder may crash. Where the package atheris is installed its engine
-looks for inputs that reach new code; else known files are mutated at random. What was found is written to --out, one
-file per kind of finding, with the traceback beside it. Exit status 1 if there was any.
+Each target runs in its own process, because a decoder may crash. If the package atheris is installed, it searches for
+inputs that reach new code; otherwise valid files are mutated at random. --out gets one file per kind of finding, with
+its traceback beside it. Exit status 1 if there is any finding.
 """
 
 import argparse
@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Run = Callable[[bytes], object]
 SLOW = 5.0
-"""Seconds for one input that count as a finding: a small file must not keep a reader busy."""
+"""Seconds for one input above which it is a finding: a small file must not keep a reader busy."""
 
 
 def images(folder: Path) -> tuple[list[bytes], Run]:
-    """The decoder: the whole image, its size, its thumbnail."""
+    """Image files: decoded in full, only the size, as a thumbnail."""
     from PIL import Image
 
     from detector.images import read_image, read_image_size, read_thumbnail
@@ -50,19 +50,19 @@ def images(folder: Path) -> tuple[list[bytes], Run]:
         encoded(mode, kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM") for mode in ("L", "RGB")
     ]
     seeds += [encoded(mode, "PNG") for mode in ("1", "P", "LA", "RGBA", "I;16")]
-    seeds += [encoded(mode, "TIFF", compression=way) for mode in ("RGB", "CMYK") for way in ("tiff_lzw", "packbits")]
+    seeds += [encoded(mode, "TIFF", compression=kind) for mode in ("RGB", "CMYK") for kind in ("tiff_lzw", "packbits")]
     seeds += [encoded("CMYK", "JPEG"), encoded("RGB", "JPEG", progressive=True), encoded("RGBA", "WEBP")]
 
     def run(content: bytes) -> None:
         path = folder / "a.jpg"
         path.write_bytes(content)
         for read in (read_image, read_image_size, lambda file: read_thumbnail(file, 8)):
-            _survive(lambda read=read: read(path))  # type: ignore[misc]
+            _allow_input_error(lambda read=read: read(path))  # type: ignore[misc]
 
     return seeds, run
 
 
-def _image(path: Path) -> None:
+def _write_image(path: Path) -> None:
     import numpy as np
 
     from detector.images import write_image
@@ -72,8 +72,8 @@ def _image(path: Path) -> None:
 
 
 def yolo(folder: Path) -> tuple[list[bytes], Run]:
-    """The rows of a label file."""
-    _image(folder / "images" / "a.png")
+    """The rows of a YOLO label file."""
+    _write_image(folder / "images" / "a.png")
     (folder / "data.yaml").write_text("train: images\nnames: [a, b]\n")
     seeds = [
         b"0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.3 0.3 0.2 0.9\n",
@@ -84,8 +84,8 @@ def yolo(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def image_list(folder: Path) -> tuple[list[bytes], Run]:
-    """A YOLO list of images."""
-    _image(folder / "images" / "a.png")
+    """A YOLO list of images, train.txt."""
+    _write_image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (folder / "data.yaml").write_text("train: train.txt\nnames: [a, b]\n")
@@ -95,13 +95,13 @@ def image_list(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
-    """A data.yaml or a descriptor."""
-    _image(folder / "images" / "a.png")
+    """A data.yaml of YOLO, or a data set descriptor."""
+    _write_image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     seeds = [
         b"path: .\ntrain: images\nval: [images]\nnames: {0: a, 1: b}\nnc: 2\n",
-        b"format: yolo\npath: .\nexpected: {train: {images: 1, boxes: 1}}\nsource: x\nlicence: y\n",
+        b"format: yolo\npath: .\nexpected: {train: {images: 1, boxes: 1}}\nsource: x\nlicense: y\n",
         b"names: &a [x, *a]\ntrain: !!python/object:os.system [x]\n",
         b"format: voc\npath: images\nnames: [a]\n",
     ]
@@ -110,28 +110,28 @@ def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
 
 def coco(folder: Path) -> tuple[list[bytes], Run]:
     """A COCO JSON file."""
-    _image(folder / "images" / "a.png")
+    _write_image(folder / "images" / "a.png")
     image = {"id": 1, "file_name": "a.png", "height": 6, "width": 9}
     row = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3.5, 1], "area": 2, "iscrowd": 0}
-    whole = {"info": {}, "images": [image], "annotations": [row], "categories": [{"id": 2, "name": "a"}]}
-    bad = whole | {
+    valid = {"info": {}, "images": [image], "annotations": [row], "categories": [{"id": 2, "name": "a"}]}
+    bad = valid | {
         "annotations": [row | {"bbox": [float("nan"), -1, 1e400, 3], "image_id": "x"}, 7, row | {"area": None}]
     }
-    seeds = [json.dumps(whole).encode(), json.dumps(bad, indent=1).encode()]
+    seeds = [json.dumps(valid).encode(), json.dumps(bad, indent=1).encode()]
     read = _reader(folder, folder / "train.json", folder / "train.json")
 
     def run(content: bytes) -> None:
         from detector.data.formats import coco
 
         read(content)
-        _survive(lambda: coco.read_ground_truth(folder / "train.json"))
+        _allow_input_error(lambda: coco.read_ground_truth(folder / "train.json"))
 
     return seeds, run
 
 
 def voc(folder: Path) -> tuple[list[bytes], Run]:
     """A Pascal VOC XML file."""
-    _image(folder / "JPEGImages" / "a.png")
+    _write_image(folder / "JPEGImages" / "a.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5.5</ymax></bndbox>"
     item = f"<object><name>cat</name><difficult>1</difficult>{box}</object>"
     seeds = [
@@ -143,56 +143,57 @@ def voc(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def weights(folder: Path) -> tuple[list[bytes], Run]:
-    """A .safetensors file; the seed is a whole network, whose numbers at the end matter least."""
+    """The header of a .safetensors file; the tensors after it stay those of a valid network."""
     import numpy as np
 
     from detector.config import Config
     from detector.model.checkpoint import load_weights, save_weights
-    from detector.model.network import GridNetwork
+    from detector.model.make_network import make_network
     from detector.weights_info import WeightsInfo
 
     path = folder / "w.safetensors"
-    network = GridNetwork(Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
+    network = make_network(Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     save_weights(path, network, WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": "auto"}, {}), float16=True)
-    whole = path.read_bytes()
-    end = 8 + int.from_bytes(whole[:8], "little")
+    valid = path.read_bytes()
+    end = 8 + int.from_bytes(valid[:8], "little")
 
     def run(content: bytes) -> None:
-        # Mutations are of the head; the numbers follow, so that most heads have what they speak of.
-        path.write_bytes(content + whole[end:])
-        _survive(lambda: load_weights(path))
+        # First with the tensors appended, so that most mutated headers describe data that exists; then without.
+        path.write_bytes(content + valid[end:])
+        _allow_input_error(lambda: load_weights(path))
         path.write_bytes(content)
-        _survive(lambda: load_weights(path))
+        _allow_input_error(lambda: load_weights(path))
 
-    return [whole[:end], whole[:8] + b'{"__metadata__":{"format":"detector-weights-2"}}'], run
+    return [valid[:end], valid[:8] + b'{"__metadata__":{"format":"detector-weights-2"}}'], run
 
 
 def metadata(folder: Path) -> tuple[list[bytes], Run]:
-    """What weights say about themselves."""
+    """The metadata of weights."""
     from detector.config import config_of
     from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
-    said = to_metadata(
+    valid = to_metadata(
         WeightsInfo("pico", ("a", "b"), (3, 7), (64, 96), {"lr": 0.1, "input_size": [64, 96]}, {"x": None})
     )
 
     def run(content: bytes) -> None:
         lines = content.decode("utf-8", "replace").split("\n")
-        _survive(lambda: config_of(from_metadata(dict(line.partition("=")[::2] for line in lines), "it").config))
+        mutated = dict(line.partition("=")[::2] for line in lines)
+        _allow_input_error(lambda: config_of(from_metadata(mutated, "metadata").config))
 
-    return ["\n".join(f"{key}={value}" for key, value in said.items()).encode()], run
+    return ["\n".join(f"{key}={value}" for key, value in valid.items()).encode()], run
 
 
 def onnx(folder: Path) -> tuple[list[bytes], Run]:
-    """An .onnx file; slow, and not Python: mutated at random only."""
+    """An .onnx file; slow, and read by code that is not Python, hence mutated only at random."""
     from detector.exporting.export import export
     from detector.runtime.load import load_runtime
 
-    export("scenes", folder / "w.onnx")
+    export("scenes", folder / "w.onnx", certify=False)
 
     def run(content: bytes) -> None:
         (folder / "w.onnx").write_bytes(content)
-        _survive(lambda: load_runtime(folder / "w.onnx", "onnxruntime"))
+        _allow_input_error(lambda: load_runtime(folder / "w.onnx", runtime="onnxruntime"))
 
     return [(folder / "w.onnx").read_bytes()], run
 
@@ -209,8 +210,6 @@ TOKENS = [
     b"\xed\xa0\x80",
     b"../" * 9,
     b"/" * 5000,
-]
-TOKENS += [
     b"a" * 5000,
     b'"',
     b"{}",
@@ -223,11 +222,11 @@ TOKENS += [
     b"*a",
     b"\x1b[2J",
 ]
-"""What trips readers up elsewhere."""
+"""Byte strings that are known to break parsers."""
 
 
 def _reader(folder: Path, file: Path, opened: Path) -> Run:
-    """Return what writes the content to `file`, opens the data set and reads every split."""
+    """Return a function that writes its input to `file`, opens the data set `opened` and reads all splits."""
     from detector.data.open_data import open_data
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -235,16 +234,17 @@ def _reader(folder: Path, file: Path, opened: Path) -> Run:
     def read() -> None:
         data = open_data(opened)
         for name in data.split_names:
-            _survive(lambda name=name: data.read(name).ledger.to_json())  # type: ignore[misc]
+            _allow_input_error(lambda name=name: data.read(name).ledger.to_json())  # type: ignore[misc]
 
     def run(content: bytes) -> None:
         file.write_bytes(content)
-        _survive(read)
+        _allow_input_error(read)
 
     return run
 
 
-def _survive(action: Callable[[], object]) -> None:
+def _allow_input_error(action: Callable[[], object]) -> None:
+    """Run `action`; only an InputError is allowed."""
     from detector.errors import InputError
 
     with contextlib.suppress(InputError):
@@ -252,48 +252,57 @@ def _survive(action: Callable[[], object]) -> None:
 
 
 def mutate(content: bytes, seeds: list[bytes], rng: random.Random) -> bytes:
-    """Return a file changed in one to eight places: bits, bytes, parts left out, doubled, or taken from elsewhere."""
+    """Return the content changed in one to eight places: bits or bytes changed; parts removed, repeated or inserted."""
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
-        at, length = rng.randrange(len(content) + 1), rng.choice((1, 1, 2, 4, 8, 64, 1000))
-        before, part, behind = content[:at], content[at : at + length], content[at + length :]
+        start, length = rng.randrange(len(content) + 1), rng.choice((1, 1, 2, 4, 8, 64, 1000))
+        before, part, after = content[:start], content[start : start + length], content[start + length :]
         changed = (
-            bytes([rng.randrange(256)]) + content[at + 1 :],
-            bytes(byte ^ (1 << rng.randrange(8)) for byte in part) + behind,
-            behind,
-            part * rng.choice((2, 3, 100)) + behind,
-            rng.choice(TOKENS) + part + behind,
-            rng.choice(TOKENS) + behind,
+            bytes([rng.randrange(256)]) + content[start + 1 :],
+            bytes(byte ^ (1 << rng.randrange(8)) for byte in part) + after,
+            after,
+            part * rng.choice((2, 3, 100)) + after,
+            rng.choice(TOKENS) + part + after,
+            rng.choice(TOKENS) + after,
             b"",
-            rng.choice(seeds)[at:],
+            rng.choice(seeds)[start:],
         )
         content = before + rng.choice(changed)
     return content
 
 
-class Watch:
-    """Runs inputs, and keeps account of what should not have happened in `folder`."""
+class Monitor:
+    """Runs inputs, and writes the findings to a folder.
+
+    Args:
+        run: reads one input.
+        folder: gets `progress.json` and, for each kind of finding, the input and the traceback.
+
+    Attributes:
+        executions: number of inputs so far.
+        findings: names of the kinds of findings so far.
+    """
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder, self.executions, self.findings = run, folder, 0, set[str]()
-        self._last_said = 0.0
+        self._last_report = 0.0
 
     def __call__(self, content: bytes) -> None:
         """Run one input."""
-        started = time.process_time()  # of this process: a busy machine is no finding
+        started = time.process_time()  # CPU time of this process: a busy machine is no finding
         try:
             self.run(content)
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            self._keep(f"{type(error).__name__}-{Path(frame.filename).stem}-{frame.lineno}", content)
+            self._save(f"{type(error).__name__}-{Path(frame.filename).stem}-{frame.lineno}", content)
         if time.process_time() - started > SLOW:
-            self._keep("slow", content)
+            self._save("slow", content)
         self.executions += 1
-        if time.monotonic() - self._last_said > 1:
-            self._last_said = time.monotonic()
-            account = {"executions": self.executions, "findings": sorted(self.findings)}
-            (self.folder / "account.json").write_text(json.dumps(account))
+        if time.monotonic() - self._last_report > 1:
+            self._last_report = time.monotonic()
+            progress = {"executions": self.executions, "findings": sorted(self.findings)}
+            (self.folder / "progress.json").write_text(json.dumps(progress))
 
-    def _keep(self, name: str, content: bytes) -> None:
+    def _save(self, name: str, content: bytes) -> None:
         if name not in self.findings:
             self.findings.add(name)
             (self.folder / f"{name}.bin").write_bytes(content)
@@ -307,11 +316,11 @@ def run_one(name: str, seconds: float, out: Path, guided: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not guided:
             seeds, run = TARGETS[name](Path(folder))
-            watch, rng, end = Watch(run, out), random.Random(0), time.monotonic() + seconds
+            monitor, rng, end = Monitor(run, out), random.Random(0), time.monotonic() + seconds
             for seed in seeds:
-                watch(seed)
+                monitor(seed)
             while time.monotonic() < end:
-                watch(mutate(rng.choice(seeds), seeds, rng))
+                monitor(mutate(rng.choice(seeds), seeds, rng))
             return
         atheris = importlib.import_module("atheris")
         parts = ["detector.data", "detector.images", "detector.weights_info", "detector.config", "PIL", "yaml", "json"]
@@ -323,26 +332,26 @@ def run_one(name: str, seconds: float, out: Path, guided: bool) -> None:
             (corpus / f"seed{number}").write_bytes(seed)
         options = [f"-max_total_time={int(seconds)}", "-max_len=20000", "-rss_limit_mb=4096", "-timeout=60"]
         atheris.Setup(
-            [sys.argv[0], str(corpus), f"-artifact_prefix={out}/", "-print_final_stats=0", *options], Watch(run, out)
+            [sys.argv[0], str(corpus), f"-artifact_prefix={out}/", "-print_final_stats=0", *options], Monitor(run, out)
         )
         atheris.Fuzz()  # ends the process
 
 
 def main() -> int:
-    """Fuzz every target asked for; print the account."""
+    """Fuzz the selected targets; print a line for each; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="*", help=f"of {', '.join(TARGETS)} (default: all)")
-    parser.add_argument("--minutes", type=float, default=1, help="for each target (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder for what is found (default: fuzz)")
+    parser.add_argument("targets", nargs="*", help=f"targets: {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--minutes", type=float, default=1, help="minutes for each target (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("fuzz"), help="folder for the findings (default: fuzz)")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
-        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown target: {', '.join(sorted(unknown))}")
     atheris = importlib.util.find_spec("atheris") is not None
     if options.alone:
         run_one(options.targets[0], options.minutes * 60, options.out, guided=atheris and options.targets[0] != "onnx")
         return 0
-    found = 0
+    total = 0
     for name in options.targets or TARGETS:
         out = options.out / name
         shutil.rmtree(out, ignore_errors=True)
@@ -350,16 +359,16 @@ def main() -> int:
         command = [sys.executable, __file__, name, "--alone", "--minutes", str(options.minutes), "--out", str(out)]
         with (out / "log.txt").open("wb") as log:
             status = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-        file = out / "account.json"
-        account = json.loads(file.read_text() if file.exists() else '{"executions": 0, "findings": ["nothing ran"]}')
-        findings = [*account["findings"], *([f"crash: exit status {status}"] if status else [])]
+        file = out / "progress.json"
+        progress = json.loads(file.read_text() if file.exists() else '{"executions": 0, "findings": ["nothing ran"]}')
+        findings = [*progress["findings"], *([f"crash: exit status {status}"] if status else [])]
         engine = "atheris" if atheris and name != "onnx" else "random"
         print(
-            f"{name:13} {engine:8} {options.minutes:5.1f} min {account['executions']:10,d} runs  {findings or 'clean'}"
+            f"{name:13} {engine:8} {options.minutes:5.1f} min {progress['executions']:10,d} runs  {findings or 'clean'}"
         )
         sys.stdout.flush()
-        found += len(findings)
-    return int(found > 0)
+        total += len(findings)
+    return int(total > 0)
 
 
 if __name__ == "__main__":

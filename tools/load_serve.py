@@ -1,9 +1,9 @@
-"""Start a server, send it images from many sides at once, and report errors, times and memory round by round.
+"""Load test of the server: send many requests in parallel; report errors, times and memory for each round.
 
-    python tools/load_serve.py                                  5 rounds of 200 requests, 20 at once
+    python tools/load_serve.py                                  5 rounds of 200 requests, 20 in parallel
     python tools/load_serve.py --weights cells --image a.jpg --runtime openvino
 
-Every answer must be that of the first request. Exit status 1 if one was not, or a request failed.
+Every response must have the same detections as the first. Exit status 1 if one differs or a request fails.
 """
 
 import argparse
@@ -30,77 +30,77 @@ from detector.data.scenes import scenes
 
 
 def main() -> int:
-    """Load a server and print a line per round; return the exit status."""
-    parser = argparse.ArgumentParser(description="Load a server of this machine.")
-    parser.add_argument("--weights", default="scenes", help="default: scenes")
-    parser.add_argument("--runtime", default="auto", help="default: auto")
-    parser.add_argument("--image", type=Path, help="what is sent (default: an image of the built-in set)")
-    parser.add_argument("--requests", type=int, default=200, help="per round (default: 200)")
-    parser.add_argument("--at-once", type=int, default=20, help="default: 20")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    """Start a server, run the rounds and print a line for each; return the exit status."""
+    parser = argparse.ArgumentParser(description="Run a load test against a local server.")
+    parser.add_argument("--weights", default="scenes", help="weights to serve (default: scenes)")
+    parser.add_argument("--runtime", default="auto", help="inference backend (default: auto)")
+    parser.add_argument("--image", type=Path, help="image to send (default: an image of the built-in scenes)")
+    parser.add_argument("--requests", type=int, default=200, help="requests per round (default: 200)")
+    parser.add_argument("--parallel", type=int, default=20, help="parallel requests (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
-    image = options.image.read_bytes() if options.image else drawn_image()
+    image = options.image.read_bytes() if options.image else scene_image()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["serve", "--weights", options.weights, "--port", str(port), "--runtime", options.runtime]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     server = subprocess.Popen([sys.executable, "-m", "detector", *command], env=environment)
     try:
-        while not answers(port):
+        while not is_ready(port):
             if server.poll() is not None:
                 return 1
             time.sleep(0.1)
-        failed = load(port, server.pid, image, options)
+        failures = run_rounds(port, server.pid, image, options)
     finally:
         server.terminate()
         server.wait()
-    return 1 if failed else 0
+    return 1 if failures else 0
 
 
-def load(port: int, pid: int, image: bytes, options: argparse.Namespace) -> int:
-    """Print a line per round; return how many requests failed."""
-    first, _ = ask(port, image)
+def run_rounds(port: int, pid: int, image: bytes, options: argparse.Namespace) -> int:
+    """Print a line for each round; return the number of failed requests."""
+    first, _ = send_image(port, image)
     print(f"before: {first}, {memory(pid)}")
     if "objects" not in first:
         return 1
-    failed = 0
+    failures = 0
     for number in range(1, options.rounds + 1):
         started = time.perf_counter()
-        with ThreadPoolExecutor(options.at_once) as pool:
-            replies = list(pool.map(lambda _: ask(port, image), range(options.requests)))
+        with ThreadPoolExecutor(options.parallel) as pool:
+            replies = list(pool.map(lambda _: send_image(port, image), range(options.requests)))
         rate = options.requests / (time.perf_counter() - started)
         times = sorted(milliseconds for _, milliseconds in replies)
-        wrong = [answer for answer, _ in replies if answer != first]
-        failed += len(wrong)
+        wrong = [summary for summary, _ in replies if summary != first]
+        failures += len(wrong)
         print(
-            f"round {number}: {len(wrong)} of {options.requests} failed, {rate:.0f} a second, each "
-            f"{statistics.median(times):.0f} ms (median), {times[-1]:.0f} ms (longest), {memory(pid)}"
+            f"round {number}: {len(wrong)} of {options.requests} failed, {rate:.0f} requests/s, latency "
+            f"{statistics.median(times):.0f} ms (median), {times[-1]:.0f} ms (maximum), {memory(pid)}"
         )
-        for answer in sorted(set(wrong)):
-            print(f"  {answer}")
-    return failed
+        for summary in sorted(set(wrong)):
+            print(f"  {summary}")
+    return failures
 
 
-def ask(port: int, image: bytes) -> tuple[str, float]:
-    """Send the image over a connection of its own; return what came back, in words, and the milliseconds it took."""
+def send_image(port: int, image: bytes) -> tuple[str, float]:
+    """Send the image over a new connection; return a summary of the response or the error, and the milliseconds."""
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", "/detect", image, {"Content-Type": "application/octet-stream"})
         reply = connection.getresponse()
-        answer: dict[str, Any] = json.loads(reply.read())
-        found = json.dumps(answer.get("detections", []))
-        said = f"{found.count('box')} objects (checksum {zlib.crc32(found.encode()):08x})"
+        response: dict[str, Any] = json.loads(reply.read())
+        found = json.dumps(response.get("detections", []))
+        summary = f"{found.count('box')} objects (checksum {zlib.crc32(found.encode()):08x})"
         if reply.status != 200:
-            said = f"{reply.status} {answer['error']}"
+            summary = f"{reply.status} {response['error']}"
     except OSError as error:
-        said = repr(error)
+        summary = repr(error)
     finally:
         connection.close()
-    return said, (time.perf_counter() - started) * 1e3
+    return summary, (time.perf_counter() - started) * 1e3
 
 
-def answers(port: int) -> bool:
+def is_ready(port: int) -> bool:
     """Return whether the server is ready; waits while it loads its model."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
@@ -113,15 +113,15 @@ def answers(port: int) -> bool:
 
 
 def memory(pid: int) -> str:
-    """Return the resident memory of a process, in words."""
+    """Return the resident memory of a process, formatted."""
     status = Path(f"/proc/{pid}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
-    return f"{kilobytes[0] / 1024:.0f} MiB" if kilobytes else "memory not known on this system"
+    return f"{kilobytes[0] / 1024:.0f} MiB" if kilobytes else "memory unknown on this system"
 
 
-def drawn_image() -> bytes:
-    """Return an image of the built-in set as a JPEG file."""
+def scene_image() -> bytes:
+    """Return an image of the built-in scenes as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(scenes.render("test", 0).image).save(file, "JPEG")
     return file.getvalue()

@@ -1,10 +1,10 @@
-"""Measure what tiles find in a large image: all images of a split beside and above each other, scored one by one.
+"""Measure the AP of tiling on a large image made of all images of a split, side by side in rows.
 
     python tools/measure_tiles.py --data datasets/bccd.yaml --weights cells --tile 640
 
-What is found in the large image is cut up again and scored on the images it was made of, by COCO's rules. The first
-row, each image on its own, is about what tiles could reach at best. Seconds are those of a look at the default
-thresholds.
+The detections in the large image are assigned to the images it consists of, and scored there with COCO's metrics. The
+first row of the table, each image on its own, is roughly the best that tiling can reach. The seconds are measured with
+the default thresholds.
 """
 
 import argparse
@@ -13,9 +13,10 @@ import io
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,51 +27,86 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.detections import Detections
 from detector.errors import InputError
-from detector.evaluating.evaluate import COCO_MAX_DETECTIONS, LOWEST_SCORE, check_classes, score_split
+from detector.evaluating.evaluate import EVALUATION_OPTIONS, check_classes, score_split
 from detector.letterbox import FILL
-from detector.options import IOU_THRESHOLD
-from detector.predict.detector import BATCH, Detector
-from detector.predict.tiling import ViewPlan, merge
+from detector.options import DetectOptions
+from detector.predict.detector import Detector
+from detector.predict.tiling import merge_views, views_of
 
-Corners = Mapping[int, tuple[int, int]]
-"""Image id → left and top of its image in the large one."""
 
-Found = Mapping[int, Detections]
-"""Image id → what was found in its image."""
+@dataclass(frozen=True, eq=False)
+class LargeImage:
+    """All images of a split in one image.
+
+    Attributes:
+        image: [H, W, 3] RGB.
+        corners: image id → left and top of that image in the large one, in pixels.
+        part_hw: (height, width) of each of the images.
+    """
+
+    image: ImageArray
+    corners: Mapping[int, tuple[int, int]]
+    part_hw: tuple[int, int]
+
+    def parts(self) -> Iterator[tuple[int, ImageArray]]:
+        """Yield the id and the pixels of each image."""
+        height, width = self.part_hw
+        for image_id, (left, top) in self.corners.items():
+            yield image_id, self.image[top : top + height, left : left + width]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        views: what the detector was run on.
+        overlap: of the tiles; empty without tiles.
+        found: image id → detections.
+        seconds: time for all images; empty where it is not measured.
+    """
+
+    views: str
+    overlap: str
+    found: Mapping[int, Detections]
+    seconds: str
 
 
 def main() -> int:
-    """Measure and print a table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--tile", type=int, default=640, help="long side of a tile in pixels")
-    parser.add_argument("--overlap", type=float, nargs="+", default=[0.1, 0.2, 0.3])
-    parser.add_argument("--mirror", action="store_true", help="look at everything mirrored too")
-    options = parser.parse_args()
+    parser.add_argument("--data", required=True, help="data set")
+    parser.add_argument("--split", default="test", help="split of the data set (default: %(default)s)")
+    parser.add_argument("--weights", required=True, help="weights file, or the name of shipped weights")
+    parser.add_argument("--tile", type=int, default=640, help="long side of a tile in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--overlap", type=float, nargs="+", default=[0.1, 0.2, 0.3], help="overlaps to measure, as fractions of a tile"
+    )
+    parser.add_argument("--tta", action="store_true", help="flip test-time augmentation in all rows")
+    args = parser.parse_args()
     try:
-        detector, split = Detector.load(options.weights), open_data(options.data).read(options.split)
+        detector, split = Detector.load(args.weights), open_data(args.data).read(args.split)
         check_classes(detector, split)
-        large, corners, size_hw = build(split)
-        print(f"{len(corners)} images of {size_hw[1]} x {size_hw[0]} in one of {large.shape[1]} x {large.shape[0]}\n")
-        print("| looked at | overlap | AP | AP50 | recall | seconds |\n| --- | --- | --- | --- | --- | --- |")
-        for what, overlap, found, seconds in look(detector, large, corners, size_hw, options):
+        large = join_images(split)
+        (height, width), (part_height, part_width) = large.image.shape[:2], large.part_hw
+        print(f"{len(large.corners)} images of {part_width} x {part_height} in one of {width} x {height}\n")
+        print("| views | overlap | AP | AP50 | recall | seconds |\n| --- | --- | --- | --- | --- | --- |")
+        for row in measure(detector, large, args.tile, args.overlap, tta=args.tta):
             with contextlib.redirect_stdout(io.StringIO()):
-                ap = score_split(split, dict(found))
+                ap = score_split(split, dict(row.found))
             numbers = " | ".join(f"{value:.3f}" for value in (ap.AP, ap.AP50, ap.AR100))
-            print(f"| {what} | {overlap} | {numbers} | {seconds} |", flush=True)
+            print(f"| {row.views} | {row.overlap} | {numbers} | {row.seconds} |", flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def build(split: Split) -> tuple[ImageArray, Corners, tuple[int, int]]:
-    """Return all images of a split in one, where each of them lies, and their size.
+def join_images(split: Split) -> LargeImage:
+    """Return all images of a split in one image.
 
     Raises:
-        InputError: they differ in size.
+        InputError: the images differ in size.
     """
     sizes = {annotation.image_hw for annotation in split.annotations}
     if len(sizes) != 1:
@@ -78,67 +114,84 @@ def build(split: Split) -> tuple[ImageArray, Corners, tuple[int, int]]:
     [(height, width)] = sizes
     columns = ceil(sqrt(len(split.annotations)))
     rows = ceil(len(split.annotations) / columns)
-    large = np.full((rows * height, columns * width, 3), FILL, dtype=np.uint8)
+    image = np.full((rows * height, columns * width, 3), FILL, dtype=np.uint8)
     corners = {}
     for number, annotation in enumerate(split.annotations):
         left, top = number % columns * width, number // columns * height
-        large[top : top + height, left : left + width] = split.read_image(annotation)
+        image[top : top + height, left : left + width] = split.read_image(annotation)
         corners[annotation.image_id] = (left, top)
-    return large, corners, (height, width)
+    return LargeImage(image, corners, (height, width))
 
 
-def look(
-    detector: Detector, large: ImageArray, corners: Corners, size_hw: tuple[int, int], options: argparse.Namespace
-) -> Iterator[tuple[str, str, Found, str]]:
-    """Yield what was looked at, the overlap of the tiles, what was found, and seconds, for each way to look."""
-    height, width = size_hw
-    asked = {"score_threshold": LOWEST_SCORE, "every_class": True, "mirror": options.flip}
+def measure(detector: Detector, large: LargeImage, tile: int, overlaps: list[float], *, tta: bool) -> Iterator[Row]:
+    """Yield one row for each way to run the detector."""
+    options = replace(EVALUATION_OPTIONS, tta=tta)
+    timed = DetectOptions(tta=tta)
+    separate = {image_id: detect(detector, image, options) for image_id, image in large.parts()}
+    yield Row("each image on its own", "", separate, seconds(detector, [image for _, image in large.parts()], timed))
 
-    def seconds(images: Sequence[ImageArray], **views: Any) -> str:
-        begun = time.perf_counter()
-        for image in images:
-            detector.detect(image, flip=options.flip, **views)
-        return f"{time.perf_counter() - begun:.2f}"
-
-    images = {image_id: large[top : top + height, left : left + width] for image_id, (left, top) in corners.items()}
-    alone = {
-        image_id: detector.detect(image, max_detections=COCO_MAX_DETECTIONS, **asked)
-        for image_id, image in images.items()
-    }
-    yield "each image on its own", "", alone, seconds([*images.values()])
-    asked["max_detections"] = most = COCO_MAX_DETECTIONS * len(corners)
-    yield "the whole", "", cut_up(detector.detect(large, **asked), corners, size_hw), seconds([large])
-    for overlap in options.overlap:
-        plan = ViewPlan(BATCH, options.tile, overlap, options.flip)
-        count, found = look_at_tiles(detector, large, plan, most)
-        yield f"{count} tiles", str(overlap), cut_up(found, corners, size_hw), ""
-        tiles = {"tile": options.tile, "overlap": overlap}
-        found = detector.detect(large, **tiles, **asked)
-        yield f"{count} tiles and the whole", str(overlap), cut_up(found, corners, size_hw), seconds([large], **tiles)
+    options = replace(options, max_detections=EVALUATION_OPTIONS.max_detections * len(large.corners))
+    found = assign_to_images(detect(detector, large.image, options), large)
+    yield Row("whole image", "", found, seconds(detector, [large.image], timed))
+    for overlap in overlaps:
+        tiled = replace(options, tile=tile, tile_overlap=overlap)
+        count, in_tiles = detect_in_tiles(detector, large.image, tiled)
+        yield Row(f"{count} tiles", str(overlap), assign_to_images(in_tiles, large), "")
+        found = assign_to_images(detect(detector, large.image, tiled), large)
+        time_taken = seconds(detector, [large.image], replace(timed, tile=tile, tile_overlap=overlap))
+        yield Row(f"{count} tiles and the whole image", str(overlap), found, time_taken)
 
 
-def look_at_tiles(detector: Detector, large: ImageArray, plan: ViewPlan, most: int) -> tuple[int, Detections]:
-    """Return how many tiles there are, and what is found in them alone; `Detector.detect` looks at the whole too."""
-    whole, *others = plan.views((large.shape[0], large.shape[1]), detector.input_hw)
+def detect(detector: Detector, image: ImageArray, options: DetectOptions) -> Detections:
+    """Return the detections in an image [H, W, 3].
+
+    Raises:
+        InputError: the image would need too many tiles.
+    """
+    [result] = detector.detect_with_images([image], options)
+    if isinstance(result, InputError):
+        raise result
+    return result[1]
+
+
+def seconds(detector: Detector, images: Sequence[ImageArray], options: DetectOptions) -> str:
+    """Return the seconds it takes to detect in images one after the other, as text."""
+    begun = time.perf_counter()
+    for image in images:
+        detect(detector, image, options)
+    return f"{time.perf_counter() - begun:.2f}"
+
+
+def detect_in_tiles(detector: Detector, image: ImageArray, options: DetectOptions) -> tuple[int, Detections]:
+    """Return the number of tiles, and the detections in the tiles alone; `Detector` also runs on the whole image."""
+    whole, *others = views_of((image.shape[0], image.shape[1]), detector.input_hw, options)
     tiles = [view for view in others if view.sides != whole.sides]
-    nothing = np.zeros(0, dtype=np.float32)
-    found = [Detections(nothing.reshape(0, 4), nothing, nothing.astype(np.int64), detector.class_names)]
-    for start in range(0, len(tiles), plan.batch):
-        cuts = [view.cut(large, detector.input_hw) for view in tiles[start : start + plan.batch]]
-        found += detector.detect_letterboxed(cuts, score_threshold=LOWEST_SCORE, every_class=True, max_detections=most)
-    return len(tiles), merge([whole, *tiles], found, IOU_THRESHOLD, most, class_agnostic=False)
+    empty = np.zeros(0, dtype=np.float32)
+    found = [Detections(empty.reshape(0, 4), empty, empty.astype(np.int64), detector.class_names)]
+    inputs = (view.letterbox(image, detector.input_hw) for view in tiles)
+    while batch := list(islice(inputs, options.batch_size)):
+        found += detector.detect_letterboxed(batch, options)
+    return len(tiles), merge_views([whole, *tiles], found, replace(options, class_agnostic=False))
 
 
-def cut_up(found: Detections, corners: Corners, size_hw: tuple[int, int]) -> Found:
-    """Give each image the detections whose center lies in it, in its own pixels; at most so many as COCO counts."""
+def assign_to_images(found: Detections, large: LargeImage) -> dict[int, Detections]:
+    """Return for each image the detections whose center is inside it, in its own pixels; at most 100, as COCO counts.
+
+    Args:
+        found: detections in the large image.
+        large: the large image.
+
+    Returns:
+        Image id → detections.
+    """
     centers = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-    each = {}
-    for image_id, corner in corners.items():
-        inside = np.all((centers >= corner) & (centers - corner < size_hw[::-1]), axis=1)
-        taken = np.flatnonzero(inside)[:COCO_MAX_DETECTIONS]
-        boxes = found.boxes[taken] - np.array(corner * 2, dtype=np.float32)
-        each[image_id] = Detections(boxes, found.scores[taken], found.class_ids[taken], found.class_names)
-    return each
+    by_image = {}
+    for image_id, corner in large.corners.items():
+        is_inside = np.all((centers >= corner) & (centers - corner < large.part_hw[::-1]), axis=1)
+        chosen = np.flatnonzero(is_inside)[: EVALUATION_OPTIONS.max_detections]
+        boxes = found.boxes[chosen] - np.array(corner * 2, dtype=np.float32)
+        by_image[image_id] = Detections(boxes, found.scores[chosen], found.class_ids[chosen], found.class_names)
+    return by_image
 
 
 if __name__ == "__main__":

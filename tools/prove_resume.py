@@ -1,9 +1,9 @@
-"""Kill a training run at random moments, resume it, and compare all it left with an unbroken run.
+"""Kill a training run at random moments, resume it, and compare all results with those of an uninterrupted run.
 
     python tools/prove_resume.py --data scenes --kills 20
 
-Prints a line per kill and exits with 1 if one of them came out differently. The moments are drawn evenly over the whole
-run, so that kills fall into reading, steps, evaluations and saving.
+Prints a line per kill, and exits with status 1 if a resumed run ended with other results. The moments are drawn
+uniformly over the whole run, so that kills happen during reading, training steps, evaluation and saving.
 """
 
 import argparse
@@ -17,52 +17,50 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 from detector.model.checkpoint import load_weights
-from detector.training.run_state import read_state
+from detector.training.run_state import Progress, read_state
+
+_SETTINGS = ("model=pico", "input_size=128", "steps=60", "evaluations=6", "save_every=0.01")
 
 
 def main() -> int:
-    """Run the proof."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="scenes")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], help="more settings")
+    """Run the comparison; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="scenes", help="data set (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more settings of the runs")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    settings = ["model=pico", "input_size=128", "steps=60", "evaluations=6", "save_every=0.01", *options.set]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        fresh = ["--data", options.data, *(word for setting in settings for word in ("--set", setting))]
-        begun = time.monotonic()
-        _start([*fresh, "--out", str(folder / "whole")]).wait()
-        whole_seconds = time.monotonic() - begun
-        wanted = fingerprint(folder / "whole")
-        print(f"unbroken: {whole_seconds:.1f} s, {wanted}")
+    settings = [argument for setting in (*_SETTINGS, *options.set) for argument in ("--set", setting)]
+    train = ["--data", options.data, *settings]
+    with tempfile.TemporaryDirectory() as folder:
+        uninterrupted = Path(folder) / "uninterrupted"
+        start = time.monotonic()
+        if status := _start([*train, "--out", str(uninterrupted)]).wait():
+            raise SystemExit(f"the uninterrupted run failed with exit status {status}")
+        seconds = time.monotonic() - start
+        expected = fingerprint(uninterrupted)
+        print(f"uninterrupted: {seconds:.1f} s, {expected}")
         different = 0
         for number in range(1, options.kills + 1):
-            run = folder / str(number)
-            process = _start([*fresh, "--out", str(run)])
-            seconds = rng.uniform(0.2, whole_seconds)
-            time.sleep(seconds)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            state = read_state(run / "state")
-            done = 0 if state is None else state[0].step
-            again = ["--resume", str(run)] if (run / "run.json").exists() else [*fresh, "--out", str(run)]
-            _start(again).wait()
-            came_to = fingerprint(run)
-            different += came_to != wanted
-            verdict = "the same" if came_to == wanted else f"DIFFERENT: {came_to}"
-            print(f"kill {number}: after {seconds:.1f} s, {done} steps saved: {verdict}", flush=True)
+            run = Path(folder) / str(number)
+            moment = rng.uniform(0.2, seconds)
+            progress = _kill_at(moment, [*train, "--out", str(run)], run)
+            found = _complete(run, [*train, "--out", str(run)], progress)
+            different += found != expected
+            verdict = "the same" if found == expected else f"DIFFERENT: {found}"
+            steps = progress.step if progress else 0
+            print(f"kill {number}: after {moment:.1f} s, {steps} steps saved: {verdict}", flush=True)
     print(f"{options.kills - different} of {options.kills} equal")
     return int(different > 0)
 
 
 def fingerprint(run: Path) -> str:
-    """Return a hash of weights, average, optimizer state and results."""
+    """Return a hash of the weights, EMA, optimizer state and results of a finished run."""
     digest = hashlib.sha256((run / "results.csv").read_bytes())
     state = read_state(run / "state")
     assert state is not None
@@ -75,11 +73,34 @@ def fingerprint(run: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _start(words: list[str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "detector", "train", *words]
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=quiet, stderr=quiet)
+def _kill_at(seconds: float, arguments: list[str], run: Path) -> Progress | None:
+    """Start a training run and kill it after some seconds; return the progress in its last checkpoint, if any."""
+    process = _start(arguments)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = read_state(run / "state")
+    return None if state is None else state[0]
+
+
+def _complete(run: Path, from_the_beginning: list[str], progress: Progress | None) -> str:
+    """Resume a killed run, or start it again if nothing was written yet; return its fingerprint, or why it failed."""
+    is_finished = progress is not None and progress.step >= progress.steps
+    if not is_finished:
+        arguments = ["--resume", str(run)] if (run / "run.json").exists() else from_the_beginning
+        if status := _start(arguments).wait():
+            return f"exit status {status}"
+    return fingerprint(run)
+
+
+def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "detector", "train", *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 if __name__ == "__main__":

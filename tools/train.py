@@ -1,11 +1,6 @@
-"""`python tools/train.py ...` is `detector train ...`, for a checkout that is not installed."""
+"""Run `detector train` from a checkout that is not installed: `python tools/train.py ...`."""
 
-import sys
-from pathlib import Path
+from run_command import run_command
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from detector.cli.commands import main
-
-if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+if __name__ == "__main__":  # a data loader worker imports this file too
+    run_command(__file__)

@@ -1,69 +1,85 @@
-"""Affine maps from an image to the network input, applied to pixels and boxes."""
+"""Affine transforms from an image to the network input, applied to pixels and boxes."""
 
 import cv2
 import numpy as np
 
 from detector.arrays import Doubles, Floats, ImageArray
 from detector.boxes import area, clip
-from detector.config import Config
 from detector.geometry import rotation_matrix
 from detector.letterbox import FILL, Letterbox
 from detector.sample import Sample
 
-Affine = Doubles
-"""[2, 3] times (x, y, 1), continuous pixel coordinates, is (x, y) on the canvas: scaled, shifted, mirrored, turned."""
+AffineMatrix = Doubles
+"""[2, 3]: `matrix @ (x, y, 1)` maps image pixels to input pixels, both in continuous coordinates."""
 
 
-def letterbox_matrix(image_hw: tuple[int, ...], input_hw: tuple[int, int]) -> Affine:
-    """Return the affine map of the letterbox, the placement without chance."""
+def letterbox_matrix(image_hw: tuple[int, ...], input_hw: tuple[int, int]) -> AffineMatrix:
+    """Return the affine matrix of the letterbox, which is the placement without randomness."""
     box = Letterbox.fit((image_hw[0], image_hw[1]), input_hw)
     (scale_x, scale_y), (left, top) = box.scale_xy, box.offset_xy
     return np.array([[scale_x, 0, left], [0, scale_y, top]], dtype=np.float64)
 
 
-def turn_affine(matrix: Affine, input_hw: tuple[int, int], degrees: float) -> Affine:
-    """Return the map followed by turning the canvas about its center, clockwise on the screen."""
-    turn, center = rotation_matrix(degrees), np.array(input_hw[::-1]) / 2
-    turned: Affine = turn @ matrix
-    turned[:, 2] += center - turn @ center
-    return turned
+def rotate_affine(matrix: AffineMatrix, input_hw: tuple[int, int], degrees: float) -> AffineMatrix:
+    """Return `matrix` followed by a rotation about the center of the input, clockwise as seen on the screen."""
+    rotation, center = rotation_matrix(degrees), np.array(input_hw[::-1]) / 2
+    rotated: AffineMatrix = rotation @ matrix
+    rotated[:, 2] += center - rotation @ center
+    return rotated
 
 
-def mirror_affine(matrix: Affine, input_hw: tuple[int, int], flipped: tuple[bool, bool]) -> Affine:
-    """Return the map followed by flipping the canvas left-right and/or up-down."""
+def flip_affine(matrix: AffineMatrix, input_hw: tuple[int, int], flips: tuple[bool, bool]) -> AffineMatrix:
+    """Return `matrix` followed by flips of the input.
+
+    Args:
+        matrix: the transform before the flips; not changed.
+        input_hw: height and width of the input.
+        flips: whether to flip left-right, and whether to flip up-down.
+    """
     matrix = matrix.copy()
     for axis, size in ((0, input_hw[1]), (1, input_hw[0])):
-        if flipped[axis]:
+        if flips[axis]:
             matrix[axis] *= -1
             matrix[axis, 2] += size
     return matrix
 
 
-def transform(sample: Sample, matrix: Affine, input_hw: tuple[int, int], config: Config) -> Sample:
-    """Map a sample to the canvas; a box stays if enough of it is in view, cut to the canvas."""
-    image = warp(sample.image, matrix, input_hw)
-    whole = transform_boxes(sample.boxes, matrix)
-    cut = clip(whole, input_hw)
+def transform_sample(sample: Sample, matrix: AffineMatrix, input_hw: tuple[int, int], min_visible: float) -> Sample:
+    """Apply an affine transform to a sample: warp the image, map the boxes and clip them to the input.
+
+    A box is removed if too little of it is visible, or if it is less than one pixel wide or high. A crowd region is
+    kept if any of it is visible.
+
+    Args:
+        sample: image of any size.
+        matrix: from pixels of `sample.image` to input pixels.
+        input_hw: size of the result.
+        min_visible: smallest visible fraction of a box at which it is kept, 0..1.
+    """
+    image = warp_image(sample.image, matrix, input_hw)
+    boxes = transform_boxes(sample.boxes, matrix)
+    clipped = clip(boxes, input_hw)
     # A box thinner than a pixel shows nothing to learn from.
-    stays = (area(cut) >= config.min_visible * area(whole)) & (cut[:, 2:] - cut[:, :2] >= 1).all(axis=1)
-    # A crowd region cut short still marks its part as not to be judged.
-    stays |= sample.is_crowd & (area(cut) > 0)
-    return Sample(image, cut[stays], sample.class_ids[stays], sample.is_crowd[stays], sample.image_id)
+    keep = (area(clipped) >= min_visible * area(boxes)) & (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
+    # The visible part of a crowd region must still be excluded from the loss.
+    keep |= sample.is_crowd & (area(clipped) > 0)
+    return Sample(image, clipped[keep], sample.class_ids[keep], sample.is_crowd[keep], sample.image_id)
 
 
-def transform_boxes(boxes: Floats, matrix: Affine) -> Floats:
-    """Map boxes [N, 4]: the result is the axis-parallel boxes around their mapped corners."""
-    # Of a turned box the corners are known, not what it holds. Objects that do not reach their corners get boxes too
-    # large: a disc's grow with |cos| + |sin| of the angle, by 16 % at 10 degrees and by 41 % at 45.
-    # A sum is least where each of its terms is: no need to look at all four corners.
+def transform_boxes(boxes: Floats, matrix: AffineMatrix) -> Floats:
+    """Map boxes [N, 4] and return the axis-aligned bounding boxes [N, 4] of their mapped corners."""
+    # Only the corners of a rotated box are known, not the outline of its object. If the object does not reach the
+    # corners, the new box is too large: for a disc its sides grow by the factor |cos| + |sin| of the angle, which is
+    # 16 % at 10 degrees and 41 % at 45.
+    # A sum of independent terms is smallest where each term is smallest, so the four corners need not be computed.
     terms = boxes.reshape(-1, 2, 1, 2) * matrix[:, :2]
     corners = np.stack([terms.min(axis=1), terms.max(axis=1)], axis=1).sum(axis=-1) + matrix[:, 2]
     return np.asarray(corners.reshape(-1, 4), dtype=np.float32)
 
 
-def warp(image: ImageArray, matrix: Affine, input_hw: tuple[int, int]) -> ImageArray:
-    """Return the image [H, W, 3] mapped to the canvas, gray outside of it."""
-    # OpenCV's coordinates name pixel centers: x there is x + 1/2 here.
+def warp_image(image: ImageArray, matrix: AffineMatrix, input_hw: tuple[int, int]) -> ImageArray:
+    """Return the image [H, W, 3] warped to the input [input height, input width, 3], with gray outside of it."""
+    # The center of pixel column c is at x = c for OpenCV, and at x = c + 1/2 in this package.
     centered = matrix.copy()
     centered[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5
     size = (input_hw[1], input_hw[0])

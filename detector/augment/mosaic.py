@@ -1,24 +1,26 @@
-"""Four images on one canvas: more objects, more sizes and new neighbors for each step of a long run."""
+"""Mosaic: four images in one, so that each step of a long run has more objects, sizes and backgrounds."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from detector.augment.affine import transform
-from detector.augment.color import change_colors
+from detector.augment.affine import transform_sample
+from detector.augment.color import color_jitter
 from detector.augment.pipeline import random_placement
-from detector.config import Config
+from detector.config import AugmentConfig
 from detector.sample import Sample
 
 
-def mosaic(samples: Sequence[Sample], input_hw: tuple[int, int], config: Config, rng: np.random.Generator) -> Sample:
-    """Return four samples in the four corners of one canvas, each placed at random in its part.
+def mosaic(
+    samples: Sequence[Sample], input_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
+) -> Sample:
+    """Combine four samples into one, one in each corner, each randomly placed in its part.
 
     Args:
-        samples: four images of any size; the result bears the first one's id.
+        samples: four images of any size; the result has the image id of the first one.
         input_hw: size of the result.
-        config: the ranges of placement and color.
-        rng: source of every random choice.
+        config: ranges of placement and color.
+        rng: random generator.
 
     Source: Bochkovskiy et al., YOLOv4, 2020, section 3.3.
     """
@@ -34,7 +36,8 @@ def mosaic(samples: Sequence[Sample], input_hw: tuple[int, int], config: Config,
     boxes, parts = [], []
     for sample, (top, left, bottom, right) in zip(samples, corners, strict=True):
         part_hw = (bottom - top, right - left)
-        part = transform(sample, random_placement(sample.image.shape, part_hw, config, rng), part_hw, config)
+        matrix = random_placement(sample.image.shape, part_hw, config, rng)
+        part = transform_sample(sample, matrix, part_hw, config.min_visible)
         image[top:bottom, left:right] = part.image
         boxes.append(part.boxes + np.array([left, top, left, top], dtype=np.float32))
         parts.append(part)
@@ -45,4 +48,4 @@ def mosaic(samples: Sequence[Sample], input_hw: tuple[int, int], config: Config,
         is_crowd=np.concatenate([part.is_crowd for part in parts]),
         image_id=samples[0].image_id,
     )
-    return change_colors(merged, config, rng)
+    return color_jitter(merged, config, rng)

@@ -1,54 +1,67 @@
-"""Random changes of an image that keep its labels true: functions of a sample and a random generator."""
+"""Random placement and color of a single image, with its boxes moved along."""
 
 import numpy as np
 
-from detector.augment.affine import Affine, letterbox_matrix, mirror_affine, transform, turn_affine
-from detector.augment.color import change_colors
-from detector.config import Config
+from detector.augment.affine import AffineMatrix, flip_affine, letterbox_matrix, rotate_affine, transform_sample
+from detector.augment.color import color_jitter
+from detector.config import AugmentConfig
 from detector.sample import Sample
 
 _MAX_CROP = 0.5
-"""Largest share of each side of an image that a random window leaves out."""
+"""Largest fraction of each side of an image that a random crop removes."""
 
 
 def augment(
-    sample: Sample, input_hw: tuple[int, int], config: Config, rng: np.random.Generator, strength: float = 1.0
+    sample: Sample, input_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator, strength: float = 1.0
 ) -> Sample:
-    """Place an image on the canvas at random and change its colors.
+    """Place an image randomly on the input and change its colors.
 
     Args:
         sample: image of any size.
         input_hw: size of the result.
-        config: the ranges.
-        rng: source of every random choice.
-        strength: share of the ranges that is used, 0..1; flipping is all or nothing.
+        config: ranges of the random changes.
+        rng: random generator.
+        strength: factor on the ranges, 0..1; it does not change how often images are flipped or cropped.
     """
     matrix = random_placement(sample.image.shape[:2], input_hw, config, rng, strength)
-    return change_colors(transform(sample, matrix, input_hw, config), config, rng, strength)
+    placed = transform_sample(sample, matrix, input_hw, config.min_visible)
+    return color_jitter(placed, config, rng, strength)
 
 
 def random_placement(
     image_hw: tuple[int, ...],
     input_hw: tuple[int, int],
-    config: Config,
+    config: AugmentConfig,
     rng: np.random.Generator,
     strength: float = 1.0,
-) -> Affine:
-    """Draw the map from image to canvas: enlarged and shifted, or a window of it; then turned; then mirrored."""
+) -> AffineMatrix:
+    """Draw the transform from image to input: a random crop, or scale and shift; then rotation; then flips.
+
+    Args:
+        image_hw: height and width of the image.
+        input_hw: height and width of the input.
+        config: ranges of the random changes.
+        rng: random generator.
+        strength: factor on the ranges, 0..1.
+    """
     if config.crop and rng.random() < config.crop:
-        matrix = random_window(image_hw, input_hw, rng, strength)
+        matrix = random_crop(image_hw, input_hw, rng, strength)
     else:
-        matrix = random_zoom(image_hw, input_hw, config, rng, strength)
+        matrix = random_scale_and_shift(image_hw, input_hw, config, rng, strength)
     if config.rotate:
-        matrix = turn_affine(matrix, input_hw, strength * rng.uniform(-config.rotate, config.rotate))
-    flipped = rng.random(2) < (config.flip, config.flip_vertical)
-    return mirror_affine(matrix, input_hw, (bool(flipped[0]), bool(flipped[1])))
+        matrix = rotate_affine(matrix, input_hw, strength * rng.uniform(-config.rotate, config.rotate))
+    flips = rng.random(2) < (config.flip, config.flip_vertical)
+    return flip_affine(matrix, input_hw, (bool(flips[0]), bool(flips[1])))
 
 
-def random_zoom(
-    image_hw: tuple[int, ...], input_hw: tuple[int, int], config: Config, rng: np.random.Generator, strength: float
-) -> Affine:
-    """Draw a map that letterboxes an image, then enlarges it about the canvas center and shifts it."""
+def random_scale_and_shift(
+    image_hw: tuple[int, ...],
+    input_hw: tuple[int, int],
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    strength: float,
+) -> AffineMatrix:
+    """Draw a transform that letterboxes an image, then scales it about the center of the input and shifts it."""
     matrix = letterbox_matrix(image_hw, input_hw)
     input_wh = np.array(input_hw[::-1], dtype=np.float64)
     scale = 1 + strength * (rng.uniform(*config.scale) - 1)
@@ -58,12 +71,12 @@ def random_zoom(
     return matrix
 
 
-def random_window(
+def random_crop(
     image_hw: tuple[int, ...], input_hw: tuple[int, int], rng: np.random.Generator, strength: float
-) -> Affine:
-    """Draw a map that stretches a window of an image over the whole canvas; each side is drawn on its own."""
+) -> AffineMatrix:
+    """Draw a transform that stretches a crop of an image over the input; its width and height are independent."""
     image_wh, input_wh = (np.array(hw[1::-1], dtype=np.float64) for hw in (image_hw, input_hw))
-    window_wh = image_wh * (1 - strength * rng.uniform(0, _MAX_CROP, size=2))
-    corner = (image_wh - window_wh) * rng.random(2)
-    scale = input_wh / window_wh
+    crop_wh = image_wh * (1 - strength * rng.uniform(0, _MAX_CROP, size=2))
+    corner = (image_wh - crop_wh) * rng.random(2)
+    scale = input_wh / crop_wh
     return np.column_stack([np.diag(scale), -corner * scale])

@@ -1,1 +1,1 @@
-"""The command `check`: all diagnostics, plus those that have to train a little."""
+"""The command `detector check`: findings about data, network, learning and cost before a long training run."""

@@ -1,61 +1,68 @@
-"""Checking: is something wrong with data, network or settings, before a long run; about a minute."""
+"""`check`: is something wrong with the data, the network or the settings? Takes about a minute."""
 
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from detector.arrays import ImageArray
-from detector.checking.learning import (
-    check_cost,
-    check_rate,
-    diagnose_preprocessing,
-    overfit_test,
-    range_test,
-)
+from detector.checking.cost import diagnose_cost
+from detector.checking.learning_rate import diagnose_learning_rate, range_test
+from detector.checking.overfitting import diagnose_overfitting, overfit_test
 from detector.config import Config
-from detector.data.open_data import open_data
+from detector.data.open_data import DataSet, open_data
 from detector.data.split import Split, evenly_spaced
-from detector.diagnose.data import check_data
-from detector.diagnose.examples import augmentation_examples, check_augmentation, class_examples
+from detector.diagnose.augmentation import diagnose_augmentation
+from detector.diagnose.data import diagnose_data
+from detector.diagnose.examples import augmentation_examples, class_examples
 from detector.diagnose.finding import Finding, Verdict, worst
-from detector.diagnose.network import check_first_loss, check_gradients, check_signal, measure_signal
+from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
+from detector.diagnose.preprocessing import diagnose_preprocessing
+from detector.diagnose.signal import LayerSignal, diagnose_signal, measure_signal
 from detector.files import make_folder
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
 from detector.loader.loader import training_batch
-from detector.model.network import GridNetwork, check_canvas, uses_spp
+from detector.model.make_network import make_network
+from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.plots.chart import bar_chart, line_chart, sparkline
-from detector.runtime.hardware import choose_precision, prepare_for_training
+from detector.runtime.hardware import choose_precision, training_process
 from detector.training.optimizer import clip_gradients, make_optimizers
-from detector.training.time_budget import choose_batch
+from detector.training.time_budget import choose_batch_size
 from detector.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 _IMAGES = 160
-"""Images decoded for the checks that need them at full size."""
+"""Number of images that are decoded at full size."""
 
 _GRADIENT_SIDE = 64
+"""Longer side of the network input for the gradient check, which runs many forward passes in float64."""
+
 _OVERFIT_SIDE = 320
+"""Largest side of the network input for the overfit test."""
+
 _OVERFIT_SECONDS = 25.0
-_RANGE_SECONDS = 15.0
+_RANGE_TEST_SECONDS = 15.0
+
+_RANGE_TEST_BATCH = 8
+"""Largest batch of the range test: within the time limit, more steps are more useful than more images per step."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """Result of `check`.
 
     Attributes:
-        findings: in order.
-        images: to look at, by file name; written where a folder was given.
-        seconds: it took.
+        findings: one per check, in the order of the checks.
+        images: images for visual inspection by file name, [H, W, 3] uint8 RGB each.
+        seconds: duration of the check.
     """
 
     findings: tuple[Finding, ...]
@@ -64,127 +71,176 @@ class CheckReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all."""
+        """The worst verdict of all findings."""
         return worst(self.findings)
 
     def to_json(self) -> dict[str, object]:
         """Return JSON-ready values."""
-        return {"verdict": self.verdict, "seconds": round(self.seconds, 1),
-                "findings": [finding.to_json() for finding in self.findings]}  # fmt: skip
+        return {
+            "verdict": self.verdict,
+            "seconds": round(self.seconds, 1),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
 
 
+class _Results:
+    """Collects findings and images. Reports each finding, and writes each image, as soon as it is known.
+
+    Args:
+        out: folder for the images; None: write none.
+        report: called with each line of text.
+    """
+
+    def __init__(self, out: Path | None, report: Callable[[str], None]) -> None:
+        self.findings: list[Finding] = []
+        self.images: dict[str, ImageArray] = {}
+        self.report = report
+        self._out = out
+        if out is not None:
+            make_folder(out)
+
+    def add(self, *findings: Finding) -> None:
+        for finding in findings:
+            self.findings.append(finding)
+            self.report(str(finding))
+
+    def add_image(self, name: str, image: ImageArray) -> None:
+        self.images[name] = image
+        if self._out is not None:
+            write_image(self._out / name, image)
+
+    def report_images(self) -> None:
+        if self._out is not None:
+            self.report(f"images to inspect: {', '.join(str(self._out / name) for name in self.images)}")
+
+
+@training_process()
 def check(
     data: str | Path,
     config: Config | None = None,
-    out: Path | None = None,
+    *,
+    out: str | Path | None = None,
     split: str = "train",
-    said: Callable[[str], None] = log.info,
+    report: Callable[[str], None] = log.info,
 ) -> CheckReport:
-    """Check a data set, the network that would be trained on it, and whether it learns; on the CPU.
+    """Check a data set, the network that would be trained on it, and whether it can learn; runs on the CPU.
 
     Args:
-        data: anything `open_data` takes.
-        config: settings of the run that is planned.
-        out: folder for images to look at; None writes none.
-        split: to learn from.
-        said: gets every line as soon as it is known.
+        data: anything `open_data` accepts.
+        config: settings of the planned training run; None: the defaults.
+        out: folder for images to inspect; None: write none.
+        split: name of the training split.
+        report: called with each line of the report as soon as it is known.
 
     Raises:
-        InputError: the data cannot be read at all, or the folder not be written.
+        InputError: the data cannot be read, or the folder cannot be written.
     """
-    started = time.monotonic()
+    start = time.monotonic()
     config = config or Config()
-    prepare_for_training()
-    source = open_data(data, allow_outside=config.allow_outside)
-    said(source.description)
-    splits = [source.read(name) for name in (split, *(n for n in ("val", "test") if n in source.split_names))
-              if not (split == "trainval" and name == "val")]  # fmt: skip
-    if out is not None:
-        make_folder(out)
-    findings: list[Finding] = []
-    images: dict[str, ImageArray] = {}
-
-    def found(new: Iterable[Finding]) -> None:
-        for finding in new:
-            findings.append(finding)
-            said(str(finding))
-
-    def shown(name: str, image: ImageArray) -> None:
-        images[name] = image
-        if out is not None:
-            write_image(out / name, image)
-
+    source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
+    report(source.description)
+    splits = _read_splits(source, split)
+    results = _Results(None if out is None else Path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
-    found(check_data(splits, input_hw, config))
-    shown("classes.jpg", class_examples(splits[0]))
-    few = _even_part(splits[0], _IMAGES)
-    dataset = DetectionDataset(few, input_hw, config)
-    shown("augmentation.jpg", augmentation_examples(dataset, few.class_names))
-    found([check_augmentation(few.annotations, input_hw, config), diagnose_preprocessing(dataset, few)])
-    for each in _check_network(few, dataset, config, len(splits[0].annotations), shown, said):
-        found(each)
-    if out is not None:
-        said(f"images to look at: {', '.join(str(out / name) for name in images)}")
-    return CheckReport(tuple(findings), images, time.monotonic() - started)
+    results.add(*diagnose_data(splits, input_hw, config))
+    results.add_image("classes.jpg", class_examples(splits[0]))
+
+    image_count = len(splits[0].annotations)
+    batch_size = choose_batch_size(config, image_count)
+    sampled = _subset(splits[0], _IMAGES)
+    dataset = DetectionDataset(sampled, input_hw, config)
+    _check_samples(sampled, dataset, results)
+    check_padding(input_size_at(input_hw, 0, 1, config), config)
+    dtype = choose_precision(config.precision, torch.device("cpu"))
+    network = _check_network(sampled, dataset, batch_size, results)
+    _check_learning_rate(network, dataset, batch_size, dtype, results)
+    results.add(_check_overfitting(sampled, dataset, dtype))
+    trainer = Trainer(network, config, torch.device("cpu"), dtype, image_count / batch_size)
+    results.add(diagnose_cost(trainer, dataset, batch_size, config, image_count))
+    results.report_images()
+    return CheckReport(tuple(results.findings), results.images, time.monotonic() - start)
 
 
-def _check_network(
-    split: Split,
-    dataset: DetectionDataset,
-    config: Config,
-    image_count: int,
-    shown: Callable[[str, ImageArray], None],
-    said: Callable[[str], None],
-) -> Iterator[list[Finding]]:
-    """Yield the findings about network and learning, the quick ones first."""
-    input_hw, device = dataset.input_hw, torch.device("cpu")
-    check_canvas(input_size_at(input_hw, 0, 1, config), config)
-    dtype = choose_precision(config.precision, device)
-    batch_size = choose_batch(config, image_count)
+def _read_splits(source: DataSet, train: str) -> list[Split]:
+    """Read the training split and the splits to evaluate on."""
+    evaluated = [name for name in ("val", "test") if name in source.split_names]
+    names = [train, *(name for name in evaluated if (train, name) != ("trainval", "val"))]
+    return [source.read(name) for name in names]
+
+
+def _subset(split: Split, count: int) -> Split:
+    """Return a split with at most `count` of its images, evenly spaced."""
+    if len(split.annotations) <= count:
+        return split
+    return replace(split, annotations=tuple(evenly_spaced(split.annotations, count)), ground_truth=None)
+
+
+def _check_samples(split: Split, dataset: DetectionDataset, results: _Results) -> None:
+    """Check augmentation and preprocessing."""
+    results.add_image("augmentation.jpg", augmentation_examples(dataset, split.class_names))
+    results.add(
+        diagnose_augmentation(split.annotations, dataset.input_hw, dataset.config),
+        diagnose_preprocessing(dataset, split),
+    )
+
+
+def _check_network(split: Split, dataset: DetectionDataset, batch_size: int, results: _Results) -> GridNetwork:
+    """Check an untrained network, and return it."""
+    config, input_hw = dataset.config, dataset.input_hw
     torch.manual_seed(config.seed)
     spp = uses_spp(input_hw)
-    network = GridNetwork(config, len(split.class_names), *dataset.color_statistics(), spp=spp)
+    network = make_network(config, len(split.class_names), *dataset.color_statistics(), spp=spp)
     batch = training_batch(dataset, 0, batch_size, 1)
-    yield [check_first_loss(network, batch, config)]
+    results.add(diagnose_first_loss(network, batch, config))
 
-    aspect = input_hw[1] / input_hw[0]
-    small_hw = input_hw_for_aspect(_GRADIENT_SIDE if config.padding == "same" else max(input_hw), aspect)
-    tiny = DetectionDataset(_even_part(split, 2), small_hw, replace(config, first_input_size=1.0))
-    yield [check_gradients(network, training_batch(tiny, 0, 2, 1), config)]
+    small = replace(config, first_input_size=1.0)
+    small_dataset = DetectionDataset(_subset(split, 2), _input_hw(input_hw, _GRADIENT_SIDE, config), small)
+    results.add(diagnose_gradients(network, training_batch(small_dataset, 0, 2, 1), config))
 
-    def full_step(trained: GridNetwork) -> None:
+    def optimizer_step(trained: GridNetwork) -> None:
         clip_gradients(trained, config.clip_norm, config.clip_value)
         for optimizer in make_optimizers(trained, config):
             optimizer.step()
 
-    signals = measure_signal(network, batch, config, full_step)
-    said(f"      answers per layer    {sparkline([layer.std for layer in signals])}")
-    said(f"      gradients per layer  {sparkline([layer.gradient for layer in signals])}")
+    layers = measure_signal(network, batch, config, optimizer_step)
+    _report_signal(layers, results)
+    results.add(*diagnose_signal(layers))
+    return network
+
+
+def _report_signal(layers: Sequence[LayerSignal], results: _Results) -> None:
+    """Report the signal of each layer as text and as a chart."""
+    activations, gradients = [layer.std for layer in layers], [layer.gradient for layer in layers]
+    results.report(f"      activations per layer  {sparkline(activations)}")
+    results.report(f"      gradients per layer    {sparkline(gradients)}")
     series = {
-        "std of the answers": [layer.std for layer in signals],
-        "norm of the gradient": [layer.gradient for layer in signals],
-        "change by a full step, share of the weights": [layer.update for layer in signals],
+        "standard deviation of the activations": activations,
+        "norm of the gradient": gradients,
+        "relative change in one step": [layer.update for layer in layers],
     }
-    shown("signal.png", bar_chart("signal in each layer, before training", [layer.name for layer in signals], series))
-    yield check_signal(signals)
+    chart = bar_chart("signal in each layer, before training", [layer.name for layer in layers], series)
+    results.add_image("signal.png", chart)
 
-    # Small batches, since a step more says more than an image more.
-    batches = (training_batch(dataset, step, min(batch_size, 8), 10**6) for step in itertools.count(0))
-    test = range_test(network, batches, config, dtype, _RANGE_SECONDS)
+
+def _check_learning_rate(
+    network: GridNetwork, dataset: DetectionDataset, batch_size: int, dtype: torch.dtype, results: _Results
+) -> None:
+    """Run the learning rate range test on a copy of the network."""
+    batch_size = min(batch_size, _RANGE_TEST_BATCH)
+    batches = (training_batch(dataset, step, batch_size, 10**6) for step in itertools.count(0))
+    test = range_test(network, batches, dataset.config, dtype, _RANGE_TEST_SECONDS)
     marks = {"peak": test.peak, "suggested": test.suggested, "diverges": test.diverges}
-    shown("learning-rate.png", line_chart("loss while the learning rate grows", test.rates, test.losses, marks))
-    yield [check_rate(test)]
-
-    overfit_hw = (
-        input_hw_for_aspect(min(max(input_hw), _OVERFIT_SIDE), aspect) if config.padding == "same" else input_hw
-    )
-    yield [overfit_test(split, config, overfit_hw, dtype, _OVERFIT_SECONDS)]
-    trainer = Trainer(network, config, device, dtype, image_count / batch_size)
-    yield [check_cost(trainer, dataset, batch_size, config, image_count)]
+    chart = line_chart("loss while the learning rate increases", test.rates, test.losses, marks)
+    results.add_image("learning-rate.png", chart)
+    results.add(diagnose_learning_rate(test))
 
 
-def _even_part(split: Split, count: int) -> Split:
-    """Return a split of up to `count` of its images, evenly spaced."""
-    if len(split.annotations) <= count:
-        return split
-    return replace(split, annotations=tuple(evenly_spaced(split.annotations, count)), ground_truth=None)
+def _check_overfitting(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
+    """Run the overfit test with a small network input."""
+    input_hw = _input_hw(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
+    return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, _OVERFIT_SECONDS))
+
+
+def _input_hw(input_hw: tuple[int, int], long_side: int, config: Config) -> tuple[int, int]:
+    """Return an input size with the same aspect and another long side; unchanged with valid padding, which needs it."""
+    return input_hw_for_aspect(long_side, input_hw[1] / input_hw[0]) if config.padding == "same" else input_hw

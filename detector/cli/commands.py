@@ -1,63 +1,50 @@
-"""The command line: a function per verb. Reads arguments, calls the engine, prints, exits.
+"""The commands: one short function each. Parses arguments, calls the package, prints, returns the exit status.
 
-Exit status: 0 done; 2 something given was wrong (one message, no traceback); 3 some images of many failed.
-Torch is imported only when a verb needs it.
+Exit status: 0 done; 2 wrong input (one message, no traceback); 3 some of many images failed; `check`: 4 look, 5 stop.
+Torch is imported only when a command needs it.
 """
 
 import argparse
-import io
 import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from detector.cli import console
 from detector.cli.parser import make_parser
 from detector.config import Config, override, parse_value, read_config
-from detector.errors import InputError
-
-if TYPE_CHECKING:
-    from detector.metrics.average_precision import AveragePrecision
+from detector.errors import ConfigError, InputError
+from detector.options import MAX_PIXELS, DetectOptions, ReadOptions
 
 log = logging.getLogger(__name__)
 
 _STARTED = time.monotonic()
-_HELP_WITH_INT8 = """\
-more than half a point of AP is lost. What may help: images for --int8 more like those of --data; --format openvino;
-or quantization-aware fine-tuning, a few minutes of learning to live with eight bits, and an export of what comes of it:
-  detector train --data {} --weights {} --minutes 3 \\
-    --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
-"""
-_SETTING_FLAGS = ("allow_outside", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs")
+_SETTING_FLAGS = (
+    "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs",
+)  # fmt: skip
+_EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = make_parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name of bytes that are no UTF-8 is said, not tripped over
-            stream.reconfigure(errors="backslashreplace")
-    logger = logging.getLogger("detector")
-    logger.setLevel(logging.INFO)
-    handler = _BarAwareHandler()
-    logger.handlers = [handler]
+    console.set_up_console()
     try:
-        status = _VERBS[options.verb](options)
+        return _COMMANDS[options.command](options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         sys.stdout = None  # nothing is left to flush at exit
         return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return status
 
 
 def train(options: argparse.Namespace) -> int:
@@ -65,40 +52,42 @@ def train(options: argparse.Namespace) -> int:
     if options.resume is not None:
         return _resume(options)
     if options.data is None:
-        raise InputError("train: give --data, or --resume with the folder of a run")
-    config = settings(options)  # what is wrong with them is said without waiting for torch
-    from detector.training.train import train as run
+        raise ConfigError("train: give --data, or --resume with the folder of a run")
+    config = settings(options)  # wrong settings are reported without waiting for torch
+    from detector.training.train import make_request, start_run
 
-    out = options.out or _next_free(Path("runs/train"))
-    run(options.data, config, out, options.split, _STARTED, options.weights, options.reuse_backbone)
+    request = make_request(
+        options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
+    )
+    start_run(request, options.out or _next_free(Path("runs/train")), _STARTED)
     return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
-    own = {"verb", "resume", "resume_anyway", "max_pixels"}
+    own = {"command", "resume", "resume_anyway"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
-        raise InputError(f"--resume goes on with the run's own settings; leave out --{other[0].replace('_', '-')}")
-    from detector.training.train import resume
+        raise ConfigError(f"--resume uses the settings of the run; leave out --{other[0].replace('_', '-')}")
+    from detector.training.train import resume_run
 
-    resume(options.resume, options.resume_anyway, started=_STARTED)
+    resume_run(options.resume, options.resume_anyway, _STARTED)
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Check data, network and learning before a long run."""
+    """Check data, network and training before a long run."""
     config = settings(options)
     from detector.checking.check import check as run
 
-    report = run(options.data, config, options.out, options.split, said=print)
+    report = run(options.data, config, out=options.out, split=options.split, report=print)
     print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
-    return {"ok": 0, "look": 4, "stop": 5}[report.verdict]
+    return _EXIT_STATUS[report.verdict]
 
 
 def summary(options: argparse.Namespace) -> int:
-    """Print a network layer by layer."""
+    """Print the layers of a network."""
     config = settings(options)
     from detector.describing.describe import describe
 
@@ -113,9 +102,169 @@ def compare(options: argparse.Namespace) -> int:
     from detector.comparing.compare import compare as run
     from detector.comparing.table import to_text
 
-    rows = run(options.data, options.settings, base, options.out, options.seeds, options.trials, options.jobs,
-               options.keep_weights)  # fmt: skip
+    rows = run(
+        options.data,
+        options.settings,
+        base,
+        out=options.out,
+        seeds=options.seeds,
+        trials=options.trials,
+        jobs=options.jobs,
+        keep_weights=options.keep_weights,
+    )
     print(to_text(rows))
+    return 0
+
+
+def detect(options: argparse.Namespace) -> int:
+    """Detect objects in images and videos and write the detections."""
+    specs = [*options.source, *options.more_sources]
+    if not specs and options.classes:
+        raise ConfigError("no images given: --classes takes all arguments after it, so name the images before it")
+    from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
+    from detector.predict.detector import Detector
+
+    detect_options = DetectOptions(
+        score_threshold=options.conf,
+        iou_threshold=options.iou,
+        max_detections=options.max_det,
+        classes=options.classes,
+        suppression=options.suppression,
+        class_agnostic=options.agnostic_nms,
+        tile=options.tile,
+        tile_overlap=options.overlap,
+        tta=options.tta,
+    )
+    sources, videos = find_inputs(specs, _read_options(options))
+    model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+    _warn_about_options_without_effect(options, bool(sources), bool(videos))
+    failed = 0
+    if sources:
+        result = detect_images(
+            model,
+            sources,
+            options.out,
+            detect_options,
+            weights=options.weights,
+            formats=_formats(options),
+            skip_done=options.skip_done,
+        )
+        console.print_detect_summary(result, options.out)
+        failed += result.failed
+    summaries = detect_videos(
+        model, videos, options.out, detect_options,
+        every=options.every, track=options.track, save_video=not options.no_images,
+    )  # fmt: skip
+    for name, video in zip(videos, summaries, strict=True):
+        if isinstance(video, InputError):
+            failed += 1
+        else:
+            print(f"{name}: {video.objects} objects in {video.frames_detected} frames; see {options.out}")
+    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
+
+
+def _formats(options: argparse.Namespace) -> set[Any]:
+    flags = {
+        "images": not options.no_images,
+        "txt": options.save_txt,
+        "json": options.save_json,
+        "crops": options.save_crops,
+        "csv": options.csv,
+    }
+    return {name for name, is_set in flags.items() if is_set}
+
+
+def _warn_about_options_without_effect(options: argparse.Namespace, images: bool, videos: bool) -> None:
+    if videos and _formats(options) - {"images"}:
+        log.warning("--save-txt, --save-json, --save-crops and --csv are for images: a video gets lines of JSON")
+    if not videos and (options.track or options.every > 1):
+        log.warning("--track and --every are for videos, and none is given")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure the average precision of weights, or of a COCO results file, on a split."""
+    from detector.data.open_data import open_data
+    from detector.evaluating.evaluate import choose_split, evaluate_split, evaluation_options
+    from detector.evaluating.evaluate_results import evaluate_results
+    from detector.files import check_writable
+    from detector.predict.detector import Detector
+
+    for path in (options.json, options.results):
+        check_writable(path)
+    read = _read_options(options)
+    data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
+    split = choose_split(data_set, options.split)
+    if options.detections is not None:
+        evaluation = evaluate_results(data_set, split, options.detections)
+    else:
+        model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+        log.info("%s", data_set.description)
+        detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms)
+        evaluation = evaluate_split(model, data_set.read(split), detect_options)
+    evaluation.write(options.json, options.results)
+    console.print_average_precision(evaluation.ap)
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve a web page and an HTTP API."""
+    from detector.serving.app import MAX_PIXELS
+    from detector.serving.app import serve as run
+
+    run(
+        options.weights,
+        device=options.device,
+        runtime=options.runtime,
+        host=options.host,
+        port=options.port,
+        max_bytes=options.max_megabytes * 1_000_000,
+        max_pixels=options.max_pixels or MAX_PIXELS,
+    )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Export weights to an ONNX file or an OpenVINO folder, with a certificate."""
+    from detector.exporting.export import export as run
+    from detector.exporting.export import format_of, training_images
+    from detector.media.sources import find_sources
+
+    thresholds = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
+    given = {name: value for name, value in thresholds.items() if value is not None}
+    if given and options.nms == "out":
+        raise ConfigError("--conf, --iou and --max-det are fixed in the graph by --nms in; without it, detect has them")
+    if options.int8 == [] and options.data is None:
+        raise ConfigError("--int8: name images like those the detector will be used on, or give --data")
+    read = _read_options(options)
+    images = find_sources(options.int8, read) if options.int8 else []
+    calibration = None if options.int8 is None else images or training_images(options.data, read)
+    result = run(
+        options.weights,
+        options.out,
+        format=options.format or format_of(options.out),
+        input_size=options.imgsz,
+        int8_images=calibration,
+        nms=DetectOptions(**given) if options.nms == "in" else None,
+        dynamic=options.dynamic,
+        data=options.data,
+        split=options.split,
+        runtime=options.runtime,
+        certificate_images=images,
+        allow_outside=read.allow_outside,
+        max_pixels=read.max_pixels,
+    )
+    has_advice = options.int8 is not None and options.data is not None
+    advice = console.int8_advice(quote(options.data), quote(str(options.weights))) if has_advice else ""
+    console.print_export(result, advice)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check an export against its certificate."""
+    from detector.exporting.verify import verify as run
+
+    result = run(options.export, runtime=options.runtime)
+    print(f"{options.export}: as certified with {result.certificate.runtime}: {result.parity}")
     return 0
 
 
@@ -128,179 +277,23 @@ def settings(options: argparse.Namespace) -> Config:
 
 
 def override_flags(config: Config, flags: dict[str, Any]) -> Config:
-    """Return the configuration with flags applied; a length given by flag replaces the file's."""
+    """Return the configuration with flags applied; a length given by a flag replaces the one of the file."""
     if flags.keys() & {"minutes", "epochs"}:
         config = replace(config, minutes=None, epochs=None, steps=None)
     return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})
 
 
-def detect(options: argparse.Namespace) -> int:
-    """Detect in images and videos and write what was found."""
-    from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
-    from detector.predict.detector import Detector
-
-    words = [*options.source, *options.more_sources]
-    if not words and options.classes:
-        raise InputError("no images given: --classes takes every word behind it, so name the images before it")
-    sources, videos = find_inputs(words, options.recursive, options.allow_url)
-    model = Detector.load(options.weights, options.device, options.imgsz, options.runtime)
-    looking = {
-        "score_threshold": options.conf,
-        "iou_threshold": options.iou,
-        "max_detections": options.max_det,
-        "class_agnostic": options.agnostic_nms,
-        "suppression": options.suppression,
-        "classes": options.classes,
-        "tile": options.tile,
-        "overlap": options.overlap,
-        "mirror": options.flip,
-    }
-    failed = 0
-    if videos and any((options.save_txt, options.save_json, options.save_crops, options.csv)):
-        log.warning("--save-txt, --save-json, --save-crops and --csv are for images: a video gets its lines of JSON")
-    if not videos and (options.track or options.every > 1):
-        log.warning("--track and --every are for videos, and none is given")
-    if sources:
-        saving = {"txt": options.save_txt, "json_each": options.save_json, "crops": options.save_crops}
-        saving |= {"table": options.csv, "images": not options.no_images, "skip_done": options.skip_done}
-        tally = detect_images(model, options.weights, sources, options.out, looking, **saving)
-        before = f", {tally.before} were done before" if tally.before else ""
-        print(f"{tally.objects} objects in {tally.done} images{before}; see {options.out}")
-        if tally.failed:
-            print(f"{tally.failed} of {tally.given} images could not be read", file=sys.stderr)
-        failed += tally.failed
-    saving = {"every": options.every, "track": options.track, "images": not options.no_images}
-    for word, summary in zip(videos, detect_videos(model, videos, options.out, looking, **saving), strict=True):
-        if isinstance(summary, InputError):
-            failed += 1
-        else:
-            print(f"{word}: {summary.objects} objects in {summary.frames_detected} frames; see {options.out}")
-    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """Score weights, or another program's detections, on a split."""
-    from detector.evaluating.evaluate import evaluate_to_files
-
-    ap = evaluate_to_files(
-        options.data,
-        options.split,
-        weights=options.weights,
-        detections=options.detections,
-        device=options.device,
-        iou_threshold=options.iou,
-        long_side=options.imgsz,
-        runtime=options.runtime,
-        suppression=options.suppression,
-        class_agnostic=options.agnostic_nms,
-        allow_outside=bool(options.allow_outside),
-        json_path=options.json,
-        results_path=options.results,
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    return ReadOptions(
+        allow_outside=bool(getattr(options, "allow_outside", None)),
+        allow_url=getattr(options, "allow_url", False),
+        recursive=getattr(options, "recursive", False),
+        max_pixels=options.max_pixels or MAX_PIXELS,
     )
-    print_table(ap)
-    return 0
-
-
-def serve(options: argparse.Namespace) -> int:
-    """Serve a page and an HTTP interface."""
-    from detector.serving.app import serve as run
-
-    run(
-        options.weights,
-        options.host,
-        options.port,
-        options.runtime,
-        options.device,
-        max_bytes=options.max_megabytes * 1_000_000,
-        **({"max_pixels": options.max_pixels} if options.max_pixels else {}),
-    )
-    return 0
-
-
-def export(options: argparse.Namespace) -> int:
-    """Write weights as an ONNX file or an OpenVINO folder, with its certificate."""
-    from detector.exporting.export import export as run
-    from detector.exporting.export import training_images
-    from detector.graph.metadata import NmsSettings
-    from detector.graph.openvino_ir import export_files
-    from detector.media.sources import find_sources
-
-    given = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
-    thresholds = {name: value for name, value in given.items() if value is not None}
-    if thresholds and options.nms == "out":
-        raise InputError("--conf, --iou and --max-det are fixed in the graph by --nms in; without it, detect has them")
-    allow_outside = bool(options.allow_outside)
-    images = find_sources(options.int8) if options.int8 else []
-    if options.int8 == [] and options.data is None:
-        raise InputError("--int8: name images like those it will see, or give --data")
-    calibration = None if options.int8 is None else images or training_images(options.data, allow_outside)
-    height, width = run(
-        options.weights,
-        options.out,
-        options.format or _format_of(options.out),
-        options.imgsz,
-        calibration,
-        NmsSettings(**thresholds) if options.nms == "in" else None,
-        options.dynamic,
-    )
-    size = sum(path.stat().st_size for path in export_files(options.out))
-    print(f"{options.out}: {size / 1e6:.1f} MB, canvas {width}x{height} (width x height)")
-    if not (find_spec("openvino") or find_spec("onnxruntime")):
-        print("not checked: neither openvino nor onnxruntime is installed to run it")
-        return 0
-    from detector.exporting.certify import certificate_path, certify, loses_too_much
-    from detector.exporting.parity import Drift
-
-    certificate = certify(
-        options.weights, options.out, options.runtime, options.data, options.split, images, allow_outside
-    )
-    for name, drift in certificate["drift"].items():
-        print(f"{certificate['runtime']} against the weights on {name}: {Drift(**drift)}")
-    times, ap = certificate["milliseconds"], certificate["AP"]
-    print(f"an image takes {times['export']} ms, {times['weights']} with the weights in torch")
-    if ap is not None:
-        print(f"AP {ap['export']} on {options.split}, {ap['weights']} with the weights")
-        if options.int8 is not None and loses_too_much(certificate):
-            print(_HELP_WITH_INT8.format(quote(options.data), quote(str(options.weights))))
-    print(f"certificate: {certificate_path(options.out)}")
-    return 0
-
-
-def _format_of(path: Path) -> Literal["onnx", "openvino"]:
-    """Return the format that the name of an export asks for.
-
-    Raises:
-        InputError: it has an ending that says neither.
-    """
-    if path.suffix and path.suffix != ".onnx" and not path.name.endswith("_openvino"):
-        raise InputError(
-            f"{path}: ONNX files end in .onnx; if an OpenVINO folder is to be called so, add --format openvino"
-        )
-    return "onnx" if path.suffix == ".onnx" else "openvino"
-
-
-def verify(options: argparse.Namespace) -> int:
-    """Hold an export to its certificate."""
-    from detector.exporting.certify import verify as run
-
-    drift, certificate = run(options.export, options.runtime)
-    print(f"{options.export}: as certified with {certificate['runtime']}: {drift}")
-    return 0
-
-
-def print_table(ap: "AveragePrecision") -> None:
-    """Print COCO's numbers."""
-    for key, value in ap.to_json().items():
-        if key != "per_class":
-            print(f"{key:6} {value:7.4f}")
-    width = max([len(name) for name in ap.per_class] + [5])
-    print(f"\n{'class':{width}}      AP    AP50  objects")
-    for name, row in ap.per_class.items():
-        print(f"{name:{width}} {row['AP']:7.4f} {row['AP50']:7.4f} {row['objects']:8.0f}")
 
 
 def _next_free(path: Path) -> Path:
-    """Return `path`, numbered if it is taken."""
+    """Return `path`, with a number appended if it exists."""
     number = 1
     candidate = path
     while candidate.exists():
@@ -309,14 +302,6 @@ def _next_free(path: Path) -> Path:
     return candidate
 
 
-class _BarAwareHandler(logging.Handler):
-    """Prints log lines above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
-
-
-_VERBS = {verb.__name__: verb for verb in (check, train, detect, evaluate, serve, export, verify, compare, summary)}
+_COMMANDS = {
+    command.__name__: command for command in (check, train, detect, evaluate, serve, export, verify, compare, summary)
+}

@@ -1,7 +1,7 @@
-"""Comparing settings on the user's own data: a list, a grid or a random search against the base line, in one CSV.
+"""Compare settings on the user's data: a list, a grid or a random search against a baseline.
 
-Every run is a process of its own, so that its time and memory are its own and its crash stops no other. What is run is
-a pure function of what was given, so that a comparison that was stopped goes on where it was.
+Every run is a process of its own, so that its time and memory can be measured and a crash does not stop the other runs.
+The list of runs is a pure function of the arguments, so that an interrupted comparison continues where it stopped.
 """
 
 import csv
@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,188 +22,248 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from detector.comparing.table import Row, Run, add_run, read_runs, summarize, to_markdown
+from detector.comparing.table import (
+    ComparisonRow,
+    Conditions,
+    RunRecord,
+    add_run,
+    read_runs,
+    summarize,
+    to_markdown,
+)
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
 from detector.data.open_data import open_data
-from detector.errors import InputError
-from detector.files import make_folder
+from detector.errors import ConfigError, LabelError
+from detector.files import make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.05
-"""Seconds between two looks at the processes."""
+_POLL_SECONDS = 0.05
+"""Time between two checks of the running processes."""
+
+_LOG, _ERRORS = "log.txt", "errors.txt"
+"""Files in the folder of a run: standard output and standard error of its process."""
+
+_INPUT_ERROR = 2
+"""Exit status of the command line after an InputError; it prints `error: MESSAGE` to standard error."""
 
 
 def compare(
     data: str | Path,
-    words: Iterable[str],
+    variations: Iterable[str],
     base: Config | None = None,
+    *,
     out: str | Path = "runs/compare",
     seeds: int = 3,
     trials: int = 10,
     jobs: int = 1,
     keep_weights: bool = False,
-) -> list[Row]:
-    """Train with the base settings and with each variation, for each seed; leave a CSV and a table.
+) -> list[ComparisonRow]:
+    """Train with the base settings and with each variation, once per seed, and compare AP on val.
+
+    Writes compare.csv (a line per run), compare.md (the table) and the folders of the runs. Runs that are already in
+    compare.csv are not done again; to repeat a run, remove its line.
 
     Args:
-        data: anything `open_data` takes, with a val split, which is what the variations are compared on.
-        words: variations and files of them; see `read_variations`.
-        base: the settings that are varied, with a length in steps or epochs. Evaluated once, at the end, unless set.
-        out: folder for compare.csv, compare.md and the folders of the runs. What stands in its compare.csv is not run
-            again; to have it run again, remove its line.
-        seeds: how many, from the base's seed on.
-        trials: draws of a variation with random numbers.
-        jobs: runs at once; they share the cores evenly_spaced, unless OMP_NUM_THREADS says how many each takes.
-        keep_weights: else they are removed once their AP is known.
+        data: anything `open_data` takes; must have a val split, on which the settings are compared.
+        variations: variations and files of variations; see `read_variations`.
+        base: the settings that are varied, with a length in steps or epochs. Evaluated once, at the end of the run,
+            unless `evaluations` is set.
+        out: folder for the results.
+        seeds: number of runs per variation, with the seeds base.seed, base.seed + 1, ...
+        trials: number of draws for each variation with random numbers.
+        jobs: number of runs at the same time. They share the CPU cores evenly, unless the environment variable
+            OMP_NUM_THREADS sets the threads per run.
+        keep_weights: whether to keep the weights of the runs; else they are removed once their AP is known.
 
     Returns:
-        One row per variation, the base line first.
+        One row per variation; the baseline is first.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; runs under way are ended.
-        InputError: something given will not do, or compare.csv is of another data set, base or number of threads.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all running processes are killed first.
+        InputError: an invalid argument, or compare.csv belongs to other data, base settings or number of threads.
     """
     for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
         if count < 1:
-            raise InputError(f"{name}: must be at least 1, got {count}")
+            raise ConfigError(f"{name}: must be at least 1, got {count}")
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
-    variations = read_variations(words, base, trials)
-    if "val" not in (names := open_data(data, allow_outside=base.allow_outside).split_names):
-        raise InputError(f"{data}: settings are compared on a split named val; there is only {', '.join(names)}")
+    to_compare = read_variations(variations, base, trials)
+    _check_has_val(data, base)
     out = Path(out)
     make_folder(out)
 
-    common = (str(data), describe_base(base), _threads(jobs))
-    table = out / "compare.csv"
-    runs = read_runs(table, common)
-    done = {(run.settings, run.seed) for run in runs}
-    # Seed by seed: a comparison stopped early has treated all alike, and so has a machine that grows slower.
-    every_seed = range(base.seed, base.seed + seeds)
-    wanted = [(variation, seed) for seed in every_seed for variation in variations]
-    todo = [(variation, seed) for variation, seed in wanted if (variation.name, seed) not in done]
-    before = len(wanted) - len(todo)
-    log.info(f"{len(variations)} settings with {seeds} seeds each: {len(wanted)} runs, {before} of them done already; "
-             f"{jobs} at once, {common[2]} threads each")  # fmt: skip
-    with sigterm_as_keyboard_interrupt(), closing(_run_all(todo, common, out / "runs", jobs, keep_weights)) as ended:
-        for count, run in enumerate(ended, before + 1):
-            add_run(table, run)
-            runs.append(run)
-            outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
-            log.info(f"{count}/{len(wanted)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
-    rows = summarize(variations, [run for run in runs if run.seed in every_seed])
-    heading = f"Data: {data}; seeds: {seeds}; threads: {common[2]}; base line: `{common[1]}`"
-    (out / "compare.md").write_text(f"{heading}\n\n{to_markdown(rows)}", encoding="utf-8")
-    log.info(f"every run stands in {table}, the table in {out / 'compare.md'}")
+    conditions = Conditions(str(data), describe_base(base), _threads_per_run(jobs))
+    seed_range = range(base.seed, base.seed + seeds)
+    runs = _do_runs(to_compare, seed_range, conditions, out, jobs=jobs, keep_weights=keep_weights)
+    rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
+    heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
+    write_atomic(out / "compare.md", f"{heading}\n\n{to_markdown(rows)}".encode())
+    log.info(f"all runs are listed in {out / 'compare.csv'}, the table is in {out / 'compare.md'}")
     return rows
 
 
+def _check_has_val(data: str | Path, base: Config) -> None:
+    names = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels).split_names
+    if "val" not in names:
+        raise LabelError(f"{data}: settings are compared on a split named val; this data has only {', '.join(names)}")
+
+
 def describe_base(base: Config) -> str:
-    """Return a checksum of all settings but the seed, and those that are not the defaults."""
+    """Return a checksum of all settings except the seed, and the settings that differ from their defaults."""
     base = replace(base, seed=0)
     checksum = hashlib.sha256(json.dumps(asdict(base)).encode()).hexdigest()[:8]
-    return " ".join([checksum, *_changed(base)]).replace('"', "")
+    return " ".join([checksum, *_changed_settings(base)]).replace('"', "")
 
 
-def _changed(config: Config) -> list[str]:
-    """Return the settings that are not the defaults, as `--set` takes them."""
+def _changed_settings(config: Config) -> list[str]:
+    """Return the settings that differ from their defaults, as arguments of `--set`."""
     values = ((setting.name, getattr(config, setting.name), setting.default) for setting in fields(config))
     return [f"{name}={json.dumps(value)}" for name, value, default in values if value != default]
 
 
-def _threads(jobs: int) -> int:
-    """Return the threads of a run: another number adds up in another order, so it is fixed and recorded."""
-    if (wish := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-        return max(1, int(wish))
+def _threads_per_run(jobs: int) -> int:
+    """Return the number of threads of a run.
+
+    It is fixed and recorded, because with another number sums are added in another order and the results differ.
+    """
+    if (requested := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        return max(1, int(requested))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs)
 
 
+def _do_runs(
+    variations: Sequence[Variation],
+    seeds: range,
+    conditions: Conditions,
+    out: Path,
+    *,
+    jobs: int,
+    keep_weights: bool,
+) -> list[RunRecord]:
+    """Do the runs that are not in compare.csv yet and add them to it; return all runs."""
+    table = out / "compare.csv"
+    runs = read_runs(table, conditions)
+    done = {(run.settings, run.seed) for run in runs}
+    # Seed by seed: if the comparison is stopped early, or the machine slows down, all variations are affected alike.
+    planned = [(variation, seed) for seed in seeds for variation in variations]
+    todo = [(variation, seed) for variation, seed in planned if (variation.name, seed) not in done]
+    already_done = len(planned) - len(todo)
+    log.info(
+        f"{len(variations)} settings x {len(seeds)} seeds = {len(planned)} runs, {already_done} of them already done; "
+        f"{jobs} at the same time, {conditions.threads} threads each"
+    )
+    with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out / "runs", jobs)) as ended_runs:
+        for count, (run, folder) in enumerate(ended_runs, already_done + 1):
+            if not keep_weights:
+                for name in ("weights", "state"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+            add_run(table, run)
+            runs.append(run)
+            outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
+            log.info(f"{count}/{len(planned)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
+    return runs
+
+
 @dataclass(frozen=True)
-class _Started:
-    """A run under way; `at` is `time.monotonic()`."""
+class _ActiveRun:
+    """A run whose process has been started and not yet waited for; `started` is `time.monotonic()`."""
 
     variation: Variation
     seed: int
     folder: Path
     process: subprocess.Popen[bytes]
-    at: float
+    started: float
 
 
-def _run_all(
-    todo: Sequence[tuple[Variation, int]], common: tuple[str, str, int], folder: Path, jobs: int, keep_weights: bool
-) -> Generator[Run]:
-    """Do runs, `jobs` at once; yield each when it has ended."""
-    waiting, running = deque(todo), list[_Started]()
+def _train_all(
+    todo: Sequence[tuple[Variation, int]], conditions: Conditions, parent: Path, jobs: int
+) -> Generator[tuple[RunRecord, Path]]:
+    """Train with each (variation, seed), `jobs` at the same time; yield each run and its folder when it has ended."""
+    waiting, active = deque(todo), list[_ActiveRun]()
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(*waiting.popleft(), common, folder))
-            time.sleep(_POLL)
-            for started in tuple(running):
-                if run := _ended(started, common):
-                    running.remove(started)
-                    if not keep_weights:
-                        for name in ("weights", "state"):
-                            shutil.rmtree(started.folder / name, ignore_errors=True)
-                    yield run
+        while waiting or active:
+            while waiting and len(active) < jobs:
+                active.append(_start(*waiting.popleft(), conditions, parent))
+            time.sleep(_POLL_SECONDS)
+            for run in tuple(active):
+                if record := _record_if_ended(run, conditions):
+                    active.remove(run)
+                    yield record, run.folder
     finally:
-        for started in running:
-            started.process.kill()
-            started.process.wait()
+        for run in active:
+            run.process.kill()
+            run.process.wait()
 
 
-def _start(variation: Variation, seed: int, common: tuple[str, str, int], parent: Path) -> _Started:
-    """Start a run in its folder below `parent`; what it prints goes to log.txt there."""
+def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path) -> _ActiveRun:
+    """Start a training run in a folder below `parent`; its output goes to log.txt and errors.txt there."""
     readable = re.sub(r"[^\w.=-]+", "_", variation.name)[:80]
-    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]  # two names may be alike when made readable
+    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]  # two names may become equal when made readable
     folder = parent / f"{readable}-{checksum}-seed{seed}"
-    shutil.rmtree(folder, ignore_errors=True)  # what a run left that never came to its line in the CSV
+    shutil.rmtree(folder, ignore_errors=True)  # from an interrupted run that has no line in the CSV
     folder.mkdir(parents=True)
-    # -P: this package, and not one that happens to lie in the folder we are in.
-    command = [sys.executable, "-P", "-m", "detector", "train", "--data", common[0], "--out", str(folder)]
-    for setting in _changed(replace(variation.config, seed=seed)):
+    # -P: import this package, not one that happens to be in the current folder.
+    command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
+    for setting in _changed_settings(replace(variation.config, seed=seed)):
         command += ["--set", setting]
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(common[2])}
-    with (folder / "log.txt").open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-    return _Started(variation, seed, folder, process, time.monotonic())
+    package_parent = str(Path(__file__).resolve().parents[2])
+    python_path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": str(conditions.threads)}
+    with (folder / _LOG).open("wb") as output, (folder / _ERRORS).open("wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment)
+    return _ActiveRun(variation, seed, folder, process, time.monotonic())
 
 
-def _ended(started: _Started, common: tuple[str, str, int]) -> Run | None:
-    """Return what a run came to, or None while it goes on."""
-    # The system's own account of this one process. Its peak is never below that of the process that started it, which
-    # is small, since nothing here imports torch.
-    pid, status, usage = os.wait4(started.process.pid, os.WNOHANG)
+def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | None:
+    """Return the record of a run, or None while it is running."""
+    # wait4 reports the resources of this one process. The reported peak memory is at least that of the process that
+    # started it, which is small because nothing here imports torch.
+    pid, status, usage = os.wait4(run.process.pid, os.WNOHANG)
     if not pid:
         return None
-    started.process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.monotonic() - started.at
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    output = (started.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-    error = _reason(started.process.returncode, output)
-    steps, ap, ap50 = 0, math.nan, math.nan
-    if not error:
-        with (started.folder / "results.csv").open(newline="", encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1]  # not the best: that would be chosen on what it is judged by
+    run.process.returncode = os.waitstatus_to_exitcode(status)
+    wall_seconds = time.monotonic() - run.started
+    peak_mb = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    error, steps, ap, ap50 = "", 0, math.nan, math.nan
+    if run.process.returncode:
+        error = _failure_reason(run.process.returncode, run.folder)
+    else:
+        with (run.folder / "results.csv").open(newline="", encoding="utf-8") as file:
+            last = list(csv.DictReader(file))[-1]  # not the best one: it would be selected by what is compared
         steps, ap, ap50 = int(last["step"]), float(last["AP"]), float(last["AP50"])
-    cpu, wall, peak = (round(cost, 2) for cost in (usage.ru_utime + usage.ru_stime, wall, peak))
-    return Run(*common, started.variation.name, started.seed, steps, ap, ap50, cpu, wall, peak, error)
+    return RunRecord(
+        data=conditions.data,
+        base=conditions.base,
+        threads=conditions.threads,
+        settings=run.variation.name,
+        seed=run.seed,
+        steps=steps,
+        AP=ap,
+        AP50=ap50,
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
+        wall_seconds=round(wall_seconds, 2),
+        peak_mb=round(peak_mb, 2),
+        error=error,
+    )
 
 
-def _reason(status: int, output: str) -> str:
-    """Return on one line why a process failed, or nothing, from exit status (below zero: a signal) and output."""
-    if status == 0:
-        return ""
+def _failure_reason(status: int, folder: Path) -> str:
+    """Return the reason of a failure on one line, for the table; the kind of the failure is given by the exit status.
+
+    Args:
+        status: exit status of the process, not 0; negative: it was ended by a signal.
+        folder: folder of the run.
+    """
     if status < 0:
-        return f"ended by signal {-status}" + (", as where memory runs out" if status == -9 else "")
-    lines = [line for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return " ".join((errors or lines or [f"exit status {status}"])[-1].split()).rstrip(":")
+        reason = f"killed by signal {-status}"
+        return reason + " (out of memory?)" if -status == signal.SIGKILL else reason
+    text = (folder / _ERRORS).read_text(encoding="utf-8", errors="replace").strip()
+    if status == _INPUT_ERROR:
+        lines = re.split(r"^error: ", text, flags=re.MULTILINE)[-1].splitlines()[:1]  # what the message begins with
+    else:
+        lines = text.splitlines()[-1:]  # the last line of a traceback: the exception
+    return " ".join("".join(lines).split()) or f"exit status {status}"

@@ -1,54 +1,65 @@
-"""The runs of a comparison as a CSV, a line each, and what they say together as a table."""
+"""The results of a comparison: one line per run in a CSV file, and a table that summarizes the runs."""
 
 import csv
 import io
 import math
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
 
-from detector.comparing.variations import BASE_LINE, Variation
-from detector.errors import InputError, location
+from detector.comparing.variations import BASELINE, Variation
+from detector.errors import FileError, location
 from detector.files import read_text
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""Student's t for 1 to 10 degrees of freedom: 95 % lie within plus and minus this. For more the last is strict."""
+"""Quantiles of Student's t distribution for 1 to 10 degrees of freedom: 95 % of the values lie within ± t. The last
+one is used for more degrees of freedom, which makes the interval slightly too wide."""
 
-_HEAD = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
+_HEADER = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
 
 _NOTE = (
-    "AP: COCO's, on val, after the last step; mean over the seeds ± their standard std. Difference: to the base "
-    "line, seed by seed; mean ± half of Student's 95 % interval (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 "
-    "seeds). Better or worse: the interval leaves out zero; of twenty settings without effect one does so by chance. "
-    "CPU: seconds of all cores; memory: peak resident; both of the whole process, and relative to the base line's."
+    "AP: COCO's AP on val after the last step; mean over the seeds ± standard deviation. Difference: to the baseline "
+    "with the same seed; mean ± half the width of the 95 % interval by Student's t (12.7, 4.3, 3.2, 2.8 standard "
+    "errors for 2, 3, 4, 5 seeds). Better or worse: the interval does not contain zero; this happens by chance for one "
+    "of twenty settings without effect. CPU: CPU time of all cores, in seconds; memory: peak resident memory; both for "
+    "the whole process; below the baseline as a ratio to the baseline."
 )
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training run that has ended, well or not: one line of the CSV.
+class Conditions:
+    """What all runs of a comparison have in common; runs under different conditions cannot be compared.
 
     Attributes:
-        data: as given.
-        base: checksum of all settings of the base line, and those that are not the defaults.
-        threads: of the process.
-        settings: name of the variation.
-        seed: of everything random.
-        steps: done; 0 where it failed.
-        AP: COCO's average precision on val after the last step, 0..1; nan where it failed.
-        AP50: the same at IoU 0.5.
-        cpu_seconds: of all cores, for user and system.
-        wall_seconds: from start to end of the process.
-        peak_mb: largest resident memory of the process, in MB.
-        error: why it failed, on one line; empty where it did not.
+        data: the data set, as given.
+        base: checksum of all settings of the baseline, and those that differ from their defaults.
+        threads: number of threads of each run.
     """
 
     data: str
     base: str
     threads: int
+
+
+@dataclass(frozen=True)
+class RunRecord(Conditions):
+    """A training run that has ended, successfully or not: one line of the CSV.
+
+    Attributes:
+        settings: name of the variation.
+        seed: seed of everything random.
+        steps: number of steps done; 0 for a failed run.
+        AP: COCO's average precision on val after the last step, 0..1; nan for a failed run.
+        AP50: the same at IoU 0.5.
+        cpu_seconds: CPU time of all cores, user and system.
+        wall_seconds: wall time from the start to the end of the process.
+        peak_mb: peak resident memory of the process, in MB.
+        error: reason of the failure, on one line; empty for a successful run.
+    """
+
     settings: str
     seed: int
     steps: int
@@ -61,24 +72,24 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What the runs of a variation say together, as means over the seeds; nan where there is nothing to say.
+class ComparisonRow:
+    """Summary of the runs of a variation: means over the seeds; nan where there is no value.
 
     Attributes:
-        variation: which.
-        AP: on val, 0..1.
-        spread: standard std of AP over the seeds.
-        AP50: the same at IoU 0.5.
-        difference: of AP to that of the base line with the same seed.
+        variation: the variation.
+        AP: COCO's average precision on val, 0..1.
+        std: standard deviation of AP over the seeds.
+        AP50: average precision at IoU 0.5.
+        difference: difference in AP to the baseline with the same seed.
         margin: half the width of the 95 % interval of the difference.
-        cpu_seconds: of all cores.
-        peak_mb: largest resident memory, in MB.
-        verdict: in words.
+        cpu_seconds: CPU time of all cores.
+        peak_mb: peak resident memory, in MB.
+        verdict: the result in words, for the table.
     """
 
     variation: Variation
     AP: float
-    spread: float
+    std: float
     AP50: float
     difference: float
     margin: float
@@ -87,49 +98,56 @@ class Row:
     verdict: str
 
 
-def read_runs(path: Path, common: tuple[str, str, int]) -> list[Run]:
-    """Read the runs in a CSV; none where there is no file yet.
+def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
+    """Read the runs in a CSV file; an empty list if the file does not exist yet.
 
     Args:
-        path: the CSV.
-        common: data, base and threads that every run must have.
+        path: the CSV file.
+        conditions: conditions that every run in the file must have.
 
     Raises:
-        InputError: it is not such a table, or of another comparison; names the line.
+        FileError: the file is not such a table, or belongs to another comparison; the message names the line.
     """
     text = read_text(path) if path.exists() else ""
     if not text:
         return []
-    kinds = typing.get_type_hints(Run)
-    head, *lines = csv.reader(text.splitlines())
-    if head != list(kinds):
-        raise InputError(f"{location(path, 1)}: not the runs of a comparison; give another --out")
+    kinds = typing.get_type_hints(RunRecord)
+    header, *lines = csv.reader(text.splitlines())
+    if header != list(kinds):
+        raise FileError(f"{location(path, 1)}: not a table of runs of `detector compare`; use another --out")
     if not text.endswith("\n"):
-        raise InputError(f"{location(path, len(lines) + 1)}: cut off in writing; remove the line, and it is run again")
+        raise FileError(
+            f"{location(path, len(lines) + 1)}: the line is incomplete; remove it, and its run is done again"
+        )
     runs = []
     for number, cells in enumerate(lines, 2):
         try:
-            run = Run(*(kind(cell) for kind, cell in zip(kinds.values(), cells, strict=True)))
+            run = RunRecord(*(kind(cell) for kind, cell in zip(kinds.values(), cells, strict=True)))
         except ValueError as error:
-            raise InputError(
-                f"{location(path, number)}: not a run ({error}); remove the line, and it is run again"
+            raise FileError(
+                f"{location(path, number)}: not a valid run ({error}); remove the line, and its run is done again"
             ) from None
-        for name, theirs, ours in zip(kinds, astuple(run), common, strict=False):
-            if theirs != ours:
-                raise InputError(
-                    f"{location(path, number)}: {name} was '{theirs}' and is now '{ours}', which cannot be compared; "
-                    "give another --out"
-                )
+        _check_conditions(run, conditions, location(path, number))
         runs.append(run)
     return runs
 
 
-def add_run(path: Path, run: Run) -> None:
-    """Append a run to a CSV, after the head if it is the first, and see it safely on the disk."""
+def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> None:
+    for condition in fields(Conditions):
+        before, now = getattr(run, condition.name), getattr(conditions, condition.name)
+        if before != now:
+            raise FileError(
+                f"{place}: {condition.name} was '{before}' and is now '{now}': the runs cannot be compared; use "
+                "another --out"
+            )
+
+
+def add_run(path: Path, run: RunRecord) -> None:
+    """Append a run to a CSV file, with a header if it is the first one, and flush the file to disk."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not path.exists() or not path.stat().st_size:
-        writer.writerow(column.name for column in fields(Run))
+        writer.writerow(column.name for column in fields(RunRecord))
     writer.writerow(astuple(run))
     with path.open("a", newline="", encoding="utf-8") as file:
         file.write(text.getvalue())
@@ -137,39 +155,48 @@ def add_run(path: Path, run: Run) -> None:
         os.fsync(file.fileno())
 
 
-def summarize(variations: Sequence[Variation], runs: Sequence[Run]) -> list[Row]:
-    """Return what the runs say about each variation, in their order."""
-    base = {run.seed: run.AP for run in runs if run.settings == BASE_LINE and not run.error}
-    rows = []
-    for variation in variations:
-        mine = [run for run in runs if run.settings == variation.name]
-        good = [run for run in mine if not run.error]
-        differences = [run.AP - base[run.seed] for run in good if run.seed in base and variation.settings]
-        difference, margin = mean_and_margin(differences)
-        said = []
-        if good:
-            said.append(_verdict(differences, difference, margin) if variation.settings else "the base line")
-        if errors := [run.error for run in mine if run.error]:
-            said.append(f"{len(errors)} of {len(mine)} failed: {errors[0]}")
-        scores = [run.AP for run in good]
-        rows.append(
-            Row(
-                variation=variation,
-                AP=_mean(scores),
-                spread=stdev(scores) if len(scores) > 1 else math.nan,
-                AP50=_mean([run.AP50 for run in good]),
-                difference=difference,
-                margin=margin,
-                cpu_seconds=_mean([run.cpu_seconds for run in good]),
-                peak_mb=_mean([run.peak_mb for run in good]),
-                verdict="; ".join(said) or "not run",
-            )
-        )
-    return rows
+def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> list[ComparisonRow]:
+    """Summarize the runs: one row per variation, in the order of the variations."""
+    baseline_ap = {run.seed: run.AP for run in runs if run.settings == BASELINE and not run.error}
+    return [
+        _summarize_one(variation, [run for run in runs if run.settings == variation.name], baseline_ap)
+        for variation in variations
+    ]
+
+
+def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap: Mapping[int, float]) -> ComparisonRow:
+    """Summarize the runs of one variation.
+
+    Args:
+        variation: the variation.
+        runs: its runs.
+        baseline_ap: seed → AP of the baseline.
+    """
+    is_baseline = not variation.settings
+    finished = [run for run in runs if not run.error]
+    differences = [run.AP - baseline_ap[run.seed] for run in finished if run.seed in baseline_ap and not is_baseline]
+    difference, margin = mean_and_margin(differences)
+    verdicts = []
+    if finished:
+        verdicts.append("baseline" if is_baseline else _verdict(differences, difference, margin))
+    if errors := [run.error for run in runs if run.error]:
+        verdicts.append(f"{len(errors)} of {len(runs)} failed: {errors[0]}")
+    scores = [run.AP for run in finished]
+    return ComparisonRow(
+        variation=variation,
+        AP=_mean(scores),
+        std=stdev(scores) if len(scores) > 1 else math.nan,
+        AP50=_mean([run.AP50 for run in finished]),
+        difference=difference,
+        margin=margin,
+        cpu_seconds=_mean([run.cpu_seconds for run in finished]),
+        peak_mb=_mean([run.peak_mb for run in finished]),
+        verdict="; ".join(verdicts) or "not run",
+    )
 
 
 def mean_and_margin(numbers: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of a sample and half the width of its 95 % interval, by Student's t; nan for too few numbers."""
+    """Return the mean of a sample and half the width of its 95 % interval by Student's t; nan for too few numbers."""
     count = len(numbers)
     if count < 2:
         return _mean(numbers), math.nan
@@ -182,7 +209,7 @@ def _mean(numbers: Sequence[float]) -> float:
 
 def _verdict(differences: Sequence[float], difference: float, margin: float) -> str:
     if not differences:
-        return "no base line to compare with"
+        return "no baseline to compare with"
     if not any(differences):
         return "the same"
     if len(differences) == 1:
@@ -192,51 +219,54 @@ def _verdict(differences: Sequence[float], difference: float, margin: float) -> 
     return "better" if difference > 0 else "worse"
 
 
-def to_text(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for the terminal, and how to read it."""
-    table = [_HEAD, *(_cells(row, rows[0]) for row in rows)]
+def to_text(rows: Sequence[ComparisonRow]) -> str:
+    """Format the rows as a table for the terminal, with a note on how to read it."""
+    table = [_HEADER, *(_cells(row, rows[0]) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    head, *lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
-    text, group = [head], ""
+    header, *lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
+    text, group = [header], ""
     for row, line in zip(rows, lines, strict=True):
         text += [f"[{row.variation.group}]"] * (row.variation.group != group) + [line]
         group = row.variation.group
     if scored := [row for row in rows if not math.isnan(row.AP)]:
         best = max(scored, key=lambda row: row.AP)
-        text += ["", f"Highest AP: {best.variation.name}, {best.AP:.3f}; chosen on val, so ask test what it is worth."]
+        text += ["", f"Highest AP: {best.variation.name}, {best.AP:.3f}. It was selected on val: evaluate it on test."]
     return "\n".join([*text, "", _NOTE, ""])
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, the remarks as what was expected beside them, and how to read it."""
+def to_markdown(rows: Sequence[ComparisonRow]) -> str:
+    """Format the rows as a Markdown table, with a note on how to read it.
+
+    Remarks of the variations become a last column, "expected".
+    """
     has_remarks = any(row.variation.remark for row in rows)
-    head = (*_HEAD, "expected") if has_remarks else _HEAD
-    lines, group = [head, ("---",) * len(head)], ""
+    header = (*_HEADER, "expected") if has_remarks else _HEADER
+    lines, group = [header, ("---",) * len(header)], ""
     for row in rows:
         if row.variation.group != group:
             group = row.variation.group
-            lines.append((f"**{group}**", *[""] * (len(head) - 1)))
+            lines.append((f"**{group}**", *[""] * (len(header) - 1)))
         name, *cells = _cells(row, rows[0])
         lines.append((f"`{name}`", *cells, *([row.variation.remark] if has_remarks else [])))
     table = ("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
     return "\n".join([*table, "", _NOTE, ""])
 
 
-def _cells(row: Row, base: Row) -> tuple[str, ...]:
-    if row is base:
-        costs = (_number(row.cpu_seconds, ".0f", " s"), _number(row.peak_mb, ".0f", " MB"))
+def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:
+    if row is baseline:
+        costs = (_format(row.cpu_seconds, ".0f", " s"), _format(row.peak_mb, ".0f", " MB"))
     else:
-        costs = (_number(row.cpu_seconds / base.cpu_seconds), _number(row.peak_mb / base.peak_mb))
+        costs = (_format(row.cpu_seconds / baseline.cpu_seconds), _format(row.peak_mb / baseline.peak_mb))
     return (
         row.variation.name,
-        _number(row.AP, ".3f") + _number(row.spread, ".3f", before=" ± "),
-        _number(row.AP50, ".3f"),
-        _number(row.difference, "+.3f") + _number(row.margin, ".3f", before=" ± "),
+        _format(row.AP, ".3f") + _format(row.std, ".3f", before=" ± "),
+        _format(row.AP50, ".3f"),
+        _format(row.difference, "+.3f") + _format(row.margin, ".3f", before=" ± "),
         *costs,
         row.verdict,
     )
 
 
-def _number(value: float, form: str = ".2f", after: str = "", before: str = "") -> str:
-    """Return a number as text; nothing for nan."""
-    return "" if math.isnan(value) else f"{before}{value:{form}}{after}"
+def _format(value: float, spec: str = ".2f", after: str = "", before: str = "") -> str:
+    """Format a number; nan becomes an empty string."""
+    return "" if math.isnan(value) else f"{before}{value:{spec}}{after}"

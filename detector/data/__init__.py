@@ -1,1 +1,1 @@
-"""From files on disk to a `Split`: format readers, ledger of every label row, near duplicates, built-in scenes."""
+"""Reads data sets from files into splits: format readers, ledger of label rows, near duplicates, built-in scenes."""

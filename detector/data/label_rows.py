@@ -1,4 +1,4 @@
-"""What the readers of all formats share: the text of a file, and the ruling on each box; no row goes unaccounted."""
+"""Collects the label rows of a split for all format readers, checks every box, and counts every row in the ledger."""
 
 import re
 from pathlib import Path
@@ -9,114 +9,136 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Bools, Floats
 from detector.boxes import area
-from detector.data.ledger import Ledger
-from detector.errors import InputError
+from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode
+from detector.errors import FileError, InputError, LabelError
 from detector.files import is_file
 from detector.images import read_image_size
+from detector.options import ReadOptions
 
 CUT_TOLERANCE = 0.01
-"""ImageArray a box may reach out of its image before cutting it counts as a clip: room for rounded decimals."""
+"""Pixels that a box may reach out of its image before it counts as clipped: allows for rounded decimals."""
 
 Corners = tuple[float, float, float, float]
+"""(x1, y1, x2, y2) in pixels of the image; any numbers, checked later."""
 
-_LONGEST_REASON = 300
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_REASON_LENGTH = 300
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-class _Row(NamedTuple):
+class RowError(Exception):
+    """A label row that cannot be used.
+
+    Args:
+        code: the kind of problem.
+        reason: the problem and the value that caused it.
+    """
+
+    def __init__(self, code: DropCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class LabelRow(NamedTuple):
+    """One well-formed label row, before its box is checked.
+
+    Attributes:
+        image_id: id of an image that was added before.
+        path: the file that contains the row.
+        line: line of the row, counted from 1.
+        class_id: 0..C-1.
+        corners: the box.
+        is_crowd: whether the row marks a crowd or ignore region.
+        area: in square pixels; 0: the area of the box.
+    """
+
     image_id: int
     path: Path
     line: int
     class_id: int
     corners: Corners
-    is_crowd: bool
-    area: float
+    is_crowd: bool = False
+    area: float = 0.0
 
 
 class RowCollector:
-    """Gathers the images and rows of one split; `annotations` then rules on every box.
+    """Collects the images and label rows of one split. `finish` then checks every box.
 
-    Attributes:
-        ledger: the account; complete once `annotations` was called.
+    Args:
+        options: of these, `max_pixels` limits the images whose size is read.
     """
 
-    def __init__(self) -> None:
-        self.ledger = Ledger()
+    def __init__(self, options: ReadOptions) -> None:
+        self._max_pixels = options.max_pixels
         self._images: dict[int, tuple[Path, tuple[int, int]]] = {}
         self._missing: dict[int, str] = {}
-        self._rows: list[_Row] = []
-        self._with_drops: set[int | None] = set()
+        self._missing_paths: list[Path] = []
+        self._rows: list[LabelRow] = []
+        self._entries: list[LedgerEntry] = []
+        self._image_ids_with_drops: set[int | None] = set()
 
     def add_image(self, image_id: int, path: Path, hw: tuple[int, int] | None = None) -> tuple[int, int] | None:
-        """Take an image in; one that is not there, or whose size is asked for and cannot be read, is missing.
+        """Add an image. If it does not exist, or if its size has to be read and cannot be, it counts as missing.
 
         Args:
             image_id: unique in the split.
-            path: where the image should lie.
-            hw: height and width in pixels, if known; else the file is asked.
+            path: the image file.
+            hw: height and width in pixels; None: read them from the file.
 
         Returns:
             (height, width), or None for a missing image: all its rows will be dropped.
         """
         try:
             if not is_file(path):
-                raise InputError(f"image {path} not found")
-            hw = hw or read_image_size(path)
+                raise FileError(f"image {path} not found")
+            hw = hw or read_image_size(path, max_pixels=self._max_pixels)
         except InputError as error:
             self._missing[image_id] = str(error)
-            self.ledger.missing.append(path)
+            self._missing_paths.append(path)
             return None
         self._images[image_id] = (path, hw)
         return hw
 
-    def add_box(
-        self,
-        image_id: int,
-        path: Path,
-        line: int,
-        class_id: int,
-        corners: Corners,
-        is_crowd: bool = False,
-        area: float = 0.0,
-    ) -> None:
-        """Take in one row whose form is right.
+    def add_row(self, row: LabelRow) -> None:
+        """Add a well-formed row; it is dropped if its image is missing."""
+        if row.image_id in self._missing:
+            self.drop(row.image_id, row.path, row.line, RowError("image_missing", self._missing[row.image_id]))
+        else:
+            self._rows.append(row)
+
+    def drop(self, image_id: int | None, path: Path, line: int, error: RowError) -> None:
+        """Drop one row.
 
         Args:
-            image_id: of an image that was added before.
-            path: the file that holds the row.
-            line: its line there, from 1.
-            class_id: 0..C-1.
-            corners: (x1, y1, x2, y2) in pixels of the image; any numbers.
-            is_crowd: marks a crowd or ignore region.
-            area: in square pixels; 0 stands for the box's own.
+            image_id: the image that the row belongs to; None if unknown.
+            path: the file that contains the row.
+            line: line of the row, counted from 1.
+            error: why it is dropped.
         """
-        if image_id in self._missing:
-            self.drop(image_id, path, line, self._missing[image_id])
-        else:
-            self._rows.append(_Row(image_id, path, line, class_id, corners, is_crowd, area))
+        self._image_ids_with_drops.add(image_id)
+        self._add_entry(error.code, image_id, path, line, error.reason)
 
-    def drop(self, image_id: int | None, path: Path, line: int, reason: str) -> None:
-        """Drop one row; `image_id` is None where it belongs to no known image."""
-        self._with_drops.add(image_id)
-        image = self._images[image_id][0] if image_id in self._images else None
-        # What stands in a file may be long, or move the cursor of the terminal it is shown in.
-        reason = _CONTROL.sub("?", reason)
-        self.ledger.drop(path, line, reason[:_LONGEST_REASON] + "..." * (len(reason) > _LONGEST_REASON), image)
+    def finish(self, source: Path) -> tuple[tuple[Annotation, ...], Ledger]:
+        """Check every box and return the annotations, one per existing image and sorted by id, with the ledger.
 
-    def annotations(self, source: Path) -> tuple[Annotation, ...]:
-        """Return one annotation per image that is there, sorted by id, and complete the ledger.
+        Args:
+            source: the data set, for error messages.
 
         Raises:
-            InputError: there is no image at all; names `source`.
+            LabelError: no image exists.
         """
         if not self._images:
-            missing = self.ledger.missing
-            hint = f"none of the {len(missing)} named there was found, first: {missing[0]}" if missing else "none named"
-            raise InputError(f"{source}: no images ({hint})")
+            missing = self._missing_paths
+            hint = f"none of the {len(missing)} listed images exists, first: {missing[0]}" if missing else "none listed"
+            raise LabelError(f"{source}: no images ({hint})")
         self._rows.sort(key=lambda row: row.image_id)
-        boxes, kept = self._rule()
-        self.ledger.entries.sort(key=lambda entry: (entry.path, entry.line or 0))
-        rows, boxes = [row for row, keep in zip(self._rows, kept, strict=True) if keep], boxes[kept]
+        boxes, keep = self._check_boxes()
+        rows = [row for row, is_kept in zip(self._rows, keep, strict=True) if is_kept]
+        annotations = self._make_annotations(rows, boxes[keep])
+        return annotations, self._make_ledger(annotations)
+
+    def _make_annotations(self, rows: list[LabelRow], boxes: Floats) -> tuple[Annotation, ...]:
+        """Return one annotation per image from its rows (sorted by image id) and their boxes [N, 4]."""
         owners = np.array([row.image_id for row in rows], dtype=np.int64)
         class_ids = np.array([row.class_id for row in rows], dtype=np.int64)
         is_crowd = np.array([row.is_crowd for row in rows], dtype=np.bool_)
@@ -124,10 +146,6 @@ class RowCollector:
         areas = np.where(areas > 0, areas, area(boxes))
 
         image_ids = sorted(self._images)
-        with_objects = set(owners[~is_crowd].tolist())
-        self.ledger.used = len(rows) - self.ledger.clipped
-        self.ledger.crowd = int(is_crowd.sum())
-        self.ledger.background = len(set(image_ids) - with_objects - self._with_drops)
         ends = np.searchsorted(owners, image_ids, side="right").tolist()
         annotations = []
         for image_id, start, end in zip(image_ids, [0, *ends[:-1]], ends, strict=True):
@@ -136,31 +154,57 @@ class RowCollector:
             annotations.append(Annotation(image_id, path, hw, boxes[own], class_ids[own], is_crowd[own], areas[own]))
         return tuple(annotations)
 
-    def _rule(self) -> tuple[Floats, Bools]:
-        """Return all boxes [N, 4] cut to their images, and which of them [N] are kept; enter the losses."""
+    def _make_ledger(self, annotations: tuple[Annotation, ...]) -> Ledger:
+        clipped = sum(entry.action == "clipped" for entry in self._entries)
+        without_objects = {a.image_id for a in annotations if a.is_crowd.all()}
+        return Ledger(
+            used=sum(len(a.boxes) for a in annotations) - clipped,
+            crowd=sum(int(a.is_crowd.sum()) for a in annotations),
+            background=len(without_objects - self._image_ids_with_drops),
+            missing=tuple(self._missing_paths),
+            entries=tuple(sorted(self._entries, key=lambda entry: (entry.path, entry.line or 0))),
+        )
+
+    def _check_boxes(self) -> tuple[Floats, Bools]:
+        """Cut all boxes to their images, and add the clipped and dropped ones to the ledger's entries.
+
+        Returns:
+            [N, 4] boxes, one per row, and a mask [N]: True where the box can be used.
+        """
         corners = np.array([row.corners for row in self._rows], dtype=np.float64).reshape(-1, 4)
         sizes = np.array([self._images[row.image_id][1] for row in self._rows], dtype=np.float64).reshape(-1, 2)
         cut = np.clip(corners, 0, sizes[:, [1, 0, 1, 0]])
         boxes = cut.astype(np.float32)
         finite = np.all(np.isfinite(corners), axis=1)
         positive = np.all(corners[:, 2:] > corners[:, :2], axis=1)
-        # In float32, as it will be used: a sliver that vanishes there has no area either.
+        # Tested in float32, as boxes are used: a sliver that vanishes there has no area either.
         inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-        kept = finite & positive & inside
+        keep = finite & positive & inside
         with np.errstate(invalid="ignore"):  # NaN - NaN
             clipped = np.any(np.abs(corners - cut) > CUT_TOLERANCE, axis=1)
-        for i in np.flatnonzero(~kept | clipped):
+        for i in np.flatnonzero(~keep | clipped):
             row = self._rows[i]
-            x1, y1, x2, y2 = row.corners
+            box = "box ({:.7g}, {:.7g}, {:.7g}, {:.7g})".format(*row.corners)
             height, width = self._images[row.image_id][1]
-            box, image = f"box ({x1:.7g}, {y1:.7g}, {x2:.7g}, {y2:.7g})", f"the image of {width} x {height} pixels"
-            if kept[i]:
-                self.ledger.clip(row.path, row.line, f"{box} reaches out of {image}", self._images[row.image_id][0])
-            elif not finite[i]:
-                self.drop(row.image_id, row.path, row.line, f"{box} is not finite")
+            image = f"the image of {width} x {height} pixels"
+            if keep[i]:
+                self._add_entry("clipped", row.image_id, row.path, row.line, f"{box} reaches out of {image}")
+                continue
+            if not finite[i]:
+                error = RowError("not_finite", f"{box} is not finite")
             elif not positive[i]:
+                x1, y1, x2, y2 = row.corners
                 reason = f"{box} is {x2 - x1:.7g} wide and {y2 - y1:.7g} high; both must be above 0"
-                self.drop(row.image_id, row.path, row.line, reason)
+                error = RowError("no_area", reason)
             else:
-                self.drop(row.image_id, row.path, row.line, f"{box} has no area inside {image}")
-        return boxes, kept
+                error = RowError("outside_image", f"{box} has no area inside {image}")
+            self.drop(row.image_id, row.path, row.line, error)
+        return boxes, keep
+
+    def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int, reason: str) -> None:
+        image = self._images[image_id][0] if image_id in self._images else None
+        # Text from a label file may be long, or move the cursor of the terminal that shows it.
+        reason = _CONTROL_CHARACTERS.sub("?", reason)
+        if len(reason) > _MAX_REASON_LENGTH:
+            reason = reason[:_MAX_REASON_LENGTH] + "..."
+        self._entries.append(LedgerEntry(code, path, line, reason, image))

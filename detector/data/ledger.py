@@ -1,51 +1,88 @@
-"""The account of every row a data set held: found = used + clipped + dropped, each loss with its place and reason."""
+"""Counts of all label rows of a split (found = used + clipped + dropped) and the file, line and reason of each loss."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.errors import InputError, location
+from detector.errors import LabelError, location
+
+DropCode = Literal[
+    "malformed_row",
+    "pixel_coordinates",
+    "not_finite",
+    "no_area",
+    "outside_image",
+    "unknown_class",
+    "class_id_equals_class_count",
+    "unknown_image",
+    "image_missing",
+    "image_unusable",
+]
+"""Why a row was dropped:
+
+- `malformed_row`: a value is missing or is not a number.
+- `pixel_coordinates`: coordinates in pixels where the format has fractions of the image.
+- `not_finite`: a coordinate is NaN or infinite.
+- `no_area`: the width or the height is not above 0.
+- `outside_image`: the box is completely outside of its image.
+- `unknown_class`: the class is not among the classes of the data set.
+- `class_id_equals_class_count`: the class id is one too high, as if ids were counted from 1.
+- `unknown_image`: the row belongs to no image of the data set.
+- `image_missing`: its image does not exist or cannot be opened.
+- `image_unusable`: its image cannot be decoded, or its size differs from the size in the labels.
+"""
+
+RowCode = DropCode | Literal["clipped"]
+"""A `DropCode`, or `clipped`: the box was cut to its image and used."""
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One row that was not used as it stood.
+    """One label row that was clipped or dropped.
 
     Attributes:
-        action: "clipped": used after cutting it to the image; "dropped": not used.
-        path: the file that holds the row.
-        line: its line there, counted from 1; None where the file is not text.
-        reason: what was wrong, with the value.
-        image: the image the row belongs to, if it is known.
+        code: the kind of problem. Programs decide by the code, never by the text of `reason`.
+        path: the file that contains the row.
+        line: line of the row, counted from 1; None where the file is not a text file.
+        reason: the problem and the value that caused it, for people.
+        image: the image that the row belongs to; None if unknown.
     """
 
-    action: Literal["clipped", "dropped"]
+    code: RowCode
     path: Path
     line: int | None
     reason: str
     image: Path | None = None
 
+    @property
+    def action(self) -> Literal["clipped", "dropped"]:
+        """What happened to the row: "clipped" (cut to its image and used) or "dropped" (not used)."""
+        return "clipped" if self.code == "clipped" else "dropped"
+
     def __str__(self) -> str:
         return f"{location(self.path, self.line)}: {self.action}: {self.reason}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ledger:
-    """Counts rows (one row = one box as the files hold it) while a split is read.
+    """What happened to the label rows of a split. One row is one box in the label files.
 
     Attributes:
-        used: rows used as they stood, crowd regions among them.
-        crowd: rows among the used or clipped ones that mark a crowd or ignore region.
-        background: images without any object; they stay.
-        missing: images the files name that are not there or do not open; they are left out and their rows dropped.
-        entries: every other row.
+        used: number of rows used unchanged, including crowd regions.
+        crowd: number of used or clipped rows that mark a crowd or ignore region.
+        background: number of images without objects; these images are kept.
+        missing: images named in the label files that do not exist or cannot be opened. These images are left out and
+            their rows are dropped.
+        entries: the clipped and dropped rows.
     """
 
     used: int = 0
     crowd: int = 0
     background: int = 0
-    missing: list[Path] = field(default_factory=list)
-    entries: list[LedgerEntry] = field(default_factory=list)
+    missing: tuple[Path, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(
@@ -56,47 +93,45 @@ class Ledger:
             entries=self.entries + other.entries,
         )
 
-    def clip(self, path: Path, line: int | None, reason: str, image: Path | None = None) -> None:
-        """Count one row as used after cutting it to the image."""
-        self.entries.append(LedgerEntry("clipped", path, line, reason, image))
+    def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
+        """Return the ledger without an image that turned out to be unusable after its rows were counted.
 
-    def drop(self, path: Path, line: int | None, reason: str, image: Path | None = None) -> None:
-        """Count one row as not used."""
-        self.entries.append(LedgerEntry("dropped", path, line, reason, image))
-
-    def lose_image(self, image: Path, rows: int, crowd: int, reason: str) -> None:
-        """Drop the rows of an image that turned out not to decode after they were counted as used or clipped.
+        All rows of the image that were used or clipped become dropped rows, and the image is listed as missing.
 
         Args:
-            image: as `clip` and `drop` knew it.
-            rows: how many rows of it were used or clipped.
-            crowd: how many of them mark crowd regions.
+            image: path of the image, as in the entries.
+            rows: number of its rows that were used or clipped.
+            crowd: how many of these rows mark crowd regions.
             reason: what is wrong with the image.
         """
-        others = [entry for entry in self.entries if entry.action != "clipped" or entry.image != image]
-        self.used -= rows - (len(self.entries) - len(others))
-        self.crowd -= crowd
-        self.background -= rows == crowd and all(entry.image != image for entry in others)
-        self.missing.append(image)
-        self.entries = others + [LedgerEntry("dropped", image, None, reason, image)] * rows
+        kept = tuple(entry for entry in self.entries if entry.action != "clipped" or entry.image != image)
+        clipped = len(self.entries) - len(kept)
+        was_background = rows == crowd and all(entry.image != image for entry in kept)
+        return Ledger(
+            used=self.used - (rows - clipped),
+            crowd=self.crowd - crowd,
+            background=self.background - was_background,
+            missing=(*self.missing, image),
+            entries=kept + (LedgerEntry("image_unusable", image, None, reason, image),) * rows,
+        )
 
     @property
     def clipped(self) -> int:
-        """Rows used after cutting them to the image."""
+        """Number of rows that were cut to their image and used."""
         return sum(entry.action == "clipped" for entry in self.entries)
 
     @property
     def dropped(self) -> int:
-        """Rows not used."""
+        """Number of rows that were not used."""
         return sum(entry.action == "dropped" for entry in self.entries)
 
     @property
     def found(self) -> int:
-        """All rows."""
+        """Number of all rows."""
         return self.used + len(self.entries)
 
     def summary(self) -> str:
-        """Say the account in one line.
+        """Return all counts in one line.
 
         >>> Ledger(used=3, background=1).summary()
         '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background images)'
@@ -108,7 +143,7 @@ class Ledger:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole account as JSON-ready values."""
+        """Return the counts and entries as values that JSON can hold."""
         return {
             "found": self.found,
             "used": self.used,
@@ -118,23 +153,27 @@ class Ledger:
             "background_images": self.background,
             "missing_images": [str(path) for path in self.missing],
             "entries": [
-                {"action": e.action, "file": str(e.path), "line": e.line, "reason": e.reason} for e in self.entries
+                {"action": e.action, "code": e.code, "file": str(e.path), "line": e.line, "reason": e.reason}
+                for e in self.entries
             ],
         }
 
     def check(self, allowed_fraction: float) -> None:
-        """Refuse a split that lost too many rows.
+        """Check that not too many rows were dropped.
 
         Args:
-            allowed_fraction: the largest share of found rows that may be dropped, 0..1.
+            allowed_fraction: largest allowed ratio of dropped to found rows, 0..1.
 
         Raises:
-            InputError: more were dropped; names the first ones.
+            LabelError: more rows were dropped. The message lists the first of them.
         """
         if self.dropped > allowed_fraction * self.found:
-            first = [str(entry) for entry in self.entries if entry.action == "dropped"][:5]
-            raise InputError(
-                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_fraction:.1%}:\n  "
-                + "\n  ".join(first)
-                + "\nMend the files, or say --allow-dropped SHARE to go on without these boxes."
+            first = "\n  ".join(map(str, islice(self._dropped_entries(), 5)))
+            raise LabelError(
+                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_fraction:.1%}:"
+                f"\n  {first}\n"
+                "Fix the label files, or pass a larger fraction as --allow-dropped to continue without these boxes."
             )
+
+    def _dropped_entries(self) -> Iterator[LedgerEntry]:
+        return (entry for entry in self.entries if entry.action == "dropped")

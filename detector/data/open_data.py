@@ -1,8 +1,8 @@
-"""Which data set is meant by what a user names: a file or folder of a known layout, a descriptor, the built-in set."""
+"""Recognizes a data set by its path: a file or folder in a known layout, a descriptor, or the built-in scenes."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import yaml
 from detector.data.formats import coco, voc, yolo
 from detector.data.scenes import scenes
 from detector.data.split import Split, canonical_name, join
-from detector.errors import InputError, did_you_mean, location
+from detector.errors import FileError, LabelError, did_you_mean, location
 from detector.files import read_text
+from detector.options import MAX_PIXELS, ReadOptions
 
 _SPLITS = ("train", "val", "test")
 _FORMATS = ("coco", "yolo", "voc", "scenes")
 _KEYS = ("format", "path", "names", "source", "license", "expected")
 _ACCEPTED = """accepted are:
-  scenes                                     the built-in set of drawn scenes
-  a .yaml with train, val, test, names       YOLO, as other tools export it; or the folder that holds data.yaml
-  a .yaml with format, path                  a descriptor as in datasets/
-  a folder with train.json, images/          COCO JSON, also annotations/instances_*.json or */_annotations.coco.json
+  scenes                                     the built-in set of rendered scenes
+  a .yaml with train, val, test, names       YOLO, as other tools export it; or the folder that contains data.yaml
+  a .yaml with format, path                  a descriptor, such as those in datasets/
+  a folder with train.json, images/          COCO JSON; also annotations/instances_*.json or */_annotations.coco.json
   a folder with Annotations/, JPEGImages/    Pascal VOC
   a COCO .json file                          a single split"""
 
@@ -31,10 +32,10 @@ class DataSet:
     """A data set that was recognized but not yet read.
 
     Attributes:
-        description: one line that says what was recognized.
-        readers: split name → reads that split.
-        expected: split name → what a complete copy holds: {"images": images, "boxes": rows found}.
-        coco_files: split name → COCO JSON file, where the splits are such files.
+        description: what was recognized, in one line.
+        readers: split name → function that reads the split.
+        expected: split name → contents of a complete copy: {"images": number of images, "boxes": number of rows found}.
+        coco_files: split name → COCO JSON file, for splits that are such files.
     """
 
     description: str
@@ -45,38 +46,32 @@ class DataSet:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The splits that `read` knows; where train and val are among them, it knows "trainval" too."""
+        """Names of the splits. If there are train and val, `read` also accepts "trainval"."""
         return tuple(self.readers)
 
     def read(self, split_name: str) -> Split:
         """Read one split.
 
         Args:
-            split_name: one of `split_names`, also as other tools write it ("valid"), or "trainval" for both together.
+            split_name: one of `split_names` or a variant that other tools write ("valid"), or "trainval" for train and
+                val combined.
 
         Raises:
-            InputError: no such split, files that cannot be read, classes that differ from a split read before, or
-                not as many images and boxes as expected.
+            InputError: no such split, files that cannot be read, classes that differ from a split that was read before,
+                or a number of images or boxes other than expected.
         """
         name = canonical_name(split_name)
         if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
             return join(name, self.read("train"), self.read("val"))
         if name not in self.readers:
-            raise InputError(f"{self.description}: no split '{split_name}'; {did_you_mean(name, self.readers)}")
+            raise LabelError(f"{self.description}: no split '{split_name}'; {did_you_mean(name, self.readers)}")
         split = self.readers[name]()
         self._check_classes(split)
-        if name in self.expected:
-            found = {"images": len(split.annotations), "boxes": split.ledger.found}
-            for key, count in self.expected[name].items():
-                if found[key] != count:
-                    raise InputError(
-                        f"{self.description}: {name} has {found[key]} {key}, expected {count}: "
-                        "the copy is incomplete or another version"
-                    )
+        self._check_counts(split)
         return split
 
     def ground_truth(self, split_name: str) -> dict[str, Any]:
-        """Return one split as a COCO dictionary, to score results against; COCO files need no images for that.
+        """Return one split as a COCO dictionary, to score results against. For COCO files, no image needs to exist.
 
         Raises:
             InputError: as `read`.
@@ -86,71 +81,86 @@ class DataSet:
 
     def _check_classes(self, split: Split) -> None:
         classes = {f"{i} {name}" for i, name in zip(split.category_ids, split.class_names, strict=True)}
-        for other_name, others in self._classes_read.items():
-            if classes != others:
-                only, other_only = sorted(classes - others), sorted(others - classes)
-                raise InputError(
+        for other_name, other_classes in self._classes_read.items():
+            if classes != other_classes:
+                only, other_only = sorted(classes - other_classes), sorted(other_classes - classes)
+                raise LabelError(
                     f"{self.description}: the classes differ between splits: "
                     f"only in {split.name}: {only}; only in {other_name}: {other_only}"
                 )
         self._classes_read[split.name] = classes
 
+    def _check_counts(self, split: Split) -> None:
+        counts = {"images": len(split.annotations), "boxes": split.ledger.found}
+        for key, expected in self.expected.get(split.name, {}).items():
+            if counts[key] != expected:
+                raise LabelError(
+                    f"{self.description}: {split.name} has {counts[key]} {key}, expected {expected}: "
+                    "the copy is incomplete or a different version"
+                )
 
-def open_data(spec: str | Path, *, allow_outside: bool = False) -> DataSet:
+
+def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS) -> DataSet:
     """Recognize a data set without reading its splits.
 
     Args:
-        spec: `scenes`, or the path of a file or folder in one of the layouts that datasets/README.md shows.
-        allow_outside: let its annotation files, lists and links lead to files outside of its folder.
+        spec: `scenes`, or the path of a file or folder in one of the layouts described in datasets/README.md.
+        allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
+        max_pixels: pixels of the largest image that is decoded; larger images count as missing or unreadable.
 
     Raises:
-        InputError: nothing there, or nothing known; lists what is accepted.
+        FileError: nothing exists at the path.
+        LabelError: no known layout; the message lists what is accepted.
+        ConfigError: `max_pixels` is below 1.
     """
+    options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     path = Path(spec)
     if not _exists(path):
         if str(spec) == "scenes":
             return _open_scenes()
-        raise InputError(f"{spec}: no such file or folder; {_ACCEPTED}")
+        raise FileError(f"{spec}: no such file or folder; {_ACCEPTED}")
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _open_yaml(path, allow_outside)
+        return _open_yaml(path, options)
     if path.suffix.lower() == ".json":
-        return _open_coco(path, allow_outside)
-    data_set = _open_folder(path, allow_outside) if path.is_dir() else None
+        return _open_coco(path, options)
+    data_set = _open_folder(path, options) if path.is_dir() else None
     if data_set is None:
-        raise InputError(f"{path}: not a data set in a known layout; {_ACCEPTED}")
+        raise LabelError(f"{path}: not a data set in a known layout; {_ACCEPTED}")
     return data_set
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # no name a file can have, or not for us to see
+    except (OSError, ValueError):  # no file can have this name, or access is denied
         return False
 
 
-def _open_folder(folder: Path, allow_outside: bool) -> DataSet | None:
+def _open_folder(folder: Path, options: ReadOptions) -> DataSet | None:
     if _coco_files(folder):
-        return _open_coco(folder, allow_outside)
+        return _open_coco(folder, options)
     for name in ("data.yaml", "data.yml"):
         if (folder / name).is_file():
-            return _open_yaml(folder / name, allow_outside)
-    return _open_voc(folder, (), allow_outside) if (folder / "Annotations").is_dir() else None
+            return _open_yaml(folder / name, options)
+    return _open_voc(folder, (), options) if (folder / "Annotations").is_dir() else None
 
 
 def _open_scenes() -> DataSet:
-    readers = {name: functools.partial(scenes.read_split, name) for name in _SPLITS}
+    readers = {name: partial(scenes.read_split, name) for name in _SPLITS}
     return DataSet("built-in scenes: train, val, test", readers)
 
 
-def _open_coco(path: Path, allow_outside: bool) -> DataSet:
+def _open_coco(path: Path, options: ReadOptions) -> DataSet:
     if path.is_file():
         name = canonical_name(path.stem.removeprefix("instances_"))
         files, kind = {name if name in _SPLITS else "train": path}, "file"
     else:
         files, kind = _coco_files(path), "folder"
         if not files:
-            raise InputError(f"{path}: expected train.json, val.json or test.json in it, or another COCO layout")
-    readers = {name: functools.partial(coco.read_split, file, name, allow_outside) for name, file in files.items()}
+            raise LabelError(
+                f"{path}: expected train.json, val.json or test.json in this folder, or a different COCO layout"
+            )
+    readers = {name: partial(coco.read_split, file, name, options) for name, file in files.items()}
     return DataSet(_describe(f"COCO JSON {kind}", path, files), readers, coco_files=files)
 
 
@@ -166,7 +176,9 @@ def _coco_files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name, path in sorted(plain or standard or roboflow, key=lambda pair: (_rank(pair[0]), pair)):
         if name in files:
-            raise InputError(f"{folder}: both {files[name]} and {path} hold the split {name}; open one of them instead")
+            raise LabelError(
+                f"{folder}: both {files[name]} and {path} contain the split {name}; open one of these files instead"
+            )
         files[name] = path
     return files
 
@@ -175,80 +187,87 @@ def _rank(name: str) -> int:
     return _SPLITS.index(name) if name in _SPLITS else len(_SPLITS)
 
 
-def _open_voc(folder: Path, class_names: tuple[str, ...], allow_outside: bool) -> DataSet:
+def _open_voc(folder: Path, class_names: tuple[str, ...], options: ReadOptions) -> DataSet:
     names = voc.split_names(folder)
-    readers = {name: functools.partial(voc.read_split, folder, name, class_names, allow_outside) for name in names}
+    readers = {name: partial(voc.read_split, folder, name, class_names, options) for name in names}
     return DataSet(_describe("Pascal VOC folder", folder, names), readers)
 
 
-def _open_yaml(path: Path, allow_outside: bool) -> DataSet:
+def _open_yaml(path: Path, options: ReadOptions) -> DataSet:
     values = _read_yaml(path)
-    return (_open_descriptor if "format" in values else _open_yolo)(path, values, allow_outside)
+    return (_open_descriptor if "format" in values else _open_yolo)(path, values, options)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # BaseLoader makes every scalar text: YAML would read a class called `no` as False.
+        # BaseLoader makes every scalar text: YAML would read a class named `no` as False.
         values = yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
-        raise InputError(f"{place}: not YAML: {error.problem}") from None
+        raise LabelError(f"{place}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {error}") from None
+        raise LabelError(f"{path}: not YAML: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: not YAML that describes data: nested too deeply") from None
+        raise LabelError(f"{path}: not a YAML description of a data set: nested too deeply") from None
     if not isinstance(values, dict) or not {"format", "names"} & set(values):
-        raise InputError(
+        raise LabelError(
             f"{path}: neither a YOLO data.yaml (`train`, `val`, `names`) nor a descriptor (`format`, `path`)"
         )
     return values
 
 
-def _open_yolo(path: Path, values: dict[str, Any], allow_outside: bool) -> DataSet:
+def _open_yolo(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
     data = yolo.parse_data_yaml(path, values)
-    readers = {name: functools.partial(yolo.read_split, data, name, allow_outside) for name in data.splits}
+    readers = {name: partial(yolo.read_split, data, name, options) for name in data.splits}
     return DataSet(_describe("YOLO data set", path.parent if path.stem == "data" else path, data.splits), readers)
 
 
-def _open_descriptor(path: Path, values: dict[str, Any], allow_outside: bool) -> DataSet:
+def _open_descriptor(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
     for key in values:
         if key not in _KEYS:
-            raise InputError(f"{path}: unknown key '{key}'; {did_you_mean(key, _KEYS)}")
-    form = values["format"]
-    if not isinstance(form, str) or form not in _FORMATS:
-        said = form if isinstance(form, str) else "of several words"
-        raise InputError(f"{path}: unknown format '{said}'; {did_you_mean(said, _FORMATS)}")
+            raise LabelError(f"{path}: unknown key '{key}'; {did_you_mean(key, _KEYS)}")
     expected = _parse_expected(path, values.get("expected", {}))
-    if form == "scenes":
-        return replace(_open_scenes(), expected=expected)
+    return replace(_open_described(path, values, options), expected=expected)
+
+
+def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
+    """Open the data set that a descriptor points to."""
+    format_name = values["format"]
+    if not isinstance(format_name, str):
+        raise LabelError(f"{path}: `format` must be one of {', '.join(_FORMATS)}")
+    if format_name not in _FORMATS:
+        raise LabelError(f"{path}: unknown format '{format_name}'; {did_you_mean(format_name, _FORMATS)}")
+    if format_name == "scenes":
+        return _open_scenes()
     if not isinstance(values.get("path"), str):
-        raise InputError(f"{path}: `path` must say where the data lies, relative to this file")
+        raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to this descriptor")
     place = path.parent / values["path"]
     if not _exists(place):
         source = f"; get the data from {values['source']}" if isinstance(values.get("source"), str) else ""
-        raise InputError(f"{path}: the data is not at {place}{source}")
+        raise FileError(f"{path}: there is no data at {place}{source}")
     names = values.get("names", [])
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or (names and form != "voc"):
-        raise InputError(f"{path}: `names` must be a list of class names, and stands in descriptors of format voc only")
-    if form == "coco":
-        return replace(_open_coco(place, allow_outside), expected=expected)
-    if form == "voc":
-        return replace(_open_voc(place, tuple(names), allow_outside), expected=expected)
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_list or (names and format_name != "voc"):
+        raise LabelError(f"{path}: `names` must be a list of class names, and is allowed only with `format: voc`")
+    if format_name == "coco":
+        return _open_coco(place, options)
+    if format_name == "voc":
+        return _open_voc(place, tuple(names), options)
     file = next((file for file in (place / "data.yaml", place / "data.yml") if file.is_file()), place)
     if not file.is_file():
-        raise InputError(f"{path}: there is no data.yaml in {place}")
-    return replace(_open_yolo(file, _read_yaml(file), allow_outside), expected=expected)
+        raise FileError(f"{path}: there is no data.yaml in {place}")
+    return _open_yolo(file, _read_yaml(file), options)
 
 
 def _parse_expected(path: Path, expected: Any) -> dict[str, dict[str, int]]:
     try:
-        counts = {split: {key: int(counts[key]) for key in counts} for split, counts in expected.items()}
-        if {*counts} <= {*_SPLITS} and all({*of_split} <= {"images", "boxes"} for of_split in counts.values()):
+        counts = {split: {key: int(values[key]) for key in values} for split, values in expected.items()}
+        if {*counts} <= {*_SPLITS} and all({*keys} <= {"images", "boxes"} for keys in counts.values()):
             return counts
     except (AttributeError, TypeError, ValueError):
         pass
-    raise InputError(f"{path}: `expected` must look like {{train: {{images: 205, boxes: 2804}}, val: ...}}")
+    raise LabelError(f"{path}: `expected` must look like {{train: {{images: 205, boxes: 2804}}, val: ...}}")
 
 
 def _describe(kind: str, path: Path, names: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""The command `detect`: detections on images and videos, written to files."""
+"""The command `detect`: detections in images, videos, cameras and streams, written to files."""

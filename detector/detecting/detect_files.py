@@ -1,33 +1,34 @@
-"""The verb detect: names of images and videos in, files of what was found out."""
+"""`detect_images` and `detect_videos` run a detector on many images or videos and write the detections to files."""
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
+from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import InputError
 from detector.graph.openvino_ir import export_files, is_ir
-from detector.media.sources import Source, find_sources, not_done
+from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
-from detector.predict.detector import BATCH, Detector
+from detector.options import DetectOptions, ReadOptions
+from detector.predict.detector import Detector
 
 
 @dataclass(frozen=True)
 class DetectSummary:
-    """What became of the images of one command.
+    """Result of one run on images.
 
     Attributes:
-        given: images that were named.
-        before: of these, done by an earlier command.
-        done: by this one.
-        failed: could not be read.
-        objects: found by this command.
+        given: number of images the user named.
+        before: number of these that an earlier run had completed.
+        done: number of images completed by this run.
+        failed: number of images that cannot be read.
+        objects: number of objects that this run detected.
     """
 
     given: int
@@ -37,18 +38,24 @@ class DetectSummary:
     objects: int
 
 
-def find_inputs(words: Sequence[str], recursive: bool, allow_url: bool) -> tuple[list[Source], list[str]]:
-    """Return the images that `words` name, and the videos, cameras and streams; those among a glob's files too.
+def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source], list[str]]:
+    """Return the images that `specs` name, and the videos, cameras and streams.
+
+    Video files that match a glob pattern count as videos.
+
+    Args:
+        specs: what to read, as given on the command line; see `find_sources`.
+        options: what may be read.
 
     Raises:
-        InputError: as of `find_sources`; or a video at an address where none is allowed.
+        InputError: as `find_sources`; or the URL of a video where URLs are not allowed.
     """
-    videos = dict.fromkeys(word for word in words if is_video(word))
-    for word in videos:
-        check_allowed(word, allow_url)
-    rest = [word for word in words if word not in videos]
+    videos = dict.fromkeys(spec for spec in specs if is_video(spec))
+    for spec in videos:
+        check_allowed(spec, options.allow_url)
+    remaining = [spec for spec in specs if spec not in videos]
     images = []
-    for source in find_sources(rest, recursive, allow_url) if rest or not videos else []:
+    for source in find_sources(remaining, options) if remaining or not videos else []:
         if is_video(name := str(source.name)):
             videos[name] = None
         else:
@@ -57,75 +64,116 @@ def find_inputs(words: Sequence[str], recursive: bool, allow_url: bool) -> tuple
 
 
 def detect_images(
-    model: Detector,
-    weights: str | Path,
+    detector: Detector,
     sources: Sequence[Source],
     folder: Path,
-    options: Mapping[str, Any],
-    **saving: bool,
+    options: DetectOptions,
+    *,
+    weights: str | Path,
+    formats: Set[OutputFormat] = frozenset({"images"}),
+    skip_done: bool = False,
 ) -> DetectSummary:
-    """Detect in images and write what was found, each as it comes; one that cannot be read is said and passed over.
+    """Detect objects in images and write the results image by image; report and skip images that cannot be read.
 
     Args:
-        model: what finds.
-        weights: name or path it was loaded from.
+        detector: runs on the images.
         sources: the images.
-        folder: for the results.
-        options: of `Detector.detect_with_images`.
-        saving: of `DetectionWriter`.
+        folder: output folder.
+        options: how predictions become detections.
+        weights: name or path that the detector was loaded from.
+        formats: which files to write besides detections.json; see `OutputFormat`.
+        skip_done: whether to resume the run in the folder.
 
     Raises:
-        InputError: the folder cannot be used, or a result cannot be written.
+        InputError: the folder cannot be used, or a result cannot be written; see `DetectionWriter`.
     """
-    made_by = {"weights": _fingerprint(weights), "runtime": model.runtime.name, "input_hw": [*model.input_hw]}
-    names = (source.name for source in sources)
+    loaded = {
+        "weights": _fingerprint(weights),
+        "runtime": detector.runtime.name,
+        "input_hw": detector.input_hw,
+    }
     done = failed = objects = 0
-    with DetectionWriter(folder, model.info.category_ids, names, settings={**made_by, **options}, **saving) as writer:
-        todo = not_done(sources, writer.done, BATCH)
-        answers = model.detect_with_images((source.read for source in todo), **options)
-        bar = tqdm(todo, initial=len(sources) - len(todo), total=len(sources), unit="image", disable=None)
-        for source, answer in zip(bar, answers, strict=True):
+    with DetectionWriter(
+        folder,
+        detector.info.category_ids,
+        sources=(source.name for source in sources),
+        formats=formats,
+        settings=loaded | asdict(options),
+        skip_done=skip_done,
+    ) as writer:
+        remaining = remaining_batches(sources, writer.done, options.batch_size)
+        results = detector.detect_with_images((source.read for source in remaining), options)
+        bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
+        for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
                 continue
-            if isinstance(answer, InputError):
+            if isinstance(result, InputError):
                 failed += 1
-                tqdm.write(f"skipped: {answer}", file=sys.stderr)
+                tqdm.write(f"skipped: {result}", file=sys.stderr)
                 continue
-            image, found = answer
+            image, found = result
+            writer.add(source.name, image, found)
             done += 1
             objects += len(found)
-            writer.add(source.name, image, found)
         writer.close()
     return DetectSummary(len(sources), len(writer.done), done, failed, objects)
 
 
 def detect_videos(
-    model: Detector, words: Sequence[str], folder: Path, options: Mapping[str, Any], **saving: Any
+    detector: Detector,
+    names: Sequence[str],
+    folder: Path,
+    options: DetectOptions,
+    *,
+    every: int = 1,
+    track: bool = False,
+    save_video: bool = True,
 ) -> list[VideoSummary | InputError]:
-    """Detect in one video after the other; return what became of each, and say what is wrong with it.
+    """Detect objects in one video after the other; report an error and continue with the next video.
 
     Args:
-        model: what finds.
-        words: for which `is_video` holds.
-        folder: for the results.
-        options: of `Detector.detect_with_images`.
-        saving: of `detect_video`.
+        detector: runs on the frames.
+        names: paths, stream URLs or camera numbers: texts for which `is_video` is true.
+        folder: output folder.
+        options: how predictions become detections.
+        every: run on every Nth frame.
+        track: whether to track objects from frame to frame.
+        save_video: whether to write the annotated video.
+
+    Returns:
+        For each video its summary, or the error because of which it was skipped.
 
     Raises:
-        KeyboardInterrupt: as of `detect_video`.
+        KeyboardInterrupt: as `detect_video`.
     """
     summaries: list[VideoSummary | InputError] = []
-    for word in words:
+    for name in names:
         try:
-            summaries.append(detect_video(model, word, folder, **saving, **options))
+            summary = detect_video(detector, name, folder, options, every=every, track=track, save_video=save_video)
+            summaries.append(summary)
         except InputError as error:
             summaries.append(error)
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     return summaries
 
 
+def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:
+    """Return the sources of every batch that contains an image that is not done.
+
+    A batch is processed as a whole, because the last digits of a prediction may depend on the other images of its
+    batch: so a resumed run gives exactly the results of a run that was never stopped.
+
+    Args:
+        sources: all images, in order.
+        done: names of the images that are done.
+        batch_size: number of images per batch.
+    """
+    batches = (sources[start : start + batch_size] for start in range(0, len(sources), batch_size))
+    return [source for batch in batches if any(str(image.name) not in done for image in batch) for source in batch]
+
+
 def _fingerprint(weights: str | Path) -> str:
-    """Return what tells weights apart: the digest of a file or of an export's files, the name of shipped ones."""
+    """Return a text that identifies weights: the SHA-256 of their files; the name of shipped weights."""
     path = Path(weights)
     files = export_files(path) if is_ir(path) else [path] if path.is_file() else []
     digest = hashlib.sha256()

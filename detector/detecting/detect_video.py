@@ -1,45 +1,52 @@
-"""Detections in videos, cameras and streams: a drawn video and a line of JSON per frame.
+"""Detections in videos, cameras and streams: an annotated video, and one line of JSON per frame.
 
-Frames are read, drawn and written one after the other, so that the memory does not grow with the length. Whatever ends
-the work short of a kill or a full disk, both files can be read afterwards and hold what was done until then.
+Frames are read, processed and written one after the other, so memory use does not grow with the length of the video.
+When a run is interrupted, both files are still readable and contain all frames up to then; except if the process is
+killed or the disk is full.
 """
 
+import io
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
 from detector.arrays import ImageArray
+from detector.detecting.formats import detection_rows
 from detector.detecting.track import Tracker
-from detector.detections import Detections, coco_results
-from detector.errors import InputError
+from detector.detections import Detections
+from detector.errors import ConfigError, FileError, InputError
 from detector.files import append_line, make_folder, safe_name, write_errors
 from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
-from detector.predict.detector import BATCH, Detector
+from detector.options import DetectOptions
+from detector.predict.detector import Detector
 
 _LOG = logging.getLogger(__name__)
 
-_WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
-_STREAMS = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
+_HTTP_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
+"""Suffixes of http:// and https:// URLs that count as videos or streams."""
+
+_STREAM_SCHEMES = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 
 
 @dataclass(frozen=True, slots=True)
 class VideoSummary:
-    """What became of one video.
+    """Result of one video.
 
     Attributes:
-        frames_read: of the source.
-        frames_detected: of these, looked at.
-        objects: found in all of them.
-        paths: files written: the lines of JSON, and the drawn video if wanted.
+        frames_read: number of frames read from the source.
+        frames_detected: number of these that the detector ran on.
+        objects: number of objects detected in all of them.
+        paths: files written: the lines of JSON and, if wanted, the annotated video.
     """
 
     frames_read: int
@@ -48,106 +55,97 @@ class VideoSummary:
     paths: tuple[Path, ...]
 
 
-def is_video(word: str) -> bool:
-    """Tell whether a user means one video by `word`: a file, a stream by its address, or a camera by its number.
+def is_video(spec: str) -> bool:
+    """Return whether a spec names one video: a video file, the URL of a stream, or a camera number.
 
-    A pattern is none, whatever files it stands for; nor is the number of a camera, if there is a file of that name.
+    A glob pattern is not a video, whatever files match it. A number is not a camera if a file has that name.
 
-    >>> [is_video(word) for word in ("a.MP4", "rtsp://door/live", "https://a.b/c.m3u8?key=1", "a.jpg", "*.mp4")]
+    >>> [is_video(spec) for spec in ("a.MP4", "rtsp://door/live", "https://a.b/c.m3u8?key=1", "a.jpg", "*.mp4")]
     [True, True, True, False, False]
     """
-    scheme, is_address, rest = word.lower().partition("://")
-    if is_address:
-        ending = PurePosixPath(re.split("[?#]", rest)[0]).suffix
-        return scheme in _STREAMS or (scheme in ("http", "https") and ending in _WEB_SUFFIXES)
-    path = Path(word)
-    is_pattern = any(sign in word for sign in "*?[") and not path.exists()
-    return is_camera(word) or (path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and not is_pattern)
+    scheme, is_url, rest = spec.lower().partition("://")
+    if is_url:
+        suffix = PurePosixPath(re.split("[?#]", rest)[0]).suffix
+        return scheme in _STREAM_SCHEMES or (scheme in ("http", "https") and suffix in _HTTP_SUFFIXES)
+    path = Path(spec)
+    is_pattern = any(character in spec for character in "*?[") and not path.exists()
+    return is_camera(spec) or (path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and not is_pattern)
 
 
 def detect_video(
-    model: Detector,
-    word: str,
+    detector: Detector,
+    source: str,
     folder: Path,
+    options: DetectOptions,
+    *,
     every: int = 1,
     track: bool = False,
-    images: bool = True,
-    **options: Any,
+    save_video: bool = True,
 ) -> VideoSummary:
-    """Detect in a video, a camera or a stream, and write STEM.jsonl and the drawn STEM.mp4 into a folder.
+    """Detect objects in a video, a camera or a stream, and write STEM.jsonl and the annotated STEM.mp4 into a folder.
 
-    The first line of STEM.jsonl is about the video, each other about a frame: its number from 0 on, its time in
-    seconds, what was found. A camera or an endless stream ends with Ctrl-C.
+    The first line of STEM.jsonl describes the video, every other line a frame: its number from 0 on, its time in
+    seconds, its detections. Press Ctrl-C to end a camera or an endless stream.
 
     Args:
-        model: what finds.
-        word: for which `is_video` holds.
-        folder: made if it is not there.
-        every: look at each Nth frame; the drawn video has only these, and lasts as long.
-        track: follow objects from frame to frame.
-        images: write the drawn video: MPEG-4 without sound, a row or column less where its sides are odd.
-        options: as of `Detector.detect_each`.
+        detector: runs on the frames.
+        source: a path, a stream URL or a camera number: a text for which `is_video` is true.
+        folder: output folder; created if it does not exist.
+        options: how predictions become detections. The batch size of a camera or an endless stream is always 1, so that
+            its detections are not delayed.
+        every: run on every Nth frame; the annotated video contains only these, and lasts as long as the original.
+        track: whether to track objects from frame to frame (ByteTrack).
+        save_video: whether to write the annotated video: MPEG-4 without sound; without the last row or column if
+            the height or width is odd.
 
     Raises:
-        InputError: the source cannot be read or has no frames, the results are there already or cannot be written, or
-            tracking is not installed.
-        KeyboardInterrupt: Ctrl-C in a file, which ends before its end; what was done until then is kept.
+        ConfigError: `every` is below 1.
+        FileError: the source cannot be read or has no frames, or the results exist already or cannot be written.
+        MissingPackageError: the package for tracking is not installed.
+        KeyboardInterrupt: Ctrl-C before the end of a file; the results up to then are kept.
     """
     if every < 1:
-        raise InputError(f"every: must be at least 1, got {every}")
-    name, stem = without_secrets(word), _stem(word)
-    lines_path, video_path = folder / f"{stem}.jsonl", folder / f"{stem}.mp4"
-    paths = (lines_path, video_path) if images else (lines_path,)
-    for path in paths:
-        if path.exists():  # it may be the source itself, or what no camera will show again
-            raise InputError(f"{path}: is there already and stays as it is; give another --out, or move it away")
-    source = VideoReader(word)
-    rate = source.frame_rate / every
+        raise ConfigError(f"every: expected at least 1, got {every}")
+    name, stem = without_secrets(source), _stem(source)
+    files = _ResultFiles(folder, stem, save_video)
+    reader = VideoReader(source)
+    if reader.is_live:
+        options = replace(options, batch_size=1)
+    rate = reader.frame_rate / every
     tracker = Tracker(rate) if track else None
-    total = math.ceil(source.frame_count / every) if source.frame_count else None
+    total = math.ceil(reader.frame_count / every) if reader.frame_count else None
     detected = objects = 0
-    with (
-        GracefulShutdown() as stop,
-        ExitStack() as files,
-        tqdm(total=total, desc=stem, unit="frame", disable=None) as bar,
-    ):
-        for frame in _answers(model, source, source.frames(every, stop), name, options):
+    with GracefulShutdown() as stop, files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
+        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options):
             if not detected:
                 height, width = frame.image.shape[:2]
-                make_folder(folder)
-                drawn = files.enter_context(VideoWriter(video_path, (height, width), rate)) if images else None
-                about = {"source": name, "fps": source.frame_rate, "width": width, "height": height, "every": every}
-                with write_errors(lines_path):
-                    lines = files.enter_context(lines_path.open("xb", buffering=0))
-                    append_line(lines, about)
+                about = {"source": name, "fps": reader.frame_rate, "width": width, "height": height, "every": every}
+                files.open(about, (height, width), rate)
             found = tracker.update(frame.found) if tracker else frame.found
-            if drawn:
-                drawn.add(found.draw_on(frame.image), frame.seconds if source.is_live else None)
-            with write_errors(lines_path):
-                append_line(lines, _entry(frame, found, model.info.category_ids))
+            files.add(replace(frame, found=found), detector.info.category_ids, reader.is_live)
             detected += 1
             objects += len(found)
             bar.update()
-    if stop.requested and not (source.is_live and detected):
+    if stop.requested and not (reader.is_live and detected):
         if detected:
-            _LOG.warning("%s: stopped after %d frames; what was found in them is kept", name, source.frames_read)
+            _LOG.warning("%s: stopped after %d frames; their results are kept", name, reader.frames_read)
         raise KeyboardInterrupt
     if not detected:
-        raise InputError(f"{name}: has no frames that can be read")
+        raise FileError(f"{name}: contains no frames that can be read")
     if not stop.requested:
-        source.complain_of_end(name)
-    return VideoSummary(source.frames_read, detected, objects, paths)
+        reader.warn_if_incomplete(name)
+    return VideoSummary(reader.frames_read, detected, objects, files.paths)
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame and the answer to it.
+    """A frame and its detections.
 
     Attributes:
-        number: in the source, from 0 on.
-        seconds: since its beginning.
-        image: [H, W, 3].
-        found: in it.
+        number: position in the source, from 0 on.
+        seconds: time since the beginning of the source.
+        image: [H, W, 3] RGB.
+        found: its detections.
     """
 
     number: int
@@ -156,41 +154,107 @@ class _Frame:
     found: Detections
 
 
-def _answers(
-    model: Detector, source: VideoReader, frames: Iterator[ImageArray], name: str, options: Mapping[str, Any]
+def _detect_frames(
+    detector: Detector, reader: VideoReader, frames: Iterator[ImageArray], name: str, options: DetectOptions
 ) -> Iterator[_Frame]:
-    """Yield the frames with what was found in them, all of one size."""
-    shape: tuple[int, ...] | None = None
-    for answer in model.detect_with_images(frames, batch=1 if source.is_live else BATCH, **options):
-        if isinstance(answer, InputError):
-            raise answer
-        image, found = answer
-        shape = shape or image.shape
-        number, seconds = source.given.popleft()
-        if image.shape != shape:
-            raise InputError(
-                f"{name}: from frame {number} on it has another size; those before it are done: cut it in two there"
+    """Yield the frames with their detections.
+
+    Raises:
+        FileError: a frame has another size than the first one.
+    """
+    first_shape: tuple[int, ...] | None = None
+    for result in detector.detect_with_images(frames, options):
+        if isinstance(result, InputError):
+            raise result
+        image, found = result
+        first_shape = first_shape or image.shape
+        number, seconds = reader.pending.popleft()
+        if image.shape != first_shape:
+            raise FileError(
+                f"{name}: the frame size changes at frame {number}; the results of the frames before it are kept. "
+                "Split the video there"
             )
         yield _Frame(number, seconds, image, found)
 
 
-def _stem(word: str) -> str:
-    """Return a name for the results; not that of the journal of images, which may lie beside them.
+class _ResultFiles:
+    """STEM.jsonl and, if wanted, the annotated STEM.mp4; a context manager that closes them.
 
-    >>> [_stem(word) for word in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
+    Args:
+        folder: output folder.
+        stem: stem of the file names.
+        save_video: whether to write the annotated video.
+
+    Attributes:
+        paths: the files.
+
+    Raises:
+        FileError: a file exists already.
+    """
+
+    def __init__(self, folder: Path, stem: str, save_video: bool) -> None:
+        self._lines_path = folder / f"{stem}.jsonl"
+        self._video_path = folder / f"{stem}.mp4" if save_video else None
+        self.paths = (self._lines_path, self._video_path) if self._video_path else (self._lines_path,)
+        for path in self.paths:
+            if path.exists():  # it may be the source, or a recording that cannot be repeated
+                raise FileError(f"{path}: exists already and is not overwritten; give another --out, or move it away")
+        self._stack = ExitStack()
+        self._video: VideoWriter | None = None
+        self._lines: io.FileIO | None = None
+
+    def open(self, about: dict[str, Any], image_hw: tuple[int, int], rate: float) -> None:
+        """Create the folder and the files, and write the first line.
+
+        Args:
+            about: the first line of the .jsonl file.
+            image_hw: (height, width) of the frames.
+            rate: frames per second of the annotated video.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
+        make_folder(self._lines_path.parent)
+        if self._video_path:
+            self._video = self._stack.enter_context(VideoWriter(self._video_path, image_hw, rate))
+        with write_errors(self._lines_path):
+            self._lines = self._stack.enter_context(self._lines_path.open("xb", buffering=0))
+            append_line(self._lines, about)
+
+    def add(self, frame: _Frame, category_ids: tuple[int, ...], is_live: bool) -> None:
+        """Add a frame to the files, which must be open.
+
+        Args:
+            frame: a frame with its detections.
+            category_ids: category id of each class.
+            is_live: whether frames arrive at irregular times; the video then shows each until the next one arrives.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
+        assert self._lines is not None
+        if self._video:
+            self._video.add(frame.found.draw_on(frame.image), frame.seconds if is_live else None)
+        rows = detection_rows(frame.found, category_ids)
+        with write_errors(self._lines_path):
+            append_line(self._lines, {"frame": frame.number, "time": round(frame.seconds, 4), "detections": rows})
+
+    def __enter__(self) -> "_ResultFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _stem(source: str) -> str:
+    """Return the stem of the result files; not `detections`, the name of the journal of images in the same folder.
+
+    >>> [_stem(source) for source in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
     """
-    if is_camera(word):
-        return f"camera-{word}"
-    stem = safe_name(PurePosixPath(without_secrets(word)).stem) if "://" in word else Path(word).stem
+    if is_camera(source):
+        return f"camera-{source}"
+    stem = safe_name(PurePosixPath(without_secrets(source)).stem) if "://" in source else Path(source).stem
     return "detections-video" if stem == "detections" else stem
-
-
-def _entry(frame: _Frame, found: Detections, category_ids: tuple[int, ...]) -> dict[str, Any]:
-    """Return the line about a frame; detections as in the lines about images, and their tracks."""
-    rows = []
-    for index, row in enumerate(coco_results({0: found}, category_ids)):
-        named = {"class": found.class_names[found.class_ids[index]]}
-        named |= {key: row[key] for key in ("category_id", "bbox", "score")}
-        rows.append(named if found.track_ids is None else named | {"track_id": int(found.track_ids[index])})
-    return {"frame": frame.number, "time": round(frame.seconds, 4), "detections": rows}

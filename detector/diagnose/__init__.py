@@ -1,1 +1,1 @@
-"""Findings about data, labels and an untrained network. The short form runs at the start of training."""
+"""Findings about data, labels and an untrained network. `short_check` runs at the start of every training run."""

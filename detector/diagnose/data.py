@@ -1,7 +1,7 @@
-"""What the data themselves tell before anything is learned; NumPy, never torch.
+"""Findings about a data set before training; NumPy only, without torch.
 
-Each check is a function that gives one `Finding`. The first split is always the one to learn from, the others are those
-to evaluate on.
+Each `diagnose_*` function returns one `Finding`. The first split is always the training split; the network is evaluated
+on the others.
 """
 
 from collections.abc import Sequence
@@ -9,58 +9,61 @@ from collections.abc import Sequence
 from detector.config import Config
 from detector.data.near_duplicates import read_thumbnails
 from detector.data.split import Split
+from detector.diagnose.boxes import diagnose_boxes_with_two_classes, diagnose_duplicate_boxes, diagnose_unusual_boxes
+from detector.diagnose.class_ids import diagnose_class_ids
 from detector.diagnose.finding import Finding
-from detector.diagnose.images import check_images, check_leakage, check_repeated_images, check_shared_files
-from detector.diagnose.label_shift import check_label_shift
-from detector.diagnose.labels import (
-    check_background,
-    check_balance,
-    check_class_ids,
-    check_class_shares,
-    check_classes,
-    check_odd_boxes,
-    check_repeated_boxes,
-    check_rows,
-    check_two_classes,
+from detector.diagnose.images import (
+    diagnose_duplicate_images,
+    diagnose_images,
+    diagnose_leakage,
+    diagnose_shared_files,
 )
-from detector.diagnose.objects import gather
-from detector.diagnose.resolution import check_canvas, check_points, check_small_objects
+from detector.diagnose.input_size import diagnose_grid_points, diagnose_input_size, diagnose_small_objects
+from detector.diagnose.label_shift import diagnose_label_shift
+from detector.diagnose.labels import (
+    diagnose_background,
+    diagnose_class_balance,
+    diagnose_class_distribution,
+    diagnose_classes,
+    diagnose_rows,
+)
+from detector.diagnose.objects import gather_objects
 
 
-def check_data(
+def diagnose_data(
     splits: Sequence[Split], input_hw: tuple[int, int], config: Config, quick: bool = False
 ) -> list[Finding]:
-    """Run every check of the data.
+    """Run all checks of the data.
 
     Args:
-        splits: the one to learn from first.
-        input_hw: full size of the network's images.
+        splits: the training split first.
+        input_hw: full height and width of the network input.
         config: settings of the run.
-        quick: only what the annotations tell, without decoding images.
+        quick: run only the checks of the annotations, which decode no image.
     """
-    objects = [gather(split, input_hw) for split in splits]
+    objects = [gather_objects(split, input_hw) for split in splits]
     train = objects[0]
     findings = [
-        check_rows(splits, config.allow_dropped),
-        check_background(splits),
-        check_classes(objects),
-        check_balance(train),
-        check_class_ids(objects),
-        check_class_shares(objects),
-        check_shared_files(splits),
-        check_repeated_boxes(objects),
-        check_two_classes(objects),
-        check_odd_boxes(objects),
-        check_canvas(train, input_hw),
-        check_small_objects(train, input_hw),
-        check_points(train, config),
+        diagnose_rows(splits, config.allow_dropped),
+        diagnose_background(splits),
+        diagnose_classes(objects),
+        diagnose_class_balance(train),
+        diagnose_class_ids(objects),
+        diagnose_class_distribution(objects),
+        diagnose_shared_files(splits),
+        diagnose_duplicate_boxes(objects),
+        diagnose_boxes_with_two_classes(objects),
+        diagnose_unusual_boxes(objects),
+        diagnose_input_size(train, input_hw),
+        diagnose_small_objects(train, input_hw),
+        diagnose_grid_points(train, config),
     ]
     if not quick:
         thumbnails = read_thumbnails(splits)
         findings += [
-            check_images(thumbnails),
-            check_repeated_images(thumbnails[0]),
-            check_leakage(thumbnails),
-            check_label_shift(splits[0]),
+            diagnose_images(thumbnails),
+            diagnose_duplicate_images(thumbnails[0]),
+            diagnose_leakage(thumbnails),
+            diagnose_label_shift(splits[0]),
         ]
     return findings

@@ -1,26 +1,26 @@
-"""One verdict of `detector check`: what was measured, what was expected, and what to do about it."""
+"""The result of one check: what was measured, what was expected, and what to do about it."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 Verdict = Literal["ok", "look", "stop"]
-"""From best to worst. look: a person should decide; stop: a training run would be in vain, or its scores wrong."""
+"""From best to worst. look: a person should decide; stop: a training run would be useless, or its scores wrong."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        check: its name, as "part: what".
+        check: name of the check, as "part: subject".
         verdict: see `Verdict`.
-        measured: what was seen, with its number.
-        expected: what would have been well.
-        advice: likely cause and what to do, as sentences; empty where all is well.
+        measured: what was found, with numbers.
+        expected: what a good result would be.
+        advice: likely cause and what to do, as sentences; empty if the verdict is "ok".
 
-    >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Take them out of one split."))
-    look  data: leakage: 2 of 87 images of val (expected: none). Take them out of one split.
+    >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Remove them from one split."))
+    look  data: leakage: 2 of 87 images of val (expected: none). Remove them from one split.
     """
 
     check: str
@@ -39,5 +39,5 @@ class Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
-    """Return the worst verdict; of no findings, "ok"."""
+    """Return the worst verdict of the findings; "ok" if there are none."""
     return max((finding.verdict for finding in findings), key=get_args(Verdict).index, default="ok")

@@ -1,6 +1,6 @@
-"""What small copies of the images tell: flat ones, repeated ones, and those that stand in two splits.
+"""Findings from thumbnails of the images: uniform, duplicate, and present in two splits.
 
-Of many images an even sample is looked at.
+Of very many images, an evenly spaced sample is checked.
 """
 
 from collections.abc import Sequence
@@ -11,84 +11,94 @@ import numpy as np
 from detector.data.near_duplicates import Thumbnails, find_near_duplicates, is_uniform
 from detector.data.split import Split
 from detector.diagnose.finding import Finding, Verdict
-from detector.diagnose.objects import some
+from detector.diagnose.objects import first_few
 
 
-def check_shared_files(splits: Sequence[Split]) -> Finding:
-    """No file to be scored on should be one to learn from."""
+def diagnose_shared_files(splits: Sequence[Split]) -> Finding:
+    """Check that no image file of the training split is in another split."""
     train, *others = ({annotation.image_path for annotation in split.annotations} for split in splits)
     shared = sorted(train.intersection(chain(*others)))
     return Finding(
         "data: shared files",
         "stop" if shared else "ok",
-        f"{len(shared)} files of {splits[0].name} are in other splits too",
+        f"{len(shared)} files of {splits[0].name} are also in other splits",
         "none",
-        f"Scores on images that were learned from say nothing: {some(shared)}." if shared else "",
+        f"Scores on training images are meaningless; remove these from one split: {first_few(shared)}."
+        if shared
+        else "",
     )
 
 
-def check_images(thumbnails: Sequence[Thumbnails]) -> Finding:
-    """Every image should decode and show something."""
-    looked_at = sum(len(t.paths) + len(t.unreadable) for t in thumbnails)
+def diagnose_images(thumbnails: Sequence[Thumbnails]) -> Finding:
+    """Check that every image can be decoded and is not uniform."""
+    checked = sum(len(t.paths) + len(t.unreadable) for t in thumbnails)
     unreadable = [path for t in thumbnails for path in t.unreadable]
-    flat = [path for t in thumbnails for path, is_flat in zip(t.paths, is_uniform(t.pixels), strict=True) if is_flat]
-    bad = [*unreadable, *flat]
-    verdict: Verdict = "stop" if len(bad) > looked_at / 2 else "look" if bad else "ok"
+    uniform = [path for t in thumbnails for path, flat in zip(t.paths, is_uniform(t.pixels), strict=True) if flat]
+    bad = [*unreadable, *uniform]
+    verdict: Verdict = "stop" if len(bad) > checked / 2 else "look" if bad else "ok"
     return Finding(
         "data: images",
         verdict,
-        f"{len(flat)} of {_of(thumbnails)} are of one color, {len(unreadable)} do not decode",
+        f"{len(uniform)} of {_count_text(thumbnails)} have a single color, {len(unreadable)} cannot be decoded",
         "none",
-        f"Look at {some(bad)}." if bad else "",
+        f"Check these files: {first_few(bad)}." if bad else "",
     )
 
 
-def check_repeated_images(train: Thumbnails) -> Finding:
-    """Most images to learn from should differ."""
-    shown = np.flatnonzero(~is_uniform(train.pixels))
-    exact, near = find_near_duplicates(train.pixels[shown])
-    fraction = (len(exact) + len(near)) / max(1, len(shown))
-    pairs = (f"{train.paths[shown[i]]} = {train.paths[shown[j]]}" for i, j in chain(exact.items(), near.items()))
-    many = bool(exact) or fraction > 0.2
+def diagnose_duplicate_images(train: Thumbnails) -> Finding:
+    """Check that most training images differ from each other."""
+    not_uniform = np.flatnonzero(~is_uniform(train.pixels))
+    exact, near = find_near_duplicates(train.pixels[not_uniform])
+    fraction = (len(exact) + len(near)) / max(1, len(not_uniform))
+    pairs = (
+        f"{train.paths[not_uniform[i]]} = {train.paths[not_uniform[j]]}" for i, j in chain(exact.items(), near.items())
+    )
+    too_many = bool(exact) or fraction > 0.2
     return Finding(
-        "data: repeated images",
-        "look" if many else "ok",
-        f"{len(exact)} of {_of([train])} repeat an earlier one exactly, {len(near)} nearly",
-        "none exactly, at most 20% nearly",
-        f"They teach nothing new, as neighboring frames of a video do: {some(pairs)}." if many else "",
+        "data: duplicate images",
+        "look" if too_many else "ok",
+        f"{len(exact)} of {_count_text([train])} are exact copies of an earlier image, {len(near)} near copies",
+        "no exact copies, at most 20% near copies",
+        f"Copies, such as neighboring frames of a video, add nothing to learn: {first_few(pairs)}." if too_many else "",
     )
 
 
-def check_leakage(thumbnails: Sequence[Thumbnails]) -> Finding:
-    """No image to be scored on should be among those to learn from."""
+def diagnose_leakage(thumbnails: Sequence[Thumbnails]) -> Finding:
+    """Check that no image of an evaluation split is a copy of a training image.
+
+    Args:
+        thumbnails: of each split, the training split first.
+    """
     train, *others = thumbnails
-    sampled = len(train.paths) / max(1, len(train.split.annotations))
-    own = np.flatnonzero(~is_uniform(train.pixels))
-    parts, pairs, worst = [], [], 0.0
+    sampled_fraction = len(train.paths) / max(1, len(train.split.annotations))
+    in_train = np.flatnonzero(~is_uniform(train.pixels))
+    counts, pairs, worst = [], [], 0.0
     for other in others:
-        shown = np.flatnonzero(~is_uniform(other.pixels))
-        exact, near = find_near_duplicates(other.pixels[shown], train.pixels[own])
-        # In a sample of both splits most twins miss each other.
-        worst = max(worst, len(exact) / max(1, min(len(own), len(shown))) / max(sampled, 1e-9))
-        parts.append(f"{other.split.name} {len(exact)} exactly and {len(near)} nearly")
-        pairs += [f"{other.paths[shown[i]]} = {train.paths[own[j]]}" for i, j in (*exact.items(), *near.items())]
+        in_other = np.flatnonzero(~is_uniform(other.pixels))
+        exact, near = find_near_duplicates(other.pixels[in_other], train.pixels[in_train])
+        # With samples of both splits, most copies are not in the other sample.
+        worst = max(worst, len(exact) / max(1, min(len(in_train), len(in_other))) / max(sampled_fraction, 1e-9))
+        counts.append(f"{other.split.name} {len(exact)} exactly and {len(near)} nearly")
+        pairs += [
+            f"{other.paths[in_other[i]]} = {train.paths[in_train[j]]}" for i, j in (*exact.items(), *near.items())
+        ]
     advice = ""
     if pairs:
         advice = (
-            "Scores on images that were learned from are too good: split anew, with copies and neighboring frames "
-            f"on one side. {some(pairs)}."
+            "Scores on training images are too high: split again, with copies and neighboring video frames in the "
+            f"same split. {first_few(pairs)}."
         )
     return Finding(
         "data: leakage",
         "stop" if worst > 0.05 else "look" if pairs else "ok",
-        f"of {_of(thumbnails)} found again in {train.split.name}: {', '.join(parts) or 'no other split'}",
+        f"of {_count_text(thumbnails)} also in {train.split.name}: {', '.join(counts) or 'no other split'}",
         "none",
         advice,
     )
 
 
-def _of(thumbnails: Sequence[Thumbnails]) -> str:
-    """Say how many images were looked at, and of how many."""
-    looked_at = sum(len(t.paths) + len(t.unreadable) for t in thumbnails)
-    there = sum(len(t.split.annotations) for t in thumbnails)
-    return f"{looked_at} images" + (f" (a sample of {there})" if looked_at < there else "")
+def _count_text(thumbnails: Sequence[Thumbnails]) -> str:
+    """Return how many images were checked, and of how many if it was a sample."""
+    checked = sum(len(t.paths) + len(t.unreadable) for t in thumbnails)
+    total = sum(len(t.split.annotations) for t in thumbnails)
+    return f"{checked} images" + (f" (a sample of {total})" if checked < total else "")

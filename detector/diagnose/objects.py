@@ -1,8 +1,7 @@
-"""The objects of a split as one table, and what every check of the data needs: samples and words."""
+"""The objects of a split as one table, which the label and input size checks use."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -10,60 +9,67 @@ from detector.arrays import Floats, Ints
 from detector.data.split import Split
 from detector.letterbox import Letterbox
 
+FEW_OBJECTS = 20
+"""A class with fewer training objects than this is hardly learned, and its statistics say little."""
+
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The N objects of a split as one table, crowd regions left out.
+    """The N objects of a split as one table, without crowd regions.
 
     Attributes:
-        split: where they stand.
+        split: the split of the objects.
         boxes: [N, 4] in pixels of their images.
-        input_boxes: [N, 4] in canvas pixels.
+        input_boxes: [N, 4] in pixels of the network input.
         class_ids: [N].
-        image: [N] position in `split.annotations`.
-        image_hw: [N, 2] size of the image of each.
+        image_index: [N] position of the object's image in `split.annotations`.
+        image_hw: [N, 2] height and width of the object's image.
     """
 
     split: Split
     boxes: Floats
     input_boxes: Floats
     class_ids: Ints
-    image: Ints
+    image_index: Ints
     image_hw: Ints
 
+    def class_counts(self) -> Ints:
+        """Return the number of objects of each class [C]."""
+        return np.bincount(self.class_ids, minlength=len(self.split.class_names))
 
-def gather(split: Split, input_hw: tuple[int, int]) -> Objects:
-    """Return the objects of a split as one table."""
+
+def gather_objects(split: Split, input_hw: tuple[int, int]) -> Objects:
+    """Return the objects of a split as one table.
+
+    Args:
+        split: the split.
+        input_hw: height and width of the network input.
+    """
     kept = [~annotation.is_crowd for annotation in split.annotations]
     boxes = [annotation.boxes[keep] for annotation, keep in zip(split.annotations, kept, strict=True)]
     sizes = np.array([annotation.image_hw for annotation in split.annotations], dtype=np.int64).reshape(-1, 2)
-    image = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
-    placed = [
-        Letterbox.fit(annotation.image_hw, input_hw).to_input(own)
-        for annotation, own in zip(split.annotations, boxes, strict=True)
+    image_index = np.repeat(np.arange(len(boxes)), [len(image_boxes) for image_boxes in boxes])
+    input_boxes = [
+        Letterbox.fit(annotation.image_hw, input_hw).to_input(image_boxes)
+        for annotation, image_boxes in zip(split.annotations, boxes, strict=True)
     ]
     none = np.zeros((0, 4), dtype=np.float32)
     return Objects(
         split=split,
         boxes=np.concatenate([none, *boxes]),
-        input_boxes=np.concatenate([none, *placed]),
+        input_boxes=np.concatenate([none, *input_boxes]),
         class_ids=np.concatenate(
             [np.zeros(0, np.int64), *(a.class_ids[keep] for a, keep in zip(split.annotations, kept, strict=True))]
         ),
-        image=image,
-        image_hw=sizes[image],
+        image_index=image_index,
+        image_hw=sizes[image_index],
     )
 
 
-def unique(items: Iterable[Path]) -> list[Path]:
-    """Return each item once, in order."""
-    return list(dict.fromkeys(items))
+def first_few(items: Iterable[object], most: int = 3) -> str:
+    """Return the first few items as text, and the number of the others.
 
-
-def some(items: Iterable[object], most: int = 3) -> str:
-    """Name the first few, and say how many more there are.
-
-    >>> some("abcde")
+    >>> first_few("abcde")
     'a, b, c and 2 more'
     """
     items = list(items)

@@ -1,1 +1,1 @@
-"""The commands `export` and `verify`: graph files with a certificate of parity with their weights."""
+"""The commands `export` and `verify`: graph files and the certificates of their parity with the weights."""

@@ -1,1 +1,1 @@
-"""From the network to a graph file: ONNX and OpenVINO IR export, NMS in the graph, int8 quantization, metadata."""
+"""Graph files: ONNX and OpenVINO IR export, NMS inside the graph, int8 post-training quantization, metadata."""

@@ -1,15 +1,17 @@
-"""Suppression inside an ONNX graph: objects come out, best first, instead of an answer for every point."""
+"""NMS inside an ONNX graph: it outputs final detections, best first, instead of predictions for every grid point."""
 
-from detector.graph.metadata import GraphInfo, NmsSettings, graph_info_metadata
+from detector.errors import ConfigError
+from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.to_onnx import import_onnx
+from detector.options import DetectOptions
 
-_MOST_CANDIDATES = 1000
-"""Doubles that come before the suppression, the best: its cost grows with their square."""
+_MAX_CANDIDATES = 1000
+"""Number of best boxes that enter NMS; its cost grows with their square."""
 
-_LEAST_IOU = 1e-6
-"""OpenVINO drops what is at the IoU threshold too: at 0 it would drop what does not overlap at all."""
+_MIN_IOU = 1e-6
+"""OpenVINO also drops boxes exactly at the IoU threshold: at 0 it would drop boxes that do not overlap at all."""
 
-_SUPPRESSION = """
+_NMS_GRAPH = """
 suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3] image, int64[1] candidate_limit,
           int64[1] limit, float[1] iou_threshold, float[1] score_threshold)
     => (float[N, 4] boxes, float[N] scores, int64[N] class_ids)
@@ -21,12 +23,12 @@ suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3]
     candidate_scores, candidates_1 = TopK <axis = 1> (best, candidate_count)
     candidates = Squeeze (candidates_1, zero)
 
-    reaching = Gather <axis = 1> (all_boxes, candidates)
+    unclipped = Gather <axis = 1> (all_boxes, candidates)
     image_shape = Shape (image)
-    canvas_whole = Gather (image_shape, whwh)
-    canvas = Cast <to = 1> (canvas_whole)
-    not_below = Max (reaching, no_size)
-    candidate_boxes = Min (not_below, canvas)
+    input_whwh_int = Gather (image_shape, whwh)
+    input_whwh = Cast <to = 1> (input_whwh_int)
+    not_below = Max (unclipped, no_size)
+    candidate_boxes = Min (not_below, input_whwh)
 
     class_scores = Gather <axis = 1> (all_scores, candidates)
     is_best = Hardmax <axis = 2> (class_scores)
@@ -49,41 +51,61 @@ suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3]
     class_ids = Gather (selected_class, order)
 }
 """
-"""In the language of `onnx.parser`; `NonMaxSuppression` gives rows (image, class, candidate), class by class."""
+"""In the syntax of `onnx.parser`; `NonMaxSuppression` outputs rows (image, class, candidate), class by class."""
 
 
-def suppress_inside(graph: bytes, nms: NmsSettings) -> bytes:
-    """Return a graph written by `to_onnx` that ends with the suppression.
+def add_nms(graph: bytes, options: DetectOptions) -> bytes:
+    """Append NMS to a graph that `to_onnx` returned.
 
-    Its outputs are `boxes` [N, 4] canvas pixels within the canvas, `scores` [N] and `class_ids` [N], best first; it
-    takes one image at a time. Each point comes as its best class, as when one looks at an image; boxes are cut to
-    the canvas first, while without the suppression inside they are cut to the image.
+    The new graph takes one image at a time. Its outputs are `boxes` [N, 4] in input pixels, clipped to the input,
+    `scores` [N] and `class_ids` [N], best first. Each grid point yields at most one detection, of its best class.
+    Boxes are clipped to the input before NMS; without NMS in the graph, they are clipped to the image before it.
 
     Args:
-        graph: the ONNX file's bytes, perhaps quantized.
-        nms: its settings, which go into the metadata.
+        graph: bytes of the ONNX file, quantized or not.
+        options: score threshold, IoU threshold and largest number of detections; stored in the metadata. The graph
+            always computes `classic` NMS per class.
+
+    Returns:
+        The bytes of the new ONNX file.
 
     Raises:
-        InputError: the package onnx is not installed.
+        ConfigError: an option that the graph does not implement: another suppression, class-agnostic NMS, several
+            classes per grid point, or a selection of classes.
+        MissingPackageError: the package onnx is not installed.
     """
+    _check_options(options)
     onnx = import_onnx()
     model = onnx.load_from_string(graph)
     for node in model.graph.node:
         node.output[:] = [f"all_{name}" if name in ("boxes", "scores") else name for name in node.output]
-    end = onnx.parser.parse_graph(_SUPPRESSION)
-    model.graph.node.extend(end.node)
-    model.graph.initializer.extend(end.initializer)
-    whole, real = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
-    for name, kind, value in (
-        ("candidate_limit", whole, _MOST_CANDIDATES),
-        ("limit", whole, nms.max_detections),
-        ("iou_threshold", real, max(nms.iou_threshold, _LEAST_IOU)),
-        ("score_threshold", real, nms.score_threshold),
+    nms_graph = onnx.parser.parse_graph(_NMS_GRAPH)
+    model.graph.node.extend(nms_graph.node)
+    model.graph.initializer.extend(nms_graph.initializer)
+    int64, float32 = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
+    for name, dtype, value in (
+        ("candidate_limit", int64, _MAX_CANDIDATES),
+        ("limit", int64, options.max_detections),
+        ("iou_threshold", float32, max(options.iou_threshold, _MIN_IOU)),
+        ("score_threshold", float32, options.score_threshold),
     ):
-        model.graph.initializer.append(onnx.helper.make_tensor(name, kind, [1], [value]))
+        model.graph.initializer.append(onnx.helper.make_tensor(name, dtype, [1], [value]))
     del model.graph.output[:]
-    model.graph.output.extend(end.output)
+    model.graph.output.extend(nms_graph.output)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    for key, text in graph_info_metadata(GraphInfo(nms=nms)).items():
+    for key, text in graph_info_metadata(GraphInfo(nms=options)).items():
         model.metadata_props.add(key=key, value=text)
     return bytes(model.SerializeToString())
+
+
+def _check_options(options: DetectOptions) -> None:
+    """Raise ConfigError for options that NMS inside a graph does not implement."""
+    unsupported = {
+        f"suppression={options.suppression}": options.suppression not in (None, "classic"),
+        "class_agnostic=True": bool(options.class_agnostic),
+        "multi_label=True": options.multi_label,
+        "classes": options.classes is not None,
+    }
+    for name, is_set in unsupported.items():
+        if is_set:
+            raise ConfigError(f"nms: NMS inside a graph does not support {name}: export without it (--nms out)")

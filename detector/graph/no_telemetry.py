@@ -1,7 +1,8 @@
-"""OpenVINO and NNCF without their telemetry: the one way they are imported here.
+"""Import OpenVINO and NNCF without their telemetry. All other modules import them through this one.
 
-Left alone, OpenVINO reports to Google Analytics that it was imported and NNCF that it was used, unasked, and they leave
-a number for that in the home folder. Where the package openvino_telemetry is missing both do without.
+By default, without asking for consent, OpenVINO reports its import and NNCF its use to Google Analytics, and both store
+a client id in the home folder. Both work without telemetry if the package openvino_telemetry is missing, so its import
+is blocked here.
 """
 
 import sys
@@ -20,21 +21,22 @@ _TELEMETRY = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO.
+    """Import OpenVINO without telemetry.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: OpenVINO is not installed.
     """
-    with _as_if_missing():
+    with _block_telemetry():
         return import_module("openvino")
 
 
 @cache
 def openvino_core() -> "openvino.Core":
-    """Return OpenVINO's core, one for the process and as long as it lives.
+    """Return the OpenVINO core of this process; it is created once and never destroyed.
 
-    On Linux each core comes with a stack of its own for signals and, when it goes, sets again what was there before it.
-    When the first of two goes first, that is memory given back, and the next Ctrl-C ends in a segmentation fault.
+    On Linux each core installs its own signal stack and, when destroyed, restores the one that was active at its
+    creation. If the first of two cores is destroyed first, the second one restores memory that was freed already, and
+    the next Ctrl-C ends in a segmentation fault.
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -44,27 +46,28 @@ def openvino_core() -> "openvino.Core":
 
 
 def import_nncf() -> ModuleType:
-    """Import NNCF.
+    """Import NNCF without telemetry.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: NNCF is not installed.
     """
-    with _as_if_missing(), warnings.catch_warnings():
+    with _block_telemetry(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nncf = import_module("nncf")
-        user, maker = import_module("nncf.telemetry.decorator"), import_module("nncf.telemetry.wrapper")
-    # A program that has imported it before has done so with its telemetry.
-    vars(user)["telemetry"] = maker.NNCFTelemetryStub()
+        decorator, wrapper = import_module("nncf.telemetry.decorator"), import_module("nncf.telemetry.wrapper")
+    # If other code imported NNCF before, it did so with telemetry: replace it by NNCF's own stub.
+    vars(decorator)["telemetry"] = wrapper.NNCFTelemetryStub()
     return nncf
 
 
 @contextmanager
-def _as_if_missing() -> Iterator[None]:
-    """Let the import of the telemetry fail meanwhile."""
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == _TELEMETRY}
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # by Python's rule its import then fails
+def _block_telemetry() -> Iterator[None]:
+    """Make imports of openvino_telemetry fail inside the context."""
+    loaded = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == _TELEMETRY}
+    # Python raises ModuleNotFoundError for a module whose entry is None.
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         del sys.modules[_TELEMETRY]
-        sys.modules.update(ours)
+        sys.modules.update(loaded)

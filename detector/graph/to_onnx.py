@@ -1,8 +1,7 @@
-"""The network as an ONNX graph: uint8 images in, boxes and scores out, and what the weights say about themselves."""
+"""ONNX export of the network: uint8 images in, boxes and scores out, with the information about the weights inside."""
 
 import io
 import warnings
-from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.config import config_of
-from detector.errors import InputError
+from detector.errors import MissingPackageError, WeightsError
 from detector.graph.metadata import GraphInfo, graph_info_metadata, graph_metadata
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
@@ -18,16 +17,16 @@ from detector.weights_info import WeightsInfo
 
 OPSET = 17
 
-_FREE = {0: "images", 1: "height", 2: "width"}
+_DYNAMIC_AXES = {0: "images", 1: "height", 2: "width"}
 """Axes of the input that may vary in a dynamic graph."""
 
 
 class _Graph(nn.Module):
-    """What the graph computes: the folded network, its boxes decoded and its logits turned into scores.
+    """The exported computation: the fused network, decoded boxes, and scores computed from the logits.
 
     Args:
         network: trained, not fused.
-        input_hw: the one size of images; None: any.
+        input_hw: the fixed input size (height, width); None: any.
     """
 
     weight: Tensor
@@ -39,31 +38,38 @@ class _Graph(nn.Module):
         weight, bias = self.network.color_convolution()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        # OpenCV's dnn before 5 computes no constants: where the points are known, they stand in the graph as numbers.
+        # OpenCV's dnn module before version 5 cannot fold constants, so a fixed grid is stored as constants.
         self._grid = None
         if input_hw is not None:
             with torch.inference_mode():
                 self._grid = self.network(torch.zeros(1, 3, *input_hw, dtype=torch.uint8)).grid
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        levels = F.conv2d(image.permute(0, 3, 1, 2).float(), self.weight, self.bias)
-        predictions = self.network.from_normalized(levels)
+        normalized = F.conv2d(image.permute(0, 3, 1, 2).float(), self.weight, self.bias)
+        predictions = self.network.from_normalized(normalized)
         if self._grid is not None:
-            predictions = replace(predictions, grid=self._grid)
+            predictions = predictions.with_grid(self._grid)
         return predictions.boxes(), predictions.scores()
 
 
 def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], dynamic: bool = False) -> bytes:
-    """Return an ONNX file: `image` [1, H, W, 3] uint8 RGB → `boxes` [1, P, 4] canvas pixels, `scores` [1, P, C].
+    """Convert a network to an ONNX file.
+
+    The input of the graph is `image` [1, H, W, 3] uint8 RGB. Its outputs are `boxes` [1, P, 4] float32 in input pixels
+    and `scores` [1, P, C] float32, 0..1, for P grid points and C classes.
 
     Args:
         network: trained, not fused.
-        info: goes into the metadata, with `input_hw` as its canvas.
-        input_hw: the one size the graph takes; both divide by 32.
-        dynamic: take any number of images of any such size.
+        info: information about the weights, for the metadata; its input size is replaced by `input_hw`.
+        input_hw: input size (height, width) of the graph, multiples of 32.
+        dynamic: accept any number of images of any such size.
+
+    Returns:
+        The bytes of the ONNX file.
 
     Raises:
-        InputError: the package onnx is not installed, or such a network cannot be dynamic.
+        MissingPackageError: the package onnx is not installed.
+        WeightsError: `dynamic`, and the network supports only a fixed input size.
     """
     onnx = import_onnx()
     if dynamic:
@@ -71,17 +77,17 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
     graph = _Graph(network, None if dynamic else input_hw).eval()
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # The exporter that records one run is deprecated; its successor wants one more package and many seconds.
-        # The rest are remarks that sizes become constants, which is wanted.
+        # The tracing exporter is deprecated; its successor needs one more package and many seconds.
+        # Its other warnings are about sizes that become constants, which is intended.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
             (torch.zeros(1, *input_hw, 3, dtype=torch.uint8),),
-            file,  # type: ignore[arg-type]  # its annotation knows paths only
+            file,  # type: ignore[arg-type]  # the annotation allows only paths
             input_names=["image"],
             output_names=["boxes", "scores"],
             opset_version=OPSET,
-            dynamic_axes={"image": _FREE, "boxes": {0: "images"}, "scores": {0: "images"}} if dynamic else None,
+            dynamic_axes={"image": _DYNAMIC_AXES, "boxes": {0: "images"}, "scores": {0: "images"}} if dynamic else None,
             dynamo=False,
         )
     model = onnx.load_from_string(file.getvalue())
@@ -90,12 +96,13 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
 
 
 def _check_dynamic(info: WeightsInfo) -> None:
-    """Refuse networks in which the record of one canvas would be wrong for others."""
+    """Raise WeightsError for a network whose trace at one input size is wrong at others."""
     config = config_of(dict(info.config))
-    for setting, value in (("head", "points"), ("padding", "same")):
-        if (own := getattr(config, setting)) != value:
-            raise InputError(
-                f"dynamic: not with {setting}={own}, whose sizes depend on the canvas; export one per canvas"
+    for setting, required in (("head", "points"), ("padding", "same")):
+        if (value := getattr(config, setting)) != required:
+            raise WeightsError(
+                f"dynamic: not possible with {setting}={value}, whose layer sizes depend on the input size; export one "
+                "graph per input size"
             )
 
 
@@ -103,11 +110,11 @@ def import_onnx() -> ModuleType:
     """Import onnx.
 
     Raises:
-        InputError: it is not installed.
+        MissingPackageError: onnx is not installed.
     """
     try:
         import onnx
         import onnx.parser
     except ImportError:
-        raise InputError("writing ONNX needs the package onnx: pip install onnx") from None
+        raise MissingPackageError("writing ONNX files needs the package onnx: pip install onnx") from None
     return onnx

@@ -1,4 +1,4 @@
-"""Samples stacked into tensors: the only way into torch."""
+"""Collate samples into a batch of tensors: the only place where samples become torch tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.arrays import ImageArray
 from detector.sample import Sample
 
 
@@ -16,11 +17,11 @@ class Batch:
 
     Attributes:
         images: [B, 3, H, W] uint8 RGB, channels_last in memory.
-        boxes: [B, M, 4] float32 in canvas pixels; rows beyond an image's own are zero.
-        class_ids: [B, M] int64.
+        boxes: [B, M, 4] float32 (x1, y1, x2, y2) in input pixels; padding rows are zero.
+        class_ids: [B, M] int64; padding rows are zero.
         is_object: [B, M] bool; False for padding and for crowd regions.
-        is_crowd: [B, M] bool; regions that are neither object nor background.
-        image_ids: B numbers.
+        is_crowd: [B, M] bool; True for regions that are neither object nor background.
+        image_ids: B image ids.
     """
 
     images: Tensor
@@ -43,7 +44,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples whose images have one size."""
+    """Stack B samples whose images have the same size; M is the largest number of boxes of a sample."""
     rows = max(len(sample.boxes) for sample in samples)
     boxes = np.zeros((len(samples), rows, 4), dtype=np.float32)
     class_ids = np.zeros((len(samples), rows), dtype=np.int64)
@@ -65,6 +66,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def images_to_tensor(images: Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> Tensor:
-    """Stack images [H, W, 3] to [B, 3, H, W]; the memory stays as it is, which torch calls channels_last."""
+def images_to_tensor(images: Sequence[ImageArray]) -> Tensor:
+    """Stack B images [H, W, 3] of the same size to a tensor [B, 3, H, W] in memory format channels_last."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

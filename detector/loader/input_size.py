@@ -1,33 +1,40 @@
-"""How large the network's images are: chosen from the data, and smaller in the first part of a run."""
+"""Input size of the network: chosen from the data, and smaller in the first part of a run (progressive resizing)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from detector.annotation import Annotation
-from detector.config import PLANNING_STEPS, Config
+from detector.config import PLANNING_STEPS, InputSizeConfig
 from detector.letterbox import input_hw_for_aspect
 
 _LONG_SIDES = (320, 480, 640)
+"""Long sides that "auto" chooses from."""
 
 _SMALL_FRACTION = 0.25
-"""This share of the objects may be smaller than `_SMALL_OBJECT` on the canvas."""
+"""This fraction of the objects may be smaller than `_SMALL_OBJECT` in the input."""
 
 _SMALL_OBJECT = 10.0
-"""ImageArray (square root of the area): a little more than the finest stride."""
+"""Side in input pixels (square root of the area), a little more than the finest stride."""
 
 _GROWTH = ((0.0, 0.0), (0.35, 0.5), (0.6, 1.0))
-"""From this share of the run on, the canvas has grown by this share of the way to full size."""
+"""(fraction of the run, progress from the first to the full input size from then on)."""
 
 _LAST_PLANNING_STEPS = 6
-"""Of the planning steps these see the full canvas already, so that a plan knows what both sizes cost."""
+"""Number of planning steps, the last ones, that already have the full input size, so that the cost of both sizes is
+measured."""
 
 
-def choose_input_size(config: Config, annotations: Sequence[Annotation]) -> tuple[int, int]:
-    """Return the canvas (height, width): as set, or a long side with the other after the images' median aspect.
+def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]) -> tuple[int, int]:
+    """Return the full input size (height, width) for a data set.
 
-    The long side on "auto" is the shortest of 320, 480 and 640 on which three quarters of the objects are at least
-    ten pixels wide, and no longer than it takes to show the images at full size.
+    If `config.input_size` is a single number, it is the long side, and the other side follows from the median aspect of
+    the images. "auto" chooses the smallest long side of 320, 480 and 640 at which three quarters of the objects are at
+    least ten input pixels wide, but none larger than needed to show the images at their full size.
+
+    Args:
+        config: the setting `input_size`.
+        annotations: of the training images.
     """
     if isinstance(config.input_size, tuple):
         return config.input_size
@@ -37,30 +44,38 @@ def choose_input_size(config: Config, annotations: Sequence[Annotation]) -> tupl
 
 
 def _long_side(annotations: Sequence[Annotation]) -> int:
-    fractions = [np.zeros(0)]  # of the long side of its image, for each object
+    """Return the long side of the input for "auto"."""
+    relative_sizes = [np.zeros(0)]  # size of each object, as a fraction of the long side of its image
     for annotation in annotations:
         boxes = annotation.boxes[~annotation.is_crowd]
         sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
-        fractions.append(sides / max(annotation.image_hw))
-    fraction = np.concatenate(fractions)
-    if not len(fraction):
+        relative_sizes.append(sides / max(annotation.image_hw))
+    relative_size = np.concatenate(relative_sizes)
+    if not len(relative_size):
         return _LONG_SIDES[0]
-    full = np.median([max(annotation.image_hw) for annotation in annotations])
-    wanted = min(_SMALL_OBJECT / float(np.quantile(fraction, _SMALL_FRACTION)), full)
-    return next((side for side in _LONG_SIDES if side >= wanted), _LONG_SIDES[-1])
+    median_long_side = np.median([max(annotation.image_hw) for annotation in annotations])
+    needed = min(_SMALL_OBJECT / float(np.quantile(relative_size, _SMALL_FRACTION)), median_long_side)
+    return next((side for side in _LONG_SIDES if side >= needed), _LONG_SIDES[-1])
 
 
-def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: Config) -> tuple[int, int]:
-    """Return the canvas of a training step: small ones first, which cost less and teach the same for a while.
+def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: InputSizeConfig) -> tuple[int, int]:
+    """Return the input size (height, width) of a training step.
 
-    A pure function of the step; the length of the run does not matter in the first `PLANNING_STEPS`.
+    Small inputs come first: they cost less, and early in a run the network learns as much from them. In the first
+    `PLANNING_STEPS` steps the result does not depend on the length of the run.
+
+    Args:
+        input_hw: full input size.
+        step: the training step, from 0.
+        steps: length of the run.
+        config: the setting `first_input_size`.
 
     Source: Tan and Le, EfficientNetV2, 2021, section 4 (progressive learning).
     """
     done = step / steps
     if step < PLANNING_STEPS:
         done = 0.0 if step < PLANNING_STEPS - _LAST_PLANNING_STEPS else 1.0
-    grown = next(growth for start, growth in reversed(_GROWTH) if done >= start)
-    fraction = config.first_input_size + (1 - config.first_input_size) * grown
+    progress = next(growth for start, growth in reversed(_GROWTH) if done >= start)
+    fraction = config.first_input_size + (1 - config.first_input_size) * progress
     height, width = (max(32, round(side * fraction / 32) * 32) for side in input_hw)
     return height, width

@@ -1,6 +1,7 @@
-"""Batches of a training run, made one thread ahead of the network.
+"""Data loader: builds the batches of a training run in threads, ahead of the network.
 
-The batch of a step is a pure function of (seed, step): there is no state to save, and none that depends on threads.
+The batch of a step depends only on (seed, step, number of steps). The loader has no state to save, and the result does
+not depend on the number of threads.
 """
 
 from collections import deque
@@ -12,7 +13,8 @@ from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
 
-_AHEAD = 3
+_PREFETCH = 3
+"""Number of batches prepared in advance."""
 
 
 def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: int) -> Batch:
@@ -20,13 +22,17 @@ def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps:
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
     input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
-    return collate([dataset.training_sample(first + place, epochs, input_hw) for place in range(batch_size)])
+    return collate([dataset.training_sample(first + index, epochs, input_hw) for index in range(batch_size)])
 
 
 def training_batches(
     dataset: DetectionDataset, batch_size: int, steps: int, start: int, stop: int
 ) -> Iterator[tuple[int, Batch]]:
-    """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps."""
+    """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps.
+
+    Raises:
+        InputError: an image can no longer be read.
+    """
     workers = dataset.config.workers
     if workers == 0:
         for step in range(start, stop):
@@ -37,7 +43,7 @@ def training_batches(
         try:
             for step in range(start, stop):
                 pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps)))
-                if len(pending) > _AHEAD:
+                if len(pending) > _PREFETCH:
                     ready, future = pending.popleft()
                     yield ready, future.result()
             for ready, future in pending:

@@ -1,1 +1,1 @@
-"""The training loss: assignment of grid points to objects, and the loss terms."""
+"""The training loss: assignment of objects to grid points, and the terms of the loss."""

@@ -1,4 +1,4 @@
-"""What a loss is made of."""
+"""The terms of a loss, by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LossTerms:
-    """Weighted terms by name, each a scalar tensor.
+    """Weighted terms of a loss.
 
     Attributes:
-        parts: "classes" and what else the loss consists of; the same names in every step of a run.
-        positives: how many points (or cells) answered for an object.
+        parts: name → scalar tensor. "classes" and the other terms of this loss; the same names in every step of a run.
+        positives: number of grid points (or cells) that are assigned to an object.
     """
 
     parts: Mapping[str, Tensor]
@@ -20,10 +20,10 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """Return the sum of the terms."""
-        first, *others = self.parts.values()
-        return sum(others, start=first)
+        """The sum of the terms."""
+        first, *rest = self.parts.values()
+        return sum(rest, start=first)
 
     def detach(self) -> "LossTerms":
-        """Return the terms without their graph."""
+        """Return the terms detached from the computation graph."""
         return LossTerms({name: part.detach() for name, part in self.parts.items()}, self.positives)

@@ -1,4 +1,6 @@
-"""The loss of the first YOLO: squared errors of boxes, confidence and class scores, cell by cell.
+"""The loss of the first YOLO: squared errors of boxes, confidences and class scores, cell by cell.
+
+The head is in `model/yolo_v1.py`.
 
 Source: Redmon et al., You Only Look Once, 2016, section 2.2, equation 3.
 """
@@ -9,24 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.config import Config
+from detector.config import LossConfig
 from detector.loader.batch import Batch
 from detector.loss.terms import LossTerms
-from detector.model.grid import CellPredictions
+from detector.model.yolo_v1 import CellPredictions
 from detector.ops.iou import elementwise_iou
 
 
 @dataclass(frozen=True, eq=False)
 class CellTargets:
-    """K cells that answer for an object, each at most once.
+    """The targets of K cells that are assigned to an object. No (image, cell) occurs twice.
 
     Attributes:
-        image_index: [K] position of the image in the batch.
-        cell_index: [K] position in the grid.
-        box_index: [K] which of the cell's boxes answers.
-        boxes: [K, 4] of the object, in canvas pixels.
-        class_ids: [K].
-        iou: [K] of the answering box with the object: the confidence to aim at.
+        image_index: [K] index of the image in the batch.
+        cell_index: [K] index of the cell in the grid.
+        box_index: [K] index of the responsible box among the N boxes of the cell.
+        boxes: [K, 4] box of the assigned object as (x1, y1, x2, y2), in input pixels.
+        class_ids: [K] class of the assigned object.
+        iou: [K] IoU of the responsible box with the object: the target confidence.
     """
 
     image_index: Tensor
@@ -39,43 +41,43 @@ class CellTargets:
 
 @torch.no_grad()
 def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
-    """Let the cell that holds an object's center answer for it, with the box that overlaps it most.
+    """Assign each object to the cell that contains its center, and there to the box with the highest IoU.
 
-    A cell can answer for one object only; of several it takes the largest.
+    A cell can be assigned to one object only. If it contains the centers of several, the largest object wins.
     """
     image, cell, boxes, class_ids = _one_object_per_cell(predictions, batch)
     cells, boxes_per_cell = predictions.confidence.shape[1:]
-    candidates = predictions.boxes().view(-1, cells, boxes_per_cell, 4)[image, cell]
-    iou = elementwise_iou(candidates.flatten(0, 1), boxes.repeat_interleave(boxes_per_cell, 0)).view(-1, boxes_per_cell)
+    predicted = predictions.boxes().view(-1, cells, boxes_per_cell, 4)[image, cell]
+    iou = elementwise_iou(predicted.flatten(0, 1), boxes.repeat_interleave(boxes_per_cell, 0)).view(-1, boxes_per_cell)
     best_iou, responsible = iou.max(dim=1)
     return CellTargets(image, cell, responsible, boxes, class_ids, best_iou)
 
 
-def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTargets, config: Config) -> LossTerms:
-    """Compare the cells with the objects of a batch; all terms are means over its images.
+def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTargets, config: LossConfig) -> LossTerms:
+    """Compute the loss; all terms are means over the images of the batch.
 
-    Cells with their center in a crowd region are not asked for their confidence unless they answer for an object.
+    Cells whose center lies in a crowd region have no confidence loss, unless they are assigned to an object.
 
     Args:
-        predictions: of the batch's images.
-        batch: the objects; a batch without any is fine.
-        targets: which cells answer for which of them.
+        predictions: for the images of the batch.
+        batch: the objects; there may be none.
+        targets: from `assign_cells`.
         config: weights.
     """
     images, at_objects = len(batch.images), (targets.image_index, targets.cell_index)
     at_boxes = (*at_objects, targets.box_index)
-    wanted = _offsets_of(targets.boxes, predictions, targets.cell_index)
-    box_error = ((predictions.offsets[at_boxes] - wanted) ** 2).sum()
+    target_offsets = _encode_offsets(targets.boxes, predictions, targets.cell_index)
+    box_error = ((predictions.offsets[at_boxes] - target_offsets) ** 2).sum()
 
     has_object = torch.zeros_like(predictions.confidence, dtype=torch.bool)
     has_object[at_boxes] = True
-    confidence_target = torch.zeros_like(predictions.confidence)
-    confidence_target[at_boxes] = targets.iou
-    error = (predictions.confidence - confidence_target) ** 2
+    target_confidence = torch.zeros_like(predictions.confidence)
+    target_confidence[at_boxes] = targets.iou
+    error = (predictions.confidence - target_confidence) ** 2
     empty = ~has_object & ~_in_crowd(predictions, batch)[..., None]
 
-    said = predictions.class_scores[at_objects]
-    class_error = ((said - F.one_hot(targets.class_ids, said.shape[1])) ** 2).sum()
+    class_scores = predictions.class_scores[at_objects]
+    class_error = ((class_scores - F.one_hot(targets.class_ids, class_scores.shape[1])) ** 2).sum()
     return LossTerms(
         {
             "classes": class_error / images,
@@ -87,15 +89,15 @@ def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTarget
 
 
 def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return image, cell, box and class of the objects that a cell answers for."""
+    """Return image index [K], cell index [K], box [K, 4] and class id [K] of the largest object of each cell."""
     image, row = batch.is_object.nonzero(as_tuple=True)
     boxes, class_ids = batch.boxes[image, row], batch.class_ids[image, row]
     points, stride = predictions.grid.points, predictions.grid.strides[0]
     columns = int((points[:, 1] == points[0, 1]).sum())
     last = points.new_tensor([columns - 1, len(points) // columns - 1])
-    place = (((boxes[:, :2] + boxes[:, 2:]) / 2 - points[0]) / stride + 0.5).floor()
-    # Where "valid" padding leaves a border without cells, the nearest one takes what lies there.
-    x, y = place.clamp(min=torch.zeros_like(last), max=last).long().unbind(1)
+    column_row = (((boxes[:, :2] + boxes[:, 2:]) / 2 - points[0]) / stride + 0.5).floor()
+    # "valid" padding leaves a border without cells. Objects with their center there go to the nearest cell.
+    x, y = column_row.clamp(min=torch.zeros_like(last), max=last).long().unbind(1)
     cell = y * columns + x
     sides = boxes[:, 2:] - boxes[:, :2]
     order = torch.argsort(sides.prod(dim=1), descending=True, stable=True)
@@ -108,16 +110,25 @@ def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Te
     return image[order], cell[order], boxes[order], class_ids[order]
 
 
-def _offsets_of(boxes: Tensor, predictions: CellPredictions, cell: Tensor) -> Tensor:
-    """Return what the cells [K] should say for the boxes [K, 4]; see `CellPredictions.offsets`."""
+def _encode_offsets(boxes: Tensor, predictions: CellPredictions, cell: Tensor) -> Tensor:
+    """Return the offsets that boxes have relative to cells; see `CellPredictions.offsets`.
+
+    Args:
+        boxes: [K, 4] as (x1, y1, x2, y2), in input pixels.
+        predictions: for their grid and input size.
+        cell: [K] index of the cell of each box.
+
+    Returns:
+        [K, 4].
+    """
     grid = predictions.grid
     centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    place = (centers - grid.points[cell]) / grid.strides[cell, None] + 0.5
-    return torch.cat([place, (sides / boxes.new_tensor(predictions.input_hw[::-1])).sqrt()], dim=1)
+    in_cell = (centers - grid.points[cell]) / grid.strides[cell, None] + 0.5
+    return torch.cat([in_cell, (sides / boxes.new_tensor(predictions.input_hw[::-1])).sqrt()], dim=1)
 
 
 def _in_crowd(predictions: CellPredictions, batch: Batch) -> Tensor:
-    """Return [B, S]: the cell's center lies in a crowd region."""
+    """Return a mask [B, S]: True where the center of the cell lies in a crowd region."""
     x, y = predictions.grid.points.unbind(1)
     x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
     return ((x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]).any(dim=1)

@@ -1,1 +1,1 @@
-"""Sources of images and videos: files, folders, globs, URLs, cameras and streams."""
+"""Image sources (files, folders, globs, lists, URLs) and video input and output (files, cameras, streams)."""

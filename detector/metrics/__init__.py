@@ -1,1 +1,1 @@
-"""Evaluation metrics computed from detections and annotations. NumPy only."""
+"""Evaluation metrics computed from detections and ground truth. NumPy only."""

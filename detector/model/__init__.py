@@ -1,1 +1,1 @@
-"""The network: backbone, neck and heads, from images to grid predictions; checkpoints."""
+"""The network: backbone, neck and heads, from uint8 images to predictions; and weights files."""

@@ -1,23 +1,23 @@
-"""The backbone: a chain of convolutions that halves the image five times."""
+"""The backbone: convolutions that halve the image five times and return feature maps at strides 8, 16 and 32."""
 
 from torch import Tensor, nn
 
-from detector.config import Config
-from detector.model.blocks import ConvBlock, SpatialPyramidPooling, make_halving
+from detector.config import NetworkConfig
+from detector.model.blocks import ConvBlock, SpatialPyramidPooling, make_downsampling
 
 
 class Backbone(nn.Module):
-    """Gives feature maps at strides 8, 16 and 32.
+    """Computes feature maps at strides 8, 16 and 32.
 
-    The two stem layers are thin and have no blocks of their own: at high resolution the time goes into moving
-    activations, not into arithmetic.
+    The two layers of the stem have few channels and no further blocks: at high resolution most of the time is spent
+    on moving activations, not on arithmetic.
 
     Args:
         stem: channels at strides 2 and 4.
         stages: channels at strides 8, 16 and 32.
-        depths: blocks at each of these strides, after the one that halves.
-        config: how blocks are made and maps halved.
-        spp: end with `SpatialPyramidPooling`.
+        depths: number of blocks at each of these strides, after the downsampling block.
+        config: settings of the blocks and of the downsampling.
+        spp: append `SpatialPyramidPooling` at stride 32.
     """
 
     def __init__(
@@ -25,27 +25,35 @@ class Backbone(nn.Module):
         stem: tuple[int, int],
         stages: tuple[int, int, int],
         depths: tuple[int, int, int],
-        config: Config,
+        config: NetworkConfig,
         spp: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(make_halving(3, stem[0], config), make_halving(stem[0], stem[1], config))
+        self.stem = nn.Sequential(make_downsampling(3, stem[0], config), make_downsampling(stem[0], stem[1], config))
         channels = (stem[1], *stages)
 
-        def block(width: int) -> ConvBlock:
+        def make_block(width: int) -> ConvBlock:
             return ConvBlock(width, width, config, config.kernel, identity=True, padding=config.padding)
 
         self.stages = nn.ModuleList(
             nn.Sequential(
-                make_halving(channels[level], channels[level + 1], config),
-                *(block(channels[level + 1]) for _ in range(depths[level])),
+                make_downsampling(channels[level], channels[level + 1], config),
+                *(make_block(channels[level + 1]) for _ in range(depths[level])),
             )
             for level in range(3)
         )
         self.context = SpatialPyramidPooling(stages[2], config) if spp else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map [B, 3, H, W] to three maps [B, stages[i], H / s, W / s] for s = 8, 16, 32."""
+        """Compute the feature maps of normalized images.
+
+        Args:
+            x: [B, 3, H, W].
+
+        Returns:
+            Three feature maps [B, stages[i], H / s, W / s] for the strides s = 8, 16, 32. With "valid" padding they
+            are smaller.
+        """
         x = self.stem(x)
         maps = []
         for stage in self.stages:

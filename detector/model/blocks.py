@@ -1,4 +1,4 @@
-"""The building blocks: convolution, norm, perhaps the input added, activation; halving; and pooling for context."""
+"""The building blocks: convolution + norm + activation with a RepVGG-style identity branch, downsampling, SPP."""
 
 from collections.abc import Callable
 from typing import cast
@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.config import Config
+from detector.config import NetworkConfig
 from detector.model.fake_quant import fake_quantize_activations, fake_quantize_weights
 
 GROUP_SIZE = 8
-"""Channels that group norm averages together; all widths of the networks are multiples of it."""
+"""Channels per group of group norm. All channel counts of the networks are multiples of it."""
 
-ACTIVATIONS: dict[str, Callable[[Config], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[NetworkConfig], nn.Module]] = {
     "relu": lambda config: nn.ReLU(inplace=True),
     "identity": lambda config: nn.Identity(),
     "sigmoid": lambda config: nn.Sigmoid(),
@@ -32,38 +32,41 @@ POOLINGS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def make_activation(config: Config) -> nn.Module:
-    """Return the activation that `config.activation` names."""
+def make_activation(config: NetworkConfig) -> nn.Module:
+    """Return a new module of the activation function `config.activation`."""
     return ACTIVATIONS[config.activation](config)
 
 
 class ConvBlock(nn.Module):
-    """`act(norm(conv(x)) + x)`: dense kernels only, for they are what every processor does best.
+    """Computes `act(norm(conv(x)) + x)` with a dense convolution, the operation that all hardware runs fastest.
 
-    With `identity` the input is added before the activation; it has no parameters and folds into the kernel, so that
-    a trained network runs as a plain chain of convolutions (`fuse`). A side n becomes ⌊(n + 2p - kernel) / stride⌋ + 1.
+    With `identity` the input is added before the activation, as in RepVGG. This branch has no parameters and is folded
+    into the kernel for inference, so that a trained network runs as a plain chain of convolutions; see `fuse`.
+
+    A height or width n becomes floor((n + 2 * p - kernel) / stride) + 1.
 
     Args:
         channels_in: channels of the input.
         channels_out: channels of the output.
         config: activation, norm, and whether inputs are added at all (`residual`).
-        kernel: side of the kernel, odd.
-        stride: step of the kernel.
-        identity: add the input; needs equal channels and stride 1.
-        activation: end with the activation.
-        padding: "same": p = ⌊kernel / 2⌋ zeros on each side; "valid": none, and of an added input the middle is taken.
+        kernel: kernel size, odd.
+        stride: stride of the convolution.
+        identity: add the input; needs equal channel counts and stride 1.
+        activation: apply the activation function.
+        padding: "same": p = floor(kernel / 2) zeros on each side. "valid": p = 0; an added input is center-cropped.
 
     Attributes:
-        rounded: in training, compute as the folded block does in eight bits: batch norm keeps its statistics.
+        fake_quant: quantization-aware training (QAT): in training mode, compute what the folded block computes in
+            int8. Batch norm then uses its running statistics and does not update them.
 
-    Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, without its own norm).
+    Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, here without a norm of its own).
     """
 
     def __init__(
         self,
         channels_in: int,
         channels_out: int,
-        config: Config,
+        config: NetworkConfig,
         kernel: int = 3,
         stride: int = 1,
         identity: bool = False,
@@ -82,23 +85,35 @@ class ConvBlock(nn.Module):
             self.norm = nn.GroupNorm(channels_out // GROUP_SIZE, channels_out, eps=1e-3)
         self.identity = identity and config.residual
         self.act = make_activation(config) if activation else None
-        self.rounded = False
+        self.fake_quant = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, channels_in, H, W] to [B, channels_out, H / stride, W / stride], less with "valid"."""
-        if self.rounded and self.training:
-            y = self._fake_quantized(x)
+        """Apply the block.
+
+        Args:
+            x: [B, channels_in, H, W].
+
+        Returns:
+            [B, channels_out, H / stride, W / stride] with "same" padding, smaller with "valid".
+        """
+        if self.fake_quant and self.training:
+            y = self._convolve_fake_quantized(x)
         else:
             y = cast(Tensor, self.conv(x))
             if self.norm is not None:
                 y = self.norm(y)
             if self.identity:
-                y = y + _middle(x, y)
+                y = y + _center_crop(x, y)
         return self.act(y) if self.act is not None else y
 
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return weights and bias of one convolution that does, in evaluation, what the block does before `act`."""
-        assert not isinstance(self.norm, nn.GroupNorm)  # it measures every image anew and cannot be folded
+        """Return weight and bias of a single convolution that equals conv + norm + identity in evaluation mode.
+
+        Returns:
+            weight: [channels_out, channels_in, kernel, kernel].
+            bias: [channels_out].
+        """
+        assert not isinstance(self.norm, nn.GroupNorm)  # computes new statistics for every image: cannot be folded
         weight = self.conv.weight.to(dtype)
         if self.norm is None:
             assert self.conv.bias is not None
@@ -113,15 +128,15 @@ class ConvBlock(nn.Module):
             weight = weight + nn.init.dirac_(torch.empty_like(weight))
         return weight, bias
 
-    def _fake_quantized(self, x: Tensor) -> Tensor:
-        """Return what comes before `act` if the block is folded and its numbers are rounded to eight bits."""
+    def _convolve_fake_quantized(self, x: Tensor) -> Tensor:
+        """Return the output before `act` of the folded block with weights and input rounded to 8 bits."""
         weight, bias = self.folded(torch.float32)
-        rounded = fake_quantize_weights(weight).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(fake_quantize_activations(x), rounded, bias, self.conv.stride, self.conv.padding)
+        quantized = fake_quantize_weights(weight).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(fake_quantize_activations(x), quantized, bias, self.conv.stride, self.conv.padding)
 
 
-def _middle(x: Tensor, like: Tensor) -> Tensor:
-    """Return the middle of a map, of the size of another one."""
+def _center_crop(x: Tensor, like: Tensor) -> Tensor:
+    """Crop the feature map `x` around its center to the height and width of `like`."""
     height, width = like.shape[-2:]
     if x.shape[-2:] == like.shape[-2:]:
         return x
@@ -129,8 +144,8 @@ def _middle(x: Tensor, like: Tensor) -> Tensor:
     return x[..., top : top + height, left : left + width]
 
 
-def make_halving(channels_in: int, channels_out: int, config: Config) -> nn.Module:
-    """Return what halves a map: a convolution of stride 2, or one of stride 1 and a pooling."""
+def make_downsampling(channels_in: int, channels_out: int, config: NetworkConfig) -> nn.Module:
+    """Return a module that halves height and width: a convolution of stride 2, or one of stride 1 and a 2x2 pooling."""
     if config.downsample == "conv":
         return ConvBlock(channels_in, channels_out, config, config.kernel, stride=2, padding=config.padding)
     conv = ConvBlock(channels_in, channels_out, config, config.kernel, padding=config.padding)
@@ -138,18 +153,19 @@ def make_halving(channels_in: int, channels_out: int, config: Config) -> nn.Modu
 
 
 class SpatialPyramidPooling(nn.Module):
-    """Lets every cell see the strongest answers around it: the map itself and its maxima over 5x5 and 9x9 cells.
+    """Spatial pyramid pooling (SPP): concatenates a feature map with its maxima over 5x5 and 9x9 windows.
 
-    Two 5x5 poolings in a chain cover 9x9. Worth its time on the coarsest map of a large canvas only.
+    This enlarges the receptive field at little cost. Two chained 5x5 poolings cover 9x9. It is worth its time only on
+    the coarsest feature map of a large input; see `uses_spp`.
 
     Args:
-        channels: of the input and the output.
-        config: as for `ConvBlock`.
+        channels: channels of the input and of the output.
+        config: settings of the blocks.
 
     Source: He et al., Spatial Pyramid Pooling in Deep Convolutional Networks, 2015, section 2.2.
     """
 
-    def __init__(self, channels: int, config: Config) -> None:
+    def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.squeeze = ConvBlock(channels, channels // 2, config, kernel=1)
         self.merge = ConvBlock(3 * (channels // 2), channels, config, kernel=1)
@@ -157,6 +173,6 @@ class SpatialPyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, channels, H, W] to the same shape."""
         x = self.squeeze(x)
-        near = F.max_pool2d(x, 5, stride=1, padding=2)
-        far = F.max_pool2d(near, 5, stride=1, padding=2)
-        return cast(Tensor, self.merge(torch.cat([x, near, far], dim=1)))
+        max_5x5 = F.max_pool2d(x, 5, stride=1, padding=2)
+        max_9x9 = F.max_pool2d(max_5x5, 5, stride=1, padding=2)
+        return cast(Tensor, self.merge(torch.cat([x, max_5x5, max_9x9], dim=1)))

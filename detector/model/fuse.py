@@ -1,4 +1,4 @@
-"""Folding for inference: batch norm and the added input become part of each convolution's kernel."""
+"""Folding for inference: batch norm and the identity branch become part of each convolution."""
 
 import copy
 
@@ -11,13 +11,16 @@ from detector.model.network import GridNetwork
 
 @torch.no_grad()
 def fuse(network: GridNetwork) -> GridNetwork:
-    """Return a copy in evaluation mode that is a plain chain of convolutions and gives the same answers.
+    """Return a copy in evaluation mode in which every block is one convolution and an activation.
 
-    Folds in float64, so that the only difference is that of float32 sums in another order.
+    Its outputs equal those of the original up to float32 rounding: folding is done in float64, so the only difference
+    is the order of the sums. Blocks with group norm stay unchanged.
+
+    Source: Ding et al., RepVGG, 2021, section 3 (structural re-parameterization).
     """
     fused = copy.deepcopy(network).eval()
     for module in fused.modules():
-        # Group norm measures every image anew and cannot be folded.
+        # Group norm computes new statistics for every image and cannot be folded.
         if isinstance(module, ConvBlock) and not isinstance(module.norm, nn.GroupNorm):
             module.conv = _fold(module)
             module.norm = None
@@ -26,7 +29,7 @@ def fuse(network: GridNetwork) -> GridNetwork:
 
 
 def _fold(block: ConvBlock) -> nn.Conv2d:
-    """Return one convolution for what a block does before its activation."""
+    """Return one convolution that computes the output of a block before its activation."""
     conv, (weight, bias) = block.conv, block.folded(torch.float64)
     folded = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device

@@ -1,22 +1,27 @@
-"""The grid: where the points lie that answer for objects, and what the network says at them."""
+"""The grid points at which the network predicts boxes, and the predictions at them."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detector.config import ScoreConfig
+from detector.model.initialize import PRIOR, initial_logit
+
 STRIDES = (8, 16, 32)
+"""Strides of the three levels, in input pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """P points on an input, all of stride 8 row by row first, then 16, then 32.
+    """P grid points on the network input: all of stride 8 first, row by row, then those of stride 16, then 32.
 
     Attributes:
-        points: [P, 2] (x, y) in canvas pixels, the centers of the cells.
-        strides: [P] canvas pixels.
+        points: [P, 2] (x, y) of the centers of the cells, in input pixels.
+        strides: [P] in input pixels.
     """
 
     points: Tensor
@@ -25,14 +30,19 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class GridPredictions:
-    """Raw answers of the network.
+    """Raw, anchor-free predictions for B images at P grid points.
+
+    Anchor-free: every point predicts one box by the distances from the point to its four sides. No anchor boxes of
+    preset sizes are needed.
 
     Attributes:
         class_logits: [B, P, C] float32.
         distances: [B, P, 4] float32, from the point to the left, top, right and bottom side, in strides, >= 0.
         grid: the P points.
-        exclusive: the classes of a point exclude each other: softmax against a background whose logit is 0, instead
-            of a sigmoid each.
+        exclusive: True: the classes of a point exclude each other; scores are a softmax over the classes and a
+            background class whose logit is 0. False: scores are a sigmoid per class.
+
+    Source: Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, 2019, section 3.1.
     """
 
     class_logits: Tensor
@@ -41,49 +51,31 @@ class GridPredictions:
     exclusive: bool = False
 
     def boxes(self) -> Tensor:
-        """Return the predicted boxes [B, P, 4] in canvas pixels."""
+        """Return the predicted boxes [B, P, 4] as (x1, y1, x2, y2) in input pixels."""
         return decode(self.grid.points, self.grid.strides, self.distances)
 
     def scores(self) -> Tensor:
-        """Return the score [B, P, C] of every class, 0..1."""
+        """Return the class scores [B, P, C], 0..1."""
         if self.exclusive:
             return F.softmax(F.pad(self.class_logits, (1, 0)), dim=-1)[..., 1:]
         return self.class_logits.sigmoid()
 
+    def with_grid(self, grid: Grid) -> "GridPredictions":
+        """Return the predictions with another grid object of the same points."""
+        return replace(self, grid=grid)
 
-@dataclass(frozen=True, eq=False)
-class CellPredictions:
-    """Raw answers in the manner of the first YOLO: S cells, each with N boxes and one set of class scores.
+    def at_initial_bias(self, config: ScoreConfig) -> "GridPredictions":
+        """Return the predictions with all class logits exactly at their initial bias."""
+        logit = initial_logit(self.class_logits.shape[-1], config)
+        return replace(self, class_logits=torch.full_like(self.class_logits, logit))
 
-    All are plain outputs of a linear layer; nothing keeps them within 0..1 but the loss.
-
-    Attributes:
-        class_scores: [B, S, C] float32, score of each class given that there is an object.
-        confidence: [B, S, N] how well a box finds an object: the IoU it expects.
-        offsets: [B, S, N, 4] (x, y) of the center in the cell, 0..1 from its left and top; square roots of width and
-            height as shares of the canvas.
-        grid: centers of the S cells.
-        input_hw: height and width, pixels.
-    """
-
-    class_scores: Tensor
-    confidence: Tensor
-    offsets: Tensor
-    grid: Grid
-    input_hw: tuple[int, int]
-
-    def boxes(self) -> Tensor:
-        """Return the predicted boxes [B, S * N, 4] in canvas pixels."""
-        center = self.grid.points[:, None] + (self.offsets[..., :2] - 0.5) * self.grid.strides[:, None, None]
-        half = self.offsets[..., 2:] ** 2 * center.new_tensor(self.input_hw[::-1]) / 2
-        return torch.cat([center - half, center + half], dim=-1).flatten(1, 2)
-
-    def scores(self) -> Tensor:
-        """Return confidence times class score, cut to 0..1, as [B, S * N, C]."""
-        return (self.confidence[..., None] * self.class_scores[:, :, None]).clamp(0, 1).flatten(1, 2)
-
-
-Predictions = GridPredictions | CellPredictions
+    def initial_loss_theory(self, config: ScoreConfig) -> str:
+        """Describe the class loss at the initial bias, for the report of the initial-loss diagnosis."""
+        if config.class_loss == "softmax":
+            class_count = self.class_logits.shape[-1]
+            background = 1 / (1 + class_count * math.exp(initial_logit(class_count, config)))
+            return f"-log {background:.2f} per point without an object (log {class_count + 1} without the initial bias)"
+        return f"cross-entropy at a score of {PRIOR:g} (log 2 per score without the initial bias)"
 
 
 def make_grid(
@@ -92,29 +84,40 @@ def make_grid(
     level_hws: Sequence[tuple[int, int]] | None = None,
     strides: Sequence[int] = STRIDES,
 ) -> Grid:
-    """Lay the points for an input of (height, width), both divisible by 32.
+    """Return the grid points of a network input.
 
     Args:
-        input_hw: in pixels.
-        device: where the points are wanted.
-        level_hws: cells of each map; None: as many as cover the canvas. Fewer stand in its middle.
-        strides: of the maps.
+        input_hw: height and width of the input in pixels, both divisible by 32.
+        device: device of the tensors.
+        level_hws: rows and columns of cells at each level. None: as many as cover the input. Fewer are centered.
+        strides: stride of each level.
     """
     level_hws = level_hws or [(input_hw[0] // stride, input_hw[1] // stride) for stride in strides]
     points, all_strides = [], []
     for stride, (rows, columns) in zip(strides, level_hws, strict=True):
         top, left = (input_hw[0] - rows * stride) / 2, (input_hw[1] - columns * stride) / 2
-        # They are float32 anyway; said, since an export takes the sum with a recorded number for float64.
+        # The values are float32 without `.float()` too. It is here for the ONNX export, which takes the sum with a
+        # recorded number for float64.
         ys = ((torch.arange(rows, device=device) + 0.5) * stride + top).float()
         xs = ((torch.arange(columns, device=device) + 0.5) * stride + left).float()
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         points.append(torch.stack([x.flatten(), y.flatten()], dim=1))
-        # By the product, not by the lengths: an export of any canvas records the former as a function of the image.
+        # The size is `rows * columns`, not the length of a tensor: only the product is recorded as a function of the
+        # image size in an ONNX export of dynamic size.
         all_strides.append(torch.full((rows * columns,), float(stride), device=device))
     return Grid(torch.cat(points), torch.cat(all_strides))
 
 
 def decode(points: Tensor, strides: Tensor, distances: Tensor) -> Tensor:
-    """Return boxes [..., K, 4] from points [K, 2], strides [K] (both in canvas pixels) and distances [..., K, 4]."""
-    reach = distances * strides[:, None]
-    return torch.cat([points - reach[..., :2], points + reach[..., 2:]], dim=-1)
+    """Convert distances to boxes.
+
+    Args:
+        points: [K, 2] (x, y) in input pixels.
+        strides: [K] in input pixels.
+        distances: [..., K, 4] from the point to the left, top, right and bottom side, in strides.
+
+    Returns:
+        Boxes [..., K, 4] as (x1, y1, x2, y2) in input pixels.
+    """
+    in_pixels = distances * strides[:, None]
+    return torch.cat([points - in_pixels[..., :2], points + in_pixels[..., 2:]], dim=-1)

@@ -1,65 +1,55 @@
-"""The heads: what is said at every point of a map, or in every cell of a single grid."""
+"""The anchor-free head: class logits and the distances to the four sides of a box at every point of a feature map."""
 
+import torch
 from torch import Tensor, nn
 
-from detector.config import Config
+from detector.config import NetworkConfig
 from detector.model.blocks import ConvBlock
 
 
 class Head(nn.Module):
-    """One 3x3 block and one 1x1 convolution: a score per class and the distances to the four sides of a box.
+    """One 3x3 block and one 1x1 convolution: a logit per class and the distances to the four sides of a box.
 
     Args:
-        channels_in: channels of the map.
+        channels_in: channels of the feature map.
         channels: channels between the two layers.
-        class_count: C.
-        config: how blocks are made; dropout before the last layer.
+        class_count: number of classes C.
+        config: settings of the block; dropout before the last layer.
     """
 
-    def __init__(self, channels_in: int, channels: int, class_count: int, config: Config) -> None:
+    def __init__(self, channels_in: int, channels: int, class_count: int, config: NetworkConfig) -> None:
         super().__init__()
         self.block = ConvBlock(channels_in, channels, config)
         self.dropout = make_dropout(config)
         self.output = nn.Conv2d(channels, class_count + 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, channels_in, h, w] to [B, h*w, C + 4], row by row of the map."""
-        return by_cell(self.output(self.dropout(self.block(x))))
+        """Predict at every point of a feature map.
+
+        Args:
+            x: [B, channels_in, h, w].
+
+        Returns:
+            [B, h * w, C + 4], the points row by row.
+        """
+        return flatten_points(self.output(self.dropout(self.block(x))))
 
 
-class CellHead(nn.Module):
-    """Two 3x3 blocks and one 1x1 convolution: per cell C class scores, and N boxes with their confidence.
+def make_dropout(config: NetworkConfig) -> nn.Module:
+    """Return a dropout of whole channels, or the identity where `config.dropout` is 0.
 
-    The first YOLO had two fully connected layers here; convolutions take any canvas.
-
-    Args:
-        channels_in: channels of the map.
-        channels: channels between the layers.
-        class_count: C.
-        config: how blocks are made; N is `boxes_per_cell`.
-
-    Source: Redmon et al., You Only Look Once, 2016, section 2.
-    """
-
-    def __init__(self, channels_in: int, channels: int, class_count: int, config: Config) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(ConvBlock(channels_in, channels, config), ConvBlock(channels, channels, config))
-        self.dropout = make_dropout(config)
-        self.output = nn.Conv2d(channels, class_count + 5 * config.boxes_per_cell, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, channels_in, h, w] to [B, h*w, C + 5 * N], row by row of the map."""
-        return by_cell(self.output(self.dropout(self.blocks(x))))
-
-
-def make_dropout(config: Config) -> nn.Module:
-    """Return the dropout of whole channels, or nothing; the trainer turns it on at its epoch.
+    The trainer turns dropout on at the epoch `dropout_after`.
 
     Source: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015, section 3.2.
     """
     return nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
 
 
-def by_cell(x: Tensor) -> Tensor:
-    """Map [B, K, h, w] to [B, h*w, K]."""
+def flatten_points(x: Tensor) -> Tensor:
+    """Map [B, K, h, w] to [B, h * w, K], row by row."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Convert to float32 (from bfloat16, in training); keep float64, which numerical gradient checks need."""
+    return x if x.dtype == torch.float64 else x.float()

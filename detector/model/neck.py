@@ -1,26 +1,29 @@
-"""The neck: coarse maps tell fine ones what they see, and back, by addition."""
+"""The neck: FPN + PAN feature fusion, top-down and bottom-up, by addition."""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.config import Config
+from detector.config import NetworkConfig
 from detector.model.blocks import ConvBlock, make_activation
 
 
 class Neck(nn.Module):
-    """A feature pyramid down and up again, adding instead of concatenating: half the channels to move.
+    """Feature pyramid network (FPN) followed by a path aggregation network (PAN).
+
+    The FPN passes information top-down, from coarse to fine feature maps; the PAN passes it bottom-up, from fine to
+    coarse. Feature maps are added, not concatenated, which halves the channels to move through memory.
 
     Args:
-        channels_in: channels of the three maps of the backbone, finest first.
-        channels: channels of all maps that come out.
-        config: how blocks are made; padding is always "same" here, since maps that are added must agree in size.
+        channels_in: channels of the three feature maps of the backbone, finest first.
+        channels: channels of all output feature maps.
+        config: settings of the blocks. Padding is always "same" here, since added feature maps need equal sizes.
 
     Source: Lin et al., Feature Pyramid Networks, 2017, figure 3; Liu et al., Path Aggregation Network, 2018, figure 1b.
     """
 
-    def __init__(self, channels_in: tuple[int, int, int], channels: int, config: Config) -> None:
+    def __init__(self, channels_in: tuple[int, int, int], channels: int, config: NetworkConfig) -> None:
         super().__init__()
         fine, middle, coarse = channels_in
         self.lateral_fine = ConvBlock(fine, channels, config, kernel=1, activation=False)
@@ -35,21 +38,33 @@ class Neck(nn.Module):
         self.joined = nn.ModuleList(make_activation(config) for _ in range(4))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Map the backbone's three maps to three of equal sizes with `channels` channels each."""
+        """Fuse the three feature maps of the backbone.
+
+        Args:
+            maps: [B, channels_in[i], h_i, w_i], finest first.
+
+        Returns:
+            Three feature maps [B, channels, h_i, w_i].
+        """
         fine, middle, coarse = maps
-        join = self.joined
+        activate = self.joined
+        # FPN: top-down.
         coarse = self.lateral_coarse(coarse)
         middle = self.lateral_middle(middle)
-        middle = self.down_middle(join[0](middle + _resized(coarse, middle)))
+        middle = self.down_middle(activate[0](middle + _resized(coarse, middle)))
         fine = self.lateral_fine(fine)
-        fine = self.down_fine(join[1](fine + _resized(middle, fine)))
-        middle = self.out_middle(join[2](middle + _resized(self.up_middle(fine), middle)))
-        coarse = self.out_coarse(join[3](coarse + _resized(self.up_coarse(middle), coarse)))
+        fine = self.down_fine(activate[1](fine + _resized(middle, fine)))
+        # PAN: bottom-up.
+        middle = self.out_middle(activate[2](middle + _resized(self.up_middle(fine), middle)))
+        coarse = self.out_coarse(activate[3](coarse + _resized(self.up_coarse(middle), coarse)))
         return [fine, middle, coarse]
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
-    """Return a map in the size of another, each cell repeated; with "valid" padding sizes are no exact multiples."""
+    """Resize the feature map `x` to the height and width of `like` by nearest-neighbor interpolation.
+
+    With "valid" padding in the backbone the sizes are not exact multiples of each other.
+    """
     height, width = x.shape[-2:]
     if like.shape[-2:] == (height, width):
         return x

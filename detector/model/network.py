@@ -1,6 +1,7 @@
-"""The network: uint8 images in, a score per class and a box at every point of three grids out."""
+"""The network: from uint8 images to class scores and a box at every point of three grids."""
 
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -8,19 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.arrays import Floats
-from detector.config import Config
-from detector.errors import InputError
+from detector.config import ArchitectureConfig, NetworkConfig
+from detector.errors import ConfigError
 from detector.model.backbone import Backbone
 from detector.model.blocks import ConvBlock
-from detector.model.grid import STRIDES, CellPredictions, GridPredictions, Predictions, make_grid
-from detector.model.head import CellHead, Head
-from detector.model.initialize import initialize, initialize_cells, initialize_output
+from detector.model.grid import STRIDES, GridPredictions, make_grid
+from detector.model.head import Head, to_float32
+from detector.model.initialize import initialize, initialize_output
 from detector.model.neck import Neck
+from detector.model.predictions import Predictions
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Channels and depths; widths are multiples of 16 wherever it matters, which vector units like."""
+    """Numbers of channels and blocks. Most channel counts are multiples of 16, which suits vector instructions.
+
+    Attributes:
+        stem: channels at strides 2 and 4.
+        stages: channels at strides 8, 16 and 32.
+        depths: blocks at strides 8, 16 and 32.
+        neck: channels of the neck.
+        head: channels of the heads.
+    """
 
     stem: tuple[int, int]
     stages: tuple[int, int, int]
@@ -35,23 +45,7 @@ SIZES = {
     "small": NetworkSize((24, 48), (96, 160, 256), (2, 5, 3), 96, 128),
     "medium": NetworkSize((32, 64), (128, 256, 384), (3, 6, 3), 128, 192),
 }
-
-
-OF_THE_NETWORK = (
-    "model",
-    "head",
-    "boxes_per_cell",
-    "activation",
-    "leaky_slope",
-    "norm",
-    "residual",
-    "kernel",
-    "padding",
-    "downsample",
-    "input",
-    "class_loss",
-)
-"""Settings that weights were made for and cannot be used without."""
+"""Network size by the setting `model`."""
 
 
 def uses_spp(input_hw: tuple[int, int]) -> bool:
@@ -60,17 +54,21 @@ def uses_spp(input_hw: tuple[int, int]) -> bool:
 
 
 class GridNetwork(nn.Module):
-    """Backbone, then neck and a head per stride, or one grid of cells as in the first YOLO.
+    """Backbone, neck (FPN + PAN) and an anchor-free head per stride.
 
-    The normalization of the input is a part of the network, so that no caller can get it wrong.
+    The network takes uint8 images and contains their normalization, so that no caller can get it wrong. Construct it
+    with `make_network`, which also knows the other kinds of heads.
 
     Args:
-        config: size, blocks, first weights, heads.
-        class_count: C.
-        color_mean: [3] mean of the training images' RGB levels, 0..255.
-        color_covariance: [3, 3] their covariance.
-        spp: give the coarsest map a wider view; see `uses_spp`.
+        config: size, blocks, head, initial weights.
+        class_count: number of classes C.
+        color_mean: [3] mean of the RGB levels of the training images, 0..255.
+        color_covariance: [3, 3] covariance of these levels.
+        spp: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
     """
+
+    strides: ClassVar[tuple[int, ...]] = STRIDES
+    """Strides of the levels at which the network predicts, finest first."""
 
     color_mean: Tensor
     color_std: Tensor
@@ -78,7 +76,7 @@ class GridNetwork(nn.Module):
 
     def __init__(
         self,
-        config: Config,
+        config: NetworkConfig,
         class_count: int,
         color_mean: Floats,
         color_covariance: Floats,
@@ -87,8 +85,6 @@ class GridNetwork(nn.Module):
         super().__init__()
         size = SIZES[config.model]
         self.class_count = class_count
-        self.boxes_per_cell = config.boxes_per_cell
-        self.exclusive = config.class_loss == "softmax"
         self.register_buffer("color_mean", torch.from_numpy(color_mean).clone())
         self.is_mixed = config.input != "standard"
         if self.is_mixed:
@@ -98,29 +94,21 @@ class GridNetwork(nn.Module):
             std = np.sqrt(np.diagonal(color_covariance))
             self.register_buffer("color_std", torch.from_numpy(std))
         self.backbone = Backbone(size.stem, size.stages, size.depths, config, spp)
-        if config.head == "points":
-            self.neck = Neck(size.stages, size.neck, config)
-            self.heads = nn.ModuleList(Head(size.neck, size.head, class_count, config) for _ in STRIDES)
-        else:
-            self.cells = CellHead(size.stages[2], size.stages[2], class_count, config)
+        self._add_heads(size, config)
         initialize(self, config)
-        for module in self.modules():
-            if isinstance(module, Head):
-                initialize_output(module.output, class_count, config)
-            elif isinstance(module, CellHead):
-                initialize_cells(module.output, class_count, config)
+        self._initialize_outputs(config)
         for parameter in self.parameters():
             if parameter.ndim == 4:
-                # The layout every fast convolution wants; stays with copies and across devices.
+                # The memory layout that fast convolutions need. Copies and moves between devices keep it.
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def outputs(self) -> list[nn.Conv2d]:
-        """The last layers, which nothing normalizes."""
-        return [module.output for module in self.modules() if isinstance(module, Head | CellHead)]
+        """The last layer of each head: no norm follows, and its size depends on the number of classes."""
+        return [cast(Head, head).output for head in self.heads]
 
     def forward(self, images: Tensor) -> Predictions:
-        """Predict.
+        """Predict boxes and class scores.
 
         Args:
             images: [B, 3, H, W] uint8 RGB, H and W divisible by 32.
@@ -131,50 +119,60 @@ class GridNetwork(nn.Module):
         return self.from_normalized(self._normalize(images))
 
     def from_normalized(self, images: Tensor) -> Predictions:
-        """Predict from images [B, 3, H, W] that are normalized already, as by `color_convolution`."""
-        maps = self.backbone(images)
-        return self._in_cells(maps[-1], images) if hasattr(self, "cells") else self._at_points(maps, images)
+        """Predict from images [B, 3, H, W] that are normalized already, for example by `color_convolution`."""
+        return self._predict(self.backbone(images), _hw(images))
 
-    def set_fake_quant(self, rounded: bool) -> None:
-        """Let the blocks compute, in training, as in eight bits, or as they are; see `ConvBlock`."""
+    def set_fake_quant(self, enabled: bool) -> None:
+        """Turn fake quantization, for quantization-aware training (QAT), on or off in all blocks; see `ConvBlock`."""
         for module in self.modules():
             if isinstance(module, ConvBlock):
-                module.rounded = rounded
+                module.fake_quant = enabled
 
     def color_convolution(self) -> tuple[Tensor, Tensor]:
-        """Return weights [3, 3, 1, 1] and bias [3] of a convolution that normalizes levels of RGB [B, 3, H, W]."""
+        """Return a 1x1 convolution that normalizes RGB levels [B, 3, H, W].
+
+        Returns:
+            weight: [3, 3, 1, 1].
+            bias: [3].
+        """
         mixing = self.color_mixing if self.is_mixed else torch.diag(1 / self.color_std)
         return mixing[:, :, None, None].clone(), -mixing @ self.color_mean
 
-    def _at_points(self, maps: list[Tensor], images: Tensor) -> GridPredictions:
+    def _add_heads(self, size: NetworkSize, config: NetworkConfig) -> None:
+        """Create everything after the backbone. Subclasses with another kind of head override this."""
+        self.neck = Neck(size.stages, size.neck, config)
+        self.heads = nn.ModuleList(Head(size.neck, size.head, self.class_count, config) for _ in STRIDES)
+        self.exclusive = config.class_loss == "softmax"
+
+    def _initialize_outputs(self, config: NetworkConfig) -> None:
+        """Initialize the last layers of the heads."""
+        for output in self.outputs:
+            initialize_output(output, self.class_count, config)
+
+    def _predict(self, maps: list[Tensor], input_hw: tuple[int, int]) -> Predictions:
+        """Predict from the feature maps of the backbone.
+
+        Args:
+            maps: three feature maps, finest first.
+            input_hw: height and width of the input, pixels.
+        """
         maps = self.neck(maps)
-        answers = _exact(torch.cat([head(level) for head, level in zip(self.heads, maps, strict=True)], dim=1))
+        outputs = to_float32(torch.cat([head(level) for head, level in zip(self.heads, maps, strict=True)], dim=1))
         return GridPredictions(
-            class_logits=answers[..., : self.class_count],
-            distances=F.softplus(answers[..., self.class_count :]),
-            grid=make_grid(_hw(images), images.device, [_hw(level) for level in maps]),
+            class_logits=outputs[..., : self.class_count],
+            distances=F.softplus(outputs[..., self.class_count :]),
+            grid=make_grid(input_hw, outputs.device, [_hw(level) for level in maps]),
             exclusive=self.exclusive,
         )
 
-    def _in_cells(self, level: Tensor, images: Tensor) -> CellPredictions:
-        parts = [self.class_count, self.boxes_per_cell, 4 * self.boxes_per_cell]
-        class_scores, confidence, offsets = torch.split(_exact(self.cells(level)), parts, dim=-1)
-        return CellPredictions(
-            class_scores=class_scores,
-            confidence=confidence,
-            offsets=offsets.view(*offsets.shape[:2], self.boxes_per_cell, 4),
-            grid=make_grid(_hw(images), images.device, [_hw(level)], STRIDES[-1:]),
-            input_hw=_hw(images),
-        )
-
     def _normalize(self, images: Tensor) -> Tensor:
-        """Return (levels - mean) / std, or decorrelated, as float32 [B, 3, H, W], channels_last."""
+        """Return (levels - mean) / std, or decorrelated levels, as float32 [B, 3, H, W] in channels_last layout."""
         batch, _, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).to(self.color_mean.dtype)
         if self.is_mixed:
             return ((rows - self.color_mean) @ self.color_mixing.t()).permute(0, 3, 1, 2)
-        # One row of a channels_last image is R G B R G B ...: with the three factors repeated along it the
-        # arithmetic runs over whole rows instead of three numbers at a time, ten times as fast.
+        # One row of a channels_last image is R G B R G B ... With the three factors repeated along it, the arithmetic
+        # runs over complete rows instead of three numbers at a time: ten times as fast.
         rows = rows.reshape(batch, height, width * 3)
         gain = 1 / self.color_std
         rows = torch.addcmul((-self.color_mean * gain).repeat(width), rows, gain.repeat(width))
@@ -182,26 +180,27 @@ class GridNetwork(nn.Module):
 
 
 def decorrelation(covariance: Floats, rotated_back: bool) -> Floats:
-    """Return the matrix [3, 3] that turns centered colors into uncorrelated ones of std 1.
+    """Return the matrix [3, 3] that whitens colors: uncorrelated channels with standard deviation 1.
 
     Args:
-        covariance: [3, 3] of the RGB levels.
-        rotated_back: to the axes of red, green and blue again (ZCA), so that the image still looks like itself;
-            else the channels are the principal colors (PCA), the strongest first.
+        covariance: [3, 3] covariance of the RGB levels.
+        rotated_back: True: rotate back to the red, green and blue axes (ZCA), so that the image still looks natural.
+            False: the channels are the principal components of the colors (PCA), the strongest first.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, appendix A.
     """
     variances, axes = np.linalg.eigh(covariance.astype(np.float64))
-    # A color that hardly varies is noise of less than a level; at std 1 it would drown the image.
+    # A component with a variance below 1 is noise of less than one level. Scaled to a standard deviation of 1 it would
+    # hide the image.
     whiten = axes[:, ::-1].T / np.sqrt(np.maximum(variances[::-1], 1.0))[:, None]
     return np.asarray(axes[:, ::-1] @ whiten if rotated_back else whiten, dtype=np.float32)
 
 
-def check_canvas(input_hw: tuple[int, int], config: Config) -> None:
-    """Refuse an input of which "valid" padding would leave nothing.
+def check_padding(input_hw: tuple[int, int], config: ArchitectureConfig) -> None:
+    """Check that "valid" padding leaves feature maps of at least one cell.
 
     Raises:
-        InputError: it would; names the layer.
+        ConfigError: the input is too small; the message names the stride at which nothing is left.
     """
     if config.padding == "same":
         return
@@ -212,16 +211,12 @@ def check_canvas(input_hw: tuple[int, int], config: Config) -> None:
             left = (left - lost - 1) // 2 + 1 if config.downsample == "conv" else (left - lost) // 2
             left -= blocks * lost
             if left < 1:
-                raise InputError(
-                    f"padding: valid leaves nothing of a {('height', 'width')[axis]} of {side} pixels at stride "
-                    f"{stride}: every kernel of {config.kernel} takes {lost} cells; take a larger canvas (and "
-                    "first_input_size=1), a smaller kernel, or padding same"
+                raise ConfigError(
+                    f"padding: the input {('height', 'width')[axis]} of {side} pixels is too small for valid padding: "
+                    f"nothing is left at stride {stride}, since each {config.kernel}x{config.kernel} convolution "
+                    f"removes {lost} cells; use a larger input_size (and first_input_size=1), a smaller kernel, or "
+                    "padding=same"
                 )
-
-
-def _exact(x: Tensor) -> Tensor:
-    """Return answers in float32, whatever the arithmetic of the layers; float64 stays, which gradient checks need."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _hw(x: Tensor) -> tuple[int, int]:

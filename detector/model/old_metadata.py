@@ -1,6 +1,6 @@
-"""The names that weights files of format "detector-weights-1" use, translated to today's. No torch.
+"""Renames the settings, metadata and tensors of weights files in the old format "detector-weights-1".
 
-This is the only module that knows the old names.
+No other module knows the old names. Does not import torch.
 """
 
 import json
@@ -44,9 +44,9 @@ _TENSORS = {
 
 
 def upgrade_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the metadata of a weights or graph file with today's names.
+    """Return the metadata of a weights or graph file with the current names.
 
-    Metadata of any other format, and metadata that cannot be parsed, are returned unchanged.
+    Metadata of any other format, and metadata that cannot be parsed, is returned unchanged.
     """
     if metadata.get("format") != _OLD_FORMAT:
         return metadata
@@ -60,7 +60,7 @@ def upgrade_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def upgrade_tensors(tensors: Mapping[str, _Tensor]) -> dict[str, _Tensor]:
-    """Return the tensors of a weights file with today's names."""
+    """Return the tensors of a weights file with the current names."""
     return _renamed(tensors, _TENSORS)
 
 

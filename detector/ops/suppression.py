@@ -1,6 +1,6 @@
-"""What becomes of boxes that overlap a better one of their class: four answers behind one function.
+"""The four NMS variants behind one function: what happens to a box that overlaps a better box of its class.
 
-NumPy, as `nms`, and its columns. Equal scores keep their order. None of the four writes into its arguments.
+NumPy, like `nms`. Boxes of equal score stay in their order. No variant changes its arguments.
 """
 
 from collections.abc import Callable
@@ -9,20 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from detector.arrays import Bools, Floats, Ints
-from detector.ops.nms import as_columns, iou_above, nms, overlap
+from detector.ops.nms import BoxColumns, box_columns, intersection_and_union, iou_above, nms
+from detector.options import DetectOptions, SuppressionName
 
 _SIGMA = 0.5
-"""Width of soft's penalty, as in the paper: equal boxes keep exp(-2) of the score, those of IoU 0.5 keep 0.6."""
+"""Width of the score penalty of Soft-NMS, as in the paper: an identical box keeps exp(-2) = 0.14 of its score, one with
+IoU 0.5 keeps 0.6."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The boxes that stay, best first.
+    """The boxes that are kept, best first.
 
     Attributes:
-        boxes: [K, 4] corners.
+        boxes: [K, 4] (x1, y1, x2, y2).
         scores: [K].
-        indices: [K], which of the N boxes that came they are, or were made from.
+        indices: [K] position of each kept box among the N boxes passed in.
     """
 
     boxes: Floats
@@ -30,113 +32,115 @@ class Kept:
     indices: Ints
 
 
-def suppress(
-    boxes: Floats,
-    scores: Floats,
-    class_ids: Ints | None,
-    method: str,
-    iou_threshold: float,
-    limit: int,
-    score_threshold: float,
-) -> Kept:
-    """Return the boxes that stay, best first.
+def suppress(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectOptions) -> Kept:
+    """Apply the NMS variant `options.suppression`.
 
-    Time grows with N times the number of boxes that stay, hence at most with N times `limit`.
+    Time grows with N times the number of kept boxes, so at most with N times `max_detections`.
 
     Args:
-        boxes: [N, 4] corners.
+        boxes: [N, 4] (x1, y1, x2, y2).
         scores: [N], above 0.
-        class_ids: [N]; boxes of different classes leave each other alone. None: all count as one class.
-        method: a key of `METHODS`.
-        iou_threshold: overlap above which the lower score goes, 0..1; `soft` has no such bound.
-        limit: most boxes that stay.
-        score_threshold: scores that `soft` lowers to this or below it go; the others lower none.
+        class_ids: [N]; boxes of different classes do not suppress each other. None: class-agnostic NMS, as if
+            all boxes were of one class.
+        options: which variant (`suppression`, not None); `iou_threshold`, which `soft` does not use; `max_detections`,
+            the largest number of boxes that are kept; `score_threshold`, used by `soft` only: boxes whose lowered score
+            is not above it are removed.
     """
-    return METHODS[method](boxes, scores, class_ids, iou_threshold, limit, score_threshold)
+    assert options.suppression is not None, "suppression: must be resolved before"
+    return METHODS[options.suppression](boxes, scores, class_ids, options)
 
 
-def classic(
-    boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
-) -> Kept:
-    """Drop what overlaps a better box: `nms`."""
-    indices = nms(boxes, scores, class_ids, iou_threshold, limit)
+def classic(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectOptions) -> Kept:
+    """Remove each box whose IoU with a better kept box is above the threshold: `nms`. Arguments as in `suppress`."""
+    indices = nms(boxes, scores, class_ids, options.iou_threshold, options.max_detections)
     return Kept(boxes[indices], scores[indices], indices)
 
 
-def soft(
-    boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
-) -> Kept:
-    """Lower the score of what overlaps a better box, the more the more it overlaps: a neighbor may survive.
+def soft(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectOptions) -> Kept:
+    """Multiply the score of each box by exp(-IoU² / sigma) for every better box, instead of removing it.
+
+    The more two boxes overlap, the lower the score gets. A second object next to a better one may be kept. Arguments as
+    in `suppress`.
 
     Source: Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, 2017, equation 3.
     """
-    columns, scores = as_columns(boxes), scores.copy()
+    columns, scores = box_columns(boxes), scores.copy()
     indices, final_scores = [], []
-    # Scores only fall, so the boxes come best first, and after `limit` of them the rest need no final score.
-    for _ in range(min(limit, len(scores))):
+    # Scores only decrease, so the best remaining box is final. After `max_detections` boxes the rest is not needed.
+    for _ in range(min(options.max_detections, len(scores))):
         best = int(scores.argmax())
-        if not scores[best] > score_threshold:
+        if not scores[best] > options.score_threshold:
             break
         indices.append(best)
         final_scores.append(scores[best])
-        intersection, union = overlap(columns[:, best, None], columns)
+        intersection, union = intersection_and_union(columns[:, best, None], columns)
         iou = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
         if class_ids is not None:
             iou *= class_ids == class_ids[best]
         scores *= np.exp(iou * iou / -_SIGMA)
         scores[best] = -np.inf
-    taken = np.array(indices, dtype=np.int64)
-    return Kept(boxes[taken], np.array(final_scores, dtype=scores.dtype), taken)
+    kept = np.array(indices, dtype=np.int64)
+    return Kept(boxes[kept], np.array(final_scores, dtype=scores.dtype), kept)
 
 
-def diou(
-    boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
-) -> Kept:
-    """Drop what overlaps a better box, where centers apart count against the overlap: a neighbor may survive.
+def diou(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectOptions) -> Kept:
+    """Remove each box whose DIoU with a better kept box is above the threshold.
+
+    The DIoU is the IoU minus a penalty for the distance of the centers. A second object next to a better one may be
+    kept. Arguments as in `suppress`.
 
     Source: Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, 2020 (DIoU-NMS).
     """
-    indices = nms(boxes, scores, class_ids, iou_threshold, limit, _diou_above)
+    indices = nms(boxes, scores, class_ids, options.iou_threshold, options.max_detections, _diou_above)
     return Kept(boxes[indices], scores[indices], indices)
 
 
-def weighted(
-    boxes: Floats, scores: Floats, class_ids: Ints | None, iou_threshold: float, limit: int, score_threshold: float
-) -> Kept:
-    """Take the boxes and scores of `classic`, and move each box to the mean, by score, of itself and those it drops.
+def weighted(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectOptions) -> Kept:
+    """Keep the same boxes and scores as `classic`, but merge the coordinates of the removed boxes into them.
+
+    Each kept box becomes the mean of itself and the boxes that it removes, weighted by their scores. Arguments as in
+    `suppress`.
 
     Source: Bazarevsky et al., BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs, 2019 (the blending).
     """
-    indices = nms(boxes, scores, class_ids, iou_threshold, limit)
-    columns, means = as_columns(boxes), boxes[indices]
-    weights, free = scores.astype(np.float64), np.ones(len(scores), dtype=np.bool_)
+    indices = nms(boxes, scores, class_ids, options.iou_threshold, options.max_detections)
+    columns, means = box_columns(boxes), boxes[indices]
+    weights, unassigned = scores.astype(np.float64), np.ones(len(scores), dtype=np.bool_)
     for position, best in enumerate(indices):
-        joins = iou_above(columns[:, best, None], columns, iou_threshold)
-        joins &= free
+        in_cluster = iou_above(columns[:, best, None], columns, options.iou_threshold)
+        in_cluster &= unassigned
         if class_ids is not None:
-            joins &= class_ids == class_ids[best]
-        joins[best] = True  # A box without area does not overlap itself.
-        free[joins] = False
-        members = np.flatnonzero(joins)
-        # In float64 the mean of one box is that box, and a mean of boxes inside the image lies inside it.
-        means[position] = weights[members] @ boxes[members] / weights[members].sum()
+            in_cluster &= class_ids == class_ids[best]
+        in_cluster[best] = True  # A box without area does not overlap itself.
+        unassigned[in_cluster] = False
+        cluster = np.flatnonzero(in_cluster)
+        # In float64, the mean of a single box is exactly that box, and the mean of boxes in the image is in the image.
+        means[position] = weights[cluster] @ boxes[cluster] / weights[cluster].sum()
     return Kept(means, scores[indices], indices)
 
 
-Method = Callable[[Floats, Floats, Ints | None, float, int, float], Kept]
+SuppressionMethod = Callable[[Floats, Floats, Ints | None, DetectOptions], Kept]
 
-METHODS: dict[str, Method] = {"classic": classic, "soft": soft, "diou": diou, "weighted": weighted}
-"""The setting `suppression` and what it means."""
+METHODS: dict[SuppressionName, SuppressionMethod] = {
+    "classic": classic,
+    "soft": soft,
+    "diou": diou,
+    "weighted": weighted,
+}
+"""Value of the setting `suppression` → the function."""
 
 
-def _diou_above(a: Floats, b: Floats, threshold: float) -> Bools:
-    """Return whether IoU minus squared distance of centers over squared diagonal of both is above the threshold."""
-    intersection, union = overlap(a, b)
-    # The sum of a box's sides is twice its center.
+def _diou_above(a: BoxColumns, b: BoxColumns, threshold: float) -> Bools:
+    """Return a mask [...]: True where the DIoU of boxes `a` [5, ...] and `b` [5, ...] is above the threshold.
+
+    DIoU = IoU - (distance of the centers)² / (diagonal of the smallest box that encloses both)².
+    """
+    intersection, union = intersection_and_union(a, b)
+    # x1 + x2 is twice the x of the center, so this is four times the squared distance.
     distance = (a[0] + a[2] - (b[0] + b[2])) ** 2 + (a[1] + a[3] - (b[1] + b[3])) ** 2
     diagonal = (np.maximum(a[2], b[2]) - np.minimum(a[0], b[0])) ** 2
     diagonal += (np.maximum(a[3], b[3]) - np.minimum(a[1], b[1])) ** 2
-    # Two points in one place have no diagonal, and no distance either.
+    # Two boxes that are the same point have a diagonal of 0, and a distance of 0.
     penalty = distance / np.maximum(4 * diagonal, np.finfo(np.float32).tiny)
     above: Bools = intersection > (threshold + penalty) * union
     return above

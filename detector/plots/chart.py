@@ -1,6 +1,7 @@
-"""Small charts: bars of characters for the terminal, lines and bars as images."""
+"""Small charts: a sparkline of characters for the terminal; bar charts and line charts as images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -8,11 +9,48 @@ from PIL import Image, ImageDraw, ImageFont
 from detector.arrays import ImageArray
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_INK, _GRID, _PAPER, _LINE, _MARK = (40, 40, 40), (225, 225, 225), (255, 255, 255), (34, 102, 204), (204, 68, 34)
+_TEXT, _GRID, _BACKGROUND = (40, 40, 40), (225, 225, 225), (255, 255, 255)
+_DATA, _MARK = (34, 102, 204), (204, 68, 34)
+
+
+@dataclass(frozen=True)
+class _LogScale:
+    """Map from values to pixels on a logarithmic axis that spans the powers of ten from `low` to `high`."""
+
+    low: int
+    high: int
+    start: float
+    length: float
+
+    @classmethod
+    def fit(cls, values: Sequence[float], start: float, length: float) -> "_LogScale":
+        """Return the scale that covers all positive, finite values.
+
+        Args:
+            values: the values to show.
+            start: pixel at which the axis starts.
+            length: length of the axis in pixels.
+        """
+        positive = [value for value in values if value > 0 and np.isfinite(value)] or [1.0]
+        low, high = int(np.floor(np.log10(min(positive)))), int(np.ceil(np.log10(max(positive))))
+        return cls(low, max(high, low + 1), start, length)
+
+    @property
+    def powers(self) -> range:
+        """Exponents of the powers of ten on the axis."""
+        return range(self.low, self.high + 1)
+
+    def contains(self, value: float) -> bool:
+        """Return whether a value lies on the axis."""
+        return 10.0**self.low <= value <= 10.0**self.high
+
+    def pixel(self, value: float) -> float:
+        """Return the pixel of a positive value."""
+        return self.start + self.length * float(np.log10(value) - self.low) / (self.high - self.low)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return one character per value, as high as its logarithm between the smallest and the largest.
+    """Return one character per value; its height is the logarithm of the value, between the smallest and the largest.
 
     >>> sparkline([1, 10, 100])
     '▁▅█'
@@ -24,62 +62,75 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def bar_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> ImageArray:
-    """Draw each series as a panel of bars, one per name, on a logarithmic scale."""
-    row, left, width, panel = 14, 210, 260, 290
-    height = 40 + row * len(names) + 24
-    paper = Image.new("RGB", (left + panel * len(series), height), _PAPER)
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(11)
-    pen.text((8, 6), title, font=font, fill=_INK)
+    """Draw horizontal bars on a logarithmic scale.
+
+    Args:
+        title: text above the chart.
+        names: N texts, one per row of bars.
+        series: label → N values; each series is a panel with one bar per name, from left to right. Values that are not
+            positive have no bar.
+
+    Returns:
+        [H, W, 3] RGB.
+    """
+    row_height, left, panel_width = 14, 210, 290
+    top, bottom = 38, 38 + row_height * len(names)
+    image = Image.new("RGB", (left + panel_width * len(series), bottom + 26), _BACKGROUND)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
+    draw.text((8, 6), title, font=font, fill=_TEXT)
     for index, name in enumerate(names):
-        pen.text((8, 38 + row * index), name, font=font, fill=_INK)
-    for number, (label, values) in enumerate(series.items()):
-        x0 = left + panel * number
-        low, high = _decades(values)
-        pen.text((x0, 22), label, font=font, fill=_INK)
-        for decade in range(low, high + 1):
-            x = x0 + width * (decade - low) / (high - low)
-            pen.line((x, 38, x, 38 + row * len(names)), fill=_GRID)
-            if (high - low) <= 8 or (decade - low) % 2 == 0:
-                pen.text((x - 8, 40 + row * len(names)), f"1e{decade}", font=font, fill=_INK)
+        draw.text((8, top + row_height * index), name, font=font, fill=_TEXT)
+    for panel, (label, values) in enumerate(series.items()):
+        scale = _LogScale.fit(values, start=left + panel_width * panel, length=panel_width - 30)
+        draw.text((scale.start, 22), label, font=font, fill=_TEXT)
+        for power in scale.powers:
+            x = scale.pixel(10.0**power)
+            draw.line((x, top, x, bottom), fill=_GRID)
+            # On a long axis, label every second power, so that the labels do not overlap.
+            if len(scale.powers) <= 9 or (power - scale.low) % 2 == 0:
+                draw.text((x - 8, bottom + 2), f"1e{power}", font=font, fill=_TEXT)
         for index, value in enumerate(values):
             if value > 0:
-                length = width * (np.log10(value) - low) / (high - low)
-                pen.rectangle((x0, 40 + row * index, x0 + max(1.0, length), 50 + row * index), fill=_LINE)
-    return np.array(paper)
+                y = top + 2 + row_height * index
+                draw.rectangle((scale.start, y, max(scale.start + 1.0, scale.pixel(value)), y + 10), fill=_DATA)
+    return np.array(image)
 
 
 def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], marks: Mapping[str, float]) -> ImageArray:
-    """Draw one line over a logarithmic axis, with named marks on that axis."""
+    """Draw one line over a logarithmic x axis.
+
+    The y axis starts at 0 and ends a little above the 95th percentile of `ys`; larger values are clipped.
+
+    Args:
+        title: text above the chart.
+        xs: N positive values, ascending.
+        ys: N values.
+        marks: name → x at which to draw a vertical line with this name; marks outside the axis are not drawn.
+
+    Returns:
+        [H, W, 3] RGB.
+    """
     left, top, width, height = 60, 30, 620, 300
-    paper = Image.new("RGB", (left + width + 30, top + height + 60), _PAPER)
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
-    pen.text((8, 8), title, font=font, fill=_INK)
-    low, high = _decades(xs)
-    bottom, ceiling = 0.0, max(1e-9, float(np.quantile(ys, 0.95)) * 1.3)
+    image = Image.new("RGB", (left + width + 30, top + height + 60), _BACKGROUND)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    scale, y_max = _LogScale.fit(xs, start=left, length=width), max(1e-9, float(np.quantile(ys, 0.95)) * 1.3)
 
-    def x_of(value: float) -> float:
-        return left + width * float(np.log10(value) - low) / (high - low)
+    def y_pixel(value: float) -> float:
+        return top + height * (1 - min(value, y_max) / y_max)
 
-    def y_of(value: float) -> float:
-        return top + height * (1 - (min(value, ceiling) - bottom) / (ceiling - bottom))
-
-    for decade in range(low, high + 1):
-        pen.line((x_of(10.0**decade), top, x_of(10.0**decade), top + height), fill=_GRID)
-        pen.text((x_of(10.0**decade) - 10, top + height + 6), f"1e{decade}", font=font, fill=_INK)
+    draw.text((8, 8), title, font=font, fill=_TEXT)
+    for power in scale.powers:
+        x = scale.pixel(10.0**power)
+        draw.line((x, top, x, top + height), fill=_GRID)
+        draw.text((x - 10, top + height + 6), f"1e{power}", font=font, fill=_TEXT)
     for fraction in (0.0, 0.5, 1.0):
-        value = bottom + fraction * (ceiling - bottom)
-        pen.line((left, y_of(value), left + width, y_of(value)), fill=_GRID)
-        pen.text((8, y_of(value) - 7), f"{value:.2g}", font=font, fill=_INK)
-    pen.line([(x_of(x), y_of(y)) for x, y in zip(xs, ys, strict=True)], fill=_LINE, width=2)
-    for index, (name, x) in enumerate(marks.items()):
-        if 10.0**low <= x <= 10.0**high:
-            pen.line((x_of(x), top, x_of(x), top + height), fill=_MARK, width=1)
-            pen.text((x_of(x) + 3, top + 4 + 16 * index), f"{name} {x:.2g}", font=font, fill=_MARK)
-    return np.array(paper)
-
-
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    """Return the powers of ten around positive values."""
-    positive = [value for value in values if value > 0 and np.isfinite(value)] or [1.0]
-    low, high = int(np.floor(np.log10(min(positive)))), int(np.ceil(np.log10(max(positive))))
-    return low, max(high, low + 1)
+        y = y_pixel(fraction * y_max)
+        draw.line((left, y, left + width, y), fill=_GRID)
+        draw.text((8, y - 7), f"{fraction * y_max:.2g}", font=font, fill=_TEXT)
+    draw.line([(scale.pixel(x), y_pixel(y)) for x, y in zip(xs, ys, strict=True)], fill=_DATA, width=2)
+    for index, (name, value) in enumerate(marks.items()):
+        if scale.contains(value):
+            x = scale.pixel(value)
+            draw.line((x, top, x, top + height), fill=_MARK, width=1)
+            draw.text((x + 3, top + 4 + 16 * index), f"{name} {value:.2g}", font=font, fill=_MARK)
+    return np.array(image)

@@ -1,7 +1,8 @@
-"""The detector as its users hold it: load weights, ask it about images."""
+"""The `Detector`: loads trained weights and detects objects in images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -11,77 +12,100 @@ import numpy.typing as npt
 from PIL import Image
 
 from detector.arrays import ImageArray
-from detector.config import Config, parse_value
+from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
-from detector.errors import InputError, did_you_mean
+from detector.errors import ConfigError, InputError, WeightsError, did_you_mean
 from detector.images import check_array, read_image, to_rgb
 from detector.letterbox import Letterbox
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, RuntimeName
+from detector.options import (
+    BATCH_SIZE,
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    SCORE_THRESHOLD,
+    TILE_OVERLAP,
+    DetectOptions,
+    RuntimeName,
+    SuppressionName,
+)
 from detector.predict.postprocess import postprocess
-from detector.predict.tiling import View, ViewPlan, merge
+from detector.predict.tiling import View, merge_views, views_of
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo
 
 ImageLike = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], ImageArray]
-"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that gives one."""
+"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that returns such an
+array."""
 
-BATCH = 8
-"""Most images that are computed together."""
+Letterboxed = tuple[Letterbox, ImageArray]
+"""A letterbox, and the letterboxed image [input height, input width, 3]."""
+
+_DEFAULTS = DetectOptions()
 
 _BATCH_PIXELS = 2**25
-"""ImageArray after which a batch ends early, 100 MB: a few large images must not fill the memory."""
+"""Pixels after which a batch ends early, 100 MB: a few large images must not fill the memory."""
 
-_Laid = tuple[Letterbox, ImageArray]
-"""How an image comes onto the canvas, and the canvas."""
 
-_Entry = tuple[ImageArray, list[View], _Laid]
-"""An image as it was read, the views of it, and the first of them on the canvas."""
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """An image as it was read [H, W, 3], its views, and the first view (the whole image) letterboxed."""
+
+    image: ImageArray
+    views: list[View]
+    whole: Letterboxed
 
 
 class Detector:
-    """A trained network with everything needed to use it on images.
+    """A trained network with everything needed to detect objects in images.
+
+    Use `Detector.load`. The detection parameters, their ranges and defaults are those of `DetectOptions`.
 
     Args:
-        runtime: computes the network.
-        info: what its weights say.
+        runtime: the inference backend that runs the network.
+        info: information stored with its weights.
 
     Attributes:
-        runtime: what computes.
-        info: class names, canvas in training, training facts.
-        suppression: what becomes of boxes that overlap, where the caller does not say: as in the weights' settings.
+        runtime: as given.
+        info: as given: class names, input size in training, facts about the training run.
+        suppression: NMS variant from the settings of the weights, used where the caller does not ask for another.
         class_agnostic: whether boxes of different classes suppress each other, likewise.
 
     Raises:
-        InputError: the suppression in the weights' settings makes no sense.
+        WeightsError: the settings stored with the weights are invalid.
     """
 
     def __init__(self, runtime: Runtime, info: WeightsInfo) -> None:
         self.runtime = runtime
         self.info = info
-        self.suppression: str = _own_setting(info, "suppression", Config.suppression)
-        self.class_agnostic: bool = _own_setting(info, "class_agnostic", Config.class_agnostic)
+        self.suppression: SuppressionName = _stored_setting(info, "suppression", SuppressionConfig.suppression)
+        self.class_agnostic: bool = _stored_setting(info, "class_agnostic", SuppressionConfig.class_agnostic)
 
     @classmethod
     def load(
         cls,
         weights: str | Path,
+        *,
         device: str = "auto",
-        long_side: int | None = None,
         runtime: RuntimeName = "auto",
+        input_size: int | None = None,
     ) -> "Detector":
-        """Load weights: a .safetensors file or a shipped name ("cells", "scenes"), or an exported .onnx file.
+        """Load a detector from weights or from an exported graph.
 
         Args:
-            weights: a path or a shipped name.
-            device: where torch runs: "auto" takes a GPU if there is one.
-            long_side: of the canvas in pixels, divides by 32; None: as trained.
-            runtime: "auto", "torch", "onnxruntime", "openvino", "openvino-fast"; see `load_runtime`.
+            weights: a .safetensors file, the name of shipped weights ("cells", "scenes"), an exported .onnx file, or a
+                folder with an OpenVINO export.
+            device: for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
+            runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast"; see
+                `runtime.load.load_runtime`.
+            input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
 
         Raises:
-            InputError: no such weights, or they are damaged; no such device, runtime or canvas.
+            FileError: the weights do not exist.
+            WeightsError: the weights are damaged.
+            ConfigError: the device, the runtime or the input size is not available.
+            MissingPackageError: the package of the runtime is not installed.
         """
-        return cls(*load_runtime(weights, runtime, device, long_side))
+        return cls(*load_runtime(weights, device=device, runtime=runtime, input_size=input_size))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,235 +114,276 @@ class Detector:
 
     @property
     def input_hw(self) -> tuple[int, int]:
-        """Height and width in pixels that images are scaled to."""
+        """Height and width of the network input in pixels."""
         return self.runtime.input_hw
 
     @overload
-    def detect(self, source: ImageLike, **options: Any) -> Detections: ...
+    def detect(  # type: ignore[overload-overlap]  # a str is a sequence of str
+        self,
+        source: ImageLike,
+        *,
+        score_threshold: float = ...,
+        iou_threshold: float = ...,
+        max_detections: int = ...,
+        classes: Sequence[str | int] | str | None = ...,
+        suppression: SuppressionName | None = ...,
+        class_agnostic: bool | None = ...,
+        multi_label: bool = ...,
+        tile: int | None = ...,
+        tile_overlap: float = ...,
+        tta: bool = ...,
+        batch_size: int = ...,
+    ) -> Detections: ...
     @overload
-    def detect(self, source: Sequence[ImageLike], **options: Any) -> list[Detections]: ...
+    def detect(
+        self,
+        source: Sequence[ImageLike],
+        *,
+        score_threshold: float = ...,
+        iou_threshold: float = ...,
+        max_detections: int = ...,
+        classes: Sequence[str | int] | str | None = ...,
+        suppression: SuppressionName | None = ...,
+        class_agnostic: bool | None = ...,
+        multi_label: bool = ...,
+        tile: int | None = ...,
+        tile_overlap: float = ...,
+        tta: bool = ...,
+        batch_size: int = ...,
+    ) -> list[Detections]: ...
 
-    def detect(self, source: ImageLike | Sequence[ImageLike], **options: Any) -> Detections | list[Detections]:
-        """Find the objects in one image, or in each of a list.
+    def detect(
+        self,
+        source: ImageLike | Sequence[ImageLike],
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+        iou_threshold: float = IOU_THRESHOLD,
+        max_detections: int = MAX_DETECTIONS,
+        classes: Sequence[str | int] | str | None = None,
+        suppression: SuppressionName | None = None,
+        class_agnostic: bool | None = None,
+        multi_label: bool = False,
+        tile: int | None = None,
+        tile_overlap: float = TILE_OVERLAP,
+        tta: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> Detections | list[Detections]:
+        """Detect the objects in one image, or in each image of a list.
 
         Args:
-            source: an image (path, bytes, RGB uint8 array [H, W, 3], PIL image), or a list of them.
-            options: as of `detect_each`.
+            source: an image (path, bytes of an image file, RGB uint8 array [H, W, 3] or PIL image), or a list of them.
+            score_threshold: lowest confidence score, 0..1.
+            iou_threshold: NMS IoU threshold, 0..1.
+            max_detections: largest number of detections per image.
+            classes: names or ids of the classes to detect; None: all.
+            suppression: NMS variant: "classic", "soft", "diou" or "weighted"; None: as in the settings of the weights.
+            class_agnostic: whether boxes of different classes suppress each other; None: as in the settings of the
+                weights.
+            multi_label: whether a grid point may yield detections of several classes.
+            tile: long side of tiles in image pixels, to detect small objects in large images; None: no tiling. Raise
+                `max_detections` too for images with many objects.
+            tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile. Best larger than an object.
+            tta: flip test-time augmentation (TTA).
+            batch_size: largest number of images or tiles per inference batch.
 
         Returns:
             Detections for an image, a list of them for a list.
 
         Raises:
-            InputError: an image cannot be read; names it.
+            ConfigError: a parameter is out of range, or a class is unknown.
+            InputError: an image cannot be read; the message names it.
         """
+        options = DetectOptions(
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            classes=classes,
+            suppression=suppression,
+            class_agnostic=class_agnostic,
+            multi_label=multi_label,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            tta=tta,
+            batch_size=batch_size,
+        )
         if isinstance(source, list | tuple):
-            return [_found(answer) for answer in self.detect_each(source, **options)]
-        return self._detect_one(source, **options)  # type: ignore[arg-type]
+            return [_or_raise(result)[1] for result in self.detect_with_images(source, options)]
+        options = self._resolved(options)
+        return self._detect_batch([self._prepare(source, options)], options)[0]  # type: ignore[arg-type]
 
     def detect_each(
         self,
         images: Iterable[ImageLike],
+        *,
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
+        classes: Sequence[str | int] | str | None = None,
+        suppression: SuppressionName | None = None,
         class_agnostic: bool | None = None,
-        suppression: str | None = None,
-        batch: int = BATCH,
+        multi_label: bool = False,
         tile: int | None = None,
-        overlap: float = TILE_OVERLAP,
-        flip: bool = False,
-        classes: Sequence[str | int] | None = None,
+        tile_overlap: float = TILE_OVERLAP,
+        tta: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> Iterator[Detections | InputError]:
-        """Yield the answer for each image in turn, reading a few images ahead; any number of images will do.
+        """Yield the detections of one image after the other, reading a few images ahead in another thread.
+
+        For any number of images; an image that cannot be read does not stop the others.
 
         Args:
-            images: as for `detect`; they are asked for and read in another thread.
-            score_threshold: lowest score that counts, 0..1.
-            iou_threshold: overlap above which the lower of two boxes goes, 0..1.
-            max_detections: most detections per image.
-            class_agnostic: let boxes of different classes suppress each other; None: as the weights' settings say.
-            suppression: as of `postprocess`; None: as the weights' settings say.
-            batch: most images or views computed together.
-            tile: look at tiles of each image too, for what is small in it; their long side in pixels of the image.
-                None: look at the whole only. An image with many small objects wants a higher `max_detections` too.
-            overlap: least share of a tile that the next one shows too, 0 to below 1. Best larger than an object: what
-                no tile shows whole may be found in parts.
-            mirror: look at each image, and each tile, mirrored too.
-            classes: names or ids of those to find; None: all. Others suppress nothing and do not count.
+            images: an iterable of images, as for `detect`.
+            score_threshold: as for `detect`, like all following parameters.
+            iou_threshold: see `detect`.
+            max_detections: see `detect`.
+            classes: see `detect`.
+            suppression: see `detect`.
+            class_agnostic: see `detect`.
+            multi_label: see `detect`.
+            tile: see `detect`.
+            tile_overlap: see `detect`.
+            tta: see `detect`.
+            batch_size: see `detect`.
 
         Yields:
-            Detections, or the InputError of an image that cannot be read, or would need too many tiles.
+            Detections, or the InputError of an image that cannot be read or would need too many tiles.
 
         Raises:
-            InputError: no such suppression or class; a batch, tile or overlap that makes no sense.
+            ConfigError: a parameter is out of range, or a class is unknown.
         """
-        for answer in self.detect_with_images(
-            images,
+        options = DetectOptions(
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
-            class_agnostic=class_agnostic,
-            suppression=suppression,
-            batch=batch,
-            tile=tile,
-            overlap=overlap,
-            flip=flip,
             classes=classes,
-        ):
-            yield answer if isinstance(answer, InputError) else answer[1]
+            suppression=suppression,
+            class_agnostic=class_agnostic,
+            multi_label=multi_label,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            tta=tta,
+            batch_size=batch_size,
+        )
+        for result in self.detect_with_images(images, options):
+            yield result if isinstance(result, InputError) else result[1]
 
     def detect_with_images(
-        self,
-        images: Iterable[ImageLike],
-        batch: int = BATCH,
-        tile: int | None = None,
-        overlap: float = TILE_OVERLAP,
-        flip: bool = False,
-        **options: Any,
+        self, images: Iterable[ImageLike], options: DetectOptions = _DEFAULTS
     ) -> Iterator[tuple[ImageArray, Detections] | InputError]:
-        """As `detect_each`, but hand on each image [H, W, 3] as it was read, so that nobody reads it again.
+        """As `detect_each`, but yield each image [H, W, 3] together with its detections, so that it is read only once.
 
         Raises:
-            InputError: as of `detect_each`.
+            ConfigError: a class is unknown.
         """
-        plan = ViewPlan(batch, tile, overlap, flip)
-        batches = self._read_batches(images, plan)
+        options = self._resolved(options)
+        batches = self._read_batches(images, options)
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = pool.submit(lambda: next(batches, None))
             while (entries := ahead.result()) is not None:
                 ahead = pool.submit(lambda: next(batches, None))
-                read = [entry for entry in entries if not isinstance(entry, InputError)]
-                answers = iter(self._detect_entries(read, plan, **options))
+                readable = [entry for entry in entries if not isinstance(entry, InputError)]
+                found = iter(self._detect_batch(readable, options))
                 for entry in entries:
-                    yield entry if isinstance(entry, InputError) else (entry[0], next(answers))
+                    yield entry if isinstance(entry, InputError) else (entry.image, next(found))
 
-    def detect_letterboxed(
-        self,
-        letterboxed: Sequence[_Laid],
-        class_agnostic: bool | None = None,
-        suppression: str | None = None,
-        classes: Sequence[str | int] | None = None,
-        **options: Any,
-    ) -> list[Detections]:
-        """Find the objects in images that already lie on this detector's canvas.
+    def detect_letterboxed(self, inputs: Sequence[Letterboxed], options: DetectOptions = _DEFAULTS) -> list[Detections]:
+        """Detect the objects in images that are already letterboxed to the input size of this detector.
 
         Args:
-            letterboxed: for each image its letterbox and its canvas [H, W, 3].
-            class_agnostic: as of `detect_each`.
-            suppression: as of `detect_each`.
-            classes: as of `detect_each`.
-            options: thresholds, as of `postprocess`.
+            inputs: the letterbox of each image, and the letterboxed image [H, W, 3]; at most a batch.
+            options: tiling, TTA and batch size are ignored.
 
         Raises:
-            InputError: no such suppression or class.
+            ConfigError: a class is unknown.
         """
-        if not letterboxed:
-            return []
-        class_ids = None if classes is None else _class_ids(classes, self.class_names)
-        predictions = self.runtime.predict([letterboxed for _, letterboxed in letterboxed])
-        return postprocess(
-            predictions,
-            [letterbox for letterbox, _ in letterboxed],
-            self.class_names,
-            class_agnostic=self.class_agnostic if class_agnostic is None else class_agnostic,
-            suppression=self.suppression if suppression is None else suppression,
-            classes=class_ids,
-            **options,
+        return self._predict(inputs, self._resolved(options)) if inputs else []
+
+    def _resolved(self, options: DetectOptions) -> DetectOptions:
+        """Return options without open choices: NMS settings from the weights where None, classes as a tuple of ids."""
+        return replace(
+            options,
+            suppression=self.suppression if options.suppression is None else options.suppression,
+            class_agnostic=self.class_agnostic if options.class_agnostic is None else options.class_agnostic,
+            classes=None if options.classes is None else _class_ids(options.classes, self.class_names),
         )
 
-    def _detect_one(
-        self,
-        image: ImageLike,
-        batch: int = BATCH,
-        tile: int | None = None,
-        overlap: float = TILE_OVERLAP,
-        flip: bool = False,
-        **options: Any,
-    ) -> Detections:
-        plan = ViewPlan(batch, tile, overlap, flip)
-        [found] = self._detect_entries([self._enter(image, plan)], plan, **options)
-        return found
+    def _predict(self, inputs: Sequence[Letterboxed], options: DetectOptions) -> list[Detections]:
+        predictions = self.runtime.predict([pixels for _, pixels in inputs])
+        return postprocess(predictions, [letterbox for letterbox, _ in inputs], self.class_names, options)
 
-    def _detect_entries(
-        self,
-        entries: Sequence[_Entry],
-        plan: ViewPlan,
-        iou_threshold: float = IOU_THRESHOLD,
-        max_detections: int = MAX_DETECTIONS,
-        class_agnostic: bool | None = None,
-        **options: Any,
-    ) -> list[Detections]:
-        """Return the answer for each image, from all views of it; these are cut as they are computed."""
-        agnostic = self.class_agnostic if class_agnostic is None else class_agnostic
-        options |= {"iou_threshold": iou_threshold, "class_agnostic": agnostic}
-        wholes = self.detect_letterboxed([laid for _, _, laid in entries], max_detections=max_detections, **options)
-        cuts = (view.cut(image, self.input_hw) for image, views, _ in entries for view in views[1:])
+    def _detect_batch(self, entries: Sequence[_Entry], options: DetectOptions) -> list[Detections]:
+        """Return the detections of each image, merged from all its views; inputs are letterboxed batch by batch."""
+        if not entries:
+            return []
+        wholes = self._predict([entry.whole for entry in entries], options)
+        inputs = (view.letterbox(entry.image, self.input_hw) for entry in entries for view in entry.views[1:])
+        # Not fewer than the default: partial objects, which are removed later, must not displace complete ones.
+        view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))
         more: list[Detections] = []
-        while some := list(islice(cuts, plan.batch)):
-            # Not fewer than usual: parts of objects, which the merge leaves out, must not take the place of others.
-            more += self.detect_letterboxed(some, max_detections=max(max_detections, MAX_DETECTIONS), **options)
+        while batch := list(islice(inputs, options.batch_size)):
+            more += self._predict(batch, view_options)
         rest = iter(more)
         return [
-            merge(views, [whole, *islice(rest, len(views) - 1)], iou_threshold, max_detections, agnostic)
-            for (_, views, _), whole in zip(entries, wholes, strict=True)
+            merge_views(entry.views, [whole, *islice(rest, len(entry.views) - 1)], options)
+            for entry, whole in zip(entries, wholes, strict=True)
         ]
 
-    def _read_batches(self, images: Iterable[ImageLike], plan: ViewPlan) -> Iterator[list[_Entry | InputError]]:
-        """Yield as many images at a time as the plan says, or fewer large ones."""
+    def _read_batches(self, images: Iterable[ImageLike], options: DetectOptions) -> Iterator[list[_Entry | InputError]]:
+        """Yield up to `batch_size` images at a time, fewer if they are large."""
         batch: list[_Entry | InputError] = []
         pixels = 0
         try:
             for count, image in enumerate(images, 1):
                 try:
-                    entry = self._enter(image, plan)
+                    entry = self._prepare(image, options)
                     batch.append(entry)
-                    pixels += entry[0].shape[0] * entry[0].shape[1]
+                    pixels += entry.image.shape[0] * entry.image.shape[1]
                 except InputError as error:
                     batch.append(error)
-                # Counted from the first image, so that a large one does not shift the batches behind it.
-                if count % plan.batch == 0 or pixels >= _BATCH_PIXELS:
+                # Counted from the first image, so that a large one does not shift the batches after it.
+                if count % options.batch_size == 0 or pixels >= _BATCH_PIXELS:
                     yield batch
                     batch, pixels = [], 0
-        except Exception:  # of the caller's images: the answers to those before it come first
+        except Exception:  # raised by the caller's iterable: the results of the images before it come first
             yield batch
             raise
         if batch:
             yield batch
 
-    def _enter(self, image: ImageLike, plan: ViewPlan) -> _Entry:
-        """Read an image, and lay the whole of it on the canvas; raises InputError if it cannot be used."""
-        image = _read(image)
-        views = plan.views((image.shape[0], image.shape[1]), self.input_hw)
-        return image, views, views[0].cut(image, self.input_hw)
+    def _prepare(self, image: ImageLike, options: DetectOptions) -> _Entry:
+        """Read an image and letterbox it; raises InputError if it cannot be used."""
+        pixels = _read(image)
+        views = views_of((pixels.shape[0], pixels.shape[1]), self.input_hw, options)
+        return _Entry(pixels, views, views[0].letterbox(pixels, self.input_hw))
 
 
-def _own_setting(info: WeightsInfo, key: str, default: Any) -> Any:
-    """Return a setting of the run that made the weights; the default where they do not say."""
+def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
+    """Return a setting stored with the weights, or the default where it is missing."""
     if not isinstance(info.config, Mapping):
-        raise InputError(f"the weights' settings are damaged: expected a mapping, got {info.config!r}")
+        raise WeightsError(f"the settings stored with the weights are damaged: expected a mapping, got {info.config!r}")
     try:
         return parse_value(key, info.config.get(key, default))
-    except InputError as error:
-        raise InputError(f"the weights' settings are damaged: {error}") from None
+    except ConfigError as error:
+        raise WeightsError(f"the settings stored with the weights are damaged: {error}") from None
 
 
-def _class_ids(classes: Sequence[str | int], class_names: tuple[str, ...]) -> list[int]:
-    """Return the ids of classes that are given by name, or by id, also as text.
+def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the ids of classes given by name or by id; an id may also be a string.
 
     Raises:
-        InputError: there is none of that name or id, or none is given.
+        ConfigError: a name or id is unknown, or none is given.
     """
-    found: list[int] = []
-    for wanted in [classes] if isinstance(classes, str) else classes:
-        same_name = [class_id for class_id, name in enumerate(class_names) if name == wanted]
-        as_id = int(wanted) if str(wanted).isdecimal() else -1
+    ids: list[int] = []
+    for name in [classes] if isinstance(classes, str) else classes:
+        same_name = [class_id for class_id, known in enumerate(class_names) if known == name]
+        as_id = int(name) if str(name).isdecimal() else -1
         if not same_name and not 0 <= as_id < len(class_names):
-            hint, known = did_you_mean(str(wanted), class_names), "known: " + ", ".join(class_names)
-            raise InputError(f"classes: no class {wanted!r}; {hint if hint == known else f'{hint} {known}'}")
-        found += same_name or [as_id]
-    if not found:
-        raise InputError("classes: expected at least one name or id, got none")
-    return found
+            hint, known = did_you_mean(str(name), class_names), "known: " + ", ".join(class_names)
+            raise ConfigError(f"classes: no class {name!r}; {hint if hint == known else f'{hint} {known}'}")
+        ids += same_name or [as_id]
+    if not ids:
+        raise ConfigError("classes: expected at least one name or id, got none")
+    return tuple(ids)
 
 
 def _read(image: ImageLike) -> ImageArray:
@@ -331,7 +396,7 @@ def _read(image: ImageLike) -> ImageArray:
     return read_image(image)
 
 
-def _found(answer: Detections | InputError) -> Detections:
-    if isinstance(answer, InputError):
-        raise answer
-    return answer
+def _or_raise(result: tuple[ImageArray, Detections] | InputError) -> tuple[ImageArray, Detections]:
+    if isinstance(result, InputError):
+        raise result
+    return result

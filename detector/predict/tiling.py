@@ -1,6 +1,6 @@
-"""Several views of one image: the whole, tiles of it, each of them mirrored; and what was found in them, made one.
+"""Views of an image: the whole image, tiles of it, and each of them flipped (TTA); and merging their detections.
 
-Boxes here are in pixels of the image or, where that is said, of the part of it that a view shows.
+Boxes are in pixels of the image, or, where stated, in pixels of the part of it that a view shows.
 """
 
 from collections.abc import Sequence
@@ -11,43 +11,43 @@ import numpy as np
 
 from detector.arrays import Bools, Floats, ImageArray
 from detector.detections import Detections
-from detector.errors import InputError
+from detector.errors import ConfigError
 from detector.letterbox import Letterbox, letterbox_image
 from detector.ops.suppression import weighted
-from detector.options import TILE_OVERLAP
+from detector.options import DetectOptions
 
-_MOST_TILES = 10_000
-"""Of one image: a minute or so of a fast machine, and 500 megapixels in tiles of 320."""
+_MAX_TILES = 10_000
+"""Per image: about a minute on a fast machine, and 500 megapixels in tiles of 320."""
 
 _EDGE = 0.015
-"""A box that ends so near to the edge of a tile, as a share of its long side, ends because the tile does."""
+"""A box that ends within this fraction of the tile's long side from an edge of the tile was cut off by that edge."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image, as it stands or mirrored.
+    """A part of an image, flipped or not.
 
     Attributes:
-        sides: left, top, right and bottom of the part in whole pixels of the image.
-        mirrored: whether left and right are exchanged.
+        sides: left, top, right and bottom of the part, whole pixels of the image.
+        flipped: whether left and right are exchanged.
     """
 
     sides: tuple[int, int, int, int]
     flipped: bool = False
 
-    def cut(self, image: ImageArray, input_hw: tuple[int, int]) -> tuple[Letterbox, ImageArray]:
-        """Return how this part of an image [H, W, 3] comes onto an input, and the canvas."""
+    def letterbox(self, image: ImageArray, input_hw: tuple[int, int]) -> tuple[Letterbox, ImageArray]:
+        """Return the letterbox of this part of an image [H, W, 3], and the letterboxed part."""
         left, top, right, bottom = self.sides
-        letterbox, letterboxed = letterbox_image(image[top:bottom, left:right], input_hw)
+        letterbox, pixels = letterbox_image(image[top:bottom, left:right], input_hw)
         if not self.flipped:
-            return letterbox, letterboxed
-        # The canvas is mirrored and not the image, which may be large.
+            return letterbox, pixels
+        # The network input is flipped and not the image, which may be large.
         x, y = letterbox.offset_xy
         x = input_hw[1] - letterbox.scaled_hw[1] - x
-        return replace(letterbox, offset_xy=(x, y)), np.ascontiguousarray(letterboxed[:, ::-1])
+        return replace(letterbox, offset_xy=(x, y)), np.ascontiguousarray(pixels[:, ::-1])
 
     def to_image(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from pixels of this part, as it is seen, to pixels of the image."""
+        """Map boxes [N, 4] from pixels of this part, flipped if the view is, to pixels of the image."""
         left, top, right, _ = self.sides
         if self.flipped:
             x1, y1, x2, y2 = boxes.T
@@ -55,65 +55,45 @@ class View:
         return boxes + np.array([left, top, left, top], dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class ViewPlan:
-    """Which views of an image are looked at, and how many at a time.
+def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> list[View]:
+    """Return the views of an image: the whole image, its tiles row by row, then all of these flipped.
 
-    A tile has the canvas's aspect, so that it fills the canvas: at one scale fewer tiles do than with square ones.
+    A tile has the aspect of the network input and so fills it: at the same scale fewer tiles are needed than with
+    square ones.
 
-    Attributes:
-        batch: most views that are computed together.
-        tile: long side of the tiles in pixels of the image; None: no tiles.
-        overlap: least share of a tile that the next one shows too, below 1.
-        mirror: whether every view is also looked at mirrored.
+    Args:
+        image_hw: height and width of the image.
+        input_hw: height and width of the network input.
+        options: tile size, overlap and TTA.
 
     Raises:
-        InputError: a number that makes no sense.
+        ConfigError: the image would need too many tiles.
     """
+    height, width = image_hw
+    views = [View((0, 0, width, height))]
+    if options.tile is not None:
+        views += _tiles(options.tile, options.tile_overlap, image_hw, input_hw)
+    return views + [replace(view, flipped=True) for view in views] if options.tta else views
 
-    batch: int
-    tile: int | None = None
-    overlap: float = TILE_OVERLAP
-    flip: bool = False
 
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InputError(f"batch: expected at least 1, got {self.batch}")
-        if self.tile is not None and self.tile < 1:
-            raise InputError(f"tile: expected its long side in pixels, at least 1, got {self.tile}")
-        if not 0 <= self.overlap < 1:
-            raise InputError(f"overlap: expected a share of a tile from 0 to below 1, got {self.overlap}")
-
-    def views(self, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
-        """Return the views of an image: the whole, its tiles row by row, then all of these mirrored.
-
-        Raises:
-            InputError: there would be too many tiles.
-        """
-        height, width = image_hw
-        views = [View((0, 0, width, height))]
-        if self.tile is not None:
-            views += self._tiles(self.tile, image_hw, input_hw)
-        return views + [replace(view, flipped=True) for view in views] if self.flip else views
-
-    def _tiles(self, long_side: int, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
-        scale = long_side / max(input_hw)
-        height, width = (
-            min(side, max(1, round(scale * of_input))) for side, of_input in zip(image_hw, input_hw, strict=True)
+def _tiles(long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
+    scale = long_side / max(input_hw)
+    height, width = (
+        min(side, max(1, round(scale * input_side))) for side, input_side in zip(image_hw, input_hw, strict=True)
+    )
+    tops, lefts = _starts(image_hw[0], height, overlap), _starts(image_hw[1], width, overlap)
+    if (count := len(tops) * len(lefts)) == 1:
+        return []  # the image is not larger than a tile
+    if count > _MAX_TILES:
+        raise ConfigError(
+            f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {count} tiles of {width} x {height}, "
+            f"more than {_MAX_TILES}: use larger tiles, or less overlap"
         )
-        tops, lefts = _starts(image_hw[0], height, self.overlap), _starts(image_hw[1], width, self.overlap)
-        if (count := len(tops) * len(lefts)) == 1:
-            return []  # The image is no larger than a tile.
-        if count > _MOST_TILES:
-            raise InputError(
-                f"tile: an image of {image_hw[1]} x {image_hw[0]} would need {count} tiles of {width} x {height}, "
-                f"and {_MOST_TILES} are the most: take larger tiles, or less overlap"
-            )
-        return [View((left, top, left + width, top + height)) for top in tops for left in lefts]
+    return [View((left, top, left + width, top + height)) for top in tops for left in lefts]
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """Return where along a length tiles of a side begin; all lie in it, evenly spread, and overlap by at least a share.
+    """Return the first pixel of each tile along one axis: all tiles inside, evenly spaced, with at least this overlap.
 
     >>> _starts(25, 10, 0.2), _starts(10, 10, 0.2)
     ([0, 8, 15], [0])
@@ -122,52 +102,45 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
     return [round((length - side) * k / max(1, steps)) for k in range(steps + 1)]
 
 
-def merge(
-    views: Sequence[View],
-    found: Sequence[Detections],
-    iou_threshold: float,
-    max_detections: int,
-    class_agnostic: bool,
-) -> Detections:
-    """Make what was found in several views of an image one answer in pixels of the image.
+def merge_views(views: Sequence[View], found: Sequence[Detections], options: DetectOptions) -> Detections:
+    """Merge the detections of several views of an image.
 
-    A box that ends at an inner edge of its tile may hold a part of an object only. It goes if another tile shows all of
-    it, hence also what the edge cut off; if none does, the object is larger than the overlap, and a part is better than
-    nothing. What then overlaps becomes one: the best score, and the mean of the boxes.
+    A box that ends at an inner edge of its tile may cover only a part of an object. It is removed if another tile
+    contains the box completely, and so also shows what the edge cut off. If no other tile does, the object is larger
+    than the overlap, and a part is better than nothing. Of the remaining boxes, those that overlap become one: the best
+    score, and the mean of the boxes.
 
     Args:
-        views: as of `ViewPlan.views`, the whole first.
-        found: in each of them, in pixels of the part it shows.
-        iou_threshold: overlap above which two boxes are one object, 0..1.
-        max_detections: most detections that stay.
-        class_agnostic: whether boxes of different classes may be one object too.
+        views: as returned by `views_of`, the whole image first.
+        found: detections in each of them, in pixels of the part it shows.
+        options: IoU threshold, largest number of detections, class-agnostic or not.
     """
     if len(views) == 1:
         return found[0]
-    in_image = [view.to_image(of_view.boxes) for view, of_view in zip(views, found, strict=True)]
-    at_edge = [_ends_at_inner_edge(some, view, views[0]) for some, view in zip(in_image, views, strict=True)]
-    boxes, scores = np.concatenate(in_image), np.concatenate([of_view.scores for of_view in found])
-    class_ids = np.concatenate([of_view.class_ids for of_view in found])
+    in_image = [view.to_image(detections.boxes) for view, detections in zip(views, found, strict=True)]
+    at_edge = [_ends_at_inner_edge(boxes, view, views[0]) for boxes, view in zip(in_image, views, strict=True)]
+    boxes, scores = np.concatenate(in_image), np.concatenate([detections.scores for detections in found])
+    class_ids = np.concatenate([detections.class_ids for detections in found])
 
     parts = np.flatnonzero(np.concatenate(at_edge))
     times_shown = np.zeros(len(parts), dtype=np.int64)
     for sides in {view.sides for view in views} - {views[0].sides}:
-        times_shown += _lies_in(boxes[parts], sides)
-    stays = np.ones(len(boxes), dtype=np.bool_)
-    stays[parts[times_shown > 1]] = False  # once by the tile it was found in
-    boxes, scores, class_ids = boxes[stays], scores[stays], class_ids[stays]
-    kept = weighted(boxes, scores, None if class_agnostic else class_ids, iou_threshold, max_detections, 0.0)
+        times_shown += _is_inside(boxes[parts], sides)
+    keep = np.ones(len(boxes), dtype=np.bool_)
+    keep[parts[times_shown > 1]] = False  # one of them is the tile in which the box was found
+    boxes, scores, class_ids = boxes[keep], scores[keep], class_ids[keep]
+    kept = weighted(boxes, scores, None if options.class_agnostic else class_ids, options)
     return Detections(kept.boxes, kept.scores, class_ids[kept.indices], found[0].class_names)
 
 
 def _ends_at_inner_edge(boxes: Floats, view: View, whole: View) -> Bools:
-    """Return whether boxes [N, 4] end, but for a small margin, where their view does and the image goes on."""
+    """Return a mask [N]: True where a box of [N, 4] ends, within a small margin, at an edge inside the image."""
     left, top, right, bottom = view.sides
     near = np.abs(boxes - np.array(view.sides, dtype=np.float32)) < _EDGE * max(right - left, bottom - top)
     return np.any(near & np.not_equal(view.sides, whole.sides), axis=1)  # type: ignore[no-any-return]
 
 
-def _lies_in(boxes: Floats, sides: tuple[int, int, int, int]) -> Bools:
-    """Return whether boxes [N, 4] lie wholly inside these sides."""
+def _is_inside(boxes: Floats, sides: tuple[int, int, int, int]) -> Bools:
+    """Return a mask [N]: True where a box of [N, 4] is completely inside (left, top, right, bottom)."""
     inside = (boxes[:, :2] >= sides[:2]) & (boxes[:, 2:] <= sides[2:])
     return np.all(inside, axis=1)  # type: ignore[no-any-return]

@@ -1,63 +1,98 @@
-"""What the machine at hand is good at: detected, never assumed."""
+"""Choose device and precision from what the hardware supports, and set up the process for training."""
 
 import ctypes
-import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import cv2
 import torch
 
-from detector.errors import InputError
-
-log = logging.getLogger(__name__)
+from detector.errors import ConfigError
 
 
-def choose_device(wish: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda", "cuda:1" or "mps".
+def choose_device(name: str) -> torch.device:
+    """Return the device to compute on.
+
+    Args:
+        name: "auto" (the first available of CUDA GPU, MPS, CPU), "cpu", "cuda", "cuda:1", "mps", or the number of a
+            CUDA GPU.
 
     Raises:
-        InputError: no such device, or not on this machine.
+        ConfigError: the device does not exist or is not available on this machine.
     """
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    # Others write the number alone: --device 0.
-    wish = f"cuda:{wish}" if wish.isdigit() else wish
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    # Other tools accept the number of a GPU alone: --device 0.
+    name = f"cuda:{name}" if name.isdigit() else name
     try:
-        device = torch.device(wish)
+        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        there = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
-        raise InputError(f"device '{wish}' is not available here ({reason}); here is: {', '.join(there)}") from None
+        available = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
+        raise ConfigError(
+            f"device '{name}' is not available here ({reason}); available: {', '.join(available)}"
+        ) from None
     return device
 
 
-def choose_precision(wish: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
-    """Return the type the network is trained in: bf16 where the hardware multiplies it natively, else float32."""
-    if wish != "auto":
-        return torch.bfloat16 if wish == "bf16" else torch.float32
+def choose_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
+    """Return the dtype to train in; "auto" is bf16 if the hardware multiplies bf16 natively, otherwise float32."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and _cpu_multiplies_bf16():
+    if device.type == "cpu" and _cpu_supports_bf16():
         return torch.bfloat16
     return torch.float32
 
 
-def prepare_for_training() -> None:
-    """Set up this process: large freed blocks stay with the allocator, and OpenCV leaves the cores to torch.
+@contextmanager
+def training_process() -> Iterator[None]:
+    """Set up this process for training, and restore it at the end.
 
-    glibc hands every large tensor back to the system and asks for fresh pages, zeroed one by one, in the next step.
+    Inside the context:
+
+    - OpenCV uses one thread, so that torch has all cores. Its number of threads is restored at the end.
+    - The code may seed torch. The states of torch's random generators (CPU, CUDA, MPS) are restored at the end.
+    - glibc keeps large freed blocks instead of returning them to the system. Otherwise it returns the memory of every
+      large tensor and requests new pages, each filled with zeros first, in the next step. This is **not** restored:
+      glibc cannot report the thresholds that were set before.
+
+    It also works as a decorator: `@training_process()`.
     """
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    _keep_freed_memory()
+    cpu_state = torch.get_rng_state()
+    # Reading the state of a GPU that is not in use would initialize it.
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        torch.set_rng_state(cpu_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
+        else:
+            # `torch.manual_seed` seeds the GPUs as well, so until their first use they have the seed of the CPU.
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
+
+
+def _keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
-        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        m_trim_threshold, m_mmap_threshold = -1, -3  # constants of malloc.h
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, 1 << 30)
 
 
-def _cpu_multiplies_bf16() -> bool:
-    # Emulated bf16 (AVX-512 without the BF16 extension) is slower than float32, so ask for the instructions.
+def _cpu_supports_bf16() -> bool:
+    # Emulated bf16 (AVX-512 without the BF16 extension) is slower than float32, so check for the instructions.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)

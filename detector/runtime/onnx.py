@@ -1,4 +1,4 @@
-"""ONNX Runtime as runtime: small, on every platform, without torch."""
+"""ONNX Runtime: a small inference backend for all platforms, without torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,44 +7,45 @@ import numpy.typing as npt
 import onnxruntime
 
 from detector.arrays import ImageArray
-from detector.errors import InputError
-from detector.graph.metadata import GraphInfo, choose_input_size, read_metadata
-from detector.runtime.base import PointPredictions, first_line, predict_each
+from detector.errors import WeightsError
+from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
+from detector.runtime.base import PointPredictions, first_line, predict_one_by_one
 from detector.weights_info import WeightsInfo
 
 
 class OnnxRuntime:
-    """Computes a graph written by `to_onnx` on the CPU.
+    """Runs a graph that `to_onnx` created on the CPU.
 
     Args:
-        graph: the ONNX file's bytes.
-        source: its name, for messages.
-        long_side: of the canvas in pixels; None: the graph's own.
+        graph: bytes of the ONNX file.
+        source: name of the file, for error messages.
+        input_size: long side of the network input, pixels; None: the one the graph was exported with.
 
     Attributes:
-        info: what the graph says about its weights.
-        form: what it says about itself.
+        info: information about the weights.
+        graph_info: properties of the graph.
 
     Raises:
-        InputError: the file is damaged, or of another program, or cannot take this canvas.
+        WeightsError: the file is damaged, was written by another program, or has another, fixed input size.
+        ConfigError: `input_size` is not a multiple of 32.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, source: str, long_side: int | None = None) -> None:
+    def __init__(self, graph: bytes, source: str, *, input_size: int | None = None) -> None:
         try:
             self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own classes have no common parent
-            raise InputError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            raise WeightsError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
         self.info: WeightsInfo
-        self.form: GraphInfo
-        self.info, self.form = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
-        self.input_hw = choose_input_size(self.info, self.form, long_side, source)
+        self.graph_info: GraphInfo
+        self.info, self.graph_info = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
+        self.input_hw = graph_input_size(self.info, self.graph_info, input_size, source)
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Predict for B > 0 images [H, W, 3] uint8 RGB of the size of the canvas."""
-        return predict_each(self._infer, inputs, self.form, len(self.info.class_names))
+        """Run the graph on B > 0 letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`."""
+        return predict_one_by_one(self._infer, inputs, self.graph_info, len(self.info.class_names))
 
-    def _infer(self, letterboxed: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-        answer: list[npt.NDArray[Any]] = self._session.run(names, {"image": letterboxed[None]})
-        return answer
+    def _infer(self, image: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        outputs: list[npt.NDArray[Any]] = self._session.run(names, {"image": image[None]})
+        return outputs

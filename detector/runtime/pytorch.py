@@ -1,4 +1,4 @@
-"""PyTorch as runtime: needs nothing but the package itself, and runs on a GPU too."""
+"""PyTorch: the inference backend that needs no further package and can use a GPU."""
 
 from collections.abc import Sequence
 
@@ -13,24 +13,24 @@ from detector.runtime.base import PointPredictions
 
 
 class TorchRuntime:
-    """Computes the folded network in float32.
+    """Runs the fused network in float32.
 
     Args:
-        network: trained, not fused; it is copied and folded.
-        input_hw: height and width of the images; both divide by 32.
-        device: where to run.
+        network: trained, not fused; it is copied, then fused.
+        input_hw: height and width of the network input, multiples of 32.
+        device: the device to run on.
     """
 
     name = "torch"
 
     def __init__(self, network: GridNetwork, input_hw: tuple[int, int], device: torch.device) -> None:
         self.input_hw = input_hw
-        self.form = GraphInfo()
+        self.graph_info = GraphInfo()
         self._device = device
         self._network = fuse(network).to(device)
 
     @torch.inference_mode()
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Predict for B > 0 images [H, W, 3] uint8 RGB of the size of the canvas."""
+        """Run the network on B > 0 letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`."""
         predictions = self._network(images_to_tensor(inputs).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

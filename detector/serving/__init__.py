@@ -1,1 +1,1 @@
-"""The command `serve`: a web page and an HTTP API on top of detectors."""
+"""The command `serve`: a web page and an HTTP API for detectors."""

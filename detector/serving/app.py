@@ -1,39 +1,32 @@
-"""The server: a page to drop images on, and `POST /detect` for programs. Local unless told otherwise.
+"""The server: a web page for images and `POST /detect` for programs. It is local unless another host is given.
 
-What a request holds is an image and numbers, never a path. Images stay in memory and are forgotten with the answer.
-The event loop reads and writes; images are decoded by two threads, and each model has one of its own, since a
-`Detector` computes one thing at a time.
+A request contains an image and numbers, never a path. Images stay in memory and are discarded after the response.
+The event loop does the input and output. Two threads decode images, and each model has its own thread, because a
+`Detector` runs one batch at a time.
 """
 
 import asyncio
-import base64
 import contextlib
-import io
 import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
-import numpy as np
-from PIL import Image
-
 from detector.arrays import ImageArray
-from detector.detections import Detections
-from detector.drawing import class_color
-from detector.errors import InputError
+from detector.errors import ConfigError, ImageTooLargeError, InputError, MissingPackageError
 from detector.images import read_image
 from detector.letterbox import Letterbox, letterbox_image
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, RuntimeName
+from detector.options import RuntimeName
 from detector.predict.detector import Detector
 from detector.version import VERSION
 
 try:
-    import python_multipart  # noqa: F401  # Starlette imports it late, and then only asserts that it is there
+    import python_multipart  # noqa: F401  # Starlette imports it late, and fails with a bare assertion without it
     import uvicorn
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -42,262 +35,262 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 except ImportError as error:
-    raise InputError(
-        f"serving needs the package {error.name}: pip install 'starlette>=1.0' uvicorn python-multipart"
+    raise MissingPackageError(
+        f"the server needs the package {error.name}: pip install 'starlette>=1.0' uvicorn python-multipart"
     ) from None
 
 from detector.serving.guard import guard, is_loopback, page_headers
 from detector.serving.openapi import describe_api
-from detector.serving.request import MOST_DETECTIONS, DetectRequest, parse_query, read_upload, skip_body
+from detector.serving.request import DetectRequest, parse_query, read_upload, skip_body
+from detector.serving.response import detect_response, models_response, to_data_url
 
 log = logging.getLogger(__name__)
-_Done = TypeVar("_Done")
+_Result = TypeVar("_Result")
 
 MAX_BYTES = 20_000_000
-"""Largest file that is taken."""
+"""Default size in bytes of the largest accepted file."""
 
 MAX_PIXELS = 50_000_000
-"""Largest image that is decoded; two of these at a time take some 700 MB."""
+"""Default number of pixels of the largest image that is decoded; two such images at a time take about 700 MB."""
 
 CONCURRENCY = 32
-"""Most images that are worked on or wait; who comes then is told to try again."""
+"""Default number of images that are processed or queued at the same time; further requests are refused."""
 
 SECONDS = 30.0
-"""An image must have arrived in, and be answered in."""
+"""Default time limit in seconds for an upload, and again for its detection."""
 
-_DECODERS = 2
-_SHOWN_SIDE = 2048
-"""Of the image in an answer: some 300 kB."""
+_DECODE_THREADS = 2
+_IMAGE_NAME = "image"
+"""Name of the uploaded image in error messages."""
 
 _PAGE = Path(__file__).with_name("page.html")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """Limits of a server; see `make_app`."""
+
+    max_bytes: int
+    max_pixels: int
+    concurrency: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An uploaded image, ready for the network.
+
+    Attributes:
+        letterbox: the map from the image to the network input.
+        letterboxed: [input height, input width, 3].
+        image_url: the image as a data URL; None: the response has no image.
+    """
+
+    letterbox: Letterbox
+    letterboxed: ImageArray
+    image_url: str | None
+
+
 def make_app(
     models: Mapping[str, Detector],
+    *,
     max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
     concurrency: int = CONCURRENCY,
     seconds: float = SECONDS,
     local_only: bool = True,
 ) -> ASGIApp:
     """Return the server as an ASGI app, for `serve` or any other ASGI server.
 
-    The largest image is that of `set_max_pixels`, which holds for the whole process.
-
     Args:
-        models: what can be asked for, by name; the first is meant where a request names none.
-        max_bytes: largest file that is taken.
-        concurrency: most images that are worked on or wait.
-        seconds: an image must have arrived in, and be answered in.
-        local_only: refuse requests under a name that is not this machine's own.
+        models: name → model; the first is the default.
+        max_bytes: size in bytes of the largest accepted file.
+        max_pixels: pixels of the largest image that is decoded.
+        concurrency: number of images that are processed or queued at the same time; further requests are refused.
+        seconds: time limit for an upload, and again for its detection.
+        local_only: refuse requests whose `Host` is not a loopback name.
 
     Raises:
-        InputError: there is no model.
+        ConfigError: `models` is empty.
     """
     if not models:
-        raise InputError("a server needs at least one model")
-    workers = {name: ThreadPoolExecutor(1) for name in models}
-    decoders = ThreadPoolExecutor(_DECODERS)
-    slots = asyncio.Semaphore(concurrency)
+        raise ConfigError("the server needs at least one model")
+    limits = _Limits(max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, seconds=seconds)
     page = _PAGE.read_text(encoding="utf-8")
-
-    async def detect(request: Request) -> Response:
-        if slots.locked():
-            await skip_body(request, max_bytes, seconds)
-            raise _busy(f"{concurrency} images are being looked at already")
-        async with slots:
-            content = await read_upload(request, max_bytes, seconds)
-            question = parse_query(request.query_params.multi_items(), models)
-            try:
-                async with asyncio.timeout(seconds):
-                    return JSONResponse(await look(content, question))
-            except TimeoutError:
-                raise _busy(f"there was no answer within {seconds:g} seconds") from None
-
-    async def look(content: bytes, question: DetectRequest) -> dict[str, Any]:
-        model, loop = models[question.model], asyncio.get_running_loop()
-        read = partial(_read, content, model.input_hw, question.with_image)
-        try:
-            (laid, image), read_ms = await loop.run_in_executor(decoders, _timed, read)
-        except InputError as error:
-            raise _not_taken(error) from None
-        detect = partial(model.detect_letterboxed, [laid], **question.thresholds)
-        [found], detect_ms = await loop.run_in_executor(workers[question.model], _timed, detect)
-        height, width = laid[0].image_hw
-        answer = {"model": question.model, "width": width, "height": height}
-        return answer | {"milliseconds": round(read_ms + detect_ms, 1), "detections": _to_json(found)} | image
-
     app = Starlette(
         routes=[
-            Route("/detect", detect, methods=["POST"]),
-            Route("/", _always(HTMLResponse(page))),
-            Route("/health", _always(JSONResponse({"status": "ok", "version": VERSION}))),
-            Route("/models", _always(JSONResponse(_describe_all(models, max_bytes)))),
-            Route("/openapi.json", _always(JSONResponse(describe_api([*models])))),
+            Route("/detect", _DetectEndpoint(models, limits).respond, methods=["POST"]),
+            Route("/", _constant(HTMLResponse(page))),
+            Route("/health", _constant(JSONResponse({"status": "ok", "version": VERSION}))),
+            Route("/models", _constant(JSONResponse(models_response(models, max_bytes)))),
+            Route("/openapi.json", _constant(JSONResponse(describe_api([*models])))),
         ],
-        exception_handlers={HTTPException: _say_refusal, ClientDisconnect: _say_nothing, Exception: _say_bug},
+        exception_handlers={
+            HTTPException: _handle_http_error,
+            ClientDisconnect: _handle_disconnect,
+            Exception: _handle_bug,
+        },
     )
     return guard(app, local_only, page_headers(page))
 
 
+class _DetectEndpoint:
+    """The endpoint `POST /detect`.
+
+    Args:
+        models: name → model; the first is the default.
+        limits: limits of the server.
+    """
+
+    def __init__(self, models: Mapping[str, Detector], limits: _Limits) -> None:
+        self._models, self._limits = models, limits
+        self._model_threads = {name: ThreadPoolExecutor(1) for name in models}
+        self._decode_threads = ThreadPoolExecutor(_DECODE_THREADS)
+        self._slots = asyncio.Semaphore(limits.concurrency)
+
+    async def respond(self, request: Request) -> Response:
+        """Read the upload, run the detector and return the detections."""
+        limits = self._limits
+        if self._slots.locked():
+            await skip_body(request, limits.max_bytes, limits.seconds)
+            raise _overloaded(f"{limits.concurrency} images are already being processed")
+        async with self._slots:
+            content = await read_upload(request, limits.max_bytes, limits.seconds)
+            parameters = parse_query(request.query_params.multi_items(), self._models)
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    return JSONResponse(await self._detect(content, parameters))
+            except TimeoutError:
+                raise _overloaded(f"the detection took longer than {limits.seconds:g} seconds") from None
+
+    async def _detect(self, content: bytes, request: DetectRequest) -> dict[str, Any]:
+        model, loop = self._models[request.model], asyncio.get_running_loop()
+        decode = partial(_decode, content, model.input_hw, self._limits.max_pixels, request.with_image)
+        try:
+            decoded, decode_ms = await loop.run_in_executor(self._decode_threads, _timed, decode)
+        except InputError as error:
+            raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 415, str(error)) from None
+        detect = partial(model.detect_letterboxed, [(decoded.letterbox, decoded.letterboxed)], request.options)
+        [found], detect_ms = await loop.run_in_executor(self._model_threads[request.model], _timed, detect)
+        milliseconds = decode_ms + detect_ms
+        return detect_response(request.model, decoded.letterbox.image_hw, found, milliseconds, decoded.image_url)
+
+
 def serve(
     weights: Sequence[str],
+    *,
+    device: str = "auto",
+    runtime: RuntimeName = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
-    runtime: RuntimeName = "auto",
-    device: str = "auto",
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
     concurrency: int = CONCURRENCY,
 ) -> None:
-    """Load models and answer until Ctrl-C; logs the address. Sets the largest image for the whole process.
+    """Load models and serve them until Ctrl-C; logs the address.
 
     Args:
-        weights: each as for `Detector.load`; a model is called as its file, or by the whole path where two are alike.
-        host: address to listen on; another than this machine's own lets the network in.
-        port: 0 takes any that is free.
-        runtime: as of `Detector.load`.
-        device: as of `Detector.load`.
-        max_bytes: largest file that is taken.
-        max_pixels: largest image that is decoded.
-        concurrency: most images that are worked on or wait.
+        weights: weights as for `Detector.load`. A model is named after its file, or after its whole path if two files
+            have the same name.
+        device: as for `Detector.load`.
+        runtime: as for `Detector.load`.
+        host: address to listen on. Any address other than this machine's loopback opens the server to the network.
+        port: 0: any free port.
+        max_bytes: size in bytes of the largest accepted file.
+        max_pixels: pixels of the largest image that is decoded.
+        concurrency: number of images that are processed or queued at the same time; further requests are refused.
 
     Raises:
-        InputError: weights that cannot be loaded or are given twice; an address that cannot be listened on.
+        InputError: weights that cannot be loaded or are given twice; an address that the server cannot listen on.
     """
     with _listen(host, port) as listener:
-        models = {name: Detector.load(path, device, runtime=runtime) for name, path in _names(weights).items()}
+        names = _model_names(weights)
+        models = {name: Detector.load(path, device=device, runtime=runtime) for name, path in names.items()}
         local_only = is_loopback(host)
-        app = make_app(models, max_bytes, concurrency, local_only=local_only)
-        shown = f"[{host}]" if ":" in host else host
-        log.info("%s at http://%s:%d (Ctrl-C stops)", ", ".join(models), shown, listener.getsockname()[1])
-        if not local_only:
-            log.warning("listens on %s: anybody in the network can use it, without password or encryption", host)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
+        app = make_app(
+            models, max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, local_only=local_only
         )
+        url_host = f"[{host}]" if ":" in host else host
+        log.info("serving %s at http://%s:%d (Ctrl-C stops)", ", ".join(models), url_host, listener.getsockname()[1])
+        if not local_only:
+            log.warning("listening on %s: anyone on the network can use it, without password or encryption", host)
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(_uvicorn_config(app)).run(sockets=[listener])
+
+
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket: before the models are loaded, since that takes longer than to say that it is taken."""
+    """Return a listening socket. Called before the models are loaded, so that a port in use is reported at once."""
     if not 0 <= port <= 65535:
-        raise InputError(f"port {port}: ports go from 0 to 65535")
+        raise ConfigError(f"port {port}: expected a number from 0 to 65535")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # Python adds the address once more
+        reason = str(error.strerror).partition(" (")[0]  # without the address, which Python repeats
         raise InputError(f"{host}, port {port}: cannot listen ({reason}): choose another --port or --host") from None
 
 
-def _names(weights: Sequence[str]) -> dict[str, str]:
-    """Return the name of each model and its weights.
+def _model_names(weights: Sequence[str]) -> dict[str, str]:
+    """Return model name → weights.
 
-    >>> _names(["cells", "mine.onnx", "a/best.onnx", "b/best.onnx"])
+    >>> _model_names(["cells", "mine.onnx", "a/best.onnx", "b/best.onnx"])
     {'cells': 'cells', 'mine': 'mine.onnx', 'a/best.onnx': 'a/best.onnx', 'b/best.onnx': 'b/best.onnx'}
     """
     stems = [Path(path).stem for path in weights]
     names = {path if stems.count(stem) > 1 else stem: path for path, stem in zip(weights, stems, strict=True)}
     if len(names) < len(weights):
-        raise InputError(f"weights given twice: {' '.join(weights)}")
+        raise ConfigError(f"weights are given twice: {' '.join(weights)}")
     return names
 
 
-def _always(response: Response) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
+def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that always returns `response`."""
+
+    async def respond(request: Request) -> Response:
         return response
 
-    return answer
+    return respond
 
 
-def _describe_all(models: Mapping[str, Detector], max_bytes: int) -> dict[str, Any]:
-    return {
-        "models": [_describe(name, model) for name, model in models.items()],
-        "defaults": {
-            "score_threshold": SCORE_THRESHOLD,
-            "iou_threshold": IOU_THRESHOLD,
-            "max_detections": MAX_DETECTIONS,
-        },
-        "max_bytes": max_bytes,
-        "most_detections": MOST_DETECTIONS,
-    }
+def _decode(content: bytes, input_hw: tuple[int, int], max_pixels: int, with_image: bool) -> _Decoded:
+    """Decode and letterbox an image file. The full-size image, which may be large, is freed here."""
+    image = read_image(content, name=_IMAGE_NAME, max_pixels=max_pixels)
+    letterbox, letterboxed = letterbox_image(image, input_hw)
+    return _Decoded(letterbox, letterboxed, to_data_url(image) if with_image else None)
 
 
-def _describe(name: str, model: Detector) -> dict[str, Any]:
-    height, width = model.input_hw
-    colors = ["#{:02x}{:02x}{:02x}".format(*class_color(class_id)) for class_id in range(len(model.class_names))]
-    return {
-        "name": name,
-        "class_names": model.class_names,
-        "class_colors": colors,
-        "input_width": width,
-        "input_height": height,
-        "runtime": model.runtime.name,
-        "suppression": model.suppression,
-        "class_agnostic": model.class_agnostic,
-    }
-
-
-def _read(
-    content: bytes, input_hw: tuple[int, int], with_image: bool
-) -> tuple[tuple[Letterbox, ImageArray], dict[str, str]]:
-    """Return the image on its canvas; and, if wanted, in the words of the answer. The large array ends here."""
-    image = read_image(content)
-    return letterbox_image(image, input_hw), {"image": _to_url(image)} if with_image else {}
-
-
-def _to_url(image: ImageArray) -> str:
-    """Return [H, W, 3] as a data URL, scaled to at most `_SHOWN_SIDE` pixels."""
-    height, width = image.shape[:2]
-    scale = min(1, _SHOWN_SIDE / max(height, width))
-    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    file = io.BytesIO()
-    shown = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    Image.fromarray(shown.astype(np.uint8, copy=False)).save(file, "JPEG", quality=92)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _timed(work: Callable[[], _Done]) -> tuple[_Done, float]:
-    """Return what `work` does and the milliseconds it took, in the thread that does it."""
+def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
+    """Return the result of `work` and its duration in milliseconds, without the time it waited for a thread."""
     started = time.perf_counter()
-    done = work()
-    return done, (time.perf_counter() - started) * 1e3
+    result = work()
+    return result, (time.perf_counter() - started) * 1e3
 
 
-def _to_json(found: Detections) -> list[dict[str, Any]]:
-    """Return the detections with every digit: read back as float32 they are the same."""
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
-    return [
-        {"class": found.class_names[class_id], "class_id": class_id, "score": score, "box": box}
-        for box, score, class_id in rows
-    ]
-
-
-def _not_taken(error: InputError) -> HTTPException:
-    reason = str(error).removeprefix("<bytes>: ")
-    return HTTPException(413 if reason.startswith("too large an image") else 415, reason)
-
-
-def _busy(reason: str) -> HTTPException:
+def _overloaded(reason: str) -> HTTPException:
     return HTTPException(503, f"{reason}: try again in a second", {"Retry-After": "1"})
 
 
-def _say_refusal(request: Request, error: Exception) -> Response:
+def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def _say_nothing(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody is there to read it
+def _handle_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # the client is gone: nobody reads it
 
 
-def _say_bug(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed at this; its log says how"}, 500)
+def _handle_bug(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "internal server error; see the log of the server"}, 500)

@@ -1,7 +1,7 @@
-"""Who may ask a local server: not a page of another site, neither by its own name nor by one that leads here.
+"""Protect a local server from web pages of other sites: check the `Host` and `Origin` of every request.
 
-A browser lets any page on the internet send images to 127.0.0.1. It says then where the page is from, in `Origin`;
-and a name that was made to lead to 127.0.0.1 (DNS rebinding) still stands in `Host`.
+A browser lets any page on the internet send requests to 127.0.0.1, and names the page's site in `Origin`. A host name
+that was set up to resolve to 127.0.0.1 (DNS rebinding) still appears in `Host`.
 """
 
 import base64
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a name or address is this machine's own, which no other machine can reach.
+    """Return whether a host name or address is loopback, which no other machine can reach.
 
     >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -28,12 +28,12 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(app: ASGIApp, local_only: bool, headers: Mapping[str, str]) -> ASGIApp:
-    """Return the app behind the checks of this module, with `headers` on every answer.
+    """Return an app that checks each request before `app`, and adds `headers` to each response.
 
     Args:
-        app: what answers.
-        local_only: refuse requests under a name that is not this machine's own.
-        headers: name → value.
+        app: the app to protect.
+        local_only: refuse requests whose `Host` is not a loopback name.
+        headers: header name → value.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +49,11 @@ def guard(app: ASGIApp, local_only: bool, headers: Mapping[str, str]) -> ASGIApp
 
 
 def page_headers(page: str) -> dict[str, str]:
-    """Return what stands on every answer: the page runs and loads what is in it, and nothing from anywhere else."""
+    """Return the security headers for every response: the page may run and load its own content and nothing else.
+
+    Args:
+        page: HTML with inline scripts and styles.
+    """
 
     def hashes(tag: str) -> str:
         parts = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -70,10 +74,11 @@ def page_headers(page: str) -> dict[str, str]:
 
 
 def _reason_to_refuse(headers: Headers, local_only: bool) -> str | None:
+    """Return why a request is refused; None if it is allowed."""
     host, origin = headers.get("host", ""), headers.get("origin")
     name = re.sub(r":\d*$", "", host)
     if local_only and not is_loopback(name):
-        return f"asked as '{name}': this server answers as 127.0.0.1 or localhost only, unless started with --host"
+        return f"host '{name}' is not allowed: use 127.0.0.1 or localhost, or start the server with --host"
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-        return f"asked by a page of {origin}: only the server's own page and programs may ask"
+        return f"a page of {origin} may not use this server: only the server's own page and programs may"
     return None

@@ -1,66 +1,75 @@
-"""The API described for programs: an OpenAPI document, held to the server by tests."""
+"""The OpenAPI document of the server; tests check the server's responses against it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
-from detector.serving.request import MOST_DETECTIONS
+from detector.serving.request import MAX_DETECTIONS_LIMIT
 from detector.version import VERSION
 
-_STRING, _NUMBER, _INTEGER = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+_STRING, _NUMBER = {"type": "string"}, {"type": "number"}
 _FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
-_CORNER = {"type": "number", "minimum": 0}
+_COORDINATE = {"type": "number", "minimum": 0}
 
-_REFUSALS = {
-    400: "The form or the request cannot be read.",
-    403: "Asked under a foreign host name or by a page of another site.",
-    408: "The image did not arrive in time.",
-    413: "Too many bytes or too many pixels.",
-    415: "Not an image.",
-    422: "A parameter makes no sense, or the form does not hold one file.",
-    503: "Too much to do at the moment; `Retry-After` says when to try again.",
+_ERRORS = {
+    400: "The form or the request cannot be parsed.",
+    403: "The request names a foreign host, or comes from a page of another site.",
+    408: "The upload took too long.",
+    413: "The file has too many bytes, or the image too many pixels.",
+    415: "The file is not an image.",
+    422: "A parameter is invalid, or the form does not contain exactly one file.",
+    503: "The server is overloaded; `Retry-After` says when to try again.",
 }
 
 
 def describe_api(models: Sequence[str]) -> dict[str, Any]:
-    """Return the OpenAPI document of a server with these models."""
-    parameters = (
-        _parameter("model", {"type": "string", "enum": [*models], "default": models[0]}, "Which model looks."),
-        _parameter("score_threshold", _FRACTION | {"default": SCORE_THRESHOLD}, "Lowest score that counts."),
-        _parameter(
-            "iou_threshold",
-            _FRACTION | {"default": IOU_THRESHOLD},
-            "Overlap above which the lower of two boxes goes; 1 keeps every box.",
-        ),
-        _parameter(
-            "max_detections",
-            {"type": "integer", "minimum": 1, "maximum": MOST_DETECTIONS, "default": MAX_DETECTIONS},
-            "Most detections, best first.",
-        ),
-        _parameter("with_image", {"type": "boolean", "default": False}, "Also answer with the image as it was read."),
-    )
-    body = {
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "multipart/form-data": {"schema": _object(file={"type": "string", "format": "binary"})},
-    }
+    """Return the OpenAPI document of a server with these models; the first is the default."""
     detect = {
-        "summary": "Find the objects in an image.",
+        "summary": "Detect the objects in an image.",
         "operationId": "detect",
-        "parameters": [*parameters],
-        "requestBody": {"required": True, "content": body},
-        "responses": {"200": _answer("What was found.", "Answer")}
-        | {str(status): _answer(what, "Error") for status, what in _REFUSALS.items()},
+        "parameters": _parameters(models),
+        "requestBody": {"required": True, "content": _upload_formats()},
+        "responses": {"200": _response("The detections, best first.", "DetectResponse")}
+        | {str(status): _response(description, "ErrorResponse") for status, description in _ERRORS.items()},
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "detector", "version": VERSION, "summary": "Objects in images, found on this machine."},
+        "info": {"title": "detector", "version": VERSION, "summary": "Object detection on this machine."},
         "paths": {
             "/detect": {"post": detect},
-            "/health": {"get": _get("health", "Whether the server answers.", "Health")},
-            "/models": {"get": _get("models", "What can be asked, and within what limits.", "Models")},
+            "/health": {"get": _get("health", "Whether the server is up.", "HealthResponse")},
+            "/models": {"get": _get("models", "The models, the default thresholds and the limits.", "ModelsResponse")},
         },
         "components": {"schemas": _schemas(models)},
+    }
+
+
+def _parameters(models: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        _parameter("model", {"type": "string", "enum": [*models], "default": models[0]}, "Name of the model to run."),
+        _parameter("score_threshold", _FRACTION | {"default": SCORE_THRESHOLD}, "Lowest confidence score."),
+        _parameter(
+            "iou_threshold",
+            _FRACTION | {"default": IOU_THRESHOLD},
+            "NMS IoU threshold: of two boxes that overlap by more, only the better one is kept; 1 keeps every box.",
+        ),
+        _parameter(
+            "max_detections",
+            {"type": "integer", "minimum": 1, "maximum": MAX_DETECTIONS_LIMIT, "default": MAX_DETECTIONS},
+            "Largest number of detections; the best are kept.",
+        ),
+        _parameter(
+            "with_image", {"type": "boolean", "default": False}, "Also return the image as the server decoded it."
+        ),
+    ]
+
+
+def _upload_formats() -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    return {
+        "image/*": {"schema": file},
+        "application/octet-stream": {"schema": file},
+        "multipart/form-data": {"schema": _object(file=file)},
     }
 
 
@@ -70,8 +79,8 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
         **{"class": _STRING},
         class_id={"type": "integer", "minimum": 0},
         score=_FRACTION,
-        box=_list(_CORNER, minItems=4, maxItems=4)
-        | {"description": "x1, y1, x2, y2 in pixels of the image, the way up a viewer shows it."},
+        box=_list(_COORDINATE, minItems=4, maxItems=4)
+        | {"description": "x1, y1, x2, y2 in pixels of the upright image (EXIF orientation applied)."},
     )
     model = _object(
         name={"type": "string", "enum": [*models]},
@@ -84,18 +93,18 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
         class_agnostic={"type": "boolean"},
     )
     defaults = _object(score_threshold=_FRACTION, iou_threshold=_FRACTION, max_detections=size)
-    answer = _object(
+    detect_response = _object(
         model=_STRING, width=size, height=size, milliseconds=_NUMBER, detections=_list({"$ref": _at("Detection")})
     )
-    answer["properties"]["image"] = _STRING | {
-        "description": "With `with_image` only: a data URL, JPEG, upright, scaled down where it is large."
+    detect_response["properties"]["image"] = _STRING | {
+        "description": "Only with `with_image`: the upright image as a data URL (JPEG); a large image is scaled down."
     }
     return {
-        "Answer": answer,
+        "DetectResponse": detect_response,
         "Detection": detection,
-        "Error": _object(error=_STRING),
-        "Health": _object(status={"const": "ok"}, version=_STRING),
-        "Models": _object(models=_list(model), defaults=defaults, max_bytes=size, most_detections=size),
+        "ErrorResponse": _object(error=_STRING),
+        "HealthResponse": _object(status={"const": "ok"}, version=_STRING),
+        "ModelsResponse": _object(models=_list(model), defaults=defaults, max_bytes=size, max_detections_limit=size),
     }
 
 
@@ -103,8 +112,8 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
-def _list(items: dict[str, Any], **more: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, **more}
+def _list(items: dict[str, Any], **limits: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, **limits}
 
 
 def _at(schema: str) -> str:
@@ -116,9 +125,9 @@ def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str,
 
 
 def _get(name: str, summary: str, schema: str) -> dict[str, Any]:
-    refused = _answer(_REFUSALS[403], "Error")
-    return {"operationId": name, "summary": summary, "responses": {"200": _answer(summary, schema), "403": refused}}
+    refused = _response(_ERRORS[403], "ErrorResponse")
+    return {"operationId": name, "summary": summary, "responses": {"200": _response(summary, schema), "403": refused}}
 
 
-def _answer(description: str, schema: str) -> dict[str, Any]:
+def _response(description: str, schema: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": {"$ref": _at(schema)}}}}

@@ -1,11 +1,10 @@
-"""What a request to `/detect` asks: an image and thresholds; whatever is wrong with them is said with its status."""
+"""Parse a request to `/detect`: the query of the URL and the uploaded file. Bad requests raise an HTTP error."""
 
 import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -14,85 +13,76 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from detector.errors import did_you_mean
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, DetectOptions
 
-MOST_DETECTIONS = 1000
-"""Most that can be asked for, so that an answer stays small."""
+MAX_DETECTIONS_LIMIT = 1000
+"""Largest `max_detections` a request may ask for; it bounds the size of a response."""
 
+_PARAMETERS = ("model", "score_threshold", "iou_threshold", "max_detections", "with_image")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
-_HOW = "send the file as body with `Content-Type: image/jpeg` (or another image type), or as the file of a form"
+_HOW_TO_SEND = (
+    "send the file as the request body with `Content-Type: image/jpeg` (or another image type), or as a file in a form"
+)
 
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """What is asked about the image.
+    """The parameters of a request to `/detect`.
 
     Attributes:
-        model: a name the server was started with.
-        score_threshold: lowest score that counts, 0..1.
-        iou_threshold: overlap above which the lower of two boxes goes, 0..1.
-        max_detections: most detections.
-        with_image: also answer with the image as it was read, for a page to draw.
+        model: name of one of the server's models.
+        options: thresholds for the detection.
+        with_image: whether the response contains the decoded image, for a page to draw.
     """
 
     model: str
-    score_threshold: float = SCORE_THRESHOLD
-    iou_threshold: float = IOU_THRESHOLD
-    max_detections: int = MAX_DETECTIONS
+    options: DetectOptions
     with_image: bool = False
-
-    @property
-    def thresholds(self) -> dict[str, Any]:
-        """What `Detector.detect` calls the options."""
-        return {key: getattr(self, key) for key in ("score_threshold", "iou_threshold", "max_detections")}
 
 
 def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> DetectRequest:
-    """Read the query of a URL.
+    """Parse the query of a URL.
 
     Args:
         query: names and values in their order.
-        models: the names that are known; the first is meant where none is named.
+        models: names of the models; the first is the default.
 
     Raises:
-        HTTPException: 422, a name or a value makes no sense.
+        HTTPException: 422: a name is unknown or repeated, or a value is invalid.
     """
     values: dict[str, str] = {}
     for name, value in query:
-        if name not in DetectRequest.__dataclass_fields__:
-            raise HTTPException(
-                422, f"{name}: no such parameter; {did_you_mean(name, DetectRequest.__dataclass_fields__)}"
-            )
+        if name not in _PARAMETERS:
+            raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, _PARAMETERS)}")
         if name in values:
-            raise HTTPException(422, f"{name}: given twice")
+            raise HTTPException(422, f"{name}: given twice; send it once")
         values[name] = value
     model = values.get("model", next(iter(models)))
     if model not in models:
-        raise HTTPException(422, f"model: there is no '{model}'; known: {', '.join(models)}")
-    return DetectRequest(
-        model,
-        _fraction("score_threshold", values, SCORE_THRESHOLD),
-        _fraction("iou_threshold", values, IOU_THRESHOLD),
-        _count("max_detections", values, MAX_DETECTIONS),
-        _switch("with_image", values),
+        raise HTTPException(422, f"model: unknown model '{model}'; known: {', '.join(models)}")
+    options = DetectOptions(
+        score_threshold=_parse_fraction("score_threshold", values, SCORE_THRESHOLD),
+        iou_threshold=_parse_fraction("iou_threshold", values, IOU_THRESHOLD),
+        max_detections=_parse_count("max_detections", values, MAX_DETECTIONS),
     )
+    return DetectRequest(model, options, _parse_flag("with_image", values))
 
 
-def _fraction(name: str, values: dict[str, str], default: float) -> float:
+def _parse_fraction(name: str, values: dict[str, str], default: float) -> float:
     text = values.get(name, str(default))
     if not _NUMBER.fullmatch(text) or not 0 <= float(text) <= 1:
         raise HTTPException(422, f"{name}: expected a number from 0 to 1, got '{text}'")
     return float(text)
 
 
-def _count(name: str, values: dict[str, str], default: int) -> int:
+def _parse_count(name: str, values: dict[str, str], default: int) -> int:
     text = values.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MOST_DETECTIONS:
-        raise HTTPException(422, f"{name}: expected a whole number from 1 to {MOST_DETECTIONS}, got '{text}'")
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_DETECTIONS_LIMIT:
+        raise HTTPException(422, f"{name}: expected a whole number from 1 to {MAX_DETECTIONS_LIMIT}, got '{text}'")
     return int(text)
 
 
-def _switch(name: str, values: dict[str, str]) -> bool:
+def _parse_flag(name: str, values: dict[str, str]) -> bool:
     text = values.get(name, "false")
     if text not in ("true", "false"):
         raise HTTPException(422, f"{name}: expected true or false, got '{text}'")
@@ -100,17 +90,17 @@ def _switch(name: str, values: dict[str, str]) -> bool:
 
 
 async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """Return the file that was sent, as body or as the one file of a form; what it holds is not looked at.
+    """Return the uploaded file, from the body or from a form with one file; its content is not checked.
 
     Args:
-        request: with a body.
-        max_bytes: largest body, a form's own lines included.
-        seconds: it must have arrived in.
+        request: a request with a body.
+        max_bytes: largest body in bytes, including the boundaries of a form.
+        seconds: time limit for the upload.
 
     Raises:
-        HTTPException: 400, the form is damaged; 408, it came too slowly; 413, it is too large; 415, neither an image
-            nor a form; 422, the form does not hold one file.
-        ClientDisconnect: the other side went away.
+        HTTPException: 400: the form is damaged; 408: the upload took too long; 413: the body is too large;
+            415: neither an image nor a form; 422: the form does not contain exactly one file.
+        ClientDisconnect: the client closed the connection.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -118,53 +108,56 @@ async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds") from None
     if body is None:
-        raise HTTPException(413, f"too large a file: at most {max_bytes / 1e6:g} MB are taken; make it smaller")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _only_file(request, body)
-    if not kind.startswith("image/") and kind != "application/octet-stream":
-        raise HTTPException(415, f"got {kind or 'a body without Content-Type'}: {_HOW}")
+        raise HTTPException(413, f"the file is too large: at most {max_bytes / 1e6:g} MB are accepted; shrink it")
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _read_form_file(request, body)
+    if not content_type.startswith("image/") and content_type != "application/octet-stream":
+        found = f"Content-Type {content_type} is not an image" if content_type else "the request has no Content-Type"
+        raise HTTPException(415, f"{found}: {_HOW_TO_SEND}")
     return body
 
 
 async def skip_body(request: Request, max_bytes: int, seconds: float) -> None:
-    """Read what was sent and forget it: who is refused while he sends would hear of a broken connection only."""
+    """Read and discard the body: a client refused during its upload would only see a broken connection."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await _read_body(request, 0, max_bytes)
 
 
-async def _read_body(request: Request, max_bytes: int, give_up: int) -> bytes | None:
-    """Return the body, or None if it is larger; then it is read all the same, up to the size at which to give up."""
+async def _read_body(request: Request, max_bytes: int, max_read: int) -> bytes | None:
+    """Return the body; None if it is larger than `max_bytes`. Reading stops only above `max_read` bytes."""
     body, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
         if size <= max_bytes:
             body += chunk
-        elif size > give_up:
+        elif size > max_read:
             break
     return bytes(body) if size <= max_bytes else None
 
 
-async def _only_file(request: Request, body: bytes) -> bytes:
+async def _read_form_file(request: Request, body: bytes) -> bytes:
+    """Return the content of the only file in a multipart form."""
+
     async def chunks() -> AsyncIterator[bytes]:
         yield body
 
     parser = MultiPartParser(request.headers, chunks(), max_files=1, max_fields=1)  # type: ignore[arg-type]
-    parser.spool_max_size = len(body) + 1  # it stays in memory: what is sent here is never written to the disk
+    parser.spool_max_size = len(body) + 1  # keep the upload in memory: it is never written to disk
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:  # which of them depends on Starlette's version
-        raise HTTPException(400, f"the form cannot be read ({error}): {_HOW}") from None
+    except (MultiPartException, FormParserError) as error:  # which of the two depends on the version of Starlette
+        raise HTTPException(400, f"the form cannot be parsed ({error}): {_HOW_TO_SEND}") from None
     try:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise HTTPException(
-                    422, f"{name}: a form holds the file alone; parameters go into the URL, /detect?..."
+                    422, f"{name}: the form may contain only the file; put parameters into the URL, /detect?..."
                 )
         contents = [await upload.read() for upload in form.values() if isinstance(upload, UploadFile)]
     finally:
         await form.close()
     if not contents:
-        raise HTTPException(422, f"the form holds no file: {_HOW}")
+        raise HTTPException(422, f"the form contains no file: {_HOW_TO_SEND}")
     return contents[0]

@@ -1,1 +1,1 @@
-"""The command `train`: one training run with its schedule, optimizer, state and output folder."""
+"""The command `train`: one training run with its schedule, optimizer, checkpoints and output folder."""

@@ -1,4 +1,4 @@
-"""The optimizers: Muon for convolution weights with AdamW for the rest, or one of the classical five for all."""
+"""Optimizers: Muon for convolution weights and AdamW for all other parameters, or one standard optimizer for all."""
 
 import functools
 import math
@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detector.config import Config
+from detector.config import OptimizerConfig
 from detector.model.network import GridNetwork
 
 _PEAK = {"muon": 0.05, "adamw": 0.003, "adam": 0.003, "rmsprop": 0.001, "momentum": 0.02, "sgd": 0.1}
 _BETAS = (0.9, 0.99)
 
 
-def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
-    """Return the optimizers that together train every parameter; each group remembers its peak as `peak_lr`.
+def peak_learning_rate(config: OptimizerConfig) -> float:
+    """Return the peak learning rate: the setting, or the default of the optimizer."""
+    return _PEAK[config.optimizer] if config.lr == "auto" else config.lr
 
-    Muon and AdamW decay the weights of convolutions: norms and biases are scale and offset, not complexity. For the
-    others there is the penalty `l2`.
+
+def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optimizer]:
+    """Return the optimizers that together train every parameter; each parameter group stores its `peak_lr`.
+
+    Muon and AdamW apply weight decay to convolution weights only: norms and biases are scale and offset, not
+    complexity. For the other optimizers there is the penalty `l2`.
 
     Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012 (RMSProp); Kingma and Ba, Adam,
     2015, algorithm 1; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, algorithm 2 (AdamW).
@@ -28,7 +33,7 @@ def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
     kernels = kernels_of(network)
     matrices = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
-    peak = _PEAK[config.optimizer] if config.lr == "auto" else config.lr
+    peak = peak_learning_rate(config)
     groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizers: list[Optimizer]
     match config.optimizer:
@@ -54,21 +59,21 @@ def make_optimizers(network: GridNetwork, config: Config) -> list[Optimizer]:
 
 
 def kernels_of(network: GridNetwork) -> list[Tensor]:
-    """Return the weights of all convolutions but the last of each head."""
+    """Return the weights of all convolutions except the last one of each head."""
     outputs = {id(output) for output in network.outputs}
     return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and id(m) not in outputs]
 
 
 class Muon(Optimizer):
-    """Momentum whose step is made orthogonal: every direction of a weight matrix moves by the same amount.
+    """Muon: momentum whose step is orthogonalized, so that every direction of a weight matrix moves by the same amount.
 
-    A kernel [out, in, h, w] counts as the matrix [out, h*w*in]. Matrices of one shape are worked on together.
+    A kernel [out, in, h, w] is treated as the matrix [out, h*w*in]. Matrices of the same shape are processed together.
 
     Args:
-        params: weights of convolutions.
-        lr: size of a step; the spectral norm of the change.
+        params: convolution weights.
+        lr: learning rate: the spectral norm of a step.
         momentum: Nesterov momentum.
-        weight_decay: share of the weight taken off per step, times `lr`.
+        weight_decay: fraction of the weight subtracted per step, times `lr`.
 
     Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
@@ -110,15 +115,15 @@ class Muon(Optimizer):
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:
-    """View a channels_last kernel [out, in, h, w] as [out, h*w*in] without moving a number."""
+    """Return a channels_last kernel [out, in, h, w] viewed as [out, h*w*in], without copying."""
     return kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Return about the nearest orthogonal matrices to [K, n, m]: singular values go to 0.7..1.2.
+    """Return approximately the nearest orthogonal matrices to [K, n, m]; singular values become 0.7..1.2.
 
     The iteration x ← (a + b·g + c·g²) x with g = x·xᵀ only multiplies x by polynomials of g, and these commute.
-    So it runs on g alone, n x n instead of n x m, and x is multiplied once at the end: about 2.5 times less work.
+    So it is run on g alone, n x n instead of n x m, and x is multiplied once at the end: about 2.5 times less work.
 
     Source: Jordan et al., as above: quintic Newton-Schulz iteration with these three coefficients.
     """
@@ -137,9 +142,9 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 
-def clip_gradients(network: GridNetwork, largest_norm: float, largest_value: float = 0.0) -> Tensor:
-    """Scale all gradients down to a common norm, then cut each number (0: do not); return the norm before."""
-    norm: Tensor = nn.utils.clip_grad_norm_(network.parameters(), largest_norm, foreach=True)
-    if largest_value:
-        nn.utils.clip_grad_value_(network.parameters(), largest_value, foreach=True)
+def clip_gradients(network: GridNetwork, max_norm: float, max_value: float = 0.0) -> Tensor:
+    """Clip the gradients: first their common norm, then each value (0: no limit); return the norm before clipping."""
+    norm: Tensor = nn.utils.clip_grad_norm_(network.parameters(), max_norm, foreach=True)
+    if max_value:
+        nn.utils.clip_grad_value_(network.parameters(), max_value, foreach=True)
     return norm

@@ -1,19 +1,19 @@
-"""What keeps weights small or features independent, each from an epoch of its own on.
+"""Regularization: L1 and L2 penalties, max-norm and dropout, each from an epoch of its own on.
 
-Regularization from the first step pulls weights that have not learned anything yet into the saddle at zero.
+From the first step on, regularization would pull weights that have learned nothing yet into the saddle point at zero.
 """
 
 import torch
 from torch import nn
 
-from detector.config import Config
+from detector.config import Config, OptimizerConfig
 from detector.model.network import GridNetwork
 from detector.training.optimizer import kernels_of
 
 
 @torch.no_grad()
-def add_penalties(network: GridNetwork, config: Config, epoch: float) -> None:
-    """Add to the gradients of convolution weights those of l2 / 2 * sum(w²) and l1 * sum(|w|)."""
+def add_penalties(network: GridNetwork, config: OptimizerConfig, epoch: float) -> None:
+    """Add the gradients of l2 / 2 * sum(w²) and l1 * sum(|w|) to the gradients of convolution weights."""
     l2 = config.l2 if epoch >= config.l2_after else 0.0
     l1 = config.l1 if epoch >= config.l1_after else 0.0
     if not l2 and not l1:
@@ -24,8 +24,8 @@ def add_penalties(network: GridNetwork, config: Config, epoch: float) -> None:
 
 
 @torch.no_grad()
-def limit_norms(network: GridNetwork, config: Config, epoch: float) -> None:
-    """Cut every filter [in, h, w] of the convolutions to a norm of at most `max_norm`.
+def limit_norms(network: GridNetwork, config: OptimizerConfig, epoch: float) -> None:
+    """Scale down every convolution filter [in, h, w] whose norm is above `max_norm`.
 
     Source: Srivastava et al., Dropout, 2014, section 5.1.
     """
@@ -36,7 +36,7 @@ def limit_norms(network: GridNetwork, config: Config, epoch: float) -> None:
 
 
 def set_dropout(network: GridNetwork, config: Config, epoch: float, step: int) -> None:
-    """Turn dropout on from its epoch, and make what it drops a function of (seed, step)."""
+    """Turn dropout on from its epoch, and seed it so that the dropped channels are a function of (seed, step)."""
     if config.dropout:
         torch.manual_seed(config.seed * 1_000_003 + step)
         for module in network.modules():

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, ledger, a line per evaluation, the best and the last weights, the state."""
+"""The output folder of a run: settings, ledger, results per evaluation, best and last weights, checkpoints."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detector.errors import InputError
+from detector.errors import FileError
 from detector.files import locked, make_folder, read_json, write_atomic, write_json
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
@@ -18,23 +18,23 @@ from detector.weights_info import WeightsInfo
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder that holds a run; nothing is ever written over one.
+    """Refuse a folder that already holds a run: a run is never overwritten.
 
     Raises:
-        InputError: it does.
+        FileError: the folder holds a run.
     """
     if any((path / name).exists() for name in ("weights", "results.csv", "run.json")):
-        raise InputError(f"{path}: holds a run already; give another --out, or remove it first")
+        raise FileError(f"{path}: the folder already holds a run; choose another --out, or remove it first")
 
 
 class RunFolder:
-    """Reads and writes what belongs to one run; no other process may at the same time.
+    """Reads and writes the files of one run; locked against other processes until `close`.
 
     Args:
-        path: made if it is not there.
+        path: created if it does not exist.
 
     Raises:
-        InputError: it cannot be written, or another run is using it.
+        FileError: the folder cannot be written, or another run is using it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,17 +44,17 @@ class RunFolder:
         self._lock.enter_context(locked(path, "training"))
 
     def close(self) -> None:
-        """Let others use the folder."""
+        """Release the lock."""
         self._lock.close()
 
     @property
     def best(self) -> Path:
-        """Weights with the best AP on val; the last ones where nothing is evaluated."""
+        """The weights with the best AP on val; the last ones where nothing is evaluated."""
         return self.path / "weights" / "best.safetensors"
 
     @property
     def last(self) -> Path:
-        """Weights at the end."""
+        """The weights at the end."""
         return self.path / "weights" / "last.safetensors"
 
     def write_json(self, name: str, values: Any) -> None:
@@ -65,10 +65,10 @@ class RunFolder:
         """Read a JSON file of the folder.
 
         Raises:
-            InputError: it is not there, or no JSON.
+            FileError: the file is missing or not JSON.
         """
         if not (self.path / name).exists():
-            raise InputError(f"{self.path}: holds no run that could go on ({name} is missing)")
+            raise FileError(f"{self.path}: no run to resume ({name} is missing)")
         return read_json(self.path / name)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -79,15 +79,15 @@ class RunFolder:
         writer.writerows(rows)
         write_atomic(self.path / name, text.getvalue().encode())
 
-    def save(self, network: GridNetwork, info: WeightsInfo, is_best: bool, float16: bool) -> None:
-        """Write the last weights, and the best ones if these are the best; in float16 if `save_float16`."""
+    def save(self, network: GridNetwork, info: WeightsInfo, *, is_best: bool, float16: bool) -> None:
+        """Write the last weights, and also the best ones if these are the best."""
         for path in (self.last, self.best) if is_best else (self.last,):
             save_weights(path, network, info, float16)
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        """Write all that is needed to go on."""
+        """Write a checkpoint with everything needed to resume."""
         write_state(self.path / "state", progress, tensors)
 
     def read_state(self) -> tuple[Progress, dict[str, Tensor]] | None:
-        """Return the last whole state, None where there is none."""
+        """Return the latest intact checkpoint, None where there is none."""
         return read_state(self.path / "state")

@@ -1,8 +1,8 @@
-"""The state of a run on disk: all that is needed to go on to the same bits.
+"""Checkpoints for resuming: everything needed to continue a run bit-exactly.
 
-One safetensors file, numbers of the run as JSON in its metadata; a part of its name is the hash of its contents, so
-that a damaged file is known as such. The order of the images and their augmentation are functions of the step:
-nothing else exists.
+One safetensors file, with the progress of the run as JSON in its metadata. The file name contains a hash of the
+content, so that a damaged file is detected. The order of the images and their augmentation are functions of the step
+and need not be saved.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from detector.errors import InputError
+from detector.errors import FileError
 from detector.files import write_atomic
 
 log = logging.getLogger(__name__)
 
-FORMAT = "detector-state-1"
+FORMAT = "detector-state-2"
 _KEPT = 2
 
 
@@ -30,16 +30,16 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        steps: planned.
-        evaluations: planned.
+        steps: planned steps.
+        evaluations: planned evaluations.
         step: steps done.
-        seconds: wall time so far, of all its parts.
-        losses: sums of the terms since the last evaluation.
+        seconds: wall time so far, over all sessions.
+        losses: sums of the loss terms since the last evaluation.
         steps_since: steps since then.
         without_better: evaluations since the best AP.
-        best: the best evaluation, as `AveragePrecision.to_json` gives it.
-        results: lines of results.csv.
-        timing: lines of timing.csv.
+        best: the best evaluation, as `AveragePrecision.to_json` returns it.
+        results: rows of results.csv.
+        timing: rows of timing.csv.
     """
 
     steps: int
@@ -55,40 +55,46 @@ class Progress:
 
 
 def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Write a state into the folder and remove all but the last two.
+    """Write a checkpoint into a folder and remove all but the last two.
 
     Raises:
-        InputError: it cannot be written; the states before are untouched.
+        FileError: the checkpoint cannot be written; earlier ones are unchanged.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(whole, {"format": FORMAT, "progress": json.dumps(asdict(progress))})
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(on_cpu, {"format": FORMAT, "progress": json.dumps(asdict(progress))})
     write_atomic(folder / f"{progress.step:08d}-{_hash(data)}.safetensors", data)
     for old in _states(folder)[_KEPT:]:
         old.unlink()
 
 
 def read_state(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Return the last state that is whole; None where there is none."""
+    """Return the latest intact checkpoint of a folder; None where there is none.
+
+    Raises:
+        FileError: the checkpoint was written by another version.
+    """
     for path in _states(folder):
         try:
             return _read(path)
+        except FileError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            log.warning(f"{path}: damaged, the state before it is used ({error})")
+            log.warning(f"{path}: damaged, using the checkpoint before it ({error})")
     return None
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     data = path.read_bytes()
     if path.stem.partition("-")[2] != _hash(data):
-        raise ValueError("its contents are not what was written")
+        raise ValueError("the content does not match the hash in the file name")
     head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     if head["format"] != FORMAT:
-        raise InputError(f"{path}: a state of another version ({head['format']}, expected {FORMAT})")
+        raise FileError(f"{path}: written by another version ({head['format']}, expected {FORMAT})")
     return Progress(**json.loads(head["progress"])), load(data)
 
 
 def _states(folder: Path) -> list[Path]:
-    """Return the states, the last one first."""
+    """Return the checkpoints, latest first."""
     return sorted(folder.glob("[0-9]*-*.safetensors"), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""A network and what trains it, one step at a time; knows nothing of files, clocks or plans."""
+"""The trainer: one optimizer step at a time. Knows nothing about files, clocks or plans."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,12 @@ from detector.training.regularize import add_penalties, limit_norms, set_dropout
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or no number.
+    """The loss became infinite or NaN.
 
     Attributes:
-        step: at which this happened.
-        image_ids: of the batch.
-        terms: the loss.
+        step: the step at which this happened.
+        image_ids: of the images of the batch.
+        terms: the terms of the loss.
     """
 
     def __init__(self, step: int, image_ids: tuple[int, ...], terms: LossTerms) -> None:
@@ -34,15 +34,15 @@ class Trainer:
     """Does optimizer steps.
 
     Args:
-        network: on `device`.
-        config: optimizer, schedule, loss.
+        network: the network to train; it is moved to `device`.
+        config: optimizer, schedules, regularization and loss.
         device: where to compute.
-        dtype: arithmetic of the network's forward pass; the loss is always float32.
-        steps_per_epoch: what an epoch is, for what the settings count in epochs.
+        dtype: floating-point type of the forward pass of the network; the loss is always float32.
+        steps_per_epoch: for the settings that are given in epochs.
 
     Attributes:
-        network: as given, on the device.
-        average: the moving average of the weights, which is what a run is after.
+        network: as given.
+        ema: the moving average of the weights, which is the result of the training.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Trainer:
         steps_per_epoch: float = 100.0,
     ) -> None:
         self.network = network.to(device).train()
-        self.average = EmaWeights(self.network)
+        self.ema = EmaWeights(self.network)
         self._optimizers = make_optimizers(self.network, config)
         self._config, self._device, self._dtype = config, device, dtype
         self._steps_per_epoch = steps_per_epoch
@@ -63,13 +63,13 @@ class Trainer:
         """Do step number `step` of `steps`; return the loss before it, detached.
 
         Raises:
-            NonFiniteLossError: nothing was changed.
+            NonFiniteLossError: the network is unchanged.
         """
         config, epoch = self._config, step / self._steps_per_epoch
-        fraction = schedule.learning_rate(step, steps, config, self._steps_per_epoch)
+        factor = schedule.learning_rate_factor(step, steps, config, self._steps_per_epoch)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * fraction
+                group["lr"] = group["peak_lr"] * factor
             optimizer.zero_grad()
         set_dropout(self.network, config, epoch, step)
         if config.qat_start < 1:
@@ -83,13 +83,13 @@ class Trainer:
         for optimizer in self._optimizers:
             optimizer.step()
         limit_norms(self.network, config, epoch)
-        self.average.update(schedule.ema_decay(step, steps, config))
+        self.ema.update(schedule.ema_decay(step, steps, config))
         return terms.detach()
 
     def state(self) -> dict[str, Tensor]:
-        """Return every number that training changes, by name."""
+        """Return every tensor that training changes, by name."""
         tensors: dict[str, Tensor] = {}
-        for prefix, network in (("network", self.network), ("average", self.average.network)):
+        for prefix, network in (("network", self.network), ("ema", self.ema.network)):
             # The batch counters of batch norm are not needed: its momentum is fixed.
             tensors |= {f"{prefix}.{k}": t for k, t in network.state_dict().items() if t.is_floating_point()}
         for index, optimizer in enumerate(self._optimizers):
@@ -99,8 +99,8 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        for prefix, network in (("network", self.network), ("average", self.average.network)):
+        """Load the tensors that `state` returned."""
+        for prefix, network in (("network", self.network), ("ema", self.ema.network)):
             for name, tensor in network.state_dict().items():
                 if tensor.is_floating_point():
                     tensor.copy_(tensors[f"{prefix}.{name}"])
@@ -109,7 +109,7 @@ class Trainer:
             own = f"optimizer.{index}."
             for name in filter(lambda name: name.startswith(own), tensors):
                 slot, _, key = name.removeprefix(own).partition(".")
-                # The layout in memory is that of the weights; the file does not know it.
+                # The memory layout is that of the weights; the file does not store it.
                 layout = torch.channels_last if tensors[name].ndim == 4 else torch.contiguous_format
                 slots.setdefault(int(slot), {})[key] = tensors[name].contiguous(memory_format=layout)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})

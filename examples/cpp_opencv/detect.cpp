@@ -1,10 +1,10 @@
-// Find the objects of one image with an exported ONNX file: OpenCV and its dnn module, nothing else.
+// Detect the objects in an image with an exported ONNX file. Requires only OpenCV with its dnn module.
 //
 //     ./detect model.onnx image.jpg
 //
-// The file takes `image` [1, H, W, 3] uint8 RGB, the image on an input of H x W pixels; it gives, for each of P
-// points, `boxes` [1, P, 4] (x1, y1, x2, y2 in pixels of the canvas) and `scores` [1, P, C], 0..1. H, W and the names
-// of the C classes stand in its metadata. Prints a JSON object per line, best first, boxes in pixels of the image.
+// The input of the file is `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The outputs are, for P grid points,
+// `boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C], 0..1. The metadata contains H, W and the
+// names of the C classes. Prints a JSON object per line, best first, boxes in image pixels.
 
 #include <algorithm>
 #include <cstdio>
@@ -15,29 +15,29 @@
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
-const float SCORE_THRESHOLD = 0.25f;  // lowest score worth showing
-const float IOU_THRESHOLD = 0.6f;     // two boxes of a class that overlap by more are one object
+const float SCORE_THRESHOLD = 0.25f;  // lowest confidence score
+const float IOU_THRESHOLD = 0.6f;     // NMS: two boxes of a class that overlap by more are the same object
 const size_t MAX_DETECTIONS = 300;
 
-// Return the JSON text the file keeps under a key of its metadata. dnn has no function for it, but the texts stand in
-// the file as they are: newline, length of the key, key, 0x12, length of the text (7 bits a byte, lowest first), text.
+// Return the JSON text of a key in the metadata of the file. dnn has no function for it, but the file contains the text
+// unencoded: newline, length of the key, key, 0x12, length of the text (7 bits per byte, lowest first), text.
 std::string metadata(const std::string& file, const std::string& key) {
-    const std::string head = "\n" + std::string(1, char(key.size())) + key + '\x12';
-    size_t at = file.find(head), length = 0;
+    const std::string prefix = "\n" + std::string(1, char(key.size())) + key + '\x12';
+    size_t at = file.find(prefix), length = 0;
     if (at == std::string::npos) CV_Error(cv::Error::StsParseError, "no " + key + " in the metadata of the ONNX file");
-    at += head.size();
+    at += prefix.size();
     for (int shift = 0;; shift += 7) {
         length |= size_t(file.at(at) & 127) << shift;
         if (!(file.at(at++) & 128)) return file.substr(at, length);
     }
 }
 
-// Return the texts of a JSON list ["a", "b", ...] as they stand there, in quotes.
+// Return the strings of a JSON list ["a", "b", ...], still quoted and escaped.
 std::vector<std::string> split(const std::string& list) {
     std::vector<std::string> texts;
     for (size_t i = 0, start = 0; i < list.size(); ++i) {
         if (list[i] == '\\') {
-            ++i;  // what follows is no end
+            ++i;  // an escaped character does not end the string
         } else if (list[i] == '"' && start == 0) {
             start = i;
         } else if (list[i] == '"') {
@@ -48,45 +48,45 @@ std::vector<std::string> split(const std::string& list) {
     return texts;
 }
 
-int main(int count, char** words) try {
+int main(int count, char** arguments) try {
     if (count != 3) return std::fprintf(stderr, "usage: detect model.onnx image.jpg\n"), 2;
-    std::ifstream stream(words[1], std::ios::binary);
+    std::ifstream stream(arguments[1], std::ios::binary);
     const std::string file((std::istreambuf_iterator<char>(stream)), {});
-    if (file.empty()) return std::fprintf(stderr, "%s: no such file\n", words[1]), 2;
+    if (file.empty()) return std::fprintf(stderr, "%s: no such file\n", arguments[1]), 2;
     int input_h = 0, input_w = 0;
     std::sscanf(metadata(file, "input_hw").c_str(), "[%d, %d]", &input_h, &input_w);
     const std::vector<std::string> names = split(metadata(file, "class_names"));
-    const cv::Mat image = cv::imread(words[2]);  // turned upright as EXIF says; BGR
-    if (image.empty()) return std::fprintf(stderr, "%s: not an image that can be read\n", words[2]), 2;
+    const cv::Mat image = cv::imread(arguments[2]);  // BGR, EXIF orientation applied
+    if (image.empty()) return std::fprintf(stderr, "%s: not a readable image\n", arguments[2]), 2;
 
-    // Letterbox: scaled to fit, whole pixels (cvRound: halves to even), in the middle of an input of gray 114.
+    // Letterbox: scale to fit, in whole pixels (cvRound: halves to even), and center on an input filled with gray 114.
     const int h = image.rows, w = image.cols;
     const double scale = std::min(double(input_h) / h, double(input_w) / w);
     const int inner_h = std::clamp(cvRound(h * scale), 1, input_h);
     const int inner_w = std::clamp(cvRound(w * scale), 1, input_w);
     const int left = (input_w - inner_w) / 2, top = (input_h - inner_h) / 2;
-    const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // shrinking averages what a pixel covers
-    cv::Mat canvas(input_h, input_w, CV_8UC3, cv::Scalar::all(114));
-    cv::Mat inner = canvas(cv::Rect(left, top, inner_w, inner_h));
+    const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // when shrinking, average the area of a pixel
+    cv::Mat input(input_h, input_w, CV_8UC3, cv::Scalar::all(114));
+    cv::Mat inner = input(cv::Rect(left, top, inner_w, inner_h));
     cv::resize(image, inner, inner.size(), 0, 0, mode);
-    cv::cvtColor(canvas, canvas, cv::COLOR_BGR2RGB);
+    cv::cvtColor(input, input, cv::COLOR_BGR2RGB);
 
     cv::dnn::Net net = cv::dnn::readNetFromONNX(file.data(), file.size());
-    net.setInput(cv::Mat(std::vector<int>{1, input_h, input_w, 3}, CV_8U, canvas.data), "image");
+    net.setInput(cv::Mat(std::vector<int>{1, input_h, input_w, 3}, CV_8U, input.data), "image");
     std::vector<cv::Mat> outputs;
     net.forward(outputs, std::vector<cv::String>{"boxes", "scores"});
     for (cv::Mat& output : outputs) output.convertTo(output, CV_32F);
     const int points = outputs[0].size[1], classes = outputs[1].size[2];
-    const cv::Mat canvas_boxes = outputs[0].reshape(1, points), all_scores = outputs[1].reshape(1, points);
+    const cv::Mat input_boxes = outputs[0].reshape(1, points), all_scores = outputs[1].reshape(1, points);
 
-    // Each point answers with its best class; its box goes back to the image, and is cut at the image's edge.
+    // Each grid point predicts its best class. Map its box back to the image and clip it.
     std::vector<cv::Rect2f> boxes;
     std::vector<float> scores;
     std::vector<int> class_ids;
     for (int i = 0; i < points; ++i) {
         const float* row = all_scores.ptr<float>(i);
         const float* best = std::max_element(row, row + classes);
-        const float* side = canvas_boxes.ptr<float>(i);
+        const float* side = input_boxes.ptr<float>(i);
         const float kx = float(w) / inner_w, ky = float(h) / inner_h;
         const cv::Point2f from((side[0] - left) * kx, (side[1] - top) * ky);
         const cv::Point2f to((side[2] - left) * kx, (side[3] - top) * ky);
@@ -97,16 +97,17 @@ int main(int count, char** words) try {
         class_ids.push_back(int(best - row));
     }
 
-    // Non-maximum suppression: best first, a box stays unless one of its class that stays overlaps it too much.
+    // NMS: best first, keep a box unless it overlaps a kept box of the same class too much.
     std::vector<size_t> order(boxes.size()), kept;
     std::iota(order.begin(), order.end(), size_t(0));
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
     for (size_t i : order) {
-        const bool stays = std::none_of(kept.begin(), kept.end(), [&](size_t k) {
-            const float both = (boxes[k] & boxes[i]).area();
-            return class_ids[k] == class_ids[i] && both > IOU_THRESHOLD * (boxes[k].area() + boxes[i].area() - both);
+        const bool keep = std::none_of(kept.begin(), kept.end(), [&](size_t k) {
+            const float intersection = (boxes[k] & boxes[i]).area();
+            const float union_area = boxes[k].area() + boxes[i].area() - intersection;
+            return class_ids[k] == class_ids[i] && intersection > IOU_THRESHOLD * union_area;
         });
-        if (stays && kept.size() < MAX_DETECTIONS) kept.push_back(i);
+        if (keep && kept.size() < MAX_DETECTIONS) kept.push_back(i);
     }
     for (size_t i : kept) {
         const cv::Point2f from = boxes[i].tl(), to = boxes[i].br();

@@ -1,4 +1,4 @@
-// The page: a picture comes in, its boxes are drawn and shown as JSON.
+// The page: detects the objects in the chosen image, draws the boxes and shows them as JSON.
 
 import { detect, load } from "./detect.js";
 
@@ -8,7 +8,7 @@ const boxes = document.getElementById("boxes");
 const view = document.getElementById("view");
 let model;
 
-// The pixels as they stand in the file, turned upright as EXIF says, what is transparent laid on white.
+// Decode an image file: no color conversion, EXIF orientation applied, transparency composited on white.
 async function read(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   [view.width, view.height] = [bitmap.width, bitmap.height];
@@ -40,9 +40,9 @@ function draw(objects) {
 }
 
 file.addEventListener("change", async () => {
-  status.textContent = "looking";
+  status.textContent = "detecting";
   boxes.textContent = "";
-  file.disabled = true; // one picture after the other
+  file.disabled = true; // one image at a time
   try {
     const objects = await detect(model, await read(file.files[0]));
     draw(objects);

@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.augment.mosaic import mosaic
-from detector.config import Config
+from detector.config import AugmentConfig
 from detector.sample import Sample
 
 HW = tuple[int, int]
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
-PLAIN = Config(color_gain=0.0, brightness=0.0)
-DEFAULT = Config()
+NO_COLOR = AugmentConfig(color_gain=0.0, brightness=0.0)
+DEFAULT = AugmentConfig()
 INPUT_HW = (160, 192)
 
 
 def one_object(hw: HW, class_id: int) -> Sample:
-    """A black image with a bright rectangle of the color of its class."""
+    """Return a black image with a bright rectangle in the color of its class."""
     h, w = hw
     x1, y1, x2, y2 = w // 4, h // 4, w // 4 + w // 2, h // 4 + h // 2
     image = np.zeros((h, w, 3), dtype=np.uint8)
@@ -35,56 +35,56 @@ def bounds_of_color(sample: Sample, class_id: int) -> list[int]:
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
-def test_each_object_lies_in_its_box_and_keeps_its_class() -> None:
+def test_objects_of_a_mosaic_lie_in_their_boxes() -> None:
     samples = four((90, 120), (121, 77), (61, 133), (64, 64))
-    seen = 0
+    checked = 0
     for seed in range(40):
-        merged = mosaic(samples, INPUT_HW, PLAIN, np.random.default_rng(seed))
+        merged = mosaic(samples, INPUT_HW, NO_COLOR, np.random.default_rng(seed))
         assert merged.image.shape == (*INPUT_HW, 3)
         assert len(set(merged.class_ids.tolist())) == len(merged.boxes) <= 4
         np.testing.assert_array_equal(merged.is_crowd, merged.class_ids == 3)
         for box, class_id in zip(merged.boxes, merged.class_ids, strict=True):
             np.testing.assert_allclose(bounds_of_color(merged, int(class_id)), box, atol=1)
-            seen += 1
-    assert seen > 120
+            checked += 1
+    assert checked > 120
 
 
-def test_turned_parts_stay_in_their_part_and_their_objects_in_their_boxes() -> None:
+def test_objects_of_rotated_parts_lie_in_their_boxes() -> None:
     samples = four((90, 120), (121, 77), (61, 133), (64, 64))
-    turned = replace(PLAIN, rotate=45.0, crop=0.3)
-    seen = 0
+    rotated = replace(NO_COLOR, rotate=45.0, crop=0.3)
+    checked = 0
     for seed in range(30):
-        merged = mosaic(samples, INPUT_HW, turned, np.random.default_rng(seed))
+        merged = mosaic(samples, INPUT_HW, rotated, np.random.default_rng(seed))
         for box, class_id in zip(merged.boxes, merged.class_ids, strict=True):
             bounds = np.array(bounds_of_color(merged, int(class_id)))
             assert (bounds[:2] >= box[:2] - 1).all()
             assert (bounds[2:] <= box[2:] + 1).all()
-            seen += 1
-    assert seen > 80
+            checked += 1
+    assert checked > 80
 
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=4, max_size=4), st.integers(0, 10**6))
 @settings(max_examples=40)
-def test_any_four_images_fit_on_any_canvas_and_are_left_as_they_were(sizes: list[HW], seed: int) -> None:
-    samples, same = four(*sizes), four(*sizes)
+def test_mosaic_accepts_images_of_any_size_and_keeps_them(sizes: list[HW], seed: int) -> None:
+    samples, originals = four(*sizes), four(*sizes)
     first, second = (mosaic(samples, (32, 64), DEFAULT, np.random.default_rng(seed)) for _ in range(2))
     assert first.image.shape == (32, 64, 3)
     assert first.image_id == 10
     assert ((first.boxes >= 0) & (first.boxes <= (64, 32, 64, 32))).all()
     assert first.boxes.shape == (len(first.class_ids), 4)
     assert first.boxes.dtype == np.float32
-    for a, b in [(first, second), *zip(samples, same, strict=True)]:
+    for a, b in [(first, second), *zip(samples, originals, strict=True)]:
         for field in ("image", "boxes", "class_ids", "is_crowd"):
             np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
-def test_the_parts_do_not_reach_into_each_other() -> None:
-    # Images of one level each, enlarged over their part: exactly four rectangles remain.
+def test_the_parts_of_a_mosaic_do_not_overlap() -> None:
+    # Images of one gray level each, scaled beyond their part: the result is exactly four rectangles.
     samples = [
         replace(one_object((50, 50), i), image=np.full((50, 50, 3), level, np.uint8))
         for i, level in enumerate((10, 60, 160, 220))
     ]
-    large = replace(PLAIN, scale=(6.0, 6.0), shift=0.0)
+    large = replace(NO_COLOR, scale=(6.0, 6.0), shift=0.0)
     levels = mosaic(samples, INPUT_HW, large, np.random.default_rng(0)).image[:, :, 0].astype(int)
     split_y, split_x = int((levels[:, 0] == 10).sum()), int((levels[0] == 10).sum())
     expected = np.block([
@@ -97,7 +97,7 @@ def test_the_parts_do_not_reach_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0, 0), (0, 500, 0, 1)])
-def test_images_with_no_and_with_many_objects_mix(counts: tuple[int, ...]) -> None:
+def test_mosaic_accepts_images_with_no_and_with_many_objects(counts: tuple[int, ...]) -> None:
     samples = [
         replace(
             sample,
@@ -107,6 +107,6 @@ def test_images_with_no_and_with_many_objects_mix(counts: tuple[int, ...]) -> No
         )
         for sample, n in zip(four(*[(40, 60)] * 4), counts, strict=True)
     ]
-    still = replace(PLAIN, scale=(1.0, 1.0), shift=0.0)
-    merged = mosaic(samples, INPUT_HW, still, np.random.default_rng(0))
+    fixed = replace(NO_COLOR, scale=(1.0, 1.0), shift=0.0)
+    merged = mosaic(samples, INPUT_HW, fixed, np.random.default_rng(0))
     assert np.bincount(merged.class_ids, minlength=4).tolist() == list(counts)

@@ -1,4 +1,4 @@
-"""The whole check: on sound data it passes and leaves images to look at; with planted faults it says stop."""
+"""The whole check: no finding stops sound data, planted faults do, and images for inspection are written."""
 
 import json
 from dataclasses import replace
@@ -13,58 +13,76 @@ from detector.images import check_array
 
 
 @pytest.fixture(scope="module")
-def report(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
-    return check(tiny_data, tiny_config, tmp_path_factory.mktemp("check"))
+def lines() -> list[str]:
+    """The lines that the check of the fixture `report` reported."""
+    return []
 
 
-def test_sound_data_and_a_sound_network_are_not_stopped(report: CheckReport) -> None:
+@pytest.fixture(scope="module")
+def report(
+    tiny_data: Path, tiny_config: Config, lines: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> CheckReport:
+    return check(tiny_data, tiny_config, out=tmp_path_factory.mktemp("check"), report=lines.append)
+
+
+def test_sound_data_and_network_have_no_stop(report: CheckReport) -> None:
     assert [str(finding) for finding in report.findings if finding.verdict == "stop"] == []
 
 
-def test_every_part_of_the_pipe_is_looked_at(report: CheckReport) -> None:
+def test_every_part_of_the_pipeline_is_checked(report: CheckReport) -> None:
     parts = {finding.check.split(":")[0] for finding in report.findings}
-    assert {"data", "augmentation", "images", "network", "signal", "learning", "cost"} <= parts
+    assert parts == {"data", "augmentation", "preprocessing", "network", "signal", "learning", "cost"}
     assert len({finding.check for finding in report.findings}) == len(report.findings)
 
 
-def test_what_is_not_ok_says_what_to_do(report: CheckReport) -> None:
+def test_every_finding_that_is_not_ok_has_advice(report: CheckReport) -> None:
     for finding in report.findings:
         assert finding.measured
         assert finding.expected
         assert bool(finding.advice) == (finding.verdict != "ok"), finding
 
 
-def test_there_are_images_to_look_at(report: CheckReport) -> None:
+def test_every_finding_is_reported_in_order(report: CheckReport, lines: list[str]) -> None:
+    texts = [str(finding) for finding in report.findings]
+    assert [line for line in lines if line in texts] == texts
+
+
+def test_images_for_inspection_are_not_blank(report: CheckReport) -> None:
     assert set(report.images) == {"classes.jpg", "augmentation.jpg", "signal.png", "learning-rate.png"}
     for image in report.images.values():
         assert check_array(image).std() > 10
 
 
-def test_a_learning_rate_far_too_high_stops(tiny_data: Path, tiny_config: Config) -> None:
-    found = check(tiny_data, replace(tiny_config, optimizer="sgd", lr=50.0, clip_norm=1e9))
+def test_far_too_high_learning_rate_stops(tiny_data: Path, tiny_config: Config) -> None:
+    found = check(tiny_data, replace(tiny_config, optimizer="sgd", lr=1000.0, clip_norm=1e9))
+    stopped = {finding.check for finding in found.findings if finding.verdict == "stop"}
+    assert {"learning: learning rate", "signal: weight updates"} <= stopped
     assert found.verdict == "stop"
 
 
-def test_the_command_prints_a_line_per_check_and_its_status_is_the_worst(
+def test_command_prints_every_finding_and_exits_with_the_verdict(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["--set", "input_size=[64, 96]", "--set", "precision=fp32", "--model", "pico", "--epochs", "5"]
     status = main(
         ["check", "--data", str(tiny_data), *settings, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "j")]
     )
-    said = json.loads((tmp_path / "j").read_text())
-    assert status == {"ok": 0, "look": 4, "stop": 5}[said["verdict"]]
+    values = json.loads((tmp_path / "j").read_text())
+    assert status == {"ok": 0, "look": 4, "stop": 5}[values["verdict"]]
     printed = capsys.readouterr().out
-    for finding in said["findings"]:
+    for finding in values["findings"]:
         assert f"{finding['verdict']:<4}  {finding['check']}: " in printed
     assert (tmp_path / "out" / "classes.jpg").is_file()
 
 
-def test_training_says_at_its_start_what_is_worth_a_look(
+def test_training_logs_findings_of_the_short_check(
     tiny_data: Path, tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from detector.training.train import train
 
     with caplog.at_level("WARNING", logger="detector"):
-        train(tiny_data, replace(tiny_config, steps=1, class_weight=50.0), tmp_path / "a")
-    assert all("stop" not in record.message[:4] for record in caplog.records)
+        train(tiny_data, replace(tiny_config, steps=1, class_weight=50.0), out=tmp_path / "a")
+    messages = [record.message for record in caplog.records]
+    # Two classes in 24 objects: one of them has fewer than 20.
+    assert [message for message in messages if message.startswith("look  data: class balance: ")]
+    assert not [message for message in messages if message.startswith("stop")]

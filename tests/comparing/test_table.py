@@ -7,86 +7,121 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.comparing.table import Run, add_run, mean_and_margin, read_runs, summarize, to_markdown, to_text
-from detector.comparing.variations import BASE_LINE, Variation
+from detector.comparing.table import (
+    Conditions,
+    RunRecord,
+    add_run,
+    mean_and_margin,
+    read_runs,
+    summarize,
+    to_markdown,
+    to_text,
+)
+from detector.comparing.variations import BASELINE, Variation
 from detector.config import Config
 from detector.errors import InputError
 
-COMMON = ("mine, and yours", "12ab34cd steps=9", 2)
+CONDITIONS = Conditions("mine, and yours", "12ab34cd steps=9", 2)
 BASE = Variation((), Config(steps=9))
-SWISH = Variation(("activation=swish",), Config(steps=9, activation="swish"), "Activation", "smooth | dearer")
+SWISH = Variation(("activation=swish",), Config(steps=9, activation="swish"), "Activation", "smooth | slower")
 SGD = Variation(("optimizer=sgd", "lr=9"), Config(steps=9, optimizer="sgd", lr=9), "Optimizer", "")
 
 
-def run(variation: Variation, seed: int, ap: float, error: str = "") -> Run:
-    return Run(*COMMON, variation.name, seed, 9, math.nan if error else ap, ap / 2, 10 + 20 * ap, 7.0, 300.5, error)
+def make_run(settings: str, seed: int, ap: float, error: str = "") -> RunRecord:
+    return RunRecord(
+        data=CONDITIONS.data,
+        base=CONDITIONS.base,
+        threads=CONDITIONS.threads,
+        settings=settings,
+        seed=seed,
+        steps=9,
+        AP=math.nan if error else ap,
+        AP50=ap / 2,
+        cpu_seconds=10 + 20 * ap,
+        wall_seconds=7.0,
+        peak_mb=300.5,
+        error=error,
+    )
 
 
-def runs(variation: Variation, *scores: float) -> list[Run]:
+def run(variation: Variation, seed: int, ap: float, error: str = "") -> RunRecord:
+    return make_run(variation.name, seed, ap, error)
+
+
+def runs(variation: Variation, *scores: float) -> list[RunRecord]:
+    """Return a run per AP, with the seeds 0, 1, ..."""
     return [run(variation, seed, ap) for seed, ap in enumerate(scores)]
 
 
 # --- the CSV
 
 
-def test_runs_come_back_from_the_file_as_they_went_in(tmp_path: Path) -> None:
+def test_runs_read_from_the_file_equal_those_written(tmp_path: Path) -> None:
     path = tmp_path / "compare.csv"
-    assert read_runs(path, COMMON) == []
-    odd = Run(*COMMON, 'scale=[0.5, 2] device="cpu"', 3, 0, 0.1234, 0.5, 1.25, 2.5, 300.0, "went 'wrong', said \"it\"")
-    for wanted in (run(BASE, 0, 0.5), odd):
-        add_run(path, wanted)
-    assert read_runs(path, COMMON) == [run(BASE, 0, 0.5), odd]
+    assert read_runs(path, CONDITIONS) == []
+    unusual = replace(
+        make_run('scale=[0.5, 2] device="cpu"', 3, 0.1234),
+        steps=0,
+        AP50=0.5,
+        cpu_seconds=1.25,
+        wall_seconds=2.5,
+        peak_mb=300.0,
+        error="an 'error' with \"quotes\", and a comma",
+    )
+    for record in (run(BASE, 0, 0.5), unusual):
+        add_run(path, record)
+    assert read_runs(path, CONDITIONS) == [run(BASE, 0, 0.5), unusual]
     add_run(path, run(SGD, 1, 0, "failed"))
-    assert math.isnan(read_runs(path, COMMON)[2].AP)
+    assert math.isnan(read_runs(path, CONDITIONS)[2].AP)
 
 
-def test_an_empty_file_gets_its_head(tmp_path: Path) -> None:
+def test_empty_file_gets_a_header(tmp_path: Path) -> None:
     path = tmp_path / "compare.csv"
     path.touch()
-    assert read_runs(path, COMMON) == []
+    assert read_runs(path, CONDITIONS) == []
     add_run(path, run(BASE, 0, 0.5))
-    assert len(read_runs(path, COMMON)) == 1
+    assert len(read_runs(path, CONDITIONS)) == 1
 
 
 @pytest.mark.parametrize(
-    ("common", "message"),
+    ("conditions", "message"),
     [
-        (("other", *COMMON[1:]), "data was 'mine, and yours' and is now 'other'"),
-        ((COMMON[0], "ffff steps=8", 2), "base was '12ab34cd steps=9' and is now 'ffff steps=8'"),
-        ((*COMMON[:2], 1), "threads was '2' and is now '1'"),
+        (replace(CONDITIONS, data="other"), "data was 'mine, and yours' and is now 'other'"),
+        (replace(CONDITIONS, base="ffff steps=8"), "base was '12ab34cd steps=9' and is now 'ffff steps=8'"),
+        (replace(CONDITIONS, threads=1), "threads was '2' and is now '1'"),
     ],
 )
-def test_a_file_of_another_comparison_is_refused_and_left_alone(
-    tmp_path: Path, common: tuple[str, str, int], message: str
+def test_file_of_another_comparison_is_refused_and_unchanged(
+    tmp_path: Path, conditions: Conditions, message: str
 ) -> None:
     path = tmp_path / "compare.csv"
     add_run(path, run(BASE, 0, 0.5))
     before = path.read_bytes()
     with pytest.raises(InputError, match=rf"compare\.csv:2: {message}.*another --out"):
-        read_runs(path, common)
+        read_runs(path, conditions)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "image,score\n1,2\n", r"compare\.csv:1: not the runs of a comparison"),
-        (lambda text: text[:-10], r"compare\.csv:3: cut off in writing"),
-        (lambda text: text + "a,b\n", r"compare\.csv:4: not a run"),
-        (lambda text: text.replace(",1,9,", ",one,9,"), r"compare\.csv:3: not a run \(.*'one'"),
+        (lambda text: "image,score\n1,2\n", r"compare\.csv:1: not a table of runs"),
+        (lambda text: text[:-10], r"compare\.csv:3: the line is incomplete"),
+        (lambda text: text + "a,b\n", r"compare\.csv:4: not a valid run"),
+        (lambda text: text.replace(",1,9,", ",one,9,"), r"compare\.csv:3: not a valid run \(.*'one'"),
     ],
 )
-def test_a_file_that_is_damaged_is_refused_with_the_line(tmp_path: Path, change: object, message: str) -> None:
+def test_damaged_file_is_refused_with_its_line(tmp_path: Path, change: object, message: str) -> None:
     assert callable(change)
     path = tmp_path / "compare.csv"
-    for each in runs(BASE, 0.5, 0.6):
-        add_run(path, each)
+    for record in runs(BASE, 0.5, 0.6):
+        add_run(path, record)
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
-        read_runs(path, COMMON)
+        read_runs(path, CONDITIONS)
 
 
-# --- what the runs say
+# --- the summary
 
 
 def t_density(t: np.ndarray, freedom: int) -> np.ndarray:
@@ -95,7 +130,7 @@ def t_density(t: np.ndarray, freedom: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", range(2, 12))
-def test_the_margin_is_that_of_a_95_percent_interval_by_students_t(count: int) -> None:
+def test_margin_is_half_the_95_percent_t_interval(count: int) -> None:
     numbers = np.random.default_rng(count).normal(0.01, 0.02, count)
     mean, margin = mean_and_margin(numbers.tolist())
     variance = sum((number - sum(numbers) / count) ** 2 for number in numbers) / (count - 1)
@@ -105,12 +140,12 @@ def test_the_margin_is_that_of_a_95_percent_interval_by_students_t(count: int) -
     assert np.trapezoid(t_density(t, count - 1), t) == pytest.approx(0.95, abs=5e-4)
 
 
-def test_beyond_the_table_the_margin_is_wider_than_it_had_to_be() -> None:
+def test_margin_is_slightly_too_wide_for_many_numbers() -> None:
     _, margin = mean_and_margin([0.0, 1.0] * 50)
     assert 1.98 < margin / (np.std([0, 1] * 50, ddof=1) / 10) < 2.3
 
 
-def test_too_few_numbers_have_no_margin() -> None:
+def test_fewer_than_two_numbers_have_no_margin() -> None:
     mean, margin = mean_and_margin([0.25])
     assert (mean, math.isnan(margin)) == (0.25, True)
     assert all(math.isnan(value) for value in mean_and_margin([]))
@@ -127,33 +162,33 @@ def test_too_few_numbers_have_no_margin() -> None:
         ((), "not run"),
     ],
 )
-def test_the_verdict_goes_by_the_differences_seed_by_seed(scores: tuple[float, ...], verdict: str) -> None:
+def test_verdict_follows_the_differences_with_equal_seeds(scores: tuple[float, ...], verdict: str) -> None:
     rows = summarize([BASE, SWISH], [*runs(BASE, 0.5, 0.6, 0.7), *runs(SWISH, *scores)])
-    assert rows[0].verdict == "the base line"
+    assert rows[0].verdict == "baseline"
     assert rows[1].verdict == verdict
 
 
-def test_a_spread_that_is_the_same_for_both_hides_no_difference() -> None:
-    # Each seed lies far from the others, but the variation is always a little above the base line.
-    base, ours = (0.1, 0.5, 0.9), (0.121, 0.52, 0.919)
-    row = summarize([BASE, SWISH], [*runs(BASE, *base), *runs(SWISH, *ours)])[1]
-    assert row.spread > 0.3
+def test_seed_effects_common_to_both_hide_no_difference() -> None:
+    # The seeds differ a lot, but the variation is always slightly better than the baseline.
+    baseline, variation = (0.1, 0.5, 0.9), (0.121, 0.52, 0.919)
+    row = summarize([BASE, SWISH], [*runs(BASE, *baseline), *runs(SWISH, *variation)])[1]
+    assert row.std > 0.3
     assert row.difference == pytest.approx(0.02)
     assert row.margin == pytest.approx(4.30 * 0.001 / math.sqrt(3))
     assert row.verdict == "better"
 
 
 @given(st.permutations(runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8)))
-def test_the_order_of_the_runs_does_not_matter(shuffled: list[Run]) -> None:
+def test_order_of_the_runs_does_not_matter(shuffled: list[RunRecord]) -> None:
     rows = summarize([BASE, SWISH], shuffled)
-    plain = summarize([BASE, SWISH], runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8))
-    for row, wanted in zip(rows, plain, strict=True):
-        assert pytest.approx(wanted.AP) == row.AP
-        assert row.margin == pytest.approx(wanted.margin, nan_ok=True)
-        assert row.verdict == wanted.verdict
+    in_order = summarize([BASE, SWISH], runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8))
+    for row, expected in zip(rows, in_order, strict=True):
+        assert pytest.approx(expected.AP) == row.AP
+        assert row.margin == pytest.approx(expected.margin, nan_ok=True)
+        assert row.verdict == expected.verdict
 
 
-def test_failed_runs_are_counted_with_their_reason_and_left_out_of_the_means() -> None:
+def test_failed_runs_are_counted_but_not_averaged() -> None:
     half = [run(SWISH, 0, 0.6), run(SWISH, 1, 0, "out of luck"), run(SGD, 0, 0, "a|b"), run(SGD, 1, 0, "c")]
     rows = summarize([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.4), *half])
     assert rows[1].AP == 0.6
@@ -163,31 +198,31 @@ def test_failed_runs_are_counted_with_their_reason_and_left_out_of_the_means() -
     assert rows[2].verdict == "2 of 2 failed: a|b"
 
 
-def test_without_a_base_line_there_is_nothing_to_compare_with() -> None:
+def test_without_a_baseline_nothing_is_compared() -> None:
     rows = summarize([BASE, SWISH], [run(BASE, 0, 0, "broken"), *runs(SWISH, 0.5)])
-    assert [row.verdict for row in rows] == ["1 of 1 failed: broken", "no base line to compare with"]
+    assert [row.verdict for row in rows] == ["1 of 1 failed: broken", "no baseline to compare with"]
     assert "nan" not in to_text(rows) + to_markdown(rows)
 
 
-def test_the_table_in_markdown_has_groups_remarks_relative_costs_and_as_many_cells_in_each_line() -> None:
+def test_markdown_table_has_groups_remarks_and_relative_costs() -> None:
     rows = summarize([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.9), run(SGD, 0, 0, "a|b")])
     table, note = to_markdown(rows).split("\n\n")
     lines = table.splitlines()
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
     assert lines[0].endswith("| verdict | expected |")
-    assert lines[2] == f"| `{BASE_LINE}` | 0.550 ± 0.071 | 0.275 |  | 21 s | 300 MB | the base line |  |"
+    assert lines[2] == f"| `{BASELINE}` | 0.550 ± 0.071 | 0.275 |  | 21 s | 300 MB | baseline |  |"
     assert lines[3].startswith("| **Activation** |")
     numbers = "0.750 ± 0.212 | 0.375 | +0.200 ± 1.271 | 1.19 | 1.00"
-    assert lines[4] == rf"| `activation=swish` | {numbers} | within the noise | smooth \| dearer |"
+    assert lines[4] == rf"| `activation=swish` | {numbers} | within the noise | smooth \| slower |"
     assert lines[6] == r"| `optimizer=sgd lr=9` |  |  |  |  |  | 1 of 1 failed: a\|b |  |"
     assert "95 %" in note
-    plain = [replace(row, variation=replace(row.variation, remark="")) for row in rows]
-    assert to_markdown(plain).splitlines()[0].endswith("| verdict |")
+    without_remarks = [replace(row, variation=replace(row.variation, remark="")) for row in rows]
+    assert to_markdown(without_remarks).splitlines()[0].endswith("| verdict |")
 
 
-def test_the_table_for_the_terminal_is_in_columns_and_names_the_highest() -> None:
+def test_terminal_table_is_aligned_and_names_the_highest_ap() -> None:
     rows = summarize([BASE, SWISH], [*runs(BASE, 0.5, 0.6), *runs(SWISH, 0.6, 0.8)])
-    head, base, group, swish, empty, highest, *_ = to_text(rows).splitlines()
+    header, baseline, group, swish, empty, highest, *_ = to_text(rows).splitlines()
     assert (group, empty) == ("[Activation]", "")
-    assert head.index("verdict") == base.index("the base line") == swish.index("within the noise")
+    assert header.index("verdict") == baseline.rindex("baseline") == swish.index("within the noise")
     assert highest.startswith("Highest AP: activation=swish, 0.700")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.comparing.variations import BASE_LINE, Variation, read_variations
+from detector.comparing.variations import BASELINE, Variation, read_variations
 from detector.config import Config, override
 from detector.errors import InputError
 
@@ -14,28 +14,28 @@ BASE = Config(steps=100)
 EFFECTS = Path(__file__).parents[2] / "configs" / "effects.txt"
 
 
-def names(*words: str, trials: int = 10) -> list[str]:
-    """The variations that words describe, without the base line."""
-    first, *others = read_variations(words, BASE, trials)
+def names(*specs: str, trials: int = 10) -> list[str]:
+    """Return the names of the variations that specs describe, without the baseline."""
+    first, *others = read_variations(specs, BASE, trials)
     assert first == Variation((), BASE)
-    assert first.name == BASE_LINE
+    assert first.name == BASELINE
     return [variation.name for variation in others]
 
 
-def written(folder: Path, text: str) -> str:
+def write_list(folder: Path, text: str) -> str:
     path = folder / "list.txt"
     path.write_text(text, encoding="utf-8")
     return str(path)
 
 
-def test_words_and_files_together_make_one_list_in_their_order(tmp_path: Path) -> None:
-    text = "\n# a comment\n[ Activation ]\nactivation=swish  # smooth, dearer\n\n[]\nema = 0   flip=0\n"
-    variations = read_variations(["seed=0 lr_decay_start=0", written(tmp_path, text), "lr=1e-3"], BASE)
+def test_variations_from_arguments_and_files_keep_their_order(tmp_path: Path) -> None:
+    text = "\n# a comment\n[ Activation ]\nactivation=swish  # smooth, slower\n\n[]\nema = 0   flip=0\n"
+    variations = read_variations(["seed=0 lr_decay_start=0", write_list(tmp_path, text), "lr=1e-3"], BASE)
     found = [(variation.settings, variation.group, variation.remark) for variation in variations]
     assert found == [
         ((), "", ""),
         (("seed=0", "lr_decay_start=0"), "", ""),
-        (("activation=swish",), "Activation", "smooth, dearer"),
+        (("activation=swish",), "Activation", "smooth, slower"),
         (("ema=0", "flip=0"), "", ""),
         (("lr=1e-3",), "", ""),
     ]
@@ -43,11 +43,11 @@ def test_words_and_files_together_make_one_list_in_their_order(tmp_path: Path) -
         assert variation.config == override(BASE, variation.settings)
 
 
-def test_values_may_hold_blanks() -> None:
+def test_values_may_contain_spaces() -> None:
     assert names("scale=[0.5,  2] flip=0") == ["scale=[0.5, 2] flip=0"]
 
 
-def test_without_words_only_the_base_line_is_left() -> None:
+def test_without_specs_only_the_baseline_is_returned() -> None:
     assert names() == []
 
 
@@ -56,38 +56,38 @@ def test_without_words_only_the_base_line_is_left() -> None:
     [
         ("activation=swihs", "activation: expected relu or"),
         ("epocs=3", "unknown setting 'epocs': did you mean 'epochs'"),
-        ("flip=2", "mirror: must be from 0 to 1"),
-        ("mirror", "--set mirror: expected key=value"),
-        ("flip=0 nothing lr=1", "mirror: expected a number, got '0 nothing'"),
+        ("flip=2", "flip: must be from 0 to 1"),
+        ("flip", "--set flip: expected key=value"),
+        ("flip=0 nothing lr=1", "flip: expected a number, got '0 nothing'"),
         ("seed=1", "seed: all variations run with the same seeds"),
         ("epochs=3", "give one length of the run, not several"),
-        ("steps=null", "equally many steps"),
-        ("steps=null minutes=3", "equally many steps"),
+        ("steps=null", "the same number of steps"),
+        ("steps=null minutes=3", "the same number of steps"),
         ("lr={0.1", "the value cannot be read"),
-        ("lr=0.2..0.1", r"lr=0\.2\.\.0\.1: a range goes from a smaller to a larger number"),
-        ("lr=log:0..0.1", "with log: both above zero"),
+        ("lr=0.2..0.1", r"lr=0\.2\.\.0\.1: expected a range from a smaller to a larger number"),
+        ("lr=log:0..0.1", "with log: both must be above zero"),
         ("activation=1..3", "activation: expected relu or"),
     ],
 )
-def test_a_line_that_is_no_variation_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
+def test_invalid_line_is_refused_with_its_place(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(InputError, match=rf"list\.txt:3: .*{message}"):
-        read_variations([written(tmp_path, f"ema=0\n\n{line}\n")], BASE)
+        read_variations([write_list(tmp_path, f"ema=0\n\n{line}\n")], BASE)
 
 
-def test_a_word_that_is_no_variation_is_refused_with_the_word() -> None:
+def test_invalid_spec_is_refused_and_named() -> None:
     with pytest.raises(InputError, match=r"'lr=x': lr: expected auto or a number"):
         read_variations(["ema=0", "lr=x"], BASE)
-    with pytest.raises(InputError, match=r"'missing\.txt': neither key=value nor a file"):
+    with pytest.raises(InputError, match=r"'missing\.txt': expected key=value, or a file"):
         read_variations(["missing.txt"], BASE)
 
 
 @pytest.mark.parametrize("base", [Config(), Config(minutes=5)])
-def test_a_base_line_whose_steps_are_not_fixed_is_refused(base: Config) -> None:
-    with pytest.raises(InputError, match="give steps or epochs"):
+def test_baseline_without_a_fixed_number_of_steps_is_refused(base: Config) -> None:
+    with pytest.raises(InputError, match="set steps or epochs"):
         read_variations(["ema=0"], base)
 
 
-def test_what_comes_to_the_same_configuration_is_kept_once() -> None:
+def test_equal_configurations_are_kept_once() -> None:
     assert names("activation={relu,swish}", "activation=swish", "lr={0.1,1e-1}") == ["activation=swish", "lr=0.1"]
 
 
@@ -99,13 +99,13 @@ lists = st.lists(st.integers(1, 50), min_size=1, max_size=3, unique=True)
 
 @settings(max_examples=8)
 @given(lists, lists)
-def test_a_grid_is_every_combination(batches: list[int], steps: list[int]) -> None:
+def test_grid_is_every_combination(batches: list[int], steps: list[int]) -> None:
     text = f"batch={{{', '.join(map(str, batches))}}} assign_top_k=3 steps={{{','.join(map(str, steps))}}}"
     expected = [f"batch={b} assign_top_k=3 steps={s}" for b, s in itertools.product(batches, steps)]
     assert names(text) == expected
 
 
-def test_braces_may_hold_pairs_whole_settings_and_parts_of_a_value() -> None:
+def test_braces_may_contain_lists_settings_and_parts_of_values() -> None:
     assert names("input_size={320,[64, 96]}") == ["input_size=320", "input_size=[64, 96]"]
     assert names("scale=[{0.5,0.7}, 2]") == ["scale=[0.5, 2]", "scale=[0.7, 2]"]
     assert names("{optimizer=adam,optimizer=sgd lr=0.2}") == ["optimizer=adam", "optimizer=sgd lr=0.2"]
@@ -114,7 +114,7 @@ def test_braces_may_hold_pairs_whole_settings_and_parts_of_a_value() -> None:
 # --- random numbers
 
 
-def test_draws_are_the_same_another_time_and_more_of_them_begin_with_the_same() -> None:
+def test_draws_repeat_and_more_trials_extend_them() -> None:
     few, many = (
         names("lr=log:1e-3..0.1 lr_decay_start=0..1", trials=5),
         names("ema=0", "lr=log:1e-3..0.1 lr_decay_start=0..1", trials=9),
@@ -123,24 +123,24 @@ def test_draws_are_the_same_another_time_and_more_of_them_begin_with_the_same() 
     assert len(set(many)) == 10
 
 
-def test_each_number_is_drawn_on_its_own() -> None:
+def test_each_number_is_drawn_independently() -> None:
     scales = [variation.config.scale for variation in read_variations(["scale=[0.5..1, 1..2]"], BASE, 10)[1:]]
     assert all(0.5 <= low <= 1 <= high <= 2 for low, high in scales)
     assert all(high - 1 != pytest.approx(2 * (low - 0.5), abs=1e-3) for low, high in scales)
 
 
-def test_grids_of_ranges_are_drawn_at_each_point() -> None:
+def test_ranges_are_drawn_at_each_point_of_a_grid() -> None:
     assert len(names("optimizer={adam,sgd} lr=log:0.001..0.1", trials=4)) == 8
 
 
 @pytest.mark.parametrize(("text", "middle"), [("lr=1..9", 5.0), ("lr=log:1..9", 3.0), ("lr=log:.5..2e0", 1.0)])
-def test_half_the_draws_lie_below_the_middle_of_the_range(text: str, middle: float) -> None:
+def test_half_the_draws_are_below_the_middle_of_the_range(text: str, middle: float) -> None:
     drawn = [float(name.removeprefix("lr=")) for name in names(text, trials=40)]
     assert 0.3 < sum(value < middle for value in drawn) / len(drawn) < 0.7
 
 
 @pytest.mark.parametrize("text", ["batch=1..4", "batch=log:1..4"])
-def test_whole_settings_are_drawn_whole_with_both_ends(text: str) -> None:
+def test_integer_settings_are_drawn_as_integers_with_both_ends(text: str) -> None:
     assert sorted(names(text, trials=30)) == ["batch=1", "batch=2", "batch=3", "batch=4"]
 
 
@@ -153,7 +153,7 @@ def test_draws_stay_within_their_range(low: float, factor: float, is_log: bool) 
         assert low <= value <= high or math.isclose(value, 1)
 
 
-# --- the list of the project
+# --- configs/effects.txt
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def effects() -> list[Variation]:
     return read_variations([str(EFFECTS)], BASE)[1:]
 
 
-def test_the_list_of_effects_is_one_of_variations_each_in_a_group_with_what_is_expected(
+def test_each_effect_has_a_group_and_an_expectation(
     effects: list[Variation],
 ) -> None:
     assert len({variation.name for variation in effects}) == len(effects) > 60
@@ -170,7 +170,7 @@ def test_the_list_of_effects_is_one_of_variations_each_in_a_group_with_what_is_e
         assert variation.remark
 
 
-def test_the_list_of_effects_has_every_choice_of_every_switch(effects: list[Variation]) -> None:
+def test_effects_include_every_choice_of_every_switch(effects: list[Variation]) -> None:
     changed = {setting for variation in effects for setting in variation.settings}
     for key, choices in {
         "activation": "identity sigmoid tanh hard_sigmoid leaky_relu prelu elu swish hard_swish",

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.data.near_duplicates import read_thumbnails
 from detector.data.open_data import open_data
-from detector.errors import InputError
+from detector.errors import ConfigError, FileError, ImageTooLargeError, LabelError
 from detector.images import write_image
 
 HW = (48, 64)
@@ -70,14 +71,12 @@ def row(class_id: int, x: int, y: int, width: int, height: int) -> Row:
 
 
 rows = st.builds(row, st.integers(0, 1), st.integers(0, 30), st.integers(0, 20), st.integers(1, 30), st.integers(1, 20))
-EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # VOC knows the classes by their objects
+EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # VOC has no other list of the classes
 
 
 @settings(max_examples=10)
 @given(st.lists(rows, max_size=4))
-def test_the_same_boxes_written_as_coco_yolo_and_voc_read_back_alike(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Row]
-) -> None:
+def test_all_formats_read_the_same_boxes(tmp_path_factory: pytest.TempPathFactory, found: list[Row]) -> None:
     images = {"a": EVERY_CLASS, "b": found}
     folders = [tmp_path_factory.mktemp(name) for name in ("coco", "yolo", "voc")]
     write_coco(folders[0] / "train.json", folders[0] / "images", images)
@@ -87,10 +86,10 @@ def test_the_same_boxes_written_as_coco_yolo_and_voc_read_back_alike(
     for split in splits:
         assert split.class_names == NAMES
         assert split.ledger.used == split.ledger.found == 2 + len(found)
-        for annotation, wanted in zip(split.annotations, images.values(), strict=True):
+        for annotation, expected in zip(split.annotations, images.values(), strict=True):
             assert annotation.image_hw == HW
-            assert annotation.class_ids.tolist() == [row[0] for row in wanted]
-            np.testing.assert_allclose(annotation.boxes, np.reshape([row[1:] for row in wanted], (-1, 4)), atol=1e-4)
+            assert annotation.class_ids.tolist() == [row[0] for row in expected]
+            np.testing.assert_allclose(annotation.boxes, np.reshape([row[1:] for row in expected], (-1, 4)), atol=1e-4)
 
 
 def test_three_layouts_of_coco_folders_are_recognized(tmp_path: Path) -> None:
@@ -126,18 +125,18 @@ def test_a_single_coco_file_is_one_split(tmp_path: Path, file: str, images: str,
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     for year in (2014, 2017):
         write_coco(tmp_path / f"annotations/instances_train{year}.json", tmp_path / f"train{year}")
-    with pytest.raises(InputError, match=r"both .*train2014\.json and .*train2017\.json hold the split train"):
+    with pytest.raises(LabelError, match=r"both .*train2014\.json and .*train2017\.json contain the split train"):
         open_data(tmp_path)
 
 
-def test_a_yolo_and_a_voc_folder_are_recognized(tmp_path: Path) -> None:
+def test_yolo_and_voc_folders_are_recognized(tmp_path: Path) -> None:
     write_yolo(tmp_path / "yolo", IMAGES)
     write_voc(tmp_path / "voc", IMAGES)
     assert open_data(tmp_path / "yolo").description == "YOLO data set yolo: train"
     assert open_data(str(tmp_path / "voc")).description == "Pascal VOC folder voc: train"
 
 
-def test_the_built_in_scenes_are_known_by_name_and_by_descriptor(tmp_path: Path) -> None:
+def test_built_in_scenes_open_by_name_and_by_descriptor(tmp_path: Path) -> None:
     by_name = open_data("scenes")
     by_file = open_data(write(tmp_path / "mine.yaml", "format: scenes\n"))
     assert by_name.split_names == by_file.split_names == ("train", "val", "test")
@@ -148,13 +147,13 @@ def test_the_built_in_scenes_are_known_by_name_and_by_descriptor(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["nothing", ".", "notes.txt"])
-def test_anything_else_is_refused_with_a_list_of_what_is_accepted(tmp_path: Path, name: str) -> None:
+def test_an_unknown_layout_is_refused_with_the_accepted_ones(tmp_path: Path, name: str) -> None:
     write(tmp_path / "notes.txt", "")
-    with pytest.raises(InputError, match=r"accepted are:\n(.*\n)*.*Pascal VOC"):
+    with pytest.raises(FileError if name == "nothing" else LabelError, match=r"accepted are:\n(.*\n)*.*Pascal VOC"):
         open_data(tmp_path / name)
 
 
-def test_an_unknown_split_is_refused_with_a_hint(tmp_path: Path) -> None:
+def test_an_unknown_split_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", tmp_path / "images")
     data_set = open_data(tmp_path)
     for name, hint in (
@@ -162,7 +161,7 @@ def test_an_unknown_split_is_refused_with_a_hint(tmp_path: Path) -> None:
         ("test", "known: train"),
         ("trainval", "did you mean 'train'"),
     ):
-        with pytest.raises(InputError, match=rf"COCO JSON folder .*: no split '{name}'; {hint}"):
+        with pytest.raises(LabelError, match=rf"COCO JSON folder .*: no split '{name}'; {hint}"):
             data_set.read(name)
 
 
@@ -175,38 +174,41 @@ def test_trainval_is_train_and_val_with_unique_ids(tmp_path: Path, first_id: int
     assert [annotation.image_path.stem for annotation in both.annotations] == ["a", "b", "c", "d"]
     assert (both.name, both.ledger.used, both.ledger.clipped, both.ledger.background) == ("trainval", 1, 1, 2)
     assert both.ground_truth is None
+    assert both.from_files
     read_image = pickle.loads(pickle.dumps(both.read_image))  # as a worker process gets it
     assert read_image(both.annotations[3]).shape == (*HW, 3)
 
 
-def test_splits_with_other_classes_are_refused_with_the_difference(tmp_path: Path) -> None:
+def test_splits_with_different_classes_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", tmp_path / "images")
     write_coco(tmp_path / "val.json", tmp_path / "images")
     write(tmp_path / "val.json", (tmp_path / "val.json").read_text().replace('"cat"', '"cow"'))
     data_set = open_data(tmp_path)
     data_set.read("train")
-    with pytest.raises(InputError, match=r"only in val: \['2 cow'\]; only in train: \['2 cat'\]"):
+    with pytest.raises(LabelError, match=r"only in val: \['2 cow'\]; only in train: \['2 cat'\]"):
         data_set.read("val")
 
 
-def test_a_descriptor_points_at_a_copy_of_any_format(tmp_path: Path) -> None:
+def test_a_descriptor_can_point_to_any_format(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco/train.json", tmp_path / "coco/images")
     write_yolo(tmp_path / "yolo", IMAGES)
     write_voc(tmp_path / "voc", IMAGES)
-    for form, more in (("coco", ""), ("yolo", ""), ("voc", "names: [cat, bird]\n")):
+    for name, more in (("coco", ""), ("yolo", ""), ("voc", "names: [cat, bird]\n")):
         text = (
-            f"format: {form}\npath: {form}\nlicence: MIT\nsource: here\nexpected: {{train: {{images: 2, boxes: 1}}}}\n"
+            f"format: {name}\npath: {name}\nlicense: MIT\nsource: here\nexpected: {{train: {{images: 2, boxes: 1}}}}\n"
         )
-        split = open_data(write(tmp_path / f"{form}.yaml", text + more)).read("train")
+        split = open_data(write(tmp_path / f"{name}.yaml", text + more)).read("train")
         assert split.ledger.used == 1
-        assert split.class_names == (("cat", "bird") if form == "voc" else NAMES)
+        assert split.class_names == (("cat", "bird") if name == "voc" else NAMES)
 
 
 @pytest.mark.parametrize("count", ["images: 3", "boxes: 2"])
-def test_a_copy_with_other_counts_is_refused(tmp_path: Path, count: str) -> None:
+def test_a_copy_with_unexpected_counts_is_refused(tmp_path: Path, count: str) -> None:
     write_coco(tmp_path / "mine/train.json", tmp_path / "mine/images")
     data_set = open_data(write(tmp_path / "mine.yaml", f"format: coco\npath: mine\nexpected: {{train: {{{count}}}}}\n"))
-    with pytest.raises(InputError, match=r"train has \d \w+, expected \d: the copy is incomplete or another version"):
+    with pytest.raises(
+        LabelError, match=r"train has \d \w+, expected \d: the copy is incomplete or a different version"
+    ):
         data_set.read("train")
 
 
@@ -215,10 +217,10 @@ def test_a_copy_with_other_counts_is_refused(tmp_path: Path, count: str) -> None
     [
         ("format: cooc\npath: .\n", "unknown format 'cooc'; did you mean 'coco'"),
         ("format: coco\npath: .\nexpcted: 3\n", "unknown key 'expcted'; did you mean 'expected'"),
-        ("format: coco\n", "`path` must say where the data lies"),
+        ("format: coco\n", "`path` must be the folder or file of the data"),
         (
             "format: coco\npath: gone\nsource: https://a.b\n",
-            r"the data is not at .*gone; get the data from https://a\.b",
+            r"there is no data at .*gone; get the data from https://a\.b",
         ),
         ("format: coco\npath: empty\n", r"expected train\.json, val\.json or test\.json"),
         ("format: yolo\npath: empty\n", r"there is no data\.yaml in"),
@@ -228,14 +230,14 @@ def test_a_copy_with_other_counts_is_refused(tmp_path: Path, count: str) -> None
         ("format: scenes\nexpected: {tarin: {images: 5}}\n", "`expected` must look like"),
     ],
 )
-def test_a_bad_descriptor_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_descriptor_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises((FileError, LabelError), match=message) as caught:
         open_data(write(tmp_path / "mine.yaml", text))
     assert "mine.yaml" in str(caught.value) or "empty" in str(caught.value)
 
 
-def test_the_shipped_descriptors_are_sound(tmp_path: Path) -> None:
+def test_the_descriptors_in_datasets_are_valid(tmp_path: Path) -> None:
     shipped = sorted((Path(__file__).parents[2] / "datasets").glob("*.yaml"))
     assert [path.stem for path in shipped] == ["bccd", "carla", "fod31", "scenes"]
     for path in shipped:
@@ -243,8 +245,34 @@ def test_the_shipped_descriptors_are_sound(tmp_path: Path) -> None:
         if path.stem == "scenes":
             assert open_data(copy).split_names == ("train", "val", "test")
         else:
-            with pytest.raises(InputError, match=rf"the data is not at .*{path.stem}; get the data from https://"):
+            with pytest.raises(FileError, match=rf"there is no data at .*{path.stem}; get the data from https://"):
                 open_data(copy)
             write_coco(tmp_path / path.stem / "train.json", tmp_path / path.stem / "images")
-            with pytest.raises(InputError, match=r"train has 2 images, expected \d+"):
+            with pytest.raises(LabelError, match=r"train has 2 images, expected \d+"):
                 open_data(copy).read("train")
+
+
+def test_images_with_too_many_pixels_are_not_decoded(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco" / "train.json", tmp_path / "coco" / "images")
+    write_coco(tmp_path / "coco" / "val.json", tmp_path / "coco" / "images", first_id=5)
+    write_yolo(tmp_path / "yolo", IMAGES)
+    write_voc(tmp_path / "voc", IMAGES)
+    pixels = HW[0] * HW[1]
+    for name, split_name in (("coco", "train"), ("coco", "trainval"), ("yolo", "train"), ("voc", "train")):
+        split = open_data(tmp_path / name, max_pixels=pixels).read(split_name)
+        assert split.read_image(split.annotations[0]).shape == (*HW, 3)
+        assert read_thumbnails([split])[0].unreadable == ()
+    # YOLO and VOC files have no image sizes: too large images are found when their size is read.
+    for name in ("yolo", "voc"):
+        with pytest.raises(LabelError, match="no images"):
+            open_data(tmp_path / name, max_pixels=pixels - 1).read("train")
+    for split_name in ("train", "trainval"):
+        split = open_data(tmp_path / "coco", max_pixels=pixels - 1).read(split_name)
+        with pytest.raises(ImageTooLargeError):
+            split.read_image(split.annotations[0])
+        assert len(read_thumbnails([split])[0].unreadable) == len(split.annotations)
+
+
+def test_max_pixels_below_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_pixels"):
+        open_data("scenes", max_pixels=0)

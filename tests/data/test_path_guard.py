@@ -7,10 +7,12 @@ import pytest
 
 from detector.data.open_data import open_data
 from detector.data.path_guard import PathGuard
-from detector.errors import InputError
+from detector.errors import LabelError
 from detector.images import write_image
+from detector.options import ReadOptions
 
 HW = (40, 60)
+INSIDE_ONLY = ReadOptions()
 
 
 def image(path: Path) -> Path:
@@ -31,11 +33,11 @@ def coco(file: Path, *names: str) -> Path:
     return write(file, json.dumps({"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}))
 
 
-def test_what_lies_inside_passes_however_it_is_named(tmp_path: Path) -> None:
-    fence = PathGuard([tmp_path / "mine", tmp_path / "gone"])  # neither is there: no fence at all
-    fence.check(Path("/etc/passwd"), tmp_path)
+def test_any_path_inside_the_folder_is_allowed(tmp_path: Path) -> None:
+    guard = PathGuard([tmp_path / "mine", tmp_path / "gone"], INSIDE_ONLY)  # neither exists: everything is allowed
+    guard.check(Path("/etc/passwd"), tmp_path)
     (tmp_path / "mine" / "deep").mkdir(parents=True)
-    fence = PathGuard([tmp_path / "mine"])
+    guard = PathGuard([tmp_path / "mine"], INSIDE_ONLY)
     for name in (
         "a.png",
         "deep/a.png",
@@ -45,23 +47,29 @@ def test_what_lies_inside_passes_however_it_is_named(tmp_path: Path) -> None:
         "a" * 300,
         "a\0",
     ):
-        fence.check(tmp_path / "mine" / name, tmp_path)
+        assert guard.allows(tmp_path / "mine" / name)
+        guard.check(tmp_path / "mine" / name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "deep/../../a.png", "/etc/passwd", "..", "../mine2/a.png", "link.png"])
-def test_what_lies_outside_is_refused_by_name_and_place(tmp_path: Path, name: str) -> None:
+def test_a_path_outside_is_refused_with_file_and_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "mine" / "deep").mkdir(parents=True)
     (tmp_path / "mine" / "link.png").symlink_to(write(tmp_path / "secret", ""))
-    with pytest.raises(InputError, match=r"list\.txt:3: .* lies outside of .*mine.*--allow-outside"):
-        PathGuard([tmp_path / "mine"]).check(tmp_path / "mine" / name, tmp_path / "list.txt", 3)
+    path = tmp_path / "mine" / name
+    guard = PathGuard([tmp_path / "mine"], INSIDE_ONLY)
+    assert not guard.allows(path)
+    with pytest.raises(LabelError, match=r"list\.txt:3: .* is outside of .*mine.*--allow-outside"):
+        guard.check(path, tmp_path / "list.txt", 3)
+    assert PathGuard([tmp_path / "mine"], ReadOptions(allow_outside=True)).allows(path)
 
 
-def test_a_ring_of_links_is_left_to_who_opens_it(tmp_path: Path) -> None:
-    (tmp_path / "ring.png").symlink_to("ring.png")
-    PathGuard([tmp_path]).check(tmp_path / "ring.png", tmp_path)
+def test_a_link_to_itself_is_allowed(tmp_path: Path) -> None:
+    """It cannot be opened anyway."""
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    PathGuard([tmp_path], INSIDE_ONLY).check(tmp_path / "loop.png", tmp_path)
 
 
-def test_a_data_set_that_is_a_link_or_is_put_together_of_linked_folders_is_read(tmp_path: Path) -> None:
+def test_the_data_set_and_its_folders_may_be_links(tmp_path: Path) -> None:
     image(tmp_path / "disk" / "images" / "sub" / "a.png")
     coco(tmp_path / "mine" / "train.json", "sub/a.png")
     (tmp_path / "mine" / "images").symlink_to(tmp_path / "disk" / "images")
@@ -79,7 +87,7 @@ def test_standard_coco_folders_may_be_links(tmp_path: Path) -> None:
     assert open_data(tmp_path / "mine").read("val").ledger.used == 1
 
 
-def test_yolo_reads_where_its_yaml_says_and_lists_within_linked_folders(tmp_path: Path) -> None:
+def test_paths_in_a_yolo_yaml_may_be_anywhere(tmp_path: Path) -> None:
     for part in ("images", "labels"):
         (tmp_path / "mine").mkdir(exist_ok=True)
         (tmp_path / "mine" / part).symlink_to(tmp_path / "disk" / part)
@@ -93,7 +101,7 @@ def test_yolo_reads_where_its_yaml_says_and_lists_within_linked_folders(tmp_path
     assert open_data(elsewhere).read("train").ledger.used == 1
 
 
-def test_who_allows_it_reads_what_lies_outside(tmp_path: Path) -> None:
+def test_allow_outside_reads_files_outside_of_the_folder(tmp_path: Path) -> None:
     secret = image(tmp_path / "private" / "images" / "s.png")
     write(tmp_path / "private" / "labels" / "s.txt", "0 0.5 0.5 0.1 0.1\n")
     coco(tmp_path / "coco" / "train.json", str(secret), "../private/images/../images/s.png")
@@ -105,16 +113,16 @@ def test_who_allows_it_reads_what_lies_outside(tmp_path: Path) -> None:
         "<xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>",
     )
     (tmp_path / "coco" / "images").mkdir()
-    for form, used in (("coco", 2), ("yolo", 1), ("voc", 1)):
-        with pytest.raises(InputError, match="lies outside of the data set's folder"):
-            open_data(tmp_path / form).read("train")
-        assert open_data(tmp_path / form, allow_outside=True).read("train").ledger.used == used
+    for name, used in (("coco", 2), ("yolo", 1), ("voc", 1)):
+        with pytest.raises(LabelError, match="is outside of the data set's folder"):
+            open_data(tmp_path / name).read("train")
+        assert open_data(tmp_path / name, allow_outside=True).read("train").ledger.used == used
 
 
 @pytest.mark.parametrize(
     "name", ["with spaces.png", "q'uo\"tes.png", "new\nline.png", "穂.png", "a" * 200 + ".png", b"caf\xe9.png"]
 )
-def test_any_name_a_file_system_allows_is_read(tmp_path: Path, name: str | bytes) -> None:
+def test_any_valid_file_name_is_read(tmp_path: Path, name: str | bytes) -> None:
     text = os.fsdecode(name)
     try:
         image(tmp_path / "images" / text)

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,29 +16,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.arrays import ImageArray
-from detector.detecting.writer import DetectionWriter, _class_folders, _cut
+from detector.detecting.formats import OutputFormat, crop, folders_of_classes
+from detector.detecting.writer import DetectionWriter
 from detector.detections import Detections
-from detector.errors import InputError
-from detector.files import free_name, locked, safe_name
+from detector.errors import ConfigError, FileError
+from detector.files import LOCK_NAME, free_name, locked, safe_name
 from detector.images import read_image, write_image
 
 IMAGE = np.full((100, 200, 3), 90, np.uint8)
 NAMES = ("cat", "dog")
 
 
-def found(*boxes: tuple[float, float, float, float]) -> Detections:
+def detections(*boxes: tuple[float, float, float, float]) -> Detections:
     n = len(boxes)
     scores = np.linspace(0.9, 0.5, n).astype(np.float32)
     return Detections(np.array(boxes, np.float32).reshape(n, 4), scores, np.arange(n) % 2, NAMES)
 
 
-TWO = found((20, 10, 60, 50), (100, 0, 200, 100))
+TWO = detections((20, 10, 60, 50), (100, 0, 200, 100))
 
 
-def test_the_tables_hold_every_detection_in_their_own_formats(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path / "out", (3, 17), txt=True, table=True)
+def names_in(folder: Path) -> set[str]:
+    """Names in a folder, except that of the lock file."""
+    return {path.name for path in folder.iterdir()} - {LOCK_NAME}
+
+
+def test_every_detection_is_in_the_tables_and_label_files(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path / "out", (3, 17), formats={"txt", "csv"})
     writer.add(Path("x/a.png"), IMAGE, TWO)
-    writer.add(Path("x/b.png"), IMAGE, found((1, 2, 3, 5)))
+    writer.add(Path("x/b.png"), IMAGE, detections((1, 2, 3, 5)))
     writer.close()
     out = tmp_path / "out"
     rows = json.loads((out / "detections.json").read_text())
@@ -60,22 +67,28 @@ def test_the_tables_hold_every_detection_in_their_own_formats(tmp_path: Path) ->
     assert len(lines) == 3
 
 
-def test_images_are_drawn_and_keep_their_size(tmp_path: Path) -> None:
+def test_annotated_images_keep_their_size(tmp_path: Path) -> None:
     writer = DetectionWriter(tmp_path, (3, 17))
     writer.add(Path("a.png"), IMAGE, TWO)
     assert np.array_equal(read_image(tmp_path / "a.png"), TWO.draw_on(IMAGE))
 
 
-def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path / "out", (3, 17), images=False)
+def test_only_the_chosen_formats_are_written(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path / "out", (3, 17), formats=set())
     writer.add(Path("a.png"), IMAGE, TWO)
     writer.close()
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["detections.json", "detections.jsonl"]
+    assert names_in(tmp_path / "out") == {"detections.json", "detections.jsonl"}
 
 
-def test_a_image_without_objects_has_an_empty_label_file_and_no_rows(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path, (3, 17), txt=True, table=True)
-    writer.add(Path("a.png"), IMAGE, found())
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="formats: unknown output format 'xml'; known: images, txt, csv, crops, json"):
+        DetectionWriter(tmp_path / "out", (3, 17), formats={"xml"})  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_objects_has_an_empty_label_file(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path, (3, 17), formats={"images", "txt", "csv"})
+    writer.add(Path("a.png"), IMAGE, detections())
     writer.close()
     assert json.loads((tmp_path / "detections.json").read_text()) == []
     assert (tmp_path / "labels" / "a.txt").read_text() == ""
@@ -83,8 +96,8 @@ def test_a_image_without_objects_has_an_empty_label_file_and_no_rows(tmp_path: P
     assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
 
 
-def test_images_of_one_name_from_several_folders_all_stay(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path, (3, 17), txt=True)
+def test_images_with_equal_names_get_different_files(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path, (3, 17), formats={"images", "txt"})
     for name in ("x/a.png", "y/a.png", "z/a-2.png", "z/a.jpg"):
         writer.add(Path(name), IMAGE, TWO)
     writer.close()
@@ -97,78 +110,85 @@ def test_images_of_one_name_from_several_folders_all_stay(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("name", "written"), [("a.tiff", "a.jpg"), ("a.webp", "a.jpg"), ("A.PNG", "A.png")])
 def test_formats_that_browsers_do_not_show_become_jpeg(tmp_path: Path, name: str, written: str) -> None:
     DetectionWriter(tmp_path, (3, 17)).add(Path(name), IMAGE, TWO)
-    assert {path.name for path in tmp_path.iterdir()} == {written, "detections.jsonl"}
+    assert names_in(tmp_path) == {written, "detections.jsonl"}
 
 
-def test_a_folder_with_files_of_the_users_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", IMAGE)
-    with pytest.raises(InputError, match="holds files that are not detections; give another --out"):
+    with pytest.raises(FileError, match="contains files that are not detections; give another --out"):
         DetectionWriter(tmp_path, (3, 17))
     assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
+    assert names_in(tmp_path) == {"a.png"}
+
+
+def test_a_folder_with_only_a_lock_file_counts_as_empty(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).touch()
+    DetectionWriter(tmp_path, (3, 17)).close()
+    assert names_in(tmp_path) == {"detections.json", "detections.jsonl"}
 
 
 def test_a_second_run_replaces_the_results_of_the_first(tmp_path: Path) -> None:
-    for answer in (TWO, found()):
-        writer = DetectionWriter(tmp_path, (3, 17), txt=True)
-        writer.add(Path("x/a.png"), IMAGE, answer)
+    for found in (TWO, detections()):
+        writer = DetectionWriter(tmp_path, (3, 17), formats={"images", "txt"})
+        writer.add(Path("x/a.png"), IMAGE, found)
         writer.close()
     assert (tmp_path / "labels" / "a.txt").read_text() == ""
     assert json.loads((tmp_path / "detections.json").read_text()) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a.png",
-        "detections.json",
-        "detections.jsonl",
-        "labels",
-    ]
+    assert names_in(tmp_path) == {"a.png", "detections.json", "detections.jsonl", "labels"}
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/out: cannot be made"):
+    with pytest.raises(FileError, match="file/out: the folder cannot be created"):
         DetectionWriter(tmp_path / "file" / "out", (3, 17))
 
 
-# --- the journal, and going on behind it
+# --- the journal, and resuming from it
 
-ANSWERS = {
+FOUND = {
     Path("x/a.png"): TWO,
-    Path("x/b.png"): found(),
-    Path("y/a.png"): found((1, 2, 3, 5)),
+    Path("x/b.png"): detections(),
+    Path("y/a.png"): detections((1, 2, 3, 5)),
     Path('y/"c,\n' + os.fsdecode(b"\xff.png")): TWO,
 }
 SETTINGS = {"weights": "w", "score_threshold": 0.3, "suppression": None}
 
 
-def write(folder: Path, answers: dict[Path, Detections] = ANSWERS, **options: Any) -> DetectionWriter:
-    """Add what is not done, without `close`."""
-    every: dict[str, Any] = {"txt": True, "table": True, "json_each": True, "settings": SETTINGS}
-    writer = DetectionWriter(folder, (3, 17), **every | options)
-    for name, answer in answers.items():
+MOST_FORMATS: frozenset[OutputFormat] = frozenset({"images", "txt", "csv", "json"})
+ALL_FORMATS = MOST_FORMATS | {"crops"}
+
+
+def write(folder: Path, found_by_name: dict[Path, Detections] = FOUND, **options: Any) -> DetectionWriter:
+    """Return a writer after adding the images that are not done, without `close`."""
+    defaults: dict[str, Any] = {"formats": MOST_FORMATS, "settings": SETTINGS}
+    writer = DetectionWriter(folder, (3, 17), **defaults | options)
+    for name, found in found_by_name.items():
         if str(name) not in writer.done:
-            writer.add(name, IMAGE, answer)
+            writer.add(name, IMAGE, found)
     return writer
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Path and content of each file in a folder, except the lock file."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> dict[Path, bytes]:
+def complete(tmp_path: Path) -> dict[Path, bytes]:
     """The files of a run that was never stopped."""
-    write(tmp_path / "whole", crops=True).close()
-    return contents(tmp_path / "whole")
+    write(tmp_path / "complete", formats=ALL_FORMATS).close()
+    return contents(tmp_path / "complete")
 
 
-def test_the_journal_has_a_line_per_image_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    writer = DetectionWriter(tmp_path, (3, 17), images=False, settings=SETTINGS)
-    for count, (name, answer) in enumerate(ANSWERS.items(), 1):
-        writer.add(name, IMAGE, answer)
-        head, *lines = map(json.loads, (tmp_path / "detections.jsonl").read_text().splitlines())
-        written = {"images": False, "txt": False, "crops": False, "json_each": False}
-        assert head == {"settings": SETTINGS | written}
+def test_an_image_is_in_the_journal_when_it_is_added(tmp_path: Path) -> None:
+    writer = DetectionWriter(tmp_path, (3, 17), formats=set(), settings=SETTINGS)
+    for count, (name, found) in enumerate(FOUND.items(), 1):
+        writer.add(name, IMAGE, found)
+        first, *lines = map(json.loads, (tmp_path / "detections.jsonl").read_text().splitlines())
+        assert first == {"settings": SETTINGS | {"formats": []}}
         assert len(lines) == count
-    assert [line["file_name"] for line in lines] == [str(name) for name in ANSWERS]
+    assert [line["file_name"] for line in lines] == [str(name) for name in FOUND]
     assert lines[0] == {
         "image_id": 1,
         "file_name": "x/a.png",
@@ -182,47 +202,47 @@ def test_the_journal_has_a_line_per_image_as_soon_as_it_is_added(tmp_path: Path)
     assert lines[1]["detections"] == []
 
 
-def test_wherever_the_journal_is_cut_off_going_on_gives_the_files_of_an_unbroken_run(
-    tmp_path: Path, whole: dict[Path, bytes]
-) -> None:
-    journal = whole[Path("detections.jsonl")]
+def test_resuming_from_any_point_gives_the_same_files(tmp_path: Path, complete: dict[Path, bytes]) -> None:
+    journal = complete[Path("detections.jsonl")]
     out = tmp_path / "out"
-    write(out, crops=True)
+    write(out, formats=ALL_FORMATS)
     for end in [*range(0, len(journal), 37), len(journal) - 1, len(journal)]:
         (out / "detections.jsonl").write_bytes(journal[:end])
-        writer = write(out, crops=True, skip_done=True)
+        writer = write(out, formats=ALL_FORMATS, skip_done=True)
         assert len(writer.done) == max(0, journal[:end].count(b"\n") - 1)
         writer.close()
-        assert contents(out) == whole
+        assert contents(out) == complete
 
 
-def test_a_run_that_begins_anew_leaves_no_tables_of_the_one_before(tmp_path: Path) -> None:
+def test_a_new_run_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
     write(tmp_path).close()
     write(tmp_path, skip_done=True)
-    assert {"detections.json", "detections.csv"} <= {path.name for path in tmp_path.iterdir()}
+    assert names_in(tmp_path) >= {"detections.json", "detections.csv"}
     write(tmp_path, {})
-    assert not {"detections.json", "detections.csv"} & {path.name for path in tmp_path.iterdir()}
+    assert not names_in(tmp_path) & {"detections.json", "detections.csv"}
 
 
-def test_a_damaged_line_is_said_and_what_stands_behind_it_is_done_again(
-    tmp_path: Path, whole: dict[Path, bytes], caplog: pytest.LogCaptureFixture
+def test_images_from_a_damaged_line_on_are_processed_again(
+    tmp_path: Path, complete: dict[Path, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "out", crops=True).close()
+    write(tmp_path / "out", formats=ALL_FORMATS).close()
     for damaged in (b"\0\0\n", b"[1]\n", b"{}\n", b"\xff\n"):
         lines = (tmp_path / "out" / "detections.jsonl").read_bytes().splitlines(keepends=True)
         (tmp_path / "out" / "detections.jsonl").write_bytes(b"".join([*lines[:2], damaged, *lines[3:]]))
-        writer = write(tmp_path / "out", crops=True, skip_done=True)
+        writer = write(tmp_path / "out", formats=ALL_FORMATS, skip_done=True)
         assert writer.done == {"x/a.png"}
-        assert "detections.jsonl:3: damaged; this image and the 2 behind it are done again" in caplog.text
+        message = "detections.jsonl:3: this line is damaged; its image and the 2 after it are processed again"
+        assert message in caplog.text
+        caplog.clear()
         writer.close()
-        assert contents(tmp_path / "out") == whole
+        assert contents(tmp_path / "out") == complete
 
 
-def test_images_that_came_later_are_added_behind_the_others_and_take_nothing_from_them(tmp_path: Path) -> None:
+def test_resuming_with_a_new_image_appends_it(tmp_path: Path) -> None:
     write(tmp_path).close()
     before = contents(tmp_path)
-    writer = write(tmp_path, {Path("w/a.png"): TWO} | ANSWERS, skip_done=True)
-    assert writer.done == {str(name) for name in ANSWERS}
+    writer = write(tmp_path, {Path("w/a.png"): TWO} | FOUND, skip_done=True)
+    assert writer.done == {str(name) for name in FOUND}
     writer.close()
     after = contents(tmp_path)
     assert after.keys() - before.keys() == {Path("a-3.png"), Path("labels/a-3.txt"), Path("json/a-3.json")}
@@ -240,48 +260,61 @@ def test_images_that_came_later_are_added_behind_the_others_and_take_nothing_fro
             "weights: 'w', now 'v'; suppression: None, now",
         ),
         ({"settings": {}}, "weights: 'w', now None"),
-        ({"images": False}, "images: True, now False"),
-        ({"crops": True}, "crops: False, now True"),
-        ({"json_each": False}, "json_each: True, now False"),
+        ({"formats": {"txt", "json"}}, r"formats: \['images', 'json', 'txt'\], now \['json', 'txt'\]"),
+        ({"formats": ALL_FORMATS}, r"formats: .*, now \['crops', 'images', 'json', 'txt'\]"),
+        ({"formats": {"images", "txt"}}, r"formats: .*, now \['images', 'txt'\]"),
     ],
 )
-def test_answers_of_other_settings_are_not_mixed(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_resuming_with_other_settings_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     write(tmp_path).close()
     before = contents(tmp_path)
-    options: dict[str, Any] = {"txt": True, "json_each": True, "settings": SETTINGS} | changed
-    with pytest.raises(InputError, match=rf"detections\.jsonl: was made with other settings \({message}"):
+    options: dict[str, Any] = {"formats": MOST_FORMATS - {"csv"}, "settings": SETTINGS} | changed
+    with pytest.raises(ConfigError, match=rf"detections\.jsonl: an earlier run used other settings \({message}"):
         DetectionWriter(tmp_path, (3, 17), skip_done=True, **options)
     assert contents(tmp_path) == before
 
 
+def test_a_resumed_run_may_add_the_csv_table(tmp_path: Path, complete: dict[Path, bytes]) -> None:
+    write(tmp_path / "out", formats=ALL_FORMATS - {"csv"}).close()
+    assert Path("detections.csv") not in contents(tmp_path / "out")
+    write(tmp_path / "out", formats=ALL_FORMATS, skip_done=True).close()
+    assert contents(tmp_path / "out") == complete
+
+
+def test_settings_with_tuples_can_be_resumed(tmp_path: Path) -> None:
+    settings = {"classes": ("cat", 1), "input_hw": (64, 96)}
+    write(tmp_path, settings=settings).close()
+    assert write(tmp_path, settings=settings, skip_done=True).done == {str(name) for name in FOUND}
+
+
 @pytest.mark.parametrize("foreign", [b"notes\n", b"[]\n", b'{"a": 1}\n', b"\xff\n"])
-def test_a_journal_of_another_program_is_left_alone(tmp_path: Path, foreign: bytes) -> None:
+def test_a_journal_of_another_program_is_not_changed(tmp_path: Path, foreign: bytes) -> None:
     (tmp_path / "detections.jsonl").write_bytes(foreign)
-    with pytest.raises(InputError, match=r"was not written by `detector detect`"):
+    with pytest.raises(FileError, match=r"was not written by `detector detect`"):
         DetectionWriter(tmp_path, (3, 17), skip_done=True)
     assert contents(tmp_path) == {Path("detections.jsonl"): foreign}
 
 
-def test_a_file_name_keeps_bytes_that_are_no_utf_8(tmp_path: Path, whole: dict[Path, bytes]) -> None:
-    name = list(ANSWERS)[-1]
-    rows = json.loads(whole[Path("detections.json")])
+def test_file_names_keep_bytes_that_are_not_utf_8(tmp_path: Path, complete: dict[Path, bytes]) -> None:
+    name = list(FOUND)[-1]
+    rows = json.loads(complete[Path("detections.json")])
     assert Path(rows[-1]["file_name"]) == name
-    assert b"\xff.png" in whole[Path("detections.csv")]
-    assert Path("labels", name.stem + ".txt") in whole
+    assert b"\xff.png" in complete[Path("detections.csv")]
+    assert Path("labels", name.stem + ".txt") in complete
 
 
-def test_ten_thousand_images_of_one_name_each_have_a_file() -> None:
+def test_ten_thousand_equal_names_get_different_stems() -> None:
     taken: dict[str, int] = {}
     stems = {free_name("a", taken) for _ in range(10_000)}
     assert stems == {"a"} | {f"a-{number}" for number in range(2, 10_001)}
 
 
-# --- what the disk refuses
+# --- write errors
 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: a disk that fills up in the middle of a write."""
+    """Limit the size of every file to `size` bytes, like a disk that becomes full in the middle of a write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -290,37 +323,35 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_is_an_error_that_names_the_file_and_what_was_written_stays_valid(
-    tmp_path: Path, whole: dict[Path, bytes]
-) -> None:
+def test_a_full_disk_is_an_error_and_resuming_works(tmp_path: Path, complete: dict[Path, bytes]) -> None:
     out = tmp_path / "out"
-    one, two, three, _ = ANSWERS
-    write(out, {one: ANSWERS[one]}, crops=True)
+    first, second, third, _ = FOUND
+    write(out, {first: FOUND[first]}, formats=ALL_FORMATS)
     size = (out / "detections.jsonl").stat().st_size
     for room in (0, 1, 60):
-        with write(out, {}, crops=True, json_each=True, skip_done=True) as writer:
-            with largest_file(size + room), pytest.raises(InputError, match=r"detections\.jsonl: cannot .* \(File"):
-                writer.add(two, IMAGE, ANSWERS[two])
+        with write(out, {}, formats=ALL_FORMATS, skip_done=True) as writer:
+            with largest_file(size + room), pytest.raises(FileError, match=r"detections\.jsonl: cannot .* \(File"):
+                writer.add(second, IMAGE, FOUND[second])
             assert (out / "detections.jsonl").stat().st_size == size
-    writer = write(out, {}, crops=True, skip_done=True)
-    with writer, largest_file(40), pytest.raises(InputError, match=r"a-2\.png: cannot be written"):
-        writer.add(three, IMAGE, ANSWERS[three])
-    with write(out, crops=True, skip_done=True) as writer:
-        assert writer.done == {str(one)}
-        with largest_file(300), pytest.raises(InputError, match=r"detections\.json: cannot be written"):
+    writer = write(out, {}, formats=ALL_FORMATS, skip_done=True)
+    with writer, largest_file(40), pytest.raises(FileError, match=r"a-2\.png: cannot be written"):
+        writer.add(third, IMAGE, FOUND[third])
+    with write(out, formats=ALL_FORMATS, skip_done=True) as writer:
+        assert writer.done == {str(first)}
+        with largest_file(300), pytest.raises(FileError, match=r"detections\.json: cannot be written"):
             writer.close()
     assert not list(out.rglob("*.part*"))
-    write(out, crops=True, skip_done=True).close()
-    assert contents(out) == whole
+    write(out, formats=ALL_FORMATS, skip_done=True).close()
+    assert contents(out) == complete
 
 
-@pytest.mark.parametrize("name", ["crops/cat/a-1.png", "json/a.json"])
-def test_a_crop_and_a_json_file_are_there_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("output_format", "name"), [("crops", "crops/cat/a-1.png"), ("json", "json/a.json")])
+def test_crops_and_json_files_are_written_atomically(tmp_path: Path, output_format: OutputFormat, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
-    with DetectionWriter(tmp_path, (3, 17), images=False, crops="crops" in name, json_each="json" in name) as writer:
+    with DetectionWriter(tmp_path, (3, 17), formats={output_format}) as writer:
         writer.add(Path("b.png"), noise, TWO)
         before = contents(tmp_path)
-        with largest_file(100), pytest.raises(InputError, match=f"{name}: cannot be written"):
+        with largest_file(100), pytest.raises(FileError, match=f"{name}: cannot be written"):
             writer.add(Path("a.png"), noise, TWO)
         assert contents(tmp_path) == before
 
@@ -328,41 +359,53 @@ def test_a_crop_and_a_json_file_are_there_whole_or_not_at_all(tmp_path: Path, na
 @pytest.mark.parametrize(
     "name", ["a.png", "labels/a.txt", "json/a.json", "detections.json", "detections.csv", "detections.jsonl"]
 )
-def test_a_file_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+def test_the_error_names_the_file_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     write(tmp_path, {}).close()
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name}: cannot be written"):
+    with pytest.raises(FileError, match=f"{name}: cannot be written"):
         write(tmp_path).close()
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("name", ["crops/cat/a-1.png", "crops/cat", "crops"])
-def test_a_place_of_crops_that_is_taken_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_folder", "message"),
+    [
+        ("crops/cat/a-1.png", True, r"crops/cat/a-1\.png: cannot be written"),
+        ("crops/cat", False, r"crops/cat/a-1\.png: cannot be written"),
+        ("crops", False, "crops: the folder cannot be created"),
+    ],
+)
+def test_the_error_names_the_crop_that_cannot_be_written(
+    tmp_path: Path, name: str, is_folder: bool, message: str
+) -> None:
     write(tmp_path, {}).close()
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-    (tmp_path / name).mkdir() if name.endswith(".png") else (tmp_path / name).write_text("")
-    options: dict[str, Any] = {"crops": True, "txt": True, "settings": SETTINGS, "skip_done": False}
-    if name != "crops":  # made by an earlier run, as far as can be told
-        with pytest.raises(InputError, match="crops: holds crops of an earlier run"):
+    if is_folder:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("")
+    options: dict[str, Any] = {"formats": {"images", "txt", "crops"}, "skip_done": False}
+    if name != "crops":  # a folder with content: it looks like the crops of an earlier run
+        with pytest.raises(FileError, match="crops: contains crops of an earlier run"):
             write(tmp_path, **options)
         (tmp_path / "detections.jsonl").unlink()
         options["skip_done"] = True
-    with pytest.raises(InputError, match=rf"{name}(/a-1\.png)?: cannot be (written|made)"):
+    with pytest.raises(FileError, match=message):
         write(tmp_path, **options)
 
 
 # --- crops, and a JSON file per image
 
 
-def shades() -> ImageArray:
-    """An image [30, 40, 3] in which every pixel says where it lies."""
+def coordinate_image() -> ImageArray:
+    """An image [30, 40, 3] in which the value of every pixel is its (row, column, 0)."""
     rows, columns = np.mgrid[:30, :40]
     return np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
 
 
-def slow_cut(image: ImageArray, box: list[float]) -> list[list[int]]:
-    """Every pixel of which a part lies in the box; where there is none, the nearest."""
+def slow_crop(image: ImageArray, box: list[float]) -> list[list[int]]:
+    """Every pixel that overlaps with the box; where there is none, the nearest."""
     x1, y1, x2, y2 = box
     height, width = image.shape[:2]
     rows = [y for y in range(height) if y + 1 > y1 and y < y2] or [min(int(y1), height - 1)]
@@ -374,25 +417,26 @@ side = st.floats(0, 40, width=32) | st.integers(0, 40).map(float)
 
 
 @given(side, side, side, side)
-def test_a_crop_is_every_pixel_that_its_box_touches(x: float, y: float, other_x: float, other_y: float) -> None:
+def test_a_crop_contains_every_pixel_that_its_box_overlaps(x: float, y: float, other_x: float, other_y: float) -> None:
     box = [min(x, other_x), min(y, other_y, 30), max(x, other_x), min(max(y, other_y), 30)]
-    crop = _cut(shades(), np.array(box, np.float32))
-    assert crop.reshape(-1, 3).tolist() == slow_cut(shades(), box)
+    pixels = crop(coordinate_image(), np.array(box, np.float32))
+    assert pixels.reshape(-1, 3).tolist() == slow_crop(coordinate_image(), box)
 
 
 @pytest.mark.parametrize("box", [(-9, -9, 99, 99), (-9, -9, -3, -3), (99, 99, 120, 120), (50, -5, 40, -9)])
-def test_a_crop_lies_in_its_image_whatever_the_box(box: tuple[float, ...]) -> None:
-    assert _cut(shades(), np.array(box, np.float32)).size in (3, 30 * 40 * 3)
+def test_a_crop_is_inside_its_image(box: tuple[float, ...]) -> None:
+    expected = (30, 40, 3) if box == (-9, -9, 99, 99) else (1, 1, 3)
+    assert crop(coordinate_image(), np.array(box, np.float32)).shape == expected
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"), [("a.png", ".png"), ("a.JPG", ".jpg"), ("a.jpeg", ".jpeg"), ("a.tiff", ".jpg"), ("a", ".jpg")]
 )
-def test_each_detection_is_cut_from_the_image_as_it_was(tmp_path: Path, name: str, suffix: str) -> None:
-    answer = found((20.4, 10, 30, 20.1), (0, 0, 40, 30), (0, 0, 1, 1))
-    with DetectionWriter(tmp_path, (3, 17), crops=True) as writer:
-        writer.add(Path("x", name), shades(), answer)
-        writer.add(Path("y", name), shades(), found())
+def test_crops_are_cut_from_the_image_without_boxes(tmp_path: Path, name: str, suffix: str) -> None:
+    found = detections((20.4, 10, 30, 20.1), (0, 0, 40, 30), (0, 0, 1, 1))
+    with DetectionWriter(tmp_path, (3, 17), formats={"images", "crops"}) as writer:
+        writer.add(Path("x", name), coordinate_image(), found)
+        writer.add(Path("y", name), coordinate_image(), detections())
     crops = tmp_path / "crops"
     assert {path.relative_to(crops).as_posix() for path in crops.rglob("*.*")} == {
         f"cat/a-1{suffix}",
@@ -402,21 +446,21 @@ def test_each_detection_is_cut_from_the_image_as_it_was(tmp_path: Path, name: st
     first = read_image(crops / "cat" / f"a-1{suffix}")
     assert first.shape == (11, 10, 3)
     if suffix == ".png":
-        assert np.array_equal(first, shades()[10:21, 20:30])
-        assert np.array_equal(read_image(crops / "dog" / "a-2.png"), shades())
+        assert np.array_equal(first, coordinate_image()[10:21, 20:30])
+        assert np.array_equal(read_image(crops / "dog" / "a-2.png"), coordinate_image())
 
 
-def test_crops_of_images_of_one_name_and_of_names_that_look_like_crops_all_stay(tmp_path: Path) -> None:
+def test_no_crop_replaces_the_crop_of_another_image(tmp_path: Path) -> None:
     images = [Path("x/a.png"), Path("y/a.png"), Path("a-2.png"), Path("a-1.png"), Path("a-1.part.png")]
-    with DetectionWriter(tmp_path, (3, 17), images=False, crops=True, json_each=True) as writer:
+    with DetectionWriter(tmp_path, (3, 17), formats={"crops", "json"}) as writer:
         for image in images:
-            writer.add(image, IMAGE, found(*[(0, 0, 9, 9)] * 12))
+            writer.add(image, IMAGE, detections(*[(0, 0, 9, 9)] * 12))
     assert len(list((tmp_path / "crops").glob("*/*.png"))) == 12 * len(images)
     files = [json.loads(path.read_text())["file_name"] for path in (tmp_path / "json").iterdir()]
     assert sorted(files) == sorted(map(str, images))
 
 
-NASTY: tuple[str, ...] = (
+DIFFICULT_NAMES: tuple[str, ...] = (
     "a/b",
     "a_b",
     "..",
@@ -430,8 +474,6 @@ NASTY: tuple[str, ...] = (
     "a:b",
     "x" * 999,
     "x" * 998,
-)
-NASTY += (
     "/etc",
     "\ud800",
     "\u00e9",
@@ -447,23 +489,23 @@ NASTY += (
 )
 
 
-def test_classes_of_any_name_each_have_a_folder_in_the_folder_for_crops(tmp_path: Path) -> None:
-    n = len(NASTY)
+def test_every_class_gets_its_own_folder_for_crops(tmp_path: Path) -> None:
+    n = len(DIFFICULT_NAMES)
     boxes, scores = np.tile(np.array([[0, 0, 5, 5]], np.float32), (n, 1)), np.ones(n, np.float32)
-    answer = Detections(boxes, scores, np.arange(n), NASTY)
-    with DetectionWriter(tmp_path / "out", tuple(range(n)), images=False, crops=True, json_each=True) as writer:
-        writer.add(Path("a.png"), IMAGE, answer)
+    found = Detections(boxes, scores, np.arange(n), DIFFICULT_NAMES)
+    with DetectionWriter(tmp_path / "out", tuple(range(n)), formats={"crops", "json"}) as writer:
+        writer.add(Path("a.png"), IMAGE, found)
         writer.close()
     assert len(list((tmp_path / "out" / "crops").glob("*/a-*.png"))) == n
     assert len(list(tmp_path.rglob("*.png"))) == n
-    said = json.loads((tmp_path / "out" / "json" / "a.json").read_text())
-    assert tuple(one["class"] for one in said["detections"]) == NASTY
+    written = json.loads((tmp_path / "out" / "json" / "a.json").read_text())
+    assert tuple(row["class"] for row in written["detections"]) == DIFFICULT_NAMES
 
 
 @settings(max_examples=50)
-@given(st.lists(st.text(max_size=3) | st.sampled_from(NASTY), unique=True, max_size=12))
-def test_folders_of_classes_differ_also_where_case_does_not_count_and_are_one_name_each(names: list[str]) -> None:
-    folders = _class_folders(tuple(names))
+@given(st.lists(st.text(max_size=3) | st.sampled_from(DIFFICULT_NAMES), unique=True, max_size=12))
+def test_class_folders_are_safe_names_that_differ_ignoring_case(names: list[str]) -> None:
+    folders = folders_of_classes(tuple(names))
     assert len({folder.casefold() for folder in folders}) == len(names)
     for name, folder in zip(names, folders, strict=True):
         assert folder == Path(folder).name not in ("", ".", "..")
@@ -474,10 +516,10 @@ def test_folders_of_classes_differ_also_where_case_does_not_count_and_are_one_na
         assert folder.startswith(safe_name(name))
 
 
-def test_the_json_of_a_image_says_where_its_objects_are(tmp_path: Path) -> None:
-    with DetectionWriter(tmp_path, (3, 17), images=False, json_each=True) as writer:
+def test_the_json_of_an_image_contains_its_detections(tmp_path: Path) -> None:
+    with DetectionWriter(tmp_path, (3, 17), formats={"json"}) as writer:
         writer.add(Path("x/a.png"), IMAGE, TWO)
-        writer.add(Path("x/b.png"), IMAGE, found())
+        writer.add(Path("x/b.png"), IMAGE, detections())
     assert json.loads((tmp_path / "json" / "a.json").read_text()) == {
         "file_name": "x/a.png",
         "height": 100,
@@ -502,75 +544,75 @@ def test_the_json_of_a_image_says_where_its_objects_are(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "json" / "b.json").read_text())["detections"] == []
 
 
-def test_crops_of_an_earlier_run_are_neither_mixed_with_new_ones_nor_removed(tmp_path: Path) -> None:
-    write(tmp_path, crops=True).close()
+def test_a_new_run_neither_mixes_with_nor_removes_old_crops(tmp_path: Path) -> None:
+    write(tmp_path, formats=ALL_FORMATS).close()
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"crops: holds crops of an earlier run: move them away, go on .* --skip-done"):
-        write(tmp_path, crops=True)
+    message = r"crops: contains crops of an earlier run: move them away, resume that run with --skip-done"
+    with pytest.raises(FileError, match=message):
+        write(tmp_path, formats=ALL_FORMATS)
     assert contents(tmp_path) == before
-    (tmp_path / "crops").rename(tmp_path / "sorted")
-    write(tmp_path, crops=True).close()
-    assert contents(tmp_path / "crops") == contents(tmp_path / "sorted")
+    (tmp_path / "crops").rename(tmp_path / "moved")
+    write(tmp_path, formats=ALL_FORMATS).close()
+    assert contents(tmp_path / "crops") == contents(tmp_path / "moved")
 
 
-def test_the_longest_name_that_a_file_can_have_leaves_room_for_what_is_put_behind_it(tmp_path: Path) -> None:
+def test_the_longest_possible_file_names_can_be_written(tmp_path: Path) -> None:
     names = [
         Path("x" * 251 + ".jpg"),
         Path("x" * 250 + "y.jpg"),
         Path("\u00e4" * 127),
         Path(os.fsdecode(b"\xff" * 255)),
     ]
-    write(tmp_path, dict.fromkeys(names, TWO), crops=True).close()
+    write(tmp_path, dict.fromkeys(names, TWO), formats=ALL_FORMATS).close()
     assert len(list(tmp_path.glob("json/*.json"))) == len(list(tmp_path.glob("*.jpg"))) == 4
     assert len(list(tmp_path.glob("crops/*/*.jpg"))) == 8
 
 
-# --- who may write, and where
+# --- the lock, and sources in the output folder
 
-HOLD = """
+HOLD_LOCK = """
 import sys
 from pathlib import Path
 from detector.detecting.writer import DetectionWriter
 
 writer = DetectionWriter(Path(sys.argv[1]), (3, 17), skip_done=True)
-print("here", flush=True)
+print("locked", flush=True)
 input()
 """
 
 
-def test_one_process_at_a_time_writes_into_a_folder_and_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_folder_is_locked_until_the_process_ends(tmp_path: Path) -> None:
     DetectionWriter(tmp_path, (3, 17)).add(Path("a.png"), IMAGE, TWO)
     before = contents(tmp_path)
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"here\n"
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
         for skip_done in (False, True):
-            with pytest.raises(InputError, match="another process is writing detections in this folder; wait for it"):
+            with pytest.raises(FileError, match="another process is writing detections in this folder; wait until"):
                 write(tmp_path, skip_done=skip_done)
         assert contents(tmp_path) == before
-        other.kill()
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     DetectionWriter(tmp_path, (3, 17), skip_done=True).close()
 
 
-def test_a_writer_lets_go_of_the_folder_when_it_is_closed_left_or_forgotten(tmp_path: Path) -> None:
+def test_a_writer_unlocks_the_folder_when_it_is_closed_or_deleted(tmp_path: Path) -> None:
     write(tmp_path).close()
-    with write(tmp_path), pytest.raises(InputError, match="another process"):
+    with write(tmp_path), pytest.raises(FileError, match="another process"):
         write(tmp_path)
     write(tmp_path)
-    with pytest.raises(InputError, match="made with other settings"):
-        write(tmp_path, images=False, skip_done=True)
-    with locked(tmp_path, "looking"), pytest.raises(InputError, match="another process is writing detections"):
+    with pytest.raises(ConfigError, match="other settings"):
+        write(tmp_path, formats={"txt"}, skip_done=True)
+    with locked(tmp_path, "testing"), pytest.raises(FileError, match="another process is writing detections"):
         write(tmp_path)
     write(tmp_path).close()
 
 
-def test_a_source_below_the_folder_for_the_results_is_refused_and_a_made_up_name_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path / "out", {Path("a.png"): TWO}, crops=True).close()
+def test_a_source_in_the_output_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "out", {Path("a.png"): TWO}, formats=ALL_FORMATS).close()
     sources = [tmp_path / "b.png", tmp_path / "out" / "crops" / "cat" / "a-1.png"]
-    with pytest.raises(InputError, match=r"a-1\.png: lies in the folder for the results; give another --out"):
+    with pytest.raises(FileError, match=r"a-1\.png: this source is in the output folder; give another --out"):
         write(tmp_path / "out", sources=sources)
     monkeypatch.chdir(tmp_path / "out")
-    write(Path(), sources=[Path("stdin.jpg")]).close()
+    write(Path(), sources=[Path("stdin.jpg")]).close()  # a generated name, not a file

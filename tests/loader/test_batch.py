@@ -18,7 +18,7 @@ def make(n: int, image_id: int = 0, crowds: int = 0) -> Sample:
 
 
 @pytest.mark.parametrize("counts", [(2, 0, 500, 1), (1,), (3, 3)])
-def test_every_row_is_found_in_its_place_and_the_rest_is_padding(counts: tuple[int, ...]) -> None:
+def test_collate_keeps_all_rows_and_pads_the_rest(counts: tuple[int, ...]) -> None:
     samples = [make(n, image_id, crowds=n // 3) for image_id, n in enumerate(counts, start=5)]
     batch = collate(samples)
     assert batch.images.shape == (len(counts), 3, 5, 8)
@@ -36,20 +36,20 @@ def test_every_row_is_found_in_its_place_and_the_rest_is_padding(counts: tuple[i
                 assert flags == (False, False)
 
 
-def test_a_batch_of_background_has_no_rows() -> None:
+def test_a_batch_of_background_images_has_no_rows() -> None:
     batch = collate([make(0), make(0, 1)])
     assert batch.boxes.shape == (2, 0, 4)
     for rows in (batch.class_ids, batch.is_object, batch.is_crowd):
         assert rows.shape == (2, 0)
 
 
-def test_types_are_those_the_network_and_the_loss_expect() -> None:
+def test_collate_gives_the_types_that_network_and_loss_expect() -> None:
     batch = collate([make(2), make(1, 1)])
     assert (batch.images.dtype, batch.boxes.dtype, batch.class_ids.dtype) == (torch.uint8, torch.float32, torch.int64)
     assert batch.is_object.dtype == batch.is_crowd.dtype == torch.bool
 
 
-def test_images_keep_their_pixels_and_lie_channels_last() -> None:
+def test_images_keep_their_pixels_in_channels_last_format() -> None:
     images = [make(0, image_id).image for image_id in range(3)]
     tensor = images_to_tensor(images)
     assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -60,12 +60,12 @@ def test_images_keep_their_pixels_and_lie_channels_last() -> None:
     assert images[0].any(), "the tensor shares no memory with the images"
 
 
-def test_images_of_two_sizes_are_no_batch() -> None:
+def test_images_of_different_sizes_raise() -> None:
     with pytest.raises(ValueError, match="shape"):
         images_to_tensor([np.zeros((5, 8, 3), np.uint8), np.zeros((8, 5, 3), np.uint8)])
 
 
-def test_moving_a_batch_keeps_every_field() -> None:
+def test_moving_a_batch_keeps_all_fields() -> None:
     batch = collate([make(2, crowds=1), make(1, 1)])
     moved = batch.to(torch.device("cpu"))
     for field in ("images", "boxes", "class_ids", "is_object", "is_crowd"):

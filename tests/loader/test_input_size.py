@@ -7,21 +7,21 @@ import pytest
 
 from detector.annotation import Annotation
 from detector.boxes import area
-from detector.config import PLANNING_STEPS, Config
+from detector.config import PLANNING_STEPS, InputSizeConfig
 from detector.loader.input_size import choose_input_size, input_size_at
 
 HW = tuple[int, int]
 
 
 def annotate(image_hw: HW, sides: Sequence[float] = (), crowd: bool = False) -> Annotation:
-    """An image with square objects of these sides."""
+    """Return the annotation of an image with square objects of these sides."""
     boxes = np.array([[0, 0, side, side] for side in sides], dtype=np.float32).reshape(-1, 4)
     n = len(boxes)
     return Annotation(1, Path("1.png"), image_hw, boxes, np.zeros(n, np.int64), np.full(n, crowd), area(boxes))
 
 
 @pytest.mark.parametrize(
-    ("canvas", "sizes", "wanted"),
+    ("input_size", "sizes", "expected"),
     [
         ("auto", [(480, 640)] * 3, (256, 320)),
         ("auto", [(640, 480)], (320, 256)),
@@ -31,9 +31,9 @@ def annotate(image_hw: HW, sides: Sequence[float] = (), crowd: bool = False) -> 
         ((96, 64), [(480, 640)], (96, 64)),
     ],
 )
-def test_the_canvas_follows_the_images_median_aspect(letterboxed: object, sizes: list[HW], wanted: HW) -> None:
+def test_the_input_follows_the_median_aspect_of_the_images(input_size: object, sizes: list[HW], expected: HW) -> None:
     annotations = [annotate(hw) for hw in sizes]
-    assert choose_input_size(Config(input_size=letterboxed), annotations) == wanted  # type: ignore[arg-type]
+    assert choose_input_size(InputSizeConfig(input_size=input_size), annotations) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -47,29 +47,30 @@ def test_the_canvas_follows_the_images_median_aspect(letterboxed: object, sizes:
         ((13.0, 90.0, 90.0, 90.0, 90.0), 320),
     ],
 )
-def test_small_objects_ask_for_a_large_canvas(sides: tuple[float, ...], long_side: int) -> None:
-    assert max(choose_input_size(Config(), [annotate((640, 640), sides)])) == long_side
+def test_small_objects_need_a_large_input(sides: tuple[float, ...], long_side: int) -> None:
+    assert max(choose_input_size(InputSizeConfig(), [annotate((640, 640), sides)])) == long_side
 
 
-def test_the_canvas_is_no_larger_than_the_images_need_and_crowds_are_not_asked() -> None:
-    assert choose_input_size(Config(), [annotate((300, 300), [2.0])]) == (320, 320)
-    assert choose_input_size(Config(), [annotate((640, 640), [4.0], crowd=True)]) == (320, 320)
+def test_the_input_is_limited_by_images_and_ignores_crowds() -> None:
+    assert choose_input_size(InputSizeConfig(), [annotate((300, 300), [2.0])]) == (320, 320)
+    assert choose_input_size(InputSizeConfig(), [annotate((640, 640), [4.0], crowd=True)]) == (320, 320)
 
 
 @pytest.mark.parametrize("full", [(384, 640), (256, 320), (32, 32), (640, 96)])
 @pytest.mark.parametrize("first", [0.3, 0.5, 0.7, 1.0])
-def test_the_canvas_grows_over_a_run_and_ends_full(full: HW, first: float) -> None:
-    config = Config(first_input_size=first)
+def test_the_input_grows_during_the_run_to_its_full_size(full: HW, first: float) -> None:
+    config = InputSizeConfig(first_input_size=first)
     inputs = [input_size_at(full, step, 500, config) for step in range(PLANNING_STEPS, 500)]
     assert inputs[-1] == full
-    assert all(side % 32 == 0 and side > 0 for letterboxed in inputs for side in letterboxed)
+    assert all(side % 32 == 0 and side > 0 for input_hw in inputs for side in input_hw)
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(inputs))
     assert abs(inputs[0][1] - first * full[1]) <= 32
-    assert first < 1 or set(inputs) == {full}
+    if first == 1:
+        assert set(inputs) == {full}
 
 
-def test_the_first_steps_show_both_sizes_whatever_the_length_of_the_run() -> None:
-    config = Config(first_input_size=0.5)
+def test_planning_steps_use_both_sizes_whatever_the_run_length() -> None:
+    config = InputSizeConfig(first_input_size=0.5)
     runs = [
         [input_size_at((384, 640), step, steps, config) for step in range(PLANNING_STEPS)] for steps in (20, 99, 5000)
     ]

@@ -18,7 +18,7 @@ from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
 from detector.loader.loader import training_batch, training_batches
 
-BATCH, STEPS = 3, 12  # 36 images: more than seven epochs of five, with mosaic on the way
+BATCH, STEPS = 3, 12  # 36 samples, more than seven epochs of five images, with mosaic
 
 
 def read_noise(annotation: Annotation) -> ImageArray:
@@ -29,7 +29,7 @@ def read_noise(annotation: Annotation) -> ImageArray:
 def make_split() -> Split:
     annotations = []
     for image_id in range(5):
-        n = 2 * image_id  # the first is a background image
+        n = 2 * image_id  # the first image is background
         corners = np.random.default_rng(image_id).uniform(0, 20, (n, 2)).astype(np.float32)
         boxes = np.concatenate([corners, corners + 8], axis=1)
         rows = (boxes, np.zeros(n, np.int64), np.arange(n) % 3 == 2, area(boxes))
@@ -48,7 +48,7 @@ def assert_same(a: Batch, b: Batch) -> None:
     assert a.image_ids == b.image_ids
 
 
-def test_a_batch_holds_the_samples_of_its_positions(dataset: DetectionDataset) -> None:
+def test_a_batch_contains_the_samples_of_its_positions(dataset: DetectionDataset) -> None:
     for step, steps in ((0, STEPS), (11, STEPS), (25, 40), (39, 40)):
         epochs = steps * BATCH / 5 if step >= PLANNING_STEPS else 0.0
         input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
@@ -58,45 +58,47 @@ def test_a_batch_holds_the_samples_of_its_positions(dataset: DetectionDataset) -
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 11, 12])
-def test_a_run_taken_up_in_the_middle_goes_on_as_the_whole_would_have(dataset: DetectionDataset, start: int) -> None:
-    whole = list(training_batches(dataset, BATCH, STEPS, 0, STEPS))
-    assert [step for step, _ in whole] == list(range(STEPS))
-    tail = list(training_batches(dataset, BATCH, STEPS, start, STEPS))
-    assert [step for step, _ in tail] == list(range(start, STEPS))
-    for (_, a), (_, b) in zip(tail, whole[start:], strict=True):
+def test_a_resumed_run_gets_the_same_batches(dataset: DetectionDataset, start: int) -> None:
+    full_run = list(training_batches(dataset, BATCH, STEPS, 0, STEPS))
+    assert [step for step, _ in full_run] == list(range(STEPS))
+    resumed = list(training_batches(dataset, BATCH, STEPS, start, STEPS))
+    assert [step for step, _ in resumed] == list(range(start, STEPS))
+    for (_, a), (_, b) in zip(resumed, full_run[start:], strict=True):
         assert_same(a, b)
 
 
-def test_batches_made_ahead_are_those_made_one_by_one(dataset: DetectionDataset) -> None:
+def test_prefetched_batches_equal_batches_made_one_by_one(dataset: DetectionDataset) -> None:
     for step, batch in training_batches(dataset, BATCH, STEPS, 0, STEPS):
         assert_same(batch, training_batch(dataset, step, BATCH, STEPS))
 
 
-def test_a_batch_larger_than_the_split_goes_round(dataset: DetectionDataset) -> None:
+def test_a_batch_larger_than_the_split_repeats_its_images(dataset: DetectionDataset) -> None:
     batch = training_batch(dataset, 0, 10, 2)
     assert sorted(batch.image_ids[:5]) == sorted(batch.image_ids[5:]) == [0, 1, 2, 3, 4]
 
 
-def test_leaving_early_leaves_no_thread_behind(dataset: DetectionDataset) -> None:
+def test_stopping_early_leaves_no_thread_running(dataset: DetectionDataset) -> None:
     batches: Iterator[tuple[int, Batch]] = training_batches(dataset, BATCH, 1000, 0, 1000)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-def test_a_image_that_vanishes_during_the_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_disappears_during_the_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detector.loader.dataset.available_memory", lambda: 0)
-    readings = 0
+    reads = 0
 
-    def read_once(annotation: Annotation) -> ImageArray:
-        nonlocal readings
-        readings += 1
-        if readings > 5:
+    def read_until_removed(annotation: Annotation) -> ImageArray:
+        nonlocal reads
+        reads += 1
+        if reads > 5:
             raise InputError(f"{annotation.image_path}: no such image")
         return read_noise(annotation)
 
     split = make_split()
-    split = Split(split.name, split.class_names, split.category_ids, split.annotations, split.ledger, read_once)
+    split = Split(
+        split.name, split.class_names, split.category_ids, split.annotations, split.ledger, read_until_removed
+    )
     dataset = DetectionDataset(split, (32, 64), Config())
     with pytest.raises(InputError, match=r"\.png: no such image"):
         list(training_batches(dataset, BATCH, STEPS, 0, STEPS))

@@ -15,11 +15,11 @@ INPUT_HW = (96, 128)
 CLASSES = 3
 
 Object = tuple[tuple[float, float, float, float], int]
-"""A box and its class."""
+"""A box (x1, y1, x2, y2) and its class id."""
 
 
 def grid64() -> Grid:
-    """The grid in float64, so that no choice hangs on the last digit."""
+    """The grid in float64, so that rounding decides no comparison."""
     grid = make_grid(INPUT_HW, torch.device("cpu"))
     return Grid(grid.points.double(), grid.strides.double())
 
@@ -63,56 +63,61 @@ def iou_of(a: Sequence[float], b: Sequence[float]) -> float:
 def assign_slowly(
     predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float
 ) -> dict[tuple[int, int], tuple[int, float]]:
-    """The docstring of `assign`, one point and one object at a time: (image, point) → (object, quality)."""
+    """Reference for `assign`, one point and one object at a time, following its docstring.
+
+    Returns:
+        (image, point) → (index of the object in its image, quality).
+    """
     points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
     logits, distances = predictions.class_logits.tolist(), predictions.distances.tolist()
     targets = {}
     for b, objects in enumerate(images):
-        wishes: list[tuple[int, int, float, float]] = []  # point, object, IoU, metric
+        selected: list[tuple[int, int, float, float]] = []  # point, object, IoU, metric
         for o, ((x1, y1, x2, y2), class_id) in enumerate(objects):
-            found = []
+            candidates_of_object = []
             for p, ((x, y), stride) in enumerate(zip(points, strides, strict=True)):
                 inside = x1 < x < x2 and y1 < y < y2
-                reach = config.assign_radius * stride
-                near = abs(x - (x1 + x2) / 2) < reach and abs(y - (y1 + y2) / 2) < reach
+                radius = config.assign_radius * stride
+                near = abs(x - (x1 + x2) / 2) < radius and abs(y - (y1 + y2) / 2) < radius
                 if inside or near:
                     left, top, right, bottom = (distance * stride for distance in distances[b][p])
                     iou = iou_of((x - left, y - top, x + right, y + bottom), (x1, y1, x2, y2))
                     score = 1 / (1 + math.exp(-logits[b][p][class_id]))
-                    found.append((p, o, iou, score**config.assign_score_power * iou**config.assign_iou_power))
-            wishes += sorted(found, key=lambda wish: -wish[3])[: config.assign_top_k]
-        owners: dict[int, tuple[int, int, float, float]] = {}
-        for wish in wishes:
-            if wish[0] not in owners or wish[2] > owners[wish[0]][2]:
-                owners[wish[0]] = wish
-        for p, o, _, metric in owners.values():
-            mine = [wish for wish in owners.values() if wish[1] == o]
-            best_iou, best_metric = max(wish[2] for wish in mine), max(wish[3] for wish in mine)
+                    metric = score**config.assign_score_power * iou**config.assign_iou_power
+                    candidates_of_object.append((p, o, iou, metric))
+            selected += sorted(candidates_of_object, key=lambda pair: -pair[3])[: config.assign_top_k]
+        assigned: dict[int, tuple[int, int, float, float]] = {}  # by point
+        for pair in selected:
+            if pair[0] not in assigned or pair[2] > assigned[pair[0]][2]:
+                assigned[pair[0]] = pair
+        for p, o, _, metric in assigned.values():
+            same_object = [pair for pair in assigned.values() if pair[1] == o]
+            best_iou, best_metric = max(pair[2] for pair in same_object), max(pair[3] for pair in same_object)
             targets[b, p] = (o, max(metric / max(best_metric, 1e-9) * best_iou, min_quality))
     return targets
 
 
-def check_against_the_slow_one(
+def check_against_reference(
     predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float = 0.0
 ) -> None:
     found = assign(predictions, batch_of(images, padding=2), config, min_quality)
-    slow = assign_slowly(predictions, images, config, min_quality)
+    expected = assign_slowly(predictions, images, config, min_quality)
     keys = list(zip(found.image_index.tolist(), found.point_index.tolist(), strict=True))
     assert len(set(keys)) == len(keys)
-    assert set(keys) == set(slow)
+    assert set(keys) == set(expected)
     rows = zip(keys, found.boxes.tolist(), found.class_ids.tolist(), found.quality.tolist(), strict=True)
     for key, box, class_id, quality in rows:
-        wanted, wanted_quality = slow[key]
-        assert (tuple(box), class_id) == images[key[0]][wanted]
-        assert quality == pytest.approx(wanted_quality, abs=1e-12)
+        expected_object, expected_quality = expected[key]
+        assert (tuple(box), class_id) == images[key[0]][expected_object]
+        assert quality == pytest.approx(expected_quality, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("largest", [6.0, 30.0, 100.0])
-def test_it_is_the_slow_assignment_for_overlapping_objects_of_any_size(seed: int, largest: float) -> None:
+def test_assignment_equals_the_reference_for_overlapping_objects(seed: int, largest: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = [random_objects(count, generator, largest) for count in (7, 0, 1, 12)]
-    check_against_the_slow_one(random_predictions(4, seed), images, Config(), min_quality=0.1 * (seed % 2))
+    check_against_reference(random_predictions(4, seed), images, Config(), min_quality=0.1 * (seed % 2))
 
 
 @pytest.mark.parametrize(
@@ -126,39 +131,39 @@ def test_it_is_the_slow_assignment_for_overlapping_objects_of_any_size(seed: int
         Config(assign_score_power=1, assign_iou_power=0),
     ],
 )
-def test_it_is_the_slow_assignment_for_other_settings(config: Config) -> None:
+def test_assignment_equals_the_reference_for_other_settings(config: Config) -> None:
     generator = torch.Generator().manual_seed(7)
     images = [random_objects(8, generator, 40), random_objects(3, generator, 5)]
-    check_against_the_slow_one(random_predictions(2, 7), images, config)
+    check_against_reference(random_predictions(2, 7), images, config)
 
 
-def test_ties_go_to_the_first_point_and_the_first_object() -> None:
-    """Equal answers everywhere, whole numbers, and every object twice: nearly all comparisons are ties."""
+def test_ties_are_won_by_the_first_point_and_object() -> None:
+    """Predictions are equal everywhere, and every object occurs twice: nearly all comparisons are ties."""
     grid = grid64()
     shape = (1, len(grid.strides))
     predictions = GridPredictions(torch.zeros(*shape, CLASSES).double(), torch.ones(*shape, 4).double(), grid)
     twice: list[Object] = [((32, 32, 64, 64), 1), ((32, 32, 64, 64), 1), ((0, 0, 16, 16), 0), ((0, 0, 16, 16), 2)]
     for top_k in (1, 3, 1000):
-        check_against_the_slow_one(predictions, [twice], Config(assign_top_k=top_k))
+        check_against_reference(predictions, [twice], Config(assign_top_k=top_k))
     assert assign(predictions, batch_of([twice]), Config(assign_top_k=3)).class_ids.tolist().count(2) == 0
 
 
-def test_an_object_smaller_than_the_grid_has_points_of_every_stride() -> None:
+def test_tiny_object_has_candidates_of_every_stride() -> None:
     grid = grid64()
-    [mask] = candidates(torch.tensor([[61.2, 41.7, 61.6, 42.0]]).double(), grid, reach=1.0)
+    [mask] = candidates(torch.tensor([[61.2, 41.7, 61.6, 42.0]]).double(), grid, radius=1.0)
     assert set(grid.strides[mask].tolist()) == {8, 16, 32}
 
 
-def test_every_object_alone_in_its_place_gets_its_best_point_at_the_quality_of_its_iou() -> None:
+def test_isolated_object_gets_its_best_iou_as_quality() -> None:
     predictions = random_predictions(1, seed=3)
     apart: list[Object] = [((3, 3, 30, 28), 0), ((70, 5, 120, 40), 1), ((40, 60, 44, 66), 2)]
     found = assign(predictions, batch_of([apart]), Config())
     boxes = predictions.boxes()[0, found.point_index].tolist()
-    ious = [iou_of(one, other) for one, other in zip(boxes, found.boxes.tolist(), strict=True)]
+    ious = [iou_of(predicted, box) for predicted, box in zip(boxes, found.boxes.tolist(), strict=True)]
     for _, class_id in apart:
-        mine = [index for index, c in enumerate(found.class_ids.tolist()) if c == class_id]
-        assert 1 <= len(mine) <= 10
-        assert float(found.quality[mine].max()) == pytest.approx(max(ious[index] for index in mine))
+        positives = [index for index, c in enumerate(found.class_ids.tolist()) if c == class_id]
+        assert 1 <= len(positives) <= 10
+        assert float(found.quality[positives].max()) == pytest.approx(max(ious[index] for index in positives))
 
 
 @pytest.mark.parametrize("padding", [0, 5])
@@ -168,7 +173,7 @@ def test_without_objects_there_are_no_targets(padding: int) -> None:
     assert shapes == [(0,), (0, 4), (0,)]
 
 
-def test_padding_and_crowd_rows_are_nobodys_targets() -> None:
+def test_padding_and_crowd_rows_are_never_targets() -> None:
     predictions = random_predictions(1, 0)
     objects: list[Object] = [((10, 10, 50, 50), 0), ((60, 20, 100, 80), 1)]
     batch = batch_of([objects])
@@ -179,7 +184,7 @@ def test_padding_and_crowd_rows_are_nobodys_targets() -> None:
         assert torch.equal(getattr(found, field), getattr(alone, field))
 
 
-def test_the_targets_carry_no_gradient() -> None:
+def test_targets_have_no_gradient() -> None:
     predictions = random_predictions(1, 0)
     logits: Tensor = predictions.class_logits.requires_grad_()
     found = assign(replace(predictions, class_logits=logits), batch_of([[((10, 10, 50, 50), 0)]]), Config())

@@ -13,7 +13,7 @@ from detector.loss.assigner import assign
 from detector.loss.criterion import detection_loss, quality_focal_loss, softmax_loss, squared_error
 from detector.loss.terms import LossTerms
 from detector.model.grid import Grid, GridPredictions, make_grid
-from detector.model.network import GridNetwork
+from detector.model.make_network import make_network
 
 INPUT_HW = (96, 128)
 CLASSES = 3
@@ -30,7 +30,7 @@ def random_predictions(images: int, seed: int) -> GridPredictions:
 
 
 def random_batch(images: int, rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Batch:
-    """Objects of all sizes; every third row is padding."""
+    """A batch with objects of all sizes; every third row is padding."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([100, 70])
     size = 4 + torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([24, 22])
@@ -48,17 +48,17 @@ def batch_of(boxes: Tensor, class_ids: Tensor, is_object: Tensor, is_crowd: Tens
 
 
 def one_image(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
-    """Two images, the first with these boxes of class 0, the second empty."""
+    """A batch of two images: the first with these boxes of class 0, the second empty."""
     rows = torch.zeros(2, len(boxes), 4)
     rows[0] = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    there = torch.zeros(2, len(boxes), dtype=torch.bool)
-    there[0] = True
-    none = torch.zeros_like(there)
-    zeros = torch.zeros(2, len(boxes), dtype=torch.int64)
-    return batch_of(rows, zeros, none if crowd else there, there if crowd else none)
+    first = torch.zeros(2, len(boxes), dtype=torch.bool)
+    first[0] = True
+    none = torch.zeros_like(first)
+    class_ids = torch.zeros(2, len(boxes), dtype=torch.int64)
+    return batch_of(rows, class_ids, none if crowd else first, first if crowd else none)
 
 
-def numbers(terms: LossTerms) -> list[float]:
+def values(terms: LossTerms) -> list[float]:
     return [float(part) for part in terms.detach().parts.values()]
 
 
@@ -73,10 +73,10 @@ def giou_of(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def loss_slowly(predictions: GridPredictions, batch: Batch, config: Config) -> list[float]:
-    """The three terms by their published formulas, one number at a time."""
+    """Reference for the three terms of the loss, by their published formulas, one number at a time."""
     targets = assign(predictions, batch, config)
     points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
-    wanted: dict[tuple[int, int, int], float] = {}
+    target_scores: dict[tuple[int, int, int], float] = {}
     iou = l1 = classes = 0.0
     for b, p, box, class_id, quality in zip(
         targets.image_index.tolist(),
@@ -86,13 +86,13 @@ def loss_slowly(predictions: GridPredictions, batch: Batch, config: Config) -> l
         targets.quality.tolist(),
         strict=True,
     ):
-        wanted[b, p, class_id] = quality
+        target_scores[b, p, class_id] = quality
         (x, y), stride, sides = points[p], strides[p], predictions.distances[b, p].tolist()
         predicted = [x - sides[0] * stride, y - sides[1] * stride, x + sides[2] * stride, y + sides[3] * stride]
         iou += quality * (1 - giou_of(predicted, box))
         to_sides = [max(d / stride, 0.0) for d in (x - box[0], y - box[1], box[2] - x, box[3] - y)]
         l1 += quality * sum(abs(a - b) for a, b in zip(sides, to_sides, strict=True)) / 4
-    positives = {(b, p) for b, p, _ in wanted}
+    positives = {(b, p) for b, p, _ in target_scores}
     for b, rows in enumerate(predictions.class_logits.tolist()):
         crowds = batch.boxes[b][batch.is_crowd[b]].tolist()
         for p, logits in enumerate(rows):
@@ -101,29 +101,29 @@ def loss_slowly(predictions: GridPredictions, batch: Batch, config: Config) -> l
             if in_crowd and (b, p) not in positives:
                 continue
             for class_id, logit in enumerate(logits):
-                target, score = wanted.get((b, p, class_id), 0.0), 1 / (1 + math.exp(-logit))
+                target, score = target_scores.get((b, p, class_id), 0.0), 1 / (1 + math.exp(-logit))
                 entropy = -((1 - target) * math.log(1 - score) + target * math.log(score))
                 classes += abs(target - score) ** config.focal_power * entropy
-    norm = max(1.0, sum(wanted.values()))
+    norm = max(1.0, sum(target_scores.values()))
     weights = (config.class_weight, config.iou_weight, config.l1_weight)
     return [weight * term / norm for weight, term in zip(weights, (classes, iou, l1), strict=True)]
 
 
 @pytest.mark.parametrize("with_crowd", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_loss_is_the_sum_of_its_published_formulas(seed: int, with_crowd: bool) -> None:
+def test_loss_equals_its_published_formulas(seed: int, with_crowd: bool) -> None:
     predictions, batch = random_predictions(3, seed), random_batch(3, 7, seed)
     if with_crowd:
         is_crowd = batch.is_object & (torch.arange(7) % 2 == 0)
         batch = replace(batch, is_crowd=is_crowd, is_object=batch.is_object & ~is_crowd)
     config = Config(focal_power=1.5, class_weight=1.25)
     terms = detection_loss(predictions, batch, config)
-    assert numbers(terms) == pytest.approx(loss_slowly(predictions, batch, config), rel=1e-10)
-    assert float(terms.detach().total) == pytest.approx(sum(numbers(terms)))
+    assert values(terms) == pytest.approx(loss_slowly(predictions, batch, config), rel=1e-10)
+    assert float(terms.detach().total) == pytest.approx(sum(values(terms)))
     assert terms.positives == len(assign(predictions, batch, config).quality)
 
 
-def test_quality_focal_loss_is_zero_where_the_score_is_right_and_grows_with_the_error() -> None:
+def test_quality_focal_loss_grows_with_the_error_from_zero() -> None:
     targets = torch.tensor([0.2, 0.5, 0.9])
     right = quality_focal_loss(torch.logit(targets), targets, 2.0)
     torch.testing.assert_close(right, torch.zeros(3), atol=1e-9, rtol=0)
@@ -133,57 +133,62 @@ def test_quality_focal_loss_is_zero_where_the_score_is_right_and_grows_with_the_
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_order_of_the_objects_does_not_matter(seed: int) -> None:
+def test_order_of_objects_does_not_matter(seed: int) -> None:
     predictions, batch = random_predictions(3, seed), random_batch(3, 9, seed)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
     shuffled = replace(
         batch, boxes=batch.boxes[:, order], class_ids=batch.class_ids[:, order], is_object=batch.is_object[:, order]
     )
-    one, other = (detection_loss(predictions, either, Config()) for either in (batch, shuffled))
-    assert numbers(one) == pytest.approx(numbers(other), rel=1e-12)
+    loss, shuffled_loss = (detection_loss(predictions, objects, Config()) for objects in (batch, shuffled))
+    assert values(loss) == pytest.approx(values(shuffled_loss), rel=1e-12)
 
 
-def test_the_order_of_the_images_does_not_matter() -> None:
+def test_order_of_images_does_not_matter() -> None:
     predictions, batch = random_predictions(3, 0), random_batch(3, 5, 0)
-    turned = GridPredictions(predictions.class_logits.flip(0), predictions.distances.flip(0), predictions.grid)
-    backwards = batch_of(batch.boxes.flip(0), batch.class_ids.flip(0), batch.is_object.flip(0), batch.is_crowd.flip(0))
-    one, other = detection_loss(predictions, batch, Config()), detection_loss(turned, backwards, Config())
-    assert numbers(one) == pytest.approx(numbers(other), rel=1e-12)
+    reversed_predictions = replace(
+        predictions, class_logits=predictions.class_logits.flip(0), distances=predictions.distances.flip(0)
+    )
+    reversed_batch = batch_of(
+        batch.boxes.flip(0), batch.class_ids.flip(0), batch.is_object.flip(0), batch.is_crowd.flip(0)
+    )
+    loss = detection_loss(predictions, batch, Config())
+    reversed_loss = detection_loss(reversed_predictions, reversed_batch, Config())
+    assert values(loss) == pytest.approx(values(reversed_loss), rel=1e-12)
 
 
-def test_more_padding_changes_nothing() -> None:
+def test_padding_rows_do_not_change_the_loss() -> None:
     predictions, batch = random_predictions(2, 0), random_batch(2, 5, 0)
 
     def pad(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, tensor.new_zeros(2, 40, *tensor.shape[2:])], dim=1)
 
     padded = batch_of(pad(batch.boxes), pad(batch.class_ids), pad(batch.is_object), pad(batch.is_crowd))
-    one, other = (detection_loss(predictions, either, Config()) for either in (batch, padded))
-    assert numbers(one) == numbers(other)
+    loss, padded_loss = (detection_loss(predictions, objects, Config()) for objects in (batch, padded))
+    assert values(loss) == values(padded_loss)
 
 
-def test_crowd_regions_are_not_punished_as_background_and_nothing_else_changes() -> None:
+def test_only_points_in_crowd_regions_have_no_class_loss() -> None:
     predictions = random_predictions(2, 0)
     logits = predictions.class_logits.requires_grad_()
     region = (32.0, 16.0, 100.0, 80.0)
     terms = detection_loss(replace(predictions, class_logits=logits), one_image([region], crowd=True), Config())
     terms.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
-    punished = (logits.grad != 0).any(dim=-1)
+    has_gradient = (logits.grad != 0).any(dim=-1)
     x, y = predictions.grid.points.unbind(1)
     inside = (x > region[0]) & (x < region[2]) & (y > region[1]) & (y < region[3])
-    assert torch.equal(punished[0], ~inside)
-    assert punished[1].all()
+    assert torch.equal(has_gradient[0], ~inside)
+    assert has_gradient[1].all()
 
 
-def test_an_object_within_a_crowd_region_is_still_learned() -> None:
+def test_object_inside_a_crowd_region_has_a_loss() -> None:
     predictions = random_predictions(2, 0)
     batch = one_image([(0, 0, 128, 96), (40, 30, 80, 70)])
     first = torch.tensor([[True, False], [False, False]])
     batch = replace(batch, is_crowd=first, is_object=batch.is_object & ~first, boxes=batch.boxes.double())
     terms = detection_loss(predictions, batch, Config())
     assert terms.positives > 0
-    assert min(numbers(terms)[:2]) > 0
+    assert min(values(terms)[:2]) > 0
 
 
 def many_boxes() -> list[list[float]]:
@@ -202,7 +207,7 @@ def many_boxes() -> list[list[float]]:
         pytest.param(one_image(many_boxes()), id="500 objects"),
         pytest.param(one_image([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
         pytest.param(one_image([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
-        pytest.param(one_image([(0, 0, 128, 96)]), id="the whole canvas"),
+        pytest.param(one_image([(0, 0, 128, 96)]), id="the complete input"),
         pytest.param(one_image([(10, 10, 40, 40)] * 30), id="30 times the same"),
         pytest.param(one_image([(0, 50, 128, 51)]), id="a line"),
     ],
@@ -210,45 +215,47 @@ def many_boxes() -> list[list[float]]:
 @pytest.mark.parametrize("min_quality", [0.0, 0.1])
 def test_loss_and_gradients_are_finite(batch: Batch, min_quality: float) -> None:
     torch.manual_seed(0)
-    network = GridNetwork(
+    network = make_network(
         Config(model="pico"), CLASSES, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
     )
     terms = detection_loss(network(batch.images), batch, Config(), min_quality)
-    assert np.isfinite(numbers(terms)).all()
+    assert np.isfinite(values(terms)).all()
     terms.total.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in network.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
     assert (terms.positives > 0) == bool(batch.is_object.any())
 
 
-def test_predictions_that_are_exactly_right_cost_nothing_for_the_boxes() -> None:
+def test_exact_boxes_have_no_box_loss() -> None:
     predictions, batch = random_predictions(1, 0), random_batch(1, 1, 0)
     x, y = predictions.grid.points.unbind(1)
     x1, y1, x2, y2 = batch.boxes[0, 0]
     sides = torch.stack([x - x1, y - y1, x2 - x, y2 - y], dim=1) / predictions.grid.strides[:, None]
     terms = detection_loss(replace(predictions, distances=sides.clamp(min=0)[None]), batch, Config(assign_top_k=1))
-    assert numbers(terms)[1:] == pytest.approx([0, 0], abs=1e-12)
+    assert values(terms)[1:] == pytest.approx([0, 0], abs=1e-12)
 
 
-def test_softmax_counts_the_background_as_a_class_with_a_logit_of_zero() -> None:
-    logits, targets = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64) / 3
+def test_softmax_background_is_a_class_with_logit_zero() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    targets = torch.rand(5, 3, generator=generator, dtype=torch.float64) / 3
     with_background = torch.cat([torch.zeros(5, 1, dtype=torch.float64), logits], dim=1)
     fractions = torch.cat([1 - targets.sum(dim=1, keepdim=True), targets], dim=1)
-    wanted = torch.nn.functional.cross_entropy(with_background, fractions, reduction="none")
-    torch.testing.assert_close(softmax_loss(logits, targets), wanted)
+    expected = torch.nn.functional.cross_entropy(with_background, fractions, reduction="none")
+    torch.testing.assert_close(softmax_loss(logits, targets), expected)
 
 
-def test_squared_errors_are_those_of_center_and_roots_of_the_sides() -> None:
-    distances, wanted = torch.tensor([[1.0, 2.0, 3.0, 2.0]]), torch.tensor([[0.5, 1.0, 0.5, 3.0]])
+def test_squared_error_compares_centers_and_roots_of_sides() -> None:
+    distances, targets = torch.tensor([[1.0, 2.0, 3.0, 2.0]]), torch.tensor([[0.5, 1.0, 0.5, 3.0]])
     # Centers 1, 0 and 0, 1; sides 4, 4 and 1, 4.
-    assert squared_error(distances, wanted).tolist() == pytest.approx([1 + 1 + (2 - 1) ** 2 + 0])
+    assert squared_error(distances, targets).tolist() == pytest.approx([1 + 1 + (2 - 1) ** 2 + 0])
 
 
 @pytest.mark.parametrize("class_loss", ["sigmoid", "softmax"])
-def test_other_losses_of_the_scores_leave_those_of_the_boxes_alone(class_loss: str) -> None:
+def test_other_class_losses_do_not_change_the_box_losses(class_loss: str) -> None:
     predictions, batch = random_predictions(2, 0), random_batch(2, 4, 0)
-    one = detection_loss(predictions, batch, Config())
-    other = detection_loss(predictions, batch, Config(class_loss=class_loss, squared_error_weight=0.5))  # type: ignore[arg-type]
-    assert numbers(one)[1:] == numbers(other)[1:3]
-    assert numbers(one)[0] != numbers(other)[0]
-    assert set(other.parts) - set(one.parts) == {"square"}
+    loss = detection_loss(predictions, batch, Config())
+    other_loss = detection_loss(predictions, batch, Config(class_loss=class_loss, squared_error_weight=0.5))  # type: ignore[arg-type]
+    assert values(loss)[1:] == values(other_loss)[1:3]
+    assert values(loss)[0] != values(other_loss)[0]
+    assert set(other_loss.parts) - set(loss.parts) == {"square"}

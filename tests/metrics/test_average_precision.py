@@ -6,7 +6,7 @@ import pytest
 
 from detector.detections import Detections, coco_results
 from detector.errors import InputError
-from detector.metrics.average_precision import average_precision
+from detector.metrics.average_precision import average_precision, average_precision_unchecked
 
 SQUARE = [10, 10, 40, 40]
 
@@ -19,66 +19,72 @@ def truth(*annotations: Mapping[str, Any], images: int = 3) -> dict[str, Any]:
     }
 
 
-def found(image_id: Any, score: Any, bbox: Any, category_id: int = 5) -> dict[str, Any]:
+def result(image_id: Any, score: Any, bbox: Any, category_id: int = 5) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
 
 
-def test_a_case_worked_out_by_hand() -> None:
-    """Two objects; a hit, a miss, and a hit with an IoU of 0.625, which counts at 0.50, 0.55 and 0.60.
+def test_metrics_match_a_case_computed_by_hand() -> None:
+    """Two objects; a true positive, a false positive, and a detection with IoU 0.625, a true positive up to 0.60.
 
-    At these three, precision is 1 up to recall 1/2 (51 of COCO's 101 recall levels) and 2/3 beyond (50 levels).
-    At the other seven only the first hit counts: 1 up to recall 1/2, then 0.
+    At the IoU thresholds 0.50, 0.55 and 0.60, precision is 1 up to recall 1/2 (51 of COCO's 101 recall levels) and 2/3
+    beyond (50 levels). At the other seven, only the first detection is correct: 1 up to recall 1/2, then 0.
     """
     objects = {"image_id": 1, "bbox": SQUARE}, {"image_id": 2, "bbox": SQUARE}
-    results = [found(1, 0.9, SQUARE), found(1, 0.8, [100, 100, 40, 40]), found(2, 0.7, [10, 10, 40, 25])]
+    results = [result(1, 0.9, SQUARE), result(1, 0.8, [100, 100, 40, 40]), result(2, 0.7, [10, 10, 40, 25])]
     ap = average_precision(truth(*objects), results)
-    low, high = (51 + 50 * 2 / 3) / 101, 51 / 101
-    assert pytest.approx(low) == ap.AP50
-    assert pytest.approx(high) == ap.AP75
-    assert pytest.approx((3 * low + 7 * high) / 10) == ap.AP
+    ap_low_iou, ap_high_iou = (51 + 50 * 2 / 3) / 101, 51 / 101
+    assert pytest.approx(ap_low_iou) == ap.AP50
+    assert pytest.approx(ap_high_iou) == ap.AP75
+    assert pytest.approx((3 * ap_low_iou + 7 * ap_high_iou) / 10) == ap.AP
     assert pytest.approx((3 * 1 + 7 * 0.5) / 10) == ap.AR100
     assert pytest.approx(ap.AP) == ap.APm  # 1600 square pixels
     assert ap.APs == ap.APl == -1
     assert ap.per_class["cat"] == pytest.approx({"AP": ap.AP, "AP50": ap.AP50, "objects": 2})
 
 
-def test_the_mean_over_classes_leaves_out_a_class_without_objects() -> None:
-    ap = average_precision(truth({"image_id": 1, "bbox": SQUARE}), [found(1, 0.9, SQUARE), found(1, 0.8, SQUARE, 9)])
+def test_the_mean_over_classes_ignores_classes_without_objects() -> None:
+    ap = average_precision(truth({"image_id": 1, "bbox": SQUARE}), [result(1, 0.9, SQUARE), result(1, 0.8, SQUARE, 9)])
     assert pytest.approx(1) == ap.AP
     assert ap.per_class["dog"] == {"AP": -1.0, "AP50": -1.0, "objects": 0}
 
 
-def test_a_crowd_region_is_neither_to_be_found_nor_held_against_a_detector() -> None:
+def test_classes_of_the_same_name_are_listed_with_their_ids() -> None:
+    ground_truth = truth({"image_id": 1, "bbox": SQUARE})
+    ground_truth["categories"] = [{"id": 5, "name": "cat"}, {"id": 9, "name": "cat"}]
+    assert set(average_precision(ground_truth, [result(1, 0.9, SQUARE)]).per_class) == {"cat (5)", "cat (9)"}
+
+
+def test_a_crowd_region_is_neither_object_nor_false_positive() -> None:
     crowd = {"image_id": 1, "bbox": [100, 100, 80, 80], "iscrowd": 1, "area": 6400}
     one = {"image_id": 1, "bbox": SQUARE, "area": 1600}
-    inside = [found(1, 0.95, [110, 110, 20, 20]), found(1, 0.94, [140, 110, 20, 20])]
-    with_crowd = average_precision(truth(one, crowd), [*inside, found(1, 0.9, SQUARE)])
+    inside = [result(1, 0.95, [110, 110, 20, 20]), result(1, 0.94, [140, 110, 20, 20])]
+    with_crowd = average_precision(truth(one, crowd), [*inside, result(1, 0.9, SQUARE)])
     assert pytest.approx(1) == with_crowd.AP
     assert with_crowd.per_class["cat"]["objects"] == 1
-    without = average_precision(truth(one), [*inside, found(1, 0.9, SQUARE)])
+    without = average_precision(truth(one), [*inside, result(1, 0.9, SQUARE)])
     assert pytest.approx(1 / 3) == without.AP
 
 
-def test_two_hits_on_one_object_are_one_hit_and_one_miss() -> None:
+def test_a_second_detection_of_an_object_is_a_false_positive() -> None:
     objects = {"image_id": 1, "bbox": SQUARE}, {"image_id": 2, "bbox": SQUARE}
-    ap = average_precision(truth(*objects), [found(1, 0.9, SQUARE), found(1, 0.8, SQUARE), found(2, 0.7, SQUARE)])
+    ap = average_precision(truth(*objects), [result(1, 0.9, SQUARE), result(1, 0.8, SQUARE), result(2, 0.7, SQUARE)])
     assert pytest.approx((51 + 50 * 2 / 3) / 101) == ap.AP
 
 
-def test_without_detections_every_number_that_concerns_an_object_is_zero() -> None:
+def test_without_detections_the_metrics_are_zero() -> None:
     ap = average_precision(truth({"image_id": 1, "bbox": SQUARE}), [])
     assert ap.AP == ap.AP50 == ap.AR100 == ap.APm == 0
     assert ap.APs == -1
 
 
-@pytest.mark.parametrize("results", [[], [found(1, 0.9, SQUARE)]])
-def test_without_objects_there_is_nothing_to_average(results: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("results", [[], [result(1, 0.9, SQUARE)]])
+def test_without_objects_the_metrics_are_undefined(results: list[dict[str, Any]]) -> None:
     ap = average_precision(truth(), results)
     assert ap.AP == ap.AP50 == ap.AR100 == -1
     assert [row["objects"] for row in ap.per_class.values()] == [0, 0]
 
 
-def test_neither_the_order_of_the_detections_nor_a_constant_factor_on_their_scores_matters() -> None:
+def test_order_of_detections_and_scale_of_scores_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     objects: list[dict[str, Any]] = []
     for i, corner in enumerate(rng.uniform(0, 150, (12, 2)).tolist()):
@@ -86,61 +92,71 @@ def test_neither_the_order_of_the_detections_nor_a_constant_factor_on_their_scor
     results = []
     for row, score, shift in zip(objects * 2, rng.permutation(24) / 24, rng.uniform(-15, 15, 24), strict=True):
         x, y, w, h = row["bbox"]
-        results.append(found(row["image_id"], score, [x + shift, y, w, h], row["category_id"]))
+        results.append(result(row["image_id"], score, [x + shift, y, w, h], row["category_id"]))
     ap = average_precision(truth(*objects), results)
-    other = average_precision(truth(*objects), [row | {"score": row["score"] / 2} for row in results[::-1]])
+    changed = average_precision(truth(*objects), [row | {"score": row["score"] / 2} for row in results[::-1]])
     assert 0 < ap.AP < 1
-    assert ap == other
+    assert ap == changed
 
 
-def test_annotation_ids_may_count_from_zero() -> None:
+def test_annotation_ids_may_start_at_zero() -> None:
     ground_truth = truth({"image_id": 1, "bbox": SQUARE}, {"image_id": 2, "bbox": SQUARE})
     for row in ground_truth["annotations"]:
         row["id"] -= 1
-    assert pytest.approx(1) == average_precision(ground_truth, [found(1, 0.9, SQUARE), found(2, 0.8, SQUARE)]).AP
+    assert pytest.approx(1) == average_precision(ground_truth, [result(1, 0.9, SQUARE), result(2, 0.8, SQUARE)]).AP
 
 
-def test_only_the_best_hundred_detections_of_a_image_count() -> None:
-    hit = found(1, 0.1, SQUARE)
-    misses = [found(1, 0.9, [150, 150, 5, 5 + i / 100]) for i in range(100)]
-    assert average_precision(truth({"image_id": 1, "bbox": SQUARE}), [*misses[:99], hit]).AP > 0
-    assert average_precision(truth({"image_id": 1, "bbox": SQUARE}), [*misses, hit]).AP == 0
+def test_only_the_best_hundred_detections_per_image_count() -> None:
+    correct = result(1, 0.1, SQUARE)
+    wrong = [result(1, 0.9, [150, 150, 5, 5 + i / 100]) for i in range(100)]
+    assert average_precision(truth({"image_id": 1, "bbox": SQUARE}), [*wrong[:99], correct]).AP > 0
+    assert average_precision(truth({"image_id": 1, "bbox": SQUARE}), [*wrong, correct]).AP == 0
 
 
-def test_neither_the_ground_truth_nor_the_results_are_changed() -> None:
-    ground_truth, results = truth({"image_id": 1, "bbox": SQUARE}), [found(1, 0.9, SQUARE)]
+def test_the_unchecked_function_gives_the_same_metrics() -> None:
+    ground_truth, results = truth({"image_id": 1, "bbox": SQUARE}), [result(1, 0.9, SQUARE), result(2, 0.8, SQUARE)]
+    assert average_precision_unchecked(ground_truth, [dict(row) for row in results]) == average_precision(
+        ground_truth, results
+    )
+
+
+def test_average_precision_does_not_change_its_arguments() -> None:
+    ground_truth, results = truth({"image_id": 1, "bbox": SQUARE}), [result(1, 0.9, SQUARE)]
     average_precision(ground_truth, results)
     assert ground_truth == truth({"image_id": 1, "bbox": SQUARE})
-    assert results == [found(1, 0.9, SQUARE)]
+    assert results == [result(1, 0.9, SQUARE)]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"category_id": 5, "bbox": SQUARE, "score": 1}, "result 1: has no 'image_id'"),
-        ({"image_id": 1, "category_id": 5, "bbox": SQUARE}, "result 1: has no 'score'"),
-        (found(99, 1, SQUARE), "result 1: image_id 99 is not in the data set"),
-        (found(1, 1, SQUARE, 6), "result 1: category_id 6 is not in the data set"),
-        (found(1, 1, [1, 2, 3]), "result 1: bbox must be four finite numbers"),
-        (found(1, 1, [1, 2, 3, float("nan")]), "result 1: bbox must be four finite numbers"),
-        (found(1, float("inf"), SQUARE), "result 1: bbox must be four finite numbers and score one"),
-        (found(1, 1, "1234"), "result 1: bbox must be four finite numbers"),
-        (found(1, "1", SQUARE), "result 1: bbox must be four finite numbers and score one"),
-        (found([1], 1, SQUARE), r"result 1: image_id \[1\] is not in the data set"),
+        ({"category_id": 5, "bbox": SQUARE, "score": 1}, "result 1: the field 'image_id' is missing"),
+        ({"image_id": 1, "category_id": 5, "bbox": SQUARE}, "result 1: the field 'score' is missing"),
+        (result(99, 1, SQUARE), "result 1: image_id 99 is not in the data set"),
+        (result(1, 1, SQUARE, 6), "result 1: category_id 6 is not in the data set"),
+        (result(1, 1, [1, 2, 3]), r"result 1: expected a bbox of four finite numbers"),
+        (result(1, 1, [1, 2, 3, float("nan")]), r"result 1: expected a bbox of four finite numbers"),
+        (
+            result(1, float("inf"), SQUARE),
+            r"result 1: .* four finite numbers and a finite score, got bbox .* and score",
+        ),
+        (result(1, 1, "1234"), r"result 1: expected a bbox of four finite numbers"),
+        (result(1, "1", SQUARE), r"result 1: .* four finite numbers and a finite score, got bbox .* and score"),
+        (result([1], 1, SQUARE), r"result 1: image_id \[1\] is not in the data set"),
     ],
 )
-def test_a_bad_row_is_refused_by_its_number(row: dict[str, Any], message: str) -> None:
+def test_an_invalid_row_raises_with_its_index(row: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        average_precision(truth({"image_id": 1, "bbox": SQUARE}), [found(1, 0.5, SQUARE), row])
+        average_precision(truth({"image_id": 1, "bbox": SQUARE}), [result(1, 0.5, SQUARE), row])
 
 
-def test_coco_results_hold_width_height_and_the_files_own_category_ids() -> None:
+def test_coco_results_have_width_height_and_original_category_ids() -> None:
     boxes = np.array([[1, 2, 4, 8], [0.1, 0.2, 0.4, 0.5]], np.float32)
-    one = Detections(boxes, np.array([0.75, 0.5], np.float32), np.array([1, 0]), ("cat", "dog"))
-    none = Detections(boxes[:0], np.zeros(0, np.float32), np.zeros(0, np.int64), ("cat", "dog"))
-    rows = coco_results({7: one, 8: none}, (5, 9))
+    two_objects = Detections(boxes, np.array([0.75, 0.5], np.float32), np.array([1, 0]), ("cat", "dog"))
+    nothing = Detections(boxes[:0], np.zeros(0, np.float32), np.zeros(0, np.int64), ("cat", "dog"))
+    rows = coco_results({7: two_objects, 8: nothing}, (5, 9))
     assert rows[0] == {"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 6], "score": 0.75}
     assert [row["category_id"] for row in rows] == [9, 5]
-    named = coco_results({7: one}, (5, 9), {7: "a.png"})
+    named = coco_results({7: two_objects}, (5, 9), {7: "a.png"})
     assert named[1]["file_name"] == "a.png"
     assert {key: value for key, value in named[1].items() if key != "file_name"} == rows[1]

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from detector.config import Config
-from detector.errors import InputError
-from detector.model.checkpoint import load_weights, save_weights
+from detector.errors import FileError, InputError, WeightsError
+from detector.model.checkpoint import copy_weights, load_weights, save_weights
+from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 
@@ -21,12 +22,11 @@ INFO = WeightsInfo("pico", ("cat", "Ähre, 穂"), (3, 17), (64, 96), {"lr": "aut
 IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def build() -> GridNetwork:
-    """A network whose norms have seen images."""
-    torch.manual_seed(0)
-    network = GridNetwork(
-        Config(model="pico"), 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600
-    ).train()
+def build(seed: int = 0, **settings: object) -> GridNetwork:
+    """A network whose batch norms have running statistics of images."""
+    torch.manual_seed(seed)
+    config = Config(**{"model": "pico"} | settings)  # type: ignore[arg-type]
+    network = make_network(config, 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600).train()
     with torch.no_grad():
         for _ in range(30):
             network(IMAGES)
@@ -44,12 +44,13 @@ def path(network: GridNetwork, tmp_path: Path) -> Path:
     return tmp_path / "some" / "w.safetensors"
 
 
-def parts(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
 
 
-def test_weights_come_back_bit_by_bit_with_all_that_is_said_of_them(network: GridNetwork, path: Path) -> None:
+def test_loaded_weights_equal_the_saved_ones(network: GridNetwork, path: Path) -> None:
     loaded, info = load_weights(path)
     assert info == INFO
     assert not loaded.training
@@ -60,8 +61,8 @@ def test_weights_come_back_bit_by_bit_with_all_that_is_said_of_them(network: Gri
         assert torch.equal(loaded(IMAGES).class_logits, network(IMAGES).class_logits)
 
 
-def test_weights_of_a_large_canvas_come_back_with_their_pooling(tmp_path: Path) -> None:
-    network = GridNetwork(
+def test_weights_for_a_large_input_are_loaded_with_spp(tmp_path: Path) -> None:
+    network = make_network(
         Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), spp=True
     ).eval()
     save_weights(tmp_path / "w.safetensors", network, replace(INFO, input_hw=(416, 416)))
@@ -70,7 +71,7 @@ def test_weights_of_a_large_canvas_come_back_with_their_pooling(tmp_path: Path) 
         assert torch.equal(loaded(IMAGES).class_logits, network(IMAGES).class_logits)
 
 
-def test_half_precision_halves_the_file_and_nearly_keeps_the_answers(
+def test_float16_halves_the_file_and_barely_changes_predictions(
     network: GridNetwork, path: Path, tmp_path: Path
 ) -> None:
     save_weights(tmp_path / "half.safetensors", network, INFO, float16=True)
@@ -83,18 +84,29 @@ def test_half_precision_halves_the_file_and_nearly_keeps_the_answers(
     torch.testing.assert_close(half.distances, exact.distances, rtol=0.01, atol=0.02)
 
 
-def test_saving_replaces_what_was_there_and_leaves_nothing_else_behind(network: GridNetwork, path: Path) -> None:
+def test_saving_replaces_the_file_and_leaves_no_other(network: GridNetwork, path: Path) -> None:
     path.write_bytes(b"older")
     save_weights(path, network, INFO)
     assert load_weights(path)[1] == INFO
     assert [file.name for file in path.parent.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.parametrize("head", ["points", "yolo_v1"])
+@pytest.mark.parametrize("all_classes", [True, False])
+def test_copied_weights_include_last_layers_for_same_classes_only(head: str, all_classes: bool) -> None:
+    network, weights = build(1, head=head), build(2, head=head)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    copy_weights(network, weights, all_classes)
+    for name, tensor in network.state_dict().items():
+        source = weights.state_dict() if all_classes or ".output." not in name else before
+        assert torch.equal(tensor, source[name]), name
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def cut_head(path: Path) -> None:
+def cut_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
@@ -115,110 +127,123 @@ def foreign(path: Path) -> None:
 
 
 def with_format(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     save_file(tensors, path, metadata | {"format": "detector-weights-99"})
 
 
 def with_wrong_shape(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     save_file(tensors | {"heads.0.output.bias": torch.zeros(7)}, path, metadata)
 
 
+def with_wrong_type(path: Path) -> None:
+    tensors, metadata = read_file(path)
+    save_file(tensors | {"heads.0.output.bias": torch.zeros(6, dtype=torch.int64)}, path, metadata)
+
+
 def with_nan(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     tensors["heads.1.output.bias"][2] = float("nan")
     save_file(tensors, path, metadata)
 
 
 def with_infinity(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     tensors["color_mean"][0] = float("inf")
     save_file(tensors, path, metadata)
 
 
 def without_a_tensor(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     del tensors["heads.2.output.weight"]
     save_file(tensors, path, metadata)
 
 
-def with_another_tensor(path: Path) -> None:
-    tensors, metadata = parts(path)
+def with_unknown_tensor(path: Path) -> None:
+    tensors, metadata = read_file(path)
     save_file(tensors | {"extra.weight": torch.zeros(3)}, path, metadata)
 
 
 def with_metadata(**values: object) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
-        tensors, metadata = parts(path)
+    def damage(path: Path) -> None:
+        tensors, metadata = read_file(path)
         save_file(tensors, path, metadata | {key: json.dumps(value) for key, value in values.items()})
 
-    return spoil
+    return damage
 
 
 def without_class_names(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     del metadata["class_names"]
     save_file(tensors, path, metadata)
 
 
 def with_broken_json(path: Path) -> None:
-    tensors, metadata = parts(path)
+    tensors, metadata = read_file(path)
     save_file(tensors, path, metadata | {"input_hw": "[64,"})
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "kind", "message"),
     [
-        (Path.unlink, "no such weights file, and no shipped weights of that name"),
-        (truncate, "not a readable safetensors file"),
-        (cut_head, "not a readable safetensors file"),
-        (empty, "not a readable safetensors file"),
-        (pickled, "not a readable safetensors file"),
-        (torch_saved, "not a readable safetensors file"),
-        (foreign, "weights of another program or version .format None, expected 'detector-weights-2'"),
-        (with_format, "weights of another program or version .format 'detector-weights-99'"),
-        (with_wrong_shape, r"tensor heads.0.output.bias has shape \[7\], expected \[6\]"),
-        (with_nan, "tensor heads.1.output.bias holds values that are not numbers"),
-        (with_infinity, "tensor color_mean holds values that are not numbers"),
-        (without_a_tensor, "tensor heads.2.output.weight is missing"),
-        (with_another_tensor, "tensor extra.weight is not a part of the network"),
-        (with_metadata(model="nano"), "tensor .* is missing|tensor .* has shape"),
-        (with_metadata(model="giant"), "made by another version, or damaged: model: expected pico"),
-        (with_metadata(input_hw=[64]), "the metadata are damaged"),
-        (with_metadata(input_hw=None), "the metadata are damaged"),
-        (with_metadata(class_names=["a", "b", "c"]), "3 class names, 2 category ids"),
-        (without_class_names, "the metadata are damaged"),
-        (with_broken_json, "the metadata are damaged"),
+        (Path.unlink, FileError, "no such weights file, and no shipped weights of that name"),
+        (truncate, WeightsError, "not a readable safetensors file"),
+        (cut_header, WeightsError, "not a readable safetensors file"),
+        (empty, WeightsError, "not a readable safetensors file"),
+        (pickled, WeightsError, "not a readable safetensors file"),
+        (torch_saved, WeightsError, "not a readable safetensors file"),
+        (foreign, WeightsError, "written by another program or version .format None, expected 'detector-weights-2'"),
+        (with_format, WeightsError, "written by another program or version .format 'detector-weights-99'"),
+        (with_wrong_shape, WeightsError, r"tensor heads.0.output.bias has shape \[7\], expected \[6\]"),
+        (with_wrong_type, WeightsError, "tensor heads.0.output.bias has type int64, expected float16 or float32"),
+        (with_nan, WeightsError, "tensor heads.1.output.bias contains NaN or infinite values"),
+        (with_infinity, WeightsError, "tensor color_mean contains NaN or infinite values"),
+        (without_a_tensor, WeightsError, "tensor heads.2.output.weight is missing"),
+        (with_unknown_tensor, WeightsError, "tensor extra.weight is not part of the network"),
+        (with_metadata(model="nano"), WeightsError, "tensor backbone.stages.0.0.conv.weight has shape"),
+        (with_metadata(model="giant"), WeightsError, "damaged, or written by another version: model: expected pico"),
+        (with_metadata(input_hw=[64]), WeightsError, "the metadata is damaged: input_hw must be"),
+        (with_metadata(input_hw=None), WeightsError, "the metadata is damaged: input_hw must be"),
+        (with_metadata(class_names=["a", "b", "c"]), WeightsError, "3 class names, 2 category ids"),
+        (without_class_names, WeightsError, "the metadata is damaged .KeyError: 'class_names'"),
+        (with_broken_json, WeightsError, "the metadata is damaged .JSONDecodeError"),
     ],
 )
-def test_weights_that_cannot_be_used_are_refused_by_name(
-    path: Path, spoil: Callable[[Path], None], message: str
+def test_unusable_weights_files_are_refused(
+    path: Path, damage: Callable[[Path], None], kind: type[InputError], message: str
 ) -> None:
-    spoil(path)
-    with pytest.raises(InputError, match=message) as caught:
+    damage(path)
+    with pytest.raises(kind, match=message) as caught:
         load_weights(path)
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"category_ids": [3]}, {"input_hw": [64, 97]}, {"input_hw": [0, 0]}])
-def test_metadata_that_contradict_each_other_are_refused(path: Path, values: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"category_ids": [3]}, "2 class names, 1 category ids"),
+        ({"input_hw": [64, 97]}, "input_hw must be two multiples of 32"),
+        ({"input_hw": [0, 0]}, "input_hw must be two multiples of 32"),
+    ],
+)
+def test_inconsistent_metadata_is_refused(path: Path, values: dict[str, object], message: str) -> None:
     with_metadata(**values)(path)
-    with pytest.raises(InputError, match="metadata"):
+    with pytest.raises(WeightsError, match=f"the metadata is damaged.*{message}"):
         load_weights(path)
 
 
-def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+def test_pickle_files_are_never_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-            return exec, ("raise SystemExit('the pickle was run')",)
+            return exec, ("raise SystemExit('the pickle was executed')",)
 
     (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(InputError, match="may run code when it is loaded and is not read"):
+    with pytest.raises(WeightsError, match="can run code when it is loaded and is therefore not read"):
         load_weights(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize(("name", "message"), [("a.pt", "may run code"), ("a.ONNX", "an export: expected the")])
-def test_files_of_other_makes_are_named(tmp_path: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("a.pt", "can run code"), ("a.ONNX", "an exported graph: expected the")])
+def test_files_of_other_formats_are_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(bytes(100))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(WeightsError, match=message):
         load_weights(tmp_path / name)

@@ -7,7 +7,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("input_hw", [(32, 32), (64, 96), (96, 32)])
-def test_the_points_are_the_centers_of_the_cells_stride_by_stride_and_row_by_row(input_hw: tuple[int, int]) -> None:
+def test_points_are_cell_centers_by_stride_and_row(input_hw: tuple[int, int]) -> None:
     expected = [
         (column * stride + stride / 2, row * stride + stride / 2, stride)
         for stride in STRIDES
@@ -18,13 +18,13 @@ def test_the_points_are_the_centers_of_the_cells_stride_by_stride_and_row_by_row
     assert torch.column_stack([grid.points, grid.strides]).tolist() == [list(row) for row in expected]
 
 
-def test_distances_count_strides_from_the_point_to_left_top_right_and_bottom() -> None:
+def test_distances_are_left_top_right_bottom_in_strides() -> None:
     points, strides = torch.tensor([[4.0, 12.0], [16.0, 48.0]]), torch.tensor([8.0, 32.0])
     distances = torch.tensor([[0.5, 1.0, 2.0, 0.25], [0.0, 0.0, 0.0, 0.0]])
     assert decode(points, strides, distances).tolist() == [[0, 4, 20, 14], [16, 48, 16, 48]]
 
 
-def test_decoding_inverts_the_distances_of_any_box_around_the_points() -> None:
+def test_decoding_inverts_the_distances_of_any_box() -> None:
     grid = make_grid((64, 64), CPU)
     sides = torch.rand(2, len(grid.strides), 4, generator=torch.Generator().manual_seed(0)) * 40
     boxes = torch.cat([grid.points - sides[..., :2], grid.points + sides[..., 2:]], dim=-1)

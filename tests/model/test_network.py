@@ -7,14 +7,16 @@ from detector.config import Config
 from detector.model.blocks import SpatialPyramidPooling
 from detector.model.grid import make_grid
 from detector.model.initialize import PRIOR
+from detector.model.make_network import make_network, prediction_strides
 from detector.model.network import SIZES, GridNetwork, uses_spp
 
 MEAN, STD = np.array([120, 100, 80], np.float32), np.array([60, 50, 40], np.float32)
 
 
-def build(size: str = "pico", class_count: int = 3) -> GridNetwork:
+def build(class_count: int = 3, **settings: object) -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(Config(model=size), class_count, MEAN, np.diag(STD**2)).eval()  # type: ignore[arg-type]
+    config = Config(**{"model": "pico"} | settings)  # type: ignore[arg-type]
+    return make_network(config, class_count, MEAN, np.diag(STD**2)).eval()
 
 
 def noise(*shape: int) -> Tensor:
@@ -23,7 +25,7 @@ def noise(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("input_hw", [(32, 32), (64, 96), (160, 32), (224, 256)])
 @torch.inference_mode()
-def test_any_canvas_that_divides_by_32_gives_one_answer_per_point_of_the_grid(input_hw: tuple[int, int]) -> None:
+def test_any_input_size_gives_one_prediction_per_grid_point(input_hw: tuple[int, int]) -> None:
     predictions = build()(noise(2, 3, *input_hw))
     points = len(make_grid(input_hw, torch.device("cpu")).strides)
     assert len(predictions.grid.points) == len(predictions.grid.strides) == points
@@ -35,32 +37,49 @@ def test_any_canvas_that_divides_by_32_gives_one_answer_per_point_of_the_grid(in
 
 @pytest.mark.parametrize("size", SIZES)
 @torch.inference_mode()
-def test_before_training_the_scores_are_near_the_prior_and_the_boxes_of_a_plausible_size(size: str) -> None:
-    predictions = build(size).train()(noise(4, 3, 128, 128))
+def test_untrained_scores_are_near_prior_and_boxes_plausible(size: str) -> None:
+    predictions = build(model=size).train()(noise(4, 3, 128, 128))
     assert PRIOR / 2 < predictions.class_logits.sigmoid().median() < PRIOR * 2
     assert 1 < predictions.distances.median() < 2
     assert torch.isfinite(predictions.class_logits).all()
     assert torch.isfinite(predictions.distances).all()
 
 
+@pytest.mark.parametrize("head", ["points", "yolo_v1"])
 @torch.inference_mode()
-def test_the_normalization_is_that_of_its_formula() -> None:
+def test_predictions_of_every_head_follow_the_protocol(head: str) -> None:
+    config = Config(model="pico", head=head)  # type: ignore[arg-type]
+    predictions = build(head=head)(noise(2, 3, 64, 96))
+    boxes, scores = predictions.boxes(), predictions.scores()
+    assert boxes.shape == (*scores.shape[:2], 4)
+    assert scores.shape[2] == 3
+    assert set(predictions.grid.strides.tolist()) == set(prediction_strides(config))
+    initial = predictions.at_initial_bias(config)
+    assert type(initial) is type(predictions)
+    assert torch.equal(initial.boxes(), boxes)
+    assert initial.scores().max() <= 0.0101
+    assert predictions.initial_loss_theory(config)
+    assert predictions.with_grid(initial.grid).grid is initial.grid
+
+
+@torch.inference_mode()
+def test_normalization_follows_its_formula() -> None:
     images = noise(2, 3, 32, 64)
-    wanted = (images.double() - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    torch.testing.assert_close(build()._normalize(images).double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = (images.double() - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(build()._normalize(images).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_the_layout_of_the_images_in_memory_does_not_matter() -> None:
+def test_memory_layout_of_images_does_not_matter() -> None:
     network, images = build(), noise(2, 3, 64, 96)
-    one = network(images.contiguous())
-    other = network(images.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(one.class_logits, other.class_logits)
-    assert torch.equal(one.distances, other.distances)
+    contiguous = network(images.contiguous())
+    channels_last = network(images.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(contiguous.class_logits, channels_last.class_logits)
+    assert torch.equal(contiguous.distances, channels_last.distances)
 
 
 @torch.inference_mode()
-def test_images_of_a_batch_do_not_see_each_other() -> None:
+def test_images_of_a_batch_do_not_influence_each_other() -> None:
     network, images = build(), noise(3, 3, 64, 64)
     together = network(images)
     for index in range(3):
@@ -70,8 +89,11 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
 
 
 @torch.inference_mode()
-def test_a_point_answers_for_the_part_of_the_image_that_it_lies_in() -> None:
-    """A change at one place changes the answers of the finest grid most around it: rows and columns are not mixed."""
+def test_points_predict_for_their_own_part_of_the_image() -> None:
+    """A local change of the image changes most the predictions of nearby points of the finest grid.
+
+    This fails if rows and columns are swapped.
+    """
     network = build()
     before = torch.full((1, 3, 256, 128), 110, dtype=torch.uint8)
     after = before.clone()
@@ -82,7 +104,7 @@ def test_a_point_answers_for_the_part_of_the_image_that_it_lies_in() -> None:
     assert abs(column * 8 + 4 - 28) <= 16
 
 
-def test_every_parameter_takes_part_in_the_answer() -> None:
+def test_every_parameter_gets_a_finite_gradient() -> None:
     network = build().train()
     predictions = network(noise(2, 3, 64, 64))
     (predictions.class_logits.sum() + predictions.distances.sum()).backward()
@@ -91,21 +113,21 @@ def test_every_parameter_takes_part_in_the_answer() -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_context_is_the_map_beside_its_maxima_over_5x5_and_9x9_cells() -> None:
+def test_spp_concatenates_maxima_over_5x5_and_9x9_windows() -> None:
     torch.manual_seed(0)
-    pool = SpatialPyramidPooling(8, Config()).eval()
-    seen: list[Tensor] = []
-    pool.merge.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pooling = SpatialPyramidPooling(8, Config()).eval()
+    merged: list[Tensor] = []
+    pooling.merge.register_forward_pre_hook(lambda _, inputs: merged.append(inputs[0]))
     with torch.inference_mode():
-        assert pool(torch.randn(1, 8, 11, 7)).shape == (1, 8, 11, 7)
-    own, near, far = seen[0][0].view(3, 4, 11, 7)
+        assert pooling(torch.randn(1, 8, 11, 7)).shape == (1, 8, 11, 7)
+    original, max_5x5, max_9x9 = merged[0][0].view(3, 4, 11, 7)
     for y in range(11):
         for x in range(7):
-            for reach, maxima in ((2, near), (4, far)):
-                window = own[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            for radius, maxima in ((2, max_5x5), (4, max_9x9)):
+                window = original[:, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
                 assert torch.equal(maxima[:, y, x], window.amax(dim=(1, 2)))
 
 
 @pytest.mark.parametrize(("input_hw", "spp"), [((256, 320), False), ((384, 384), False), ((320, 416), True)])
-def test_large_canvases_get_a_network_with_context(input_hw: tuple[int, int], spp: bool) -> None:
+def test_networks_for_large_inputs_use_spp(input_hw: tuple[int, int], spp: bool) -> None:
     assert uses_spp(input_hw) == spp

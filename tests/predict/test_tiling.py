@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from detector.arrays import Floats
 from detector.detections import Detections
-from detector.errors import InputError
-from detector.predict.tiling import View, ViewPlan, merge
+from detector.errors import ConfigError
+from detector.options import DetectOptions
+from detector.predict.tiling import View, merge_views, views_of
 
 INPUT_HW = (64, 96)
 NAMES = ("cat", "dog")
@@ -35,7 +36,7 @@ def merged(views: list[View], of_views: list[Detections], **options: object) -> 
         for view, of_view in zip(views, of_views, strict=True)
     ]
     given_ = {"iou_threshold": 0.6, "max_detections": 300, "class_agnostic": False} | options
-    answer = merge(views, inside, **given_)  # type: ignore[arg-type]
+    answer = merge_views(views, inside, DetectOptions(**given_))  # type: ignore[arg-type]
     rows = zip(answer.boxes.tolist(), answer.class_ids.tolist(), answer.scores.tolist(), strict=True)
     return [(tuple(box), class_id, round(score, 4)) for box, class_id, score in rows]
 
@@ -47,11 +48,12 @@ def merged(views: list[View], of_views: list[Detections], **options: object) -> 
     tile=st.integers(40, 400),
     overlap=st.floats(0, 0.75),
 )
-def test_tiles_have_one_size_and_fill_the_image_with_the_overlap_asked_for(
+def test_tiles_cover_the_image_with_the_requested_overlap(
     image_hw: tuple[int, int], input_hw: tuple[int, int], tile: int, overlap: float
 ) -> None:
     height, width = image_hw
-    whole, *tiles = [view.sides for view in ViewPlan(8, tile, overlap).views(image_hw, input_hw)]
+    options = DetectOptions(tile=tile, tile_overlap=overlap)
+    whole, *tiles = [view.sides for view in views_of(image_hw, input_hw, options)]
     assert whole == (0, 0, width, height)
     wanted_h, wanted_w = (max(1, round(tile * side / max(input_hw))) for side in input_hw)
     if not tiles:
@@ -74,29 +76,28 @@ def test_tiles_have_one_size_and_fill_the_image_with_the_overlap_asked_for(
     assert {(left, top) for left, top, _, _ in tiles} == {(a, b) for a, _, _, _ in tiles for _, b, _, _ in tiles}
 
 
-def test_mirrored_views_follow_those_that_are_not() -> None:
-    plain = ViewPlan(8, 100, 0.2).views((150, 150), INPUT_HW)
-    both = ViewPlan(8, 100, 0.2, flip=True).views((150, 150), INPUT_HW)
+def test_flipped_views_follow_the_unflipped_ones() -> None:
+    plain = views_of((150, 150), INPUT_HW, DetectOptions(tile=100))
+    both = views_of((150, 150), INPUT_HW, DetectOptions(tile=100, tta=True))
     assert both == plain + [View(view.sides, flipped=True) for view in plain]
-    assert ViewPlan(8).views((150, 150), INPUT_HW) == [View((0, 0, 150, 150))]
+    assert views_of((150, 150), INPUT_HW, DetectOptions()) == [View((0, 0, 150, 150))]
 
 
-def test_more_tiles_than_anybody_waits_for_are_refused() -> None:
-    assert len(ViewPlan(8, 96, 0.0).views((6400, 9600), INPUT_HW)) == 10_001
-    with pytest.raises(InputError, match="an image of 9601 x 6400 would need 10100 tiles of 96 x 64, and 10000 are"):
-        ViewPlan(8, 96, 0.0).views((6400, 9601), INPUT_HW)
+def test_too_many_tiles_are_refused() -> None:
+    assert len(views_of((6400, 9600), INPUT_HW, DetectOptions(tile=96, tile_overlap=0.0))) == 10_001
+    message = "an image of 9601 x 6400 pixels would need 10100 tiles of 96 x 64, more than 10000"
+    with pytest.raises(ConfigError, match=message):
+        views_of((6400, 9601), INPUT_HW, DetectOptions(tile=96, tile_overlap=0.0))
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("sides", [(0, 0, 200, 120), (37, 11, 133, 75), (60, 5, 150, 118), (10, 30, 141, 61)])
-def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_image(
-    sides: tuple[int, int, int, int], flipped: bool
-) -> None:
+def test_boxes_of_a_view_are_mapped_to_the_image(sides: tuple[int, int, int, int], flipped: bool) -> None:
     image = np.zeros((120, 200, 3), np.uint8)
     image[40:56, 70:102] = 255
     before = image.copy()
     view = View(sides, flipped)
-    letterbox, letterboxed = view.cut(image, INPUT_HW)
+    letterbox, letterboxed = view.letterbox(image, INPUT_HW)
     assert letterboxed.shape == (*INPUT_HW, 3)
     ys, xs = np.nonzero(letterboxed[:, :, 0] > 127)
     box = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], np.float32)
@@ -106,42 +107,42 @@ def test_a_box_found_in_a_view_lies_where_the_object_is_in_the_image(
     assert (view.to_image(letterbox.to_image(np.array([[-9, -9, 999, 999]], np.float32))) == sides).all()
 
 
-def test_a_mirrored_canvas_is_the_mirrored_canvas() -> None:
+def test_flipped_view_is_the_flipped_input() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 61, 3)).astype(np.uint8)
-    (_, plain), (_, flipped) = (View((3, 4, 60, 50), flag).cut(image, INPUT_HW) for flag in (False, True))
+    (_, plain), (_, flipped) = (View((3, 4, 60, 50), flag).letterbox(image, INPUT_HW) for flag in (False, True))
     assert np.array_equal(plain[:, ::-1], flipped)
 
 
-def test_the_answer_of_a_single_view_stays_as_it_is() -> None:
+def test_detections_of_a_single_view_are_unchanged() -> None:
     only = found(((0, 0, 50, 50), 0, 0.9), ((0, 0, 50, 49), 0, 0.8))
-    assert merge([WHOLE], [only], 0.6, 1, False) is only
+    assert merge_views([WHOLE], [only], DetectOptions(max_detections=1, class_agnostic=False)) is only
 
 
-def test_an_object_cut_by_a_tile_is_found_whole_in_the_next() -> None:
+def test_object_cut_by_a_tile_comes_from_the_next_tile() -> None:
     whole, part = ((130, 20, 220, 80), 0, 0.7), ((131, 20, 180, 80), 0, 0.9)
     views = [WHOLE, LEFT, RIGHT]
     assert merged(views, [found(), found(part), found(whole)]) == [whole]
     assert merged(views, [found(), found(part), found()]) == []  # the next shows all of it, and finds nothing
 
 
-def test_a_part_of_an_object_larger_than_the_overlap_is_better_than_nothing() -> None:
+def test_partial_object_larger_than_the_overlap_is_kept() -> None:
     part = ((90, 20, 180, 80), 0, 0.9)
     assert merged([WHOLE, LEFT, RIGHT], [found(), found(part), found()]) == [part]
 
 
-def test_an_object_larger_than_a_tile_comes_from_the_whole_image() -> None:
+def test_object_larger_than_a_tile_comes_from_the_whole_image() -> None:
     large = ((20, 5, 290, 95), 1, 0.8)
     assert merged([WHOLE, LEFT, RIGHT], [found(large), found(), found()]) == [large]
 
 
-def test_what_ends_at_the_edge_of_the_image_is_no_part() -> None:
+def test_box_at_the_image_edge_is_not_partial() -> None:
     views = [View((0, 0, 300, 200)), View((0, 0, 180, 120)), View((0, 80, 180, 200))]
     at_rim = [((0, 90, 50, 110), 0, 0.9), ((100, 100, 180, 119), 0, 0.8)]
     assert merged(views, [found(), found(at_rim[0]), found()]) == [at_rim[0]]
     assert merged(views, [found(), found(at_rim[1]), found()]) == []  # no rim on the right
 
 
-def test_what_two_tiles_see_whole_becomes_one_with_the_mean_of_the_boxes() -> None:
+def test_object_in_two_tiles_becomes_one_mean_box() -> None:
     one, other = ((130, 20, 170, 60), 0, 0.75), ((134, 20, 170, 60), 0, 0.25)
     views = [WHOLE, LEFT, RIGHT]
     assert merged(views, [found(), found(one), found(other)]) == [((131, 20, 170, 60), 0, 0.75)]
@@ -152,7 +153,7 @@ def test_what_two_tiles_see_whole_becomes_one_with_the_mean_of_the_boxes() -> No
     assert merged(views, [found(), found(one), found(dog)], max_detections=1) == [one]
 
 
-def test_mirrored_views_of_one_tile_are_not_two_tiles() -> None:
+def test_flipped_views_of_a_tile_count_as_one_tile() -> None:
     part = ((131, 20, 180, 80), 0, 0.9)
     views = [WHOLE, LEFT, replace(WHOLE, flipped=True), replace(LEFT, flipped=True)]
     assert merged(views, [found(), found(part), found(), found()]) == [part]
@@ -162,7 +163,7 @@ tile_sides = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(20, 4
 
 
 @given(st.lists(tile_sides, max_size=5), st.integers(0, 10_000))
-def test_which_boxes_go_is_what_the_plain_rule_says(corners: list[tuple[int, int, int, int]], seed: int) -> None:
+def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, int, int]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     views = [View((0, 0, 100, 100)), *(View((x, y, x + w, y + h)) for x, y, w, h in corners)]
     views = list(dict.fromkeys(views))
@@ -204,7 +205,7 @@ def test_which_boxes_go_is_what_the_plain_rule_says(corners: list[tuple[int, int
         Detections(of_view - np.array(view.sides[:2] * 2, np.float32), of_scores, np.zeros(4, np.int64), NAMES)
         for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
     ]
-    answer = merge(views, in_views, 1.0, 300, False)
+    answer = merge_views(views, in_views, DetectOptions(iou_threshold=1.0, class_agnostic=False))
     assert (
         sorted((tuple(box), score) for box, score in zip(answer.boxes.tolist(), answer.scores.tolist(), strict=True))
         == wanted

@@ -1,4 +1,4 @@
-"""Each activation and its derivative by hand in NumPy, against those the network is built of."""
+"""Activation functions and their derivatives, against a NumPy reference."""
 
 from collections.abc import Callable
 from typing import get_args, get_type_hints
@@ -17,7 +17,7 @@ SLOPE = 0.25
 
 
 def sigmoid(x: Array) -> Array:
-    # By the tangent, which overflows nowhere.
+    # tanh never overflows.
     return (1 + np.tanh(x / 2)) / 2
 
 
@@ -51,11 +51,11 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
         lambda x: np.where(in_ramp(x) > 0, x / 3 + 0.5, step(x)),
     ),
 }
-"""Function and derivative of each."""
+"""Name → function and derivative."""
 
 
 def points() -> Array:
-    """Numbers of every size and both signs, but none at a corner of a function (0, -3 and 3)."""
+    """Values of all magnitudes and both signs, but none at a kink of a function (0, -3 and 3)."""
     sizes = np.concatenate([np.logspace(-12, 2.5, 60), np.linspace(0.05, 10.05, 101), 3 + np.array([-1e-4, 1e-4])])
     sizes = sizes[np.abs(sizes - 3) > 1e-5]
     return np.concatenate([-sizes[::-1], sizes])
@@ -65,27 +65,27 @@ def build(name: str) -> torch.nn.Module:
     return make_activation(Config(activation=name, leaky_slope=SLOPE)).double()  # type: ignore[arg-type]
 
 
-def test_the_reference_knows_every_activation() -> None:
+def test_reference_has_every_activation() -> None:
     assert set(ACTIVATIONS) == set(get_args(get_type_hints(Config)["activation"]))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_and_its_derivative_are_those_by_hand(name: str) -> None:
+def test_activation_and_derivative_equal_the_reference(name: str) -> None:
     function, derivative = ACTIVATIONS[name]
     x = points()
-    # Clones, since an activation may write into its input, and a leaf that wants a gradient must not be written into.
+    # Clones, since some activations work in place, and a leaf that requires a gradient must not be modified.
     leaf = torch.from_numpy(x).reshape(1, 1, 1, -1).clone().requires_grad_()
     y = build(name)(leaf.clone())
     np.testing.assert_allclose(y.detach().numpy().ravel(), function(x), rtol=1e-9, atol=1e-15)
     y.sum().backward()
     assert leaf.grad is not None
-    # Torch has the sixth of the hard sigmoid's slope in float32 only.
+    # PyTorch computes the slope 1/6 of the hard sigmoid in float32 only.
     tolerance = 1e-7 if name == "hard_sigmoid" else 1e-9
     np.testing.assert_allclose(leaf.grad.numpy().ravel(), derivative(x), rtol=tolerance, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_derivative_by_hand_is_the_slope_of_the_function(name: str) -> None:
+def test_reference_derivative_is_the_slope_of_the_function(name: str) -> None:
     function, derivative = ACTIVATIONS[name]
     width = 1e-6
     x = points()
@@ -94,10 +94,10 @@ def test_the_derivative_by_hand_is_the_slope_of_the_function(name: str) -> None:
     np.testing.assert_allclose(derivative(x), slope, rtol=1e-6, atol=1e-8)
 
 
-def test_the_slope_of_prelu_learns_from_all_numbers_below_zero() -> None:
+def test_prelu_slope_gets_its_gradient_from_negative_values() -> None:
     module = build("prelu")
-    x, above = points(), np.random.default_rng(0).normal(size=len(points()))
-    module(torch.from_numpy(x).reshape(1, 1, 1, -1)).backward(torch.from_numpy(above).reshape(1, 1, 1, -1))
+    x, gradient = points(), np.random.default_rng(0).normal(size=len(points()))
+    module(torch.from_numpy(x).reshape(1, 1, 1, -1)).backward(torch.from_numpy(gradient).reshape(1, 1, 1, -1))
     [parameter] = module.parameters()
     assert parameter.grad is not None
-    np.testing.assert_allclose(parameter.grad.numpy().sum(), (above * np.minimum(x, 0)).sum(), rtol=1e-9)
+    np.testing.assert_allclose(parameter.grad.numpy().sum(), (gradient * np.minimum(x, 0)).sum(), rtol=1e-9)

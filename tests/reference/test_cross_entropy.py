@@ -1,4 +1,4 @@
-"""The losses of the scores and their gradients by hand in NumPy, against the criterion."""
+"""The losses of class scores and their gradients, against a NumPy reference."""
 
 import functools
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from detector.model.grid import GridPredictions, make_grid
 Array = Doubles
 
 LossAndSlope = Callable[[Array, Array], tuple[Array, Array]]
-"""From logits and targets."""
+"""Takes logits and targets; returns the loss and its derivative with respect to the logits."""
 
 
 def logits_and_targets(seed: int, classes: int) -> tuple[Array, Array]:
-    """Logits of all sizes [40, classes]; targets 0..1, most of them 0, no row with a sum above 1."""
+    """Return logits of all magnitudes, and targets whose rows sum up to at most 1, both [40, classes]."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(40, classes)) * np.logspace(-3, 1.5, 40)[:, None]
     targets = np.zeros_like(logits)
@@ -29,9 +29,9 @@ def logits_and_targets(seed: int, classes: int) -> tuple[Array, Array]:
 
 
 def sigmoid_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """-t ln s - (1 - t) ln(1 - s) for the score s = 1 / (1 + e^-z), and its slope by z.
+    """Return -t ln s - (1 - t) ln(1 - s) for the score s = 1 / (1 + e^-z), and its derivative with respect to z.
 
-    -ln s = ln(1 + e^-z) and -ln(1 - s) = ln(1 + e^z), which stay exact where s is all but 0 or 1.
+    Uses -ln s = ln(1 + e^-z) and -ln(1 - s) = ln(1 + e^z), which are exact where s is nearly 0 or 1.
     """
     loss = targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)
     return loss, scores_of(logits) - targets
@@ -42,7 +42,7 @@ def scores_of(logits: Array) -> Array:
 
 
 def quality_focal(logits: Array, targets: Array, power: float) -> tuple[Array, Array]:
-    """|t - s|^beta times the entropy above, and its slope by z, with ds/dz = s (1 - s)."""
+    """Return |t - s|^beta times the cross-entropy of the sigmoid, and its derivative, with ds/dz = s (1 - s)."""
     scores = scores_of(logits)
     entropy, entropy_slope = sigmoid_entropy(logits, targets)
     error = scores - targets
@@ -52,16 +52,19 @@ def quality_focal(logits: Array, targets: Array, power: float) -> tuple[Array, A
 
 
 def softmax_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """The entropy of each row over its classes and a background of logit 0 that has what is left of the target.
+    """Compute the cross-entropy of a softmax over C classes and a background class of logit 0.
 
-    Returns the loss [N] and its slope by the logits [N, C]: probability minus target.
+    The target of the background is 1 minus the sum of the others.
+
+    Returns:
+        The loss [N], and its derivative with respect to the logits [N, C]: probability minus target.
     """
     with_background = np.concatenate([logits, np.zeros((len(logits), 1))], axis=1)
-    wanted = np.concatenate([targets, 1 - targets.sum(axis=1, keepdims=True)], axis=1)
+    all_targets = np.concatenate([targets, 1 - targets.sum(axis=1, keepdims=True)], axis=1)
     largest = with_background.max(axis=1, keepdims=True)
     log_sum = largest + np.log(np.exp(with_background - largest).sum(axis=1, keepdims=True))
     log_probabilities = with_background - log_sum
-    return -(wanted * log_probabilities).sum(axis=1), (np.exp(log_probabilities) - wanted)[:, :-1]
+    return -(all_targets * log_probabilities).sum(axis=1), (np.exp(log_probabilities) - all_targets)[:, :-1]
 
 
 def loss_and_slope(function: Callable[[Tensor, Tensor], Tensor], logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -73,16 +76,16 @@ def loss_and_slope(function: Callable[[Tensor, Tensor], Tensor], logits: Array, 
 
 
 def numerical_slope(function: Callable[[Array], Array], logits: Array) -> Array:
-    """The two-sided difference of the summed loss, one logit at a time."""
+    """Return the central difference of the summed loss, one logit at a time."""
     slope = np.zeros_like(logits)
     for index in np.ndindex(*logits.shape):
-        width = np.zeros_like(logits)
-        width[index] = 1e-5
-        slope[index] = (function(logits + width) - function(logits - width)).sum() / 2e-5
+        step = np.zeros_like(logits)
+        step[index] = 1e-5
+        slope[index] = (function(logits + step) - function(logits - step)).sum() / 2e-5
     return slope
 
 
-def test_the_cross_entropy_of_sigmoids_and_its_gradient_are_those_by_hand() -> None:
+def test_sigmoid_cross_entropy_and_gradient_equal_the_reference() -> None:
     logits, targets = logits_and_targets(0, 3)
     loss, slope = loss_and_slope(lambda z, t: quality_focal_loss(z, t, 0.0), logits, targets)
     expected_loss, expected_slope = sigmoid_entropy(logits, targets)
@@ -91,7 +94,7 @@ def test_the_cross_entropy_of_sigmoids_and_its_gradient_are_those_by_hand() -> N
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 2.0, 3.0])
-def test_the_quality_focal_loss_and_its_gradient_are_those_by_hand(power: float) -> None:
+def test_quality_focal_loss_and_gradient_equal_the_reference(power: float) -> None:
     logits, targets = logits_and_targets(1, 3)
     loss, slope = loss_and_slope(lambda z, t: quality_focal_loss(z, t, power), logits, targets)
     expected_loss, expected_slope = quality_focal(logits, targets, power)
@@ -100,7 +103,7 @@ def test_the_quality_focal_loss_and_its_gradient_are_those_by_hand(power: float)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 7])
-def test_the_cross_entropy_of_a_softmax_with_background_and_its_gradient_are_those_by_hand(classes: int) -> None:
+def test_softmax_cross_entropy_and_gradient_equal_the_reference(classes: int) -> None:
     logits, targets = logits_and_targets(2, classes)
     loss, slope = loss_and_slope(softmax_loss, logits, targets)
     expected_loss, expected_slope = softmax_entropy(logits, targets)
@@ -108,7 +111,7 @@ def test_the_cross_entropy_of_a_softmax_with_background_and_its_gradient_are_tho
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-9, atol=1e-12)
 
 
-def test_a_softmax_of_one_class_with_background_is_a_sigmoid() -> None:
+def test_softmax_of_one_class_and_background_is_a_sigmoid() -> None:
     logits, targets = logits_and_targets(3, 1)
     loss, slope = loss_and_slope(softmax_loss, logits, targets)
     expected_loss, expected_slope = sigmoid_entropy(logits, targets)
@@ -126,18 +129,18 @@ def test_a_softmax_of_one_class_with_background_is_a_sigmoid() -> None:
     ],
     ids=["sigmoid", "softmax", "focal 2", "focal 1.5"],
 )
-def test_a_gradient_by_hand_is_the_slope_of_the_loss_by_hand(function: LossAndSlope) -> None:
+def test_reference_gradient_is_the_slope_of_the_reference_loss(function: LossAndSlope) -> None:
     logits, targets = logits_and_targets(4, 3)
     expected = numerical_slope(lambda z: function(z, targets)[0], logits)
     np.testing.assert_allclose(function(logits, targets)[1], expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_scores_are_the_probabilities_of_the_loss(exclusive: bool) -> None:
+def test_scores_are_the_probabilities_in_the_loss(exclusive: bool) -> None:
     logits, _ = logits_and_targets(5, 4)
-    nothing = np.zeros_like(logits)
+    no_targets = np.zeros_like(logits)
     grid = make_grid((64, 32), torch.device("cpu"))
     predictions = GridPredictions(torch.from_numpy(logits)[None], torch.zeros(1, 40, 4), grid, exclusive)
-    # Where no class is wanted, the slope of either loss is the probability.
-    expected = (softmax_entropy if exclusive else sigmoid_entropy)(logits, nothing)[1]
+    # Where all targets are 0, the derivative of either loss is the probability.
+    expected = (softmax_entropy if exclusive else sigmoid_entropy)(logits, no_targets)[1]
     np.testing.assert_allclose(predictions.scores()[0].numpy(), expected, rtol=1e-9, atol=1e-12)

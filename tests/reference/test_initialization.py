@@ -1,4 +1,4 @@
-"""The std of the first weights by the published formulas, against the weights of a network."""
+"""Initial weights and scores of a network, against the published formulas."""
 
 import math
 
@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from detector.config import Config
+from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 
 ENOUGH = 20_000
-"""Numbers of a weight from which on the error of their std, 1 / sqrt(2n), is below half a per cent."""
+"""Number of weights n from which the relative error of their standard deviation, 1 / sqrt(2n), is below 0.5 %."""
 
 
 def expected_std(conv: nn.Conv2d, init: str) -> float:
-    """What the formula says of a layer: n numbers are added up in each output, each input goes into m outputs."""
+    """Return the standard deviation of a layer by the formula, with fan-in n and fan-out m."""
     channels_out, channels_in, height, width = conv.weight.shape
     n, m = channels_in * height * width, channels_out * height * width
     return {
@@ -27,20 +28,20 @@ def expected_std(conv: nn.Conv2d, init: str) -> float:
 
 
 def build(config: Config, class_count: int) -> GridNetwork:
-    return GridNetwork(config, class_count, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
+    return make_network(config, class_count, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
 
 
 @pytest.mark.parametrize("init", ["he", "xavier", "lecun", "normal"])
-def test_the_first_weights_have_the_deviation_of_the_formula(init: str) -> None:
+def test_initial_weights_have_the_standard_deviation_of_the_formula(init: str) -> None:
     torch.manual_seed(0)
-    # So many classes make the last layers large enough too.
+    # With this many classes the last layers are large enough too.
     network = build(Config(init=init, init_std=0.07), 300)  # type: ignore[arg-type]
     checked = 0
     for name, module in network.named_modules():
         if not isinstance(module, nn.Conv2d) or module.weight.numel() < ENOUGH:
             continue
         weight = module.weight.detach()
-        # The last layer of a head starts out ten times as quiet.
+        # The weights of the last layer of a head are scaled by 0.1.
         expected = expected_std(module, init) * (0.1 if name.endswith("output") else 1)
         assert float(weight.std()) == pytest.approx(expected, rel=0.03), name
         assert float(weight.mean()) == pytest.approx(0, abs=0.03 * expected), name
@@ -49,12 +50,12 @@ def test_the_first_weights_have_the_deviation_of_the_formula(init: str) -> None:
 
 
 @pytest.mark.parametrize("class_count", [1, 20, 300])
-def test_the_first_scores_are_one_per_cent_or_a_share_of_one_half(class_count: int) -> None:
+def test_initial_scores_are_one_percent_or_lower_for_many_classes(class_count: int) -> None:
     for class_loss, expected in (("sigmoid", 0.01), ("softmax", min(0.01, 0.5 / class_count))):
         network = build(Config(model="pico", class_loss=class_loss), class_count)  # type: ignore[arg-type]
         for output in network.outputs:
             assert output.bias is not None
             powers = np.exp(output.bias.detach().double().numpy()[:class_count])
-            # The background's logit is 0, its power 1. Each sigmoid has a background of its own.
+            # The logit of the background is 0, so its power is 1. Each sigmoid has a background of its own.
             scores = powers / (1 + (powers.sum() if class_loss == "softmax" else powers))
             np.testing.assert_allclose(scores, expected, rtol=1e-5)

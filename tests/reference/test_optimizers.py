@@ -1,4 +1,4 @@
-"""The updates of the optimizers by hand in NumPy, against what `make_optimizers` does to a network."""
+"""The updates of the optimizers that `make_optimizers` returns, against a NumPy reference."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,19 +10,19 @@ import torch
 
 from detector.arrays import Doubles
 from detector.config import Config
-from detector.model.network import GridNetwork
+from detector.model.make_network import make_network
 from detector.training.optimizer import make_optimizers
 
 Array = Doubles
 
 Update = Callable[[Array, Sequence[Array], Sequence[float]], Array]
-"""A weight after steps with these gradients and learning rates."""
+"""Takes a weight, the gradients and the learning rates of all steps; returns the weight after them."""
 
 FRACTIONS = (0.2, 1.0, 0.7, 0.7, 0.05)
-"""The learning rate of each step, as a share of the peak."""
+"""Learning rate of each step, as a fraction of the peak."""
 
 DECAY = 0.5
-"""Much, so that an error in it shows."""
+"""Weight decay; large, so that an error in it is visible."""
 
 
 def sgd(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
@@ -32,16 +32,16 @@ def sgd(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Ar
 
 
 def momentum(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
-    """The classical momentum: the speed remembers nine tenths of itself."""
-    speed = np.zeros_like(weight)
+    """Classical momentum of 0.9."""
+    velocity = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
-        speed = 0.9 * speed + gradient
-        weight = weight - rate * speed
+        velocity = 0.9 * velocity + gradient
+        weight = weight - rate * velocity
     return weight
 
 
 def rmsprop(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
-    """Each number's gradient is divided by the root of the mean of its squares."""
+    """Divide each gradient by the root of the running mean of its squares."""
     square = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
         square = 0.99 * square + 0.01 * gradient**2
@@ -50,7 +50,7 @@ def rmsprop(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -
 
 
 def adam(weight: Array, gradients: Sequence[Array], rates: Sequence[float], decay: float = 0.0) -> Array:
-    """Mean of the gradient by root of mean square, both without the zeros they began with; AdamW with a decay."""
+    """Divide the mean gradient by the root of the mean square, both bias-corrected; with a decay it is AdamW."""
     mean, square = np.zeros_like(weight), np.zeros_like(weight)
     for number, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         mean = 0.9 * mean + 0.1 * gradient
@@ -62,22 +62,22 @@ def adam(weight: Array, gradients: Sequence[Array], rates: Sequence[float], deca
 
 
 def muon(kernel: Array, gradients: Sequence[Array], rates: Sequence[float], decay: float) -> Array:
-    """Nesterov momentum of the kernel as a matrix, made orthogonal."""
+    """Nesterov momentum of the kernel, reshaped to a matrix and orthogonalized."""
     weight = kernel.reshape(len(kernel), -1)
     rows, columns = weight.shape
-    speed = np.zeros_like(weight)
+    velocity = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
-        speed = 0.9 * speed + gradient.reshape(weight.shape)
-        direction = orthogonal(gradient.reshape(weight.shape) + 0.9 * speed)
+        velocity = 0.9 * velocity + gradient.reshape(weight.shape)
+        direction = orthogonal(gradient.reshape(weight.shape) + 0.9 * velocity)
         weight = weight * (1 - rate * decay) - rate * max(1, rows / columns) ** 0.5 * direction
     return weight.reshape(kernel.shape)
 
 
 def orthogonal(matrix: Array) -> Array:
-    """The same singular vectors, each singular value brought near one.
+    """Return the matrix with the same singular vectors and all singular values near 1.
 
-    The published iteration multiplies and adds matrices only, and so does to each singular value what this polynomial
-    of odd powers does to a number.
+    The published iteration only multiplies and adds matrices. So it applies this polynomial of odd powers to each
+    singular value.
     """
     left, values, right = np.linalg.svd(matrix / np.linalg.norm(matrix), full_matrices=False)
     large = values > 0.02
@@ -98,22 +98,22 @@ UPDATES: dict[str, tuple[Update, Update]] = {
     "momentum": (momentum, momentum),
     "sgd": (sgd, sgd),
 }
-"""What trains the weights of convolutions, and what trains the rest: norms, biases, the last layers of the heads."""
+"""Optimizer → updates of convolution weights, and of all others: norms, biases, last layers of the heads."""
 
 
-def test_the_reference_knows_every_optimizer() -> None:
+def test_reference_has_every_optimizer() -> None:
     assert set(UPDATES) == set(PEAKS) == set(get_args(get_type_hints(Config)["optimizer"]))
 
 
 @pytest.mark.parametrize("name", UPDATES)
-def test_five_steps_of_an_optimizer_are_those_by_hand(name: str) -> None:
+def test_five_optimizer_steps_equal_the_reference(name: str) -> None:
     torch.manual_seed(0)
     config = Config(model="pico", optimizer=name, weight_decay=DECAY)  # type: ignore[arg-type]
-    network = GridNetwork(config, 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32)).double()
+    network = make_network(config, 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32)).double()
     parameters = dict(network.named_parameters())
     before = {key: parameter.detach().numpy().copy() for key, parameter in parameters.items()}
     rng = np.random.default_rng(0)
-    # Of all sizes, and some of the numbers are exactly zero.
+    # Gradients of all magnitudes; some values are exactly zero.
     gradients = {
         key: [rng.normal(size=w.shape) * (rng.random(w.shape) < 0.9) * 10 ** rng.uniform(-4, 1) for _ in FRACTIONS]
         for key, w in before.items()
@@ -128,10 +128,10 @@ def test_five_steps_of_an_optimizer_are_those_by_hand(name: str) -> None:
                 group["lr"] = group["peak_lr"] * fraction
             optimizer.step()
 
-    of_kernels, of_the_rest = UPDATES[name]
+    kernel_update, other_update = UPDATES[name]
     for key, parameter in parameters.items():
         is_kernel = parameter.ndim == 4 and "output" not in key
         peak = 0.003 if name == "muon" and not is_kernel else PEAKS[name]
-        update = of_kernels if is_kernel else of_the_rest
+        update = kernel_update if is_kernel else other_update
         expected = update(before[key], gradients[key], [peak * fraction for fraction in FRACTIONS])
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-9, atol=1e-11, err_msg=key)

@@ -1,4 +1,4 @@
-"""Pooling by hand in NumPy, forward and backward, against the layers of the network that pool."""
+"""The pooling layers of the network, forward and backward, against a NumPy reference."""
 
 from collections.abc import Iterator
 from typing import Literal, cast
@@ -10,13 +10,13 @@ from torch import nn
 
 from detector.arrays import Doubles
 from detector.config import Config
-from detector.model.blocks import ConvBlock, make_halving
+from detector.model.blocks import ConvBlock, make_downsampling
 
 Array = Doubles
 
 
 def windows(height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
-    """Row and column of each 2x2 window that lies whole on the map, and the rows and columns it covers."""
+    """Yield row and column of each complete 2x2 window of a feature map, and the rows and columns it covers."""
     for i in range(height // 2):
         for j in range(width // 2):
             yield i, j, slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2)
@@ -30,14 +30,14 @@ def max_pool(x: Array) -> Array:
 
 
 def max_pool_back(x: Array, slope: Array) -> Array:
-    """The slope goes to where the largest number stood, the first one in reading order if there are several."""
-    by_input = np.zeros_like(x)
+    """Pass the slope of each window to its largest value, and of equal values to the first in row order."""
+    grad_input = np.zeros_like(x)
     for i, j, rows, columns in windows(*x.shape[2:]):
         for b in range(x.shape[0]):
             for c in range(x.shape[1]):
                 row, column = divmod(int(x[b, c, rows, columns].argmax()), 2)
-                by_input[b, c, 2 * i + row, 2 * j + column] += slope[b, c, i, j]
-    return by_input
+                grad_input[b, c, 2 * i + row, 2 * j + column] += slope[b, c, i, j]
+    return grad_input
 
 
 def average_pool(x: Array) -> Array:
@@ -48,31 +48,31 @@ def average_pool(x: Array) -> Array:
 
 
 def average_pool_back(x: Array, slope: Array) -> Array:
-    """Each of the four gets a quarter."""
-    by_input = np.zeros_like(x)
+    """Pass a quarter of the slope to each of the four values."""
+    grad_input = np.zeros_like(x)
     for i, j, rows, columns in windows(*x.shape[2:]):
-        by_input[:, :, rows, columns] += slope[:, :, i, j, None, None] / 4
-    return by_input
+        grad_input[:, :, rows, columns] += slope[:, :, i, j, None, None] / 4
+    return grad_input
 
 
 POOLINGS = {"max_pool": (max_pool, max_pool_back), "avg_pool": (average_pool, average_pool_back)}
 
 
 def build(downsample: Literal["max_pool", "avg_pool"], channels: int) -> nn.Module:
-    """What halves a map in the network, its convolution passing the input on."""
+    """Return a downsampling module of the network whose convolution is the identity."""
     config = Config(downsample=downsample, norm="none", activation="identity")
-    halving = make_halving(channels, channels, config).double()
-    conv = cast(ConvBlock, cast(nn.Sequential, halving)[0]).conv
+    downsampling = make_downsampling(channels, channels, config).double()
+    conv = cast(ConvBlock, cast(nn.Sequential, downsampling)[0]).conv
     assert conv.bias is not None
     nn.init.dirac_(conv.weight)
     nn.init.zeros_(conv.bias)
-    return halving
+    return downsampling
 
 
 @pytest.mark.parametrize("downsample", ["max_pool", "avg_pool"])
 @pytest.mark.parametrize("size", [(6, 8), (7, 4), (2, 2), (5, 9)])
 @pytest.mark.parametrize("with_ties", [False, True])
-def test_a_pooling_and_its_gradient_are_those_by_hand(
+def test_pooling_and_gradient_equal_the_reference(
     downsample: Literal["max_pool", "avg_pool"], size: tuple[int, int], with_ties: bool
 ) -> None:
     function, back = POOLINGS[downsample]

@@ -1,4 +1,4 @@
-"""The learning rate over whole runs by hand in NumPy, against the schedule."""
+"""The learning rate schedules over complete runs, against a NumPy reference."""
 
 from typing import Any, get_args, get_type_hints
 
@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from detector.arrays import Doubles
 from detector.config import Config
-from detector.training.schedule import learning_rate
+from detector.training.schedule import learning_rate_factor
 
 Array = Doubles
 
 
-def fallen(number: Array, steps: int, config: Config) -> Array:
-    """0 up to where the rate begins to fall, 1 at the end of the run, a straight line between."""
-    begin = max(warmup_steps(steps, config), config.lr_decay_start * steps)
-    return np.asarray(np.clip((number - begin) / max(1, steps - begin), 0, 1))
+def progress(number: Array, steps: int, config: Config) -> Array:
+    """Return 0 up to the step at which the rate starts to fall, 1 at the end of the run, linear in between."""
+    start = max(warmup_steps(steps, config), config.lr_decay_start * steps)
+    return np.asarray(np.clip((number - start) / max(1, steps - start), 0, 1))
 
 
 def warmup_steps(steps: int, config: Config) -> int:
@@ -25,13 +25,13 @@ def warmup_steps(steps: int, config: Config) -> int:
 
 
 def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
-    """What the settings say of each schedule, for the numbers of the steps (the first is 1)."""
+    """Return the decay factor of each step by the formula of the schedule; `number` counts the steps from 1."""
     final = config.final_lr
     match config.lr_schedule:
         case "linear":
-            return 1 - (1 - final) * fallen(number, steps, config)
+            return 1 - (1 - final) * progress(number, steps, config)
         case "cosine":
-            return final + (1 - final) * (1 + np.cos(np.pi * fallen(number, steps, config))) / 2
+            return final + (1 - final) * (1 + np.cos(np.pi * progress(number, steps, config))) / 2
         case "step":
             first, second = (number > fraction * steps for fraction in config.lr_milestones)
             return np.where(first, config.lr_factor, 1) * np.where(second, config.lr_factor, 1)
@@ -45,8 +45,8 @@ def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
             return np.minimum(1, config.lr_k / np.sqrt(number))
 
 
-def whole_run(steps: int, config: Config, steps_per_epoch: float) -> Array:
-    """The learning rate of every step: up to 20 and to the end of the warm-up on straight lines, then the decay."""
+def expected_rates(steps: int, config: Config, steps_per_epoch: float) -> Array:
+    """Return the learning rate of every step: linear up to step 20 and to the end of the warmup, then the decay."""
     number = np.arange(1, steps + 1, dtype=np.float64)
     warmup = warmup_steps(steps, config)
     rates = decay(number, steps, number / steps_per_epoch, config)
@@ -72,17 +72,17 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-def test_the_reference_knows_every_schedule() -> None:
+def test_reference_has_every_schedule() -> None:
     assert {row["lr_schedule"] for row in SETTINGS} == set(get_args(get_type_hints(Config)["lr_schedule"]))
 
 
 @pytest.mark.parametrize("row", SETTINGS, ids=str)
 @pytest.mark.parametrize("steps", [1, 19, 21, 100, 333, 4000])
-def test_the_learning_rate_over_a_run_is_that_by_hand(row: dict[str, Any], steps: int) -> None:
+def test_learning_rates_of_a_run_equal_the_reference(row: dict[str, Any], steps: int) -> None:
     config = Config(**row)
     for steps_per_epoch in (0.5, 7.25, 150.0):
-        rates = [learning_rate(step, steps, config, steps_per_epoch) for step in range(steps)]
-        np.testing.assert_allclose(rates, whole_run(steps, config, steps_per_epoch), rtol=1e-12, atol=1e-12)
+        rates = [learning_rate_factor(step, steps, config, steps_per_epoch) for step in range(steps)]
+        np.testing.assert_allclose(rates, expected_rates(steps, config, steps_per_epoch), rtol=1e-12, atol=1e-12)
 
 
 fractions = st.floats(0, 1)
@@ -106,17 +106,19 @@ fractions = st.floats(0, 1)
     st.floats(0.01, 1e5),
     st.data(),
 )
-def test_the_learning_rate_is_never_above_the_peak_and_never_below_zero(
+def test_learning_rate_stays_between_zero_and_the_peak(
     config: Config, steps: int, steps_per_epoch: float, data: st.DataObject
 ) -> None:
     step = data.draw(st.integers(0, steps - 1))
-    rate = learning_rate(step, steps, config, steps_per_epoch)
+    rate = learning_rate_factor(step, steps, config, steps_per_epoch)
     assert 0 <= rate <= 1 + 1e-12
-    assert rate == pytest.approx(whole_run(steps, config, steps_per_epoch)[step], rel=1e-9, abs=1e-12)
+    assert rate == pytest.approx(expected_rates(steps, config, steps_per_epoch)[step], rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("row", SETTINGS, ids=str)
-def test_after_the_warm_up_the_learning_rate_never_rises(row: dict[str, Any]) -> None:
+def test_learning_rate_never_rises_after_warmup(row: dict[str, Any]) -> None:
     config = Config(**row)
-    rates = [learning_rate(step, 1000, config, 40.0) for step in range(max(20, warmup_steps(1000, config)), 1000)]
+    rates = [
+        learning_rate_factor(step, 1000, config, 40.0) for step in range(max(20, warmup_steps(1000, config)), 1000)
+    ]
     assert (np.diff(rates) <= 1e-12).all()

@@ -1,4 +1,4 @@
-"""The server as an ASGI app: what it answers, what it refuses and with which words."""
+"""The server as an ASGI app: its responses, and the requests it refuses with their messages."""
 
 import asyncio
 import base64
@@ -27,6 +27,7 @@ from detector.detections import Detections
 from detector.errors import InputError
 from detector.graph.metadata import GraphInfo
 from detector.images import read_image
+from detector.options import DetectOptions
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
 from detector.serving.app import make_app, serve
@@ -48,14 +49,14 @@ class Reply:
         return json.loads(self.body)
 
 
-async def ask(
+async def send_request(
     app: ASGIApp,
     method: str,
     url: str,
     body: bytes | AsyncIterator[bytes] = b"",
     headers: dict[str, str] | None = None,
 ) -> Reply:
-    """Ask an ASGI app, with the body in pieces as a socket would bring it."""
+    """Send a request to an ASGI app, with the body in chunks, as from a socket."""
     path, _, query = url.partition("?")
     sent = {key: value for key, value in (HERE | (headers or {})).items() if value}
     scope = {
@@ -71,44 +72,50 @@ async def ask(
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
     }
-    pieces = body if not isinstance(body, bytes) else _pieces(body)
-    answers: list[Message] = []
+    chunks = body if not isinstance(body, bytes) else _chunks(body)
+    messages: list[Message] = []
 
     async def receive() -> Message:
         try:
-            return {"type": "http.request", "body": await anext(pieces), "more_body": True}
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
         except StopAsyncIteration:
             return {"type": "http.request", "body": b"", "more_body": False}
         except ConnectionError:
             return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        answers.append(message)
+        messages.append(message)
 
     await app(scope, receive, send)
-    start, *rest = answers
+    start, *rest = messages
     received = {key.decode(): value.decode() for key, value in start["headers"]}
     return Reply(start["status"], received, b"".join(part.get("body", b"") for part in rest))
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+async def _chunks(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), 1 << 16):
         yield body[start : start + (1 << 16)]
 
 
 def get(app: ASGIApp, url: str, **headers: str) -> Reply:
-    return asyncio.run(ask(app, "GET", url, headers=headers))
+    return asyncio.run(send_request(app, "GET", url, headers=headers))
 
 
-def post(app: ASGIApp, url: str, body: bytes | AsyncIterator[bytes], kind: str = "image/png", **headers: str) -> Reply:
-    return asyncio.run(ask(app, "POST", url, body, {"content-type": kind} | headers))
+def post(
+    app: ASGIApp, url: str, body: bytes | AsyncIterator[bytes], content_type: str = "image/png", **headers: str
+) -> Reply:
+    return asyncio.run(send_request(app, "POST", url, body, {"content-type": content_type} | headers))
 
 
 def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
-    """Return a multipart body and its type: for each part what stands behind `form-data;`, and its content."""
+    """Return a multipart body and its content type.
+
+    Args:
+        parts: the attributes of each part (the text after `form-data;`), and its content.
+    """
     lines = [
-        b"--edge\r\nContent-Disposition: form-data; " + about.encode() + b"\r\n\r\n" + content + b"\r\n"
-        for about, content in parts
+        b"--edge\r\nContent-Disposition: form-data; " + attributes.encode() + b"\r\n\r\n" + content + b"\r\n"
+        for attributes, content in parts
     ]
     return b"".join(lines) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
@@ -120,20 +127,20 @@ def encode(image: np.ndarray[Any, Any], kind: str = "PNG", **options: Any) -> by
 
 
 class Gate:
-    """A runtime that answers when it is let, and knows how many it is asked at a time."""
+    """A runtime that blocks until `open` is set, and records whether two threads ran it at the same time."""
 
     name = "gate"
     input_hw = (32, 32)
-    form = GraphInfo()
+    graph_info = GraphInfo()
 
     def __init__(self) -> None:
         self.open = threading.Event()
         self.entered = threading.Semaphore(0)
         self._inside = threading.Lock()
-        self.was_crowded = False
+        self.was_shared = False
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        self.was_crowded |= not self._inside.acquire(blocking=False)
+        self.was_shared |= not self._inside.acquire(blocking=False)
         self.entered.release()
         self.open.wait()
         self._inside.release()
@@ -147,12 +154,12 @@ def gated() -> tuple[Gate, Detector]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Detector]:
-    return {name: Detector.load(name, "cpu") for name in ("scenes", "cells")}
+    return {name: Detector.load(name, device="cpu") for name in ("scenes", "cells")}
 
 
 @pytest.fixture(scope="module")
 def app(models: dict[str, Detector]) -> ASGIApp:
-    return make_app(models, MAX_BYTES)
+    return make_app(models, max_bytes=MAX_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -170,58 +177,66 @@ def rows(found: Detections) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"score_threshold": 0.05},
-        {"score_threshold": 0.1, "iou_threshold": 0.2, "max_detections": 2},
-        {"score_threshold": 0.01, "iou_threshold": 1.0, "max_detections": 1000},
+        DetectOptions(),
+        DetectOptions(score_threshold=0.05),
+        DetectOptions(score_threshold=0.1, iou_threshold=0.2, max_detections=2),
+        DetectOptions(score_threshold=0.01, iou_threshold=1.0, max_detections=1000),
     ],
 )
 @pytest.mark.parametrize("name", ["scenes", "cells"])
-def test_the_answer_is_that_of_the_detector_to_the_last_digit(
-    app: ASGIApp, models: dict[str, Detector], image: bytes, name: str, options: dict[str, float]
+def test_response_equals_the_detections_of_the_detector(
+    app: ASGIApp, models: dict[str, Detector], image: bytes, name: str, options: DetectOptions
 ) -> None:
-    query = "&".join(f"{key}={value}" for key, value in ({"model": name} | options).items())
+    thresholds = {key: getattr(options, key) for key in ("score_threshold", "iou_threshold", "max_detections")}
+    changed = {key: value for key, value in thresholds.items() if value != getattr(DetectOptions(), key)}
+    query = "&".join(f"{key}={value}" for key, value in ({"model": name} | changed).items())
     reply = post(app, f"/detect?{query}", image)
-    answer = reply.json
+    response = reply.json
     assert reply.status == 200
-    assert answer.pop("milliseconds") >= 0
-    found = models[name].detect(image, **options)
+    assert response.pop("milliseconds") >= 0
+    found = models[name].detect(
+        image,
+        score_threshold=options.score_threshold,
+        iou_threshold=options.iou_threshold,
+        max_detections=options.max_detections,
+    )
     assert len(found) > 0
-    assert answer == {"model": name, "width": 480, "height": 384, "detections": rows(found)}
+    assert response == {"model": name, "width": 480, "height": 384, "detections": rows(found)}
 
 
-def test_the_first_model_is_meant_where_none_is_named(app: ASGIApp, image: bytes) -> None:
+def test_first_model_is_the_default(app: ASGIApp, image: bytes) -> None:
     assert post(app, "/detect", image).json["model"] == "scenes"
 
 
-def test_a_form_and_a_bare_body_are_answered_alike(app: ASGIApp, image: bytes) -> None:
-    body, kind = form(('name="anything"; filename="../../etc/passwd"', image))
-    answers = [post(app, "/detect", body, kind).json, post(app, "/detect", image, "application/octet-stream").json]
-    assert answers[0]["detections"] == answers[1]["detections"] != []
+def test_form_and_plain_body_give_the_same_detections(app: ASGIApp, image: bytes) -> None:
+    body, content_type = form(('name="anything"; filename="../../etc/passwd"', image))
+    from_form = post(app, "/detect", body, content_type).json
+    from_body = post(app, "/detect", image, "application/octet-stream").json
+    assert from_form["detections"] == from_body["detections"] != []
 
 
-def test_a_turned_image_is_measured_and_handed_back_the_way_up_a_viewer_shows_it(app: ASGIApp) -> None:
+def test_rotated_image_is_returned_upright_with_its_upright_size(app: ASGIApp) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encode(np.tile(np.linspace(0, 255, 90, dtype=np.uint8)[None, :, None], (40, 1, 3)), "JPEG", exif=exif)
-    answer = post(app, "/detect?with_image=true", content).json
-    assert (answer["width"], answer["height"]) == (40, 90)
-    head, _, code = answer["image"].partition(",")
-    assert head == "data:image/jpeg;base64"
-    shown = read_image(base64.b64decode(code)).astype(int)
-    assert np.abs(shown - read_image(content)).max() <= 8
+    response = post(app, "/detect?with_image=true", content).json
+    assert (response["width"], response["height"]) == (40, 90)
+    prefix, _, code = response["image"].partition(",")
+    assert prefix == "data:image/jpeg;base64"
+    returned = read_image(base64.b64decode(code)).astype(int)
+    assert np.abs(returned - read_image(content)).max() <= 8
     assert "image" not in post(app, "/detect", content).json
 
 
-def test_a_large_image_is_handed_back_smaller(app: ASGIApp) -> None:
-    answer = post(app, "/detect?with_image=true", encode(np.zeros((30, 5000, 3), np.uint8))).json
-    assert (answer["width"], answer["height"]) == (5000, 30)
-    assert read_image(base64.b64decode(answer["image"].partition(",")[2])).shape == (12, 2048, 3)
+def test_large_image_is_returned_smaller(app: ASGIApp) -> None:
+    response = post(app, "/detect?with_image=true", encode(np.zeros((30, 5000, 3), np.uint8))).json
+    assert (response["width"], response["height"]) == (5000, 30)
+    assert read_image(base64.b64decode(response["image"].partition(",")[2])).shape == (12, 2048, 3)
 
 
 BAD_QUERIES = {
-    "model=dogs": "model: there is no 'dogs'; known: scenes, cells",
-    "model=../../weights.onnx": "model: there is no '../../weights.onnx'; known: scenes, cells",
+    "model=dogs": "model: unknown model 'dogs'; known: scenes, cells",
+    "model=../../weights.onnx": "model: unknown model '../../weights.onnx'; known: scenes, cells",
     "score_threshold=2": "score_threshold: expected a number from 0 to 1, got '2'",
     "score_threshold=nan": "score_threshold: expected a number from 0 to 1, got 'nan'",
     "iou_threshold=-0.1": "iou_threshold: expected a number from 0 to 1, got '-0.1'",
@@ -233,15 +248,15 @@ BAD_QUERIES = {
     "max_detections=1.5": "max_detections: expected a whole number from 1 to 1000, got '1.5'",
     "max_detections=%D9%A3": "max_detections: expected a whole number from 1 to 1000, got '٣'",
     "with_image=yes": "with_image: expected true or false, got 'yes'",
-    "score_treshold=0.5": "score_treshold: no such parameter; did you mean 'score_threshold'?",
-    "path=/etc/passwd": "path: no such parameter; known: model, score_threshold, iou_threshold, max_detections, "
+    "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
+    "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
     "with_image",
-    "model=cells&model=scenes": "model: given twice",
+    "model=cells&model=scenes": "model: given twice; send it once",
 }
 
 
 @pytest.mark.parametrize("query", BAD_QUERIES)
-def test_a_bad_parameter_is_named_with_what_was_expected(app: ASGIApp, image: bytes, query: str) -> None:
+def test_bad_parameter_is_refused_with_the_expected_value(app: ASGIApp, image: bytes, query: str) -> None:
     reply = post(app, f"/detect?{query}", image)
     assert (reply.status, reply.json) == (422, {"error": BAD_QUERIES[query]})
 
@@ -251,50 +266,62 @@ def _upload(content: bytes) -> tuple[str, bytes]:
 
 
 BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
-    "words": (b"hello", "image/png", 415, "not an image in a format that can be read"),
-    "nothing": (b"", "image/png", 415, "is empty"),
-    "a cut image": (encode(np.zeros((50, 50, 3), np.uint8))[:-40], "image/png", 415, "the image does not decode"),
-    "32-bit integers": (encode(np.zeros((9, 9), np.int32), "TIFF"), "image/tiff", 415, "has no known range"),
-    "another type": (b"{}", "application/json", 415, "got application/json: send the file as body with `Content-Type"),
-    "no type": (b"x", "", 415, "got a body without Content-Type: send the file as body"),
-    "too large a file": (bytes(MAX_BYTES + 1), "image/png", 413, "too large a file: at most 0.4 MB are taken"),
-    "far too large a file": (bytes(9 * MAX_BYTES), "image/png", 413, "too large a file: at most 0.4 MB are taken"),
-    "too many pixels": (encode(np.zeros((9500, 9500), np.bool_)), "image/png", 413, "too large an image (9500 x 9500"),
-    "a form without its edge": (b"--edge\r\n", "multipart/form-data", 400, "(Missing boundary in multipart.)"),
-    "a form that is none": (b"hello", "multipart/form-data; boundary=edge", 400, "the form cannot be read ("),
-    "an empty form": (*form(), 422, "the form holds no file"),
-    "an empty file in a form": (*form(_upload(b"")), 415, "is empty"),
+    "text": (b"hello", "image/png", 415, "image: not an image in a supported format"),
+    "nothing": (b"", "image/png", 415, "image: the file is empty"),
+    "a truncated image": (encode(np.zeros((50, 50, 3), np.uint8))[:-40], "image/png", 415, "cannot be decoded"),
+    "32-bit integers": (encode(np.zeros((9, 9), np.int32), "TIFF"), "image/tiff", 415, "the value range of images"),
+    "another type": (b"{}", "application/json", 415, "Content-Type application/json is not an image: send the file as"),
+    "no type": (b"x", "", 415, "the request has no Content-Type: send the file as the request body"),
+    "too large a file": (bytes(MAX_BYTES + 1), "image/png", 413, "the file is too large: at most 0.4 MB are accepted"),
+    "a huge file": (bytes(9 * MAX_BYTES), "image/png", 413, "the file is too large: at most 0.4 MB are accepted"),
+    "too many pixels": (encode(np.zeros((9500, 9500), np.bool_)), "image/png", 413, "the image has 9500 x 9500 pixels"),
+    "a form without boundary": (b"--edge\r\n", "multipart/form-data", 400, "(Missing boundary in multipart.)"),
+    "a body that is no form": (b"hello", "multipart/form-data; boundary=edge", 400, "the form cannot be parsed ("),
+    "an empty form": (*form(), 422, "the form contains no file"),
+    "an empty file in a form": (*form(_upload(b"")), 415, "the file is empty"),
     "two files": (*form(_upload(b"a"), _upload(b"b")), 400, "Too many files. Maximum number of files is 1."),
     "a field": (
         *form(('name="score_threshold"', b"0.5"), _upload(b"a")),
         422,
-        "score_threshold: a form holds the file alone",
+        "score_threshold: the form may contain only the file",
     ),
-    "a field behind the file": (*form(_upload(b"a"), ('name="b"', b"c")), 422, "b: a form holds the file alone"),
+    "a field after the file": (
+        *form(_upload(b"a"), ('name="b"', b"c")),
+        422,
+        "b: the form may contain only the file",
+    ),
     "many fields": (*form(('name="a"', b"b"), ('name="c"', b"d")), 400, "Too many fields."),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own remark on the way to our refusal
-@pytest.mark.parametrize("what", BAD_BODIES)
-def test_a_bad_upload_is_refused_with_a_message(app: ASGIApp, what: str) -> None:
-    body, kind, status, says = BAD_BODIES[what]
-    reply = post(app, "/detect", body, kind)
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own warning before our error
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_bad_upload_is_refused_with_a_message(app: ASGIApp, name: str) -> None:
+    body, content_type, status, message = BAD_BODIES[name]
+    reply = post(app, "/detect", body, content_type)
     assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
     assert list(reply.json) == ["error"]
-    assert says in reply.json["error"]
+    assert message in reply.json["error"]
     assert "<bytes>" not in reply.json["error"]
 
 
-def test_an_upload_that_never_ends_is_cut_off(models: dict[str, Detector]) -> None:
+def test_pixel_limit_of_the_server_applies_to_uploads(models: dict[str, Detector]) -> None:
+    app = make_app(models, max_pixels=80)
+    reply = post(app, "/detect", encode(np.zeros((9, 9, 3), np.uint8)))
+    assert reply.status == 413
+    assert reply.json["error"].startswith("image: the image has 9 x 9 pixels, more than 80: ")
+    assert post(app, "/detect", encode(np.zeros((8, 10, 3), np.uint8))).status == 200
+
+
+def test_endless_upload_is_cut_off(models: dict[str, Detector]) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield bytes(100_000)
 
-    assert post(make_app(models, MAX_BYTES), "/detect", endless()).status == 413
+    assert post(make_app(models, max_bytes=MAX_BYTES), "/detect", endless()).status == 413
 
 
-def test_an_upload_that_stalls_is_given_up(models: dict[str, Detector]) -> None:
+def test_stalled_upload_times_out(models: dict[str, Detector]) -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield b"a"
         await asyncio.Event().wait()
@@ -303,7 +330,7 @@ def test_an_upload_that_stalls_is_given_up(models: dict[str, Detector]) -> None:
     assert (reply.status, reply.json) == (408, {"error": "the image did not arrive within 0.05 seconds"})
 
 
-def test_a_sender_that_goes_away_harms_nobody(app: ASGIApp, image: bytes) -> None:
+def test_client_that_disconnects_harms_nobody(app: ASGIApp, image: bytes) -> None:
     async def gone() -> AsyncIterator[bytes]:
         yield image[:10]
         raise ConnectionError
@@ -312,40 +339,41 @@ def test_a_sender_that_goes_away_harms_nobody(app: ASGIApp, image: bytes) -> Non
     assert post(app, "/detect", image).status == 200
 
 
-def test_who_comes_when_too_many_wait_is_told_to_try_again_and_a_model_computes_one_image_at_a_time() -> None:
+def test_overloaded_server_refuses_and_runs_one_image_per_model() -> None:
     gate, model = gated()
     app = make_app({"gate": model}, concurrency=3)
     content = encode(np.zeros((9, 9, 3), np.uint8))
 
-    async def crowd() -> tuple[list[Reply], Reply]:
+    async def send_many() -> tuple[list[Reply], Reply]:
         first = [
-            asyncio.create_task(ask(app, "POST", "/detect", content, {"content-type": "image/png"})) for _ in range(3)
+            asyncio.create_task(send_request(app, "POST", "/detect", content, {"content-type": "image/png"}))
+            for _ in range(3)
         ]
         await asyncio.to_thread(gate.entered.acquire)
-        pieces = _pieces(bytes(1 << 17))
-        refused = await ask(app, "POST", "/detect", pieces, {"content-type": "image/png"})
-        assert await anext(pieces, None) is None  # who is refused has been let finish
-        health = await ask(app, "GET", "/health")
-        assert health.status == 200  # the loop is free while a model computes
+        chunks = _chunks(bytes(1 << 17))
+        refused = await send_request(app, "POST", "/detect", chunks, {"content-type": "image/png"})
+        assert await anext(chunks, None) is None  # the refused client could finish its upload
+        health = await send_request(app, "GET", "/health")
+        assert health.status == 200  # the event loop is free while a model runs
         gate.open.set()
         return await asyncio.gather(*first), refused
 
-    answered, refused = asyncio.run(crowd())
-    assert [reply.status for reply in answered] == [200] * 3
+    accepted, refused = asyncio.run(send_many())
+    assert [reply.status for reply in accepted] == [200] * 3
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json == {"error": "3 images are being looked at already: try again in a second"}
-    assert not gate.was_crowded
+    assert refused.json == {"error": "3 images are already being processed: try again in a second"}
+    assert not gate.was_shared
     assert post(app, "/detect", content).status == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_not() -> None:
+def test_slow_detection_times_out_and_the_next_succeeds() -> None:
     gate, model = gated()
     app = make_app({"gate": model}, seconds=0.05)
     content = encode(np.zeros((9, 9, 3), np.uint8))
     reply = post(app, "/detect", content)
     assert (reply.status, reply.json) == (
         503,
-        {"error": "there was no answer within 0.05 seconds: try again in a second"},
+        {"error": "the detection took longer than 0.05 seconds: try again in a second"},
     )
     gate.open.set()
     assert post(make_app({"gate": model}), "/detect", content).status == 200
@@ -365,7 +393,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_next_is_not() -> None
         ("", 403),
     ],
 )
-def test_a_local_server_answers_under_this_machines_own_names_only(
+def test_local_server_accepts_only_loopback_host_names(
     app: ASGIApp, models: dict[str, Detector], host: str, status: int
 ) -> None:
     for url in ("/", "/models", "/health", "/openapi.json"):
@@ -384,21 +412,21 @@ def test_a_local_server_answers_under_this_machines_own_names_only(
         ("http://[", 403),
     ],
 )
-def test_a_page_of_another_origin_cannot_use_the_server(
+def test_page_of_another_origin_cannot_use_the_server(
     app: ASGIApp, models: dict[str, Detector], image: bytes, origin: str, status: int
 ) -> None:
-    for one in (app, make_app(models, local_only=False)):
-        reply = post(one, "/detect", image, origin=origin)
+    for server in (app, make_app(models, local_only=False)):
+        reply = post(server, "/detect", image, origin=origin)
         assert reply.status == status
         assert not [name for name in reply.headers if name.startswith("access-control")]
 
 
-def test_names_of_this_machine_are_told_from_others() -> None:
+def test_loopback_names_are_recognized() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.3.2.1", "::1", "[::1]", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "", "2130706433")))
 
 
-def test_the_page_holds_all_it_needs_and_may_load_nothing_else(app: ASGIApp) -> None:
+def test_page_is_self_contained_and_may_load_nothing_else(app: ASGIApp) -> None:
     reply = get(app, "/")
     policy = reply.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
@@ -409,15 +437,15 @@ def test_the_page_holds_all_it_needs_and_may_load_nothing_else(app: ASGIApp) -> 
     assert addresses == []
 
 
-def test_what_is_not_there_is_said_in_json_too(app: ASGIApp) -> None:
+def test_unknown_paths_and_methods_give_json_errors(app: ASGIApp) -> None:
     for method, url, status in (("GET", "/weights", 404), ("GET", "/detect", 405), ("POST", "/health", 405)):
-        reply = asyncio.run(ask(app, method, url))
+        reply = asyncio.run(send_request(app, method, url))
         assert reply.status == status
         assert reply.json["error"]
     assert get(app, "/../../etc/passwd").status == 404
 
 
-def test_health_and_models_say_what_can_be_asked(app: ASGIApp, models: dict[str, Detector]) -> None:
+def test_health_and_models_describe_the_server(app: ASGIApp, models: dict[str, Detector]) -> None:
     assert get(app, "/health").json["status"] == "ok"
     known = get(app, "/models").json
     assert [model["name"] for model in known["models"]] == ["scenes", "cells"]
@@ -425,24 +453,24 @@ def test_health_and_models_say_what_can_be_asked(app: ASGIApp, models: dict[str,
     assert known["max_bytes"] == MAX_BYTES
 
 
-def test_the_openapi_document_describes_what_is_answered(app: ASGIApp, image: bytes) -> None:
+def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) -> None:
     api = get(app, "/openapi.json").json
     schemas = api["components"]["schemas"]
-    for url, name in (("/health", "Health"), ("/models", "Models")):
+    for url, name in (("/health", "HealthResponse"), ("/models", "ModelsResponse")):
         assert_fits(get(app, url).json, schemas[name], schemas)
-    asked = "/detect?with_image=true&score_threshold=0.01"
-    assert_fits(post(app, asked, image).json, schemas["Answer"], schemas)
-    assert_fits(post(app, "/detect", b"").json, schemas["Error"], schemas)
+    url = "/detect?with_image=true&score_threshold=0.01"
+    assert_fits(post(app, url, image).json, schemas["DetectResponse"], schemas)
+    assert_fits(post(app, "/detect", b"").json, schemas["ErrorResponse"], schemas)
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
     plain = post(app, "/detect", image).json["detections"]
-    for name, schema in parameters.items():  # what is called default is answered as if it were not there
+    for name, schema in parameters.items():  # sending the default changes nothing
         value = json.dumps(schema["default"]).strip('"')
         assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 
 
 def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Hold a value to the few words of JSON Schema that the document uses."""
+    """Check a value against a schema; supports only the keywords of JSON Schema that the document uses."""
     if "$ref" in schema:
         assert_fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
     elif "const" in schema:
@@ -465,19 +493,19 @@ def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> 
             assert schema.get("minimum", value) <= value <= schema.get("maximum", value)
 
 
-def test_a_server_without_models_or_with_the_same_twice_is_refused() -> None:
+def test_server_needs_models_with_different_names() -> None:
     with pytest.raises(InputError, match="at least one model"):
         make_app({})
     with pytest.raises(InputError, match="given twice: cells cells"):
         serve(["cells", "cells"], port=0)
 
 
-def test_an_address_that_cannot_be_listened_on_is_said_before_models_are_loaded() -> None:
+def test_port_in_use_is_reported_before_models_are_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
             InputError, match=rf"127.0.0.1, port {port}: cannot listen \(Address already in use\): choose"
         ):
             serve(["no such weights"], port=port)
-    with pytest.raises(InputError, match="port 70000: ports go from 0 to 65535"):
+    with pytest.raises(InputError, match="port 70000: expected a number from 0 to 65535"):
         serve(["no such weights"], port=70000)

@@ -2,13 +2,14 @@ import numpy as np
 import torch
 
 from detector.config import Config
+from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.ema import EmaWeights
 
 
 def build() -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(Config(model="pico"), 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
+    return make_network(Config(model="pico"), 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
 
 
 def change(network: GridNetwork, seed: int) -> None:
@@ -19,7 +20,7 @@ def change(network: GridNetwork, seed: int) -> None:
             tensor += torch.randn(tensor.shape, generator=generator)
 
 
-def test_it_is_the_average_of_its_formula_for_every_weight_and_statistic() -> None:
+def test_ema_matches_its_formula() -> None:
     network = build()
     average = EmaWeights(network)
     expected = {name: tensor.double() for name, tensor in network.state_dict().items()}
@@ -35,7 +36,7 @@ def test_it_is_the_average_of_its_formula_for_every_weight_and_statistic() -> No
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_without_memory_it_is_the_network_and_with_all_memory_the_first_one() -> None:
+def test_ema_with_decay_zero_and_one() -> None:
     network = build()
     average = EmaWeights(network)
     change(network, 0)
@@ -47,7 +48,7 @@ def test_without_memory_it_is_the_network_and_with_all_memory_the_first_one() ->
         torch.testing.assert_close(average.network.state_dict()[name], tensor)
 
 
-def test_the_network_is_left_alone_and_the_average_takes_no_part_in_training() -> None:
+def test_ema_does_not_change_the_network_or_train() -> None:
     network = build().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     average = EmaWeights(network)

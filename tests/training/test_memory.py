@@ -10,7 +10,7 @@ from detector.config import Config
 from detector.data.open_data import open_data
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batches
-from detector.model.network import GridNetwork
+from detector.model.make_network import make_network
 from detector.training.trainer import Trainer
 
 STATM = Path("/proc/self/statm")
@@ -25,11 +25,11 @@ def open_files() -> int:
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="only Linux says so simply")
-def test_fifty_epochs_take_no_more_memory_than_ten(tiny_data: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_epochs(tiny_data: Path) -> None:
     split = open_data(tiny_data).read("train")
     config = Config(model="pico", input_size=(64, 96), mosaic_from=0)
     dataset = DetectionDataset(split, (64, 96), config)
-    network = GridNetwork(config, len(split.class_names), *dataset.color_statistics())
+    network = make_network(config, len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32, steps_per_epoch=3)
     steps = 150
     after_ten = handles = 0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detector.config import Config
 from detector.loader.batch import Batch
+from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.optimizer import Muon, clip_gradients, make_optimizers, orthogonalize
 from detector.training.trainer import Trainer
@@ -16,7 +17,7 @@ SHAPES = [(1, 16, 16), (3, 32, 288), (2, 96, 24), (1, 1, 9), (1, 9, 1)]
 
 def build() -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(Config(model="pico"), 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
+    return make_network(Config(model="pico"), 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -34,14 +35,14 @@ def orthogonalize_slowly(matrix: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_the_published_iteration(shape: tuple[int, ...]) -> None:
+def test_orthogonalization_matches_the_published_iteration(shape: tuple[int, ...]) -> None:
     matrices = random(*shape)
     for matrix, result in zip(matrices, orthogonalize(matrices), strict=True):
         torch.testing.assert_close(result.double(), orthogonalize_slowly(matrix), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_keeps_the_singular_vectors_and_brings_the_singular_values_near_one(shape: tuple[int, ...]) -> None:
+def test_orthogonalization_brings_singular_values_near_one(shape: tuple[int, ...]) -> None:
     n, m = shape[1:]
     u, v = torch.linalg.qr(random(n, n))[0], torch.linalg.qr(random(m, m, seed=1))[0]
     # From the largest to a twentieth of it: further down the iteration needs more rounds.
@@ -56,18 +57,18 @@ def test_it_keeps_the_singular_vectors_and_brings_the_singular_values_near_one(s
     assert core.abs().max() < 1e-3
 
 
-def test_the_size_of_a_matrix_does_not_matter() -> None:
+def test_orthogonalization_is_independent_of_scale() -> None:
     matrices = random(2, 16, 40)
     torch.testing.assert_close(orthogonalize(matrices * 1e-3), orthogonalize(matrices), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(orthogonalize(matrices * 1e3), orthogonalize(matrices), rtol=1e-3, atol=1e-4)
 
 
-def test_a_matrix_without_any_entry_stays_zero() -> None:
+def test_zero_matrix_stays_zero() -> None:
     assert torch.equal(orthogonalize(torch.zeros(2, 8, 12)), torch.zeros(2, 8, 12))
 
 
 @pytest.mark.parametrize("shape", [(24, 16, 3, 3), (8, 3, 3, 3), (48, 16, 1, 1), (16, 48, 1, 1)])
-def test_muon_steps_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
+def test_muon_steps_match_its_formula(shape: tuple[int, ...]) -> None:
     first = random(*shape)
     weight = nn.Parameter(first.contiguous(memory_format=torch.channels_last))
     optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5)
@@ -85,7 +86,7 @@ def test_muon_steps_are_those_of_its_formula(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_muon_works_on_weights_of_one_shape_together_as_on_each_alone() -> None:
+def test_muon_batches_equal_shapes_without_effect() -> None:
     def steps(count: int, first: int) -> list[Tensor]:
         weights = []
         for index in range(first, first + count):
@@ -99,7 +100,7 @@ def test_muon_works_on_weights_of_one_shape_together_as_on_each_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"])
-def test_every_parameter_is_trained_by_exactly_one_group_and_only_kernels_decay(name: str) -> None:
+def test_every_parameter_has_one_group_and_only_kernels_decay(name: str) -> None:
     network = build()
     optimizers = make_optimizers(network, Config(optimizer=name))  # type: ignore[arg-type]
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -112,14 +113,14 @@ def test_every_parameter_is_trained_by_exactly_one_group_and_only_kernels_decay(
     assert all(group["peak_lr"] > 0 for group in groups)
 
 
-def test_muon_leaves_the_last_layer_to_adamw() -> None:
+def test_adamw_trains_the_last_layers() -> None:
     muon, adamw = make_optimizers(build(), Config())
     assert isinstance(muon, Muon)
     assert all(weight.ndim == 4 for group in muon.param_groups for weight in group["params"])
     assert sum(weight.ndim == 4 for group in adamw.param_groups for weight in group["params"]) == 3
 
 
-def test_the_learning_rate_may_be_set() -> None:
+def test_learning_rate_can_be_set() -> None:
     muon, adamw = make_optimizers(build(), Config(lr=0.5, lr_adamw=0.25))
     assert (muon.param_groups[0]["peak_lr"], adamw.param_groups[0]["peak_lr"]) == (0.5, 0.25)
     assert make_optimizers(build(), Config(optimizer="sgd", lr=0.125))[0].param_groups[0]["peak_lr"] == 0.125
@@ -138,7 +139,7 @@ def test_each_optimizer_lowers_the_loss_of_one_batch(name: str) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_clipping_scales_all_gradients_alike_and_only_down() -> None:
+def test_clipping_scales_all_gradients_equally_and_only_down() -> None:
     network = build()
     for index, parameter in enumerate(network.parameters()):
         parameter.grad = random(*parameter.shape, seed=index)

@@ -57,12 +57,12 @@ def keep_all_states(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OTHERS)
-def test_going_on_from_any_saved_state_ends_at_the_same_bits(
+def test_resuming_from_any_checkpoint_is_bit_exact(
     optimizer: str, tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_all_states(monkeypatch)
     config = replace(short, optimizer=optimizer, dropout=0.2, patience=4)  # type: ignore[arg-type]
-    train(tiny_data, config, tmp_path / "whole")
+    train(tiny_data, config, out=tmp_path / "whole")
     wanted = fingerprint(tmp_path / "whole")
     for after in (6, 18, 24):
         shutil.copytree(tmp_path / "whole", tmp_path / str(after))
@@ -74,16 +74,14 @@ def test_going_on_from_any_saved_state_ends_at_the_same_bits(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_number_of_loader_threads_changes_nothing(
-    workers: int, tiny_data: Path, short: Config, tmp_path: Path
-) -> None:
-    train(tiny_data, short, tmp_path / "one")
-    train(tiny_data, replace(short, workers=workers), tmp_path / "other")
+def test_number_of_loader_threads_has_no_effect(workers: int, tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, out=tmp_path / "one")
+    train(tiny_data, replace(short, workers=workers), out=tmp_path / "other")
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "other")
 
 
-def test_a_run_without_a_saved_state_begins_anew(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    train(tiny_data, short, tmp_path / "whole")
+def test_run_without_checkpoint_starts_from_the_beginning(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, out=tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "early")
     for name in ("state", "weights"):
         shutil.rmtree(tmp_path / "early" / name)
@@ -92,33 +90,33 @@ def test_a_run_without_a_saved_state_begins_anew(tiny_data: Path, short: Config,
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_state_is_known_and_the_one_before_is_used(
+def test_damaged_checkpoint_is_detected_and_the_previous_used(
     damage: str, tiny_data: Path, short: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(tiny_data, short, tmp_path / "whole")
+    train(tiny_data, short, out=tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
     last = sorted((tmp_path / "hurt" / "state").iterdir())[-1]
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes({"cut": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
     resume(tmp_path / "hurt")
-    assert f"{last}: damaged, the state before it is used" in caplog.text
+    assert f"{last}: damaged, using the checkpoint before it" in caplog.text
     assert fingerprint(tmp_path / "hurt") == fingerprint(tmp_path / "whole")
 
 
-def test_a_finished_run_is_not_gone_on_with(tiny_run: Path) -> None:
+def test_finished_run_cannot_be_resumed(tiny_run: Path) -> None:
     with pytest.raises(InputError, match="this run is finished"):
         resume(tiny_run)
 
 
 @pytest.mark.parametrize("what", ["nothing", "file", "empty"])
-def test_what_holds_no_run_is_refused(what: str, tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(what: str, tmp_path: Path) -> None:
     path = tmp_path / what
     if what == "file":
         path.write_text("x")
     elif what == "empty":
         path.mkdir()
-    with pytest.raises(InputError, match=r"no such folder|holds no run that could go on"):
+    with pytest.raises(InputError, match=r"no such folder|no run to resume"):
         resume(path)
 
 
@@ -128,40 +126,41 @@ def change_facts(folder: Path, **facts: object) -> None:
     (folder / "run.json").write_text(json.dumps(said))
 
 
-def test_what_is_not_as_it_was_is_said_with_what_it_means(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    train(tiny_data, short, tmp_path)
+def test_changed_environment_is_reported_with_its_effect(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, out=tmp_path)
     cut(tmp_path, 24)
     change_facts(tmp_path, threads=64, torch="1.0")
-    with pytest.raises(InputError, match=r"torch: 1\.0 then(.|\n)*threads: 64 then, 1 now: sums are added") as caught:
+    message = r"torch: 1\.0 before(.|\n)*threads: 64 before, 1 now: sums are added"
+    with pytest.raises(InputError, match=message) as caught:
         resume(tmp_path)
     assert "--resume-anyway" in str(caught.value)
     assert resume(tmp_path, anyway=True).steps == STEPS
 
 
-def test_other_data_are_noticed(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+def test_changed_data_is_detected(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     shutil.copytree(tiny_data, tmp_path / "data")
-    train(tmp_path / "data", short, tmp_path / "run")
+    train(tmp_path / "data", short, out=tmp_path / "run")
     cut(tmp_path / "run", 24)
     path = tmp_path / "data" / "train.json"
     rows = json.loads(path.read_text())
     rows["annotations"][0]["bbox"][0] += 1
     path.write_text(json.dumps(rows))
-    with pytest.raises(InputError, match=r"data: .* then, .* now: it would learn from other images or boxes"):
+    with pytest.raises(InputError, match=r"data: .* before, .* now: the run would train on other images or boxes"):
         resume(tmp_path / "run")
 
 
-def test_a_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+def test_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     from detector.training.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     with pytest.raises(InputError, match="another process is training in this folder"):
-        train(tiny_data, short, tmp_path)
+        train(tiny_data, short, out=tmp_path)
     folder.close()
-    train(tiny_data, replace(short, steps=2), tmp_path)
+    train(tiny_data, replace(short, steps=2), out=tmp_path)
 
 
-def test_a_run_that_cannot_go_on_lets_go_of_its_folder(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    train(tiny_data, short, tmp_path)
+def test_failed_resume_releases_the_lock(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    train(tiny_data, short, out=tmp_path)
     for _ in range(2):
         with pytest.raises(InputError, match="this run is finished"):
             resume(tmp_path)
@@ -184,10 +183,10 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
-def test_a_run_that_is_killed_or_asked_to_stop_goes_on_to_the_same_bits(
+def test_killed_or_stopped_run_resumes_bit_exactly(
     number: signal.Signals, status: int, tiny_data: Path, short: Config, tmp_path: Path
 ) -> None:
-    train(tiny_data, short, tmp_path / "whole")
+    train(tiny_data, short, out=tmp_path / "whole")
     process = start(tiny_data, tmp_path / "run")
     wait_for(tmp_path / "run" / "results.csv")
     process.send_signal(number)
@@ -199,7 +198,7 @@ def test_a_run_that_is_killed_or_asked_to_stop_goes_on_to_the_same_bits(
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
-def test_a_first_signal_is_a_wish_and_a_second_one_an_order() -> None:
+def test_second_signal_raises_keyboard_interrupt() -> None:
     with GracefulShutdown() as stop:
         assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
@@ -209,7 +208,7 @@ def test_a_first_signal_is_a_wish_and_a_second_one_an_order() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_in_another_thread_signals_are_left_alone() -> None:
+def test_signals_are_unchanged_in_other_threads() -> None:
     seen: list[object] = []
 
     def enter() -> None:
@@ -223,16 +222,16 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+def test_folder_without_write_permission_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="cannot be made"):
-        train(tiny_data, short, tmp_path / "run")
+    with pytest.raises(InputError, match="cannot be created"):
+        train(tiny_data, short, out=tmp_path / "run")
 
 
-def test_a_full_disk_is_said_and_the_state_before_stays(
+def test_full_disk_is_reported_and_the_last_checkpoint_kept(
     tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tiny_data, short, tmp_path / "whole")
+    train(tiny_data, short, out=tmp_path / "whole")
     written: list[int] = []
     fsync = os.fsync
 
@@ -244,7 +243,7 @@ def test_a_full_disk_is_said_and_the_state_before_stays(
 
     monkeypatch.setattr(os, "fsync", full_after_a_while)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        train(tiny_data, short, tmp_path / "run")
+        train(tiny_data, short, out=tmp_path / "run")
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.part"))
     resume(tmp_path / "run")

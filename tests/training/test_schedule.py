@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import PLANNING_STEPS, Config
-from detector.training.schedule import ema_decay, evaluation_steps, learning_rate, min_quality
+from detector.training.schedule import ema_decay, evaluation_steps, learning_rate_factor, min_quality
 
 fractions = st.floats(0, 1)
 names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
@@ -25,28 +25,27 @@ def interpolate(x: float, corners: list[tuple[float, float]]) -> float:
 
 @pytest.mark.parametrize("steps", [200, 1000, 4000, 12_000])
 @pytest.mark.parametrize(("warmup", "flat", "final"), [(0.1, 0.3, 0.02), (0.5, 0.3, 0.0), (0.2, 0.9, 1.0)])
-def test_the_learning_rate_rises_to_a_fifth_then_to_the_peak_stays_and_falls(
-    steps: int, warmup: float, flat: float, final: float
-) -> None:
+def test_learning_rate_rises_stays_and_falls(steps: int, warmup: float, flat: float, final: float) -> None:
     peak_at = min(300, int(warmup * steps))
     falls_at = max(peak_at, flat * steps)
     corners = [(0.0, 0.0), (20.0, 0.2), (peak_at, 1.0), (falls_at, 1.0), (steps, final)]
     config = Config(warmup=warmup, lr_decay_start=flat, final_lr=final)
     for step in range(steps):
-        assert learning_rate(step, steps, config, 25) == pytest.approx(interpolate(step + 1, corners), abs=1e-9), step
+        expected = interpolate(step + 1, corners)
+        assert learning_rate_factor(step, steps, config, 25) == pytest.approx(expected, abs=1e-9), step
 
 
 @given(configs, lengths, lengths, st.integers(0, PLANNING_STEPS - 1))
-def test_the_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
-    assert learning_rate(step, steps, config, 25) == learning_rate(step, others, config, 25)
+def test_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
+    assert learning_rate_factor(step, steps, config, 25) == learning_rate_factor(step, others, config, 25)
     assert ema_decay(step, steps, config) == ema_decay(step, others, config)
     assert min_quality(step, steps) == min_quality(step, others)
 
 
 @given(configs, lengths, st.data())
-def test_every_schedule_keeps_its_bounds(config: Config, steps: int, data: st.DataObject) -> None:
+def test_every_schedule_stays_in_its_bounds(config: Config, steps: int, data: st.DataObject) -> None:
     step, per_epoch = data.draw(st.integers(0, steps - 1)), data.draw(st.floats(0.1, 1000))
-    assert 0 <= learning_rate(step, steps, config, per_epoch) <= 1 + 1e-9
+    assert 0 <= learning_rate_factor(step, steps, config, per_epoch) <= 1 + 1e-9
     assert 0 <= ema_decay(step, steps, config) < 1
     assert min_quality(step, steps) in (0.0, 0.1)
 
@@ -55,23 +54,23 @@ def test_every_schedule_keeps_its_bounds(config: Config, steps: int, data: st.Da
     st.builds(Config, warmup=fractions, lr_decay_start=st.floats(0, 0.99), final_lr=fractions),
     st.integers(1000, 20_000),
 )
-def test_the_last_step_has_the_final_learning_rate(config: Config, steps: int) -> None:
-    assert learning_rate(steps - 1, steps, config, 25) == pytest.approx(config.final_lr, abs=1e-6)
+def test_last_step_has_the_final_learning_rate(config: Config, steps: int) -> None:
+    assert learning_rate_factor(steps - 1, steps, config, 25) == pytest.approx(config.final_lr, abs=1e-6)
 
 
-def test_the_average_has_a_short_memory_at_first_and_then_one_of_its_share_of_the_run() -> None:
+def test_ema_decay_grows_to_its_fraction_of_the_run() -> None:
     config = Config(ema=0.02)
     assert [ema_decay(step, 10_000, config) for step in (0, 1, 8)] == [1 / 10, 2 / 11, 9 / 18]
     assert ema_decay(9_000, 10_000, config) == pytest.approx(1 - 2 / 200)
     assert ema_decay(5_000, 10_000, Config(ema=0)) == 0
 
 
-def test_the_floor_of_the_targets_ends_after_two_per_cent_of_the_run() -> None:
+def test_minimum_quality_ends_after_two_percent_of_the_run() -> None:
     assert [min_quality(step, 5000) for step in (0, 99, 100, 4999)] == [0.1, 0.1, 0, 0]
 
 
 @given(lengths, st.integers(1, 100))
-def test_evaluations_come_at_even_distances_and_always_at_the_end(steps: int, count: int) -> None:
+def test_evaluations_are_evenly_spaced_and_include_the_end(steps: int, count: int) -> None:
     after = evaluation_steps(steps, count)
     assert after[-1] == steps
     assert after == sorted(set(after))

@@ -1,5 +1,6 @@
 import csv
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,44 +14,43 @@ from detector.data.open_data import open_data
 from detector.data.scenes import scenes
 from detector.errors import InputError
 from detector.evaluating.evaluate import detect_split, evaluate, score_split
+from detector.files import LOCK_NAME
 from detector.images import find_images
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
 from detector.model.checkpoint import load_weights
-from detector.model.network import GridNetwork
+from detector.model.make_network import make_network
 from detector.predict.detector import Detector
 from detector.runtime.pytorch import TorchRuntime
-from detector.training.time_budget import choose_batch
-from detector.training.train import train
+from detector.training.time_budget import choose_batch_size
+from detector.training.train import make_request, start_run, train
 from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
 
 
-def test_a_network_learns_a_handful_of_images_by_heart() -> None:
+def test_network_overfits_a_few_images() -> None:
     split = scenes.read_split("train")
     split = replace(split, annotations=tuple(a for a in split.annotations if len(a.boxes))[:6])
     input_hw, steps, batch_size = (192, 256), 90, 6
     still = Config(model="pico", flip=0, scale=(1, 1), shift=0, color_gain=0, brightness=0, ema=0.1)
     dataset = DetectionDataset(split, input_hw, still)
     torch.manual_seed(0)
-    network = GridNetwork(Config(model="pico"), len(split.class_names), *dataset.color_statistics())
+    network = make_network(Config(model="pico"), len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, still, torch.device("cpu"), torch.float32)
     for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
         trainer.step(step, steps, batch)
     info = WeightsInfo("pico", split.class_names, split.category_ids, input_hw, {}, {})
-    runtime = TorchRuntime(trainer.average.network, input_hw, torch.device("cpu"))
+    runtime = TorchRuntime(trainer.ema.network, input_hw, torch.device("cpu"))
     ap = score_split(split, detect_split(Detector(runtime, info), split))
     assert ap.AP50 > 0.9
 
 
-def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
-    tiny_run: Path, tiny_config: Config, tiny_data: Path
-) -> None:
+def test_run_writes_weights_results_settings_and_ledger(tiny_run: Path, tiny_config: Config, tiny_data: Path) -> None:
     files = sorted(path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file())
     weights = ["weights/best.safetensors", "weights/last.safetensors"]
     states = [name for name in files if name.startswith("state/")]
     assert [name.split("-")[0] for name in states] == ["state/00000040", "state/00000080"]
-    rest = ["config.json", "ledger.json", "results.csv", "run.json", "timing.csv"]
+    rest = [LOCK_NAME, "config.json", "ledger.json", "results.csv", "run.json", "timing.csv"]
     assert files == sorted([*rest, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())
@@ -67,21 +67,19 @@ def test_a_run_leaves_weights_results_settings_and_the_account_of_every_row(
     assert (info.model, info.class_names, info.category_ids) == ("pico", ("red", "blue"), (3, 17))
     assert (info.input_hw, info.config["seed"], info.facts["images"]) == ((64, 96), 0, 12)
     best = max(float(row["AP"]) for row in rows)
-    own = evaluate(tiny_data, tiny_run / "weights" / "best.safetensors", "val", "cpu")
+    own = evaluate(tiny_data, tiny_run / "weights" / "best.safetensors", split="val", device="cpu")
     assert pytest.approx(best, abs=1e-3) == own.AP
     assert pytest.approx(info.facts["val"]["AP"], abs=1e-3) == own.AP
 
 
-def test_the_best_weights_are_those_of_the_best_evaluation_and_the_last_those_of_the_last(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_best_and_last_weights_match_their_evaluations(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     unstable = replace(tiny_config, steps=40, evaluations=8, ema=0, lr=0.3, lr_adamw=0.06, final_lr=1)
-    train(tiny_data, unstable, tmp_path)
+    train(tiny_data, unstable, out=tmp_path)
     with (tmp_path / "results.csv").open(newline="") as file:
         scores = [float(row["AP"]) for row in csv.DictReader(file)]
     assert scores[-1] < max(scores)
     for name, wanted in (("best", max(scores)), ("last", scores[-1])):
-        ap = evaluate(tiny_data, tmp_path / "weights" / f"{name}.safetensors", "val", "cpu")
+        ap = evaluate(tiny_data, tmp_path / "weights" / f"{name}.safetensors", split="val", device="cpu")
         assert pytest.approx(wanted, abs=1e-3) == ap.AP
 
 
@@ -90,60 +88,53 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
 
 
-def test_the_same_seed_gives_the_same_weights_bit_by_bit_and_another_seed_does_not(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_same_seed_gives_bit_equal_weights(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        train(tiny_data, replace(tiny_config, steps=25, evaluations=1, seed=seed), tmp_path / name)
+        train(tiny_data, replace(tiny_config, steps=25, evaluations=1, seed=seed), out=tmp_path / name)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_how_often_a_run_is_evaluated_does_not_change_what_is_learned(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_number_of_evaluations_does_not_change_training(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     for name, evaluations in (("a", 1), ("b", 5)):
-        train(tiny_data, replace(tiny_config, steps=25, evaluations=evaluations), tmp_path / name)
+        train(tiny_data, replace(tiny_config, steps=25, evaluations=evaluations), out=tmp_path / name)
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_very_short_budget_in_minutes_still_ends_with_weights_and_can_be_repeated_in_steps(
+def test_exhausted_budget_still_gives_weights_and_can_be_repeated(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     # A command that started long ago has nothing left: the run does the least there is.
     short = replace(tiny_config, steps=None, minutes=0.05, evaluations="auto")
-    result = train(tiny_data, short, tmp_path / "minutes", started=-1e6)
+    request = make_request(tiny_data, short, split="train", weights=None, reuse_backbone=False)
+    result = start_run(request, tmp_path / "minutes", started=time.monotonic() - 1e6)
     assert result.steps == PLANNING_STEPS + 1
     assert result.best is not None
-    train(tiny_data, replace(tiny_config, steps=result.steps), tmp_path / "steps")
+    train(tiny_data, replace(tiny_config, steps=result.steps), out=tmp_path / "steps")
     assert same_weights(tmp_path / "minutes", tmp_path / "steps")
 
 
-def test_a_budget_in_minutes_is_turned_into_steps(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
-    result = train(tiny_data, replace(tiny_config, steps=None, minutes=0.06), tmp_path / "run")
+def test_budget_in_minutes_becomes_steps(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=None, minutes=0.06), out=tmp_path / "run")
     assert result.steps > PLANNING_STEPS
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == result.steps
 
 
-def test_epochs_count_passes_over_the_images(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
-    result = train(tiny_data, replace(tiny_config, steps=None, epochs=1.5), tmp_path)
+def test_epochs_are_passes_over_the_images(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=None, epochs=1.5), out=tmp_path)
     assert result.steps == round(1.5 * 12 / 4)
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_left_alone(
-    tiny_run: Path, tiny_data: Path, tiny_config: Config
-) -> None:
+def test_folder_with_a_run_is_refused_and_unchanged(tiny_run: Path, tiny_data: Path, tiny_config: Config) -> None:
     before = {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="holds a run already; give another --out"):
-        train(tiny_data, tiny_config, tiny_run)
+    with pytest.raises(InputError, match="already holds a run; choose another --out"):
+        train(tiny_data, tiny_config, out=tiny_run)
     assert {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()} == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
+def test_non_finite_loss_stops_and_names_the_images(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss is not finite at step") as caught:
-        train(tiny_data, replace(tiny_config, optimizer="sgd", lr=1e30, clip_norm=1e30), tmp_path)
+        train(tiny_data, replace(tiny_config, optimizer="sgd", lr=1e30, clip_norm=1e30), out=tmp_path)
     message = str(caught.value)
     named = [line.strip() for line in message.splitlines() if line.strip().endswith(".png")]
     assert len(named) == 4
@@ -151,20 +142,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(
     assert "--set lr=" in message
 
 
-def test_without_a_val_split_the_last_weights_are_the_best(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
-    result = train(tiny_data / "train.json", replace(tiny_config, steps=4), tmp_path)
+def test_last_weights_are_the_best_without_val_split(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data / "train.json", replace(tiny_config, steps=4), out=tmp_path)
     assert result.best is None
     one, other = (load_weights(tmp_path / "weights" / f"{name}.safetensors") for name in ("best", "last"))
     assert one[1] == other[1]
     assert all(torch.equal(tensor, other[0].state_dict()[name]) for name, tensor in one[0].state_dict().items())
 
 
-def test_trainval_learns_from_both_and_evaluates_on_nothing(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
-) -> None:
-    result = train(tiny_data, replace(tiny_config, steps=2), tmp_path, split="trainval")
+def test_trainval_trains_on_both_and_evaluates_on_nothing(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    result = train(tiny_data, replace(tiny_config, steps=2), out=tmp_path, split="trainval")
     assert result.best is None
     assert load_weights(tmp_path / "weights" / "best.safetensors")[1].facts["images"] == 16
 
@@ -180,7 +167,7 @@ def copy_of(tiny_data: Path, folder: Path, change: Callable[[dict[str, list[dict
     return folder
 
 
-def test_too_many_bad_boxes_stop_the_run_unless_they_are_allowed(
+def test_too_many_dropped_boxes_stop_the_run_unless_allowed(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     def spoil(data: dict[str, list[dict[str, object]]]) -> None:
@@ -190,13 +177,13 @@ def test_too_many_bad_boxes_stop_the_run_unless_they_are_allowed(
     data = copy_of(tiny_data, tmp_path / "data", spoil)
     config = replace(tiny_config, steps=2)
     with pytest.raises(InputError, match=r"3 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
-        train(data, config, tmp_path / "run")
+        train(data, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    train(data, replace(config, allow_dropped=0.2), tmp_path / "run")
+    train(data, replace(config, allow_dropped=0.2), out=tmp_path / "run")
     assert json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]["dropped"] == 3
 
 
-def test_a_image_that_does_not_decode_counts_as_missing_with_its_boxes_dropped(
+def test_undecodable_image_is_missing_and_its_boxes_dropped(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     data = copy_of(tiny_data, tmp_path / "data", lambda data: None)
@@ -204,17 +191,17 @@ def test_a_image_that_does_not_decode_counts_as_missing_with_its_boxes_dropped(
     (data / "images" / "1.png").write_bytes(whole[: len(whole) // 2])
     config = replace(tiny_config, steps=2)
     with pytest.raises(InputError, match=r"2 of 24 boxes would be dropped(.|\n)*1\.png"):
-        train(data, config, tmp_path / "run")
-    train(data, replace(config, allow_dropped=0.1), tmp_path / "run")
+        train(data, config, out=tmp_path / "run")
+    train(data, replace(config, allow_dropped=0.1), out=tmp_path / "run")
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]
     assert (ledger["used"], ledger["dropped"], len(ledger["missing_images"])) == (22, 2, 1)
 
 
-def test_a_set_of_background_images_alone_can_be_learned(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_background_images_alone_can_be_trained_on(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     data = copy_of(tiny_data, tmp_path / "data", lambda data: data["annotations"].clear())
-    train(data, replace(tiny_config, steps=3), tmp_path / "run")
-    found = Detector.load(tmp_path / "run" / "weights" / "last.safetensors", "cpu").detect(data / "images" / "1.png")
-    assert len(found) == 0
+    train(data, replace(tiny_config, steps=3), out=tmp_path / "run")
+    detector = Detector.load(tmp_path / "run" / "weights" / "last.safetensors", device="cpu")
+    assert len(detector.detect(data / "images" / "1.png")) == 0
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -223,7 +210,7 @@ def test_fewer_images_than_a_batch_are_enough(tiny_data: Path, tiny_config: Conf
         del data["images"][count:], data["annotations"][2 * count :]
 
     data = copy_of(tiny_data, tmp_path / "data", shorten)
-    assert train(data, replace(tiny_config, steps=3), tmp_path / "run").steps == 3
+    assert train(data, replace(tiny_config, steps=3), out=tmp_path / "run").steps == 3
 
 
 def first_batches(tiny_data: Path, images: int, steps: int) -> list[torch.Tensor]:
@@ -234,23 +221,23 @@ def first_batches(tiny_data: Path, images: int, steps: int) -> list[torch.Tensor
 
 
 @pytest.mark.parametrize("images", [2, 12])
-def test_the_first_batches_do_not_depend_on_the_length_of_the_run(tiny_data: Path, images: int) -> None:
+def test_first_batches_do_not_depend_on_the_length(tiny_data: Path, images: int) -> None:
     one, other = (first_batches(tiny_data, images, steps) for steps in (PLANNING_STEPS, 1000))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_few_images_mean_small_batches_unless_one_is_set() -> None:
-    assert [choose_batch(Config(), count) for count in (1, 999, 1000, 4999, 5000)] == [8, 8, 16, 16, 32]
-    assert choose_batch(Config(batch=3), 5000) == 3
-    assert np.all(np.diff([choose_batch(Config(), count) for count in range(1, 6000, 50)]) >= 0)
+def test_small_data_sets_get_small_batches() -> None:
+    assert [choose_batch_size(Config(), count) for count in (1, 999, 1000, 4999, 5000)] == [8, 8, 16, 16, 32]
+    assert choose_batch_size(Config(batch=3), 5000) == 3
+    assert np.all(np.diff([choose_batch_size(Config(), count) for count in range(1, 6000, 50)]) >= 0)
 
 
-def test_a_run_may_begin_with_weights_and_is_then_of_their_make(
+def test_run_from_weights_has_their_architecture(
     tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     start, info = load_weights(tiny_weights)
     config = Config(steps=1, batch=4, evaluations=1, precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
-    result = train(tiny_data, config, tmp_path, weights=tiny_weights)
+    result = train(tiny_data, config, out=tmp_path, weights=tiny_weights)
     assert "first loss" not in caplog.text  # what theory says of random weights
     network, own = load_weights(result.folder / "weights" / "last.safetensors")
     assert (own.model, own.input_hw) == ("pico", info.input_hw)
@@ -267,14 +254,12 @@ def renamed(tiny_data: Path, folder: Path) -> Path:
     return copy_of(tiny_data, folder, rename)
 
 
-def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_last_layers(
-    tiny_data: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
+def test_reuse_backbone_takes_all_but_the_last_layers(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
     data = renamed(tiny_data, tmp_path / "data")
     config = Config(steps=1, batch=4, precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
-    with pytest.raises(InputError, match=r"knows the classes .*--reuse-backbone"):
-        train(data, config, tmp_path / "run", weights=tiny_weights)
-    train(data, config, tmp_path / "run", weights=tiny_weights, reuse_backbone=True)
+    with pytest.raises(InputError, match=r"has the classes .*--reuse-backbone"):
+        train(data, config, out=tmp_path / "run", weights=tiny_weights)
+    train(data, config, out=tmp_path / "run", weights=tiny_weights, reuse_backbone=True)
     start, _ = load_weights(tiny_weights)
     network, info = load_weights(tmp_path / "run" / "weights" / "last.safetensors")
     assert info.class_names == ("red", "blue", "green")
@@ -288,7 +273,7 @@ def test_weights_of_other_classes_are_taken_only_on_request_and_without_their_la
     ("settings", "message"),
     [
         ({"model": "small"}, "model: small does not fit"),
-        ({"input_size": (416, 416)}, "networks for 416 are of another make"),
+        ({"input_size": (416, 416)}, "networks for 416 have a different architecture"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(
@@ -296,4 +281,4 @@ def test_settings_that_do_not_fit_the_weights_are_refused(
 ) -> None:
     config = replace(Config(steps=1, device="cpu"), **settings)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        train(tiny_data, config, tmp_path, weights=tiny_weights)
+        train(tiny_data, config, out=tmp_path, weights=tiny_weights)

@@ -6,6 +6,7 @@ import torch
 
 from detector.config import Config
 from detector.loader.batch import Batch
+from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.trainer import NonFiniteLossError, Trainer
 
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 
 def build() -> GridNetwork:
     torch.manual_seed(0)
-    return GridNetwork(Config(model="pico"), 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
+    return make_network(Config(model="pico"), 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600)
 
 
 def batch() -> Batch:
@@ -24,17 +25,17 @@ def batch() -> Batch:
     return Batch(images, boxes, torch.tensor([[0], [2]]), there, ~there, (41, 42))
 
 
-def test_a_step_moves_every_weight_and_the_average_with_it() -> None:
+def test_step_changes_every_weight_and_the_ema() -> None:
     trainer = Trainer(build(), Config(), CPU, torch.float32)
     trainer.step(0, 30, batch())
     first = dict(build().named_parameters())
-    average = dict(trainer.average.network.named_parameters())
+    average = dict(trainer.ema.network.named_parameters())
     for name, parameter in trainer.network.named_parameters():
         assert not torch.equal(parameter, first[name]), name
         assert not torch.equal(average[name], first[name]), name
 
 
-def test_a_step_whose_loss_is_not_finite_names_the_images_and_changes_no_weight() -> None:
+def test_non_finite_loss_names_images_and_changes_no_weight() -> None:
     trainer = Trainer(build(), Config(), CPU, torch.float32)
     trainer.step(0, 30, batch())
     with torch.no_grad():
@@ -47,7 +48,7 @@ def test_a_step_whose_loss_is_not_finite_names_the_images_and_changes_no_weight(
         assert torch.equal(parameter.nan_to_num(), before[name].nan_to_num()), name
 
 
-def test_the_loss_that_is_not_finite_carries_no_graph() -> None:
+def test_non_finite_loss_is_detached() -> None:
     trainer = Trainer(build(), Config(), CPU, torch.float32)
     with torch.no_grad():
         next(trainer.network.parameters())[0] = math.nan
@@ -56,7 +57,7 @@ def test_the_loss_that_is_not_finite_carries_no_graph() -> None:
     assert not caught.value.terms.total.requires_grad
 
 
-def test_half_precision_in_the_network_gives_nearly_the_same_loss() -> None:
+def test_bf16_network_gives_nearly_the_same_loss() -> None:
     exact, rough = (
         float(Trainer(build(), Config(), CPU, dtype).step(0, 30, batch()).total)
         for dtype in (torch.float32, torch.bfloat16)

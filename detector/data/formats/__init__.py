@@ -1,1 +1,1 @@
-"""One module per label format: COCO JSON, YOLO text, Pascal VOC XML."""
+"""Label formats, one module each: COCO JSON, YOLO text, Pascal VOC XML."""

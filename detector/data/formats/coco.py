@@ -1,112 +1,136 @@
-"""COCO JSON: one file holds the images, categories and boxes (x, y, width, height) of a split."""
+"""COCO JSON: one file with the images, categories and boxes (x, y, width, height) of a split."""
 
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detector.data.label_rows import Corners, RowCollector
+from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
+from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.path_guard import PathGuard
-from detector.data.split import Split
-from detector.errors import InputError, location
+from detector.data.split import Split, read_file
+from detector.errors import LabelError, location
 from detector.files import is_file, read_text
+from detector.options import ReadOptions
 
-_BLANK = re.compile(r"[ \t\n\r]*")
-_LARGEST_ID = 2**63 - 1
-_LARGEST_AREA = 1e12
+_WHITESPACE = re.compile(r"[ \t\n\r]*")
+_MAX_ID = 2**63 - 1
+_MAX_AREA = 1e12
 _REFERS_TO = {"image_id": "images", "category_id": "categories"}
 
 
-def read_split(path: Path, name: str, allow_outside: bool = False) -> Split:
+def read_split(path: Path, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
     """Read one COCO file.
 
-    Images are looked for in `images/` beside the file, then beside it; for a file in `annotations/` also in the
-    folder next to that which bears its name (`annotations/instances_val2017.json`, `val2017/`).
-    Classes are the categories sorted by id; `iscrowd` or `ignore` of 1 marks a crowd region. Sizes are taken from
-    the file, from the image only where they lack.
+    Images are searched in `images/` next to the file, then next to the file. For a file in `annotations/`, they are
+    also searched in the folder of the same name next to `annotations/` (`annotations/instances_val2017.json` →
+    `val2017/`). The classes are the categories, sorted by id. `iscrowd` or `ignore` of 1 marks a crowd region. Image
+    sizes come from the file; if they are not there, they are read from the image.
 
     Args:
         path: the JSON file.
-        name: the split's name.
-        allow_outside: let it name images outside of its folder.
+        name: name of the split.
+        options: `allow_outside` allows images outside of the file's folder; `max_pixels` limits the images.
 
     Returns:
-        The split; its `ground_truth` is the file's dictionary if every row and image of it can be used and COCO's
-        scoring can take it, else None, so that an evaluation scores against the annotations.
+        The split. Its `ground_truth` is the contents of the file if all its rows and images can be used and COCO's
+        scoring accepts it; else None, and an evaluation scores against the annotations.
 
     Raises:
-        InputError: not JSON, not of COCO's form, ids or file names that appear twice, images outside of the folder,
-            or no image there.
+        InputError: not JSON, not in COCO format, ids or file names that occur twice, images outside of the folder, or
+            no image exists.
     """
-    with _nesting(path):
-        return _read_split(path, name, allow_outside)
+    with _nesting_errors(path):
+        return _read_split(path, name, options)
 
 
-def _read_split(path: Path, name: str, allow_outside: bool) -> Split:
+def _read_split(path: Path, name: str, options: ReadOptions) -> Split:
     data = _load(path)
     categories = {i: _class_name(category) for i, category in _by_id(path, data, "categories").items()}
     if not categories:
-        raise InputError(f"{path}: `categories` is empty: there is no class to find")
+        raise LabelError(f"{path}: no class: `categories` is empty")
     category_ids = tuple(sorted(categories))
-    class_ids = {category_id: position for position, category_id in enumerate(category_ids)}
+    class_ids = {category_id: class_id for class_id, category_id in enumerate(category_ids)}
     images = _by_id(path, data, "images")
-    collector = RowCollector()
-    _add_images(collector, path, images, allow_outside)
+    collector = RowCollector(options)
+    _add_images(collector, path, images, options)
+    for index, annotation in enumerate(data["annotations"]):
+        # The JSON parser does not report positions: the index stands in for the line until `_with_lines`.
+        try:
+            collector.add_row(_parse_annotation(annotation, path, index, images, class_ids))
+        except RowError as error:
+            collector.drop(_image_id(annotation, images), path, index, error)
+    annotations, ledger = collector.finish(path)
+    is_complete = not ledger.dropped and not ledger.missing and _can_be_scored(data["annotations"])
+    return Split(
+        name,
+        tuple(categories[i] for i in category_ids),
+        category_ids,
+        annotations,
+        ledger=_with_lines(path, data["annotations"], ledger),
+        read_image=partial(read_file, max_pixels=options.max_pixels),
+        ground_truth=data if is_complete else None,
+        max_pixels=options.max_pixels,
+    )
 
-    annotations = data["annotations"]
-    for index, annotation in enumerate(annotations):
-        # JSON keeps no positions: until `_place` the index stands where the line will.
-        if not isinstance(annotation, dict):
-            collector.drop(None, path, index, f"expected an object, got {annotation!r:.60}")
-            continue
-        image_id, category_id, bbox = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
-        if type(image_id) is not int or image_id not in images:
-            collector.drop(None, path, index, f"image_id {image_id!r:.60} is not among the images")
-        elif type(category_id) is not int or category_id not in class_ids:
-            collector.drop(image_id, path, index, f"category_id {category_id!r:.60} is not among the categories")
-        elif (corners := _corners(bbox)) is None:
-            reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
-            collector.drop(image_id, path, index, reason)
-        else:
-            area = annotation.get("area")
-            area = float(area) if isinstance(area, int | float) and 0 < area < _LARGEST_AREA else 0.0
-            collector.add_box(image_id, path, index, class_ids[category_id], corners, _is_crowd(annotation), area)
 
-    used = collector.annotations(path)
-    ledger = collector.ledger
-    _place(path, annotations, collector)
-    whole = not ledger.dropped and not ledger.missing and _can_be_scored(annotations)
-    names = tuple(categories[i] for i in category_ids)
-    return Split(name, names, category_ids, used, ledger, ground_truth=data if whole else None)
+def _parse_annotation(
+    annotation: Any, path: Path, index: int, images: Mapping[int, Any], class_ids: Mapping[int, int]
+) -> LabelRow:
+    """Return an annotation as a label row.
+
+    Raises:
+        RowError: the annotation cannot be used.
+    """
+    if not isinstance(annotation, dict):
+        raise RowError("malformed_row", f"expected an object, got {annotation!r:.60}")
+    image_id, category_id, bbox = _image_id(annotation, images), annotation.get("category_id"), annotation.get("bbox")
+    if image_id is None:
+        raise RowError("unknown_image", f"image_id {annotation.get('image_id')!r:.60} is not among the images")
+    if type(category_id) is not int or category_id not in class_ids:
+        raise RowError("unknown_class", f"category_id {category_id!r:.60} is not among the categories")
+    if (corners := _corners(bbox)) is None:
+        reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
+        raise RowError("malformed_row", reason)
+    area = annotation.get("area")
+    area = float(area) if isinstance(area, int | float) and 0 < area < _MAX_AREA else 0.0
+    return LabelRow(image_id, path, index, class_ids[category_id], corners, _is_crowd(annotation), area)
+
+
+def _image_id(annotation: Any, images: Mapping[int, Any]) -> int | None:
+    """Return the id of an annotation's image, or None if it is not among the images."""
+    image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+    return image_id if type(image_id) is int and image_id in images else None
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Return a COCO file as it stands, for scoring; its images need not be there.
+    """Return the contents of a COCO file unchanged, to score results against. Its images do not need to exist.
 
     Raises:
-        InputError: not JSON, not of COCO's form, or annotations that cannot be scored.
+        InputError: not JSON, not in COCO format, or annotations that cannot be scored.
     """
-    with _nesting(path):
+    with _nesting_errors(path):
         data = _load(path)
         known = {key: _by_id(path, data, plural) for key, plural in _REFERS_TO.items()}
         for index, annotation in enumerate(data["annotations"]):
-            if (fault := _fault(annotation, known)) is not None:
-                raise _refuse(path, "annotations", index, fault)
+            if (problem := _scoring_problem(annotation, known)) is not None:
+                raise _error_at(path, "annotations", index, problem)
     if not _can_be_scored(data["annotations"]):
-        raise InputError(
+        raise LabelError(
             f"{path}: every annotation needs a unique `id`, an `area`, and 0 or 1 as `iscrowd` to be scored"
         )
     return data
 
 
-def _fault(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
-    """Say why an annotation cannot be scored, if it cannot."""
+def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
+    """Return why an annotation cannot be scored, or None if it can."""
     corners = _corners(annotation.get("bbox")) if isinstance(annotation, dict) else None
     if corners is None or not all(map(math.isfinite, corners)):
         return "an annotation without a bbox of four finite numbers cannot be scored"
@@ -117,22 +141,22 @@ def _fault(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
 
 
 def to_coco(split: Split) -> dict[str, Any]:
-    """Return the split's annotations as a COCO dictionary, with the category ids of its files."""
+    """Return the annotations of a split as a COCO dictionary, with the category ids of its files."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for of_image in split.annotations:
-        height, width = of_image.image_hw
-        file_name = of_image.image_path.as_posix()
-        images.append({"id": of_image.image_id, "file_name": file_name, "height": height, "width": width})
-        # float64, so that x + width gives back the corner exactly.
-        bboxes = of_image.boxes.astype(np.float64)
+    for annotation in split.annotations:
+        height, width = annotation.image_hw
+        file_name = annotation.image_path.as_posix()
+        images.append({"id": annotation.image_id, "file_name": file_name, "height": height, "width": width})
+        # float64, so that x + width is exactly the corner.
+        bboxes = annotation.boxes.astype(np.float64)
         bboxes[:, 2:] -= bboxes[:, :2]
-        rows = zip(bboxes.tolist(), of_image.class_ids, of_image.is_crowd, of_image.areas.tolist(), strict=True)
+        rows = zip(bboxes.tolist(), annotation.class_ids, annotation.is_crowd, annotation.areas.tolist(), strict=True)
         for bbox, class_id, is_crowd, area in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": of_image.image_id,
+                    "image_id": annotation.image_id,
                     "category_id": split.category_ids[class_id],
                     "bbox": bbox,
                     "area": area,
@@ -144,12 +168,12 @@ def to_coco(split: Split) -> dict[str, Any]:
 
 
 @contextmanager
-def _nesting(path: Path) -> Iterator[None]:
-    """Whoever walks through a file nested hundreds deep may be the one to fail, reading and printing alike."""
+def _nesting_errors(path: Path) -> Iterator[None]:
+    """Turn a RecursionError into a LabelError: parsing, checking or printing a deeply nested file may raise one."""
     try:
         yield
     except RecursionError:
-        raise InputError(f"{path}: not COCO JSON: nested too deeply") from None
+        raise LabelError(f"{path}: not COCO JSON: nested too deeply") from None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -157,56 +181,61 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{location(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
+        raise LabelError(f"{location(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
     except ValueError:
-        raise InputError(f"{path}: not COCO JSON: it holds a number of thousands of digits") from None
+        raise LabelError(f"{path}: not COCO JSON: it contains a number with thousands of digits") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise InputError(f"{path}: not COCO JSON: expected an object with the list `{key}`")
+            raise LabelError(f"{path}: not COCO JSON: expected an object with the list `{key}`")
     return data  # type: ignore[no-any-return]
 
 
 def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, Any]]:
     items: dict[int, dict[str, Any]] = {}
     for index, item in enumerate(data[key]):
-        if not isinstance(item, dict) or type(item.get("id")) is not int or abs(item["id"]) > _LARGEST_ID:
-            raise _refuse(path, key, index, f"`{key}` holds {item!r:.60}; expected an object with a whole number `id`")
+        if not isinstance(item, dict) or type(item.get("id")) is not int or abs(item["id"]) > _MAX_ID:
+            reason = f"`{key}` contains {item!r:.60}; expected an object with a whole number as `id`"
+            raise _error_at(path, key, index, reason)
         if item["id"] in items:
-            raise _refuse(path, key, index, f"`{key}` holds the id {item['id']} twice; ids must be unique")
+            raise _error_at(path, key, index, f"`{key}` contains the id {item['id']} twice; ids must be unique")
         items[item["id"]] = item
     return items
 
 
-def _refuse(path: Path, key: str, index: int, reason: str) -> InputError:
-    """Return the error to raise for one element of a list; it names the line."""
-    return InputError(f"{location(path, _lines(read_text(path), key, {index})[index])}: {reason}")
+def _error_at(path: Path, key: str, index: int, reason: str) -> LabelError:
+    """Return the error for one element of the list `key`, with its line."""
+    return LabelError(f"{location(path, _line_of(path, key, index))}: {reason}")
 
 
-def _add_images(collector: RowCollector, path: Path, images: dict[int, dict[str, Any]], allow_outside: bool) -> None:
+def _add_images(collector: RowCollector, path: Path, images: dict[int, dict[str, Any]], options: ReadOptions) -> None:
     folder, outer, stem = path.parent, path.parent.parent, path.stem.removeprefix("instances_")
     roots = [folder / "images", folder]
     if folder.name == "annotations":
         roots += [outer / stem, outer / "images" / stem, outer / "images"]
     roots = [root for root in roots if root.is_dir()]
-    fence = PathGuard([] if allow_outside else [outer if folder.name == "annotations" else folder, *roots])
+    guard = PathGuard([outer if folder.name == "annotations" else folder, *roots], options)
     seen: set[str] = set()
     for index, (image_id, image) in enumerate(images.items()):
         file_name = image.get("file_name")
         if not isinstance(file_name, str) or not file_name:
-            raise _refuse(path, "images", index, f"image {image_id} has no `file_name`")
+            raise _error_at(path, "images", index, f"image {image_id} has no `file_name`")
         if file_name in seen:
-            said = f"two images have the file_name {file_name!r}; merge their annotations under one id"
-            raise _refuse(path, "images", index, said)
+            reason = f"two images have the file_name {file_name!r}; merge their annotations under one id"
+            raise _error_at(path, "images", index, reason)
         seen.add(file_name)
-        places = [root / file_name for root in roots]
-        height, width = image.get("height"), image.get("width")
-        known = type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31
-        place = next((place for place in places if is_file(place)), places[0])
-        try:
-            fence.check(place, path)
-        except InputError as error:
-            raise _refuse(path, "images", index, str(error).removeprefix(f"{path}: ")) from None
-        collector.add_image(image_id, place, (height, width) if known else None)  # type: ignore[arg-type]
+        candidates = [root / file_name for root in roots]
+        image_path = next((candidate for candidate in candidates if is_file(candidate)), candidates[0])
+        if not guard.allows(image_path):
+            guard.check(image_path, path, _line_of(path, "images", index))
+        collector.add_image(image_id, image_path, _image_hw(image))
+
+
+def _image_hw(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the height and width of an image as the file gives them, or None if it does not."""
+    height, width = image.get("height"), image.get("width")
+    if type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31:
+        return height, width
+    return None
 
 
 def _class_name(category: dict[str, Any]) -> str:
@@ -219,7 +248,7 @@ def _corners(bbox: object) -> Corners | None:
         return None
     try:
         x, y, width, height = map(float, bbox)
-    except OverflowError:  # a whole number beyond what a float holds
+    except OverflowError:  # an integer that is too large for a float
         return None
     return x, y, x + width, y + height
 
@@ -229,49 +258,56 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _can_be_scored(annotations: list[dict[str, Any]]) -> bool:
-    """Whether COCO's scoring can take them as they are: it goes by `id`, needs `area` and knows no `ignore`."""
+    """Return whether COCO's scoring accepts the annotations: it uses `id`, needs `area` and does not know `ignore`."""
     ids = {a["id"] for a in annotations if _is_scorable(a)}
     return len(ids) == len(annotations)
 
 
 def _is_scorable(annotation: dict[str, Any]) -> bool:
     area, is_crowd = annotation.get("area"), annotation.get("iscrowd", 0)
-    is_area = isinstance(area, int | float) and 0 <= area < _LARGEST_AREA
-    is_sound = type(annotation.get("id")) is int and is_area and is_crowd in (0, 1)
-    return is_sound and _is_crowd(annotation) == (is_crowd == 1)
+    is_area = isinstance(area, int | float) and 0 <= area < _MAX_AREA
+    is_valid = type(annotation.get("id")) is int and is_area and is_crowd in (0, 1)
+    return is_valid and _is_crowd(annotation) == (is_crowd == 1)
 
 
-def _place(path: Path, annotations: list[Any], collector: RowCollector) -> None:
-    """Give the ledger's entries the annotation's id and, for the index they were filed under, the line."""
-    entries = collector.ledger.entries
-    if not entries:
-        return
-    lines = _lines(read_text(path), "annotations", {entry.line for entry in entries})
-    for position, entry in enumerate(entries):
+def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
+    """Return the ledger with lines instead of indices, and with the annotation's id in each reason."""
+    if not ledger.entries:
+        return ledger
+    lines = _find_lines(read_text(path), "annotations", {entry.line for entry in ledger.entries})
+
+    def with_line(entry: LedgerEntry) -> LedgerEntry:
         assert entry.line is not None
         annotation = annotations[entry.line]
         name = f"annotation {annotation.get('id')!r:.60}" if isinstance(annotation, dict) else "annotation"
-        entries[position] = replace(entry, line=lines[entry.line], reason=f"{name}: {entry.reason}")
+        return replace(entry, line=lines[entry.line], reason=f"{name}: {entry.reason}")
+
+    return replace(ledger, entries=tuple(map(with_line, ledger.entries)))
 
 
-def _lines(text: str, of: str, wanted: set[int] | set[int | None]) -> dict[int, int]:
-    """Return the line on which each wanted element of the top-level list `of` starts; text is valid JSON."""
+def _line_of(path: Path, key: str, index: int) -> int:
+    """Return the line on which an element of the top-level list `key` starts."""
+    return _find_lines(read_text(path), key, {index})[index]
+
+
+def _find_lines(text: str, key: str, indices: Set[int | None]) -> dict[int, int]:
+    """Return the lines on which these elements of the top-level list `key` start; `text` is valid JSON."""
     decode = json.JSONDecoder().raw_decode
 
     def skip(position: int, character: str = "") -> int:
-        """Go past blanks, one `character` if it stands there, and the blanks behind it."""
-        position = _BLANK.match(text, position).end()  # type: ignore[union-attr]
+        """Return the position after whitespace, after one `character` if it is next, and after more whitespace."""
+        position = _WHITESPACE.match(text, position).end()  # type: ignore[union-attr]
         return skip(position + 1) if character and text[position] == character else position
 
     starts: dict[int, int] = {}
     position = skip(0, "{")
     while text[position] != "}":
-        key, position = decode(text, position)
+        name, position = decode(text, position)
         position = skip(position, ":")
-        if key == of and text[position] == "[":
+        if name == key and text[position] == "[":
             position, index = skip(position, "["), 0
             while text[position] != "]":
-                if index in wanted:
+                if index in indices:
                     starts[index] = position
                 position, index = skip(decode(text, position)[1], ","), index + 1
             position += 1

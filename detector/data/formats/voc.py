@@ -1,20 +1,22 @@
 """Pascal VOC: one XML file per image in `Annotations/`, images in `JPEGImages/`, splits in `ImageSets/Main/`.
 
-Corners are taken as they stand (`xmin, ymin, xmax, ymax`), without the shift by one of the VOC challenge's own code:
+Corners (`xmin, ymin, xmax, ymax`) are used unchanged, without subtracting one as the code of the VOC challenge does:
 today's tools write continuous coordinates that start at 0.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from detector.data.label_rows import Corners, RowCollector
+from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
 from detector.data.path_guard import PathGuard
-from detector.data.split import Split
-from detector.errors import InputError, location
+from detector.data.split import Split, read_file
+from detector.errors import FileError, LabelError, location
 from detector.files import read_text
 from detector.images import find_images
+from detector.options import ReadOptions
 
 
 def split_names(folder: Path) -> tuple[str, ...]:
@@ -23,119 +25,127 @@ def split_names(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in names if _list_file(folder, name).is_file()) or ("train",)
 
 
-def read_split(folder: Path, name: str, class_names: Sequence[str] = (), allow_outside: bool = False) -> Split:
-    """Read one split; `difficult` of 1 marks an object as to be ignored, as VOC's own evaluation does.
+def read_split(
+    folder: Path,
+    name: str,
+    class_names: Sequence[str] = (),
+    options: ReadOptions = ReadOptions(),  # noqa: B008 (immutable)
+) -> Split:
+    """Read one split. An object with `difficult` of 1 is an ignore region, as in VOC's own evaluation.
 
-    ImageLike sizes come from the images. Image ids count all XML files of the folder, so they are unique over splits.
+    Image sizes are read from the images. Image ids are numbers of the XML files of the whole folder, so they are unique
+    across splits.
 
     Args:
-        folder: holds `Annotations/`.
+        folder: contains `Annotations/`.
         name: one of `split_names`.
-        class_names: C names; without any, all names that occur in the folder, sorted.
-        allow_outside: let it read files outside of the folder.
+        class_names: C names; if empty, all names that occur in the folder, sorted.
+        options: `allow_outside` allows files outside of the folder; `max_pixels` limits the images.
 
     Raises:
-        InputError: an XML file does not parse or has a DTD, a listed one is missing, no class, an image lies outside
-            of the folder or cannot be told from another, or no image is there.
+        InputError: an XML file cannot be parsed or has a DTD, a listed XML file is missing, there is no class, an image
+            is outside of the folder, more than one image fits an XML file, or no image exists.
     """
-    fence = PathGuard([] if allow_outside else [folder])
-    paths = {path.stem: path for path in sorted((folder / "Annotations").glob("*.xml"))}
-    stems = _listed(folder, name, paths)
-    for path in paths.values():
-        fence.check(path, path.parent)
-    roots = {stem: _parse(paths[stem]) for stem in (stems if class_names else paths)}
+    guard = PathGuard([folder], options)
+    xml_files = {path.stem: path for path in sorted((folder / "Annotations").glob("*.xml"))}
+    stems = _split_stems(folder, name, xml_files)
+    for path in xml_files.values():
+        guard.check(path, path.parent)
+    roots = {stem: _parse_xml(xml_files[stem]) for stem in (stems if class_names else xml_files)}
     class_names = class_names or sorted({n for root in roots.values() for n in map(_name, root.iter("object")) if n})
     if not class_names:
-        raise InputError(f"{folder / 'Annotations'}: no XML file there names an object: there is no class to find")
+        raise LabelError(f"{folder / 'Annotations'}: no class: none of the XML files contains a named object")
     class_ids = {class_name: i for i, class_name in enumerate(class_names)}
-    image_ids = {stem: i for i, stem in enumerate(paths, start=1)}
-    image_folder = folder / "JPEGImages"
-    images: dict[str, list[Path]] = {}
-    for image in find_images(image_folder) if image_folder.is_dir() else ():
-        images.setdefault(image.stem, []).append(image)
-    collector = RowCollector()
+    image_ids = {stem: i for i, stem in enumerate(xml_files, start=1)}
+    images = _images_by_stem(folder / "JPEGImages")
+    collector = RowCollector(options)
     for stem in stems:
-        path, image_id, root = paths[stem], image_ids[stem], roots[stem]
-        image = _image(path, root, image_folder, images.get(stem, []))
-        fence.check(image, path)
-        collector.add_image(image_id, image)
-        for item in root.iter("object"):
-            line = int(item.attrib["line"])
-            try:
-                class_id, corners = _read_object(item, class_ids)
-            except ValueError as fault:
-                collector.drop(image_id, path, line, str(fault))
-            else:
-                is_difficult = item.findtext("difficult", "").strip() == "1"
-                collector.add_box(image_id, path, line, class_id, corners, is_crowd=is_difficult)
-    annotations = collector.annotations(folder)
-    return Split(name, tuple(class_names), tuple(range(1, len(class_names) + 1)), annotations, collector.ledger)
+        path = xml_files[stem]
+        image = _find_image(path, roots[stem], folder / "JPEGImages", images.get(stem, []))
+        guard.check(image, path)
+        collector.add_image(image_ids[stem], image)
+        _add_objects(collector, image_ids[stem], path, roots[stem], class_ids)
+    annotations, ledger = collector.finish(folder)
+    return Split(
+        name,
+        tuple(class_names),
+        category_ids=tuple(range(1, len(class_names) + 1)),
+        annotations=annotations,
+        ledger=ledger,
+        read_image=partial(read_file, max_pixels=options.max_pixels),
+        max_pixels=options.max_pixels,
+    )
 
 
 def _list_file(folder: Path, name: str) -> Path:
     return folder / "ImageSets" / "Main" / f"{name}.txt"
 
 
-def _listed(folder: Path, name: str, paths: Mapping[str, Path]) -> list[str]:
-    """Return the stems of a split's images, in the order of its list."""
+def _split_stems(folder: Path, name: str, xml_files: Mapping[str, Path]) -> list[str]:
+    """Return the file stems of a split's images, in the order of its list file."""
     list_file = _list_file(folder, name)
     if not list_file.is_file():
-        return list(paths)
-    stems: dict[str, None] = {}  # a set that keeps the order
+        return list(xml_files)
+    stems: dict[str, None] = {}  # an ordered set
     for line, text in enumerate(read_text(list_file).split("\n"), start=1):
         if not (stem := text.strip()):
             continue
-        if stem not in paths:
-            raise InputError(f"{location(list_file, line)}: there is no {folder / 'Annotations' / stem}.xml")
+        if stem not in xml_files:
+            raise LabelError(f"{location(list_file, line)}: there is no {folder / 'Annotations' / stem}.xml")
         if stem in stems:
-            raise InputError(f"{location(list_file, line)}: {stem} is listed twice; list it once")
+            raise LabelError(f"{location(list_file, line)}: {stem} is listed twice; list it once")
         stems[stem] = None
     return list(stems)
 
 
-def _image(path: Path, root: Element, folder: Path, of_stem: Sequence[Path]) -> Path:
-    """Return the image of an XML file: the one of its stem, or else the one it names."""
+def _images_by_stem(folder: Path) -> dict[str, list[Path]]:
+    images: dict[str, list[Path]] = {}
+    for image in find_images(folder) if folder.is_dir() else ():
+        images.setdefault(image.stem, []).append(image)
+    return images
+
+
+def _find_image(path: Path, root: Element, folder: Path, same_stem: Sequence[Path]) -> Path:
+    """Return the image of an XML file: the only one with its stem, else the one in its `<filename>`."""
     file_name = root.findtext("filename", "").strip()
     named = folder / (file_name or f"{path.stem}.jpg")
-    if len(of_stem) > 1 and not (file_name and named in of_stem):
-        raise InputError(
-            f"{path}: its image may be {' or '.join(image.name for image in of_stem)}: name one in <filename>"
-        )
-    return named if len(of_stem) != 1 else of_stem[0]
+    if len(same_stem) > 1 and not (file_name and named in same_stem):
+        names = " or ".join(image.name for image in same_stem)
+        raise LabelError(f"{path}: its image may be {names}: name one of them in <filename>")
+    return named if len(same_stem) != 1 else same_stem[0]
 
 
-def _parse(path: Path) -> Element:
-    """Return the root of an XML file, whose elements bear their line as the attribute `line`."""
+def _parse_xml(path: Path) -> Element:
+    """Return the root of an XML file. The attribute `line` of each element is its line in the file."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         builder.start(tag, attributes | {"line": str(parser.CurrentLineNumber)})
 
-    def refuse(*_: object) -> None:
-        # Entities can be made to grow without bound or to read other files; annotations need none.
-        raise InputError(
-            f"{location(path, parser.CurrentLineNumber)}: a document type declaration is not allowed; remove it"
-        )
+    def refuse_dtd(*_: object) -> None:
+        # Entities can expand without bound or read other files, and annotations do not need them.
+        place = location(path, parser.CurrentLineNumber)
+        raise LabelError(f"{place}: a document type declaration is not allowed; remove it")
 
     parser.StartElementHandler = start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = refuse_dtd
     try:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         place, message = location(path, error.lineno), expat.ErrorString(error.code)
-        raise InputError(f"{place}: not XML: {message} in column {error.offset + 1}") from None
-    except InputError:
+        raise LabelError(f"{place}: not XML: {message} in column {error.offset + 1}") from None
+    except LabelError:
         raise
     except (LookupError, ValueError) as error:
-        raise InputError(f"{path}: not XML that can be read ({error}); save it as UTF-8") from None
+        raise LabelError(f"{path}: not XML: cannot be decoded ({error}); save it as UTF-8") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
     root = builder.close()
     if root.tag.lower() != "annotation":
-        raise InputError(
-            f"{location(path, 1)}: its root is <{root.tag:.60}>, expected <annotation>: not a file of Pascal VOC"
+        raise LabelError(
+            f"{location(path, 1)}: not a Pascal VOC file: the root element is <{root.tag:.60}>, expected <annotation>"
         )
     return root
 
@@ -144,21 +154,41 @@ def _name(item: Element) -> str:
     return item.findtext("name", "").strip()
 
 
-def _read_object(item: Element, class_ids: Mapping[str, int]) -> tuple[int, Corners]:
-    """Return class and corners of an `<object>`; ValueError says what is wrong with it."""
+def _add_objects(
+    collector: RowCollector, image_id: int, path: Path, root: Element, class_ids: Mapping[str, int]
+) -> None:
+    """Add all objects of an XML file to the collector."""
+    for item in root.iter("object"):
+        line = int(item.attrib["line"])
+        try:
+            class_id, corners = _parse_object(item, class_ids)
+        except RowError as error:
+            collector.drop(image_id, path, line, error)
+        else:
+            is_difficult = item.findtext("difficult", "").strip() == "1"
+            collector.add_row(LabelRow(image_id, path, line, class_id, corners, is_crowd=is_difficult))
+
+
+def _parse_object(item: Element, class_ids: Mapping[str, int]) -> tuple[int, Corners]:
+    """Return the class id and corners of an `<object>`.
+
+    Raises:
+        RowError: the object cannot be used.
+    """
     name, box = _name(item), item.find("bndbox")
     if name not in class_ids:
-        raise ValueError(f"class {name!r:.60} is not among the class names" if name else "object without <name>")
+        if not name:
+            raise RowError("malformed_row", "object without <name>")
+        raise RowError("unknown_class", f"class {name!r:.60} is not among the class names")
     if box is None:
-        raise ValueError(f"{name}: object without <bndbox>")
+        raise RowError("malformed_row", f"{name}: object without <bndbox>")
     values = []
     for key in ("xmin", "ymin", "xmax", "ymax"):
         text = box.findtext(key, "").strip()
         try:
             values.append(float(text))
         except ValueError:
-            raise ValueError(
-                f"{name}: <{key}> is {text!r:.60}, not a number" if text else f"{name}: no <{key}>"
-            ) from None
+            problem = f"<{key}> is {text!r:.60}, not a number" if text else f"no <{key}>"
+            raise RowError("malformed_row", f"{name}: {problem}") from None
     x1, y1, x2, y2 = values
     return class_ids[name], (x1, y1, x2, y2)

@@ -1,32 +1,34 @@
-"""YOLO text files: one per image, one row per box, `class cx cy width height` as shares of the image."""
+"""YOLO text files: one per image, one row per box, `class cx cy width height` as fractions of the image."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detector.data.label_rows import Corners, RowCollector
+from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
 from detector.data.path_guard import PathGuard
-from detector.data.split import Split, canonical_name
-from detector.errors import InputError, location
+from detector.data.split import Split, canonical_name, read_file
+from detector.errors import LabelError, location
 from detector.files import read_text
 from detector.images import IMAGE_SUFFIXES
+from detector.options import ReadOptions
 
-_LOOKS_LIKE_PIXELS = 2.0
-"""Shares above this are taken for pixels: no tool writes a box that lies a whole image outside."""
+_MAX_FRACTION = 2.0
+"""Larger coordinates are taken for pixels: no tool writes a box that is a whole image size outside of its image."""
 
 
 @dataclass(frozen=True)
 class DataYaml:
-    """What a `data.yaml` says.
+    """The contents of a `data.yaml`.
 
     Attributes:
         path: the YAML file.
-        roots: folders that relative paths may start from, likeliest first.
+        roots: folders that relative paths may start from, the most likely first.
         class_names: C names.
-        splits: split name → folders or list files, as written.
+        splits: split name → folders or list files, as written in the file.
     """
 
     path: Path
@@ -36,29 +38,16 @@ class DataYaml:
 
 
 def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
-    """Understand the keys `path`, `train`, `val` (or `valid`), `test`, `names` and `nc`; others are left alone.
+    """Interpret the keys `path`, `train`, `val` (or `valid`), `test`, `names` and `nc`; ignore all others.
 
     Args:
         path: the YAML file.
-        values: its content with every scalar as text, so that a class called `no` keeps its name.
+        values: its contents with every scalar as text, so that a class named `no` does not become False.
 
     Raises:
-        InputError: no classes, one twice, classes not counted 0..C-1, or no split.
+        LabelError: no classes, a class name that occurs twice, class ids that are not 0..C-1, or no split.
     """
-    names = values.get("names")
-    if isinstance(names, dict):
-        if set(names) != {str(i) for i in range(len(names))}:
-            raise InputError(f"{path}: `names` must count 0, 1, 2, ... without a gap, got {', '.join(names)}")
-        names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{path}: `names` holds {twice[0]!r:.60} twice; give each class a name of its own")
-    # Text is shown as it is; a nest of YAML's aliases would be without end.
-    if not isinstance(values.get("nc", ""), str) or not isinstance(values.get("path", ""), str):
-        raise InputError(f"{path}: `nc` must be a number and `path` a folder")
-    if "nc" in values and values["nc"] != str(len(names)):
-        raise InputError(f"{path}: `nc` is {values['nc']}, but `names` has {len(names)} classes")
+    names = _parse_names(path, values)
     splits: dict[str, tuple[str, ...]] = {}
     for key in ("train", "val", "valid", "validation", "test"):
         value = values.get(key)
@@ -66,104 +55,148 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         if places in ((None,), ("",), ("null",), ("~",), ()):
             continue
         if not all(isinstance(place, str) for place in places):
-            raise InputError(f"{path}: `{key}` must be a folder, a .txt list of images, or a list of those")
+            raise LabelError(f"{path}: `{key}` must be a folder, a .txt list of images, or a list of these")
         if canonical_name(key) in splits:
-            raise InputError(f"{path}: `{key}` names the split {canonical_name(key)} a second time; keep one")
+            raise LabelError(f"{path}: `{key}` defines the split {canonical_name(key)} a second time; remove one")
         splits[canonical_name(key)] = places
     if not splits:
-        raise InputError(f"{path}: expected at least one of `train`, `val`, `test`")
-    # An exported `path` is often that of another machine: the file's own folder is the second guess.
+        raise LabelError(f"{path}: expected at least one of `train`, `val`, `test`")
+    # The `path` of an exported data set is often one of another computer, so the YAML file's own folder is tried too.
     roots = (path.parent / values.get("path", ""), path.parent)
-    return DataYaml(path, roots, tuple(names), splits)
+    return DataYaml(path, roots, names, splits)
 
 
-def read_split(data: DataYaml, name: str, allow_outside: bool = False) -> Split:
-    """Read the images of one split and the label file of each.
+def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
+    names = values.get("names")
+    if isinstance(names, dict):
+        if set(names) != {str(i) for i in range(len(names))}:
+            raise LabelError(f"{path}: `names` must count 0, 1, 2, ... without a gap, got {', '.join(names)}")
+        names = [names[str(i)] for i in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise LabelError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise LabelError(f"{path}: `names` contains {repeated[0]!r:.60} twice; give each class a different name")
+    # Only text is printed in messages: nested YAML aliases could expand without end.
+    if not isinstance(values.get("nc", ""), str) or not isinstance(values.get("path", ""), str):
+        raise LabelError(f"{path}: `nc` must be a number and `path` a folder")
+    if "nc" in values and values["nc"] != str(len(names)):
+        raise LabelError(f"{path}: `nc` is {values['nc']}, but `names` has {len(names)} classes")
+    return tuple(names)
 
-    The label file of `.../images/a.jpg` is `.../labels/a.txt` (the last `images` in the path), and lies beside the
-    image where there is no such folder. An image without one is a background image; rows of a label file without
-    an image are dropped. Blank lines and lines that start with # are not rows.
+
+def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
+    """Read the images of one split and the label file of each image.
+
+    The label file of `.../images/a.jpg` is `.../labels/a.txt` (the last `images` in the path is replaced). Without an
+    `images` folder in the path, it is next to the image. An image without a label file is a background image. The rows
+    of a label file without an image are dropped. Blank lines and lines that start with # are not rows.
 
     Args:
         data: the data set.
-        name: of one of its splits.
-        allow_outside: let lists and links lead to files outside of the folders that `data` itself names.
+        name: name of one of its splits.
+        options: `allow_outside` allows lists and links to lead outside of the folders that `data` names; `max_pixels`
+            limits the images.
 
     Raises:
-        InputError: the split's folder or list is not there, no image is, or no image has a label file; two images
-            share one; a file lies outside.
+        InputError: the split's folder or list does not exist, no image exists, no image has a label file, two images
+            have the same label file, or a file is outside of the data set's folders.
     """
-    collector = RowCollector()
-    folders, images, fence = _find(data, name, allow_outside)
+    files = _find_files(data, name, options)
+    labels = _label_files(data, name, files.images)
+    collector = RowCollector(options)
+    for image_id, (image, label) in enumerate(zip(files.images, labels, strict=True), start=1):
+        # The rows of a missing image are dropped, so their scale does not matter.
+        height, width = collector.add_image(image_id, image) or (1, 1)
+        files.guard.check(label, label.parent)
+        for line, text in _read_lines(label) if label.is_file() else ():
+            try:
+                class_id, (x1, y1, x2, y2) = _parse_row(text, len(data.class_names))
+            except RowError as error:
+                collector.drop(image_id, label, line, error)
+            else:
+                corners = (x1 * width, y1 * height, x2 * width, y2 * height)
+                collector.add_row(LabelRow(image_id, label, line, class_id, corners))
+    label_folders = {_label_folder(folder) for folder in files.folders}
+    for orphan in sorted({path for folder in label_folders for path in folder.rglob("*.txt")} - {*labels}):
+        if orphan.name != "classes.txt":  # labeling tools write it into the label folder
+            files.guard.check(orphan, orphan.parent)
+            for line, _ in _read_lines(orphan):
+                collector.drop(None, orphan, line, RowError("unknown_image", "this label file has no image"))
+    annotations, ledger = collector.finish(data.path)
+    return Split(
+        name,
+        data.class_names,
+        category_ids=tuple(range(len(data.class_names))),
+        annotations=annotations,
+        ledger=ledger,
+        read_image=partial(read_file, max_pixels=options.max_pixels),
+        max_pixels=options.max_pixels,
+    )
+
+
+def _label_files(data: DataYaml, name: str, images: Sequence[Path]) -> list[Path]:
+    """Return the label file of each image, which does not need to exist."""
     labels = [_label_folder(image.parent) / f"{image.stem}.txt" for image in images]
     if images and not any(label.is_file() for label in labels):
-        raise InputError(f"{data.path}: none of the {len(labels)} images of {name} has a label file, e.g. {labels[0]}")
+        raise LabelError(
+            f"{data.path}: none of the {len(labels)} images of {name} has a label file; expected e.g. {labels[0]}"
+        )
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if owners.setdefault(label, image) != image and label.is_file():
-            raise InputError(
-                f"{label}: belongs to both {owners[label]} and {image.name}; give the images names of their own"
+            raise LabelError(
+                f"{label}: belongs to both {owners[label]} and {image.name}; give the images different names"
             )
-    for image_id, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-        # The rows of a missing image are dropped, whatever their scale.
-        h, w = collector.add_image(image_id, image) or (1, 1)
-        fence.check(label, label.parent)
-        for line, row in _rows(label) if label.is_file() else ():
-            try:
-                class_id, (x1, y1, x2, y2) = _parse(row, len(data.class_names))
-            except ValueError as fault:
-                collector.drop(image_id, label, line, str(fault))
-            else:
-                collector.add_box(image_id, label, line, class_id, (x1 * w, y1 * h, x2 * w, y2 * h))
-    for orphan in sorted({label for folder in folders for label in _label_folder(folder).rglob("*.txt")} - {*labels}):
-        if orphan.name != "classes.txt":  # written beside the labels by labeling tools
-            fence.check(orphan, orphan.parent)
-            for line, _ in _rows(orphan):
-                collector.drop(None, orphan, line, "there is no image for this label file")
-    annotations = collector.annotations(data.path)
-    return Split(name, data.class_names, tuple(range(len(data.class_names))), annotations, collector.ledger)
+    return labels
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str]]:
-    """Give the lines that hold something, with their numbers."""
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and text of every line that is neither blank nor a comment."""
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip() and not text.lstrip().startswith("#"):
             yield line, text.strip()
 
 
-def _parse(row: str, class_count: int) -> tuple[int, Corners]:
-    """Return the class and the corners in shares of the image; ValueError says what is wrong with the row.
+def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
+    """Return the class id and the corners as fractions of the image.
 
-    >>> _parse("1 0.5 0.5 0.5 0.25", 2)
+    Raises:
+        RowError: the row cannot be used.
+
+    >>> _parse_row("1 0.5 0.5 0.5 0.25", 2)
     (1, (0.25, 0.375, 0.75, 0.625))
     """
     fields = row.split()
     if len(fields) < 5 or len(fields) % 2 == 0:
-        raise ValueError(f"{len(fields)} columns; expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`")
-    class_value, *values = map(_number, fields)
+        expected = "expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`"
+        raise RowError("malformed_row", f"{len(fields)} columns; {expected}")
+    class_value, *values = map(_parse_number, fields)
     if not class_value.is_integer() or not 0 <= class_value < class_count:
-        raise ValueError(
-            f"class {fields[0]} is not a whole number from 0 to {class_count - 1} ({class_count} classes are named)"
+        raise RowError(
+            "class_id_equals_class_count" if class_value == class_count else "unknown_class",
+            f"class {fields[0]} is not a whole number from 0 to {class_count - 1} (`names` has {class_count} classes)",
         )
-    if any(_LOOKS_LIKE_PIXELS < value < float("inf") for value in values):
-        raise ValueError(f"coordinates {' '.join(fields[1:5])} look like pixels; expected shares of the image, 0 to 1")
+    if any(_MAX_FRACTION < value < float("inf") for value in values):
+        reason = f"coordinates {' '.join(fields[1:5])} look like pixels; expected fractions of the image, 0 to 1"
+        raise RowError("pixel_coordinates", reason)
     if len(values) == 4:
         cx, cy, width, height = values
         return int(class_value), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
     return int(class_value), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     try:
-        if "_" not in text:  # Python would take 1_0 for 10
+        if "_" not in text:  # Python would read 1_0 as 10
             return float(text)
     except ValueError:
         pass
-    raise ValueError(f"{text!r:.60} is not a number; expected `class cx cy width height`, with blanks between")
+    reason = f"{text!r:.60} is not a number; expected `class cx cy width height`, separated by spaces"
+    raise RowError("malformed_row", reason)
 
 
 def _label_folder(folder: Path) -> Path:
-    """Return `folder` with the last `images` in it replaced by `labels`.
+    """Return `folder` with its last part named `images` replaced by `labels`.
 
     >>> _label_folder(Path("images/a/images/b")).as_posix()
     'images/a/labels/b'
@@ -174,40 +207,57 @@ def _label_folder(folder: Path) -> Path:
     return Path(*parts)
 
 
-def _find(data: DataYaml, name: str, allow_outside: bool) -> tuple[list[Path], list[Path], PathGuard]:
-    """Return the folders that were searched, all images of a split, sorted, and the fence around the data set."""
+@dataclass(frozen=True)
+class _Files:
+    """The image files of a split.
+
+    Attributes:
+        folders: the folders that were searched for images.
+        images: all images, sorted.
+        guard: allows the data set's own folders.
+    """
+
+    folders: list[Path]
+    images: list[Path]
+    guard: PathGuard
+
+
+def _find_files(data: DataYaml, name: str, options: ReadOptions) -> _Files:
     folders, lists, images = [], [], []
     for place in data.splits[name]:
-        found = _first_existing(place, data.roots, data.path)
-        if found.is_dir():
-            folders.append(found)
-            images += [p for p in found.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
-        elif found.suffix == ".txt" and found.is_file():
-            lists.append(found)
+        path = _first_existing(place, data.roots, data.path)
+        if path.is_dir():
+            folders.append(path)
+            images += [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
+        elif path.suffix == ".txt" and path.is_file():
+            lists.append(path)
         else:
-            raise InputError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list; looked at {found}")
-    # What the YAML file names is the user's word; where the lists and links in there lead to is not.
-    own = [*data.roots, *folders, *(found.parent for found in lists)]
-    fence = PathGuard([] if allow_outside else [*own, *map(_label_folder, own)])
+            raise LabelError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list; searched {path}")
+    # The user trusts the paths in the YAML file itself, but not those in lists, nor the targets of links.
+    own = [*data.roots, *folders, *(path.parent for path in lists)]
+    guard = PathGuard([*own, *map(_label_folder, own)], options)
     for image in images:
-        fence.check(image, image.parent)
-    for found in lists:
-        for line, row in _rows(found):
-            images.append(_first_existing(row, (found.parent, *data.roots), found, line))
-            fence.check(images[-1], found, line)
+        guard.check(image, image.parent)
+    for path in lists:
+        for line, text in _read_lines(path):
+            images.append(_first_existing(text, (path.parent, *data.roots), path, line))
+            guard.check(images[-1], path, line)
     for image, count in Counter(images).items():
         if count > 1:
-            raise InputError(f"{data.path}: the split {name} lists {image} {count} times; list it once")
-    return folders, sorted(images), fence
+            raise LabelError(f"{data.path}: the split {name} lists {image} {count} times; list it once")
+    return _Files(folders, sorted(images), guard)
 
 
-def _first_existing(place: str, roots: Sequence[Path], said_in: Path, line: int | None = None) -> Path:
-    """Return the first of the places a path may mean that exists, else the first that has at least its folder."""
-    # Roboflow writes ../train/images for the folder train/images beside the YAML.
-    candidates = [root / way for way in (place, re.sub(r"^(\.\./)+", "", place)) for root in roots]
-    near = (path for path in candidates if path.parent.is_dir())
+def _first_existing(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path:
+    """Return the first path that exists of those that `place` may stand for.
+
+    If none exists, return the first one whose folder exists.
+    """
+    # Roboflow writes ../train/images for the folder train/images next to the YAML file.
+    candidates = [root / path for path in (place, re.sub(r"^(\.\./)+", "", place)) for root in roots]
+    in_folder = (path for path in candidates if path.parent.is_dir())
     try:
-        return next((path for path in candidates if path.exists()), None) or next(near, candidates[0])
+        return next((path for path in candidates if path.exists()), None) or next(in_folder, candidates[0])
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{location(said_in, line)}: no file can be at {place!r:.60} ({reason})") from None
+        raise LabelError(f"{location(named_in, line)}: not a valid path: {place!r:.60} ({reason})") from None

@@ -1,4 +1,4 @@
-"""The drawings of the built-in data set: what its objects look like, as polygons; nothing here paints."""
+"""The shapes of the objects in the built-in data set, as polygons. Rendering is in `scenes`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,31 +13,40 @@ from detector.geometry import rotation_matrix
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """One kind of object, upright, in units of its longer side, centered on (0, 0), y downwards.
+    """The shape of one class of objects, upright and centered on (0, 0). Its longer side is 1, and y points down.
 
     Attributes:
         name: the class name.
         outlines: polygons [K, 2]; the object is their union.
-        holes: polygons cut out of it.
-        details: what is painted on it, in order: a polygon and the name of its tone.
-        turn: largest rotation to either side, in degrees.
+        holes: polygons [K, 2] that are cut out of it.
+        details: polygons [K, 2] that are painted on it, in this order, each with the name of its color.
+        max_rotation: largest rotation in either direction, in degrees.
     """
 
     name: str
     outlines: tuple[Doubles, ...]
     holes: tuple[Doubles, ...]
     details: tuple[tuple[Doubles, str], ...]
-    turn: float
+    max_rotation: float
 
 
 def polar(radii: npt.ArrayLike, degrees: npt.ArrayLike) -> Doubles:
-    """Return the points [K, 2] at distances [K] and angles [K] from (0, 0)."""
+    """Return points [K, 2] from polar coordinates around (0, 0): radii [K] and angles [K] in degrees."""
     angle = np.radians(degrees)
     return np.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.asarray(radii)[:, None])
 
 
 def smooth(points: Sequence[tuple[float, float]] | Doubles) -> Doubles:
-    """Round a polygon's corners. Source: Chaikin, An algorithm for high speed curve generation, 1974."""
+    """Round the corners of a polygon.
+
+    Args:
+        points: [K, 2].
+
+    Returns:
+        [8 K, 2].
+
+    Source: Chaikin, An algorithm for high speed curve generation, 1974.
+    """
     polygon = np.array(points, dtype=np.float64)
     for _ in range(3):
         ahead = np.roll(polygon, -1, axis=0)
@@ -45,8 +54,13 @@ def smooth(points: Sequence[tuple[float, float]] | Doubles) -> Doubles:
     return polygon
 
 
-def ribbon(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Doubles:
-    """Return the band of a given width along an open line."""
+def band(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Doubles:
+    """Return the polygon [2 K, 2] of a band along an open line.
+
+    Args:
+        points: [K, 2], the line in the middle of the band.
+        width: width of the band.
+    """
     line = np.array(points, dtype=np.float64)
     along = np.gradient(line, axis=0)
     across = along[:, ::-1] * (-1, 1) / np.linalg.norm(along, axis=1, keepdims=True) * width / 2
@@ -54,19 +68,19 @@ def ribbon(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Dou
 
 
 def random_texture(rng: np.random.Generator) -> Doubles:
-    """Draw the polygons [N, K, 2] of stripes, dots or checks, at any angle, over at least -0.72..0.72."""
+    """Return the polygons [N, K, 2] of stripes, dots or checks at a random angle, covering at least -0.72..0.72."""
     kind, step = rng.integers(3), rng.uniform(0.06, 0.12)
-    reach = 1 + int(0.72 / step)  # 0.72 is the farthest that a shape gets from its center, by Pythagoras
-    steps = np.arange(-reach, reach + 1)
+    count = 1 + int(0.72 / step)  # no point of a shape is farther than 0.72 > sqrt(0.5) from its center
+    steps = np.arange(-count, count + 1)
     cells = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     half = step / 2
     if kind == 0:
-        figure, cells = _rectangle(-0.9, -half, 0.9, half), cells[(cells[:, 0] == 0) & (cells[:, 1] % 2 == 0)]
+        polygon, cells = _rectangle(-0.9, -half, 0.9, half), cells[(cells[:, 0] == 0) & (cells[:, 1] % 2 == 0)]
     elif kind == 1:
-        figure, cells = _circle(0, 0, 1.2 * half, n=10), cells[(cells % 2 == 0).all(axis=1)]
+        polygon, cells = _circle(0, 0, 1.2 * half, n=10), cells[(cells % 2 == 0).all(axis=1)]
     else:
-        figure, cells = _rectangle(-half, -half, half, half), cells[cells.sum(axis=1) % 2 == 0]
-    return np.asarray((figure + step * cells[:, None]) @ rotation_matrix(rng.uniform(0, 180)).T)
+        polygon, cells = _rectangle(-half, -half, half, half), cells[cells.sum(axis=1) % 2 == 0]
+    return np.asarray((polygon + step * cells[:, None]) @ rotation_matrix(rng.uniform(0, 180)).T)
 
 
 def _rectangle(x1: float, y1: float, x2: float, y2: float) -> Doubles:
@@ -84,27 +98,28 @@ def _circle(x: float, y: float, r: float, n: int = 36) -> Doubles:
 
 def _shape(
     name: str,
-    turn: float,
+    max_rotation: float,
     outlines: Sequence[Doubles],
     holes: Sequence[Doubles] = (),
     details: Sequence[tuple[Doubles, str]] = (),
 ) -> Shape:
-    corners = np.concatenate(outlines)
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    """Return a shape from polygons in any coordinates, moved and scaled to those of `Shape`."""
+    points = np.concatenate(outlines)
+    low, high = points.min(axis=0), points.max(axis=0)
 
-    def unit(points: Doubles) -> Doubles:
+    def normalize(points: Doubles) -> Doubles:
         return np.asarray((points - (low + high) / 2) / (high - low).max())
 
     return Shape(
         name,
-        tuple(unit(points) for points in outlines),
-        tuple(unit(points) for points in holes),
-        tuple((unit(points), tone) for points, tone in details),
-        turn,
+        tuple(normalize(points) for points in outlines),
+        tuple(normalize(points) for points in holes),
+        tuple((normalize(points), color_name) for points, color_name in details),
+        max_rotation,
     )
 
 
-# The drawings, each on a sheet of about 100 x 100, y downwards.
+# The shapes, each in coordinates of about 0..100, y pointing down.
 
 
 def _star() -> Shape:
@@ -117,8 +132,8 @@ def _heart() -> Shape:
     t = np.linspace(0, 2 * np.pi, 49)[:-1]
     y = -13 * np.cos(t) + 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t)
     outline = np.stack([16 * np.sin(t) ** 3, y], axis=1)
-    glint = _circle(0, 0, 1) * (2, 3.2) @ rotation_matrix(35).T + (-8.5, -6)
-    return _shape("heart", 45, [outline], details=[(glint, "light")])
+    highlight = _circle(0, 0, 1) * (2, 3.2) @ rotation_matrix(35).T + (-8.5, -6)
+    return _shape("heart", 45, [outline], details=[(highlight, "light")])
 
 
 def _arrow() -> Shape:
@@ -163,7 +178,7 @@ def _fish() -> Shape:
     tail = smooth([(72, 50), (88, 36), (104, 18), (100, 50), (104, 82), (88, 64)])
     fin = smooth([(22, 36), (30, 20), (54, 4), (70, 10), (60, 24), (64, 44)])
     flipper = smooth([(38, 54), (58, 50), (62, 66), (46, 66)])
-    gill = ribbon(_arc(18, 51, 10, 18, -60, 60), 2.5)
+    gill = band(_arc(18, 51, 10, 18, -60, 60), 2.5)
     dorsal = np.array([(0, 0), (104, 0), (104, 38), (64, 38), (38, 27.5), (12, 34), (0, 50)], dtype=float)
     details = [(dorsal, "accent"), (tail, "accent"), (flipper, "accent"), (gill, "shade")]
     eye = [(_circle(15, 45, 5.5), "light"), (_circle(14, 45, 2.8), "dark")]
@@ -174,10 +189,10 @@ def _leaf() -> Shape:
     down = np.linspace(0, 1, 21)
     half = 31 * np.sin(np.pi * down**1.25) ** 0.85
     blade = np.concatenate([np.stack([50 + side * half, 80 * down], axis=1)[::side] for side in (1, -1)])
-    stem = ribbon([(50, 78), (51, 90), (56, 102)], 5)
-    veins = [ribbon([(50, 8), (50, 80)], 3)]
+    stem = band([(50, 78), (51, 90), (56, 102)], 5)
+    veins = [band([(50, 8), (50, 80)], 3)]
     for y, reach in ((34, 20), (50, 24), (66, 21)):
-        veins += [ribbon([(50, y), (50 + side * reach, y - 14)], 2) for side in (-1, 1)]
+        veins += [band([(50, y), (50 + side * reach, y - 14)], 2) for side in (-1, 1)]
     return _shape("leaf", 180, [blade, stem], details=[(vein, "shade") for vein in veins])
 
 
@@ -185,10 +200,10 @@ def _umbrella() -> Shape:
     ribs = np.linspace(2, 98, 5)
     hem = [_arc((a + b) / 2, 52, (b - a) / 2, 7, 360, 180, 10) for a, b in pairwise(ribs)][::-1]
     canopy = np.concatenate([_arc(50, 52, 48, 44, 180, 360), *hem])
-    stick = ribbon(np.concatenate([[(50.0, 46.0), (50.0, 70.0)], _arc(58, 88, 8, 9, 180, 10, 10)]), 5)
+    stick = band(np.concatenate([[(50.0, 46.0), (50.0, 70.0)], _arc(58, 88, 8, 9, 180, 10, 10)]), 5)
     panels = []
     for start, stop in ((0, 1), (2, 3)):
-        # A rib is half of an ellipse that meets the hem where the canopy's panels meet.
+        # A rib is half of an ellipse that meets the hem where two panels of the canopy meet.
         edges = [_arc(50, 52, ribs[i] - 50, 44, 0, -90, 12) for i in (start, stop)]
         panels.append(np.concatenate([edges[0], edges[1][::-1]]))
     details = [(stick, "dark"), *((panel, "accent") for panel in panels)]
@@ -216,9 +231,9 @@ def _tree() -> Shape:
 
 
 OBJECTS = tuple(
-    draw() for draw in (_star, _heart, _arrow, _key, _gear, _mug, _house, _fish, _leaf, _umbrella, _car, _tree)
+    make() for make in (_star, _heart, _arrow, _key, _gear, _mug, _house, _fish, _leaf, _umbrella, _car, _tree)
 )
-"""The classes, in the order of their ids."""
+"""Shapes of the classes, in the order of the class ids."""
 
 DISTRACTORS = (
     _shape("triangle", 180, [polar([50] * 3, [-90, 30, 150])]),
@@ -228,6 +243,6 @@ DISTRACTORS = (
     _shape("ring", 180, [_circle(0, 0, 50)], [_circle(0, 0, 30)]),
     _shape("disc", 180, [_circle(0, 0, 50)]),
     _shape("half disc", 180, [_arc(0, 0, 50, 50, 0, 180)]),
-    _shape("squiggle", 180, [ribbon([(x, 16 * np.sin(x / 10)) for x in range(0, 100, 3)], 10)]),
+    _shape("squiggle", 180, [band([(x, 16 * np.sin(x / 10)) for x in range(0, 100, 3)], 10)]),
 )
-"""What looks like an object and is none."""
+"""Shapes that resemble objects but belong to no class."""

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detector.data.formats.coco import read_ground_truth, read_split, to_coco
-from detector.errors import InputError
+from detector.errors import FileError, LabelError
 from detector.images import write_image
 
 HW = (40, 60)
@@ -27,7 +27,7 @@ def data_of(*annotations: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, data: Any, images: tuple[str, ...] = ("a.png",)) -> Path:
-    """Write val.json with each annotation on its own line, the first on line 4."""
+    """Write val.json with one annotation per line, the first on line 4, and the image files."""
     for name in images:
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / "images" / name, np.zeros((*HW, 3), np.uint8))
@@ -38,7 +38,7 @@ def write(folder: Path, data: Any, images: tuple[str, ...] = ("a.png",)) -> Path
     return path
 
 
-def test_classes_are_the_categories_sorted_by_id_and_keep_their_sparse_ids(tmp_path: Path) -> None:
+def test_classes_are_categories_sorted_by_id_with_original_ids(tmp_path: Path) -> None:
     split = read_split(write(tmp_path, data_of(annotation(1, [1, 2, 3, 4]))), "val")
     assert split.class_names == ("cat", "dog")
     assert split.category_ids == (3, 17)
@@ -54,15 +54,15 @@ def test_crowd_and_ignore_regions_are_marked_and_counted(tmp_path: Path) -> None
     assert (split.ledger.used, split.ledger.crowd, split.ledger.background) == (3, 2, 0)
 
 
-def test_a_image_with_only_a_crowd_region_is_a_background_image(tmp_path: Path) -> None:
+def test_an_image_with_only_crowd_regions_is_background(tmp_path: Path) -> None:
     assert read_split(write(tmp_path, data_of(annotation(1, [1, 1, 9, 9], iscrowd=1))), "val").ledger.background == 1
 
 
-def test_a_image_whose_only_row_was_dropped_is_not_a_background_image(tmp_path: Path) -> None:
+def test_an_image_whose_only_row_was_dropped_is_not_background(tmp_path: Path) -> None:
     assert read_split(write(tmp_path, data_of(annotation(1, [1, 1, 0, 9]))), "val").ledger.background == 0
 
 
-def test_the_area_of_the_file_is_kept_and_the_boxes_stands_in_for_a_bad_one(tmp_path: Path) -> None:
+def test_an_invalid_area_is_replaced_by_the_box_area(tmp_path: Path) -> None:
     areas: list[Any] = [7.5, None, -1, float("nan"), 10**400, "12"]
     rows = [annotation(i, [1, 1, 4, 5], area=area) for i, area in enumerate(areas)]
     split = read_split(write(tmp_path, data_of(*rows)), "val")
@@ -70,58 +70,67 @@ def test_the_area_of_the_file_is_kept_and_the_boxes_stands_in_for_a_bad_one(tmp_
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "code", "reason"),
     [
-        (annotation(8, [1, 2, 0, 4]), r"annotation 8: box \(1, 2, 1, 6\) is 0 wide and 4 high"),
-        (annotation(8, [1, 2, 3, -4]), r"is 3 wide and -4 high"),
-        (annotation(8, [float("nan"), 2, 3, 4]), r"box \(nan, 2, nan, 6\) is not finite"),
-        (annotation(8, [1, 2, float("inf"), 4]), r"is not finite"),
-        (annotation(8, [60, 2, 3, 4]), r"\(60, 2, 63, 6\) has no area inside the image of 60 x 40 pixels"),
-        (annotation(8, [-9, -9, 3, 4]), r"has no area inside"),
-        (annotation(8, None), "bbox is missing"),
-        (annotation(8, [1, 2, 3]), r"bbox \[1, 2, 3\] is not four numbers"),
-        (annotation(8, [1, 2, "3", 4]), "is not four numbers"),
-        (annotation(8, [1, 2, 10**400, 4]), "is not four numbers"),
-        (annotation(8, [1, 2, 3, 4], category_id=4), "annotation 8: category_id 4 is not among the categories"),
-        (annotation(8, [1, 2, 3, 4], category_id=[3]), r"category_id \[3\] is not among"),
-        (annotation(8, [1, 2, 3, 4], image_id=6), "annotation 8: image_id 6 is not among the images"),
-        (annotation(8, [1, 2, 3, 4], image_id={}), "is not among the images"),
-        ("text", "annotation: expected an object, got 'text'"),
+        (annotation(8, [1, 2, 0, 4]), "no_area", r"annotation 8: box \(1, 2, 1, 6\) is 0 wide and 4 high"),
+        (annotation(8, [1, 2, 3, -4]), "no_area", r"is 3 wide and -4 high"),
+        (annotation(8, [float("nan"), 2, 3, 4]), "not_finite", r"box \(nan, 2, nan, 6\) is not finite"),
+        (annotation(8, [1, 2, float("inf"), 4]), "not_finite", r"is not finite"),
+        (
+            annotation(8, [60, 2, 3, 4]),
+            "outside_image",
+            r"\(60, 2, 63, 6\) has no area inside the image of 60 x 40 pixels",
+        ),
+        (annotation(8, [-9, -9, 3, 4]), "outside_image", r"has no area inside"),
+        (annotation(8, None), "malformed_row", "bbox is missing"),
+        (annotation(8, [1, 2, 3]), "malformed_row", r"bbox \[1, 2, 3\] is not four numbers"),
+        (annotation(8, [1, 2, "3", 4]), "malformed_row", "is not four numbers"),
+        (annotation(8, [1, 2, 10**400, 4]), "malformed_row", "is not four numbers"),
+        (
+            annotation(8, [1, 2, 3, 4], category_id=4),
+            "unknown_class",
+            "annotation 8: category_id 4 is not among the categories",
+        ),
+        (annotation(8, [1, 2, 3, 4], category_id=[3]), "unknown_class", r"category_id \[3\] is not among"),
+        (annotation(8, [1, 2, 3, 4], image_id=6), "unknown_image", "annotation 8: image_id 6 is not among the images"),
+        (annotation(8, [1, 2, 3, 4], image_id={}), "unknown_image", "is not among the images"),
+        ("text", "malformed_row", "annotation: expected an object, got 'text'"),
     ],
 )
-def test_a_bad_row_is_dropped_with_its_line_and_reason(tmp_path: Path, row: Any, reason: str) -> None:
+def test_an_invalid_row_is_dropped_with_line_and_reason(tmp_path: Path, row: Any, code: str, reason: str) -> None:
     good = annotation(1, [1, 2, 3, 4])
     path = write(tmp_path, data_of(good, good, row, good))
     split = read_split(path, "val")
     [entry] = split.ledger.entries
-    assert (entry.action, entry.path, entry.line) == ("dropped", path, 6)
-    with pytest.raises(InputError, match=reason):
+    assert (entry.action, entry.code, entry.path, entry.line) == ("dropped", code, path, 6)
+    with pytest.raises(LabelError, match=reason):
         split.ledger.check(0)
     assert (split.ledger.used, split.ledger.found) == (3, 4)
     assert split.ground_truth is None
 
 
-def test_a_box_that_reaches_out_is_clipped_and_one_within_rounding_is_used(tmp_path: Path) -> None:
+def test_a_box_beyond_the_image_border_is_clipped(tmp_path: Path) -> None:
     path = write(tmp_path, data_of(annotation(1, [50, 30, 10.009, 10]), annotation(2, [-2, 30, 10, 20])))
     split = read_split(path, "val")
     assert split.annotations[0].boxes.tolist() == [[50, 30, 60, 40], [0, 30, 8, 40]]
     assert (split.ledger.used, split.ledger.clipped) == (1, 1)
-    wanted = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) reaches out of the image of 60 x 40 pixels"
-    assert str(split.ledger.entries[0]) == wanted
+    expected = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) reaches out of the image of 60 x 40 pixels"
+    assert str(split.ledger.entries[0]) == expected
+    assert split.ledger.entries[0].code == "clipped"
 
 
-def test_a_missing_image_is_left_out_and_all_its_rows_dropped(tmp_path: Path) -> None:
+def test_rows_of_a_missing_image_are_dropped(tmp_path: Path) -> None:
     data = data_of(annotation(1, [1, 2, 3, 4]), annotation(2, [1, 2, 3, 4], image_id=6))
     data["images"] += [{"id": i, "file_name": f"{i}.png", "height": 9, "width": 9} for i in (6, 7)]
     split = read_split(write(tmp_path, data), "val")
     assert [a.image_id for a in split.annotations] == [5]
     assert [path.name for path in split.ledger.missing] == ["6.png", "7.png"]
     [entry] = split.ledger.entries
-    assert entry.line == 5
+    assert (entry.line, entry.code) == (5, "image_missing")
     assert entry.reason == f"annotation 2: image {tmp_path / 'images' / '6.png'} not found"
 
 
-def test_images_may_lie_in_subfolders_or_beside_the_file(tmp_path: Path) -> None:
+def test_images_may_be_in_subfolders_or_next_to_the_file(tmp_path: Path) -> None:
     data = data_of()
     data["images"] = [{"id": 2, "file_name": "deep/a.png"}, {"id": 1, "file_name": "b.png"}]
     write_image(tmp_path / "b.png", np.zeros((4, 5, 3), np.uint8))
@@ -130,7 +139,7 @@ def test_images_may_lie_in_subfolders_or_beside_the_file(tmp_path: Path) -> None
     assert split.ledger.background == 2
 
 
-def test_the_ground_truth_is_the_file_where_it_can_be_scored_against(tmp_path: Path) -> None:
+def test_ground_truth_is_the_contents_of_the_file(tmp_path: Path) -> None:
     data = data_of(annotation(1, [1, 2, 3, 4], area=12, iscrowd=0), annotation(2, [1, 2, 3, 4], area=9))
     ground_truth = read_split(write(tmp_path, data), "val").ground_truth
     assert ground_truth is not None
@@ -138,9 +147,7 @@ def test_the_ground_truth_is_the_file_where_it_can_be_scored_against(tmp_path: P
 
 
 @pytest.mark.parametrize("second", [{"id": 1, "area": 12}, {"id": 2}, {"id": 2, "area": 12, "ignore": 1}])
-def test_there_is_no_ground_truth_where_ids_repeat_areas_lack_or_regions_are_ignored(
-    tmp_path: Path, second: dict[str, int]
-) -> None:
+def test_a_file_that_cannot_be_scored_has_no_ground_truth(tmp_path: Path, second: dict[str, int]) -> None:
     data = data_of(annotation(1, [1, 2, 3, 4], area=12), annotation(0, [1, 2, 3, 4]) | second)
     split = read_split(write(tmp_path, data), "val")
     assert split.ledger.used == 2
@@ -163,12 +170,10 @@ def test_there_is_no_ground_truth_where_ids_repeat_areas_lack_or_regions_are_ign
         ({"id": 1}, "a unique `id`"),
     ],
 )
-def test_what_would_trip_the_scoring_or_score_as_nothing_is_refused_first(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    sound = annotation(1, [1, 2, 3, 4], area=12)
-    path = write(tmp_path, data_of(sound, annotation(2, [1, 2, 3, 4], area=12) | change))
-    with pytest.raises(InputError, match=message):
+def test_annotations_that_cannot_be_scored_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    valid = annotation(1, [1, 2, 3, 4], area=12)
+    path = write(tmp_path, data_of(valid, annotation(2, [1, 2, 3, 4], area=12) | change))
+    with pytest.raises(LabelError, match=message):
         read_ground_truth(path)
     assert read_split(path, "val").ground_truth is None
 
@@ -184,15 +189,15 @@ def test_what_would_trip_the_scoring_or_score_as_nothing_is_refused_first(
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_file_that_is_not_coco_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_coco_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "val.json").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(LabelError, match=message):
         read_split(tmp_path / "val.json", "val")
 
 
-def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_file_not_in_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "val.json").write_bytes(b'{\n"info": "caf\xe9"}')
-    with pytest.raises(InputError, match=r"val\.json:2: not UTF-8"):
+    with pytest.raises(FileError, match=r"val\.json:2: not UTF-8"):
         read_split(tmp_path / "val.json", "val")
 
 
@@ -205,20 +210,24 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("images", [{"id": 5, "file_name": "a.png"}, {"id": 5, "file_name": "b.png"}], "`images` holds the id 5 twice"),
+        (
+            "images",
+            [{"id": 5, "file_name": "a.png"}, {"id": 5, "file_name": "b.png"}],
+            "`images` contains the id 5 twice",
+        ),
         ("images", [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "a.png"}], "file_name 'a.png'"),
         ("images", [{"id": 5}], "image 5 has no `file_name`"),
-        ("images", [{"id": "5", "file_name": "a.png"}], "whole number `id`"),
-        ("images", [], r"no images \(none named\)"),
-        ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 named there was found, first: .*z.png"),
-        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "`categories` holds the id 3 twice"),
+        ("images", [{"id": "5", "file_name": "a.png"}], "whole number as `id`"),
+        ("images", [], r"no images \(none listed\)"),
+        ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 listed images exists, first: .*z.png"),
+        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "`categories` contains the id 3 twice"),
         ("categories", [], "`categories` is empty"),
-        ("categories", [7], "`categories` holds 7; expected an object"),
+        ("categories", [7], "`categories` contains 7; expected an object"),
     ],
 )
-def test_a_contradictory_file_is_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_invalid_images_or_categories_are_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:
     path = write(tmp_path, data_of() | {key: value})
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(LabelError, match=message) as caught:
         read_split(path, "val")
     assert str(path) in str(caught.value)
 
@@ -229,7 +238,7 @@ boxes = st.lists(st.tuples(side, side, side, side, st.sampled_from([3, 17]), st.
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(boxes)
-def test_writing_as_coco_and_reading_again_changes_nothing(tmp_path: Path, rows: list[tuple[float, ...]]) -> None:
+def test_writing_and_reading_coco_changes_nothing(tmp_path: Path, rows: list[tuple[float, ...]]) -> None:
     data = data_of(
         *(
             annotation(i, [x, y, w, h], area=w * h / 2, iscrowd=crowd) | {"category_id": category}

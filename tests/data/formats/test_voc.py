@@ -5,21 +5,21 @@ import pytest
 
 from detector.data.formats.voc import read_split, split_names
 from detector.data.split import Split
-from detector.errors import InputError
+from detector.errors import LabelError
 from detector.images import write_image
 
 HW = (40, 60)
 
 
 def item(name: str = "cat", corners: str = "1 2 30 20", more: str = "") -> str:
-    """One object, on one line."""
+    """Return an object on one line."""
     keys = ("xmin", "ymin", "xmax", "ymax")
     fields = "".join(f"<{key}>{value}</{key}>" for key, value in zip(keys, corners.split(), strict=False))
     return f"<object><name>{name}</name>{more}<bndbox>{fields}</bndbox></object>\n"
 
 
 def write(folder: Path, stem: str, *objects: str, image: bool = True) -> Path:
-    """Write an XML file whose objects start on line 3, and its image."""
+    """Write an XML file whose objects start on line 3, and its image file."""
     for name in ("Annotations", "JPEGImages"):
         (folder / name).mkdir(exist_ok=True)
     if image:
@@ -39,7 +39,7 @@ def read_objects(folder: Path, *objects: str) -> Split:
     return read_split(folder, "train")
 
 
-def test_corners_are_taken_as_they_stand_and_classes_are_sorted(tmp_path: Path) -> None:
+def test_corners_are_unchanged_and_classes_are_sorted(tmp_path: Path) -> None:
     split = read_objects(tmp_path, item("dog"), item("cat", "0 0 60 40"), item("cat", "1.5 2 3 4.25"))
     assert split.class_names == ("cat", "dog")
     assert split.category_ids == (1, 2)
@@ -47,10 +47,10 @@ def test_corners_are_taken_as_they_stand_and_classes_are_sorted(tmp_path: Path) 
     assert only.image_hw == HW
     assert only.boxes.tolist() == [[1, 2, 30, 20], [0, 0, 60, 40], [1.5, 2, 3, 4.25]]
     assert only.class_ids.tolist() == [1, 0, 0]
-    assert split.ledger.entries == []
+    assert split.ledger.entries == ()
 
 
-def test_difficult_objects_are_crowd_regions_and_parts_of_objects_are_no_boxes(tmp_path: Path) -> None:
+def test_difficult_objects_are_crowd_regions_and_parts_are_ignored(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>"
     split = read_objects(tmp_path, item(more=f"<difficult>1</difficult>{part}"), item(more="<difficult>0</difficult>"))
     assert split.annotations[0].is_crowd.tolist() == [True, False]
@@ -59,23 +59,24 @@ def test_difficult_objects_are_crowd_regions_and_parts_of_objects_are_no_boxes(t
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "code", "reason"),
     [
-        (item(corners="30 2 1 20"), "is -29 wide and 18 high"),
-        (item(corners="1 2 1 20"), "is 0 wide and 18 high"),
-        (item(corners="nan 2 9 20"), "is not finite"),
-        (item(corners="60 2 70 20"), "has no area inside the image of 60 x 40 pixels"),
-        (item(corners="1 2 x 20"), "cat: <xmax> is 'x', not a number"),
-        (item(corners="1 2 3"), "cat: no <ymax>"),
-        (item(name=""), "object without <name>"),
-        ("<object><name>cat</name></object>\n", "cat: object without <bndbox>"),
+        (item(corners="30 2 1 20"), "no_area", "is -29 wide and 18 high"),
+        (item(corners="1 2 1 20"), "no_area", "is 0 wide and 18 high"),
+        (item(corners="nan 2 9 20"), "not_finite", "is not finite"),
+        (item(corners="60 2 70 20"), "outside_image", "has no area inside the image of 60 x 40 pixels"),
+        (item(corners="1 2 x 20"), "malformed_row", "cat: <xmax> is 'x', not a number"),
+        (item(corners="1 2 3"), "malformed_row", "cat: no <ymax>"),
+        (item(name=""), "malformed_row", "object without <name>"),
+        ("<object><name>cat</name></object>\n", "malformed_row", "cat: object without <bndbox>"),
     ],
 )
-def test_a_bad_object_is_dropped_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+def test_an_invalid_object_is_dropped_with_line_and_reason(tmp_path: Path, row: str, code: str, reason: str) -> None:
     split = read_objects(tmp_path, item(), item(), row)
     [entry] = split.ledger.entries
-    assert (entry.action, entry.path, entry.line) == ("dropped", tmp_path / "Annotations/a.xml", 5)
-    with pytest.raises(InputError, match=reason):
+    assert (entry.action, entry.code, entry.line) == ("dropped", code, 5)
+    assert entry.path == tmp_path / "Annotations/a.xml"
+    with pytest.raises(LabelError, match=reason):
         split.ledger.check(0)
     assert split.ledger.found == 3
 
@@ -86,15 +87,16 @@ def test_a_box_that_reaches_out_is_clipped(tmp_path: Path) -> None:
     assert [(e.action, e.line) for e in split.ledger.entries] == [("clipped", 3)]
 
 
-def test_given_class_names_set_the_order_and_others_are_dropped(tmp_path: Path) -> None:
+def test_class_names_set_the_order_and_others_are_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a", item("cat"), item("dog"), item("cow"))
     split = read_split(tmp_path, "train", ("dog", "cat"))
     assert split.annotations[0].class_ids.tolist() == [1, 0]
     [entry] = split.ledger.entries
-    assert (entry.line, entry.reason) == (5, "class 'cow' is not among the class names")
+    assert (entry.line, entry.code) == (5, "unknown_class")
+    assert entry.reason == "class 'cow' is not among the class names"
 
 
-def test_lists_make_the_splits_and_ids_and_classes_agree_between_them(tmp_path: Path) -> None:
+def test_splits_from_lists_have_the_same_ids_and_classes(tmp_path: Path) -> None:
     for stem, name in (("a", "cat"), ("b", "dog"), ("c", "cow")):
         write(tmp_path, stem, item(name))
     assert split_names(tmp_path) == ("train",)
@@ -111,20 +113,21 @@ def test_lists_make_the_splits_and_ids_and_classes_agree_between_them(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "message"), [("a\nz\n", r"train\.txt:2: there is no .*z\.xml"), ("a\na", ":2: a is listed")]
 )
-def test_a_wrong_list_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_list_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, "a", item())
     write_list(tmp_path, "train", text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(LabelError, match=message):
         read_split(tmp_path, "train")
 
 
-def test_a_missing_image_is_left_out_and_its_rows_dropped(tmp_path: Path) -> None:
+def test_rows_of_a_missing_image_are_dropped(tmp_path: Path) -> None:
     write(tmp_path, "a", item())
     path = write(tmp_path, "b", item(), image=False)
     split = read_split(tmp_path, "train")
     assert [a.image_path.name for a in split.annotations] == ["a.png"]
-    wanted = f"{path}:3: dropped: image {tmp_path / 'JPEGImages/b.png'} not found"
-    assert [str(entry) for entry in split.ledger.entries] == [wanted]
+    expected = f"{path}:3: dropped: image {tmp_path / 'JPEGImages/b.png'} not found"
+    assert [str(entry) for entry in split.ledger.entries] == [expected]
+    assert split.ledger.entries[0].code == "image_missing"
 
 
 @pytest.mark.parametrize(
@@ -138,15 +141,15 @@ def test_a_missing_image_is_left_out_and_its_rows_dropped(tmp_path: Path) -> Non
         (b'<?xml version="1.0" encoding="nonsense"?><a/>', r"a\.xml.*not XML"),
     ],
 )
-def test_a_file_that_is_not_plain_xml_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_xml_is_refused_with_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
     write(tmp_path, "a").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(LabelError, match=message):
         read_split(tmp_path, "train")
 
 
 def test_a_folder_without_objects_or_without_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a", image=False)
-    with pytest.raises(InputError, match="there is no class to find"):
+    with pytest.raises(LabelError, match="no class: none of the XML files"):
         read_split(tmp_path, "train")
-    with pytest.raises(InputError, match="none of the 1 named there was found"):
+    with pytest.raises(LabelError, match="none of the 1 listed images exists"):
         read_split(tmp_path, "train", ("cat",))

@@ -5,7 +5,7 @@ import pytest
 
 from detector.data.open_data import open_data
 from detector.data.split import Split
-from detector.errors import InputError
+from detector.errors import FileError, LabelError
 from detector.images import write_image
 
 HW = (40, 80)
@@ -29,7 +29,7 @@ def read_rows(folder: Path, rows: str) -> Split:
     return open_data(write(folder / "data.yaml", YAML)).read("train")
 
 
-def test_shares_become_pixels(tmp_path: Path) -> None:
+def test_fractions_become_pixels(tmp_path: Path) -> None:
     split = read_rows(tmp_path, "1 0.5 0.5 0.25 0.5\n0 0.1 0.5 0.1 1\n")
     assert split.class_names == ("cat", "dog")
     assert split.category_ids == (0, 1)
@@ -38,52 +38,54 @@ def test_shares_become_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(only.boxes, [[30, 10, 50, 30], [4, 0, 12, 40]], atol=1e-5)
 
 
-def test_a_polygon_row_gives_its_bounding_box(tmp_path: Path) -> None:
+def test_a_polygon_becomes_its_bounding_box(tmp_path: Path) -> None:
     split = read_rows(tmp_path, "1 0.5 0.25 0.75 0.5 0.25 0.75\n")
     assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
 
 
-def test_blank_lines_comments_tabs_line_ends_and_byte_order_marks_are_not_rows(tmp_path: Path) -> None:
+def test_blank_lines_comments_and_byte_order_marks_are_skipped(tmp_path: Path) -> None:
     split = read_rows(tmp_path, "\ufeff# made by hand\r\n\r\n  \t\r\n0\t0.5\t0.5\t0.25\t0.5\r\n # end")
     assert (split.ledger.found, split.ledger.used) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("row", "reason"),
+    ("row", "code", "reason"),
     [
-        ("0 0.5 0.5 0.1", "4 columns; expected `class cx cy width height`"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
-        ("0 0.5 x 0.1 0.1", "'x' is not a number; expected `class cx cy width height`"),
-        ("cat 0.5 0.5 0.1 0.1", "'cat' is not a number"),
-        ("2 0.5 0.5 0.1 0.1", "class 2 is not a whole number from 0 to 1"),
-        ("-1 0.5 0.5 0.1 0.1", "class -1 is not"),
-        ("0.5 0.5 0.5 0.1 0.1", r"class 0\.5 is not"),
-        ("nan 0.5 0.5 0.1 0.1", "class nan is not"),
-        ("0 40 20 10 10", "coordinates 40 20 10 10 look like pixels"),
-        ("0 0.5 0.5 0 0.1", "is 0 wide and 4 high"),
-        ("0 0.5 0.5 0.1 -0.1", "is 8 wide and -4 high"),
-        ("0 nan 0.5 0.1 0.1", "is not finite"),
-        ("0 0.5 0.5 0.1 inf", "is not finite"),
-        ("0 1.5 0.5 0.1 0.1", "has no area inside the image of 80 x 40 pixels"),
+        ("0 0.5 0.5 0.1", "malformed_row", "4 columns; expected `class cx cy width height`"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "malformed_row", "6 columns"),
+        ("0 0.5 x 0.1 0.1", "malformed_row", "'x' is not a number; expected `class cx cy width height`"),
+        ("cat 0.5 0.5 0.1 0.1", "malformed_row", "'cat' is not a number"),
+        ("2 0.5 0.5 0.1 0.1", "class_id_equals_class_count", "class 2 is not a whole number from 0 to 1"),
+        ("3 0.5 0.5 0.1 0.1", "unknown_class", "class 3 is not a whole number from 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "unknown_class", "class -1 is not"),
+        ("0.5 0.5 0.5 0.1 0.1", "unknown_class", r"class 0\.5 is not"),
+        ("nan 0.5 0.5 0.1 0.1", "unknown_class", "class nan is not"),
+        ("0 40 20 10 10", "pixel_coordinates", "coordinates 40 20 10 10 look like pixels"),
+        ("0 0.5 0.5 0 0.1", "no_area", "is 0 wide and 4 high"),
+        ("0 0.5 0.5 0.1 -0.1", "no_area", "is 8 wide and -4 high"),
+        ("0 nan 0.5 0.1 0.1", "not_finite", "is not finite"),
+        ("0 0.5 0.5 0.1 inf", "not_finite", "is not finite"),
+        ("0 1.5 0.5 0.1 0.1", "outside_image", "has no area inside the image of 80 x 40 pixels"),
     ],
 )
-def test_a_bad_row_is_dropped_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+def test_an_invalid_row_is_dropped_with_line_and_reason(tmp_path: Path, row: str, code: str, reason: str) -> None:
     split = read_rows(tmp_path, f"0 0.5 0.5 0.1 0.1\n\n{row}\n")
     [entry] = split.ledger.entries
-    assert (entry.action, entry.path, entry.line) == ("dropped", tmp_path / "labels/train/a.txt", 3)
-    with pytest.raises(InputError, match=reason):
+    assert (entry.action, entry.code, entry.line) == ("dropped", code, 3)
+    assert entry.path == tmp_path / "labels/train/a.txt"
+    with pytest.raises(LabelError, match=reason):
         split.ledger.check(0)
     assert len(split.annotations[0].boxes) == 1
 
 
-def test_a_box_that_reaches_out_is_clipped_but_not_for_rounded_decimals(tmp_path: Path) -> None:
+def test_a_box_beyond_the_image_border_is_clipped(tmp_path: Path) -> None:
     split = read_rows(tmp_path, "0 0.05 0.5 0.2 0.5\n0 0.050000 0.5 0.100001 0.5\n")
     assert split.annotations[0].boxes[0].tolist() == [0, 10, 12, 30]
     [entry] = split.ledger.entries
     assert (entry.action, entry.line) == ("clipped", 1)
 
 
-def test_a_image_without_a_label_file_is_a_background_image(tmp_path: Path) -> None:
+def test_an_image_without_a_label_file_is_background(tmp_path: Path) -> None:
     image(tmp_path / "images/train/b.png")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     assert [a.image_path.name for a in split.annotations] == ["a.png", "b.png"]
@@ -92,33 +94,37 @@ def test_a_image_without_a_label_file_is_a_background_image(tmp_path: Path) -> N
 
 def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
     image(tmp_path / "images/train/a.png")
-    with pytest.raises(InputError, match=r"none of the 1 images of train has a label file, e\.g\. .*labels/train/a"):
+    with pytest.raises(
+        LabelError, match=r"none of the 1 images of train has a label file; expected e\.g\. .*labels/train/a"
+    ):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")
 
 
-def test_rows_of_a_label_file_without_a_image_are_dropped(tmp_path: Path) -> None:
+def test_rows_of_a_label_file_without_an_image_are_dropped(tmp_path: Path) -> None:
     orphan = write(tmp_path / "labels/train/z.txt", "\n0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/train/classes.txt", "cat\ndog\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
-    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: there is no image for this label file"]
+    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: this label file has no image"]
+    assert split.ledger.entries[0].code == "unknown_image"
 
 
-def test_a_image_that_does_not_open_is_missing_and_its_rows_are_dropped(tmp_path: Path) -> None:
+def test_rows_of_an_unreadable_image_are_dropped(tmp_path: Path) -> None:
     write(tmp_path / "images/train/b.png", "not an image")
     write(tmp_path / "labels/train/b.txt", "0 0.5 0.5 0.1 0.1\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     assert [path.name for path in split.ledger.missing] == ["b.png"]
-    assert "not an image in a format that can be read" in split.ledger.entries[0].reason
+    assert "not an image in a supported format" in split.ledger.entries[0].reason
+    assert split.ledger.entries[0].code == "image_missing"
 
 
-def test_a_label_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_label_file_not_in_utf8_is_refused(tmp_path: Path) -> None:
     read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
     (tmp_path / "labels/train/a.txt").write_bytes(b"0 0.5 0.5 0.1 0.1\n# caf\xe9\n")
-    with pytest.raises(InputError, match=r"a\.txt:2: not UTF-8"):
+    with pytest.raises(FileError, match=r"a\.txt:2: not UTF-8"):
         open_data(tmp_path).read("train")
 
 
-def test_a_list_of_images_is_read_and_a_listed_image_that_is_missing_is_said(tmp_path: Path) -> None:
+def test_a_list_of_images_is_read_and_missing_ones_reported(tmp_path: Path) -> None:
     image(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/b.txt", "0 0.5 0.5 0.1 0.1\n")
@@ -130,9 +136,9 @@ def test_a_list_of_images_is_read_and_a_listed_image_that_is_missing_is_said(tmp
     assert entry.reason.endswith("b.png not found")
 
 
-def test_a_image_listed_twice_is_refused(tmp_path: Path) -> None:
+def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
     image(tmp_path / "images/a.png")
-    with pytest.raises(InputError, match=r"lists .*a\.png 2 times"):
+    with pytest.raises(LabelError, match=r"lists .*a\.png 2 times"):
         open_data(write(tmp_path / "data.yaml", "train: [images, images]\nnames: [cat]\n")).read("train")
 
 
@@ -149,14 +155,14 @@ def test_a_image_listed_twice_is_refused(tmp_path: Path) -> None:
         ("train: images\nnames: [cat]\n", "images"),
     ],
 )
-def test_the_folders_are_found_the_way_other_tools_write_them(tmp_path: Path, yaml: str, place: str) -> None:
+def test_paths_are_found_as_other_tools_write_them(tmp_path: Path, yaml: str, place: str) -> None:
     image(tmp_path / place / "a.png")
     write(tmp_path / place.replace("images", "labels") / "a.txt", "0 0.5 0.5 0.1 0.1\n")
     split = open_data(write(tmp_path / "data.yaml", yaml)).read("train")
     assert (split.ledger.used, len(split.annotations)) == (1, 1)
 
 
-def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
+def test_a_class_named_no_keeps_its_name(tmp_path: Path) -> None:
     image(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.1 0.1\n")
     split = open_data(write(tmp_path / "data.yaml", "train: images\nnames: [no, 3]\n")).read("train")
@@ -172,23 +178,23 @@ def test_a_class_called_no_keeps_its_name(tmp_path: Path) -> None:
         ("train: images\nnames: [a]\nnc: 2\n", "`nc` is 2, but `names` has 1 classes"),
         ("names: [a]\n", "expected at least one of `train`"),
         ("train: {a: b}\nnames: [a]\n", "`train` must be a folder"),
-        ("val: a\nvalid: b\nnames: [a]\n", "`valid` names the split val a second time"),
+        ("val: a\nvalid: b\nnames: [a]\n", "`valid` defines the split val a second time"),
         ("train: images\n", "neither a YOLO data.yaml"),
         ("- a\n", "neither a YOLO data.yaml"),
     ],
 )
-def test_a_bad_data_yaml_is_refused(tmp_path: Path, yaml: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_an_invalid_data_yaml_is_refused(tmp_path: Path, yaml: str, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
         open_data(write(tmp_path / "data.yaml", yaml))
 
 
-def test_a_split_that_is_not_there_is_refused_when_it_is_read(tmp_path: Path) -> None:
+def test_a_missing_split_folder_is_refused_when_read(tmp_path: Path) -> None:
     data_set = open_data(write(tmp_path / "data.yaml", YAML))
-    with pytest.raises(InputError, match=r"`train: images/train` is neither a folder nor a \.txt list"):
+    with pytest.raises(LabelError, match=r"`train: images/train` is neither a folder nor a \.txt list"):
         data_set.read("train")
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images/train").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"data\.yaml: no images"):
+    with pytest.raises(LabelError, match=r"data\.yaml: no images"):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")

@@ -8,19 +8,19 @@ from detector.arrays import Bools
 from detector.boxes import clip
 from detector.data.scenes import scenes, shapes
 from detector.data.scenes.scenes import CLASS_NAMES, IMAGE_HW, MIN_VISIBLE, SPLIT_SIZES, Placement
-from detector.errors import InputError
+from detector.errors import LabelError
 from detector.geometry import rotation_matrix
 
 Mask = Bools
 
 MARGIN = 160
-"""Room around an image for the parts of objects that it cuts off."""
+"""Pixels around an image, for the parts of objects outside of it."""
 
 
 def silhouette(placement: Placement) -> Mask:
-    """Where an object is opaque, on the image with a margin: there, black and white do not shine through.
+    """Return a mask of the image with a margin: True where an object is opaque.
 
-    The object's shadow lets more than half through.
+    There, a black and a white background give the same pixels. The shadow is less than half opaque.
     """
     moved = replace(placement, matrix=placement.matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]]))
     height, width = IMAGE_HW
@@ -37,36 +37,36 @@ def bounds(mask: Mask) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", range(len(CLASS_NAMES)), ids=CLASS_NAMES)
-def test_a_box_is_tight_around_the_painted_object_however_it_is_turned(kind: int) -> None:
+def test_box_is_tight_around_the_object_at_any_rotation(kind: int) -> None:
     for size, degrees in ((28, 0), (28, 110), (77.7, 35), (150, -20), (150, 200)):
         matrix = np.column_stack([size * rotation_matrix(degrees), (240.3, 191.6)])
-        placement = Placement(shapes.OBJECTS[kind], kind, matrix, pen=max(1.0, 0.02 * size))
+        placement = Placement(shapes.OBJECTS[kind], kind, matrix, outline_radius=max(1.0, 0.02 * size))
         np.testing.assert_allclose(placement.box(), bounds(silhouette(placement)), atol=1)
 
 
-def test_the_boxes_of_a_image_are_those_of_its_whole_objects_clipped_to_it() -> None:
+def test_boxes_cover_complete_objects_clipped_to_the_image() -> None:
     for index in range(8):
         placements = [placement for placement in scenes.layout("val", index) if placement.class_id is not None]
         sample = scenes.render("val", index)
         assert sample.class_ids.tolist() == [placement.class_id for placement in placements]
         for placement, box in zip(placements, sample.boxes, strict=True):
-            whole = np.array(bounds(silhouette(placement)), dtype=np.float32)
-            np.testing.assert_allclose(box, clip(whole, IMAGE_HW), atol=1)
+            complete = np.array(bounds(silhouette(placement)), dtype=np.float32)
+            np.testing.assert_allclose(box, clip(complete, IMAGE_HW), atol=1)
 
 
-def test_enough_of_every_object_is_in_view() -> None:
+def test_enough_of_every_object_is_visible() -> None:
     for index in range(8):
         hidden = np.ones((IMAGE_HW[0] + 2 * MARGIN, IMAGE_HW[1] + 2 * MARGIN), dtype=np.bool_)
         hidden[MARGIN:-MARGIN, MARGIN:-MARGIN] = False
         for placement in reversed(scenes.layout("val", index)):
             mask = silhouette(placement)
-            # The layout counts on a coarse mask without the pen and takes holes for solid.
+            # The layout counts pixels of a coarse mask without the outline and with holes filled.
             assert (mask & ~hidden).sum() > (MIN_VISIBLE - 0.1) * mask.sum()
             hidden |= mask
 
 
 @pytest.mark.parametrize("split", SPLIT_SIZES)
-def test_every_annotation_is_well_formed(split: str) -> None:
+def test_every_annotation_is_valid(split: str) -> None:
     read = scenes.read_split(split)
     assert [annotation.image_id for annotation in read.annotations] == list(range(SPLIT_SIZES[split]))
     for annotation in read.annotations:
@@ -89,7 +89,7 @@ def test_every_class_is_common_in_every_split() -> None:
         assert np.bincount(class_ids, minlength=len(CLASS_NAMES)).min() > 0.05 * len(class_ids)
 
 
-def test_the_same_image_is_drawn_on_every_call_whatever_was_drawn_before() -> None:
+def test_rendering_an_image_again_gives_the_same_bytes() -> None:
     first = scenes.render("train", 3)
     scenes.render("train", 4)
     again = scenes.render("train", 3)
@@ -98,8 +98,9 @@ def test_the_same_image_is_drawn_on_every_call_whatever_was_drawn_before() -> No
     np.testing.assert_array_equal(first.class_ids, again.class_ids)
 
 
-def test_a_split_serves_the_images_that_belong_to_its_annotations_even_in_another_process() -> None:
+def test_images_match_their_annotations_also_after_pickling() -> None:
     read = scenes.read_split("val")
+    assert not read.from_files
     for annotation in read.annotations[:3]:
         sample = scenes.render("val", annotation.image_id)
         image = pickle.loads(pickle.dumps(read.read_image))(annotation)
@@ -110,26 +111,26 @@ def test_a_split_serves_the_images_that_belong_to_its_annotations_even_in_anothe
         np.testing.assert_array_equal(annotation.class_ids, sample.class_ids)
 
 
-def test_no_two_images_are_alike_within_or_across_splits() -> None:
+def test_no_two_images_are_equal_within_or_across_splits() -> None:
     images = [scenes.render(split, index).image for split in SPLIT_SIZES for index in range(4)]
     assert len({image.tobytes() for image in images}) == len(images)
 
 
-def test_global_random_state_is_left_alone() -> None:
+def test_rendering_does_not_change_the_global_random_state() -> None:
     before = np.random.get_state(legacy=False)  # noqa: NPY002
     scenes.render("train", 0)
     after = np.random.get_state(legacy=False)  # noqa: NPY002
     np.testing.assert_equal(after, before)
 
 
-def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'dev'; known: train, val, test"):
+def test_an_unknown_split_is_refused_with_known_names() -> None:
+    with pytest.raises(LabelError, match="'dev'; known: train, val, test"):
         scenes.read_split("dev")
-    with pytest.raises(InputError, match="'dev'; known: train, val, test"):
+    with pytest.raises(LabelError, match="'dev'; known: train, val, test"):
         scenes.render("dev", 0)
 
 
 @pytest.mark.parametrize("index", [-1, SPLIT_SIZES["val"]])
 def test_an_index_outside_the_split_is_refused(index: int) -> None:
-    with pytest.raises(InputError, match="0 to 119"):
+    with pytest.raises(LabelError, match="0 to 119"):
         scenes.render("val", index)

@@ -1,0 +1,93 @@
+"""Findings about boxes: duplicates, boxes with two classes, and boxes of unusual size or aspect."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from detector.arrays import Bools
+from detector.boxes import pairwise_iou
+from detector.diagnose.finding import Finding
+from detector.diagnose.objects import FEW_OBJECTS, Objects, first_few
+
+
+def diagnose_duplicate_boxes(objects: Sequence[Objects]) -> Finding:
+    """Check that no object is labeled twice."""
+    paths = list(_overlapping_pairs(objects, 0.95, same_class=True))
+    return Finding(
+        "data: duplicate boxes",
+        "look" if paths else "ok",
+        f"{len(paths)} pairs of boxes of the same class with an IoU above 0.95",
+        "none",
+        f"Objects labeled twice reduce precision; delete one box of each pair: {_first_paths(paths)}." if paths else "",
+    )
+
+
+def diagnose_boxes_with_two_classes(objects: Sequence[Objects]) -> Finding:
+    """Check that no object has two classes."""
+    paths = list(_overlapping_pairs(objects, 0.9, same_class=False))
+    return Finding(
+        "data: boxes with two classes",
+        "look" if paths else "ok",
+        f"{len(paths)} pairs of boxes of different classes with an IoU above 0.9",
+        "none",
+        f"One of the two classes is probably wrong: {_first_paths(paths)}." if paths else "",
+    )
+
+
+def _overlapping_pairs(objects: Sequence[Objects], min_iou: float, same_class: bool) -> Iterator[Path]:
+    """Yield the image path of every pair of boxes that overlap by more than `min_iou`."""
+    for annotation in chain.from_iterable(o.split.annotations for o in objects):
+        boxes, class_ids = annotation.boxes[~annotation.is_crowd], annotation.class_ids[~annotation.is_crowd]
+        if len(boxes) > 1:
+            pairs = np.triu(pairwise_iou(boxes, boxes) > min_iou, 1)
+            pairs &= (class_ids[:, None] == class_ids) == same_class
+            yield from [annotation.image_path] * int(pairs.sum())
+
+
+def _first_paths(paths: Sequence[Path]) -> str:
+    """Return the first few different paths as text."""
+    return first_few(dict.fromkeys(paths))
+
+
+def diagnose_unusual_boxes(objects: Sequence[Objects]) -> Finding:
+    """Check that no box fills the image, is extremely long and thin, or has an unusual size for its class."""
+    counts: Counter[str] = Counter()
+    places = []
+    for split_objects in objects:
+        names, annotations = split_objects.split.class_names, split_objects.split.annotations
+        for reason, mask in _unusual(split_objects).items():
+            rows = np.flatnonzero(mask)
+            counts[reason] += len(rows)
+            places += [
+                f"{names[split_objects.class_ids[i]]} in {annotations[split_objects.image_index[i]].image_path}"
+                for i in rows
+            ]
+    return Finding(
+        "data: unusual boxes",
+        "look" if places else "ok",
+        ", ".join(f"{count} boxes {reason}" for reason, count in counts.items()),
+        "none",
+        f"Check whether they are correct: {first_few(places)}." if places else "",
+    )
+
+
+def _unusual(objects: Objects) -> dict[str, Bools]:
+    """Return, for each reason, a mask [N]: True where a box is unusual for this reason."""
+    wh = np.maximum(objects.boxes[:, 2:] - objects.boxes[:, :2], 1e-6).astype(np.float64)
+    fraction = np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)
+    log_fraction = np.log(fraction)
+    unusual_size = np.zeros(len(wh), dtype=np.bool_)
+    for class_id, count in enumerate(objects.class_counts()):
+        if count >= FEW_OBJECTS:
+            is_class = objects.class_ids == class_id
+            from_median = np.abs(log_fraction[is_class] - np.median(log_fraction[is_class]))
+            # Of normally distributed values, 1.48 times the median absolute deviation is one standard deviation.
+            unusual_size[is_class] = from_median > 6 * max(1.48 * float(np.median(from_median)), 0.1)
+    return {
+        "fill the image": fraction > 0.95,
+        "are 20 times longer than wide": wh.max(axis=1) > 20 * wh.min(axis=1),
+        "are far from the size of their class": unusual_size,
+    }

@@ -1,0 +1,88 @@
+"""Files and folders of exports: they are written completely or not at all, and replace only other exports."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from detector.errors import ConfigError, FileError
+from detector.exporting.certificate import FILE_NAME
+from detector.files import write_atomic
+from detector.graph.openvino_ir import BIN, XML, Ir, is_ir
+from detector.weights_info import FORMAT
+
+
+def check_onnx_path(path: Path) -> None:
+    """Check that an ONNX file can be written to a path.
+
+    Raises:
+        ConfigError: the name does not end in .onnx, or is that of a folder.
+        FileError: another file has this name.
+    """
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path}: expected a file name that ends in .onnx")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, expected a file name")
+    try:
+        is_other = path.exists() and FORMAT.encode() not in path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_other:
+        raise FileError(
+            f"{path}: already exists and was not written by `detector export`, so it is not replaced: use another name"
+        )
+
+
+def check_openvino_path(path: Path) -> None:
+    """Check that the folder of an OpenVINO export can be written to a path without losing other files.
+
+    Raises:
+        ConfigError: the name is that of a file, or ends in .onnx.
+        FileError: the folder contains other files.
+    """
+    if path.suffix == ".onnx" or path.is_file():
+        raise ConfigError(f"{path}: expected a folder name, such as {path.stem}_openvino")
+    try:
+        found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    others = [name for name in found if name not in (XML, BIN, FILE_NAME)]
+    if found and (others or not is_ir(path)):
+        what = f"contains {others[0]}, which is not part of an export" if others else "contains another program's model"
+        raise FileError(f"{path}: {what}, and the whole folder would be replaced: use another folder")
+
+
+def write_openvino(path: Path, ir: Ir) -> None:
+    """Write the folder of an OpenVINO export: first under a temporary name, then flushed to disk and renamed.
+
+    An existing folder is first renamed, and removed at the end: at no time are files of both in one folder.
+
+    Raises:
+        FileError: the folder cannot be written; an existing folder is restored.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        _replace_folder(path, temporary, {XML: ir.xml, BIN: ir.weights})
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path: Path, temporary: Path, files: Mapping[str, bytes]) -> None:
+    new, old = temporary / "new", temporary / "old"
+    new.mkdir()
+    for name, data in files.items():
+        write_atomic(new / name, data)
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise

@@ -1,0 +1,147 @@
+"""The first YOLO: its head, its initialization, its predictions, and the network around them.
+
+One coarse grid of cells instead of three grids of points, and confidences instead of logits. The loss is in
+`loss/yolo_v1.py`.
+
+Source: Redmon et al., You Only Look Once, 2016, section 2.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from detector.config import NetworkConfig, ScoreConfig
+from detector.model.blocks import ConvBlock
+from detector.model.grid import STRIDES, Grid, make_grid
+from detector.model.head import flatten_points, make_dropout, to_float32
+from detector.model.initialize import draw_weights
+from detector.model.network import GridNetwork, NetworkSize
+
+_INITIAL_ROOT_BIAS = 0.4
+"""Bias of the square roots of width and height: the first of a cell's boxes starts at 0.16 of the input size."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellPredictions:
+    """Raw predictions of the first YOLO for B images: S cells, each with N boxes and one set of class scores.
+
+    All values are linear outputs. Only the loss pulls them into 0..1.
+
+    Attributes:
+        class_scores: [B, S, C] float32, probability of each class, given that the cell contains an object.
+        confidence: [B, S, N] float32, expected IoU of each box with an object.
+        offsets: [B, S, N, 4] float32: (x, y) of the box center relative to the cell, 0..1 from its left and top edge;
+            then the square roots of width and height as fractions of the input size.
+        grid: centers of the S cells.
+        input_hw: height and width of the input, pixels.
+    """
+
+    class_scores: Tensor
+    confidence: Tensor
+    offsets: Tensor
+    grid: Grid
+    input_hw: tuple[int, int]
+
+    def boxes(self) -> Tensor:
+        """Return the predicted boxes [B, S * N, 4] as (x1, y1, x2, y2) in input pixels."""
+        center = self.grid.points[:, None] + (self.offsets[..., :2] - 0.5) * self.grid.strides[:, None, None]
+        half = self.offsets[..., 2:] ** 2 * center.new_tensor(self.input_hw[::-1]) / 2
+        return torch.cat([center - half, center + half], dim=-1).flatten(1, 2)
+
+    def scores(self) -> Tensor:
+        """Return confidence times class score, clipped to 0..1, as [B, S * N, C]."""
+        return (self.confidence[..., None] * self.class_scores[:, :, None]).clamp(0, 1).flatten(1, 2)
+
+    def with_grid(self, grid: Grid) -> "CellPredictions":
+        """Return the predictions with another grid object of the same cells."""
+        return replace(self, grid=grid)
+
+    def at_initial_bias(self, config: ScoreConfig) -> "CellPredictions":
+        """Return the predictions with all class scores exactly at their initial bias, 0."""
+        return replace(self, class_scores=torch.zeros_like(self.class_scores))
+
+    def initial_loss_theory(self, config: ScoreConfig) -> str:
+        """Describe the class loss at the initial bias, for the report of the initial-loss diagnosis."""
+        return "1 per cell with an object"
+
+
+class CellHead(nn.Module):
+    """Two 3x3 blocks and one 1x1 convolution: per cell, C class scores and N boxes with their confidence.
+
+    The original has two fully connected layers here. Convolutions accept any input size.
+
+    Args:
+        channels_in: channels of the feature map.
+        channels: channels between the layers.
+        class_count: number of classes C.
+        config: settings of the blocks; N is `boxes_per_cell`.
+    """
+
+    def __init__(self, channels_in: int, channels: int, class_count: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(ConvBlock(channels_in, channels, config), ConvBlock(channels, channels, config))
+        self.dropout = make_dropout(config)
+        self.output = nn.Conv2d(channels, class_count + 5 * config.boxes_per_cell, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict at every cell of a feature map.
+
+        Args:
+            x: [B, channels_in, h, w].
+
+        Returns:
+            [B, h * w, C + 5 * N], the cells row by row: C class scores, N confidences, N times 4 offsets.
+        """
+        return flatten_points(self.output(self.dropout(self.blocks(x))))
+
+
+class YoloV1Network(GridNetwork):
+    """The backbone with the head of the first YOLO on its coarsest feature map; no neck."""
+
+    strides: ClassVar[tuple[int, ...]] = STRIDES[-1:]
+
+    @property
+    def outputs(self) -> list[nn.Conv2d]:
+        """The last layer of the head."""
+        return [self.cells.output]
+
+    def _add_heads(self, size: NetworkSize, config: NetworkConfig) -> None:
+        self.boxes_per_cell = config.boxes_per_cell
+        self.cells = CellHead(size.stages[2], size.stages[2], self.class_count, config)
+
+    def _initialize_outputs(self, config: NetworkConfig) -> None:
+        initialize_cell_output(self.cells.output, self.class_count, config)
+
+    def _predict(self, maps: list[Tensor], input_hw: tuple[int, int]) -> CellPredictions:
+        level = maps[-1]
+        parts = [self.class_count, self.boxes_per_cell, 4 * self.boxes_per_cell]
+        class_scores, confidence, offsets = torch.split(to_float32(self.cells(level)), parts, dim=-1)
+        return CellPredictions(
+            class_scores=class_scores,
+            confidence=confidence,
+            offsets=offsets.view(*offsets.shape[:2], self.boxes_per_cell, 4),
+            grid=make_grid(input_hw, level.device, [(level.shape[-2], level.shape[-1])], self.strides),
+            input_hw=input_hw,
+        )
+
+
+def initialize_cell_output(conv: nn.Conv2d, class_count: int, config: NetworkConfig) -> None:
+    """Initialize the last convolution of the head: boxes start in the middle of their cell, at a plausible size.
+
+    The N boxes of a cell start at different sizes.
+
+    Args:
+        conv: output channels are C class scores, N confidences, then x, y and the square roots of width and height for
+            each of the N boxes.
+        class_count: number of classes C.
+        config: `init` and `boxes_per_cell` (N).
+    """
+    draw_weights(conv, config)
+    assert conv.bias is not None
+    conv.weight.data.mul_(0.1)
+    conv.bias.data.zero_()
+    roots = _INITIAL_ROOT_BIAS * (1 + torch.arange(config.boxes_per_cell) / config.boxes_per_cell)
+    offsets = torch.stack([torch.full_like(roots, 0.5), torch.full_like(roots, 0.5), roots, roots], dim=1)
+    conv.bias.data[class_count + config.boxes_per_cell :] = offsets.flatten()

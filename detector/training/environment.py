@@ -1,0 +1,34 @@
+"""What the last bit of a result depends on, besides data and settings: versions, threads, device, machine."""
+
+import platform
+
+import cv2
+import numpy as np
+import torch
+
+from detector.version import VERSION
+
+EFFECTS = {
+    "data": "the run would train on other images or boxes than before",
+    "detector": "the same settings may have another meaning",
+    "torch": "results may differ in their last bits",
+    "numpy": "the augmentation may differ",
+    "opencv": "the images may differ",
+    "threads": "sums are added in another order, so results differ in their last bits",
+    "device": "sums are added in another order, so results differ in their last bits",
+    "machine": "sums may be added in another order, so results may differ in their last bits",
+}
+"""Fact → what a change of it means for a resumed run."""
+
+
+def environment_facts(device: torch.device) -> dict[str, object]:
+    """Return the versions, threads, device and machine of this process."""
+    return {
+        "detector": VERSION,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }

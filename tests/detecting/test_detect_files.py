@@ -1,0 +1,97 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector.detecting.detect_files import DetectSummary, detect_images, detect_videos, find_inputs, remaining_batches
+from detector.errors import ConfigError, FileError
+from detector.images import write_image
+from detector.media.sources import Source, find_sources
+from detector.options import DetectOptions, ReadOptions
+from detector.predict.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_weights: Path) -> Detector:
+    return Detector.load(tiny_weights, device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`images` with three images and a damaged one, and `clip.mp4`, which is not a video."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(tmp_path / "images" / name, np.full((64, 96, 3), 115, np.uint8))
+    (tmp_path / "images" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "clip.mp4").write_bytes(b"not a video")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_inputs_are_separated_into_images_and_videos(folder: Path) -> None:
+    images, videos = find_inputs(["images/a.png", "rtsp://door/live", "*.mp4"], ReadOptions())
+    assert [source.name for source in images] == [Path("images/a.png")]
+    assert videos == ["rtsp://door/live", "clip.mp4"]
+    assert find_inputs(["clip.mp4"], ReadOptions()) == ([], ["clip.mp4"])
+
+
+def test_a_video_url_needs_permission() -> None:
+    with pytest.raises(ConfigError, match=r"^http://host/a\.mp4: .*add --allow-url"):
+        find_inputs(["http://host/a.mp4?token=secret"], ReadOptions())
+    assert find_inputs(["http://host/a.mp4"], ReadOptions(allow_url=True)) == ([], ["http://host/a.mp4"])
+
+
+def test_the_summary_counts_done_failed_and_earlier_images(
+    detector: Detector, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources, options = find_sources(["images"]), DetectOptions(score_threshold=0)
+    first = detect_images(detector, sources[:2], folder / "out", options, weights="tiny")
+    assert (first.given, first.before, first.done, first.failed) == (2, 0, 2, 0)
+    rows = json.loads((folder / "out" / "detections.json").read_text())
+    assert first.objects == len(rows) > 0
+    second = detect_images(detector, sources, folder / "out", options, weights="tiny", skip_done=True)
+    assert (second.given, second.before, second.done, second.failed) == (4, 2, 1, 1)
+    assert "skipped: images/damaged.png: not an image" in capsys.readouterr().err
+
+
+def test_the_journal_stores_the_options_by_parameter_name(detector: Detector, folder: Path) -> None:
+    sources, options = find_sources(["images/a.png"]), DetectOptions(score_threshold=0.5, classes=("red", 1))
+    expected = DetectSummary(given=1, before=1, done=0, failed=0, objects=0)
+    detect_images(detector, sources, folder / "out", options, weights="tiny", formats={"txt"})
+    settings = json.loads((folder / "out" / "detections.jsonl").read_text().splitlines()[0])["settings"]
+    assert settings["score_threshold"] == 0.5
+    assert settings["classes"] == ["red", 1]
+    assert (settings["weights"], settings["runtime"], settings["formats"]) == ("tiny", "torch", ["txt"])
+    resumed = detect_images(detector, sources, folder / "out", options, weights="tiny", formats={"txt"}, skip_done=True)
+    assert resumed == expected
+    with pytest.raises(ConfigError, match=r"other settings \(score_threshold: 0\.5, now 0\.25; tta: False, now True\)"):
+        detect_images(
+            detector,
+            sources,
+            folder / "out",
+            replace(options, score_threshold=0.25, tta=True),
+            weights="tiny",
+            formats={"txt"},
+            skip_done=True,
+        )
+
+
+def test_a_video_that_cannot_be_read_does_not_stop_the_others(
+    detector: Detector, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = detect_videos(detector, ["clip.mp4", "missing.mp4"], folder / "out", DetectOptions())
+    assert [type(result) for result in results] == [FileError, FileError]
+    assert capsys.readouterr().err.count("skipped: ") == 2
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 9))
+def test_remaining_images_are_complete_batches(is_done: list[bool], batch_size: int) -> None:
+    sources = [Source(Path(f"{index}.png"), lambda: np.zeros((1, 1, 3), np.uint8)) for index in range(len(is_done))]
+    done = {f"{index}.png" for index, image_is_done in enumerate(is_done) if image_is_done}
+    remaining = [sources.index(source) for source in remaining_batches(sources, done, batch_size)]
+    open_batches = {index // batch_size for index, image_is_done in enumerate(is_done) if not image_is_done}
+    assert remaining == [index for index in range(len(sources)) if index // batch_size in open_batches]
