@@ -80,7 +80,7 @@ def test_the_journal_stores_the_options_by_parameter_name(detector: Detector, fo
         )
 
 
-def test_a_video_that_cannot_be_read_does_not_stop_the_others(
+def test_an_unreadable_video_does_not_stop_the_others(
     detector: Detector, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = detect_videos(detector, ["clip.mp4", "missing.mp4"], folder / "out", DetectOptions())

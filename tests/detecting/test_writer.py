@@ -597,7 +597,7 @@ def test_a_folder_is_locked_until_the_process_ends(tmp_path: Path) -> None:
     DetectionWriter(tmp_path, (3, 17), skip_done=True).close()
 
 
-def test_a_writer_unlocks_the_folder_when_it_is_closed_or_deleted(tmp_path: Path) -> None:
+def test_a_closed_or_deleted_writer_unlocks_the_folder(tmp_path: Path) -> None:
     write(tmp_path).close()
     with write(tmp_path), pytest.raises(FileError, match="another process"):
         write(tmp_path)

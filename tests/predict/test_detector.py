@@ -208,12 +208,8 @@ def test_nms_variant_defaults_to_the_settings_of_the_weights(
     # Always the same batch of two images: another batch size rounds differently on some processors, and at such a low
     # score threshold that changes the number of detections.
     def detect(model: Detector, suppression: SuppressionName | None, class_agnostic: bool | None) -> Detections:
-        options: dict[str, Any] = {
-            "score_threshold": 0.001,
-            "suppression": suppression,
-            "class_agnostic": class_agnostic,
-        }
-        return model.detect(images[:2], **options)[0]  # type: ignore[arg-type]
+        both = model.detect(images[:2], score_threshold=0.001, suppression=suppression, class_agnostic=class_agnostic)
+        return both[0]
 
     settings = {"suppression": suppression, "class_agnostic": class_agnostic}
     own = Detector(detector.runtime, replace(detector.info, config={**detector.info.config, **settings}))
