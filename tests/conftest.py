@@ -1,6 +1,7 @@
 """Fixtures for tests of several folders: no network, one thread, a tiny data set, and a network trained on it."""
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from detector.training.train import train
 
 # The tensors in tests are too small for more threads, and synchronizing threads on a busy machine is expensive.
 torch.set_num_threads(1)
+
+# Under `nohup` or in a background job SIGINT is ignored, and child processes would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The gate tries the same examples each time; `pytest --hypothesis-profile=explore` tries others.
 settings.register_profile("explore", deadline=None)

@@ -376,7 +376,7 @@ def test_negative_max_det_is_refused(capsys: Capture, tiny_weights: Path, tmp_pa
         (["a.png", "--weights", "other.safetensors"], "other.safetensors: weights of another program or version"),
         (["--classes", "red", "a.png"], "--classes takes every word behind it, so name the images before it"),
         (["a.png", "--weights", "a.png"], "a.png: not a readable safetensors file"),
-        ([], "no images given; name files, folders or patterns, or `scenes`"),
+        ([], "no images given; name files, folders or glob patterns, or `scenes`"),
         (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),
         (["a.png", "--device", "abacus"], "device 'abacus' is not available here"),
         (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
