@@ -3,10 +3,12 @@
 Public functions take keyword-only parameters with these names and defaults and make one object of them.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
+
+import numpy as np
 
 from detector.errors import ConfigError
 
@@ -40,6 +42,8 @@ the distance of the centers into account, `weighted` merges it into the better o
 class DetectOptions:
     """How the predictions for an image become detections.
 
+    Numbers may be of any type, also NumPy's; the attributes are Python's int and float.
+
     Attributes:
         score_threshold: lowest confidence score, 0..1.
         iou_threshold: NMS IoU threshold, 0..1: of two boxes that overlap by more, only the better one is kept.
@@ -47,8 +51,8 @@ class DetectOptions:
         classes: names or ids of the classes to detect; None: all. Other classes suppress nothing and do not count.
         suppression: NMS variant; None: as in the settings of the weights.
         class_agnostic: whether boxes of different classes suppress each other; None: as in the settings of the weights.
-        multi_label: whether a grid point yields a detection for every class above the threshold, as the evaluation
-            wants, instead of only for its best class.
+        multi_label: whether a grid point yields a detection for every class above the threshold, as evaluation
+            needs, instead of only for its best class.
         tile: long side of tiles in image pixels, to detect small objects in large images; None: no tiling.
         tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile, 0 to below 1.
         tta: flip test-time augmentation: also run on the flipped image and merge the results.
@@ -71,13 +75,12 @@ class DetectOptions:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        _check_fraction("score_threshold", self.score_threshold)
-        _check_fraction("iou_threshold", self.iou_threshold)
-        _check_fraction("tile_overlap", self.tile_overlap)
-        _check_count("max_detections", self.max_detections)
-        _check_count("batch_size", self.batch_size)
-        if self.tile is not None:
-            _check_count("tile", self.tile)
+        for name, convert in _CONVERSIONS.items():
+            value = getattr(self, name)
+            if value is not None or name not in ("tile", "class_agnostic"):
+                object.__setattr__(self, name, convert(name, value))
+        if self.classes is not None and not isinstance(self.classes, Iterable):
+            raise ConfigError(f"classes: expected a list of names or ids, got {self.classes!r}")
         if self.tile_overlap == 1:
             raise ConfigError("tile_overlap: must be below 1")
         if self.suppression is not None and self.suppression not in get_args(SuppressionName):
@@ -105,15 +108,39 @@ class ReadOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        _check_count("max_pixels", self.max_pixels)
+        object.__setattr__(self, "max_pixels", _count("max_pixels", self.max_pixels))
 
 
-def _check_fraction(name: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or not 0 <= value <= 1:  # type: ignore[arg-type, operator]
+def _fraction(name: str, value: object) -> float:
+    """Return a number from 0 to 1 as a float; raise ConfigError for anything else, NaN included."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
         raise ConfigError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    return float(value)
 
 
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _count(name: str, value: object) -> int:
+    """Return a whole number of at least 1 as an int; raise ConfigError for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    """Return True or False; raise ConfigError for anything else, so that "no" does not count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+_CONVERSIONS: Mapping[str, Callable[[str, object], object]] = {
+    "score_threshold": _fraction,
+    "iou_threshold": _fraction,
+    "tile_overlap": _fraction,
+    "max_detections": _count,
+    "tile": _count,
+    "batch_size": _count,
+    "class_agnostic": _flag,
+    "multi_label": _flag,
+    "tta": _flag,
+}
+"""Parameter of `DetectOptions` → the function that checks and converts its value."""

@@ -231,10 +231,11 @@ def latency(options: argparse.Namespace) -> list[Row]:
         runtime, info = load_runtime(options.weights, device="cpu", runtime="torch")
         letterbox, letterboxed = letterbox_image(image, runtime.input_hw)
         predictions = runtime.predict([letterboxed])
+        nms_options = DetectOptions(suppression="classic", class_agnostic=False)
         calls: dict[str, Callable[[], object]] = {
             "read and decode a JPEG of 640x480": partial(read_image, path),
             "letterbox": partial(letterbox_image, image, runtime.input_hw),
-            "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, DetectOptions()),
+            "postprocess": partial(postprocess, predictions, [letterbox], info.class_names, nms_options),
         }
         rows = timed(calls, options.repeats)
         for name in typing.get_args(RuntimeName)[1:]:  # the first is "auto"

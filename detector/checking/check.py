@@ -13,7 +13,7 @@ from detector.arrays import ImageArray
 from detector.checking.cost import diagnose_cost
 from detector.checking.learning_rate import diagnose_learning_rate, range_test
 from detector.checking.overfitting import diagnose_overfitting, overfit_test
-from detector.config import Config
+from detector.config import ArchitectureConfig, Config
 from detector.data.open_data import DataSet, open_data
 from detector.data.split import Split, evenly_spaced
 from detector.diagnose.augmentation import diagnose_augmentation
@@ -100,16 +100,19 @@ class _Results:
             make_folder(out)
 
     def add(self, *findings: Finding) -> None:
+        """Add and report findings."""
         for finding in findings:
             self.findings.append(finding)
             self.report(str(finding))
 
     def add_image(self, name: str, image: ImageArray) -> None:
+        """Add an image, and write it to the folder."""
         self.images[name] = image
         if self._out is not None:
             write_image(self._out / name, image)
 
     def report_images(self) -> None:
+        """Report the paths of the images."""
         if self._out is not None:
             self.report(f"images to inspect: {', '.join(str(self._out / name) for name in self.images)}")
 
@@ -194,7 +197,7 @@ def _check_network(split: Split, dataset: DetectionDataset, batch_size: int, res
     results.add(diagnose_first_loss(network, batch, config))
 
     small = replace(config, first_input_size=1.0)
-    small_dataset = DetectionDataset(_subset(split, 2), _input_hw(input_hw, _GRADIENT_SIDE, config), small)
+    small_dataset = DetectionDataset(_subset(split, 2), _with_long_side(input_hw, _GRADIENT_SIDE, config), small)
     results.add(diagnose_gradients(network, training_batch(small_dataset, 0, 2, 1), config))
 
     def optimizer_step(trained: GridNetwork) -> None:
@@ -237,10 +240,13 @@ def _check_learning_rate(
 
 def _check_overfitting(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
     """Run the overfit test with a small network input."""
-    input_hw = _input_hw(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
+    input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
     return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, _OVERFIT_SECONDS))
 
 
-def _input_hw(input_hw: tuple[int, int], long_side: int, config: Config) -> tuple[int, int]:
-    """Return an input size with the same aspect and another long side; unchanged with valid padding, which needs it."""
+def _with_long_side(input_hw: tuple[int, int], long_side: int, config: ArchitectureConfig) -> tuple[int, int]:
+    """Return an input size with the same aspect and another long side, or unchanged if padding is "valid".
+
+    Valid padding needs a large input; see `check_padding`.
+    """
     return input_hw_for_aspect(long_side, input_hw[1] / input_hw[0]) if config.padding == "same" else input_hw

@@ -38,7 +38,7 @@ Measured: correct boxes 0.97 to 3.6; boxes of other images mostly 0.1 to 0.6.
 """
 
 _FEW_OBJECTS = 80
-"""With fewer objects away from the image border, edges say nothing reliable."""
+"""With fewer objects away from the image border, the measurement is unreliable."""
 
 _EXPECTED = f"on average within {_SHIFTED:g} pixels of an image {_LONG_SIDE} pixels long"
 
@@ -49,7 +49,8 @@ class _AxisShift:
 
     Attributes:
         shift: of the boxes relative to the edges around them, positive to the right or down, in scaled pixels.
-        agreed: the shift that both halves of the objects have at least, >= 0; a shift by chance differs between them.
+        agreed: the smaller of the absolute shifts of two halves of the objects; 0 if their directions differ. Random
+            errors differ between the halves, a common shift does not.
         contrast: of the mean edge profile, see `_MIN_CONTRAST`.
     """
 

@@ -10,7 +10,7 @@ from detector.data.split import Split
 from detector.letterbox import Letterbox
 
 FEW_OBJECTS = 20
-"""A class with fewer training objects than this is hardly learned, and its statistics say little."""
+"""A class with fewer training objects than this is hardly learned, and its statistics are unreliable."""
 
 
 @dataclass(frozen=True, eq=False)

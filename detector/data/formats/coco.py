@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
 from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.path_guard import PathGuard
+from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import LabelError, location
 from detector.files import is_file, read_text

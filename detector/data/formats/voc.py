@@ -10,8 +10,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
 from detector.data.path_guard import PathGuard
+from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import FileError, LabelError, location
 from detector.files import read_text

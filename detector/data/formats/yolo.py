@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detector.data.label_rows import Corners, LabelRow, RowCollector, RowError
 from detector.data.path_guard import PathGuard
+from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, canonical_name, read_file
 from detector.errors import LabelError, location
 from detector.files import read_text
