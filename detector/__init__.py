@@ -1,4 +1,4 @@
-"""Train, evaluate and run a YOLO-style object detector: from a folder of labeled images to a detector you can ship.
+"""Train, evaluate and run a YOLO-style object detector: from a folder of labeled images to a detector you can deploy.
 
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
@@ -67,7 +67,7 @@ _LAZY = {
     "train": "detector.training.train",
     "verify": "detector.exporting.verify",
 }
-"""Public name → the module that defines it, imported on first use: importing torch takes seconds."""
+"""Public name → the module that defines the name. It is imported on first use, because importing torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`python -m detector` is the `detector` command."""
+"""Run the `detector` command as `python -m detector`."""
 
 import sys
 

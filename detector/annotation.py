@@ -11,17 +11,18 @@ from detector.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """The labeled objects of one image; an image without objects is a background image and is kept.
+    """The N labeled objects of one image; N = 0 for a background image.
 
     Attributes:
-        image_id: unique within the data set; results refer to it.
-        image_path: path of the image file; the built-in data set has names instead of files.
-        image_hw: height and width in pixels, oriented the way a viewer shows the image.
-        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image, inside it, with positive area.
-        class_ids: [N] int64, 0..C-1, positions in the class names of the data set.
-        is_crowd: [N] bool; a crowd or ignore region is neither an object to find nor a false positive if found.
-        areas: [N] float32 in square pixels: the area of the mask where the data set has one, else of the box. Only
-            used to sort objects into small, medium and large in the evaluation.
+        image_id: id of the image, unique in the data set. COCO results contain this id.
+        image_path: path of the image file; in the built-in data set, a name without a file.
+        image_hw: height and width of the image in pixels, after its EXIF orientation is applied.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image. Every box is inside the image and has a positive area.
+        class_ids: [N] int64, 0..C-1: indices into the class names of the data set.
+        is_crowd: [N] bool: True for a crowd or ignore region. The detector does not have to detect such a region, and
+            a detection in the region is not a false positive.
+        areas: [N] float32 in square pixels: the area of the mask if the data set has masks, else the area of the box.
+            Used only by the evaluation, to divide objects into small, medium and large.
     """
 
     image_id: int
@@ -40,11 +41,11 @@ class Annotation:
 
 
 def annotation_bytes(annotation: Annotation) -> bytes:
-    """Return everything training uses of an annotation as bytes to hash: image size, boxes, class ids, crowd flags."""
+    """Return image size, boxes, class ids and crowd flags, which is all that training uses, as bytes for a hash."""
     arrays = (annotation.boxes, annotation.class_ids, annotation.is_crowd)
     return repr(annotation.image_hw).encode() + b"".join(array.tobytes() for array in arrays)
 
 
 def pixel_count(annotations: Iterable[Annotation]) -> int:
-    """Return the total number of pixels of the images."""
+    """Return the total number of pixels of all annotated images."""
     return sum(annotation.image_hw[0] * annotation.image_hw[1] for annotation in annotations)

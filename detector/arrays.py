@@ -1,4 +1,4 @@
-"""The array types used across the package."""
+"""Types of NumPy arrays that the whole package uses."""
 
 import numpy as np
 import numpy.typing as npt

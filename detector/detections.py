@@ -1,4 +1,4 @@
-"""Detections: the objects found in one image."""
+"""Detections: the objects detected in one image."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ROWS_SHOWN = 20
-"""Rows of the table that a notebook shows."""
+"""Largest number of rows in the table that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Objects found in one image, best first.
+    """The N objects detected in one image, sorted by confidence score, best first.
 
-    `len()` is the number of objects. Iterating yields `(class name, score, box)`. Indexing selects objects: an index, a
-    slice, a boolean mask or an array of indices, in any of which cases the result is again sorted by score.
+    `len()` is the number of objects. Iterating yields `(class name, score, box)` for each object. Indexing with an
+    integer, a slice, a boolean mask or an array of indices returns `Detections` with the selected objects. These
+    are also sorted by score, whatever the order of the indices.
 
     Attributes:
-        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the original image, inside it.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the original image. Every box is inside the image.
         scores: [N] float32 confidence scores, 0..1, descending.
-        class_ids: [N] int64, positions in `class_names`.
-        class_names: all classes of the detector.
-        track_ids: [N] int64, the same id for the same object in each frame of a video; -1 for objects without a track
+        class_ids: [N] int64, indices into `class_names`.
+        class_names: names of all classes of the detector.
+        track_ids: [N] int64. An object has the same track id in all frames of a video; -1: the object has no track
             yet. None: no tracking.
 
     Raises:
-        InputError: the arrays do not fit together.
+        InputError: the shapes of the arrays do not match, a class id has no name, or the scores are not sorted.
 
     >>> boxes, scores = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32), np.array([0.9, 0.4], np.float32)
     >>> found = Detections(boxes, scores, np.array([1, 0]), ("a", "b"))
@@ -57,20 +58,21 @@ class Detections:
         n = len(self.scores)
         if self.boxes.shape != (n, 4) or self.class_ids.shape != (n,):
             raise InputError(
-                f"boxes {self.boxes.shape}, scores {self.scores.shape} and class_ids {self.class_ids.shape} do not fit"
+                f"boxes {list(self.boxes.shape)}, scores {list(self.scores.shape)} and class_ids "
+                f"{list(self.class_ids.shape)} do not match: expected [N, 4], [N] and [N]"
             )
         if n and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.class_names):
-            raise InputError(f"class ids must be in 0..{len(self.class_names) - 1}, the classes that have names")
+            raise InputError(f"class_ids: each must be in 0..{len(self.class_names) - 1}, an index into class_names")
         if np.any(self.scores[1:] > self.scores[:-1]):
-            raise InputError("detections must be sorted by score, best first")
+            raise InputError("scores: must be in descending order; detections are sorted by score, best first")
         if self.track_ids is not None and self.track_ids.shape != (n,):
-            raise InputError(f"track_ids {self.track_ids.shape} do not fit {n} detections")
+            raise InputError(f"track_ids: expected shape [{n}], got {list(self.track_ids.shape)}")
         if self.track_ids is not None and np.any(self.track_ids < -1):
-            raise InputError("track ids must be -1, for none, or more")
+            raise InputError("track_ids: each must be at least 0, or -1 for an object without a track")
 
     @property
     def labels(self) -> np.ndarray[Any, np.dtype[np.str_]]:
-        """Class name of each object [N]."""
+        """Class names [N] of the objects."""
         return np.array([self.class_names[class_id] for class_id in self.class_ids], dtype=np.str_)
 
     def __len__(self) -> int:
@@ -92,8 +94,8 @@ class Detections:
         )
 
     def _checked_index(self, index: int | Sequence[int] | Bools | Ints) -> Bools | Ints:
-        """Return an index, a mask or an array of indices as an array [N] that NumPy accepts, or raise IndexError."""
-        # np.asarray([]) is a float array, which is no valid index.
+        """Convert an index, a mask or a list of indices to an array with which NumPy can index, else raise IndexError."""
+        # np.asarray([]) is an array of floats, which cannot be used as an index.
         array = np.asarray(index) if isinstance(index, np.ndarray) or np.size(index) else np.zeros(0, dtype=np.int64)
         if array.ndim > 1 or array.dtype.kind not in "biu":
             raise IndexError(
@@ -101,7 +103,7 @@ class Detections:
                 f"not by {array.dtype} {list(array.shape)}"
             )
         if array.dtype.kind == "b" and array.shape != (len(self),):
-            raise IndexError(f"a mask for {len(self)} detections has shape [{len(self)}], not {list(array.shape)}")
+            raise IndexError(f"a mask for {len(self)} detections must have shape [{len(self)}], got {list(array.shape)}")
         if array.ndim == 0 and not -len(self) <= array < len(self):
             raise IndexError(f"index {array} is out of range for {len(self)} detections")
         return np.atleast_1d(array)
@@ -109,10 +111,10 @@ class Detections:
     def draw(
         self, image: "str | Path | bytes | ImageArray | Image.Image", *, with_scores: bool = True
     ) -> "Image.Image":
-        """Return a copy of an image with the boxes, class names and scores drawn on it.
+        """Draw boxes, class names and scores on a copy of an image, and return the copy as a PIL image.
 
         Args:
-            image: the image the objects were found in: a path, the bytes of an image file, an RGB array uint8
+            image: the image in which the objects were detected: a path, the bytes of an image file, an RGB array uint8
                 [H, W, 3] or a PIL image.
             with_scores: whether to draw the scores.
 
@@ -128,11 +130,11 @@ class Detections:
         return Image.fromarray(self.draw_on(pixels, with_scores=with_scores))
 
     def draw_on(self, image: ImageArray, *, with_scores: bool = True) -> ImageArray:
-        """Return a copy of an RGB image [H, W, 3] with the boxes, class names and scores drawn on it."""
+        """Draw boxes, class names and scores on a copy of an RGB image [H, W, 3], and return the copy [H, W, 3]."""
         return draw_boxes(image, self.boxes, self._captions(with_scores), self.class_ids)
 
     def _captions(self, with_scores: bool) -> list[str]:
-        """Return the text drawn at each box; `#7` is the id of a track."""
+        """Return the caption of each object: `#7 cat 0.83`, where 7 is the track id and 0.83 the score."""
         tracks = self.track_ids if self.track_ids is not None else np.full(len(self), -1)
         return [
             (f"#{track_id} " if track_id >= 0 else "") + name + (f" {score:.2f}" if with_scores else "")
@@ -145,7 +147,7 @@ class Detections:
         return f"Detections({shown}{more})" if len(self) else "Detections(nothing found)"
 
     def _repr_html_(self) -> str:
-        """Return a table for notebooks."""
+        """Return the detections as an HTML table, which notebooks show."""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{score:.2f}</td>"
             f"<td>{', '.join(f'{side:.1f}' for side in box.tolist())}</td></tr>"
@@ -155,7 +157,7 @@ class Detections:
         return f"<table>{more}<tr><th>class</th><th>score</th><th>box (x1, y1, x2, y2)</th></tr>{rows}</table>"
 
     def to_supervision(self) -> Any:
-        """Return these detections as `supervision.Detections`, with class names in `data["class_name"]`.
+        """Convert these detections to `supervision.Detections`, with the class names in `data["class_name"]`.
 
         Raises:
             MissingPackageError: the package supervision is not installed.
@@ -176,14 +178,14 @@ class Detections:
 
     @classmethod
     def from_supervision(cls, found: Any, class_names: Sequence[str]) -> "Detections":
-        """Return `supervision.Detections` as `Detections`, sorted by score; masks and other extra data are dropped.
+        """Convert `supervision.Detections` to `Detections`, sorted by score; masks and other data are not converted.
 
         Args:
-            found: with `confidence` and `class_id`.
+            found: `supervision.Detections` with `confidence` and `class_id`.
             class_names: names of all classes, in the order of `class_id`.
 
         Raises:
-            InputError: scores or class ids are missing, or the class names differ.
+            InputError: scores or class ids are missing, or the class names differ from `class_names`.
         """
         if found.confidence is None or found.class_id is None:
             raise InputError("detections need scores and classes: `confidence` and `class_id` must not be None")
@@ -200,17 +202,17 @@ class Detections:
                 if name != label:
                     raise InputError(
                         f"a class is named {name!r} in the supervision detections and {label!r} in class_names: pass "
-                        "the class names of the model that made the detections"
+                        "the class names of the model that created the detections"
                     )
         return detections
 
 
 def draw(image: "str | Path | bytes | ImageArray | Image.Image", found: Detections) -> "Image.Image":
-    """Return a copy of an image with detections drawn on it: `found.draw(image)`.
+    """Draw detections on a copy of an image, and return the copy as a PIL image. The same as `found.draw(image)`.
 
     Args:
         image: a path, the bytes of an image file, an RGB array uint8 [H, W, 3] or a PIL image.
-        found: what was detected in it.
+        found: the detections in the image.
 
     Raises:
         InputError: the image cannot be read.
@@ -221,12 +223,12 @@ def draw(image: "str | Path | bytes | ImageArray | Image.Image", found: Detectio
 def coco_results(
     found: Mapping[int, Detections], category_ids: Sequence[int], file_names: Mapping[int, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return detections in COCO's results format: rows of image_id, category_id, bbox [x, y, w, h] and score.
+    """Return one row per detection in COCO's results format: image_id, category_id, bbox [x, y, w, h] and score.
 
     Args:
-        found: detections by image id.
+        found: image id → detections in the image.
         category_ids: category id of each class, in the order of class ids.
-        file_names: file name by image id; adds `file_name` to every row.
+        file_names: image id → file name of the image; if given, every row also has `file_name`.
     """
     rows = []
     for image_id, detections in found.items():

@@ -1,4 +1,4 @@
-"""Boxes with captions drawn on an image: a color per class, line width and font size adapted to the image."""
+"""Draw boxes with captions on an image: one color per class; line width and font size depend on the image size."""
 
 import colorsys
 from collections.abc import Sequence
@@ -14,26 +14,29 @@ _LARGE = 1000
 
 
 def class_color(class_id: int) -> tuple[int, int, int]:
-    """Return an RGB color, 0..255, for a class: hues a golden angle apart, so that consecutive classes differ most."""
+    """Return the RGB color of a class as three levels, 0..255.
+
+    The hues of consecutive classes differ by the golden angle, so that their colors are easy to tell apart.
+    """
     hue = (0.58 + class_id * 0.381966) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 0.95 if class_id % 2 == 0 else 0.8)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_boxes(image: ImageArray, boxes: Floats, captions: Sequence[str], class_ids: Ints) -> ImageArray:
-    """Return a copy of an image [H, W, 3] with boxes drawn on it, the first one on top.
+    """Draw boxes and captions on a copy of an image, and return the copy [H, W, 3].
 
     Args:
-        image: RGB.
-        boxes: [N, 4] corners in pixels of the image, most important first.
-        captions: N texts.
-        class_ids: [N], which determine the colors.
+        image: [H, W, 3] RGB.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image, the most important box first. The first box is on top.
+        captions: N texts, one per box.
+        class_ids: [N]; a class id determines the color of its box.
     """
     drawn = Image.fromarray(image)
     pen = ImageDraw.Draw(drawn)
     size = min(drawn.size)
     if len(boxes) and size > _LARGE:
-        # A large image is viewed in parts: a font size that fits the whole image would hide small objects.
+        # A large image is viewed in parts: a font size in proportion to the whole image would hide small objects.
         sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
         size = min(size, max(_LARGE, round(8 * float(np.median(sides)))))
     line = max(1, round(size / 240))
@@ -60,10 +63,11 @@ def draw_boxes(image: ImageArray, boxes: Floats, captions: Sequence[str], class_
 def _caption_positions(
     boxes: Floats, sizes: Sequence[tuple[float, float]], image_wh: tuple[int, int]
 ) -> list[tuple[float, float]]:
-    """Return the top left corner of each caption, placed where it covers least of the captions before it.
+    """Return the top left corner (x, y) of the caption of each box.
 
-    Above the box; else inside it, unless it would hide the object; below it; or at its bottom edge. Never outside the
-    image.
+    Each caption is placed where it covers least of the captions placed before. If several places are equal, the order
+    is: above the box, at the top inside the box, below the box, at the bottom inside the box. If the caption would hide
+    the object, the place below comes before the place at the top inside. A caption is never outside the image.
     """
     taken = np.zeros((len(boxes), 4))
     for index, ((x1, y1, x2, y2), (width, height)) in enumerate(zip(boxes, sizes, strict=True)):

@@ -1,6 +1,6 @@
-"""Errors the user can fix: every message names the file or parameter, what was expected, and what to do.
+"""Errors that the user can fix. Every message names the file or parameter, what was expected, and what to do.
 
-Code decides by the type of an error, never by its message.
+Code branches on the type of an error, never on its message.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something given from outside is wrong: a file, a setting, an argument.
+    """A file, a setting or an argument from the user is wrong. Base class of the errors in this module.
 
     The command line prints the message and exits with status 2. Any other exception is a bug in this package.
     """
@@ -24,7 +24,7 @@ class ImageError(InputError):
 
 
 class ImageTooLargeError(ImageError):
-    """An image has more pixels than allowed."""
+    """An image has more pixels than `max_pixels` allows."""
 
 
 class LabelError(InputError):
@@ -36,7 +36,7 @@ class ConfigError(InputError):
 
 
 class WeightsError(InputError):
-    """Weights or an exported graph are damaged, or do not fit what they are used for."""
+    """Weights or an exported graph are damaged, or do not match the data or the settings they are used with."""
 
 
 class MissingPackageError(InputError):
@@ -44,7 +44,7 @@ class MissingPackageError(InputError):
 
 
 def location(path: Path | str, line: int | None = None) -> str:
-    """Return a place in a file the way compilers write it.
+    """Return the text `path:line`, or only `path` if the line is None.
 
     >>> location("data.yaml", 3)
     'data.yaml:3'
@@ -53,7 +53,7 @@ def location(path: Path | str, line: int | None = None) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the closest known word, or all known words where none is close.
+    """Return a hint for an unknown word: the most similar known word, or all known words if no known word is similar.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     "did you mean 'epochs'?"

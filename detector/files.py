@@ -1,4 +1,4 @@
-"""Reading and writing files: atomic writes, folder locks, file names that are valid on every system."""
+"""Read and write files: atomic writes, folder locks, file names that are valid on every operating system."""
 
 import contextlib
 import io
@@ -14,18 +14,18 @@ import filelock
 from detector.errors import FileError, location
 
 LOCK_NAME = ".detector.lock"
-"""Name of the lock file in a folder that `locked` has locked."""
+"""Name of the lock file that `locked` creates in a folder."""
 
 _LONGEST_NAME = 150
-"""Bytes of a generated name: most systems allow 255, and a number and a suffix are added later."""
+"""Largest length of a generated name in bytes. Most systems allow 255; a number and a suffix are added later."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-"""Device names on Windows, whatever follows the dot."""
+"""Names reserved for devices on Windows, with or without a suffix."""
 
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while writing into a FileError that names the file."""
+    """Context manager for writing a file: an OSError inside becomes a FileError that names the file."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents where they do not exist.
+    """Create a folder and its parent folders, if they do not exist.
 
     Raises:
         FileError: the folder cannot be created.
@@ -45,10 +45,12 @@ def make_folder(path: Path) -> None:
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse a path that cannot be written, before the work whose result goes there; its folder is created.
+    """Create the folder of a path, and raise FileError if no file can be written to the path.
+
+    Called before the computation whose result is written to the path. None is accepted and does nothing.
 
     Raises:
-        FileError: the path is a folder, or not writable.
+        FileError: the path is a folder or not writable, or its folder cannot be created.
     """
     if path is None:
         return
@@ -58,15 +60,15 @@ def check_writable(path: Path | None) -> None:
 
 
 def append_line(file: io.FileIO, values: Any) -> None:
-    """Append values as one line of JSON to an unbuffered file, completely or not at all.
+    """Append values to an unbuffered file as one line of JSON. If an error occurs, the file is not changed.
 
     Raises:
-        OSError: the line cannot be written; the file is unchanged.
+        OSError: the line cannot be written.
     """
     rest = memoryview(json.dumps(values).encode() + b"\n")
     end = file.tell()
     try:
-        while rest:  # a disk that is nearly full accepts a part and refuses the next
+        while rest:  # a disk that is nearly full accepts a part of the line and refuses the rest
             rest = rest[file.write(rest) :]
     except OSError:
         file.truncate(end)
@@ -74,10 +76,10 @@ def append_line(file: io.FileIO, values: Any) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, then rename it.
+    """Write a file atomically: write a temporary file, flush the data to disk, then rename the temporary file.
 
     Raises:
-        FileError: the file cannot be written; an existing file is unchanged.
+        FileError: the file cannot be written. A file that existed before is not changed.
     """
     temporary = path.with_name(path.name + ".part")
     try:
@@ -89,18 +91,18 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):  # what prevented writing may prevent removing
+        with contextlib.suppress(OSError):  # what prevented writing may also prevent removing
             temporary.unlink(missing_ok=True)
         raise FileError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file atomically; tuples become lists."""
+    """Write values to a JSON file atomically; tuples become lists."""
     write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a renamed entry of a folder to disk, on systems where a folder can be opened."""
+    """Flush the file names in a folder to disk after a rename. Does nothing on systems that cannot open a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -110,7 +112,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file and return its values.
 
     Raises:
         FileError: the file is missing, cannot be read, or is not JSON.
@@ -124,7 +126,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    r"""Return the text of a UTF-8 file, without byte order mark and with `\n` as line ending.
+    r"""Read a UTF-8 file and return its text, without byte order mark and with `\n` as line ending.
 
     Raises:
         FileError: the file cannot be opened or is not UTF-8.
@@ -139,7 +141,7 @@ def read_text(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file exists; False for names that no file can have, such as one that is too long."""
+    """Return whether `path` is an existing file. Return False for an invalid path, such as a name that is too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -148,13 +150,14 @@ def is_file(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Lock a folder against other processes that lock it too; the system releases the lock when the process ends.
+    """Context manager that locks a folder, so that no other process can lock the same folder.
 
-    On drives without file locks (some network drives) nothing is locked.
+    The operating system releases the lock when the process ends. On drives without file locks (some network drives),
+    nothing is locked.
 
     Args:
         folder: an existing folder.
-        doing: what this process does, for the message that the other process prints.
+        doing: what a process does that locks this folder, such as "training"; part of the error message.
 
     Raises:
         FileError: another process holds the lock, or the lock file cannot be created.
@@ -177,7 +180,9 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
 
 def safe_name(text: str) -> str:
-    """Return `text` as a file or folder name that every system accepts: no path, not reserved, not too long.
+    """Convert text to a file or folder name that is valid on every operating system, and return the name.
+
+    The name contains no path separators, is not a reserved name, and is not too long.
 
     >>> [safe_name(text) for text in ("red blood cell", "a/b", "..", "", "CON")]
     ['red blood cell', 'a_b', '_', '_', '_CON']
@@ -188,7 +193,9 @@ def safe_name(text: str) -> str:
 
 
 def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
-    """Return `stem + suffix`, with a number in between if that name is taken, and add it to `taken`.
+    """Return the name `stem + suffix` if it is free, else the first free of `stem-2 + suffix`, `stem-3 + suffix`, ...
+
+    The returned name is added to `taken`, whose keys are the names that are not free.
 
     >>> taken = {"a.jpg": 1}
     >>> [free_name("a", taken, ".jpg") for _ in range(2)]
@@ -199,5 +206,5 @@ def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
         number += 1
         name = f"{stem}-{number}{suffix}"
     taken[name] = 1
-    taken[stem + suffix] = number  # so that thousands of equal names are not counted again each time
+    taken[stem + suffix] = number  # so that the next search for the same name starts here
     return name

@@ -1,4 +1,4 @@
-"""Graceful shutdown: the first Ctrl-C or SIGTERM asks the work to stop after the current step, the second stops it."""
+"""Graceful shutdown: the first Ctrl-C or SIGTERM stops a run after the current step, the second immediately."""
 
 import logging
 import signal
@@ -12,12 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class GracefulShutdown:
-    """Context manager in which the first signal only sets `requested`, and the second raises KeyboardInterrupt.
+    """Context manager for Ctrl-C and SIGTERM: the first signal sets `requested`, the second raises KeyboardInterrupt.
 
-    Signals are handled in the main thread only; in other threads nothing changes.
+    The code inside the context checks `requested` after each step. In a thread other than the main thread, the context
+    manager does nothing.
 
     Attributes:
-        requested: whether a signal has been received.
+        requested: whether Ctrl-C or SIGTERM has been received.
     """
 
     def __init__(self) -> None:
@@ -37,12 +38,15 @@ class GracefulShutdown:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("stopping after the current step; press Ctrl-C again to stop at once")
+        log.warning("stopping after the current step; press Ctrl-C again to stop immediately")
 
 
 @contextmanager
 def sigterm_as_keyboard_interrupt() -> Iterator[None]:
-    """Context manager in which SIGTERM also raises KeyboardInterrupt, so that cleanup runs."""
+    """Context manager in which SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that cleanup code runs.
+
+    In a thread other than the main thread, the context manager does nothing.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

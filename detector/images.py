@@ -1,9 +1,9 @@
-"""Reading and writing image files: the only module that knows file formats, EXIF orientation, 16 bits and alpha.
+"""Read and write image files. Only this module handles file formats, EXIF orientation, 16 bits and transparency.
 
-Inside the package an image is always RGB, uint8, [H, W, 3], oriented the way a viewer shows it.
-The rules: EXIF orientation is applied; 16-bit gray is divided by 256 (12-bit by 16); transparency is composited on
-white; of an animation the first frame is used; floating-point images are refused, since their range is unknown.
-The format is detected from the content: a PNG named .jpg is read as a PNG.
+Inside the package, an image is always RGB, uint8, [H, W, 3], in the orientation in which an image viewer shows it.
+The rules: EXIF orientation is applied; 16-bit gray is divided by 256 (12-bit by 16); transparent images are composited
+on white; only the first frame of an animation is used; images of floating-point numbers are errors, because the range
+of their values is unknown. The format is detected from the content: a PNG file named .jpg is read as a PNG.
 """
 
 import io
@@ -31,10 +31,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 """File suffixes (lower case) that count as images when a folder is searched."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
-"""Formats that are decoded, whatever the file name. Not all of Pillow's: its EPS reader starts another program."""
+"""Formats that are decoded, independent of the file name. Other formats are not: EPS would start another program."""
 
 _ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
-"""Formats that get a warning when they have more frames; those in a JPEG of a camera are previews of the first."""
+"""Formats for which several frames cause a warning. In a JPEG of a camera, the other frames are previews."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -46,7 +46,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Orientation → the transpose that makes the image upright; from 5 on it is rotated by 90 degrees.
+"""EXIF orientation → the transpose that makes the image upright. From 5 on, width and height are exchanged.
 
 Source: EXIF 2.32, tag 0x0112.
 """
@@ -57,20 +57,17 @@ _MORE_PIXELS = "shrink the image, or allow more pixels with --max-pixels"
 
 
 def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Decode an image file.
+    """Decode an image file and return an RGB array [H, W, 3].
 
     Args:
         source: a path, or the bytes of an image file.
-        name: name of the image in error messages; None: its path.
-        max_pixels: pixels of the largest image that is decoded.
-
-    Returns:
-        [H, W, 3] RGB.
+        name: name of the image in error messages; None: the path.
+        max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
         FileError: the file is missing or cannot be read.
         ImageTooLargeError: the image has more than `max_pixels` pixels.
-        ImageError: not an image, truncated, or of an unsupported mode.
+        ImageError: the file is not an image in a supported format, is damaged, or has an unsupported mode.
     """
     name = name or _name_of(source)
     with _open(source, max_pixels, name) as file:
@@ -80,41 +77,46 @@ def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixel
 
 
 def read_image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) of an image as a viewer shows it, reading only the file header where the format allows.
+    """Return (height, width) of an image after its EXIF orientation is applied, without decoding the pixels.
+
+    Only TIFF images are decoded completely.
 
     Raises:
-        InputError: as `read_image`, except for damage after the header.
+        InputError: the image cannot be read. Damage after the file header is not detected.
     """
     with _open(path, max_pixels) as file:
         width, height = file.size
-        if file.format == "TIFF":  # whether `size` is already oriented depends on Pillow's version
+        if file.format == "TIFF":  # whether the orientation is applied to `size` depends on Pillow's version
             height, width = to_rgb(file).shape[:2]
             return height, width
-        # Asking a PNG for EXIF data that its header does not have decodes all of it.
+        # If the header of a PNG has no EXIF data, `getexif` decodes the whole file to search for it.
         has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
         rotated = has_exif and _orientation(file) in (5, 6, 7, 8)
     return (width, height) if rotated else (height, width)
 
 
 def read_thumbnail(path: Path | str, side: int, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Decode an image as a square thumbnail [side, side, 3] RGB, not keeping the aspect; fast for a large JPEG.
+    """Decode an image and return a thumbnail [side, side, 3] RGB, stretched to a square. Fast for large JPEG files.
 
     Raises:
-        InputError: as `read_image`.
+        InputError: the image cannot be read.
     """
     with _open(path, max_pixels) as file:
-        # A JPEG decodes faster at 1/2, 1/4 or 1/8 scale; twice the side is kept, so that all pixels have equal weight.
+        # A JPEG is decoded faster at 1/2, 1/4 or 1/8 scale, but at least at twice `side`, to average many pixels.
         file.draft(None, (2 * side, 2 * side))
         return np.array(Image.fromarray(to_rgb(file)).resize((side, side), Image.Resampling.BOX))
 
 
 def to_rgb(image: Image.Image) -> ImageArray:
-    """Convert a PIL image of any mode to RGB [H, W, 3] by the rules of this module.
+    """Convert a PIL image of any mode to RGB, by the rules of this module, and return the array [H, W, 3].
 
     Raises:
-        ImageError: an image of floats or of 32-bit integers, or of a mode that cannot be converted to RGB.
+        ImageError: the image is damaged, consists of floats or 32-bit integers, or cannot be converted to RGB.
     """
-    image.load()
+    try:
+        image.load()  # a PIL image is decoded here if its file was only opened so far
+    except Exception as error:  # decoders raise many types of errors on damaged data
+        raise _not_decodable(error) from None
     bits = image.tag_v2.get(_TIFF_BITS, (16,)) if isinstance(image, TiffImageFile) else (16,)
     transparent = image.info.get("transparency")
     if (transpose := _UPRIGHT.get(_orientation(image))) is not None:
@@ -126,49 +128,51 @@ def to_rgb(image: Image.Image) -> ImageArray:
             gray[deep == transparent] = 255
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode in ("F", "I"):
-        raise ImageError(f"the value range of images of mode {image.mode} is unknown: save it with 8 or 16 bits")
+        raise ImageError(f"the value range of images of mode {image.mode} is unknown: save the image with 8 or 16 bits")
     try:
         if image.mode in ("LA", "PA", "RGBA", "RGBa") or transparent is not None:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except ValueError:
-        raise ImageError(f"an image of mode {image.mode} cannot be converted to RGB: save it as RGB") from None
+        raise ImageError(f"an image of mode {image.mode} cannot be converted to RGB: save the image as RGB") from None
 
 
 def _orientation(image: Image.Image) -> Any:
-    """Return the EXIF orientation; 1 (upright) where there is none or it cannot be read."""
+    """Return the EXIF orientation of an image; 1 (upright) if it is missing or cannot be read."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged in any way; a viewer shows the image anyway
+    except Exception:  # damaged EXIF data causes many types of errors; an image viewer ignores them
         return 1
     return value if isinstance(value, int) else 1
 
 
 @lru_cache(maxsize=4096)
 def _warn_animated(name: str) -> None:
-    """Warn, once per process and image, that only the first frame is used."""
+    """Log a warning that only the first frame of an image is used, once per process and image."""
     _LOG.warning("%s: has several frames; only the first is used", name)
 
 
 def _name_of(source: Path | str | bytes) -> str:
+    """Return the name of an image in messages."""
     return "<bytes>" if isinstance(source, bytes) else str(source)
 
 
 def _content(source: Path | str | bytes) -> IO[bytes]:
+    """Open an image file and return the binary file object; raise FileError if it is not a regular file."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not stat.S_ISREG(Path(source).stat().st_mode):
-        raise FileError("not a regular file")  # a folder; a pipe, which would block
+        raise FileError("not a regular file")  # a folder, or a pipe, which would block
     return Path(source).open("rb")
 
 
 @contextmanager
 def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) -> Iterator[Image.Image]:
-    """Open an image; errors while opening and while using it become an InputError that names it."""
+    """Context manager that opens an image. Errors in opening and inside the context become an InputError with its name."""
     name = name or _name_of(source)
     try:
-        # Pillow is not given the path: it would memory-map the file and corrupt a rotated TIFF.
+        # Pillow gets the open file, not the path: with a path it would memory-map the file and corrupt a rotated TIFF.
         with _content(source) as content:
             if not content.read(1):
                 raise ImageError("the file is empty")
@@ -186,15 +190,20 @@ def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) 
         raise ImageTooLargeError(f"{name}: the image is too large ({error}): {_MORE_PIXELS}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a supported format ({', '.join(_FORMATS)})") from None
-    except Exception as error:  # decoders raise many kinds of errors on damaged data
+    except Exception as error:  # decoders raise many types of errors on damaged data
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f"{name}: cannot be read ({error.strerror})") from None
-        raise ImageError(f"{name}: the image cannot be decoded ({error or type(error).__name__})") from None
+        raise ImageError(f"{name}: {_not_decodable(error)}") from None
+
+
+def _not_decodable(error: Exception) -> ImageError:
+    """Return the ImageError for an error of an image decoder."""
+    return ImageError(f"the image cannot be decoded ({error or type(error).__name__})")
 
 
 @contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Raise Pillow's own limit, which is global to the process, while an image that may exceed it is opened."""
+    """Context manager that raises Pillow's pixel limit to `max_pixels`. The limit is global to the process."""
     if max_pixels <= MAX_PIXELS:
         yield
         return
@@ -208,6 +217,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _check_pixels(file: Image.Image, max_pixels: int) -> None:
+    """Raise ImageTooLargeError if an image has more than `max_pixels` pixels."""
     if file.width * file.height > max_pixels:
         raise ImageTooLargeError(
             f"the image has {file.width} x {file.height} pixels, more than {max_pixels}: {_MORE_PIXELS}"
@@ -215,10 +225,7 @@ def _check_pixels(file: Image.Image, max_pixels: int) -> None:
 
 
 def check_array(image: npt.NDArray[Any]) -> ImageArray:
-    """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel.
-
-    Raises:
-        ImageError: any other shape or type.
+    """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel, else raise ImageError.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(f"expected an RGB image as uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
@@ -226,13 +233,15 @@ def check_array(image: npt.NDArray[Any]) -> ImageArray:
 
 
 def write_image(path: Path, image: ImageArray) -> None:
-    """Write an RGB image [H, W, 3]; the suffix of `path` selects the format."""
+    """Write an RGB image [H, W, 3] to a file; the suffix of `path` determines the format."""
     options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     Image.fromarray(image).save(path, **options)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files directly in `folder`, sorted by name; broken links too, so that reading them fails.
+    """Return the paths of the image files directly in `folder`, sorted by name.
+
+    Broken links are included, so that reading them raises an error.
 
     Raises:
         FileError: the folder cannot be read.

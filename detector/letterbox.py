@@ -1,6 +1,6 @@
-"""Letterbox: the map between an image and the network input. Scaled to fit, centered, padded with gray.
+"""Letterbox: scale an image to fit the network input, center it and pad it with gray; map boxes in both directions.
 
-One object holds both directions, so that a map and its inverse cannot disagree.
+One object maps in both directions, so that the two directions cannot disagree.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from detector.boxes import clip
 from detector.errors import ConfigError
 
 SIZE_DIVISOR = 32
-"""Height and width of the network input are multiples of this, the coarsest stride."""
+"""Height and width of the network input are multiples of this number of pixels, the largest stride."""
 
 FILL = 114
-"""Gray level of the padding: near the mean of natural images, and what most detectors use."""
+"""Gray level of the padding, 0..255: near the mean of natural images, and used by most detectors."""
 
 
 def check_side(side: int) -> int:
-    """Return `side` if it can be a side of the network input.
+    """Return `side` if it is a positive multiple of 32, else raise ConfigError.
 
     Raises:
-        ConfigError: not a positive multiple of 32; the message names the nearest ones.
+        ConfigError: the message names the nearest multiples of 32.
     """
     if side < SIZE_DIVISOR or side % SIZE_DIVISOR:
         below = max(1, side // SIZE_DIVISOR) * SIZE_DIVISOR
@@ -34,7 +34,14 @@ def check_side(side: int) -> int:
 
 
 def input_hw_for_aspect(long_side: int, aspect: float) -> tuple[int, int]:
-    """Return the input size (height, width) with this long side that is nearest to an aspect of width / height.
+    """Return the input size (height, width) with a given long side and the aspect ratio nearest to `aspect`.
+
+    Args:
+        long_side: long side of the input in pixels, a multiple of 32.
+        aspect: width / height of the images.
+
+    Raises:
+        ConfigError: the long side is not a positive multiple of 32.
 
     >>> input_hw_for_aspect(320, 640 / 480), input_hw_for_aspect(320, 480 / 640)
     ((256, 320), (320, 256))
@@ -45,20 +52,20 @@ def input_hw_for_aspect(long_side: int, aspect: float) -> tuple[int, int]:
 
 
 def letterbox_image(image: ImageArray, input_hw: tuple[int, int]) -> tuple["Letterbox", ImageArray]:
-    """Return the letterbox of an image [H, W, 3], and the letterboxed image [input height, input width, 3]."""
+    """Letterbox an image [H, W, 3]; return the letterbox and the letterboxed image [input height, input width, 3]."""
     letterbox = Letterbox.fit((image.shape[0], image.shape[1]), input_hw)
     return letterbox, letterbox.apply(image)
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Map from image pixels to input pixels: `input = image * scale + offset`, per axis.
+    """Placement of an image in the network input. Per axis: `input_pixel = image_pixel * scale + offset`.
 
     Attributes:
         image_hw: height and width of the image.
         input_hw: height and width of the network input.
-        scaled_hw: height and width of the scaled image inside the input, whole pixels.
-        offset_xy: left and top edge of the scaled image inside the input, whole pixels.
+        scaled_hw: height and width of the scaled image inside the input, in whole pixels.
+        offset_xy: left and top edge of the scaled image inside the input, in whole pixels.
     """
 
     image_hw: tuple[int, int]
@@ -68,7 +75,9 @@ class Letterbox:
 
     @classmethod
     def fit(cls, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> "Letterbox":
-        """Return the largest centered placement that keeps the aspect, up to the rounding of one pixel.
+        """Return the letterbox that shows the whole image as large as possible in the center of the input.
+
+    The aspect ratio of the image is kept, except for rounding to whole pixels.
 
         >>> Letterbox.fit((480, 640), (256, 320)).scaled_hw
         (240, 320)
@@ -81,14 +90,14 @@ class Letterbox:
 
     @property
     def scale_xy(self) -> tuple[float, float]:
-        """Input pixels per image pixel along x and y; they differ only by the rounding of `scaled_hw`."""
+        """Input pixels per image pixel, along x and along y. The two differ only because `scaled_hw` is rounded."""
         return self.scaled_hw[1] / self.image_hw[1], self.scaled_hw[0] / self.image_hw[0]
 
     def apply(self, image: ImageArray) -> ImageArray:
-        """Return the letterboxed image [input height, input width, 3] of an image [H, W, 3]."""
+        """Scale and pad an image [H, W, 3], and return the letterboxed image [input height, input width, 3]."""
         scaled_h, scaled_w = self.scaled_hw
         if (scaled_h, scaled_w) != image.shape[:2]:
-            # AREA averages the pixels that one output pixel covers; when enlarging it would only repeat pixels.
+            # INTER_AREA averages the pixels that one output pixel covers. If it enlarged an image, it would repeat pixels.
             shrinks = scaled_h < image.shape[0]
             mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             image = cv2.resize(image, (scaled_w, scaled_h), interpolation=mode).astype(np.uint8, copy=False)
@@ -100,11 +109,11 @@ class Letterbox:
         return padded
 
     def to_input(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from image pixels to input pixels."""
+        """Map boxes [N, 4] from image pixels to input pixels; return the mapped boxes [N, 4]."""
         return boxes * self._scale4 + self._offset4
 
     def to_image(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from input pixels to image pixels, clipped to the image."""
+        """Map boxes [N, 4] from input pixels to image pixels; return the mapped boxes [N, 4], clipped to the image."""
         return clip((boxes - self._offset4) / self._scale4, self.image_hw)
 
     @property

@@ -1,10 +1,10 @@
-"""Memory of the machine."""
+"""Memory that is available on the machine."""
 
 from pathlib import Path
 
 
 def available_memory() -> int:
-    """Return the bytes of memory available without swapping; 2 GiB where the system does not report it."""
+    """Return the available memory (without swap) in bytes, or 2 GiB if the operating system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

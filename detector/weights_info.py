@@ -1,4 +1,4 @@
-"""Information that travels with trained weights, as text in the metadata of every weights and graph file."""
+"""Information about trained weights, stored as text in the metadata of every weights file and every graph file."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,20 +11,20 @@ from detector.letterbox import SIZE_DIVISOR
 FORMAT = "detector-weights-2"
 
 LARGEST_SIDE = 16384
-"""Largest side of the network input; a file with a larger one is damaged, or built to fill the memory."""
+"""Largest side of the network input in pixels. A file with a larger side is damaged, or made to exhaust the memory."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Everything needed to use trained weights, and how they were made.
+    """Information needed to use trained weights, and facts about the training run that created the weights.
 
     Attributes:
-        model: name of the network size.
-        class_names: C names.
-        category_ids: C category ids, as in the files of the training data.
-        input_hw: height and width of the network input in training, pixels.
+        model: name of the network size, such as "nano".
+        class_names: C names, in the order of class ids.
+        category_ids: C category ids, as in the annotation files of the training data, in the order of class ids.
+        input_hw: height and width of the network input in training, in pixels.
         config: the settings of the training run.
-        facts: about the training run: data, number of images, steps, seconds, AP on val, versions.
+        facts: facts about the training run: data, number of images, steps, seconds, AP on val, versions.
     """
 
     model: str
@@ -36,19 +36,19 @@ class WeightsInfo:
 
 
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
-    """Return the information as strings, each value encoded as JSON."""
+    """Return the metadata for a file: the name of each attribute, and its value as JSON text."""
     return {"format": FORMAT} | {key: json.dumps(value) for key, value in asdict(info).items()}
 
 
 def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
-    """Parse the strings that `to_metadata` returned.
+    """Parse the metadata that `to_metadata` wrote, and return the information.
 
     Args:
         metadata: metadata of a file.
         source: name of the file, for error messages.
 
     Raises:
-        WeightsError: the file was written by another program or version, or is damaged.
+        WeightsError: the file was written by another program or version, or its metadata is damaged.
     """
     if (found := metadata.get("format")) != FORMAT:
         raise WeightsError(
@@ -56,10 +56,10 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
             "use weights written by `detector train` or `detector export`"
         )
     try:
-        values = {key: json.loads(metadata[key]) for key in _MUST_BE}
+        values = {key: json.loads(metadata[key]) for key in _METADATA_RULES}
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise damaged(source, error) from None
-    for key, (rule, fits) in _MUST_BE.items():
+    for key, (rule, fits) in _METADATA_RULES.items():
         if not fits(values[key]):
             raise WeightsError(f"{source}: the metadata is damaged: {key} must be {rule}")
     height, width = values.pop("input_hw")
@@ -70,16 +70,18 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    """Return a function that tests whether a value is a list of at least one item, all of type `kind`."""
     return lambda value: isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
 
 
 def _is_input_hw(value: Any) -> bool:
+    """Return whether a value is a valid input size [height, width]."""
     if not _is_list_of(int)(value) or len(value) != 2 or max(value) > LARGEST_SIDE:
         return False
     return all(side > 0 and side % SIZE_DIVISOR == 0 for side in value)
 
 
-_MUST_BE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+_METADATA_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("a name", lambda value: isinstance(value, str)),
     "class_names": ("a list of names", _is_list_of(str)),
     "category_ids": ("a list of whole numbers", _is_list_of(int)),
@@ -87,9 +89,9 @@ _MUST_BE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "config": ("a mapping of settings", lambda value: isinstance(value, dict)),
     "facts": ("a mapping", lambda value: isinstance(value, dict)),
 }
-"""Key → a description of a valid value, and a test for it."""
+"""Key → description of a valid value, and a function that tests a value."""
 
 
 def damaged(source: str, error: Exception) -> WeightsError:
-    """Return the error to raise for metadata that cannot be parsed."""
+    """Return a WeightsError for metadata that cannot be parsed; the caller raises it."""
     return WeightsError(f"{source}: the metadata is damaged ({type(error).__name__}: {error})")

@@ -53,9 +53,9 @@ def test_equal_scores_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("n", "scores", "class_ids", "message"),
     [
-        (3, (0.9, 0.5), (1, 0), "do not fit"),
-        (2, (0.9, 0.5), (1,), "do not fit"),
-        (0, (0.9,), (1,), "do not fit"),
+        (3, (0.9, 0.5), (1, 0), "do not match"),
+        (2, (0.9, 0.5), (1,), "do not match"),
+        (0, (0.9,), (1,), "do not match"),
         (2, (0.9, 0.5), (1, 2), r"0\.\.1"),
         (2, (0.9, 0.5), (-1, 0), r"0\.\.1"),
         (2, (0.5, 0.9), (1, 0), "sorted by score"),
@@ -66,7 +66,7 @@ def test_inconsistent_arrays_raise(n: int, scores: tuple[float, ...], class_ids:
         make(n, scores, class_ids)
 
 
-@pytest.mark.parametrize(("track_ids", "message"), [([1], "do not fit"), ([1, -2], "-1, for none")])
+@pytest.mark.parametrize(("track_ids", "message"), [([1], r"expected shape \[2\], got \[1\]"), ([1, -2], "-1 for an object without")])
 def test_inconsistent_track_ids_raise(track_ids: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tracked([0.9, 0.5], track_ids)

@@ -114,7 +114,7 @@ def test_read_image_returns_what_a_viewer_shows(tmp_path: Path, kind: str, mode:
         path = save(as_stored(mode, orientation), tmp_path / f"{orientation}", kind, orientation)
         if mode == "F":
             with pytest.raises(
-                InputError, match="the value range of images of mode F is unknown: save it with 8 or 16 bits"
+                InputError, match="the value range of images of mode F is unknown: save the image with 8 or 16 bits"
             ):
                 read_image(path)
             continue

@@ -152,12 +152,12 @@ def check(
     batch_size = choose_batch_size(config, image_count)
     sampled = _subset(splits[0], _IMAGES)
     dataset = DetectionDataset(sampled, input_hw, config)
-    _check_samples(sampled, dataset, results)
+    _run_sample_checks(sampled, dataset, results)
     check_padding(input_size_at(input_hw, 0, 1, config), config)
     dtype = choose_precision(config.precision, torch.device("cpu"))
-    network = _check_network(sampled, dataset, batch_size, results)
-    _check_learning_rate(network, dataset, batch_size, dtype, results)
-    results.add(_check_overfitting(sampled, dataset, dtype))
+    network = _run_network_checks(sampled, dataset, batch_size, results)
+    _run_range_test(network, dataset, batch_size, dtype, results)
+    results.add(_run_overfit_test(sampled, dataset, dtype))
     trainer = Trainer(network, config, torch.device("cpu"), dtype, image_count / batch_size)
     results.add(diagnose_cost(trainer, dataset, batch_size, config, image_count))
     results.report_images()
@@ -178,8 +178,8 @@ def _subset(split: Split, count: int) -> Split:
     return replace(split, annotations=tuple(evenly_spaced(split.annotations, count)), ground_truth=None)
 
 
-def _check_samples(split: Split, dataset: DetectionDataset, results: _Results) -> None:
-    """Check augmentation and preprocessing."""
+def _run_sample_checks(split: Split, dataset: DetectionDataset, results: _Results) -> None:
+    """Run the checks of augmentation and preprocessing."""
     results.add_image("augmentation.jpg", augmentation_examples(dataset, split.class_names))
     results.add(
         diagnose_augmentation(split.annotations, dataset.input_hw, dataset.config),
@@ -187,8 +187,8 @@ def _check_samples(split: Split, dataset: DetectionDataset, results: _Results) -
     )
 
 
-def _check_network(split: Split, dataset: DetectionDataset, batch_size: int, results: _Results) -> GridNetwork:
-    """Check an untrained network, and return it."""
+def _run_network_checks(split: Split, dataset: DetectionDataset, batch_size: int, results: _Results) -> GridNetwork:
+    """Run the checks of an untrained network, and return the network."""
     config, input_hw = dataset.config, dataset.input_hw
     torch.manual_seed(config.seed)
     spp = uses_spp(input_hw)
@@ -225,7 +225,7 @@ def _report_signal(layers: Sequence[LayerSignal], results: _Results) -> None:
     results.add_image("signal.png", chart)
 
 
-def _check_learning_rate(
+def _run_range_test(
     network: GridNetwork, dataset: DetectionDataset, batch_size: int, dtype: torch.dtype, results: _Results
 ) -> None:
     """Run the learning rate range test on a copy of the network."""
@@ -238,7 +238,7 @@ def _check_learning_rate(
     results.add(diagnose_learning_rate(test))
 
 
-def _check_overfitting(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
+def _run_overfit_test(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
     """Run the overfit test with a small network input."""
     input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
     return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, _OVERFIT_SECONDS))

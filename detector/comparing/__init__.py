@@ -1,1 +1,1 @@
-"""The command `compare`: training runs with different settings, summarized in a table."""
+"""The command `compare`: train with different settings, and summarize the AP of all runs in a table."""

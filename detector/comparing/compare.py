@@ -1,7 +1,8 @@
-"""Compare settings on the user's data: a list, a grid or a random search against a baseline.
+"""Compare settings on the user's data: a list of settings, a grid or a random search, each against a baseline.
 
-Every run is a process of its own, so that its time and memory can be measured and a crash does not stop the other runs.
-The list of runs is a pure function of the arguments, so that an interrupted comparison continues where it stopped.
+Every run is a separate process. So the time and the memory of each run can be measured, and a crash of one run does not
+stop the other runs. The list of runs is a pure function of the arguments. So an interrupted comparison continues where
+it stopped.
 """
 
 import csv
@@ -41,13 +42,13 @@ from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-"""Time between two checks of the running processes."""
+"""Pause between two checks whether a process has ended, in seconds."""
 
 _LOG, _ERRORS = "log.txt", "errors.txt"
-"""Files in the folder of a run: standard output and standard error of its process."""
+"""Files in the folder of a run, with the standard output and the standard error of the training process."""
 
 _INPUT_ERROR = 2
-"""Exit status of the command line after an InputError; it prints `error: MESSAGE` to standard error."""
+"""Exit status of `detector train` after an InputError; the command also prints `error: MESSAGE` to standard error."""
 
 
 def compare(
@@ -61,29 +62,31 @@ def compare(
     jobs: int = 1,
     keep_weights: bool = False,
 ) -> list[ComparisonRow]:
-    """Train with the base settings and with each variation, once per seed, and compare AP on val.
+    """Train with the base settings and with each variation, once per seed; return a row of mean results per variation.
 
-    Writes compare.csv (a line per run), compare.md (the table) and the folders of the runs. Runs that are already in
-    compare.csv are not done again; to repeat a run, remove its line.
+    Writes to the folder `out`: compare.csv (one line per run), compare.md (the table), and one folder per run. A run
+    that already has a line in compare.csv is not repeated; to repeat it, remove the line.
 
     Args:
-        data: anything `open_data` takes; must have a val split, on which the settings are compared.
-        variations: variations and files of variations; see `read_variations`.
-        base: the settings that are varied, with a length in steps or epochs. Evaluated once, at the end of the run,
-            unless `evaluations` is set.
+        data: the data set, in any form that `open_data` accepts. AP is measured on its val split.
+        variations: variations as text, and paths of files with variations; see `read_variations`.
+        base: the settings of the baseline, which the variations change. `steps` or `epochs` must be set. With
+            `evaluations="auto"`, each run is evaluated once, after its last step.
         out: folder for the results.
         seeds: number of runs per variation, with the seeds base.seed, base.seed + 1, ...
-        trials: number of draws for each variation with random numbers.
-        jobs: number of runs at the same time. They share the CPU cores evenly, unless the environment variable
-            OMP_NUM_THREADS sets the threads per run.
-        keep_weights: whether to keep the weights of the runs; else they are removed once their AP is known.
+        trials: number of random draws for each variation that contains a range.
+        jobs: number of runs at the same time. Each run gets the same number of CPU threads: the number of cores divided
+            by `jobs`, or the value of the environment variable OMP_NUM_THREADS.
+        keep_weights: whether to keep the weights and checkpoints of the runs. If not, they are removed when the run has
+            ended.
 
     Returns:
-        One row per variation; the baseline is first.
+        One row per variation. The first row is the baseline.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; all running processes are killed first.
-        InputError: an invalid argument, or compare.csv belongs to other data, base settings or number of threads.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after all running processes have been killed.
+        InputError: an argument is invalid, the data has no val split, or the runs in compare.csv were done with other
+            data, other base settings or another number of threads.
     """
     for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
         if count < 1:
@@ -101,33 +104,37 @@ def compare(
     rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
     heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
     write_atomic(out / "compare.md", f"{heading}\n\n{to_markdown(rows)}".encode())
-    log.info(f"all runs are listed in {out / 'compare.csv'}, the table is in {out / 'compare.md'}")
+    log.info(f"all runs: {out / 'compare.csv'}; table of the results: {out / 'compare.md'}")
     return rows
 
 
 def _check_has_val(data: str | Path, base: Config) -> None:
     names = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels).split_names
     if "val" not in names:
-        raise LabelError(f"{data}: settings are compared on a split named val; this data has only {', '.join(names)}")
+        raise LabelError(
+            f"{data}: this data set has no val split, only {', '.join(names)}; add a val split, on which the AP of the "
+            "settings is measured"
+        )
 
 
 def describe_base(base: Config) -> str:
-    """Return a checksum of all settings except the seed, and the settings that differ from their defaults."""
+    """Return one line: a checksum of all settings except the seed, then `key=value` for each setting without its default."""
     base = replace(base, seed=0)
     checksum = hashlib.sha256(json.dumps(asdict(base)).encode()).hexdigest()[:8]
     return " ".join([checksum, *_changed_settings(base)]).replace('"', "")
 
 
 def _changed_settings(config: Config) -> list[str]:
-    """Return the settings that differ from their defaults, as arguments of `--set`."""
+    """Return `key=value` for each setting that differs from its default, in the form that `--set` accepts."""
     values = ((setting.name, getattr(config, setting.name), setting.default) for setting in fields(config))
     return [f"{name}={json.dumps(value)}" for name, value, default in values if value != default]
 
 
 def _threads_per_run(jobs: int) -> int:
-    """Return the number of threads of a run.
+    """Return the number of CPU threads of each run: OMP_NUM_THREADS if it is set, else the number of cores / `jobs`.
 
-    It is fixed and recorded, because with another number sums are added in another order and the results differ.
+    All runs use the same number of threads, and the number is recorded. With another number of threads, sums are added
+    in another order, and the results differ.
     """
     if (requested := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         return max(1, int(requested))
@@ -144,17 +151,17 @@ def _do_runs(
     jobs: int,
     keep_weights: bool,
 ) -> list[RunRecord]:
-    """Do the runs that are not in compare.csv yet and add them to it; return all runs."""
+    """Do each run that has no line in compare.csv yet, and append its line; return the earlier and the new runs."""
     table = out / "compare.csv"
     runs = read_runs(table, conditions)
     done = {(run.settings, run.seed) for run in runs}
-    # Seed by seed: if the comparison is stopped early, or the machine slows down, all variations are affected alike.
+    # All variations with the first seed, then all with the next: an early stop or a slower machine affects all alike.
     planned = [(variation, seed) for seed in seeds for variation in variations]
     todo = [(variation, seed) for variation, seed in planned if (variation.name, seed) not in done]
     already_done = len(planned) - len(todo)
     log.info(
-        f"{len(variations)} settings x {len(seeds)} seeds = {len(planned)} runs, {already_done} of them already done; "
-        f"{jobs} at the same time, {conditions.threads} threads each"
+        f"{len(variations)} variations x {len(seeds)} seeds = {len(planned)} runs, {already_done} already done; "
+        f"runs at the same time: {jobs}; threads per run: {conditions.threads}"
     )
     with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out / "runs", jobs)) as ended_runs:
         for count, (run, folder) in enumerate(ended_runs, already_done + 1):
@@ -170,7 +177,15 @@ def _do_runs(
 
 @dataclass(frozen=True)
 class _ActiveRun:
-    """A run whose process has been started and not yet waited for; `started` is `time.monotonic()`."""
+    """A training process that is running, or has ended and is not recorded yet.
+
+    Attributes:
+        variation: settings of the run.
+        seed: seed of the run.
+        folder: output folder of the run.
+        process: the training process.
+        started: `time.monotonic()` at the start of the process.
+    """
 
     variation: Variation
     seed: int
@@ -182,7 +197,7 @@ class _ActiveRun:
 def _train_all(
     todo: Sequence[tuple[Variation, int]], conditions: Conditions, parent: Path, jobs: int
 ) -> Generator[tuple[RunRecord, Path]]:
-    """Train with each (variation, seed), `jobs` at the same time; yield each run and its folder when it has ended."""
+    """Do the runs, `jobs` at the same time; when a run has ended, yield its record and its folder below `parent`."""
     waiting, active = deque(todo), list[_ActiveRun]()
     try:
         while waiting or active:
@@ -200,13 +215,14 @@ def _train_all(
 
 
 def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path) -> _ActiveRun:
-    """Start a training run in a folder below `parent`; its output goes to log.txt and errors.txt there."""
+    """Start a training process with a new output folder below `parent`; its output goes to log.txt and errors.txt."""
     readable = re.sub(r"[^\w.=-]+", "_", variation.name)[:80]
-    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]  # two names may become equal when made readable
+    # Two different variations may have the same readable name, so the folder name also contains a checksum.
+    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]
     folder = parent / f"{readable}-{checksum}-seed{seed}"
-    shutil.rmtree(folder, ignore_errors=True)  # from an interrupted run that has no line in the CSV
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run, which has no line in compare.csv
     folder.mkdir(parents=True)
-    # -P: import this package, not one that happens to be in the current folder.
+    # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
     for setting in _changed_settings(replace(variation.config, seed=seed)):
         command += ["--set", setting]
@@ -219,9 +235,9 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path
 
 
 def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | None:
-    """Return the record of a run, or None while it is running."""
-    # wait4 reports the resources of this one process. The reported peak memory is at least that of the process that
-    # started it, which is small because nothing here imports torch.
+    """Return the record of a run if its process has ended, else None."""
+    # wait4 reports the resources of this one process. The reported peak memory is never below the memory of the process
+    # that started it. That process is small because nothing in this module imports torch.
     pid, status, usage = os.wait4(run.process.pid, os.WNOHANG)
     if not pid:
         return None
@@ -233,7 +249,8 @@ def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | Non
         error = _failure_reason(run.process.returncode, run.folder)
     else:
         with (run.folder / "results.csv").open(newline="", encoding="utf-8") as file:
-            last = list(csv.DictReader(file))[-1]  # not the best one: it would be selected by what is compared
+            # The last row, not the best one: selecting by AP would make the compared AP too high.
+            last = list(csv.DictReader(file))[-1]
         steps, ap, ap50 = int(last["step"]), float(last["AP"]), float(last["AP50"])
     return RunRecord(
         data=conditions.data,
@@ -252,18 +269,19 @@ def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | Non
 
 
 def _failure_reason(status: int, folder: Path) -> str:
-    """Return the reason of a failure on one line, for the table; the kind of the failure is given by the exit status.
+    """Return one line that says why a run failed: the signal, the error message, or the exception.
 
     Args:
-        status: exit status of the process, not 0; negative: it was ended by a signal.
-        folder: folder of the run.
+        status: exit status of the process. 2: an InputError; another positive number: another exception; negative: the
+            number of the signal that killed the process.
+        folder: output folder of the run, with errors.txt.
     """
     if status < 0:
         reason = f"killed by signal {-status}"
         return reason + " (out of memory?)" if -status == signal.SIGKILL else reason
     text = (folder / _ERRORS).read_text(encoding="utf-8", errors="replace").strip()
     if status == _INPUT_ERROR:
-        lines = re.split(r"^error: ", text, flags=re.MULTILINE)[-1].splitlines()[:1]  # what the message begins with
+        lines = re.split(r"^error: ", text, flags=re.MULTILINE)[-1].splitlines()[:1]  # first line of the message
     else:
         lines = text.splitlines()[-1:]  # the last line of a traceback: the exception
     return " ".join("".join(lines).split()) or f"exit status {status}"

@@ -1,1 +1,1 @@
-"""Reads data sets from files into splits: format readers, ledger of label rows, near duplicates, built-in scenes."""
+"""Reads data sets into splits: readers of label formats, ledger of label rows, near duplicates, built-in scenes."""

@@ -1,5 +1,9 @@
-"""Counts of all label rows of a split (found = used + clipped + dropped) and the file, line and reason of each loss."""
+"""Counts the label rows of a split, and lists every clipped and dropped row with its file, its line and the reason.
 
+Always: found rows = used rows + clipped rows + dropped rows.
+"""
+
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,19 +27,32 @@ DropCode = Literal[
 """Why a row was dropped:
 
 - `malformed_row`: a value is missing or is not a number.
-- `pixel_coordinates`: coordinates in pixels where the format has fractions of the image.
+- `pixel_coordinates`: the coordinates are in pixels, but the format expects fractions of the image size.
 - `not_finite`: a coordinate is NaN or infinite.
-- `no_area`: the width or the height is not above 0.
-- `outside_image`: the box is completely outside of its image.
+- `no_area`: the width or the height of the box is not above 0.
+- `outside_image`: the box is completely outside of the image.
 - `unknown_class`: the class is not among the classes of the data set.
-- `class_id_equals_class_count`: the class id is one too high, as if ids were counted from 1.
-- `unknown_image`: the row belongs to no image of the data set.
-- `image_missing`: its image does not exist or cannot be opened.
-- `image_unusable`: its image cannot be decoded, or its size differs from the size in the labels.
+- `class_id_equals_class_count`: the class id is C for classes 0..C-1, as if class ids started at 1.
+- `unknown_image`: the row does not belong to any image of the data set.
+- `image_missing`: the image file of the row does not exist or cannot be opened.
+- `image_unusable`: the image cannot be decoded, or the size of the image differs from the size in the label file.
 """
 
 RowCode = DropCode | Literal["clipped"]
-"""A `DropCode`, or `clipped`: the box was cut to its image and used."""
+"""A `DropCode`, or `clipped`: the box was clipped to the image, and the clipped box is used."""
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def without_control_characters(text: str) -> str:
+    r"""Return `text` with every control character replaced by `?`.
+
+    Text from a data set may contain control characters, which would move the cursor of the terminal that shows them.
+
+    >>> without_control_characters("a\x1b[2J.png")
+    'a?[2J.png'
+    """
+    return _CONTROL_CHARACTERS.sub("?", text)
 
 
 @dataclass(frozen=True)
@@ -43,11 +60,11 @@ class LedgerEntry:
     """One label row that was clipped or dropped.
 
     Attributes:
-        code: the kind of problem. Programs decide by the code, never by the text of `reason`.
-        path: the file that contains the row.
-        line: line of the row, counted from 1; None where the file is not a text file.
-        reason: the problem and the value that caused it, for people.
-        image: the image that the row belongs to; None if unknown.
+        code: the kind of problem, for programs. Programs must not parse the text of `reason`.
+        path: the label file that contains the row; the image file if the code is `image_unusable`.
+        line: line number of the row in the label file, counted from 1; None if the code is `image_unusable`.
+        reason: the problem and the value that caused it, as text for people.
+        image: path of the image that the row belongs to; None if the image is unknown.
     """
 
     code: RowCode
@@ -58,24 +75,24 @@ class LedgerEntry:
 
     @property
     def action(self) -> Literal["clipped", "dropped"]:
-        """What happened to the row: "clipped" (cut to its image and used) or "dropped" (not used)."""
+        """What happened to the row: "clipped" (the clipped box is used) or "dropped" (the row is not used)."""
         return "clipped" if self.code == "clipped" else "dropped"
 
     def __str__(self) -> str:
-        return f"{location(self.path, self.line)}: {self.action}: {self.reason}"
+        return without_control_characters(f"{location(self.path, self.line)}: {self.action}: {self.reason}")
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What happened to the label rows of a split. One row is one box in the label files.
+    """What happened to each label row of a split. One label row is one box in the label files.
 
     Attributes:
-        used: number of rows used unchanged, including crowd regions.
-        crowd: number of used or clipped rows that mark a crowd or ignore region.
-        background: number of images without objects; these images are kept.
-        missing: images named in the label files that do not exist or cannot be opened. These images are left out and
-            their rows are dropped.
-        entries: the clipped and dropped rows.
+        used: number of rows that are used unchanged, including crowd regions.
+        crowd: number of used or clipped rows that mark a crowd region or ignore region.
+        background: number of images without objects. These images are part of the split.
+        missing: paths of the images that the data set names, but that do not exist or cannot be opened. These images
+            are not part of the split, and their rows are dropped.
+        entries: one entry per clipped or dropped row.
     """
 
     used: int = 0
@@ -94,15 +111,15 @@ class Ledger:
         )
 
     def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
-        """Return the ledger without an image that turned out to be unusable after its rows were counted.
+        """Return a ledger in which one image is missing and all rows of this image are dropped.
 
-        All rows of the image that were used or clipped become dropped rows, and the image is listed as missing.
+        For an image that turns out to be unusable only after the label rows were read.
 
         Args:
-            image: path of the image, as in the entries.
-            rows: number of its rows that were used or clipped.
-            crowd: how many of these rows mark crowd regions.
-            reason: what is wrong with the image.
+            image: path of the image, as in `LedgerEntry.image`.
+            rows: number of used and clipped rows of the image.
+            crowd: number of these rows that mark crowd regions.
+            reason: why the image cannot be used.
         """
         kept = tuple(entry for entry in self.entries if entry.action != "clipped" or entry.image != image)
         clipped = len(self.entries) - len(kept)
@@ -117,33 +134,33 @@ class Ledger:
 
     @property
     def clipped(self) -> int:
-        """Number of rows that were cut to their image and used."""
+        """Number of rows whose box was clipped to the image; the clipped boxes are used."""
         return sum(entry.action == "clipped" for entry in self.entries)
 
     @property
     def dropped(self) -> int:
-        """Number of rows that were not used."""
+        """Number of rows that are not used."""
         return sum(entry.action == "dropped" for entry in self.entries)
 
     @property
     def found(self) -> int:
-        """Number of all rows."""
+        """Number of all rows: used, clipped and dropped."""
         return self.used + len(self.entries)
 
     def summary(self) -> str:
-        """Return all counts in one line.
+        """Return one line of text with all counts, and with the path of the first missing image if there is one.
 
         >>> Ledger(used=3, background=1).summary()
         '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background images)'
         """
-        return (
+        return without_control_characters(
             f"{self.found} boxes found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
             f"({self.crowd} crowd regions, {self.background} background images)"
             + (f", {len(self.missing)} images missing, first: {self.missing[0]}" if self.missing else "")
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts and entries as values that JSON can hold."""
+        """Return the counts and the entries as a dictionary of values that JSON can represent."""
         return {
             "found": self.found,
             "used": self.used,
@@ -159,13 +176,13 @@ class Ledger:
         }
 
     def check(self, allowed_fraction: float) -> None:
-        """Check that not too many rows were dropped.
+        """Raise LabelError if more than a fraction of the found rows was dropped.
 
         Args:
-            allowed_fraction: largest allowed ratio of dropped to found rows, 0..1.
+            allowed_fraction: largest allowed value of `dropped / found`, 0..1, inclusive.
 
         Raises:
-            LabelError: more rows were dropped. The message lists the first of them.
+            LabelError: more rows were dropped. The message lists the first five dropped rows.
         """
         if self.dropped > allowed_fraction * self.found:
             first = "\n  ".join(map(str, islice(self._dropped_entries(), 5)))

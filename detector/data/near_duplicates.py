@@ -1,4 +1,4 @@
-"""Finds near-duplicate images: compares thumbnails of the images of splits by their brightness gradients."""
+"""Finds near-duplicate images of splits by comparing the brightness gradients of their thumbnails."""
 
 import os
 from collections.abc import Sequence
@@ -17,37 +17,40 @@ from detector.errors import InputError
 from detector.images import read_thumbnail
 
 _THUMBNAIL = 32
-"""Side of a thumbnail in pixels; a JPEG of 256 pixels or more is decoded at 1/8 scale for it."""
+"""Side of a thumbnail in pixels. A JPEG image of at least 256 pixels per side is decoded at 1/8 scale for it."""
 
 _MAX_FILES = 5000
 _MAX_RENDERED = 600
 _MAX_PIXELS = 1.5e9
-"""At most this many images, and this many pixels in them, are decoded to thumbnails, which takes about five seconds.
-Images that are not files have a lower limit, since they have to be decoded at full size."""
+"""Limits for all thumbnails together: number of image files, number of rendered images, and number of image pixels.
+
+Within these limits, reading the thumbnails takes about five seconds. The limit for rendered images is lower, because
+they have to be rendered at full size.
+"""
 
 _UNIFORM_STD = 2.0
-"""In gray levels of 0..255: a thumbnail whose standard deviation is smaller is of one color."""
+"""A thumbnail counts as uniform if the standard deviation of every channel is below this value (pixel values 0..255)."""
 
 _NEAR_CORRELATION = 0.97
-"""Correlation of the brightness gradients from which two images count as near duplicates.
+"""Lowest correlation of the brightness gradients (inclusive) at which two images count as near duplicates.
 
 Measured: darkened, shrunk, compressed or noisy copies 0.98 to 1 (0.87 on bare floor), different images of a microscope
 at most 0.38, different objects on the same floor under the same lamp at most 0.969.
 """
 
 _BLOCK = 256
-"""Number of thumbnails that are compared with all others at once."""
+"""Number of thumbnails that one matrix product compares with all references."""
 
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails:
-    """Thumbnails of a split, or of an evenly spaced sample of it.
+    """Thumbnails of all images of a split, or of an evenly spaced sample of the images.
 
     Attributes:
-        split: the split that they are from.
-        paths: paths of the K images.
-        pixels: [K, side, side, 3] RGB, without the aspect of the images.
-        unreadable: images of the sample that cannot be decoded.
+        split: the split that contains the images.
+        paths: paths of the K images whose thumbnails were read.
+        pixels: [K, side, side, 3] RGB thumbnails; each image is stretched to a square.
+        unreadable: paths of the images of the sample that cannot be decoded.
     """
 
     split: Split
@@ -57,11 +60,12 @@ class Thumbnails:
 
 
 class Duplicates(NamedTuple):
-    """Pairs of images that look the same.
+    """Pairs of a thumbnail and a reference thumbnail that look the same.
 
     Attributes:
-        exact: index of a thumbnail → index of an identical one.
-        near: index of a thumbnail → index of the most similar one, for those without an identical one.
+        exact: index of a thumbnail → index of an identical reference.
+        near: index of a thumbnail → index of the most similar reference; only for thumbnails that have a near duplicate
+            but no identical reference.
     """
 
     exact: dict[int, int]
@@ -69,7 +73,10 @@ class Duplicates(NamedTuple):
 
 
 def read_thumbnails(splits: Sequence[Split]) -> list[Thumbnails]:
-    """Read thumbnails of the images of each split, or of an evenly spaced sample if there are too many images."""
+    """Read the images of each split as thumbnails, and return one `Thumbnails` object per split.
+
+    If the splits have too many images, only an evenly spaced sample of the images of each split is read.
+    """
     total = sum(len(split.annotations) for split in splits)
     pixels = sum(pixel_count(split.annotations) for split in splits)
     max_images = _MAX_FILES if all(split.from_files for split in splits) else _MAX_RENDERED
@@ -100,14 +107,15 @@ def _read_thumbnails(split: Split, fraction: float, pool: ThreadPoolExecutor) ->
 
 
 def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None = None) -> Duplicates:
-    """Find the thumbnails that show the same as a reference thumbnail, also if it is flipped horizontally.
+    """Return the thumbnails that look like a reference thumbnail or like a horizontally flipped reference thumbnail.
 
     Args:
-        thumbnails: [K, side, side, 3], none of one color.
-        references: [R, side, side, 3], none of one color; None: compare each thumbnail with the earlier ones.
+        thumbnails: [K, side, side, 3], not uniform (see `is_uniform`).
+        references: [R, side, side, 3], not uniform; None: compare each thumbnail with the thumbnails before it.
 
     Returns:
-        Exact and near duplicates, as index in `thumbnails` → index in `references`.
+        Exact and near duplicates, each as index in `thumbnails` → index in `references` (in `thumbnails` if
+        `references` is None). Only an unflipped reference can be an exact duplicate.
     """
     only_earlier = references is None
     if references is None:
@@ -130,7 +138,7 @@ def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None =
 
 
 def _find_exact(thumbnails: ImageArray, references: ImageArray) -> dict[int, int]:
-    """Return index of a thumbnail → index of the first identical reference."""
+    """Return index of a thumbnail → index of the first identical reference, for thumbnails that have one."""
     first: dict[bytes, int] = {}
     for j, reference in enumerate(references):
         first.setdefault(reference.tobytes(), j)
@@ -138,16 +146,17 @@ def _find_exact(thumbnails: ImageArray, references: ImageArray) -> dict[int, int
 
 
 def gradient_descriptors(thumbnails: ImageArray) -> Floats:
-    """Return the brightness differences between neighboring cells of a 16 x 16 grid, as unit vectors.
+    """Return a feature vector per thumbnail: the brightness differences between neighboring cells of a 16 x 16 grid.
 
-    The dot product of two descriptors hardly depends on brightness, contrast, size and compression of the images, as
-    with a difference hash. Unlike a hash, it gives little weight to uniform areas, where single bits are random.
+    The dot product of two such vectors hardly depends on the brightness, contrast, size and compression of the images.
+    The same is true for a difference hash. But in uniform areas the bits of a hash are random, while the small
+    differences of a feature vector have little weight there.
 
     Args:
         thumbnails: [K, side, side, 3].
 
     Returns:
-        [K, 480]: 16 * 15 vertical and 16 * 15 horizontal differences.
+        [K, 480] unit vectors: 16 * 15 vertical and 16 * 15 horizontal differences per thumbnail.
     """
     k, side = len(thumbnails), _THUMBNAIL // 16
     cells = thumbnails.reshape(k, 16, side, 16, side, 3).mean(axis=(2, 4, 5), dtype=np.float32)
@@ -156,13 +165,13 @@ def gradient_descriptors(thumbnails: ImageArray) -> Floats:
 
 
 def is_uniform(thumbnails: ImageArray) -> Bools:
-    """Find thumbnails of one color.
+    """Return a mask of the thumbnails that have almost the same color everywhere.
 
     Args:
         thumbnails: [K, side, side, 3].
 
     Returns:
-        A mask [K]: True where the thumbnail has almost the same color everywhere.
+        A mask [K]: True where the standard deviation of each channel of the thumbnail is below `_UNIFORM_STD`.
     """
     stds = thumbnails.reshape(len(thumbnails), _THUMBNAIL**2, 3).std(axis=1, dtype=np.float32)
     return np.asarray(stds.max(axis=1) < _UNIFORM_STD)

@@ -1,4 +1,8 @@
-"""Recognizes a data set by its path: a file or folder in a known layout, a descriptor, or the built-in scenes."""
+"""Recognizes the format of a data set by its path, and opens it without reading the labels.
+
+Besides the files and folders of the label formats, a path may be `scenes` (the built-in data set) or a data set
+description: a YAML file with `format` and `path`, as in datasets/.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,9 +23,9 @@ _SPLITS = ("train", "val", "test")
 _FORMATS = ("coco", "yolo", "voc", "scenes")
 _KEYS = ("format", "path", "names", "source", "license", "expected")
 _ACCEPTED = """accepted are:
-  scenes                                     the built-in set of rendered scenes
-  a .yaml with train, val, test, names       YOLO, as other tools export it; or the folder that contains data.yaml
-  a .yaml with format, path                  a descriptor, such as those in datasets/
+  scenes                                     the built-in data set of rendered scenes
+  a .yaml with train, val, test, names       YOLO as other tools export it; also the folder that contains data.yaml
+  a .yaml with format, path                  a data set description, such as those in datasets/
   a folder with train.json, images/          COCO JSON; also annotations/instances_*.json or */_annotations.coco.json
   a folder with Annotations/, JPEGImages/    Pascal VOC
   a COCO .json file                          a single split"""
@@ -29,13 +33,13 @@ _ACCEPTED = """accepted are:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that was recognized but not yet read.
+    """A data set whose format and splits are known, and whose labels are read by `read`.
 
     Attributes:
-        description: what was recognized, in one line.
+        description: format, name and splits of the data set as one line of text.
         readers: split name → function that reads the split.
-        expected: split name → contents of a complete copy: {"images": number of images, "boxes": number of rows found}.
-        coco_files: split name → COCO JSON file, for splits that are such files.
+        expected: split name → counts of a complete copy: {"images": number of images, "boxes": number of label rows}.
+        coco_files: split name → COCO JSON file of the split; empty for other formats.
     """
 
     description: str
@@ -46,19 +50,19 @@ class DataSet:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of the splits. If there are train and val, `read` also accepts "trainval"."""
+        """Names of the splits. If "train" and "val" are among them, `read` also accepts "trainval"."""
         return tuple(self.readers)
 
     def read(self, split_name: str) -> Split:
-        """Read one split.
+        """Read the labels of one split and return the split; the images are not decoded.
 
         Args:
-            split_name: one of `split_names` or a variant that other tools write ("valid"), or "trainval" for train and
-                val combined.
+            split_name: one of `split_names`, or a variant that other tools write, such as "valid" for "val"; or
+                "trainval" for the images of "train" and "val" together.
 
         Raises:
-            InputError: no such split, files that cannot be read, classes that differ from a split that was read before,
-                or a number of images or boxes other than expected.
+            InputError: the split does not exist, a file cannot be read, the classes differ from those of a split that
+                was read before, or the number of images or boxes differs from `expected`.
         """
         name = canonical_name(split_name)
         if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
@@ -71,10 +75,12 @@ class DataSet:
         return split
 
     def ground_truth(self, split_name: str) -> dict[str, Any]:
-        """Return one split as a COCO dictionary, to score results against. For COCO files, no image needs to exist.
+        """Return the labels of one split as a COCO dictionary, the ground truth for scoring a results file.
+
+        If the split is a COCO file, the dictionary is the contents of that file, and the images do not need to exist.
 
         Raises:
-            InputError: as `read`.
+            InputError: as for `read`; or, for a COCO file, an annotation that cannot be scored.
         """
         file = self.coco_files.get(canonical_name(split_name))
         return coco.read_ground_truth(file) if file else coco.to_coco(self.read(split_name))
@@ -101,16 +107,16 @@ class DataSet:
 
 
 def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS) -> DataSet:
-    """Recognize a data set without reading its splits.
+    """Recognize the format and the splits of a data set, and return the `DataSet` without reading its labels.
 
     Args:
         spec: `scenes`, or the path of a file or folder in one of the layouts described in datasets/README.md.
         allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
-        max_pixels: pixels of the largest image that is decoded; larger images count as missing or unreadable.
+        max_pixels: largest number of pixels of an image that is decoded. Larger images count as missing or unreadable.
 
     Raises:
-        FileError: nothing exists at the path.
-        LabelError: no known layout; the message lists what is accepted.
+        FileError: `spec` is not "scenes", and no file or folder exists at this path.
+        LabelError: the file or folder has no known layout. The message lists the known layouts.
         ConfigError: `max_pixels` is below 1.
     """
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
@@ -132,7 +138,7 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # no file can have this name, or access is denied
+    except (OSError, ValueError):  # the name is not a valid file name, or access is denied
         return False
 
 
@@ -158,14 +164,21 @@ def _open_coco(path: Path, options: ReadOptions) -> DataSet:
         files, kind = _coco_files(path), "folder"
         if not files:
             raise LabelError(
-                f"{path}: expected train.json, val.json or test.json in this folder, or a different COCO layout"
+                f"{path}: no COCO file found; expected train.json, val.json or test.json in this folder, or "
+                "annotations/instances_*.json, or */_annotations.coco.json"
             )
     readers = {name: partial(coco.read_split, file, name, options) for name, file in files.items()}
     return DataSet(_describe(f"COCO JSON {kind}", path, files), readers, coco_files=files)
 
 
 def _coco_files(folder: Path) -> dict[str, Path]:
-    """Return split name → JSON file, in the first of the three layouts that fits."""
+    """Return split name → COCO file of a folder; empty if the folder has none of the three COCO layouts.
+
+    If a folder has files of more than one layout, only the files of the first layout are returned.
+
+    Raises:
+        LabelError: two files contain the same split.
+    """
     plain = [(canonical_name(path.stem), path) for path in folder.glob("*.json")]
     plain = [(name, path) for name, path in plain if name in _SPLITS]
     standard = [
@@ -177,7 +190,7 @@ def _coco_files(folder: Path) -> dict[str, Path]:
     for name, path in sorted(plain or standard or roboflow, key=lambda pair: (_rank(pair[0]), pair)):
         if name in files:
             raise LabelError(
-                f"{folder}: both {files[name]} and {path} contain the split {name}; open one of these files instead"
+                f"{folder}: both {files[name]} and {path} contain the split {name}; pass the path of one of these files"
             )
         files[name] = path
     return files
@@ -195,12 +208,12 @@ def _open_voc(folder: Path, class_names: tuple[str, ...], options: ReadOptions) 
 
 def _open_yaml(path: Path, options: ReadOptions) -> DataSet:
     values = _read_yaml(path)
-    return (_open_descriptor if "format" in values else _open_yolo)(path, values, options)
+    return (_open_description if "format" in values else _open_yolo)(path, values, options)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # BaseLoader makes every scalar text: YAML would read a class named `no` as False.
+        # BaseLoader returns every scalar as text. Other loaders read a class named `no` as False.
         values = yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -209,10 +222,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise LabelError(f"{path}: not YAML: {error}") from None
     except RecursionError:
-        raise LabelError(f"{path}: not a YAML description of a data set: nested too deeply") from None
+        raise LabelError(f"{path}: not a YAML file of a data set: the values are nested too deeply") from None
     if not isinstance(values, dict) or not {"format", "names"} & set(values):
         raise LabelError(
-            f"{path}: neither a YOLO data.yaml (`train`, `val`, `names`) nor a descriptor (`format`, `path`)"
+            f"{path}: not a YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) or "
+            "of a data set description (`format`, `path`)"
         )
     return values
 
@@ -223,7 +237,7 @@ def _open_yolo(path: Path, values: dict[str, Any], options: ReadOptions) -> Data
     return DataSet(_describe("YOLO data set", path.parent if path.stem == "data" else path, data.splits), readers)
 
 
-def _open_descriptor(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
+def _open_description(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
     for key in values:
         if key not in _KEYS:
             raise LabelError(f"{path}: unknown key '{key}'; {did_you_mean(key, _KEYS)}")
@@ -232,7 +246,16 @@ def _open_descriptor(path: Path, values: dict[str, Any], options: ReadOptions) -
 
 
 def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
-    """Open the data set that a descriptor points to."""
+    """Open the data set that the keys of a data set description name; without the key `expected`.
+
+    Args:
+        path: the YAML file of the description.
+        values: contents of the YAML file.
+        options: what may be read.
+
+    Raises:
+        InputError: a key has a wrong value, or there is no data set at `path`.
+    """
     format_name = values["format"]
     if not isinstance(format_name, str):
         raise LabelError(f"{path}: `format` must be one of {', '.join(_FORMATS)}")
@@ -241,11 +264,11 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
     if format_name == "scenes":
         return _open_scenes()
     if not isinstance(values.get("path"), str):
-        raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to this descriptor")
+        raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to the folder of this YAML file")
     place = path.parent / values["path"]
     if not _exists(place):
         source = f"; get the data from {values['source']}" if isinstance(values.get("source"), str) else ""
-        raise FileError(f"{path}: there is no data at {place}{source}")
+        raise FileError(f"{path}: `path` is {place}, which does not exist{source}")
     names = values.get("names", [])
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not is_list or (names and format_name != "voc"):
@@ -256,7 +279,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
         return _open_voc(place, tuple(names), options)
     file = next((file for file in (place / "data.yaml", place / "data.yml") if file.is_file()), place)
     if not file.is_file():
-        raise FileError(f"{path}: there is no data.yaml in {place}")
+        raise FileError(f"{path}: `path` is {place}, which contains no data.yaml")
     return _open_yolo(file, _read_yaml(file), options)
 
 

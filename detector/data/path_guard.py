@@ -1,4 +1,7 @@
-"""Restricts a data set to its own folders: a downloaded label file must not make it read the user's other files."""
+"""Restricts a data set to the files in its own folders.
+
+Otherwise a downloaded label file could name any file of the user, and the data set would read that file.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,14 +11,16 @@ from detector.options import ReadOptions
 
 
 class PathGuard:
-    """Decides which files a data set may read: those in its own folders, after links are resolved.
+    """Decides which files a data set may read: the files in its own folders, after links are resolved.
 
-    If a folder itself is a link, its target is allowed. So are the targets of links to folders that are directly in
-    one of the folders, because the user created those. The target of a link to a single file is checked like any path.
+    A folder may be a link: then the target of the link is allowed. A link to a folder that is directly in one of the
+    folders is followed too, because the user created this link. A link to a file is allowed only if its target is in
+    an allowed folder.
 
     Args:
-        folders: the data set's own folders; those that do not exist are ignored. If none exists, every path is allowed.
-        options: of these, `allow_outside` allows every path.
+        folders: the data set's own folders. Folders that do not exist are ignored. If no folder exists, every path is
+            allowed.
+        options: every path is allowed if `allow_outside` is True; the other options are not used.
     """
 
     def __init__(self, folders: Iterable[Path], options: ReadOptions) -> None:
@@ -25,7 +30,7 @@ class PathGuard:
         self._is_inside: dict[Path, bool] = {}
 
     def allows(self, path: Path) -> bool:
-        """Return whether `path` may be read. It does not need to exist."""
+        """Return True if `path` is in an allowed folder, else False. The file does not need to exist."""
         if not self._roots:
             return True
         if path.parent not in self._is_inside:
@@ -33,25 +38,26 @@ class PathGuard:
         try:
             if path.name == ".." or path.is_symlink():
                 return self._contains(path)
-        except (OSError, ValueError):  # no file can have this name: opening it will fail
+        except (OSError, ValueError):  # not a valid file name: opening the file will fail
             return True
         return self._is_inside[path.parent]
 
     def check(self, path: Path, named_in: Path, line: int | None = None) -> None:
-        """Check that `path` may be read.
+        """Raise LabelError if `path` is outside of the allowed folders.
 
         Args:
             path: the file to read.
-            named_in: the file or folder that names `path`.
-            line: the line of `named_in` that names `path`.
+            named_in: the label file or list that contains `path`, or the folder in which `path` was found.
+            line: line of `named_in` that contains `path`, counted from 1; None if `named_in` is a folder or the line
+                is unknown.
 
         Raises:
-            LabelError: `path` is outside of the data set's folders.
+            LabelError: `allows(path)` is False.
         """
         if not self.allows(path):
             raise LabelError(
-                f"{location(named_in, line)}: {path} is outside of the data set's folder {next(iter(self._roots))}: "
-                "move it into that folder, or pass --allow-outside if this data set may read your other files"
+                f"{location(named_in, line)}: {path} is outside of the data set's folder {next(iter(self._roots))}; "
+                "move the file into this folder, or pass --allow-outside if this data set may read your other files"
             )
 
     def _contains(self, path: Path) -> bool:
@@ -62,5 +68,5 @@ class PathGuard:
 def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have: cannot be read
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or not a valid file name: reading it will fail
         return path

@@ -1,6 +1,8 @@
-"""Collects the label rows of a split for all format readers, checks every box, and counts every row in the ledger."""
+"""Collects the images and label rows of a split, checks every box, and counts every row in the ledger.
 
-import re
+Used by the readers of all label formats.
+"""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,28 +11,31 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Bools, Floats
 from detector.boxes import area
-from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode
+from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode, without_control_characters
 from detector.errors import FileError, InputError, LabelError
 from detector.files import is_file
 from detector.images import read_image_size
 from detector.options import ReadOptions
 
 CUT_TOLERANCE = 0.01
-"""Pixels that a box may reach out of its image before it counts as clipped: allows for rounded decimals."""
+"""In pixels: a box that extends beyond its image by at most this distance does not count as clipped.
+
+Coordinates in label files are rounded to a few decimals.
+"""
 
 Corners = tuple[float, float, float, float]
-"""(x1, y1, x2, y2) in pixels of the image; any numbers, checked later."""
+"""(x1, y1, x2, y2) in pixels of the image, not yet checked: the numbers may be NaN or outside of the image."""
 
 _MAX_REASON_LENGTH = 300
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Longer reasons are cut off: text from a label file may be very long."""
 
 
 class RowError(Exception):
-    """A label row that cannot be used.
+    """Raised by a format reader for a label row that cannot be used; the row is then dropped.
 
     Args:
         code: the kind of problem.
-        reason: the problem and the value that caused it.
+        reason: the problem and the value that caused it, as text for people.
     """
 
     def __init__(self, code: DropCode, reason: str) -> None:
@@ -40,16 +45,16 @@ class RowError(Exception):
 
 
 class LabelRow(NamedTuple):
-    """One well-formed label row, before its box is checked.
+    """A label row that was parsed without error. Its box is not checked yet.
 
     Attributes:
-        image_id: id of an image that was added before.
-        path: the file that contains the row.
-        line: line of the row, counted from 1.
+        image_id: id of an image that was passed to `RowCollector.add_image`.
+        path: the label file that contains the row.
+        line: line number of the row in the label file, counted from 1.
         class_id: 0..C-1.
         corners: the box.
-        is_crowd: whether the row marks a crowd or ignore region.
-        area: in square pixels; 0: the area of the box.
+        is_crowd: whether the row marks a crowd region or ignore region.
+        area: area of the object in square pixels; 0: use the area of the box.
     """
 
     image_id: int
@@ -62,10 +67,11 @@ class LabelRow(NamedTuple):
 
 
 class RowCollector:
-    """Collects the images and label rows of one split. `finish` then checks every box.
+    """Collects the images and label rows of one split; `finish` checks the boxes and returns the annotations.
 
     Args:
-        options: of these, `max_pixels` limits the images whose size is read.
+        options: an image with more than `max_pixels` pixels counts as missing if its size has to be read from the file;
+            the other options are not used.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -78,15 +84,18 @@ class RowCollector:
         self._image_ids_with_drops: set[int | None] = set()
 
     def add_image(self, image_id: int, path: Path, hw: tuple[int, int] | None = None) -> tuple[int, int] | None:
-        """Add an image. If it does not exist, or if its size has to be read and cannot be, it counts as missing.
+        """Add an image and return its size, or None if the image is missing.
+
+        An image is missing if the file does not exist, or if `hw` is None and the size cannot be read from the file.
+        All rows of a missing image are dropped.
 
         Args:
-            image_id: unique in the split.
+            image_id: id of the image, unique in the split.
             path: the image file.
-            hw: height and width in pixels; None: read them from the file.
+            hw: (height, width) in pixels; None: read the size from the file.
 
         Returns:
-            (height, width), or None for a missing image: all its rows will be dropped.
+            (height, width) in pixels, or None.
         """
         try:
             if not is_file(path):
@@ -100,37 +109,41 @@ class RowCollector:
         return hw
 
     def add_row(self, row: LabelRow) -> None:
-        """Add a well-formed row; it is dropped if its image is missing."""
+        """Add a row that was parsed without error, or drop the row if its image is missing."""
         if row.image_id in self._missing:
             self.drop(row.image_id, row.path, row.line, RowError("image_missing", self._missing[row.image_id]))
         else:
             self._rows.append(row)
 
     def drop(self, image_id: int | None, path: Path, line: int, error: RowError) -> None:
-        """Drop one row.
+        """Count one row as dropped and add it to the entries of the ledger.
 
         Args:
-            image_id: the image that the row belongs to; None if unknown.
-            path: the file that contains the row.
-            line: line of the row, counted from 1.
-            error: why it is dropped.
+            image_id: id of the image that the row belongs to; None if unknown.
+            path: the label file that contains the row.
+            line: line number of the row, counted from 1.
+            error: code and reason.
         """
         self._image_ids_with_drops.add(image_id)
         self._add_entry(error.code, image_id, path, line, error.reason)
 
     def finish(self, source: Path) -> tuple[tuple[Annotation, ...], Ledger]:
-        """Check every box and return the annotations, one per existing image and sorted by id, with the ledger.
+        """Check all boxes and return the annotations and the ledger of the split.
 
         Args:
-            source: the data set, for error messages.
+            source: file or folder of the data set, for error messages.
+
+        Returns:
+            One annotation per image that is not missing, sorted by image id, and the ledger.
 
         Raises:
-            LabelError: no image exists.
+            LabelError: no image was added, or all images are missing.
         """
         if not self._images:
-            missing = self._missing_paths
-            hint = f"none of the {len(missing)} listed images exists, first: {missing[0]}" if missing else "none listed"
-            raise LabelError(f"{source}: no images ({hint})")
+            if not (missing := self._missing_paths):
+                raise LabelError(f"{source}: the split contains no images")
+            problem = f"none of the {len(missing)} images can be opened; the first is {missing[0]}"
+            raise LabelError(f"{source}: {without_control_characters(problem)}")
         self._rows.sort(key=lambda row: row.image_id)
         boxes, keep = self._check_boxes()
         rows = [row for row, is_kept in zip(self._rows, keep, strict=True) if is_kept]
@@ -138,7 +151,12 @@ class RowCollector:
         return annotations, self._make_ledger(annotations)
 
     def _make_annotations(self, rows: list[LabelRow], boxes: Floats) -> tuple[Annotation, ...]:
-        """Return one annotation per image from its rows (sorted by image id) and their boxes [N, 4]."""
+        """Return one annotation per image that is not missing, sorted by image id.
+
+        Args:
+            rows: N usable rows, sorted by image id.
+            boxes: [N, 4], the clipped boxes of these rows.
+        """
         owners = np.array([row.image_id for row in rows], dtype=np.int64)
         class_ids = np.array([row.class_id for row in rows], dtype=np.int64)
         is_crowd = np.array([row.is_crowd for row in rows], dtype=np.bool_)
@@ -166,10 +184,10 @@ class RowCollector:
         )
 
     def _check_boxes(self) -> tuple[Floats, Bools]:
-        """Cut all boxes to their images, and add the clipped and dropped ones to the ledger's entries.
+        """Clip the boxes of all N rows to their images, and add an entry for each clipped or dropped row.
 
         Returns:
-            [N, 4] boxes, one per row, and a mask [N]: True where the box can be used.
+            Clipped boxes [N, 4], and a mask [N]: True where the box can be used.
         """
         corners = np.array([row.corners for row in self._rows], dtype=np.float64).reshape(-1, 4)
         sizes = np.array([self._images[row.image_id][1] for row in self._rows], dtype=np.float64).reshape(-1, 2)
@@ -177,7 +195,7 @@ class RowCollector:
         boxes = cut.astype(np.float32)
         finite = np.all(np.isfinite(corners), axis=1)
         positive = np.all(corners[:, 2:] > corners[:, :2], axis=1)
-        # Tested in float32, as boxes are used: a sliver that vanishes there has no area either.
+        # Boxes are used as float32. A box so thin that its float32 width or height is 0 has no area either.
         inside = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
         keep = finite & positive & inside
         with np.errstate(invalid="ignore"):  # NaN - NaN
@@ -188,7 +206,7 @@ class RowCollector:
             height, width = self._images[row.image_id][1]
             image = f"the image of {width} x {height} pixels"
             if keep[i]:
-                self._add_entry("clipped", row.image_id, row.path, row.line, f"{box} reaches out of {image}")
+                self._add_entry("clipped", row.image_id, row.path, row.line, f"{box} extends beyond {image}")
                 continue
             if not finite[i]:
                 error = RowError("not_finite", f"{box} is not finite")
@@ -203,8 +221,7 @@ class RowCollector:
 
     def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int, reason: str) -> None:
         image = self._images[image_id][0] if image_id in self._images else None
-        # Text from a label file may be long, or move the cursor of the terminal that shows it.
-        reason = _CONTROL_CHARACTERS.sub("?", reason)
+        reason = without_control_characters(reason)
         if len(reason) > _MAX_REASON_LENGTH:
             reason = reason[:_MAX_REASON_LENGTH] + "..."
         self._entries.append(LedgerEntry(code, path, line, reason, image))

@@ -1,4 +1,4 @@
-"""One split of a data set in memory: class names, annotations, the ledger of label rows, and how to read the images."""
+"""`Split`: the annotations of one split of a data set in memory, and the function that decodes its images."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ _Item = TypeVar("_Item")
 
 
 def canonical_name(name: str) -> str:
-    """Return "train", "val" or "test" for the variants that other tools write, and any other name unchanged.
+    """Return "train", "val" or "test" if `name` is a common variant of it, else return `name` unchanged.
 
     >>> [canonical_name(name) for name in ("train2017", "valid", "test", "night")]
     ['train', 'val', 'test', 'night']
@@ -28,7 +28,7 @@ def canonical_name(name: str) -> str:
 
 
 def evenly_spaced(items: Sequence[_Item], max_count: int) -> list[_Item]:
-    """Return at most `max_count` evenly spaced items, including the first and the last.
+    """Return `max_count` evenly spaced items including the first and the last, or all items if there are fewer.
 
     >>> evenly_spaced("abcdefg", 3), evenly_spaced("ab", 3)
     (['a', 'd', 'g'], ['a', 'b'])
@@ -38,29 +38,31 @@ def evenly_spaced(items: Sequence[_Item], max_count: int) -> list[_Item]:
 
 
 def read_file(annotation: Annotation, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Read the image of an annotation from its file.
+    """Decode the image file of an annotation and return the image [H, W, 3] RGB.
 
     Raises:
-        InputError: as `images.read_image`.
+        InputError: as for `images.read_image`.
     """
     return read_image(annotation.image_path, max_pixels=max_pixels)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The annotated images of one split.
+    """One split of a data set: the annotations in memory, and a function that decodes the images on demand.
 
     Attributes:
-        name: "train", "val", "test", or the data set's own name for it.
-        class_names: C names; `Annotation.class_ids` are indices into them.
-        category_ids: C ids as in the label files, for results with the same ids. COCO's may have gaps or start at 1.
+        name: "train", "val", "test", or another name that the data set defines.
+        class_names: names of the C classes; `Annotation.class_ids` are indices into this tuple.
+        category_ids: ids of the C classes in the label files, used in results files. COCO ids may have gaps or start
+            at 1.
         annotations: one per image, sorted by `image_id`.
         ledger: what happened to each label row.
-        read_image: reads the image [H, W, 3] of an annotation; raises InputError if it cannot be decoded.
-        ground_truth: the contents of a COCO file, for splits read from one: the evaluation then scores against
-            exactly the numbers in the file. None for other formats.
-        from_files: whether `Annotation.image_path` are files that `read_image` reads; False if images are rendered.
-        max_pixels: pixels of the largest image file that is decoded.
+        read_image: decodes the image of an annotation and returns it as [H, W, 3] RGB; raises InputError if the image
+            cannot be decoded.
+        ground_truth: contents of the COCO file of the split. If not None, the evaluation scores against this
+            dictionary, which has exactly the numbers in the file; if None, against `annotations`.
+        from_files: True if `read_image` decodes the file `Annotation.image_path`; False if it renders the image.
+        max_pixels: largest number of pixels of an image file that is decoded.
     """
 
     name: str
@@ -75,16 +77,17 @@ class Split:
 
 
 def join(name: str, first: Split, second: Split) -> Split:
-    """Combine two splits with the same classes into one, without a `ground_truth`.
+    """Return one split with the images of two splits that have the same classes; its `ground_truth` is None.
 
-    If image ids occur in both, the ids of the second split are shifted so that they follow those of the first.
+    If an image id occurs in both splits, the same number is added to all image ids of the second split, so that they
+    are larger than the ids of the first split.
     """
     ids = {annotation.image_id for annotation in first.annotations}
     shift = 0
     if any(annotation.image_id in ids for annotation in second.annotations):
         shift = max(ids) + 1 - min(annotation.image_id for annotation in second.annotations)
     shifted = {annotation.image_id + shift: annotation for annotation in second.annotations}
-    # Each image is read by its own split, under its original id.
+    # The `read_image` function of the original split decodes the image, and gets the annotation with the original id.
     sources = {annotation.image_id: (first.read_image, annotation) for annotation in first.annotations}
     sources |= {image_id: (second.read_image, annotation) for image_id, annotation in shifted.items()}
     annotations = [*first.annotations, *(replace(annotation, image_id=i) for i, annotation in shifted.items())]

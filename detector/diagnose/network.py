@@ -56,7 +56,7 @@ def diagnose_first_loss(network: GridNetwork, batch: Batch, config: Config) -> F
 
 
 @dataclass(frozen=True)
-class _GradientCheck:
+class _GradientErrors:
     """Gradients of a network compared with numerical ones.
 
     Attributes:
@@ -75,12 +75,12 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: Config) -> Fi
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 11.5.
     """
-    check = _check_gradients(network, batch, config)
-    worst = max(check.errors, key=check.errors.__getitem__, default="none")
-    error = check.errors.get(worst, 0)
-    measured = f"largest relative error {error:.1e} ({worst}) in {len(check.errors)} tensors"
+    gradients = _measure_gradients(network, batch, config)
+    worst = max(gradients.errors, key=gradients.errors.__getitem__, default="none")
+    error = gradients.errors.get(worst, 0)
+    measured = f"largest relative error {error:.1e} ({worst}) in {len(gradients.errors)} tensors"
     expected = f"below {_MAX_GRADIENT_ERROR:g}, and a gradient for every tensor"
-    if names := check.without_gradient:
+    if names := gradients.without_gradient:
         measured += f"; without a gradient: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "")
         advice = (
             "These are not trained: frozen (requires_grad), not connected to the loss, or behind units that are all "
@@ -93,7 +93,7 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: Config) -> Fi
     return Finding("network: gradients", "ok", measured, expected)
 
 
-def _check_gradients(network: GridNetwork, batch: Batch, config: Config) -> _GradientCheck:
+def _measure_gradients(network: GridNetwork, batch: Batch, config: Config) -> _GradientErrors:
     """Compare the gradients of a network, on a copy."""
     network = copy.deepcopy(network).double().train()
     for module in network.modules():
@@ -117,7 +117,7 @@ def _check_gradients(network: GridNetwork, batch: Batch, config: Config) -> _Gra
         flat = parameter.grad.flatten()
         chosen = {*flat.abs().topk(min(_ENTRIES - 1, len(flat))).indices.tolist(), int(rng.integers(len(flat)))}
         errors[name] = median(_gradient_error(parameter, index, flat[index], loss) for index in chosen)
-    return _GradientCheck(errors, without_gradient)
+    return _GradientErrors(errors, without_gradient)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The `Detector`: loads trained weights and detects objects in images."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -48,11 +49,11 @@ _BATCH_PIXELS = 2**25
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """An image as it was read [H, W, 3], its views, and the first view (the whole image) letterboxed."""
+    """An image [H, W, 3], its views, and its first view (the whole image) letterboxed."""
 
     image: ImageArray
     views: list[View]
-    whole: Letterboxed
+    letterboxed: Letterboxed
 
 
 class Detector:
@@ -67,8 +68,9 @@ class Detector:
     Attributes:
         runtime: as given.
         info: as given: class names, input size in training, facts about the training run.
-        suppression: NMS variant from the settings of the weights, used where the caller does not ask for another.
-        class_agnostic: whether boxes of different classes suppress each other, likewise.
+        suppression: NMS variant from the settings of the weights: the default of `detect`.
+        class_agnostic: whether boxes of different classes suppress each other, from the settings of the weights: the
+            default of `detect`.
 
     Raises:
         WeightsError: the settings stored with the weights are invalid.
@@ -207,7 +209,8 @@ class Detector:
             batch_size=batch_size,
         )
         if isinstance(source, list | tuple):
-            return [_or_raise(result)[1] for result in self.detect_with_images(source, options)]
+            with closing(self.detect_with_images(source, options)) as results:
+                return [_or_raise(result)[1] for result in results]
         options = self._resolved(options)
         return self._detect_batch([self._prepare(source, options)], options)[0]  # type: ignore[arg-type]
 
@@ -269,7 +272,7 @@ class Detector:
 
     def detect_with_images(
         self, images: Iterable[ImageLike], options: DetectOptions = _DEFAULTS
-    ) -> Iterator[tuple[ImageArray, Detections] | InputError]:
+    ) -> Generator[tuple[ImageArray, Detections] | InputError, None, None]:
         """As `detect_each`, but yield each image [H, W, 3] together with its detections, so that it is read only once.
 
         Raises:
@@ -315,17 +318,17 @@ class Detector:
         """Return the detections of each image, merged from all its views; inputs are letterboxed batch by batch."""
         if not entries:
             return []
-        wholes = self._predict([entry.whole for entry in entries], options)
+        first_results = self._predict([entry.letterboxed for entry in entries], options)
         inputs = (view.letterbox(entry.image, self.input_hw) for entry in entries for view in entry.views[1:])
         # Not fewer than the default: partial objects, which are removed later, must not displace complete ones.
         view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))
-        more: list[Detections] = []
+        other_results: list[Detections] = []
         while batch := list(islice(inputs, options.batch_size)):
-            more += self._predict(batch, view_options)
-        rest = iter(more)
+            other_results += self._predict(batch, view_options)
+        remaining = iter(other_results)
         return [
-            merge_views(entry.views, [whole, *islice(rest, len(entry.views) - 1)], options)
-            for entry, whole in zip(entries, wholes, strict=True)
+            merge_views(entry.views, [first, *islice(remaining, len(entry.views) - 1)], options)
+            for entry, first in zip(entries, first_results, strict=True)
         ]
 
     def _read_batches(self, images: Iterable[ImageLike], options: DetectOptions) -> Iterator[list[_Entry | InputError]]:

@@ -37,8 +37,8 @@ def postprocess(
             point = np.flatnonzero(scores.max(axis=1) > options.score_threshold)
             class_ids = scores[point].argmax(axis=1)
         if options.classes is not None:
-            wanted = np.isin(class_ids, np.asarray(options.classes))
-            point, class_ids = point[wanted], class_ids[wanted]
+            selected = np.isin(class_ids, np.asarray(options.classes))
+            point, class_ids = point[selected], class_ids[selected]
         candidates, candidate_scores = letterbox.to_image(boxes[point]), scores[point, class_ids]
         # Boxes entirely in the padding have no area after clipping to the image.
         inside = area(candidates) > 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from detector.config import Config
 from detector.loader.batch import Batch
 from detector.loss.assigner import assign
-from detector.loss.criterion import detection_loss, quality_focal_loss, softmax_loss, squared_error
+from detector.loss.criterion import detection_loss, has_positive, quality_focal_loss, softmax_loss, squared_error
 from detector.loss.terms import LossTerms
 from detector.model.grid import Grid, GridPredictions, make_grid
 from detector.model.make_network import make_network
@@ -259,3 +259,10 @@ def test_other_class_losses_do_not_change_the_box_losses(class_loss: str) -> Non
     assert values(loss)[1:] == values(other_loss)[1:3]
     assert values(loss)[0] != values(other_loss)[0]
     assert set(other_loss.parts) - set(loss.parts) == {"square"}
+
+
+def test_every_object_can_get_a_positive_with_cells_only() -> None:
+    at_corners = np.array([[31, 31, 33, 33], [63, 31, 65, 33]], np.float32)
+    assert has_positive(at_corners, Config(head="yolo_v1", assign_radius=0.2)).tolist() == [True, True]
+    assert has_positive(at_corners, Config(assign_radius=0.2)).tolist() == [False, False]
+    assert has_positive(at_corners, Config(assign_radius=0.6)).tolist() == [True, True]

@@ -35,7 +35,7 @@ def images(tiny_data: Path) -> list[Path]:
 
 
 def assert_same(one: Detections, other: Detections) -> None:
-    """Equal but for the last digits: convolutions sum in another order for another number of images."""
+    """Compare with a tolerance: the batch size changes the order of sums in a convolution, and so the last digits."""
     assert one.class_ids.tolist() == other.class_ids.tolist()
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4)
     np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
@@ -54,13 +54,13 @@ def test_trained_network_finds_the_objects_of_an_image(detector: Detector, image
 
 def test_all_kinds_of_image_input_give_equal_detections(detector: Detector, images: list[Path]) -> None:
     path = images[0]
-    wanted = detector.detect(path)
+    expected = detector.detect(path)
     with Image.open(path) as opened:
         for source in (str(path), path.read_bytes(), read_image(path), opened, lambda: read_image(path)):
             found = detector.detect(source)
-            assert np.array_equal(found.boxes, wanted.boxes)
-            assert np.array_equal(found.scores, wanted.scores)
-            assert np.array_equal(found.class_ids, wanted.class_ids)
+            assert np.array_equal(found.boxes, expected.boxes)
+            assert np.array_equal(found.scores, expected.scores)
+            assert np.array_equal(found.class_ids, expected.class_ids)
 
 
 def test_list_of_images_equals_one_by_one(detector: Detector, images: list[Path]) -> None:
@@ -89,11 +89,10 @@ def test_images_of_different_sizes_can_be_mixed(detector: Detector) -> None:
 
 
 def test_unreadable_image_does_not_stop_the_others(detector: Detector, images: list[Path]) -> None:
-    answers = list(detector.detect_each([images[0], "missing.png", b"no image", images[1]]))
-    kinds = [isinstance(answer, InputError) for answer in answers]
-    assert kinds == [False, True, True, False]
-    assert "missing.png" in str(answers[1])
-    last = answers[3]
+    results = list(detector.detect_each([images[0], "missing.png", b"no image", images[1]]))
+    assert [isinstance(result, InputError) for result in results] == [False, True, True, False]
+    assert "missing.png" in str(results[1])
+    last = results[3]
     assert isinstance(last, Detections)
     assert_same(last, detector.detect(images[1]))
 
@@ -123,8 +122,8 @@ def test_only_a_few_images_are_read_ahead(detector: Detector, images: list[Path]
             read += 1
             yield read_image(path)
 
-    answers = list(itertools.islice(detector.detect_each(endless()), 30))
-    assert len(answers) == 30
+    results = list(itertools.islice(detector.detect_each(endless()), 30))
+    assert len(results) == 30
     assert read <= 30 + 3 * 8
 
 
@@ -136,10 +135,10 @@ def test_only_one_or_two_large_images_are_read_ahead(detector: Detector) -> None
         read += 1
         return np.broadcast_to(np.uint8(90), (5800, 5800, 3))
 
-    answers = detector.detect_with_images([large] * 6)
-    assert [next(answers)[0].shape for _ in range(2)] == [(5800, 5800, 3)] * 2  # type: ignore[index]
+    results = detector.detect_with_images([large] * 6)
+    assert [next(results)[0].shape for _ in range(2)] == [(5800, 5800, 3)] * 2  # type: ignore[index]
     assert read <= 4
-    answers.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_each_image_is_read_once_and_returned_with_its_detections(detector: Detector, images: list[Path]) -> None:
@@ -152,26 +151,26 @@ def test_each_image_is_read_once_and_returned_with_its_detections(detector: Dete
 
         return read
 
-    answers = list(detector.detect_with_images([*map(reads, images), b"no image"], DetectOptions(score_threshold=0.3)))
+    results = list(detector.detect_with_images([*map(reads, images), b"no image"], DetectOptions(score_threshold=0.3)))
     assert set(times_read.values()) == {1}
-    assert isinstance(answers.pop(), InputError)
-    for path, answer, wanted in zip(images, answers, detector.detect_each(images, score_threshold=0.3), strict=True):
-        assert not isinstance(answer, InputError)
-        assert not isinstance(wanted, InputError)
-        assert np.array_equal(answer[0], read_image(path))
-        assert_same(answer[1], wanted)
+    assert isinstance(results.pop(), InputError)
+    for path, result, expected in zip(images, results, detector.detect_each(images, score_threshold=0.3), strict=True):
+        assert not isinstance(result, InputError)
+        assert not isinstance(expected, InputError)
+        assert np.array_equal(result[0], read_image(path))
+        assert_same(result[1], expected)
 
 
 @pytest.mark.parametrize("before", [0, 3, 8, 11])
 def test_error_of_the_iterable_comes_after_earlier_results(detector: Detector, images: list[Path], before: int) -> None:
     def failing() -> Iterator[Path]:
         yield from images[:before]
-        raise ConnectionError("the camera is gone")
+        raise ConnectionError("the camera is disconnected")
 
-    answers = detector.detect_each(failing())
-    assert len([next(answers) for _ in range(before)]) == before
-    with pytest.raises(ConnectionError, match="the camera is gone"):
-        next(answers)
+    results = detector.detect_each(failing())
+    assert len([next(results) for _ in range(before)]) == before
+    with pytest.raises(ConnectionError, match="the camera is disconnected"):
+        next(results)
 
 
 def test_closing_the_iterator_stops_reading(detector: Detector, images: list[Path]) -> None:
@@ -183,12 +182,21 @@ def test_closing_the_iterator_stops_reading(detector: Detector, images: list[Pat
             read += 1
             yield path
 
-    before = threading.enumerate()
-    answers = detector.detect_each(endless())
-    next(answers)
-    answers.close()  # type: ignore[attr-defined]
+    before = set(threading.enumerate())
+    results = detector.detect_each(endless())
+    next(results)
+    assert set(threading.enumerate()) - before
+    results.close()  # type: ignore[attr-defined]
     assert read <= 16
-    assert threading.enumerate() == before
+    assert set(threading.enumerate()) <= before
+
+
+def test_error_in_a_list_stops_reading(detector: Detector, images: list[Path]) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(InputError) as caught:
+        detector.detect([b"no image", *images])
+    assert set(threading.enumerate()) <= before
+    assert caught.value.__traceback__ is not None  # the error, which is still held, does not keep the thread alive
 
 
 def test_thresholds_and_limits_are_respected(detector: Detector, images: list[Path]) -> None:
@@ -212,21 +220,21 @@ def test_nms_variant_defaults_to_the_settings_of_the_weights(
         return both[0]
 
     settings = {"suppression": suppression, "class_agnostic": class_agnostic}
-    own = Detector(detector.runtime, replace(detector.info, config={**detector.info.config, **settings}))
-    asked = detect(detector, suppression, class_agnostic)
-    assert_same(detect(own, None, None), asked)
+    other = Detector(detector.runtime, replace(detector.info, config={**detector.info.config, **settings}))
+    requested = detect(detector, suppression, class_agnostic)
+    assert_same(detect(other, None, None), requested)
     classic = detect(detector, "classic", False)
-    overridden = detect(own, "classic", False)
+    overridden = detect(other, "classic", False)
     assert np.array_equal(overridden.boxes, classic.boxes)
     assert np.array_equal(overridden.scores, classic.scores)
-    same = len(asked) == len(classic) and np.allclose(asked.boxes, classic.boxes)
+    same = len(requested) == len(classic) and np.allclose(requested.boxes, classic.boxes)
     assert same == (settings == {"suppression": "classic", "class_agnostic": False})
 
 
 def test_weights_without_nms_settings_use_classic_nms(detector: Detector, images: list[Path]) -> None:
-    older = Detector(detector.runtime, replace(detector.info, config={"lr": 0.1}))
-    one, other = older.detect(images[0]), detector.detect(images[0], suppression="classic", class_agnostic=False)
-    assert_same(one, other)
+    other = Detector(detector.runtime, replace(detector.info, config={"lr": 0.1}))
+    classic = detector.detect(images[0], suppression="classic", class_agnostic=False)
+    assert_same(other.detect(images[0]), classic)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +259,7 @@ def test_unknown_parameter_is_a_type_error(detector: Detector, images: list[Path
 
 @pytest.fixture(scope="module")
 def wall(images: list[Path]) -> ImageArray:
-    """Nine of the images beside and above each other, without what tells where one ends."""
+    """A grid of nine of the images, without visible borders."""
     each = [read_image(path) for path in images[:9]]
     return np.concatenate([np.concatenate(each[row : row + 3], axis=1) for row in (0, 3, 6)])
 
@@ -260,19 +268,19 @@ def wall(images: list[Path]) -> ImageArray:
 def test_tiles_find_objects_too_small_in_the_whole_image(
     detector: Detector, images: list[Path], wall: ImageArray, tta: bool
 ) -> None:
-    wanted = [
+    expected = [
         (box + np.array([96 * (number % 3), 64 * (number // 3)] * 2, np.float32), name)
         for number, path in enumerate(images[:9])
         for name, _, box in detector.detect(path, score_threshold=0.5)
     ]
-    assert len(wanted) > 9
+    assert len(expected) > 9
 
     def fraction_found(**options: Any) -> float:
         found = detector.detect(wall, **options)
         assert (found.boxes >= 0).all()
         assert (found.boxes <= [288, 192, 288, 192]).all()
-        of_name = {name: np.array([box for other, _, box in found if other == name]) for name in detector.class_names}
-        hits = [len(of_name[name]) and pairwise_iou(box[None], of_name[name]).max() > 0.5 for box, name in wanted]
+        by_name = {name: np.array([box for other, _, box in found if other == name]) for name in detector.class_names}
+        hits = [len(by_name[name]) and pairwise_iou(box[None], by_name[name]).max() > 0.5 for box, name in expected]
         return sum(map(bool, hits)) / len(hits)
 
     assert fraction_found(tta=tta) < 0.3
@@ -284,21 +292,21 @@ def test_batch_size_does_not_change_the_detections_of_views(
     detector: Detector, images: list[Path], wall: ImageArray, options: dict[str, Any]
 ) -> None:
     mixed = [read_image(images[0]), wall, wall[:100], read_image(images[1])]
-    wanted = [detector.detect(image, **options) for image in mixed]
+    expected = [detector.detect(image, **options) for image in mixed]
     for batch_size in (1, 3):
-        for found, one in zip(detector.detect(mixed, batch_size=batch_size, **options), wanted, strict=True):
+        for found, one in zip(detector.detect(mixed, batch_size=batch_size, **options), expected, strict=True):
             assert_same(found, one)
-        assert_same(detector.detect(wall, batch_size=batch_size, **options), wanted[1])
+        assert_same(detector.detect(wall, batch_size=batch_size, **options), expected[1])
 
 
 def test_image_smaller_than_a_tile_is_not_tiled(detector: Detector, images: list[Path]) -> None:
-    one, other = detector.detect(images[0]), detector.detect(images[0], tile=96, max_detections=300)
-    assert np.array_equal(one.boxes, other.boxes)
-    assert np.array_equal(one.scores, other.scores)
+    plain, tiled = detector.detect(images[0]), detector.detect(images[0], tile=96, max_detections=300)
+    assert np.array_equal(plain.boxes, tiled.boxes)
+    assert np.array_equal(plain.scores, tiled.scores)
 
 
 def test_flipped_image_has_flipped_detections_with_tta(detector: Detector, images: list[Path]) -> None:
-    image = read_image(images[0])[:, :64]  # as much gray on the left as on the right
+    image = read_image(images[0])[:, :64]  # square: the padding is the same on the left and on the right
     found = detector.detect(image, tta=True)
     flipped = detector.detect(np.ascontiguousarray(image[:, ::-1]), tta=True)
     assert len(found) > 0
@@ -318,13 +326,13 @@ def test_tiling_a_large_image_needs_little_memory(detector: Detector) -> None:
 
 def test_image_with_too_many_tiles_does_not_stop_the_others(detector: Detector, images: list[Path]) -> None:
     large = np.broadcast_to(np.uint8(90), (2000, 3000, 3))
-    answers = list(detector.detect_each([images[0], large, images[1]], tile=20))
-    assert isinstance(answers[0], Detections)
-    assert isinstance(answers[2], Detections)
+    results = list(detector.detect_each([images[0], large, images[1]], tile=20))
+    assert isinstance(results[0], Detections)
+    assert isinstance(results[2], Detections)
     message = (
         "tile: an image of 3000 x 2000 pixels would need 37600 tiles of 20 x 13, more than 10000: use larger tiles"
     )
-    assert message in str(answers[1])
+    assert message in str(results[1])
     with pytest.raises(InputError, match="would need 37600 tiles"):
         detector.detect(large, tile=20)
 
@@ -362,13 +370,13 @@ def test_invalid_options_are_refused(
 def test_only_the_selected_classes_are_detected(
     detector: Detector, wall: ImageArray, classes: list[str | int], views: dict[str, Any]
 ) -> None:
-    everything = detector.detect(wall, score_threshold=0.1, **views)
-    blue = everything.class_ids == 1
+    all_classes = detector.detect(wall, score_threshold=0.1, **views)
+    blue = all_classes.class_ids == 1
     assert 0 < blue.sum() < len(blue)
     found = detector.detect(wall, score_threshold=0.1, classes=classes, max_detections=int(blue.sum()), **views)
     assert found.class_names == ("red", "blue")
     assert found.class_ids.tolist() == [1] * blue.sum()
-    assert np.array_equal(found.boxes, everything.boxes[blue])
+    assert np.array_equal(found.boxes, all_classes.boxes[blue])
 
 
 def test_class_name_takes_precedence_over_class_id(detector: Detector, images: list[Path]) -> None:
@@ -386,7 +394,7 @@ def test_larger_input_keeps_aspect_and_box_coordinates(
     image = read_image(images[0])
     [best] = detector.detect(image, max_detections=1).boxes
     shrunk = np.full((128, 192, 3), 114, np.uint8)
-    shrunk[32:96, 48:144] = image  # on the larger canvas: the size that was learned
+    shrunk[32:96, 48:144] = image  # in the larger input, the objects have the size they had in training
     moved = larger.detect(shrunk).boxes - np.array([48, 32, 48, 32], np.float32)
     assert pairwise_iou(best[None], moved).max() > 0.5
 
@@ -407,10 +415,10 @@ def test_detector_does_not_change_the_given_network(tiny_weights: Path, images: 
 
 def test_exif_orientation_is_applied(detector: Detector, images: list[Path]) -> None:
     image = read_image(images[0])
-    turned, exif = io.BytesIO(), Image.Exif()
+    rotated, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.rot90(image).copy()).save(turned, "png", exif=exif)
-    assert_same(detector.detect(turned.getvalue()), detector.detect(image))
+    Image.fromarray(np.rot90(image).copy()).save(rotated, "png", exif=exif)
+    assert_same(detector.detect(rotated.getvalue()), detector.detect(image))
 
 
 def test_unknown_device_is_refused(tiny_weights: Path) -> None:

@@ -18,31 +18,31 @@ WHOLE = View((0, 0, 300, 100))
 LEFT, RIGHT = View((0, 0, 180, 100)), View((120, 0, 300, 100))
 """Two tiles that both show the columns from 120 to 180."""
 
-Answer = tuple[tuple[float, float, float, float], int, float]
-"""A box, its class, its score."""
+Object = tuple[tuple[float, float, float, float], int, float]
+"""A box (x1, y1, x2, y2) in image pixels, a class id and a score."""
 
 
-def found(*answers: Answer) -> Detections:
-    ranked = sorted(answers, key=lambda answer: -answer[2])
+def found(*objects: Object) -> Detections:
+    ranked = sorted(objects, key=lambda one: -one[2])
     boxes = np.array([box for box, _, _ in ranked], np.float32).reshape(-1, 4)
     scores = np.array([score for _, _, score in ranked], np.float32)
     return Detections(boxes, scores, np.array([class_id for _, class_id, _ in ranked], np.int64), NAMES)
 
 
-def merged(views: list[View], of_views: list[Detections], **options: object) -> list[Answer]:
-    """The boxes are in pixels of the image, here and in the answer."""
-    inside = [
+def merged(views: list[View], detections: list[Detections], **options: object) -> list[Object]:
+    """Merge the detections of views; all boxes, also those of the result, are in image pixels."""
+    in_views = [
         replace(of_view, boxes=of_view.boxes - np.array(view.sides[:2] * 2, np.float32))
-        for view, of_view in zip(views, of_views, strict=True)
+        for view, of_view in zip(views, detections, strict=True)
     ]
-    given_ = {"iou_threshold": 0.6, "max_detections": 300, "class_agnostic": False} | options
-    answer = merge_views(views, inside, DetectOptions(**given_))  # type: ignore[arg-type]
-    rows = zip(answer.boxes.tolist(), answer.class_ids.tolist(), answer.scores.tolist(), strict=True)
+    values = {"iou_threshold": 0.6, "max_detections": 300, "class_agnostic": False} | options
+    result = merge_views(views, in_views, DetectOptions(**values))  # type: ignore[arg-type]
+    rows = zip(result.boxes.tolist(), result.class_ids.tolist(), result.scores.tolist(), strict=True)
     return [(tuple(box), class_id, round(score, 4)) for box, class_id, score in rows]
 
 
 @given(
-    # At most 9,000 tiles: 10,000 are refused.
+    # These ranges give at most 9,000 tiles; more than 10,000 are refused.
     image_hw=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     input_hw=st.sampled_from([(64, 96), (96, 64), (320, 320), (32, 320)]),
     tile=st.integers(40, 400),
@@ -53,24 +53,24 @@ def test_tiles_cover_the_image_with_the_requested_overlap(
 ) -> None:
     height, width = image_hw
     options = DetectOptions(tile=tile, tile_overlap=overlap)
-    whole, *tiles = [view.sides for view in views_of(image_hw, input_hw, options)]
-    assert whole == (0, 0, width, height)
-    wanted_h, wanted_w = (max(1, round(tile * side / max(input_hw))) for side in input_hw)
+    first, *tiles = [view.sides for view in views_of(image_hw, input_hw, options)]
+    assert first == (0, 0, width, height)
+    tile_h, tile_w = (max(1, round(tile * side / max(input_hw))) for side in input_hw)
     if not tiles:
-        assert height <= wanted_h
-        assert width <= wanted_w
+        assert height <= tile_h
+        assert width <= tile_w
         return
-    size = (min(wanted_w, width), min(wanted_h, height))
+    size = (min(tile_w, width), min(tile_h, height))
     assert {(right - left, bottom - top) for left, top, right, bottom in tiles} == {size}
     assert len(set(tiles)) == len(tiles)
     for axis, length in ((0, width), (1, height)):
         starts = sorted({sides[axis] for sides in tiles})
         assert starts[0] == 0
         assert starts[-1] == length - size[axis]
-        # A step of less than a pixel is not to be had.
-        shared = [one + size[axis] - other for one, other in itertools.pairwise(starts)]
-        assert all(some >= min(size[axis] * overlap - 1e-6, size[axis] - 1) for some in shared)
-        # Not more tiles than needed, either: with one less they would have to lie further apart.
+        # The overlap is at most the size minus one: tiles are at least one pixel apart.
+        overlaps = [one + size[axis] - other for one, other in itertools.pairwise(starts)]
+        assert all(pixels >= min(size[axis] * overlap - 1e-6, size[axis] - 1) for pixels in overlaps)
+        # There are no more tiles than needed: one tile less could not cover the image at the largest allowed step.
         step = max(1, int(size[axis] * (1 - overlap)))
         assert (len(starts) - 2) * step < length - size[axis] or len(starts) == 1
     assert {(left, top) for left, top, _, _ in tiles} == {(a, b) for a, _, _, _ in tiles for _, b, _, _ in tiles}
@@ -119,10 +119,10 @@ def test_detections_of_a_single_view_are_unchanged() -> None:
 
 
 def test_object_cut_by_a_tile_comes_from_the_next_tile() -> None:
-    whole, part = ((130, 20, 220, 80), 0, 0.7), ((131, 20, 180, 80), 0, 0.9)
+    complete, part = ((130, 20, 220, 80), 0, 0.7), ((131, 20, 180, 80), 0, 0.9)
     views = [WHOLE, LEFT, RIGHT]
-    assert merged(views, [found(), found(part), found(whole)]) == [whole]
-    assert merged(views, [found(), found(part), found()]) == []  # the next shows all of it, and finds nothing
+    assert merged(views, [found(), found(part), found(complete)]) == [complete]
+    assert merged(views, [found(), found(part), found()]) == []  # the next tile shows the complete box, but finds none
 
 
 def test_partial_object_larger_than_the_overlap_is_kept() -> None:
@@ -137,9 +137,9 @@ def test_object_larger_than_a_tile_comes_from_the_whole_image() -> None:
 
 def test_box_at_the_image_edge_is_not_partial() -> None:
     views = [View((0, 0, 300, 200)), View((0, 0, 180, 120)), View((0, 80, 180, 200))]
-    at_rim = [((0, 90, 50, 110), 0, 0.9), ((100, 100, 180, 119), 0, 0.8)]
-    assert merged(views, [found(), found(at_rim[0]), found()]) == [at_rim[0]]
-    assert merged(views, [found(), found(at_rim[1]), found()]) == []  # no rim on the right
+    at_image_edge, at_tile_edge = ((0, 90, 50, 110), 0, 0.9), ((100, 100, 180, 119), 0, 0.8)
+    assert merged(views, [found(), found(at_image_edge), found()]) == [at_image_edge]
+    assert merged(views, [found(), found(at_tile_edge), found()]) == []
 
 
 def test_object_in_two_tiles_becomes_one_mean_box() -> None:
@@ -176,7 +176,7 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
     boxes = [some_boxes(view) for view in views]
     scores = [np.sort(rng.random(4).astype(np.float32))[::-1] for _ in views]
 
-    def goes(box: list[float], view: View) -> bool:
+    def is_removed(box: list[float], view: View) -> bool:
         left, top, right, bottom = view.sides
         margin = 0.015 * max(right - left, bottom - top)
         is_part = (
@@ -185,7 +185,7 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
             or (right < 100 and right - box[2] < margin)
             or (bottom < 100 and bottom - box[3] < margin)
         )
-        shown = any(
+        is_inside_another = any(
             other not in (view, views[0])
             and box[0] >= other.sides[0]
             and box[1] >= other.sides[1]
@@ -193,20 +193,18 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
             and box[3] <= other.sides[3]
             for other in views
         )
-        return is_part and shown
+        return is_part and is_inside_another
 
-    wanted = sorted(
+    expected = sorted(
         (tuple(box), score)
         for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
         for box, score in zip(of_view.tolist(), of_scores.tolist(), strict=True)
-        if not goes(box, view)
+        if not is_removed(box, view)
     )
     in_views = [
         Detections(of_view - np.array(view.sides[:2] * 2, np.float32), of_scores, np.zeros(4, np.int64), NAMES)
         for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
     ]
-    answer = merge_views(views, in_views, DetectOptions(iou_threshold=1.0, class_agnostic=False))
-    assert (
-        sorted((tuple(box), score) for box, score in zip(answer.boxes.tolist(), answer.scores.tolist(), strict=True))
-        == wanted
-    )
+    result = merge_views(views, in_views, DetectOptions(iou_threshold=1.0, class_agnostic=False))
+    rows = zip(result.boxes.tolist(), result.scores.tolist(), strict=True)
+    assert sorted((tuple(box), score) for box, score in rows) == expected
