@@ -67,7 +67,7 @@ _LAZY = {
     "train": "detector.training.train",
     "verify": "detector.exporting.verify",
 }
-"""Public name → the module that defines the name. It is imported on first use, because importing torch takes seconds."""
+"""Public name → module that defines the name. It is imported on first use, because importing torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Box arithmetic in NumPy. Inside the package, every box is (x1, y1, x2, y2), float32, in pixels.
 
-(x1, y1) is the top left corner of the box, (x2, y2) the bottom right corner. Coordinates are continuous: the pixel in column c covers [c, c + 1), so an image of width W spans 0..W.
+(x1, y1) is the top left corner of the box, (x2, y2) the bottom right corner. Coordinates are continuous: the pixel in
+column c covers [c, c + 1), so an image of width W spans 0..W.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from detector.arrays import Floats
 
 
 def from_xywh(boxes: npt.NDArray[Any]) -> Floats:
-    """Convert COCO boxes [..., 4] (left, top, width, height) to boxes [..., 4] (x1, y1, x2, y2) in the same unit.
+    """Convert COCO boxes [..., 4] (left, top, width, height) to [..., 4] (x1, y1, x2, y2) in the same unit.
 
     >>> from_xywh(np.array([10, 20, 4, 2])).tolist()
     [10.0, 20.0, 14.0, 22.0]
@@ -23,12 +24,12 @@ def from_xywh(boxes: npt.NDArray[Any]) -> Floats:
 
 
 def to_xywh(boxes: Floats) -> Floats:
-    """Convert boxes [..., 4] (x1, y1, x2, y2) to boxes [..., 4] (left, top, width, height) in the same unit."""
+    """Convert boxes [..., 4] (x1, y1, x2, y2) to [..., 4] (left, top, width, height) in the same unit."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def from_cxcywh(boxes: npt.NDArray[Any]) -> Floats:
-    """Convert boxes [..., 4] (center x, center y, width, height) to boxes [..., 4] (x1, y1, x2, y2) in the same unit.
+    """Convert boxes [..., 4] (center x, center y, width, height) to [..., 4] (x1, y1, x2, y2) in the same unit.
 
     >>> from_cxcywh(np.array([[5, 5, 4, 2]], dtype=np.float32)).tolist()
     [[3.0, 4.0, 7.0, 6.0]]
@@ -38,7 +39,7 @@ def from_cxcywh(boxes: npt.NDArray[Any]) -> Floats:
 
 
 def to_cxcywh(boxes: Floats) -> Floats:
-    """Convert boxes [..., 4] (x1, y1, x2, y2) to boxes [..., 4] (center x, center y, width, height) in the same unit."""
+    """Convert boxes [..., 4] (x1, y1, x2, y2) to [..., 4] (center x, center y, width, height) in the same unit."""
     return np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 

@@ -94,7 +94,7 @@ class Detections:
         )
 
     def _checked_index(self, index: int | Sequence[int] | Bools | Ints) -> Bools | Ints:
-        """Convert an index, a mask or a list of indices to an array with which NumPy can index, else raise IndexError."""
+        """Convert an index, a mask or a list of indices to an array for NumPy indexing, else raise IndexError."""
         # np.asarray([]) is an array of floats, which cannot be used as an index.
         array = np.asarray(index) if isinstance(index, np.ndarray) or np.size(index) else np.zeros(0, dtype=np.int64)
         if array.ndim > 1 or array.dtype.kind not in "biu":
@@ -103,7 +103,9 @@ class Detections:
                 f"not by {array.dtype} {list(array.shape)}"
             )
         if array.dtype.kind == "b" and array.shape != (len(self),):
-            raise IndexError(f"a mask for {len(self)} detections must have shape [{len(self)}], got {list(array.shape)}")
+            raise IndexError(
+                f"a mask for {len(self)} detections must have shape [{len(self)}], got {list(array.shape)}"
+            )
         if array.ndim == 0 and not -len(self) <= array < len(self):
             raise IndexError(f"index {array} is out of range for {len(self)} detections")
         return np.atleast_1d(array)

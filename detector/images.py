@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 """File suffixes (lower case) that count as images when a folder is searched."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
-"""Formats that are decoded, independent of the file name. Other formats are not: EPS would start another program."""
+"""Formats that are decoded, independent of the file name. Pillow reads more, but EPS files start another program."""
 
 _ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
 """Formats for which several frames cause a warning. In a JPEG of a camera, the other frames are previews."""
@@ -77,9 +77,9 @@ def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixel
 
 
 def read_image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) of an image after its EXIF orientation is applied, without decoding the pixels.
+    """Return (height, width) of an image after its EXIF orientation is applied.
 
-    Only TIFF images are decoded completely.
+    Only the file header is read, except for TIFF, which is decoded completely.
 
     Raises:
         InputError: the image cannot be read. Damage after the file header is not detected.
@@ -102,7 +102,7 @@ def read_thumbnail(path: Path | str, side: int, *, max_pixels: int = MAX_PIXELS)
         InputError: the image cannot be read.
     """
     with _open(path, max_pixels) as file:
-        # A JPEG is decoded faster at 1/2, 1/4 or 1/8 scale, but at least at twice `side`, to average many pixels.
+        # A JPEG is decoded faster at 1/2, 1/4 or 1/8 scale: at least twice `side`, so that all pixels count equally.
         file.draft(None, (2 * side, 2 * side))
         return np.array(Image.fromarray(to_rgb(file)).resize((side, side), Image.Resampling.BOX))
 
@@ -112,11 +112,12 @@ def to_rgb(image: Image.Image) -> ImageArray:
 
     Raises:
         ImageError: the image is damaged, consists of floats or 32-bit integers, or cannot be converted to RGB.
+        FileError: the image is read from its file only now, and the file cannot be read.
     """
     try:
-        image.load()  # a PIL image is decoded here if its file was only opened so far
+        image.load()  # `Image.open` reads only the header: damage is detected here
     except Exception as error:  # decoders raise many types of errors on damaged data
-        raise _not_decodable(error) from None
+        raise _read_error(error) from None
     bits = image.tag_v2.get(_TIFF_BITS, (16,)) if isinstance(image, TiffImageFile) else (16,)
     transparent = image.info.get("transparency")
     if (transpose := _UPRIGHT.get(_orientation(image))) is not None:
@@ -169,7 +170,7 @@ def _content(source: Path | str | bytes) -> IO[bytes]:
 
 @contextmanager
 def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) -> Iterator[Image.Image]:
-    """Context manager that opens an image. Errors in opening and inside the context become an InputError with its name."""
+    """Context manager that opens an image. All errors, also inside the context, become an InputError with its name."""
     name = name or _name_of(source)
     try:
         # Pillow gets the open file, not the path: with a path it would memory-map the file and corrupt a rotated TIFF.
@@ -186,18 +187,19 @@ def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) 
         raise FileError(f"{name}: no such image") from None
     except InputError as error:
         raise type(error)(f"{name}: {error}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageTooLargeError(f"{name}: the image is too large ({error}): {_MORE_PIXELS}") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image in a supported format ({', '.join(_FORMATS)})") from None
     except Exception as error:  # decoders raise many types of errors on damaged data
-        if isinstance(error, OSError) and error.strerror:
-            raise FileError(f"{name}: cannot be read ({error.strerror})") from None
-        raise ImageError(f"{name}: {_not_decodable(error)}") from None
+        input_error = _read_error(error)
+        raise type(input_error)(f"{name}: {input_error}") from None
 
 
-def _not_decodable(error: Exception) -> ImageError:
-    """Return the ImageError for an error of an image decoder."""
+def _read_error(error: Exception) -> InputError:
+    """Return the InputError for an error that Pillow raised while opening or decoding an image."""
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return ImageTooLargeError(f"the image is too large ({error}): {_MORE_PIXELS}")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"not an image in a supported format ({', '.join(_FORMATS)})")
+    if isinstance(error, OSError) and error.strerror:
+        return FileError(f"cannot be read ({error.strerror})")
     return ImageError(f"the image cannot be decoded ({error or type(error).__name__})")
 
 
@@ -225,8 +227,7 @@ def _check_pixels(file: Image.Image, max_pixels: int) -> None:
 
 
 def check_array(image: npt.NDArray[Any]) -> ImageArray:
-    """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel, else raise ImageError.
-    """
+    """Return `image` if it is an RGB uint8 array [H, W, 3] with at least one pixel, else raise ImageError."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(f"expected an RGB image as uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     return image

@@ -77,7 +77,7 @@ class Letterbox:
     def fit(cls, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> "Letterbox":
         """Return the letterbox that shows the whole image as large as possible in the center of the input.
 
-    The aspect ratio of the image is kept, except for rounding to whole pixels.
+        The aspect ratio of the image is kept, except for rounding to whole pixels.
 
         >>> Letterbox.fit((480, 640), (256, 320)).scaled_hw
         (240, 320)
@@ -97,7 +97,7 @@ class Letterbox:
         """Scale and pad an image [H, W, 3], and return the letterboxed image [input height, input width, 3]."""
         scaled_h, scaled_w = self.scaled_hw
         if (scaled_h, scaled_w) != image.shape[:2]:
-            # INTER_AREA averages the pixels that one output pixel covers. If it enlarged an image, it would repeat pixels.
+            # INTER_AREA averages the pixels that one output pixel covers; used for enlarging, it would repeat pixels.
             shrinks = scaled_h < image.shape[0]
             mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             image = cv2.resize(image, (scaled_w, scaled_h), interpolation=mode).astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""Fixtures for tests of several folders: no network, one thread, a tiny data set, and a network trained on it."""
+"""Fixtures that several test folders use: no network, one thread, a tiny data set, and weights trained on it."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 # Under `nohup` or in a background job SIGINT is ignored, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The gate tries the same examples each time; `pytest --hypothesis-profile=explore` tries others.
+# By default the same examples are tested each time; `pytest --hypothesis-profile=explore` tests random ones.
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.load_profile("repeat")
@@ -34,21 +34,21 @@ def attempts() -> Iterator[list[str]]:
     found: list[str] = []
     connect = socket.socket.connect
 
-    def refuse(who: str, where: object) -> None:
-        found.append(f"{who} {where!r}")
+    def refuse(function: str, address: object) -> None:
+        found.append(f"{function} {address!r}")
         raise OSError("tests have no network")
 
-    def connect_here(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:  # between processes of this machine
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:  # Unix sockets only connect processes of this machine
             refuse("connect", address)
         connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", connect_here)
-        patch.setattr(socket.socket, "connect_ex", connect_here)
-        patch.setattr(socket.socket, "sendto", lambda self, *words: refuse("sendto", words[-1]))
+        patch.setattr(socket.socket, "connect", connect_locally)
+        patch.setattr(socket.socket, "connect_ex", connect_locally)
+        patch.setattr(socket.socket, "sendto", lambda self, *arguments: refuse("sendto", arguments[-1]))
         for name in ("getaddrinfo", "gethostbyname", "create_connection"):
-            patch.setattr(socket, name, lambda *words, name=name, **more: refuse(name, words[:2]))
+            patch.setattr(socket, name, lambda *arguments, name=name, **_: refuse(name, arguments[:2]))
         yield found
         assert not found
 
@@ -105,5 +105,5 @@ def tiny_run(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_run: Path) -> Path:
-    """The best weights of that run."""
+    """The best weights of `tiny_run`."""
     return tiny_run / "weights" / "best.safetensors"

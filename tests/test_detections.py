@@ -66,7 +66,9 @@ def test_inconsistent_arrays_raise(n: int, scores: tuple[float, ...], class_ids:
         make(n, scores, class_ids)
 
 
-@pytest.mark.parametrize(("track_ids", "message"), [([1], r"expected shape \[2\], got \[1\]"), ([1, -2], "-1 for an object without")])
+@pytest.mark.parametrize(
+    ("track_ids", "message"), [([1], r"expected shape \[2\], got \[1\]"), ([1, -2], "-1 for an object without")]
+)
 def test_inconsistent_track_ids_raise(track_ids: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tracked([0.9, 0.5], track_ids)

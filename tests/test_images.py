@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from detector.arrays import ImageArray
-from detector.errors import ImageTooLargeError, InputError
+from detector.errors import ImageError, ImageTooLargeError, InputError
 from detector.images import (
     check_array,
     find_images,
     read_image,
     read_image_size,
     read_thumbnail,
+    to_rgb,
     write_image,
 )
 
@@ -168,6 +169,22 @@ def test_a_truncated_image_raises_with_its_path(tmp_path: Path, kind: str) -> No
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=f"{re.escape(str(path))}: .*cannot be decoded"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "WEBP"])  # Pillow refuses to open it
+def test_a_truncated_pil_image_raises_an_image_error(kind: str) -> None:
+    content = encoded(Image.fromarray(noise(40, 60, 3)), kind)
+    opened = Image.open(io.BytesIO(content[: len(content) // 2]))  # reads only the header
+    with pytest.raises(ImageError, match="the image cannot be decoded"):
+        to_rgb(opened)
+
+
+def test_a_pil_image_of_a_closed_file_raises_an_image_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", noise(4, 6, 3))
+    with Image.open(tmp_path / "a.png") as opened:
+        pass
+    with pytest.raises(ImageError, match="the image cannot be decoded"):
+        to_rgb(opened)
 
 
 def test_the_size_of_a_png_is_read_from_its_header(tmp_path: Path) -> None:

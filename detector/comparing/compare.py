@@ -118,7 +118,10 @@ def _check_has_val(data: str | Path, base: Config) -> None:
 
 
 def describe_base(base: Config) -> str:
-    """Return one line: a checksum of all settings except the seed, then `key=value` for each setting without its default."""
+    """Describe the base settings on one line, for compare.csv: a checksum, then the settings that differ from defaults.
+
+    The seed is not included.
+    """
     base = replace(base, seed=0)
     checksum = hashlib.sha256(json.dumps(asdict(base)).encode()).hexdigest()[:8]
     return " ".join([checksum, *_changed_settings(base)]).replace('"', "")

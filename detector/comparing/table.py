@@ -1,4 +1,4 @@
-"""The results of a comparison: one line per run in a CSV file, and a table that summarizes the runs."""
+"""The results of a comparison: compare.csv with one line per run, and the table that summarizes the runs."""
 
 import csv
 import io
@@ -15,28 +15,29 @@ from detector.errors import FileError, location
 from detector.files import read_text
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""Quantiles of Student's t distribution for 1 to 10 degrees of freedom: 95 % of the values lie within ± t. The last
-one is used for more degrees of freedom, which makes the interval slightly too wide."""
+"""Quantiles t of Student's t distribution for 1 to 10 degrees of freedom: 95 % of the distribution is between -t and t.
+For more than 10 degrees of freedom, the value for 10 is used, which makes the interval slightly too wide."""
 
 _HEADER = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
 
 _NOTE = (
-    "AP: COCO's AP on val after the last step; mean over the seeds ± standard deviation. Difference: to the baseline "
-    "with the same seed; mean ± half the width of the 95 % interval by Student's t (12.7, 4.3, 3.2, 2.8 standard "
-    "errors for 2, 3, 4, 5 seeds). Better or worse: the interval does not contain zero; this happens by chance for one "
-    "of twenty settings without effect. CPU: CPU time of all cores, in seconds; memory: peak resident memory; both for "
-    "the whole process; below the baseline as a ratio to the baseline."
+    "AP: COCO AP (IoU 0.50:0.95) on val after the last step; mean over the seeds ± standard deviation. AP50: AP at IoU "
+    "0.5. Difference: AP minus the AP of the baseline with the same seed; mean ± half the width of the 95 % confidence "
+    "interval by Student's t (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 seeds). Verdict: better or worse if "
+    "this interval does not contain zero; by chance, that also happens for one of twenty settings that have no effect. "
+    "CPU: CPU time of all cores; memory: peak resident memory; both of the whole process. The baseline has seconds and "
+    "MB, the other rows have the ratio to the baseline."
 )
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all runs of a comparison have in common; runs under different conditions cannot be compared.
+    """The conditions that all runs of a comparison must share, because else their AP cannot be compared.
 
     Attributes:
-        data: the data set, as given.
-        base: checksum of all settings of the baseline, and those that differ from their defaults.
-        threads: number of threads of each run.
+        data: name or path of the data set, as the user gave it.
+        base: checksum of the base settings and the base settings that differ from their defaults; see `describe_base`.
+        threads: number of CPU threads of each run.
     """
 
     data: str
@@ -46,18 +47,18 @@ class Conditions:
 
 @dataclass(frozen=True)
 class RunRecord(Conditions):
-    """A training run that has ended, successfully or not: one line of the CSV.
+    """A training run that has ended, successfully or with an error: one line of compare.csv.
 
     Attributes:
         settings: name of the variation.
-        seed: seed of everything random.
-        steps: number of steps done; 0 for a failed run.
-        AP: COCO's average precision on val after the last step, 0..1; nan for a failed run.
-        AP50: the same at IoU 0.5.
+        seed: random seed of the run.
+        steps: number of optimizer steps; 0 if the run failed.
+        AP: COCO AP (IoU 0.50:0.95) on val after the last step, 0..1; nan if the run failed.
+        AP50: AP at IoU 0.5 on val after the last step, 0..1; nan if the run failed.
         cpu_seconds: CPU time of all cores, user and system.
         wall_seconds: wall time from the start to the end of the process.
-        peak_mb: peak resident memory of the process, in MB.
-        error: reason of the failure, on one line; empty for a successful run.
+        peak_mb: peak resident memory of the process, in MB (10^6 bytes).
+        error: reason of the failure, on one line; empty if the run succeeded.
     """
 
     settings: str
@@ -73,18 +74,18 @@ class RunRecord(Conditions):
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """Summary of the runs of a variation: means over the seeds; nan where there is no value.
+    """The results of one variation: means over its successful runs, one per seed; nan for a value that is unknown.
 
     Attributes:
         variation: the variation.
-        AP: COCO's average precision on val, 0..1.
+        AP: mean of COCO AP (IoU 0.50:0.95) on val, 0..1.
         std: standard deviation of AP over the seeds.
-        AP50: average precision at IoU 0.5.
-        difference: difference in AP to the baseline with the same seed.
-        margin: half the width of the 95 % interval of the difference.
-        cpu_seconds: CPU time of all cores.
-        peak_mb: peak resident memory, in MB.
-        verdict: the result in words, for the table.
+        AP50: mean of AP at IoU 0.5 on val, 0..1.
+        difference: mean of AP minus the AP of the baseline with the same seed.
+        margin: half the width of the 95 % confidence interval of `difference`.
+        cpu_seconds: mean CPU time of all cores.
+        peak_mb: mean of the peak resident memory, in MB (10^6 bytes).
+        verdict: last column of the table: "better", "worse", "within the noise", a failure, ...
     """
 
     variation: Variation
@@ -99,14 +100,15 @@ class ComparisonRow:
 
 
 def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
-    """Read the runs in a CSV file; an empty list if the file does not exist yet.
+    """Read compare.csv and return its runs; an empty list if the file is missing or empty.
 
     Args:
-        path: the CSV file.
-        conditions: conditions that every run in the file must have.
+        path: path of compare.csv.
+        conditions: the conditions of this comparison; every run in the file must have the same.
 
     Raises:
-        FileError: the file is not such a table, or belongs to another comparison; the message names the line.
+        FileError: the file is not a table of runs, a line is damaged, or a run was done under other conditions. The
+            message names the line.
     """
     text = read_text(path) if path.exists() else ""
     if not text:
@@ -114,18 +116,18 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
     kinds = typing.get_type_hints(RunRecord)
     header, *lines = csv.reader(text.splitlines())
     if header != list(kinds):
-        raise FileError(f"{location(path, 1)}: not a table of runs of `detector compare`; use another --out")
-    if not text.endswith("\n"):
         raise FileError(
-            f"{location(path, len(lines) + 1)}: the line is incomplete; remove it, and its run is done again"
+            f"{location(path, 1)}: the first line is not the header that `detector compare` writes; use another --out"
         )
+    if not text.endswith("\n"):
+        raise FileError(f"{location(path, len(lines) + 1)}: the line is incomplete; remove the line to repeat its run")
     runs = []
     for number, cells in enumerate(lines, 2):
         try:
             run = RunRecord(*(kind(cell) for kind, cell in zip(kinds.values(), cells, strict=True)))
         except ValueError as error:
             raise FileError(
-                f"{location(path, number)}: not a valid run ({error}); remove the line, and its run is done again"
+                f"{location(path, number)}: the line is not a valid run ({error}); remove the line to repeat its run"
             ) from None
         _check_conditions(run, conditions, location(path, number))
         runs.append(run)
@@ -137,13 +139,13 @@ def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> Non
         before, now = getattr(run, condition.name), getattr(conditions, condition.name)
         if before != now:
             raise FileError(
-                f"{place}: {condition.name} was '{before}' and is now '{now}': the runs cannot be compared; use "
+                f"{place}: {condition.name} was '{before}' and is now '{now}', so the runs cannot be compared; use "
                 "another --out"
             )
 
 
 def add_run(path: Path, run: RunRecord) -> None:
-    """Append a run to a CSV file, with a header if it is the first one, and flush the file to disk."""
+    """Append a run to compare.csv and flush the file to disk; the first run of a file also writes the header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not path.exists() or not path.stat().st_size:
@@ -156,7 +158,7 @@ def add_run(path: Path, run: RunRecord) -> None:
 
 
 def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> list[ComparisonRow]:
-    """Summarize the runs: one row per variation, in the order of the variations."""
+    """Return one row of mean results per variation, in the order of `variations`."""
     baseline_ap = {run.seed: run.AP for run in runs if run.settings == BASELINE and not run.error}
     return [
         _summarize_one(variation, [run for run in runs if run.settings == variation.name], baseline_ap)
@@ -165,12 +167,12 @@ def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> lis
 
 
 def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap: Mapping[int, float]) -> ComparisonRow:
-    """Summarize the runs of one variation.
+    """Return the row of one variation.
 
     Args:
         variation: the variation.
-        runs: its runs.
-        baseline_ap: seed → AP of the baseline.
+        runs: the runs of this variation.
+        baseline_ap: seed → AP of the successful run of the baseline with this seed.
     """
     is_baseline = not variation.settings
     finished = [run for run in runs if not run.error]
@@ -196,7 +198,10 @@ def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap:
 
 
 def mean_and_margin(numbers: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of a sample and half the width of its 95 % interval by Student's t; nan for too few numbers."""
+    """Return the mean of a sample and half the width of the 95 % confidence interval of the mean, by Student's t.
+
+    With no number, both are nan; with one number, the second is nan.
+    """
     count = len(numbers)
     if count < 2:
         return _mean(numbers), math.nan
@@ -220,7 +225,7 @@ def _verdict(differences: Sequence[float], difference: float, margin: float) -> 
 
 
 def to_text(rows: Sequence[ComparisonRow]) -> str:
-    """Format the rows as a table for the terminal, with a note on how to read it."""
+    """Return the rows as a text table for the terminal, followed by a note that explains the columns."""
     table = [_HEADER, *(_cells(row, rows[0]) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     header, *lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
@@ -230,14 +235,17 @@ def to_text(rows: Sequence[ComparisonRow]) -> str:
         group = row.variation.group
     if scored := [row for row in rows if not math.isnan(row.AP)]:
         best = max(scored, key=lambda row: row.AP)
-        text += ["", f"Highest AP: {best.variation.name}, {best.AP:.3f}. It was selected on val: evaluate it on test."]
+        text += [
+            "",
+            f"Highest AP: {best.variation.name}, {best.AP:.3f}. Because it was selected on val, evaluate it on test.",
+        ]
     return "\n".join([*text, "", _NOTE, ""])
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Format the rows as a Markdown table, with a note on how to read it.
+    """Return the rows as a Markdown table, followed by a note that explains the columns.
 
-    Remarks of the variations become a last column, "expected".
+    If a variation has a remark, the table has a last column "expected" with the remarks.
     """
     has_remarks = any(row.variation.remark for row in rows)
     header = (*_HEADER, "expected") if has_remarks else _HEADER
@@ -268,5 +276,5 @@ def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:
 
 
 def _format(value: float, spec: str = ".2f", after: str = "", before: str = "") -> str:
-    """Format a number; nan becomes an empty string."""
+    """Return a number as text between `before` and `after`; an empty string if the number is nan."""
     return "" if math.isnan(value) else f"{before}{value:{spec}}{after}"

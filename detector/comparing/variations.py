@@ -1,4 +1,4 @@
-"""The variations of a comparison: single settings, grids and random search, all written as `key=value`."""
+"""The variations of a comparison, written as `key=value`: single settings, grids and random search."""
 
 import logging
 import math
@@ -17,24 +17,24 @@ from detector.files import read_text
 log = logging.getLogger(__name__)
 
 BASELINE = "as configured"
-"""Name of the variation that changes nothing."""
+"""Name of the baseline, which changes no setting."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
 _GRID = re.compile(r"\{([^{}]*)\}")
-_COMMA = re.compile(r",(?![^\[]*\])")  # not a comma between square brackets
+_COMMA = re.compile(r",(?![^\[]*\])")  # a comma that is not between square brackets
 _BEFORE_KEY = re.compile(r"\s+(?=\w+\s*=)")
 
 
 @dataclass(frozen=True)
 class Variation:
-    """A set of settings to train with.
+    """The settings of a run, and their differences from the base settings.
 
     Attributes:
-        settings: the changed settings, each as `key=value`; empty: the baseline.
+        settings: the settings that differ from the base settings, each as `key=value`; empty for the baseline.
         config: all settings.
-        group: heading above the variation in its file; empty: none.
-        remark: comment behind the variation in its file; empty: none.
+        group: the last heading `[group]` above the variation in its file; empty if there is none.
+        remark: the comment after the variation in its file; empty if there is none.
     """
 
     settings: tuple[str, ...]
@@ -44,18 +44,18 @@ class Variation:
 
     @property
     def name(self) -> str:
-        """Name in the tables and in the CSV."""
+        """Name of the variation in the table and in compare.csv: its settings, separated by spaces."""
         return " ".join(self.settings) or BASELINE
 
 
 @dataclass(frozen=True)
 class _Line:
-    """The text of a variation and where it was given.
+    """A line that describes variations, before it is parsed.
 
     Attributes:
-        place: file and line, or the quoted argument; for messages.
-        group: heading above it.
-        text: the variation, with its remark.
+        place: where the line was given, for messages: `FILE:LINE`, or the quoted argument.
+        group: the last heading `[group]` above the line; empty if there is none.
+        text: the settings, and the remark if there is one.
     """
 
     place: str
@@ -64,22 +64,22 @@ class _Line:
 
 
 def read_variations(specs: Iterable[str], base: Config, trials: int = 10) -> list[Variation]:
-    """Return the baseline and all variations that the specs describe, each configuration once.
+    """Return the baseline and all variations that the specs describe; equal configurations are returned once.
 
     A spec that contains "=" is a variation: `activation=swish`, `lr_schedule=cosine lr_decay_start=0`. Any other spec
-    is a file with one variation per line. In a file, `[name]` starts a group, and text after a space and `#` is a
-    remark. `{a,b}` makes a grid. `a..b` in place of a number is drawn uniformly at random, `log:a..b` uniformly in the
-    logarithm. Draws depend only on the text and on the number of the trial: they repeat in every call, and with more
-    trials the first ones stay the same.
+    is the path of a file with one variation per line. In a file, a line `[name]` starts a group, and text after a space
+    and `#` is a remark. `{a,b}` makes a grid. A range `a..b` in place of a number stands for a random number, uniform
+    from a to b; the logarithm of a number from `log:a..b` is uniform. A random number depends only on the text and on
+    the index of the trial: the same call returns the same numbers, and a call with more trials returns them first.
 
     Args:
-        specs: variations and files of variations.
-        base: the settings that the variations change.
-        trials: number of draws for each variation with random numbers.
+        specs: variations, and paths of files with variations.
+        base: the base settings, which the variations change.
+        trials: number of random draws for each variation that contains a range.
 
     Raises:
-        InputError: a spec or line is not a variation (the message names its place), or the length of a run does not
-            fix the number of steps.
+        InputError: a variation is invalid (the message names the file and line, or the spec), or neither `steps` nor
+            `epochs` is set.
 
     >>> [variation.name for variation in read_variations(["optimizer={adam,sgd} lr=0.01"], Config(steps=9))]
     ['as configured', 'optimizer=adam lr=0.01', 'optimizer=sgd lr=0.01']
@@ -90,7 +90,7 @@ def read_variations(specs: Iterable[str], base: Config, trials: int = 10) -> lis
         try:
             for variation in _expand_line(line, base, trials):
                 if (first := found.setdefault(variation.config, variation)) is not variation:
-                    log.info(f"{line.place}: {variation.name} is the same as '{first.name}' and is not run twice")
+                    log.info(f"{line.place}: '{variation.name}' has the same settings as '{first.name}' and is skipped")
         except InputError as error:
             raise ConfigError(f"{line.place}: {error}") from None
     return list(found.values())
@@ -99,19 +99,19 @@ def read_variations(specs: Iterable[str], base: Config, trials: int = 10) -> lis
 def _check_length(config: Config) -> None:
     if config.steps is None and config.epochs is None:
         raise ConfigError(
-            "settings are compared after the same number of steps: set steps or epochs; with a length in minutes (the "
-            "default: ten minutes) each run does a different number of steps"
+            "set steps or epochs: all compared runs must do the same number of steps, but with a length in minutes "
+            "(the default: 10) the number of steps depends on the speed of the run"
         )
 
 
 def _read_lines(specs: Iterable[str]) -> Iterator[_Line]:
-    """Yield each variation in the specs and in the files that they name."""
+    """Yield each spec that is a variation, and each variation line of each spec that is a file."""
     for spec in specs:
         if "=" in spec:
             yield _Line(f"'{spec}'", "", spec)
             continue
         if not Path(spec).is_file():
-            raise ConfigError(f"'{spec}': expected key=value, or a file with one such variation per line")
+            raise ConfigError(f"'{spec}': no such file; expected key=value, or a file with one variation per line")
         group = ""
         for number, line in enumerate(read_text(Path(spec)).split("\n"), 1):
             text = line.strip()
@@ -122,19 +122,19 @@ def _read_lines(specs: Iterable[str]) -> Iterator[_Line]:
 
 
 def _expand_line(line: _Line, base: Config, trials: int) -> Iterator[Variation]:
-    """Yield the variations of a line: one, or several where it has a grid or random numbers."""
+    """Yield the variations of a line: several if the line contains a grid or a range, else one."""
     text, _, remark = line.text.partition(" #")
     for point in _expand_grid(text):
         for settings in _draw_trials(point, trials):
             config = override(base, settings)
             _check_length(config)
             if config.seed != base.seed:
-                raise ConfigError("seed: all variations run with the same seeds; set their number with --seeds")
+                raise ConfigError("seed: all variations use the same seeds; set the number of seeds with --seeds")
             yield Variation(settings, config, line.group, remark.strip())
 
 
 def _expand_grid(text: str) -> list[str]:
-    """Return the points of a grid; the last braces change fastest.
+    """Return the text once per combination of the choices in braces; the last braces change fastest.
 
     >>> _expand_grid("batch={4,8} input_size={320,[64, 96]}")
     ['batch=4 input_size=320', 'batch=4 input_size=[64, 96]', 'batch=8 input_size=320', 'batch=8 input_size=[64, 96]']
@@ -147,7 +147,10 @@ def _expand_grid(text: str) -> list[str]:
 
 
 def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
-    """Yield the settings in a text without braces: once, or `trials` times where it contains random numbers."""
+    """Yield the settings in a text without braces.
+
+    A text that contains a range is yielded `trials` times, each time with other random numbers; any other text once.
+    """
     pairs = [part.partition("=") for part in _BEFORE_KEY.split(" ".join(text.split()))]
     settings = tuple(key.strip() + equals + value.strip() for key, equals, value in pairs)
     for trial in range(trials if _RANGE.search(text) else 1):
@@ -156,7 +159,10 @@ def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
 
 
 def _draw(setting: str, rng: random.Random) -> str:
-    """Replace each range in a setting by a random number: an integer for integer settings, else four digits."""
+    """Return a setting with a random number in place of each range.
+
+    The number is an integer if the setting is an integer, else a number with four significant digits.
+    """
     key, equals, value = setting.partition("=")
     try:
         parse_value(key, yaml.safe_load(_RANGE.sub("0.5", value)))
@@ -168,9 +174,9 @@ def _draw(setting: str, rng: random.Random) -> str:
         low, high = float(match[2]), float(match[3])
         if not low < high or (match[1] and low <= 0):
             raise ConfigError(
-                f"{setting}: expected a range from a smaller to a larger number; with log: both must be above zero"
+                f"{setting}: expected a range from a smaller to a larger number; after `log:` both must be above 0"
             )
-        high += is_integer  # an integer n stands for the interval from n to n + 1
+        high += is_integer  # the integer n is drawn as a number from n to n + 1, rounded down
         drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if match[1] else rng.uniform(low, high)
         return str(min(math.floor(drawn), math.ceil(high) - 1)) if is_integer else f"{drawn:.4g}"
 

@@ -17,7 +17,7 @@ from detector.errors import InputError
 from detector.images import read_thumbnail
 
 _THUMBNAIL = 32
-"""Side of a thumbnail in pixels. A JPEG image of at least 256 pixels per side is decoded at 1/8 scale for it."""
+"""Side of a thumbnail in pixels. A JPEG image of at least 512 pixels per side is decoded at 1/8 scale for it."""
 
 _MAX_FILES = 5000
 _MAX_RENDERED = 600
@@ -29,7 +29,7 @@ they have to be rendered at full size.
 """
 
 _UNIFORM_STD = 2.0
-"""A thumbnail counts as uniform if the standard deviation of every channel is below this value (pixel values 0..255)."""
+"""A thumbnail counts as uniform if the standard deviation of each channel is smaller (pixel values 0..255)."""
 
 _NEAR_CORRELATION = 0.97
 """Lowest correlation of the brightness gradients (inclusive) at which two images count as near duplicates.

@@ -222,11 +222,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise LabelError(f"{path}: not YAML: {error}") from None
     except RecursionError:
-        raise LabelError(f"{path}: not a YAML file of a data set: the values are nested too deeply") from None
+        raise LabelError(f"{path}: not the YAML file of a data set: the values are nested too deeply") from None
     if not isinstance(values, dict) or not {"format", "names"} & set(values):
         raise LabelError(
-            f"{path}: not a YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) or "
-            "of a data set description (`format`, `path`)"
+            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
+            "or of a data set description (`format`, `path`)"
         )
     return values
 
@@ -264,7 +264,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
     if format_name == "scenes":
         return _open_scenes()
     if not isinstance(values.get("path"), str):
-        raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to the folder of this YAML file")
+        raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to this YAML file")
     place = path.parent / values["path"]
     if not _exists(place):
         source = f"; get the data from {values['source']}" if isinstance(values.get("source"), str) else ""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detector.config import Config
+from detector.config import LossConfig
 from detector.diagnose.finding import Finding
 from detector.loader.batch import Batch
 from detector.loss.criterion import assign_targets, compute_loss
@@ -33,7 +33,7 @@ _ENTRIES = 3
 """Numbers checked per tensor."""
 
 
-def diagnose_first_loss(network: GridNetwork, batch: Batch, config: Config) -> Finding:
+def diagnose_first_loss(network: GridNetwork, batch: Batch, config: LossConfig) -> Finding:
     """Compare the classification loss before training with its theoretical value for the initial bias."""
     network = copy.deepcopy(network).train()
     with torch.no_grad():
@@ -68,7 +68,7 @@ class _GradientErrors:
     without_gradient: list[str]
 
 
-def diagnose_gradients(network: GridNetwork, batch: Batch, config: Config) -> Finding:
+def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -> Finding:
     """Compare back-propagation with central differences in float64, at a few numbers of each trained tensor.
 
     The targets are constant, as they are for back-propagation.
@@ -93,7 +93,7 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: Config) -> Fi
     return Finding("network: gradients", "ok", measured, expected)
 
 
-def _measure_gradients(network: GridNetwork, batch: Batch, config: Config) -> _GradientErrors:
+def _measure_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -> _GradientErrors:
     """Compare the gradients of a network, on a copy."""
     network = copy.deepcopy(network).double().train()
     for module in network.modules():

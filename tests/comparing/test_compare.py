@@ -32,7 +32,7 @@ def read_lines(out: Path) -> list[dict[str, str]]:
 
 
 def earlier_run(data: Path, settings: str, ap: float) -> RunRecord:
-    """An earlier run of BASE, with an AP that no real run has."""
+    """Return the record of a run with the base settings BASE, with an AP that no real run has."""
     return RunRecord(
         data=str(data),
         base=describe_base(replace(BASE, evaluations=1)),
@@ -51,7 +51,7 @@ def earlier_run(data: Path, settings: str, ap: float) -> RunRecord:
 
 @pytest.fixture(scope="module")
 def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ComparisonRow]]:
-    """Folder and rows of a comparison of three settings, of which the baseline was already done."""
+    """Compare the baseline, which has a line in compare.csv already, and two variations; return the folder and rows."""
     out = tmp_path_factory.mktemp("compare")
     add_run(out / "compare.csv", earlier_run(tiny_data, BASELINE, 0.875))
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,7 @@ def test_another_number_of_threads_is_refused(
 
 
 def test_data_without_a_val_split_is_refused(tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a split named val"):
+    with pytest.raises(InputError, match="this data set has no val split, only train; add a val split"):
         compare(tiny_data / "train.json", VARIATIONS, BASE, out=tmp_path)
 
 

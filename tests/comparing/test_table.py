@@ -49,7 +49,7 @@ def run(variation: Variation, seed: int, ap: float, error: str = "") -> RunRecor
 
 
 def runs(variation: Variation, *scores: float) -> list[RunRecord]:
-    """Return a run per AP, with the seeds 0, 1, ..."""
+    """Return one run of the variation per AP in `scores`, with the seeds 0, 1, ..."""
     return [run(variation, seed, ap) for seed, ap in enumerate(scores)]
 
 
@@ -105,10 +105,10 @@ def test_file_of_another_comparison_is_refused_and_unchanged(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "image,score\n1,2\n", r"compare\.csv:1: not a table of runs"),
+        (lambda text: "image,score\n1,2\n", r"compare\.csv:1: the first line is not the header"),
         (lambda text: text[:-10], r"compare\.csv:3: the line is incomplete"),
-        (lambda text: text + "a,b\n", r"compare\.csv:4: not a valid run"),
-        (lambda text: text.replace(",1,9,", ",one,9,"), r"compare\.csv:3: not a valid run \(.*'one'"),
+        (lambda text: text + "a,b\n", r"compare\.csv:4: the line is not a valid run"),
+        (lambda text: text.replace(",1,9,", ",one,9,"), r"compare\.csv:3: the line is not a valid run \(.*'one'"),
     ],
 )
 def test_damaged_file_is_refused_with_its_line(tmp_path: Path, change: object, message: str) -> None:
@@ -169,7 +169,7 @@ def test_verdict_follows_the_differences_with_equal_seeds(scores: tuple[float, .
 
 
 def test_seed_effects_common_to_both_hide_no_difference() -> None:
-    # The seeds differ a lot, but the variation is always slightly better than the baseline.
+    # AP differs a lot between seeds, but with each seed the variation is slightly better than the baseline.
     baseline, variation = (0.1, 0.5, 0.9), (0.121, 0.52, 0.919)
     row = summarize([BASE, SWISH], [*runs(BASE, *baseline), *runs(SWISH, *variation)])[1]
     assert row.std > 0.3

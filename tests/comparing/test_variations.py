@@ -15,7 +15,7 @@ EFFECTS = Path(__file__).parents[2] / "configs" / "effects.txt"
 
 
 def names(*specs: str, trials: int = 10) -> list[str]:
-    """Return the names of the variations that specs describe, without the baseline."""
+    """Return the names of all variations that the specs describe, except the baseline."""
     first, *others = read_variations(specs, BASE, trials)
     assert first == Variation((), BASE)
     assert first.name == BASELINE
@@ -59,13 +59,13 @@ def test_without_specs_only_the_baseline_is_returned() -> None:
         ("flip=2", "flip: must be from 0 to 1"),
         ("flip", "--set flip: expected key=value"),
         ("flip=0 nothing lr=1", "flip: expected a number, got '0 nothing'"),
-        ("seed=1", "seed: all variations run with the same seeds"),
+        ("seed=1", "seed: all variations use the same seeds"),
         ("epochs=3", "give one length of the run, not several"),
         ("steps=null", "the same number of steps"),
         ("steps=null minutes=3", "the same number of steps"),
         ("lr={0.1", "the value cannot be read"),
         ("lr=0.2..0.1", r"lr=0\.2\.\.0\.1: expected a range from a smaller to a larger number"),
-        ("lr=log:0..0.1", "with log: both must be above zero"),
+        ("lr=log:0..0.1", "after `log:` both must be above 0"),
         ("activation=1..3", "activation: expected relu or"),
     ],
 )
@@ -77,7 +77,7 @@ def test_invalid_line_is_refused_with_its_place(tmp_path: Path, line: str, messa
 def test_invalid_spec_is_refused_and_named() -> None:
     with pytest.raises(InputError, match=r"'lr=x': lr: expected auto or a number"):
         read_variations(["ema=0", "lr=x"], BASE)
-    with pytest.raises(InputError, match=r"'missing\.txt': expected key=value, or a file"):
+    with pytest.raises(InputError, match=r"'missing\.txt': no such file; expected key=value, or a file"):
         read_variations(["missing.txt"], BASE)
 
 

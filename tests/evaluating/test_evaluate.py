@@ -40,9 +40,10 @@ def test_scoring_the_file_equals_scoring_the_annotations(tiny_data: Path, tiny_w
     split = open_data(tiny_data).read("val")
     assert split.ground_truth is not None
     found = detect_split(Detector.load(tiny_weights, device="cpu"), split)
-    one, other = score_split(split, found).to_json(), score_split(replace(split, ground_truth=None), found).to_json()
-    assert one.pop("per_class") == other.pop("per_class")
-    assert one == pytest.approx(other)
+    from_file = score_split(split, found).to_json()
+    from_annotations = score_split(replace(split, ground_truth=None), found).to_json()
+    assert from_file.pop("per_class") == from_annotations.pop("per_class")
+    assert from_file == pytest.approx(from_annotations)
 
 
 def test_evaluation_writes_its_numbers_and_results(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -67,8 +68,8 @@ def test_nms_variant_comes_from_the_caller_or_the_weights(
 ) -> None:
     detector, split = Detector.load(tiny_weights, device="cpu"), open_data(tiny_data).read("val")
     settings = {"suppression": suppression, "class_agnostic": True}
-    own = Detector(detector.runtime, replace(detector.info, config=settings))
-    score = score_split(split, detect_split(own, split))
+    configured = Detector(detector.runtime, replace(detector.info, config=settings))
+    score = score_split(split, detect_split(configured, split))
     assert score.AP50 > 0.5
     options = evaluation_options(IOU_THRESHOLD, suppression, True)
     assert score == score_split(split, detect_split(detector, split, options))
@@ -78,7 +79,7 @@ def test_nms_variant_comes_from_the_caller_or_the_weights(
     plain = detect_split(detector, split)
     assert any(
         len(found) < len(plain[image_id]) or not np.array_equal(found.scores, plain[image_id].scores)
-        for image_id, found in detect_split(own, split).items()
+        for image_id, found in detect_split(configured, split).items()
     )
 
 

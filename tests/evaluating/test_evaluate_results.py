@@ -63,17 +63,17 @@ def test_results_with_file_names_are_matched_by_name(
     ids = {image_id: number for number, image_id in enumerate(sorted(names, reverse=True))}
     renumbered = [row | {"image_id": ids[row["image_id"]]} for row in rows]
     named = [
-        one | {"file_name": f"some/where/{names[row['image_id']]}"} for one, row in zip(renumbered, rows, strict=True)
+        new | {"file_name": f"some/folder/{names[row['image_id']]}"} for new, row in zip(renumbered, rows, strict=True)
     ]
     results = tmp_path / "results.json"
-    for good in (rows, named):
-        results.write_text(json.dumps(good))
+    for valid in (rows, named):
+        results.write_text(json.dumps(valid))
         assert score_file(tiny_data, "val", results).AP > 0.999
-    for bad, message in [
+    for invalid, message in [
         (renumbered, r"results\.json: result \d+: image_id \d+ is not in the data set"),
         ([named[0] | {"file_name": "other.png"}], r"results\.json: .* for other\.png and other images, none of which"),
     ]:
-        results.write_text(json.dumps(bad))
+        results.write_text(json.dumps(invalid))
         with pytest.raises(InputError, match=message):
             score_file(tiny_data, "val", results)
     results.write_text(json.dumps([named[0] | {"file_name": "other.png"}, *named]))

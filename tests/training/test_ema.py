@@ -29,9 +29,9 @@ def test_ema_matches_its_formula() -> None:
         average.update(decay)
         for name, tensor in network.state_dict().items():
             expected[name] = expected[name] * decay + tensor.double() * (1 - decay)
-    mine = average.network.state_dict()
-    assert any(name.endswith("running_var") for name in mine)
-    for name, tensor in mine.items():
+    averaged = average.network.state_dict()
+    assert any(name.endswith("running_var") for name in averaged)
+    for name, tensor in averaged.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""A long run takes no more memory than a short one, and leaves no files open."""
+"""A long run needs no more memory than a short one, and leaves no files open."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-@pytest.mark.skipif(not STATM.exists(), reason="only Linux says so simply")
+@pytest.mark.skipif(not STATM.exists(), reason="reads /proc, which only Linux has")
 def test_memory_does_not_grow_with_the_number_of_epochs(tiny_data: Path) -> None:
     split = open_data(tiny_data).read("train")
     config = Config(model="pico", input_size=(64, 96), mosaic_from=0)
@@ -32,10 +32,10 @@ def test_memory_does_not_grow_with_the_number_of_epochs(tiny_data: Path) -> None
     network = make_network(config, len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32, steps_per_epoch=3)
     steps = 150
-    after_ten = handles = 0
+    early_bytes = early_files = 0
     for step, batch in training_batches(dataset, 4, steps, 0, steps):
         trainer.step(step, steps, batch)
         if step == 30:
-            after_ten, handles = resident_bytes(), open_files()
-    assert resident_bytes() < after_ten * 1.02 + 2**20
-    assert open_files() <= handles
+            early_bytes, early_files = resident_bytes(), open_files()
+    assert resident_bytes() < early_bytes * 1.02 + 2**20
+    assert open_files() <= early_files

@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def orthogonalize_slowly(matrix: Tensor) -> Tensor:
-    """The iteration as published, on one matrix, in float64."""
+    """Run the published iteration on one matrix, in float64."""
     x: Tensor = matrix.double() / matrix.double().norm()
     x = x.T if x.shape[0] > x.shape[1] else x
     for _ in range(5):
@@ -45,16 +45,16 @@ def test_orthogonalization_matches_the_published_iteration(shape: tuple[int, ...
 def test_orthogonalization_brings_singular_values_near_one(shape: tuple[int, ...]) -> None:
     n, m = shape[1:]
     u, v = torch.linalg.qr(random(n, n))[0], torch.linalg.qr(random(m, m, seed=1))[0]
-    # From the largest to a twentieth of it: further down the iteration needs more rounds.
+    # Singular values down to a twentieth of the largest: smaller ones need more iterations.
     values = torch.logspace(0, math.log10(0.05), min(n, m)) * 7.3
     matrix = (u[:, : len(values)] * values) @ v[:, : len(values)].T
     [result] = orthogonalize(matrix[None])
-    core = u.T @ result @ v
-    diagonal = torch.diagonal(core)
+    in_basis = u.T @ result @ v
+    diagonal = torch.diagonal(in_basis)
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.2
-    core.diagonal().zero_()
-    assert core.abs().max() < 1e-3
+    in_basis.diagonal().zero_()
+    assert in_basis.abs().max() < 1e-3
 
 
 def test_orthogonalization_is_independent_of_scale() -> None:
@@ -130,9 +130,9 @@ def test_learning_rate_can_be_set() -> None:
 def test_each_optimizer_lowers_the_loss_of_one_batch(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    there = torch.ones(2, 1, dtype=torch.bool)
+    valid = torch.ones(2, 1, dtype=torch.bool)
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
-    batch = Batch(images, boxes, torch.tensor([[0], [2]]), there, ~there, (1, 2))
+    batch = Batch(images, boxes, torch.tensor([[0], [2]]), valid, ~valid, (1, 2))
     config = Config(optimizer=name)  # type: ignore[arg-type]
     trainer = Trainer(build(), config, torch.device("cpu"), torch.float32)
     losses = [float(trainer.step(step, 30, batch).total) for step in range(30)]

@@ -16,7 +16,7 @@ lengths = st.integers(1, 20_000)
 
 
 def interpolate(x: float, corners: list[tuple[float, float]]) -> float:
-    """The straight lines between corners (x, y)."""
+    """Return the piecewise linear function through the corners (x, y), at x."""
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):
         if x0 <= x <= x1:
             return y1 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
@@ -24,22 +24,22 @@ def interpolate(x: float, corners: list[tuple[float, float]]) -> float:
 
 
 @pytest.mark.parametrize("steps", [200, 1000, 4000, 12_000])
-@pytest.mark.parametrize(("warmup", "flat", "final"), [(0.1, 0.3, 0.02), (0.5, 0.3, 0.0), (0.2, 0.9, 1.0)])
-def test_learning_rate_rises_stays_and_falls(steps: int, warmup: float, flat: float, final: float) -> None:
-    peak_at = min(300, int(warmup * steps))
-    falls_at = max(peak_at, flat * steps)
-    corners = [(0.0, 0.0), (20.0, 0.2), (peak_at, 1.0), (falls_at, 1.0), (steps, final)]
-    config = Config(warmup=warmup, lr_decay_start=flat, final_lr=final)
+@pytest.mark.parametrize(("warmup", "decay_start", "final"), [(0.1, 0.3, 0.02), (0.5, 0.3, 0.0), (0.2, 0.9, 1.0)])
+def test_learning_rate_rises_stays_and_falls(steps: int, warmup: float, decay_start: float, final: float) -> None:
+    peak_step = min(300, int(warmup * steps))
+    decay_step = max(peak_step, decay_start * steps)
+    corners = [(0.0, 0.0), (20.0, 0.2), (peak_step, 1.0), (decay_step, 1.0), (steps, final)]
+    config = Config(warmup=warmup, lr_decay_start=decay_start, final_lr=final)
     for step in range(steps):
         expected = interpolate(step + 1, corners)
         assert learning_rate_factor(step, steps, config, 25) == pytest.approx(expected, abs=1e-9), step
 
 
 @given(configs, lengths, lengths, st.integers(0, PLANNING_STEPS - 1))
-def test_first_steps_do_not_depend_on_the_length(config: Config, steps: int, others: int, step: int) -> None:
-    assert learning_rate_factor(step, steps, config, 25) == learning_rate_factor(step, others, config, 25)
-    assert ema_decay(step, steps, config) == ema_decay(step, others, config)
-    assert min_quality(step, steps) == min_quality(step, others)
+def test_first_steps_do_not_depend_on_the_length(config: Config, steps: int, other_steps: int, step: int) -> None:
+    assert learning_rate_factor(step, steps, config, 25) == learning_rate_factor(step, other_steps, config, 25)
+    assert ema_decay(step, steps, config) == ema_decay(step, other_steps, config)
+    assert min_quality(step, steps) == min_quality(step, other_steps)
 
 
 @given(configs, lengths, st.data())

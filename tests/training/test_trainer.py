@@ -21,8 +21,8 @@ def build() -> GridNetwork:
 def batch() -> Batch:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
-    there = torch.ones(2, 1, dtype=torch.bool)
-    return Batch(images, boxes, torch.tensor([[0], [2]]), there, ~there, (41, 42))
+    valid = torch.ones(2, 1, dtype=torch.bool)
+    return Batch(images, boxes, torch.tensor([[0], [2]]), valid, ~valid, (41, 42))
 
 
 def test_step_changes_every_weight_and_the_ema() -> None:
@@ -58,8 +58,8 @@ def test_non_finite_loss_is_detached() -> None:
 
 
 def test_bf16_network_gives_nearly_the_same_loss() -> None:
-    exact, rough = (
+    fp32, bf16 = (
         float(Trainer(build(), Config(), CPU, dtype).step(0, 30, batch()).total)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert rough == pytest.approx(exact, rel=0.05)
+    assert bf16 == pytest.approx(fp32, rel=0.05)

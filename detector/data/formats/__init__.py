@@ -1,1 +1,1 @@
-"""Label formats, one module each: COCO JSON, YOLO text, Pascal VOC XML."""
+"""Readers of label formats, one module per format: COCO JSON, YOLO text, Pascal VOC XML."""

@@ -1,4 +1,4 @@
-"""COCO JSON: one file with the images, categories and boxes (x, y, width, height) of a split."""
+"""Reads COCO JSON: one file per split, with its images, its categories, and boxes as x, y, width, height in pixels."""
 
 import json
 import math
@@ -27,25 +27,28 @@ _REFERS_TO = {"image_id": "images", "category_id": "categories"}
 
 
 def read_split(path: Path, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
-    """Read one COCO file.
+    """Read the labels in one COCO file and return them as a split; the images are not decoded.
 
-    Images are searched in `images/` next to the file, then next to the file. For a file in `annotations/`, they are
-    also searched in the folder of the same name next to `annotations/` (`annotations/instances_val2017.json` →
-    `val2017/`). The classes are the categories, sorted by id. `iscrowd` or `ignore` of 1 marks a crowd region. Image
-    sizes come from the file; if they are not there, they are read from the image.
+    An image file is searched in the folder `images` next to the JSON file, then in the folder of the JSON file. For a
+    JSON file in a folder `annotations`, the image file is also searched in the folder of the same name next to
+    `annotations` (`annotations/instances_val2017.json` → `val2017/`), in the subfolder of that name in `images` next
+    to `annotations`, and in that `images`. The classes are the categories, sorted by id. An annotation with `iscrowd`
+    or `ignore` of 1 is a crowd region. The size of an image is read from the JSON file, or from the image file if the
+    JSON file does not contain it.
 
     Args:
         path: the JSON file.
-        name: name of the split.
-        options: `allow_outside` allows images outside of the file's folder; `max_pixels` limits the images.
+        name: name of the returned split.
+        options: `allow_outside` allows images outside of the data set's folder; `max_pixels` is the largest number of
+            pixels of an image that is decoded.
 
     Returns:
-        The split. Its `ground_truth` is the contents of the file if all its rows and images can be used and COCO's
-        scoring accepts it; else None, and an evaluation scores against the annotations.
+        The split. `ground_truth` is the contents of the JSON file if all its annotations and images can be used and
+        COCO's scoring accepts it, else None.
 
     Raises:
-        InputError: not JSON, not in COCO format, ids or file names that occur twice, images outside of the folder, or
-            no image exists.
+        InputError: the file is not JSON or not in COCO format, an id or a file name occurs twice, an image is outside
+            of the data set's folder, or no image exists.
     """
     with _nesting_errors(path):
         return _read_split(path, name, options)
@@ -55,14 +58,14 @@ def _read_split(path: Path, name: str, options: ReadOptions) -> Split:
     data = _load(path)
     categories = {i: _class_name(category) for i, category in _by_id(path, data, "categories").items()}
     if not categories:
-        raise LabelError(f"{path}: no class: `categories` is empty")
+        raise LabelError(f"{path}: `categories` is empty; expected at least one category")
     category_ids = tuple(sorted(categories))
     class_ids = {category_id: class_id for class_id, category_id in enumerate(category_ids)}
     images = _by_id(path, data, "images")
     collector = RowCollector(options)
     _add_images(collector, path, images, options)
     for index, annotation in enumerate(data["annotations"]):
-        # The JSON parser does not report positions: the index stands in for the line until `_with_lines`.
+        # The JSON parser does not report line numbers. `_with_lines` later replaces the index by the line number.
         try:
             collector.add_row(_parse_annotation(annotation, path, index, images, class_ids))
         except RowError as error:
@@ -84,7 +87,14 @@ def _read_split(path: Path, name: str, options: ReadOptions) -> Split:
 def _parse_annotation(
     annotation: Any, path: Path, index: int, images: Mapping[int, Any], class_ids: Mapping[int, int]
 ) -> LabelRow:
-    """Return an annotation as a label row.
+    """Parse one annotation of the JSON file and return it as a label row.
+
+    Args:
+        annotation: an element of `annotations`, any JSON value.
+        path: the JSON file.
+        index: position in `annotations`; the `line` of the returned row.
+        images: image id → element of `images`.
+        class_ids: category id → class id.
 
     Raises:
         RowError: the annotation cannot be used.
@@ -105,16 +115,16 @@ def _parse_annotation(
 
 
 def _image_id(annotation: Any, images: Mapping[int, Any]) -> int | None:
-    """Return the id of an annotation's image, or None if it is not among the images."""
+    """Return the `image_id` of an annotation, or None if `images` has no image with this id."""
     image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
     return image_id if type(image_id) is int and image_id in images else None
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Return the contents of a COCO file unchanged, to score results against. Its images do not need to exist.
+    """Read a COCO file and return its contents unchanged, as ground truth for scoring; the images need not exist.
 
     Raises:
-        InputError: not JSON, not in COCO format, or annotations that cannot be scored.
+        InputError: the file is not JSON or not in COCO format, or an annotation cannot be scored.
     """
     with _nesting_errors(path):
         data = _load(path)
@@ -124,16 +134,21 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
                 raise _error_at(path, "annotations", index, problem)
     if not _can_be_scored(data["annotations"]):
         raise LabelError(
-            f"{path}: every annotation needs a unique `id`, an `area`, and 0 or 1 as `iscrowd` to be scored"
+            f"{path}: the annotations cannot be scored; each needs a unique `id`, an `area`, and 0 or 1 as `iscrowd`"
         )
     return data
 
 
 def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
-    """Return why an annotation cannot be scored, or None if it can."""
+    """Return the reason why an annotation cannot be scored, or None if it can be scored.
+
+    Args:
+        annotation: an element of `annotations`, any JSON value.
+        known: "image_id" or "category_id" → elements of the file by id.
+    """
     corners = _corners(annotation.get("bbox")) if isinstance(annotation, dict) else None
     if corners is None or not all(map(math.isfinite, corners)):
-        return "an annotation without a bbox of four finite numbers cannot be scored"
+        return "the annotation cannot be scored; expected a bbox of four finite numbers"
     for key, items in known.items():
         if type(annotation.get(key)) is not int or annotation[key] not in items:
             return f"{key} {annotation.get(key)!r:.60} is not among the {_REFERS_TO[key]}"
@@ -141,14 +156,14 @@ def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str |
 
 
 def to_coco(split: Split) -> dict[str, Any]:
-    """Return the annotations of a split as a COCO dictionary, with the category ids of its files."""
+    """Return the images, annotations and categories of a split as a COCO dictionary; ids are those of the split."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for annotation in split.annotations:
         height, width = annotation.image_hw
         file_name = annotation.image_path.as_posix()
         images.append({"id": annotation.image_id, "file_name": file_name, "height": height, "width": width})
-        # float64, so that x + width is exactly the corner.
+        # In float64, x + width is exactly the right side x2 of the box.
         bboxes = annotation.boxes.astype(np.float64)
         bboxes[:, 2:] -= bboxes[:, :2]
         rows = zip(bboxes.tolist(), annotation.class_ids, annotation.is_crowd, annotation.areas.tolist(), strict=True)
@@ -169,11 +184,11 @@ def to_coco(split: Split) -> dict[str, Any]:
 
 @contextmanager
 def _nesting_errors(path: Path) -> Iterator[None]:
-    """Turn a RecursionError into a LabelError: parsing, checking or printing a deeply nested file may raise one."""
+    """Convert a RecursionError in the `with` block to a LabelError: deeply nested JSON values raise RecursionError."""
     try:
         yield
     except RecursionError:
-        raise LabelError(f"{path}: not COCO JSON: nested too deeply") from None
+        raise LabelError(f"{path}: not COCO JSON: the values are nested too deeply") from None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -203,7 +218,7 @@ def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, An
 
 
 def _error_at(path: Path, key: str, index: int, reason: str) -> LabelError:
-    """Return the error for one element of the list `key`, with its line."""
+    """Return a LabelError for the element `index` of the top-level list `key`; its message has the line number."""
     return LabelError(f"{location(path, _line_of(path, key, index))}: {reason}")
 
 
@@ -231,7 +246,7 @@ def _add_images(collector: RowCollector, path: Path, images: dict[int, dict[str,
 
 
 def _image_hw(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the height and width of an image as the file gives them, or None if it does not."""
+    """Return (height, width) from an element of `images`, or None if a value is missing or invalid."""
     height, width = image.get("height"), image.get("width")
     if type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31:
         return height, width
@@ -258,7 +273,10 @@ def _is_crowd(annotation: dict[str, Any]) -> bool:
 
 
 def _can_be_scored(annotations: list[dict[str, Any]]) -> bool:
-    """Return whether COCO's scoring accepts the annotations: it uses `id`, needs `area` and does not know `ignore`."""
+    """Return True if COCO's scoring accepts the annotations.
+
+    COCO's scoring needs a unique `id` and an `area` for each annotation, and it does not know the key `ignore`.
+    """
     ids = {a["id"] for a in annotations if _is_scorable(a)}
     return len(ids) == len(annotations)
 
@@ -271,7 +289,13 @@ def _is_scorable(annotation: dict[str, Any]) -> bool:
 
 
 def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
-    """Return the ledger with lines instead of indices, and with the annotation's id in each reason."""
+    """Return a copy of the ledger with line numbers instead of indices, and the annotation id in each reason.
+
+    Args:
+        path: the JSON file.
+        annotations: the list `annotations` of the file.
+        ledger: a ledger whose entries have an index into `annotations` as `line`.
+    """
     if not ledger.entries:
         return ledger
     lines = _find_lines(read_text(path), "annotations", {entry.line for entry in ledger.entries})
@@ -286,16 +310,22 @@ def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
 
 
 def _line_of(path: Path, key: str, index: int) -> int:
-    """Return the line on which an element of the top-level list `key` starts."""
+    """Return the number of the line on which the element `index` of the top-level list `key` starts."""
     return _find_lines(read_text(path), key, {index})[index]
 
 
 def _find_lines(text: str, key: str, indices: Set[int | None]) -> dict[int, int]:
-    """Return the lines on which these elements of the top-level list `key` start; `text` is valid JSON."""
+    """Return index → number of the line on which this element of the top-level list `key` starts.
+
+    Args:
+        text: valid JSON.
+        key: key of the list.
+        indices: indices of elements of the list.
+    """
     decode = json.JSONDecoder().raw_decode
 
     def skip(position: int, character: str = "") -> int:
-        """Return the position after whitespace, after one `character` if it is next, and after more whitespace."""
+        """Return the position after whitespace, then at most one `character`, then more whitespace."""
         position = _WHITESPACE.match(text, position).end()  # type: ignore[union-attr]
         return skip(position + 1) if character and text[position] == character else position
 

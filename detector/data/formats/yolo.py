@@ -1,4 +1,7 @@
-"""YOLO text files: one per image, one row per box, `class cx cy width height` as fractions of the image."""
+"""Reads YOLO label files: one text file per image, one row `class cx cy width height` per box.
+
+The coordinates are fractions of the image width and height. A `data.yaml` contains the class names and the splits.
+"""
 
 import re
 from collections import Counter
@@ -17,18 +20,18 @@ from detector.images import IMAGE_SUFFIXES
 from detector.options import ReadOptions
 
 _MAX_FRACTION = 2.0
-"""Larger coordinates are taken for pixels: no tool writes a box that is a whole image size outside of its image."""
+"""Larger coordinates count as pixels: no tool writes a box that extends beyond the image by a whole image size."""
 
 
 @dataclass(frozen=True)
 class DataYaml:
-    """The contents of a `data.yaml`.
+    """The parsed contents of a `data.yaml`.
 
     Attributes:
         path: the YAML file.
-        roots: folders that relative paths may start from, the most likely first.
-        class_names: C names.
-        splits: split name → folders or list files, as written in the file.
+        roots: folders that the paths in `splits` may be relative to, in the order in which they are tried.
+        class_names: names of the C classes, in the order of the class ids.
+        splits: split name → paths of folders or list files, as written in the YAML file.
     """
 
     path: Path
@@ -38,14 +41,17 @@ class DataYaml:
 
 
 def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
-    """Interpret the keys `path`, `train`, `val` (or `valid`), `test`, `names` and `nc`; ignore all others.
+    """Check the contents of a `data.yaml` and return them as a `DataYaml`.
+
+    The keys are `path`, `train`, `val` (or `valid`, `validation`), `test`, `names` and `nc`; other keys are ignored.
 
     Args:
         path: the YAML file.
-        values: its contents with every scalar as text, so that a class named `no` does not become False.
+        values: contents of the YAML file with every scalar as text, so that a class named `no` does not become False.
 
     Raises:
-        LabelError: no classes, a class name that occurs twice, class ids that are not 0..C-1, or no split.
+        LabelError: there is no class or no split, a class name occurs twice, the class ids are not 0..C-1, or a key has
+            a wrong value.
     """
     names = _parse_names(path, values)
     splits: dict[str, tuple[str, ...]] = {}
@@ -55,13 +61,13 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         if places in ((None,), ("",), ("null",), ("~",), ()):
             continue
         if not all(isinstance(place, str) for place in places):
-            raise LabelError(f"{path}: `{key}` must be a folder, a .txt list of images, or a list of these")
+            raise LabelError(f"{path}: `{key}` must be a folder, a .txt list of images, or a YAML list of folders and .txt lists")
         if canonical_name(key) in splits:
-            raise LabelError(f"{path}: `{key}` defines the split {canonical_name(key)} a second time; remove one")
+            raise LabelError(f"{path}: two keys define the split {canonical_name(key)}; remove `{key}` or the other key")
         splits[canonical_name(key)] = places
     if not splits:
         raise LabelError(f"{path}: expected at least one of `train`, `val`, `test`")
-    # The `path` of an exported data set is often one of another computer, so the YAML file's own folder is tried too.
+    # The `path` of an exported data set is often a path on another computer, so the folder of the YAML file is tried too.
     roots = (path.parent / values.get("path", ""), path.parent)
     return DataYaml(path, roots, names, splits)
 
@@ -70,13 +76,13 @@ def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
     names = values.get("names")
     if isinstance(names, dict):
         if set(names) != {str(i) for i in range(len(names))}:
-            raise LabelError(f"{path}: `names` must count 0, 1, 2, ... without a gap, got {', '.join(names)}")
+            raise LabelError(f"{path}: the class ids in `names` must be 0, 1, 2, ... without a gap, got {', '.join(names)}")
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise LabelError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise LabelError(f"{path}: `names` contains {repeated[0]!r:.60} twice; give each class a different name")
-    # Only text is printed in messages: nested YAML aliases could expand without end.
+    # Messages contain only text values: a value with nested YAML aliases could become endlessly long.
     if not isinstance(values.get("nc", ""), str) or not isinstance(values.get("path", ""), str):
         raise LabelError(f"{path}: `nc` must be a number and `path` a folder")
     if "nc" in values and values["nc"] != str(len(names)):
@@ -85,27 +91,28 @@ def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
-    """Read the images of one split and the label file of each image.
+    """List the images of one split, read their label files, and return the split; the images are not decoded.
 
-    The label file of `.../images/a.jpg` is `.../labels/a.txt` (the last `images` in the path is replaced). Without an
-    `images` folder in the path, it is next to the image. An image without a label file is a background image. The rows
-    of a label file without an image are dropped. Blank lines and lines that start with # are not rows.
+    The label file of `.../images/a.jpg` is `.../labels/a.txt`: the last folder `images` in the path is replaced by
+    `labels`. If the path contains no folder `images`, the label file is in the folder of the image. An image without a
+    label file is a background image. The rows of a label file without an image are dropped. Blank lines and lines that
+    start with # are not rows. Image sizes are read from the image files.
 
     Args:
-        data: the data set.
-        name: name of one of its splits.
-        options: `allow_outside` allows lists and links to lead outside of the folders that `data` names; `max_pixels`
-            limits the images.
+        data: contents of the `data.yaml`.
+        name: name of the split, a key of `data.splits`.
+        options: `allow_outside` allows paths in lists, and links, that lead to files outside of the folders in `data`;
+            `max_pixels` is the largest number of pixels of an image that is decoded.
 
     Raises:
-        InputError: the split's folder or list does not exist, no image exists, no image has a label file, two images
-            have the same label file, or a file is outside of the data set's folders.
+        InputError: the folder or the list of the split does not exist, no image exists, no image has a label file, two
+            images have the same label file, or a file is outside of the data set's folders.
     """
-    files = _find_files(data, name, options)
+    files = _list_images(data, name, options)
     labels = _label_files(data, name, files.images)
     collector = RowCollector(options)
     for image_id, (image, label) in enumerate(zip(files.images, labels, strict=True), start=1):
-        # The rows of a missing image are dropped, so their scale does not matter.
+        # The rows of a missing image are dropped, so any image size will do.
         height, width = collector.add_image(image_id, image) or (1, 1)
         files.guard.check(label, label.parent)
         for line, text in _read_lines(label) if label.is_file() else ():
@@ -118,10 +125,10 @@ def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) 
                 collector.add_row(LabelRow(image_id, label, line, class_id, corners))
     label_folders = {_label_folder(folder) for folder in files.folders}
     for orphan in sorted({path for folder in label_folders for path in folder.rglob("*.txt")} - {*labels}):
-        if orphan.name != "classes.txt":  # labeling tools write it into the label folder
+        if orphan.name != "classes.txt":  # labeling tools write the class names to labels/classes.txt
             files.guard.check(orphan, orphan.parent)
             for line, _ in _read_lines(orphan):
-                collector.drop(None, orphan, line, RowError("unknown_image", "this label file has no image"))
+                collector.drop(None, orphan, line, RowError("unknown_image", "there is no image for this label file"))
     annotations, ledger = collector.finish(data.path)
     return Split(
         name,
@@ -135,30 +142,45 @@ def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) 
 
 
 def _label_files(data: DataYaml, name: str, images: Sequence[Path]) -> list[Path]:
-    """Return the label file of each image, which does not need to exist."""
+    """Return the path of the label file of each image, in the order of `images`; a label file may be missing.
+
+    Args:
+        data: contents of the `data.yaml`, for error messages.
+        name: name of the split, for error messages.
+        images: paths of the images.
+
+    Raises:
+        LabelError: no image has a label file, or two images have the same label file.
+    """
     labels = [_label_folder(image.parent) / f"{image.stem}.txt" for image in images]
     if images and not any(label.is_file() for label in labels):
         raise LabelError(
-            f"{data.path}: none of the {len(labels)} images of {name} has a label file; expected e.g. {labels[0]}"
+            f"{data.path}: none of the {len(labels)} images of the split {name} has a label file; "
+            f"for the first image, expected {labels[0]}"
         )
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if owners.setdefault(label, image) != image and label.is_file():
             raise LabelError(
-                f"{label}: belongs to both {owners[label]} and {image.name}; give the images different names"
+                f"{label}: is the label file of both {owners[label]} and {image.name}; rename one of the images"
             )
     return labels
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and text of every line that is neither blank nor a comment."""
+    """Yield (line number from 1, stripped text) of every line that is neither blank nor a comment."""
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip() and not text.lstrip().startswith("#"):
             yield line, text.strip()
 
 
 def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
-    """Return the class id and the corners as fractions of the image.
+    """Return the class id and the corners (x1, y1, x2, y2), as fractions of the image width and height.
+
+    Args:
+        row: a row `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` with the corners of a polygon; the
+            bounding box of the polygon is returned.
+        class_count: number of classes.
 
     Raises:
         RowError: the row cannot be used.
@@ -169,7 +191,7 @@ def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
     fields = row.split()
     if len(fields) < 5 or len(fields) % 2 == 0:
         expected = "expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`"
-        raise RowError("malformed_row", f"{len(fields)} columns; {expected}")
+        raise RowError("malformed_row", f"the row has {len(fields)} columns; {expected}")
     class_value, *values = map(_parse_number, fields)
     if not class_value.is_integer() or not 0 <= class_value < class_count:
         raise RowError(
@@ -177,7 +199,7 @@ def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
             f"class {fields[0]} is not a whole number from 0 to {class_count - 1} (`names` has {class_count} classes)",
         )
     if any(_MAX_FRACTION < value < float("inf") for value in values):
-        reason = f"coordinates {' '.join(fields[1:5])} look like pixels; expected fractions of the image, 0 to 1"
+        reason = f"coordinates {' '.join(fields[1:5])} look like pixels; expected fractions of the image size, 0 to 1"
         raise RowError("pixel_coordinates", reason)
     if len(values) == 4:
         cx, cy, width, height = values
@@ -187,7 +209,7 @@ def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
 
 def _parse_number(text: str) -> float:
     try:
-        if "_" not in text:  # Python would read 1_0 as 10
+        if "_" not in text:  # float("1_0") is 10
             return float(text)
     except ValueError:
         pass
@@ -196,7 +218,7 @@ def _parse_number(text: str) -> float:
 
 
 def _label_folder(folder: Path) -> Path:
-    """Return `folder` with its last part named `images` replaced by `labels`.
+    """Return the path `folder` with the last `images` in it replaced by `labels`, or unchanged without `images`.
 
     >>> _label_folder(Path("images/a/images/b")).as_posix()
     'images/a/labels/b'
@@ -208,13 +230,13 @@ def _label_folder(folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Files:
-    """The image files of a split.
+class _SplitFiles:
+    """The image files of one split, listed but not read.
 
     Attributes:
         folders: the folders that were searched for images.
-        images: all images, sorted.
-        guard: allows the data set's own folders.
+        images: paths of all images, sorted. An image from a list file may be missing.
+        guard: allows the files in the data set's own folders.
     """
 
     folders: list[Path]
@@ -222,7 +244,13 @@ class _Files:
     guard: PathGuard
 
 
-def _find_files(data: DataYaml, name: str, options: ReadOptions) -> _Files:
+def _list_images(data: DataYaml, name: str, options: ReadOptions) -> _SplitFiles:
+    """List the images of one split: those in its folders and those in its list files.
+
+    Raises:
+        LabelError: a folder or a list file does not exist, an image is listed twice, or an image is outside of the data
+            set's folders.
+    """
     folders, lists, images = [], [], []
     for place in data.splits[name]:
         path = _first_existing(place, data.roots, data.path)
@@ -232,8 +260,8 @@ def _find_files(data: DataYaml, name: str, options: ReadOptions) -> _Files:
         elif path.suffix == ".txt" and path.is_file():
             lists.append(path)
         else:
-            raise LabelError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list; searched {path}")
-    # The user trusts the paths in the YAML file itself, but not those in lists, nor the targets of links.
+            raise LabelError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list of images; searched {path}")
+    # Paths in the YAML file itself may lead anywhere. Paths in list files and targets of links are restricted.
     own = [*data.roots, *folders, *(path.parent for path in lists)]
     guard = PathGuard([*own, *map(_label_folder, own)], options)
     for image in images:
@@ -245,15 +273,24 @@ def _find_files(data: DataYaml, name: str, options: ReadOptions) -> _Files:
     for image, count in Counter(images).items():
         if count > 1:
             raise LabelError(f"{data.path}: the split {name} lists {image} {count} times; list it once")
-    return _Files(folders, sorted(images), guard)
+    return _SplitFiles(folders, sorted(images), guard)
 
 
 def _first_existing(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path:
-    """Return the first path that exists of those that `place` may stand for.
+    """Return the path of the file or folder `place`, relative to the first root in which it exists.
 
-    If none exists, return the first one whose folder exists.
+    If it exists in no root, return the first candidate path whose parent folder exists, or else the first candidate.
+
+    Args:
+        place: path as written in the YAML file or in a list file.
+        roots: folders that `place` may be relative to.
+        named_in: the file that contains `place`, for error messages.
+        line: line of that file.
+
+    Raises:
+        LabelError: `place` is not a valid path.
     """
-    # Roboflow writes ../train/images for the folder train/images next to the YAML file.
+    # Exports from Roboflow contain ../train/images, but the folder is train/images next to the YAML file.
     candidates = [root / path for path in (place, re.sub(r"^(\.\./)+", "", place)) for root in roots]
     in_folder = (path for path in candidates if path.parent.is_dir())
     try:
