@@ -72,7 +72,7 @@ def test_tiles_cover_the_image_with_the_requested_overlap(
         assert all(pixels >= min(size[axis] * overlap - 1e-6, size[axis] - 1) for pixels in overlaps)
         # There are no more tiles than needed: one tile less could not cover the image at the largest allowed step.
         step = max(1, int(size[axis] * (1 - overlap)))
-        assert (len(starts) - 2) * step < length - size[axis] or len(starts) == 1
+        assert (len(starts) - 2) * step < max(1, length - size[axis])
     assert {(left, top) for left, top, _, _ in tiles} == {(a, b) for a, _, _, _ in tiles for _, b, _, _ in tiles}
 
 

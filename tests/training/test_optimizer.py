@@ -130,9 +130,9 @@ def test_learning_rate_can_be_set() -> None:
 def test_each_optimizer_lowers_the_loss_of_one_batch(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    valid = torch.ones(2, 1, dtype=torch.bool)
+    is_object = torch.ones(2, 1, dtype=torch.bool)
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
-    batch = Batch(images, boxes, torch.tensor([[0], [2]]), valid, ~valid, (1, 2))
+    batch = Batch(images, boxes, torch.tensor([[0], [2]]), is_object, ~is_object, (1, 2))
     config = Config(optimizer=name)  # type: ignore[arg-type]
     trainer = Trainer(build(), config, torch.device("cpu"), torch.float32)
     losses = [float(trainer.step(step, 30, batch).total) for step in range(30)]

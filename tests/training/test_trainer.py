@@ -21,8 +21,8 @@ def build() -> GridNetwork:
 def batch() -> Batch:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])
-    valid = torch.ones(2, 1, dtype=torch.bool)
-    return Batch(images, boxes, torch.tensor([[0], [2]]), valid, ~valid, (41, 42))
+    is_object = torch.ones(2, 1, dtype=torch.bool)
+    return Batch(images, boxes, torch.tensor([[0], [2]]), is_object, ~is_object, (41, 42))
 
 
 def test_step_changes_every_weight_and_the_ema() -> None:
