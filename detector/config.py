@@ -1,8 +1,9 @@
-"""Every setting of a training run with its default, type and range.
+"""All settings of a training run, each with its default, type and range.
 
-Flat in YAML and in Python: `Config(model="small", minutes=5)`. Inside, `Config` is composed of parts (network, loss,
-optimizer, augmentation, run), and a function takes only the part it uses: a `Config` is a `LossConfig`, so it can be
-passed where one is expected, and a function that takes a `LossConfig` cannot read the settings of the optimizer.
+The settings are flat in YAML and in Python: `Config(model="small", minutes=5)`. `Config` inherits from its parts
+(network, loss, optimizer, augmentation, run, ...), and a function takes only the part that it uses. A `Config` is a
+`LossConfig`, so it can be passed where a `LossConfig` is expected. A function that takes a `LossConfig` cannot read the
+settings of the optimizer.
 
 `configs/README.md` is generated from this module.
 """
@@ -23,27 +24,29 @@ from detector.letterbox import check_side
 from detector.options import MAX_PIXELS, ReadOptions, SuppressionName
 
 PLANNING_STEPS = 20
-"""Steps after which a budget in minutes is converted to a number of steps; no schedule may depend on it before."""
+"""Number of steps after which a budget in minutes is converted to a number of steps. Until then, the length of the run
+is unknown, so no schedule may depend on the length."""
 
 _Settings = TypeVar("_Settings", bound="_Part")
 
 
 def _setting(default: Any, doc: str, low: float | None = None, high: float | None = None, *, off: Any = None) -> Any:
-    """Define a setting.
+    """Return the dataclass field of a setting.
 
     Args:
-        default: its default.
-        doc: what it does, for `configs/README.md`.
-        low: smallest value, where it is a number.
-        high: largest value.
-        off: the value that turns it off, for settings of randomness and regularization; see `turned_off`.
+        default: default value.
+        doc: what the setting does, for `configs/README.md`.
+        low: smallest allowed number; None: no limit.
+        high: largest allowed number; None: no limit.
+        off: the value with which `turned_off` turns the setting off, for randomness and regularization; None: it cannot
+            be turned off.
     """
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "off": off})
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Checks the values of the settings of a subclass."""
+    """Base class of the parts of `Config`: checks the type and the range of each setting."""
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -61,85 +64,97 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(_Part):
-    """How class scores are defined; a setting of both the network and the loss."""
+    """The setting that defines the class scores, which both the network and the loss use."""
 
     class_loss: Literal["quality_focal", "sigmoid", "softmax"] = _setting(
         "quality_focal",
-        "loss of the class scores: quality focal loss, cross-entropy of a sigmoid per class, or of a softmax with a "
-        "background class",
+        "loss of the class scores. quality_focal: quality focal loss; sigmoid: cross-entropy of one sigmoid per class; "
+        "softmax: cross-entropy of a softmax over the classes and the background",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig(ScoreConfig):
-    """The settings that weights belong to: with others they cannot be loaded."""
+    """Settings of the network architecture. Weights can be loaded only with the same values of these settings."""
 
     model: Literal["pico", "nano", "small", "medium"] = _setting("nano", "network size")
     head: Literal["points", "yolo_v1"] = _setting(
         "points",
-        "points: anchor-free, class scores and a box at every point of three grids; yolo_v1: one grid of cells, as in "
-        "the first YOLO",
+        "points: anchor-free, predicts class scores and one box at each point of three grids; yolo_v1: predicts "
+        "boxes in each cell of one grid, as the first YOLO does",
     )
-    boxes_per_cell: int = _setting(2, "with head yolo_v1: boxes predicted per cell", 1, 16)
+    boxes_per_cell: int = _setting(2, "with head=yolo_v1: number of boxes predicted per cell", 1, 16)
     activation: Literal[
         "relu", "identity", "sigmoid", "tanh", "hard_sigmoid", "leaky_relu", "prelu", "elu", "swish", "hard_swish"
     ] = _setting("relu", "activation function after each convolution; swish is also called SiLU")
-    leaky_slope: float = _setting(0.1, "with leaky_relu: slope below zero; with prelu: its initial value", 0, 1)
-    norm: Literal["batch", "group", "none"] = _setting("batch", "normalization between convolution and activation")
-    residual: bool = _setting(True, "add the input of a block to its output where the shapes are equal")
-    kernel: int = _setting(3, "kernel size of the backbone's convolutions, odd", 3, 9)
+    leaky_slope: float = _setting(
+        0.1,
+        "with activation=leaky_relu: slope for negative inputs; with prelu: initial slope for negative inputs",
+        0,
+        1,
+    )
+    norm: Literal["batch", "group", "none"] = _setting(
+        "batch", "normalization layer between convolution and activation"
+    )
+    residual: bool = _setting(True, "whether a block adds its input to its output, if both have the same shape")
+    kernel: int = _setting(3, "kernel size of the convolutions in the backbone, an odd number", 3, 9)
     padding: Literal["same", "valid"] = _setting(
-        "same", "same: zero padding keeps the size of a feature map; valid: no padding in the backbone"
+        "same",
+        "same: zero padding, so that convolutions keep the size of a feature map; valid: no padding in the backbone",
     )
     downsample: Literal["conv", "max_pool", "avg_pool"] = _setting(
-        "conv", "how a feature map is halved: a convolution of stride 2, or one of stride 1 followed by 2x2 pooling"
+        "conv",
+        "how the size of a feature map is halved. conv: convolution with stride 2; max_pool, avg_pool: convolution "
+        "with stride 1, then 2x2 pooling",
     )
     input: Literal["standard", "pca", "zca"] = _setting(
         "standard",
-        "input normalization: standard: each channel to mean 0 and standard deviation 1; pca, zca: channels also "
-        "decorrelated (whitening)",
+        "input normalization. standard: mean 0 and standard deviation 1 in each channel; pca, zca: the channels are "
+        "also decorrelated (whitening)",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(ArchitectureConfig):
-    """The network and its initial weights."""
+    """Settings of the network: architecture, initial weights and dropout."""
 
     init: Literal["he", "xavier", "lecun", "normal", "zeros"] = _setting(
         "he",
-        "standard deviation of the initial weights: he sqrt(2/n), xavier sqrt(2/(n+m)), lecun sqrt(1/n), normal as "
-        "init_std",
+        "standard deviation of the initial weights of a layer with n inputs and m outputs. he: sqrt(2/n); "
+        "xavier: sqrt(2/(n+m)); lecun: sqrt(1/n); normal: init_std; zeros: 0, which is an error, because all channels "
+        "of a layer would stay equal",
     )
-    init_std: float = _setting(0.01, "with init normal: standard deviation of the initial weights", 1e-6, 10)
+    init_std: float = _setting(0.01, "with init=normal: standard deviation of the initial weights", 1e-6, 10)
     dropout: float = _setting(
-        0.0, "fraction of channels dropped at random before the last layer of each head", 0, 0.95, off=0.0
+        0.0, "fraction of channels that are set to 0 at random before the last layer of each head", 0, 0.95, off=0.0
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel % 2 == 0:
-            raise ConfigError(f"kernel: must be odd, so that it has a center, got {self.kernel}")
+            raise ConfigError(f"kernel: must be odd, got {self.kernel}")
         if self.init == "zeros":
             raise ConfigError(
-                "init: with zeros all channels of a layer get the same gradient and stay equal forever; "
+                "init: with zeros all channels of a layer get the same gradients and stay equal forever; "
                 "use he, xavier, lecun or normal"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSizeConfig(_Part):
-    """The size of the network input."""
+    """Settings of the input size of the network, at the start and at the end of a run."""
 
     input_size: Literal["auto"] | int | tuple[int, int] = _setting(
         "auto",
-        "network input size in pixels: the long side (the other side follows the aspect of the images), or "
-        "[height, width]; multiples of 32",
+        "input size of the network in pixels. A number: the long side; the short side follows from the aspect ratio of "
+        "the images. [height, width]: both sides. auto: chosen from the sizes of the objects. Every side is a "
+        "multiple of 32",
         low=32,
         high=4096,
     )
     first_input_size: float = _setting(
         0.5,
-        "side of the input in the first part of the run (progressive resizing), as a fraction of the full size; "
+        "input size in the first part of the run (progressive resizing), as a fraction of `input_size`; "
         "1: full size from the start",
         0.3,
         1,
@@ -155,81 +170,110 @@ class InputSizeConfig(_Part):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(ScoreConfig):
-    """The loss and the assignment of grid points to objects."""
+    """Settings of the loss, and of the assigner, which assigns grid points to objects."""
 
     class_weight: float = _setting(2.0, "weight of the loss of the class scores", 0)
     iou_weight: float = _setting(2.5, "weight of the GIoU loss", 0)
-    l1_weight: float = _setting(0.5, "weight of the L1 loss of distances, in strides", 0)
+    l1_weight: float = _setting(
+        0.5, "weight of the L1 loss of the distances from a point to the four sides of its box, in strides", 0
+    )
     squared_error_weight: float = _setting(
         0.0,
-        "weight of the squared error of center and of the square roots of width and height, in strides, as in the "
-        "first YOLO",
+        "weight of the squared error of the box center and of the square roots of box width and height, in strides, as "
+        "in the first YOLO",
         0,
     )
-    coord_weight: float = _setting(5.0, "with head yolo_v1: weight of the squared error of boxes", 0)
-    noobj_weight: float = _setting(0.5, "with head yolo_v1: weight of the confidence of boxes without an object", 0)
-    focal_power: float = _setting(2.0, "beta of the quality focal loss: how little easy points count", 0)
+    coord_weight: float = _setting(5.0, "with head=yolo_v1: weight of the squared error of boxes", 0)
+    noobj_weight: float = _setting(
+        0.5, "with head=yolo_v1: weight of the confidence loss of predicted boxes without an object", 0
+    )
+    focal_power: float = _setting(
+        2.0, "beta of the quality focal loss: a larger value gives easy points less weight", 0
+    )
 
     assign_top_k: int = _setting(10, "largest number of positive points per object", 1)
-    assign_score_power: float = _setting(0.5, "exponent of the score in the metric of the assigner", 0)
-    assign_iou_power: float = _setting(4.0, "exponent of the IoU in the metric of the assigner", 0)
+    assign_score_power: float = _setting(
+        0.5, "exponent of the class score in the metric that ranks candidate points", 0
+    )
+    assign_iou_power: float = _setting(4.0, "exponent of the IoU in the metric that ranks candidate points", 0)
     assign_radius: float = _setting(
-        1.0, "points within this many strides of the center of an object are candidates even outside its box", 0
+        1.0,
+        "a point less than this many strides (in x and in y) from the center of an object is a candidate for this "
+        "object, even if the point is outside the box",
+        0,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(_Part):
-    """Optimizer, learning rate schedule, EMA and regularization."""
+    """Settings of optimizer, learning rate schedule, gradient clipping, EMA, QAT and regularization."""
 
     optimizer: Literal["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"] = _setting(
-        "muon", "muon: Muon for convolutions, AdamW for all other parameters"
+        "muon", "optimizer; muon: Muon for convolution weights, AdamW for all other parameters"
     )
     lr: Literal["auto"] | float = _setting(
         "auto",
-        "peak learning rate; auto: muon 0.05, adamw and adam 0.003, rmsprop 0.001, momentum 0.02, sgd 0.1",
+        "peak learning rate. auto: 0.05 for muon, 0.003 for adamw and adam, 0.001 for rmsprop, 0.02 for momentum, 0.1 "
+        "for sgd",
         0,
     )
-    lr_adamw: float = _setting(0.003, "with muon: peak learning rate of AdamW", 0)
+    lr_adamw: float = _setting(0.003, "with optimizer=muon: peak learning rate of AdamW", 0)
     weight_decay: float = _setting(
         0.05,
-        "with muon and adamw: decay of convolution weights, times the learning rate; use l2 with the others",
+        "with optimizer=muon or adamw: weight decay of convolution weights, multiplied by the learning rate; with "
+        "other optimizers, use l2",
         0,
         off=0.0,
     )
-    warmup: float = _setting(0.1, "fraction of the run in which the learning rate rises (at most 300 steps)", 0, 1)
-    lr_decay_start: float = _setting(0.5, "fraction of the run after which the learning rate falls", 0, 1)
-    final_lr: float = _setting(0.02, "learning rate at the end, as a fraction of the peak", 0, 1)
+    warmup: float = _setting(
+        0.1, "fraction of the run in which the learning rate rises to its peak (at most 300 steps)", 0, 1
+    )
+    lr_decay_start: float = _setting(
+        0.5, "with lr_schedule=linear or cosine: fraction of the run after which the learning rate falls", 0, 1
+    )
+    final_lr: float = _setting(
+        0.02, "with lr_schedule=linear or cosine: learning rate at the end, as a fraction of the peak", 0, 1
+    )
     lr_schedule: Literal["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"] = _setting(
         "linear",
-        "how the learning rate falls after warmup: linear and cosine (from lr_decay_start to final_lr), step, "
-        "inverse 1/(1+d*epoch), exponential b^epoch, root_epoch k/sqrt(epoch), root_step k/sqrt(step)",
+        "how the learning rate falls after warmup. linear, cosine: from lr_decay_start on, to final_lr at the end; "
+        "step: by lr_factor at each of lr_milestones; inverse: 1/(1+d*epoch); exponential: b^epoch; "
+        "root_epoch: k/sqrt(epoch); root_step: k/sqrt(step)",
     )
     lr_milestones: tuple[float, float] = _setting(
-        (0.6, 0.85), "with step: fractions of the run at which it falls", 0, 1
+        (0.6, 0.85), "with lr_schedule=step: fractions of the run at which the learning rate falls", 0, 1
     )
-    lr_factor: float = _setting(0.1, "with step: factor at each milestone", 0, 1)
-    lr_decay: float = _setting(0.1, "with inverse: d in 1/(1+d*epoch)", 0)
-    lr_base: float = _setting(0.95, "with exponential: b in b^epoch", 0, 1)
-    lr_k: float = _setting(1.0, "with root_epoch and root_step: k; the peak is never exceeded", 0)
-    clip_norm: float = _setting(10.0, "gradient clipping: largest norm of all gradients together", 0)
-    clip_value: float = _setting(0.0, "gradient clipping: largest absolute value, after clip_norm; 0: no limit", 0)
+    lr_factor: float = _setting(0.1, "with lr_schedule=step: factor on the learning rate at each milestone", 0, 1)
+    lr_decay: float = _setting(0.1, "with lr_schedule=inverse: d in 1/(1+d*epoch)", 0)
+    lr_base: float = _setting(0.95, "with lr_schedule=exponential: b in b^epoch", 0, 1)
+    lr_k: float = _setting(
+        1.0,
+        "with lr_schedule=root_epoch or root_step: k in k/sqrt(epoch) or k/sqrt(step); the peak is never exceeded",
+        0,
+    )
+    clip_norm: float = _setting(10.0, "gradient clipping: largest norm of all gradients taken as one vector", 0)
+    clip_value: float = _setting(
+        0.0, "gradient clipping: largest absolute value of a gradient, applied after clip_norm; 0: no limit", 0
+    )
     ema: float = _setting(
-        0.02, "time constant of the exponential moving average (EMA) of the weights, as a fraction of the run; 0: none",
+        0.02, "exponential moving average (EMA) of the weights: time constant as a fraction of the run; 0: no EMA",
         0, 1, off=0.0,
     )  # fmt: skip
     qat_start: float = _setting(
         1.0,
-        "fraction of the run from which quantization-aware training (QAT) simulates the int8 export; 1: never",
+        "quantization-aware training (QAT), which simulates an int8 export: fraction of the run after which it starts; "
+        "1: no QAT",
         0,
         1,
     )
 
-    l2: float = _setting(0.0, "L2 regularization: weight of half the sum of squared convolution weights", 0, off=0.0)
+    l2: float = _setting(
+        0.0, "L2 regularization: weight of half the sum of the squared convolution weights", 0, off=0.0
+    )
     l2_after: float = _setting(0.0, "epoch from which l2 is applied", 0)
-    l1: float = _setting(0.0, "L1 regularization: weight of the sum of absolute convolution weights", 0, off=0.0)
+    l1: float = _setting(0.0, "L1 regularization: weight of the sum of the absolute convolution weights", 0, off=0.0)
     l1_after: float = _setting(0.0, "epoch from which l1 is applied", 0)
-    max_norm: float = _setting(0.0, "largest norm of each convolution filter; 0: no limit", 0, off=0.0)
+    max_norm: float = _setting(0.0, "largest L2 norm of the weights of a convolution filter; 0: no limit", 0, off=0.0)
     max_norm_after: float = _setting(0.0, "epoch from which max_norm is applied", 0)
     dropout_after: float = _setting(0.0, "epoch from which dropout is applied", 0)
 
@@ -240,53 +284,78 @@ class OptimizerConfig(_Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ColorConfig(_Part):
-    """Augmentation of colors: no pixel moves."""
+    """Settings of color augmentation, which changes the colors of pixels and does not move pixels."""
 
     color_gain: float = _setting(
-        0.3, "largest random gain of each color channel: 0.3 is times 0.7 to 1.3", 0, 1, off=0.0
+        0.3, "random gain of each color channel: 0.3 means a factor from 0.7 to 1.3", 0, 1, off=0.0
     )
-    brightness: float = _setting(20.0, "largest random offset of all channels, in gray levels of 255", 0, 255, off=0.0)
-    hue: float = _setting(0.0, "largest random shift of the hue, as a fraction of the color circle", 0, 0.5, off=0.0)
-    saturation: float = _setting(0.0, "largest random gain of the saturation: 0.5 is times 0.5 to 1.5", 0, 1, off=0.0)
-    value: float = _setting(0.0, "largest random gain of the value (of HSV)", 0, 1, off=0.0)
+    brightness: float = _setting(
+        20.0, "random brightness: largest offset added to all channels, in levels of 0..255", 0, 255, off=0.0
+    )
+    hue: float = _setting(0.0, "random hue: largest shift, as a fraction of the color circle", 0, 0.5, off=0.0)
+    saturation: float = _setting(0.0, "random saturation: 0.5 means a factor from 0.5 to 1.5", 0, 1, off=0.0)
+    value: float = _setting(0.0, "random value (the V of HSV): 0.5 means a factor from 0.5 to 1.5", 0, 1, off=0.0)
     pca_color: float = _setting(
-        0.0, "standard deviation of random shifts along the principal colors of the training images (AlexNet: 0.1)",
-        0, 10, off=0.0,
-    )  # fmt: skip
+        0.0,
+        "random shift along the principal colors of the training images: its standard deviation, as a fraction of the "
+        "standard deviation of the images (AlexNet: 0.1)",
+        0,
+        10,
+        off=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlendConfig(_Part):
-    """Augmentations that combine an image with another one."""
+    """Settings of augmentations that combine two images."""
 
     style_shift: float = _setting(
         0.0, "fraction of images that take the colors and the low frequencies of another training image", 0, 1, off=0.0
     )
-    copy_paste: float = _setting(0.0, "fraction of images into which objects of another one are pasted", 0, 1, off=0.0)
-    mixup: float = _setting(0.0, "fraction of images blended with another one", 0, 1, off=0.0)
+    copy_paste: float = _setting(
+        0.0, "fraction of images into which objects of another training image are pasted", 0, 1, off=0.0
+    )
+    mixup: float = _setting(0.0, "fraction of images that are blended with another training image", 0, 1, off=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(ColorConfig, BlendConfig):
-    """Data augmentation."""
+    """Settings of data augmentation: placement, color, and combination of images."""
 
-    flip: float = _setting(0.5, "fraction of images flipped left-right", 0, 1, off=0.0)
-    flip_vertical: float = _setting(0.0, "fraction of images flipped up-down", 0, 1, off=0.0)
-    scale: tuple[float, float] = _setting((0.6, 1.4), "range of random scaling", 0.05, 20, off=(1.0, 1.0))
-    shift: float = _setting(0.2, "largest random shift, as a fraction of the input size", 0, 1, off=0.0)
+    flip: float = _setting(0.5, "fraction of images that are flipped left-right", 0, 1, off=0.0)
+    flip_vertical: float = _setting(0.0, "fraction of images that are flipped up-down", 0, 1, off=0.0)
+    scale: tuple[float, float] = _setting(
+        (0.6, 1.4), "range of the random scale; 1: the image just fits into the input", 0.05, 20, off=(1.0, 1.0)
+    )
+    shift: float = _setting(0.2, "largest random shift in x and in y, as a fraction of the input size", 0, 1, off=0.0)
     rotate: float = _setting(
-        0.0, "largest random rotation in degrees; boxes become the bounding boxes of the rotated boxes", 0, 180, off=0.0
+        0.0,
+        "largest random rotation in degrees; a box is replaced by the bounding box of the rotated box",
+        0,
+        180,
+        off=0.0,
     )
     crop: float = _setting(
-        0.0, "fraction of images of which a random crop is stretched over the input, its aspect changed", 0, 1, off=0.0
+        0.0,
+        "fraction of images that are cropped at random instead of scaled and shifted; the crop is stretched to the "
+        "input size, which changes its aspect ratio",
+        0,
+        1,
+        off=0.0,
     )
     augment_ramp: float = _setting(
-        40.0, "epochs over which scale, shift and color changes grow from half to full strength", 0
+        40.0,
+        "number of epochs in which the ranges of scale, shift, rotation, crop and color grow from 50 % to 100 %",
+        0,
     )
-    mosaic: float = _setting(0.5, "fraction of images that are mosaics of four, in runs long enough", 0, 1, off=0.0)
-    mosaic_from: float = _setting(60.0, "epoch from which mosaic is phased in; shorter runs have none", 0)
-    mosaic_off: float = _setting(0.15, "last fraction of the run without mosaic", 0, 1)
-    min_visible: float = _setting(0.25, "smallest visible fraction of an object at which its box is kept", 0, 1)
+    mosaic: float = _setting(
+        0.5, "fraction of images that are mosaics of four images, once mosaics are fully phased in", 0, 1, off=0.0
+    )
+    mosaic_from: float = _setting(60.0, "epoch from which mosaics are phased in; a shorter run has no mosaics", 0)
+    mosaic_off: float = _setting(0.15, "fraction of the run, at its end, without mosaics", 0, 1)
+    min_visible: float = _setting(
+        0.25, "after augmentation, a box is removed if less than this fraction of its area is visible", 0, 1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -295,56 +364,69 @@ class AugmentConfig(ColorConfig, BlendConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(_Part):
-    """Length, seed, machine and files of a run."""
+    """Settings of a run: length, seed, batch size, evaluations, hardware and files."""
 
-    minutes: float | None = _setting(None, "length of the run as wall time, from the start to saved weights", 0.05)
+    minutes: float | None = _setting(
+        None, "length of the run in minutes of wall time, from the command to the saved weights", 0.05
+    )
     epochs: float | None = _setting(None, "length of the run in epochs: passes over the training images", 0.01)
     steps: int | None = _setting(None, "length of the run in optimizer steps", 1)
-    seed: int = _setting(0, "seed of everything random", 0)
-    batch: Literal["auto"] | int = _setting("auto", "batch size: images per step", 1, 4096)
+    seed: int = _setting(0, "seed of all random numbers", 0)
+    batch: Literal["auto"] | int = _setting("auto", "batch size: number of images per step", 1, 4096)
     evaluations: Literal["auto"] | int = _setting(
-        "auto", "number of evaluations on val during the run, the one at the end included", 1
+        "auto", "number of evaluations on val during the run, including the evaluation at the end", 1
     )
     patience: int = _setting(
-        0, "early stopping: stop after this many evaluations without a better AP on val; 0: off", 0
+        0, "early stopping: stop after this many evaluations in a row without a better AP on val; 0: never", 0
     )
-    precision: Literal["auto", "bf16", "fp32"] = _setting("auto", "floating-point type of the network in training")
-    device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
-    workers: int = _setting(1, "data loader threads; 0: batches are made between the steps", 0, 16)
+    precision: Literal["auto", "bf16", "fp32"] = _setting(
+        "auto",
+        "floating-point type of the network in training; auto: bf16 if the hardware computes in bf16, else fp32",
+    )
+    device: str = _setting("auto", "device for training: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
+    workers: int = _setting(
+        1, "number of data loader threads; 0: no threads, each batch is built just before its step", 0, 16
+    )
     save_every: float = _setting(
-        5.0, "minutes between checkpoints for resuming, besides one at each evaluation; 0: only there", 0
+        5.0, "minutes between checkpoints for resuming, in addition to those at evaluations; 0: only at evaluations", 0
     )
-    save_float16: bool = _setting(False, "save weights in float16: half the size, nearly equal results")
-    allow_dropped: float = _setting(0.02, "largest fraction of boxes that may be dropped", 0, 1)
-    allow_outside: bool = _setting(False, "allow the files of a data set to lead to files outside its folder")
-    max_pixels: int = _setting(MAX_PIXELS, "pixels of the largest image that is decoded", 1)
+    save_float16: bool = _setting(False, "save weights as float16: half the file size, nearly equal results")
+    allow_dropped: float = _setting(
+        0.02, "a run does not start if more than this fraction of the boxes of a split would be dropped", 0, 1
+    )
+    allow_outside: bool = _setting(False, "whether a data set may read files outside its folder")
+    max_pixels: int = _setting(MAX_PIXELS, "largest number of pixels of an image that is decoded", 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum(length is not None for length in (self.minutes, self.epochs, self.steps)) > 1:
-            raise ConfigError("minutes, epochs, steps: give one length of the run, not several")
+            raise ConfigError("minutes, epochs, steps: set only one of them")
 
     @property
     def read_options(self) -> ReadOptions:
-        """What a data set may read."""
+        """Options for reading a data set, from the settings `allow_outside` and `max_pixels`."""
         return ReadOptions(allow_outside=self.allow_outside, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuppressionConfig(_Part):
-    """Non-maximum suppression (NMS) of the trained detector, unless the caller asks for another."""
+    """Settings of non-maximum suppression (NMS), which the trained detector uses unless a caller passes others."""
 
     suppression: SuppressionName = _setting(  # noqa: RUF009 (ruff does not see through the alias)
         "classic",
-        "classic: of boxes that overlap the best is kept; soft: the others get lower scores (Soft-NMS); diou: centers "
-        "count (DIoU-NMS); weighted: boxes are averaged",
+        "NMS variant: what happens to a box that overlaps a better box. classic: it is removed; soft: its score is "
+        "lowered (Soft-NMS); diou: it is removed if the IoU minus a penalty for the distance of the centers is above "
+        "the threshold (DIoU-NMS); weighted: its coordinates are averaged into the better box",
     )
-    class_agnostic: bool = _setting(False, "boxes of different classes suppress each other")
+    class_agnostic: bool = _setting(False, "whether boxes of different classes suppress each other")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(NetworkConfig, InputSizeConfig, RunConfig, OptimizerConfig, LossConfig, AugmentConfig, SuppressionConfig):
-    """All settings of a training run. "auto" is resolved from the data and the machine; `config.json` says to what."""
+    """All settings of a training run.
+
+    The value "auto" is resolved from the data and the machine. `config.json` in the output folder holds the result.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -361,15 +443,15 @@ PARTS: Mapping[str, type[_Part]] = {
     "Augmentation": AugmentConfig,
     "Non-maximum suppression": SuppressionConfig,
 }
-"""Heading in configs/README.md → the settings below it."""
+"""Heading in configs/README.md → the part with the settings below the heading."""
 
 
 def turned_off(config: _Settings, *parts: type[_Part]) -> _Settings:
-    """Return the settings with randomness and regularization turned off.
+    """Return a copy of the settings with randomness and regularization turned off.
 
     Args:
         config: any settings.
-        parts: only turn off the settings of these parts; none: all that can be turned off.
+        parts: turn off only settings of these parts; without parts, turn off all settings that can be turned off.
     """
     names = {setting.name for part in parts or (type(config),) for setting in fields(part)}
     off = {s.name: s.metadata["off"] for s in fields(config) if s.name in names and s.metadata["off"] is not None}
@@ -377,17 +459,20 @@ def turned_off(config: _Settings, *parts: type[_Part]) -> _Settings:
 
 
 def _check_ordered(name: str, pair: tuple[float, float]) -> None:
+    """Raise ConfigError if the first number of a pair is larger than the second."""
     if pair[0] > pair[1]:
         raise ConfigError(f"{name}: the first number must not be above the second, got {list(pair)}")
 
 
-def read_config(path: Path) -> Config:
-    """Read a flat YAML file of settings; settings it does not name keep their defaults.
+def read_config(path: str | Path) -> Config:
+    """Read a YAML file of settings and return the configuration; settings not in the file have their defaults.
 
     Raises:
         FileError: the file is missing or cannot be read.
-        ConfigError: not a flat mapping, an unknown key or an invalid value; the message names the line.
+        ConfigError: the file is not a flat mapping, or has an unknown key or an invalid value; the message names the
+            line.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
@@ -403,7 +488,9 @@ def read_config(path: Path) -> Config:
     lines: dict[str, int] = {}
     for key, _ in node.value if node else ():
         if lines.setdefault(key.value, line := key.start_mark.line + 1) != line:
-            raise ConfigError(f"{location(path, line)}: '{key.value}' is already set in line {lines[key.value]}")
+            raise ConfigError(
+                f"{location(path, line)}: '{key.value}' is already set in line {lines[key.value]}; set it once"
+            )
     config = Config()
     for key, value in (values or {}).items():
         try:
@@ -414,9 +501,10 @@ def read_config(path: Path) -> Config:
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """Return the configuration from a mapping as `dataclasses.asdict` makes it, possibly through JSON.
+    """Convert a mapping made by `dataclasses.asdict`, or read from JSON, to a configuration.
 
-    Settings that are missing keep their defaults: they were added later, and their defaults change nothing.
+    Settings that are missing in the mapping have their defaults: they were added to this package later, and their
+    defaults do not change the behavior.
 
     Raises:
         ConfigError: an unknown setting, or an invalid value.
@@ -425,7 +513,7 @@ def config_of(values: Mapping[str, Any]) -> Config:
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Return the configuration with `key=value` assignments applied, values written as in YAML.
+    """Return a copy of the configuration with `key=value` assignments applied; the values are written as in YAML.
 
     Raises:
         ConfigError: an assignment is malformed, its key unknown or its value invalid.
@@ -440,38 +528,39 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: the value cannot be read") from None
+            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
         config = replace(config, **{key.strip(): parse_value(key.strip(), value)})
     return config
 
 
 def parse_value(key: str, value: Any) -> Any:
-    """Return `value` (as YAML gave it) in the type of setting `key`.
+    """Convert a value that was read from YAML to the type of the setting `key`, and return the converted value.
 
     Raises:
-        ConfigError: no such setting, or an invalid value.
+        ConfigError: there is no setting `key`, or the value has the wrong type.
     """
-    kinds = _kinds()
-    if key not in kinds:
-        raise ConfigError(f"unknown setting '{key}': {did_you_mean(key, kinds)}")
+    setting_types = _setting_types()
+    if key not in setting_types:
+        raise ConfigError(f"unknown setting '{key}': {did_you_mean(key, setting_types)}")
     try:
-        return _fit(value, kinds[key])
+        return _convert(value, setting_types[key])
     except TypeError:
-        raise ConfigError(f"{key}: expected {_describe(kinds[key])}, got {value!r}") from None
+        raise ConfigError(f"{key}: expected {_describe(setting_types[key])}, got {value!r}") from None
 
 
 @functools.cache
-def _kinds() -> dict[str, Any]:
+def _setting_types() -> dict[str, Any]:
+    """Return setting name → type."""
     return typing.get_type_hints(Config)
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    """Convert a YAML value to a type, or raise TypeError."""
+def _convert(value: Any, kind: Any) -> Any:
+    """Convert a value that was read from YAML to the type `kind` and return it, or raise TypeError."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         for option in options:
             try:
-                return _fit(value, option)
+                return _convert(value, option)
             except TypeError:
                 continue
     elif origin is Literal:
@@ -479,9 +568,9 @@ def _fit(value: Any, kind: Any) -> Any:
             return value
     elif origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(options):
-            return tuple(_fit(item, option) for item, option in zip(value, options, strict=True))
+            return tuple(_convert(item, option) for item, option in zip(value, options, strict=True))
     elif kind is float:
-        # YAML 1.1 reads 1e-3 (no dot) as text.
+        # YAML 1.1 parses 1e-3 (without a dot) as text.
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
                 return float(value)
@@ -493,6 +582,7 @@ def _fit(value: Any, kind: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
+    """Return a description of the values of a type, for messages."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(option) for option in options)
@@ -500,6 +590,4 @@ def _describe(kind: Any) -> str:
         return " or ".join(str(option) for option in options)
     if origin is tuple:
         return "[" + ", ".join(_describe(option) for option in options) + "]"
-    return {int: "a whole number", bool: "true or false", float: "a number", str: "text", types.NoneType: "nothing"}[
-        kind
-    ]
+    return {int: "a whole number", bool: "true or false", float: "a number", str: "text", types.NoneType: "null"}[kind]

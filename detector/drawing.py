@@ -87,4 +87,5 @@ def _caption_positions(
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font for captions, with a size in pixels."""
     return ImageFont.load_default(size)

@@ -1,6 +1,7 @@
 """Read and write files: atomic writes, folder locks, file names that are valid on every operating system."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -15,6 +16,9 @@ from detector.errors import FileError, location
 
 LOCK_NAME = ".detector.lock"
 """Name of the lock file that `locked` creates in a folder."""
+
+_NO_FILE_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of a drive that has no file locks."""
 
 _LONGEST_NAME = 150
 """Largest length of a generated name in bytes. Most systems allow 255; a number and a suffix are added later."""
@@ -162,17 +166,16 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         FileError: another process holds the lock, or the lock file cannot be created.
     """
-    lock = filelock.FileLock(folder / LOCK_NAME, blocking=False, thread_local=False)
+    lock = filelock.FileLock(folder / LOCK_NAME, thread_local=False)
     try:
-        lock.acquire()
+        lock.acquire(blocking=False)
     except filelock.Timeout:
         raise FileError(
             f"{folder}: another process is {doing} in this folder; wait until it has finished, or use another folder"
         ) from None
-    except NotImplementedError:
-        pass  # no file locks on this drive
     except OSError as error:
-        raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
+        if error.errno not in _NO_FILE_LOCKS:
+            raise FileError(f"{folder}: cannot be locked ({error.strerror})") from None
     try:
         yield
     finally:

@@ -233,10 +233,24 @@ def check_array(image: npt.NDArray[Any]) -> ImageArray:
     return image
 
 
-def write_image(path: Path, image: ImageArray) -> None:
-    """Write an RGB image [H, W, 3] to a file; the suffix of `path` determines the format."""
-    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
-    Image.fromarray(image).save(path, **options)
+def write_image(path: str | Path, image: ImageArray) -> None:
+    """Write an image to a file.
+
+    Args:
+        path: the file; its suffix determines the format.
+        image: [H, W, 3] RGB uint8.
+
+    Raises:
+        ImageError: not an RGB image, or no format has this suffix.
+        OSError: the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg") else {}
+    file = Image.fromarray(check_array(image))
+    try:
+        file.save(path, **options)
+    except (ValueError, KeyError):
+        raise ImageError(f"{path}: no image format has the suffix '{suffix}'; use .png or .jpg") from None
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""Option objects that travel unchanged through the pipeline.
+"""Option objects, which are passed unchanged from the public functions to the code that uses the options.
 
-Public functions take keyword-only parameters with these names and defaults and make one object of them.
+Public functions have keyword-only parameters with the same names and defaults, and create one option object from them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,53 +13,56 @@ import numpy as np
 from detector.errors import ConfigError
 
 SCORE_THRESHOLD = 0.25
-"""Default lowest confidence score."""
+"""Default of `score_threshold`."""
 
 IOU_THRESHOLD = 0.6
-"""Default NMS IoU threshold."""
+"""Default of `iou_threshold`."""
 
 MAX_DETECTIONS = 300
-"""Default largest number of detections per image."""
+"""Default of `max_detections`."""
 
 TILE_OVERLAP = 0.2
-"""Default overlap of neighboring tiles, as a fraction of a tile."""
+"""Default of `tile_overlap`."""
 
 BATCH_SIZE = 8
-"""Default number of images per inference batch."""
+"""Default of `batch_size`."""
 
 MAX_PIXELS = 89_478_485
-"""Default number of pixels of the largest image that is decoded; Pillow's own limit."""
+"""Default of `max_pixels`, and Pillow's own limit: largest number of pixels of an image that is decoded."""
 
 RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast"]
-"""Inference backend; see `runtime.load`."""
+"""Name of an inference backend; `runtime.load.load_runtime` describes each."""
 
 SuppressionName = Literal["classic", "soft", "diou", "weighted"]
-"""What happens to a box that overlaps a better one: `classic` NMS drops it, `soft` lowers its score, `diou` also takes
-the distance of the centers into account, `weighted` merges it into the better one."""
+"""NMS variant: what happens to a box that overlaps a better box. `classic`: it is removed; `soft`: its score is
+lowered; `diou`: it is removed, depending also on the distance of the centers; `weighted`: it is merged into the better
+box."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions:
-    """How the predictions for an image become detections.
+    """Options that determine how predictions become detections: thresholds, classes, NMS, tiling, TTA, batch size.
 
-    Numbers may be of any type, also NumPy's; the attributes are Python's int and float.
+    Numbers may have any type, such as NumPy's; they are converted to Python's int and float.
 
     Attributes:
-        score_threshold: lowest confidence score, 0..1.
-        iou_threshold: NMS IoU threshold, 0..1: of two boxes that overlap by more, only the better one is kept.
+        score_threshold: 0..1; a detection must have a confidence score above this threshold.
+        iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
         max_detections: largest number of detections per image.
-        classes: names or ids of the classes to detect; None: all. Other classes suppress nothing and do not count.
-        suppression: NMS variant; None: as in the settings of the weights.
-        class_agnostic: whether boxes of different classes suppress each other; None: as in the settings of the weights.
-        multi_label: whether a grid point yields a detection for every class above the threshold, as evaluation
-            needs, instead of only for its best class.
+        classes: names or ids of the classes to detect; None: all classes. Boxes of other classes are removed before
+            NMS and do not count for `max_detections`.
+        suppression: NMS variant; None: the setting stored with the weights.
+        class_agnostic: whether boxes of different classes suppress each other; None: the setting stored with the
+            weights.
+        multi_label: True: a grid point gives one detection for each class with a score above the threshold, as the
+            evaluation needs; False: a grid point gives a detection only for its best class.
         tile: long side of tiles in image pixels, to detect small objects in large images; None: no tiling.
-        tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile, 0 to below 1.
-        tta: flip test-time augmentation: also run on the flipped image and merge the results.
+        tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile; at least 0 and less than 1.
+        tta: whether to use flip test-time augmentation: detect in the flipped image too, and merge the detections.
         batch_size: largest number of images or tiles per inference batch.
 
     Raises:
-        ConfigError: a value of the wrong type or out of range.
+        ConfigError: a value has the wrong type or is out of range.
     """
 
     score_threshold: float = SCORE_THRESHOLD
@@ -90,16 +93,16 @@ class DetectOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What may be read.
+    """Options that determine which files and URLs may be read, and how large an image may be.
 
     Attributes:
-        allow_outside: whether annotation files, lists and links of a data set may lead to files outside its folder.
-        allow_url: whether images and streams may be fetched from http:// and https:// addresses.
-        recursive: whether images in subfolders of a folder are taken too.
-        max_pixels: pixels of the largest image that is decoded.
+        allow_outside: whether a data set may name, or link to, files outside its folder.
+        allow_url: whether images and streams may be loaded from http:// and https:// addresses.
+        recursive: whether images in the subfolders of a folder are read too.
+        max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
-        ConfigError: `max_pixels` is below 1.
+        ConfigError: `max_pixels` is not a whole number of at least 1.
     """
 
     allow_outside: bool = False
@@ -112,21 +115,21 @@ class ReadOptions:
 
 
 def _fraction(name: str, value: object) -> float:
-    """Return a number from 0 to 1 as a float; raise ConfigError for anything else, NaN included."""
+    """Return `value` as a float if it is a number from 0 to 1, else raise ConfigError (also for NaN)."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
         raise ConfigError(f"{name}: expected a number from 0 to 1, got {value!r}")
     return float(value)
 
 
 def _count(name: str, value: object) -> int:
-    """Return a whole number of at least 1 as an int; raise ConfigError for anything else."""
+    """Return `value` as an int if it is a whole number of at least 1, else raise ConfigError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
     return int(value)
 
 
 def _flag(name: str, value: object) -> bool:
-    """Return True or False; raise ConfigError for anything else, so that "no" does not count as true."""
+    """Return `value` as a bool if it is True or False, else raise ConfigError (a text such as "no" is refused too)."""
     if not isinstance(value, bool | np.bool_):
         raise ConfigError(f"{name}: expected True or False, got {value!r}")
     return bool(value)

@@ -2,9 +2,9 @@
 
     python python_onnxruntime.py model.onnx image.jpg [--json]
 
-The input of the file is `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The outputs are, for P grid points,
-`boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C], 0..1. The metadata contains H, W and the
-names of the C classes.
+The graph in the file has one input: `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The graph has two outputs:
+`boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C] from 0 to 1, for P grid points and C classes.
+The metadata of the file contains the input size (H, W) and the C class names.
 """
 
 import argparse
@@ -14,39 +14,39 @@ import cv2
 import numpy as np
 import onnxruntime
 
-SCORE_THRESHOLD = 0.25  # lowest confidence score
-IOU_THRESHOLD = 0.6  # NMS: two boxes of a class that overlap by more are the same object
-MAX_DETECTIONS = 300
+SCORE_THRESHOLD = 0.25  # detections have a higher score than this
+IOU_THRESHOLD = 0.6  # NMS: two boxes of the same class with a higher IoU than this belong to the same object
+MAX_DETECTIONS = 300  # largest number of detections per image
 
 
 def detect(
     session: onnxruntime.InferenceSession, input_hw: tuple[int, int], image: np.ndarray
 ) -> list[tuple[int, float, np.ndarray]]:
-    """Return (class id, score, box in image pixels) of each object, best first.
+    """Return (class id, score, box) of each object, sorted by descending score; box is x1, y1, x2, y2 in image pixels.
 
     Args:
-        session: the loaded file.
-        input_hw: H and W, the input size.
-        image: [h, w, 3] RGB.
+        session: ONNX Runtime session that has loaded the file.
+        input_hw: input size (H, W) of the graph.
+        image: [h, w, 3] uint8 RGB, of any size.
     """
-    # Letterbox: scale to fit, in whole pixels, and center on an input filled with gray 114.
+    # Letterbox: scale the image to fit into the input, round its size to whole pixels, and center it on gray 114.
     (h, w), (input_h, input_w) = image.shape[:2], input_hw
     scale = min(input_h / h, input_w / w)
     inner_h, inner_w = min(input_h, max(1, round(h * scale))), min(input_w, max(1, round(w * scale)))
     top, left = (input_h - inner_h) // 2, (input_w - inner_w) // 2
-    mode = cv2.INTER_AREA if inner_h < h else cv2.INTER_LINEAR  # when shrinking, average the area of a pixel
+    mode = cv2.INTER_AREA if inner_h < h else cv2.INTER_LINEAR  # INTER_AREA averages the covered pixels
     letterboxed = np.full((input_h, input_w, 3), 114, np.uint8)
     letterboxed[top : top + inner_h, left : left + inner_w] = cv2.resize(image, (inner_w, inner_h), interpolation=mode)
 
     boxes, scores = (output[0] for output in session.run(["boxes", "scores"], {"image": letterboxed[None]}))
 
-    # Each grid point predicts its best class. Map its box back to the image and clip it.
+    # Each grid point predicts its best class. Map each box from the input to the image and clip it to the image.
     class_ids, scores = scores.argmax(axis=1), scores.max(axis=1)
     boxes = (boxes - [left, top, left, top]) / np.array([inner_w / w, inner_h / h] * 2)
     boxes = boxes.clip(0, [w, h, w, h])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
-    # NMS: best first, keep a box unless it overlaps a kept box of the same class too much.
+    # NMS: process the boxes by descending score. Keep a box unless it overlaps a kept box of its class too much.
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
         if scores[i] <= SCORE_THRESHOLD or len(kept) == MAX_DETECTIONS:
@@ -61,18 +61,18 @@ def detect(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Detect the objects in an image with an exported ONNX file.")
-    parser.add_argument("model")
-    parser.add_argument("image")
-    parser.add_argument("--json", action="store_true", help="print a JSON object per line")
+    parser.add_argument("model", help="path of the ONNX file")
+    parser.add_argument("image", help="path of the image")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per detected object")
     options = parser.parse_args()
     session = onnxruntime.InferenceSession(options.model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map  # key -> JSON text
     class_names, input_hw = json.loads(metadata["class_names"]), json.loads(metadata["input_hw"])
     if len(session.get_outputs()) != 2:
-        raise SystemExit(f"{options.model}: exported with --nms in; export it without")
+        raise SystemExit(f"{options.model}: the graph contains NMS; export it again with --nms out")
     image = cv2.imread(options.image)  # BGR, EXIF orientation applied
     if image is None:
-        raise SystemExit(f"{options.image}: not a readable image")
+        raise SystemExit(f"{options.image}: missing, or not a readable image")
     for class_id, score, box in detect(session, input_hw, np.ascontiguousarray(image[..., ::-1])):
         x1, y1, x2, y2 = (round(float(side), 3) for side in box)
         if options.json:

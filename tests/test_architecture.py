@@ -1,4 +1,4 @@
-"""The import table of docs/architecture.md: one way, no two folders import each other, torch where allowed."""
+"""All modules follow docs/architecture.md: which folder may import which, no cycles, and torch only where allowed."""
 
 import ast
 import graphlib
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "detector"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ENTRY_POINTS = {"__init__", "__main__"}
-"""Modules at the root that are not vocabulary: they may import everything."""
+"""Modules in the root folder of the package that do not belong to the vocabulary. They may import everything."""
 
 MAY_IMPORT = {
     "vocabulary": set(),
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "media": {"vocabulary", "data"},
     "diagnose": {"vocabulary", "data", "augment", "loader", "model", "loss", "plots"},
 }
-"""Vocabulary or stage → the parts, or single modules, that it may import besides itself."""
+"""Vocabulary or stage → parts of the package, or single modules, that this part may import besides itself."""
 
 STAGES = set(MAY_IMPORT) - {"vocabulary"}
 COMMANDS = {
@@ -46,11 +46,11 @@ COMMANDS = {
     "serving": set(),
     "describing": set(),
 }
-"""Command → the other commands that it may import, besides vocabulary and stages."""
+"""Command → other commands that it may import. Every command may also import vocabulary and stages."""
 
 WITHOUT_TORCH = {"vocabulary", "data", "augment", "metrics", "plots", "media"}
 LARGEST_FRACTION = 0.15
-"""Of the package's lines in one folder, subfolders counted on their own."""
+"""Largest fraction of the lines of the package in one folder, without its subfolders."""
 
 
 def module_name(path: Path) -> str:
@@ -62,7 +62,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def part_of(module: str) -> str:
-    """Return the folder directly below the package, "vocabulary" or "entry point"."""
+    """Return the part that a module belongs to: a folder of the package, "vocabulary" or "entry point"."""
     path = MODULES[module]
     if path.parent == PACKAGE:
         return "entry point" if path.stem in ENTRY_POINTS else "vocabulary"
@@ -76,7 +76,12 @@ def allowed_for(part: str) -> set[str]:
 
 
 def imports(path: Path, only_at_import: bool = False) -> Iterator[str]:
-    """Yield every module a file imports by its full name; `only_at_import` skips imports inside functions."""
+    """Yield the full name of every module that a file imports.
+
+    Args:
+        path: the file.
+        only_at_import: leave out imports inside functions and under `if TYPE_CHECKING`.
+    """
     todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while todo:
         node = todo.pop()
@@ -85,7 +90,7 @@ def imports(path: Path, only_at_import: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             for alias in node.names:
-                # `from detector.data import ledger` imports a module, `from detector.boxes import clip` a name.
+                # `from detector.data import ledger` imports a module, `from detector.boxes import clip` a function.
                 full = f"{node.module}.{alias.name}"
                 yield full if full in MODULES else str(node.module)
         elif not (only_at_import and (isinstance(node, ast.FunctionDef | ast.Lambda) or is_for_types(node))):
@@ -96,14 +101,14 @@ def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def of_detector(path: Path, only_at_import: bool = False) -> set[str]:
+def detector_imports(path: Path, only_at_import: bool = False) -> set[str]:
     return {module for module in imports(path, only_at_import) if module.split(".")[0] == "detector"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_module_imports_only_what_its_folder_may(module: str) -> None:
     part = part_of(module)
-    for imported in of_detector(MODULES[module]):
+    for imported in detector_imports(MODULES[module]):
         assert imported in MODULES, f"{module} imports {imported}, which does not exist"
         if part not in ("entry point", "cli", part_of(imported)):
             matches = {part_of(imported), imported.removeprefix("detector.")} & allowed_for(part)
@@ -117,7 +122,7 @@ def test_every_folder_has_a_place_in_the_import_table() -> None:
 
 
 def test_no_two_modules_import_each_other() -> None:
-    graph = {module: of_detector(path) for module, path in MODULES.items()}
+    graph = {module: detector_imports(path) for module, path in MODULES.items()}
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -126,7 +131,7 @@ def test_no_two_folders_import_each_other() -> None:
     for module, path in MODULES.items():
         if path.parent == PACKAGE:
             continue
-        graph[part_of(module)] |= {part_of(imported) for imported in of_detector(path)} - {part_of(module)}
+        graph[part_of(module)] |= {part_of(imported) for imported in detector_imports(path)} - {part_of(module)}
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -148,8 +153,8 @@ def test_torch_free_modules_do_not_import_torch(module: str) -> None:
 
 
 def test_importing_torch_free_modules_does_not_load_torch() -> None:
-    quiet = [module for module in MODULES if part_of(module) in WITHOUT_TORCH]
-    names = ["detector", "detector.cli.commands", *quiet]
+    without_torch = [module for module in MODULES if part_of(module) in WITHOUT_TORCH]
+    names = ["detector", "detector.cli.commands", *without_torch]
     code = f"import sys, importlib\nfor name in {names}:\n    importlib.import_module(name)\n"
     code += "    assert 'torch' not in sys.modules, name"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -157,13 +162,13 @@ def test_importing_torch_free_modules_does_not_load_torch() -> None:
 
 @pytest.mark.parametrize("module", ["detector", "detector.cli.commands", "detector.cli.parser"])
 def test_entry_points_import_stages_only_when_needed(module: str) -> None:
-    parts = {part_of(imported) for imported in of_detector(MODULES[module], only_at_import=True)}
+    parts = {part_of(imported) for imported in detector_imports(MODULES[module], only_at_import=True)}
     assert parts <= {"vocabulary", "entry point", "cli"}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_public_names_survive_importing_modules_in_any_order(seed: int) -> None:
-    # A folder `detector/train/` would replace the function `detector.train` once something imports it.
+    # After an import of a folder `detector/train/`, the name `detector.train` would be the folder, not the function.
     names = [module for module in MODULES if module != "detector.__main__"]
     random.Random(seed).shuffle(names)
     code = (
@@ -181,13 +186,14 @@ def test_every_module_has_a_docstring(path: Path) -> None:
 
 
 def test_no_file_or_folder_has_a_catch_all_name() -> None:
-    ours = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
-    names = {path.stem.removeprefix("test_") for path in ours} | {path.parent.name for path in FILES}
+    files = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    names = {path.stem.removeprefix("test_") for path in files} | {path.parent.name for path in FILES}
     assert not names & {"engine", "core", "utils", "util", "misc", "common", "helpers", "helper"}
 
 
 def test_folders_that_would_shadow_other_packages_are_not_packages() -> None:
-    # An importable top-level `datasets` would hide Hugging Face's; tests are collected by path.
+    # A top-level package `datasets` would hide the package `datasets` of Hugging Face. Files in `tests` and `tools` are
+    # never imported by their package name.
     assert not list((ROOT / "datasets").rglob("__init__.py"))
     assert not list((ROOT / "tests").rglob("__init__.py"))
     assert not list((ROOT / "tools").rglob("__init__.py"))

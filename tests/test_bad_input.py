@@ -1,7 +1,7 @@
-"""All kinds of bad input, how to create them, and the message that the user gets.
+"""Tests of the messages for bad input: each case creates one kind of bad input and checks the message that a user gets.
 
-`docs/bad-input.md` is this list as a table. If a message changes or a case is added, generate the table again:
-`WRITE_TABLES=1 pytest tests/test_bad_input.py`.
+`docs/bad-input.md` is a table of these cases and messages. If a message changes or a case is added, generate the table
+again: `WRITE_TABLES=1 pytest tests/test_bad_input.py`.
 """
 
 import io
@@ -34,17 +34,19 @@ from detector.weights_info import WeightsInfo, to_metadata
 
 TABLE = Path(__file__).parents[1] / "docs" / "bad-input.md"
 HW = (40, 60)
+"""Height and width of the images."""
 Read = Callable[[Path], str]
+"""Function that creates a bad input in a folder, reads it, and returns the message that the user gets."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of bad input.
+    """One kind of bad input and the message for it.
 
     Attributes:
-        name: short description.
-        read: creates the input in a folder, reads it as a user would, and returns the message that the user gets.
-        expected: a part of the message.
+        name: short description of the input, for the table.
+        read: function that creates the input in a folder, reads it, and returns the message that the user gets.
+        expected: text that the message must contain.
     """
 
     name: str
@@ -52,21 +54,23 @@ class Case:
     expected: str
 
 
-# The message that the user gets: the text of the error, or the ledger of the rows.
+# Functions that return the message that the user gets: the text of the error, or of the ledger.
 
 
 def error_message(action: Callable[[], object]) -> str:
+    """Run `action` and return the message of the InputError that it must raise."""
     with pytest.raises(InputError) as caught:
         action()
     return str(caught.value)
 
 
 def ledger_message(split: Split) -> str:
+    """Return the ledger entries of a split, or "read: ..." with the number of boxes if there are no entries."""
     return "; ".join(map(str, split.ledger.entries)) or f"read: {split.ledger.summary()}"
 
 
 def read_message(folder: Path, name: str = "train") -> str:
-    """Return the message for a split of the data set in `folder`."""
+    """Read a split of the data set in `folder`, and return the message of the error or of the ledger."""
     try:
         return ledger_message(open_data(folder).read(name))
     except InputError as error:
@@ -77,17 +81,21 @@ def read_message(folder: Path, name: str = "train") -> str:
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return an image as the bytes of an image file in the format `kind`."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(kind: str) -> bytes:
+    """Return random pixels, 60 x 40 (width x height), as the bytes of an image file in the format `kind`."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     return encoded(Image.fromarray(pixels), kind)
 
 
 def image_of(content: Callable[[], bytes], name: str = "a.jpg") -> Read:
+    """Return a function that reads an image file with the given content."""
+
     def read(folder: Path) -> str:
         (folder / name).write_bytes(content())
         try:
@@ -100,13 +108,15 @@ def image_of(content: Callable[[], bytes], name: str = "a.jpg") -> Read:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG whose header gives this size; it has no pixels."""
+    """Return a PNG file that has this size in its header, but no pixels."""
     valid = encoded(Image.new("L", (1, 1)), "PNG")
     data = b"IHDR" + struct.pack(">II", width, height) + valid[24:29]
     return valid[:12] + data + struct.pack(">I", zlib.crc32(data)) + valid[33:]
 
 
 def linked(target: str) -> Read:
+    """Return a function that reads an image file that is a symbolic link to `target`."""
+
     def read(folder: Path) -> str:
         (folder / "a.jpg").symlink_to(target)
         return error_message(lambda: read_image(folder / "a.jpg"))
@@ -115,6 +125,8 @@ def linked(target: str) -> Read:
 
 
 def created(create: Callable[[Path], object]) -> Read:
+    """Return a function that reads the image path at which `create` has created something."""
+
     def read(folder: Path) -> str:
         create(folder / "a.jpg")
         return error_message(lambda: read_image(folder / "a.jpg"))
@@ -123,6 +135,7 @@ def created(create: Callable[[Path], object]) -> Read:
 
 
 def animated() -> bytes:
+    """Return an animated GIF file of two frames."""
     frames = [Image.new("RGB", (8, 5), color) for color in ("red", "blue")]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
@@ -138,7 +151,7 @@ IMAGES = [
     *(Case(f"{kind} truncated in the middle",
            image_of(lambda kind=kind: noise(kind)[:1500]), "the image cannot be decoded")  # type: ignore[misc]
       for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP")),
-    Case("no pixels", image_of(lambda: png_header(0, 7)), "not an image"),
+    Case("PNG without pixels", image_of(lambda: png_header(0, 7)), "not an image"),
     Case("decompression bomb", image_of(lambda: png_header(10_000, 9_000)), "allow more pixels with --max-pixels"),
     Case("larger decompression bomb", image_of(lambda: png_header(60_000, 60_000)), "the image is too large"),
     Case("32-bit floats", image_of(lambda: encoded(Image.new("F", (9, 9)), "TIFF")), "8 or 16 bits"),
@@ -155,17 +168,20 @@ IMAGES = [
 
 
 def blank(path: Path) -> None:
+    """Write a black image, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.zeros((*HW, 3), np.uint8))
 
 
 def write(path: Path, content: str | bytes) -> Path:
+    """Write a file, create its folder, and return the path of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
 def yolo(folder: Path, yaml: str = "train: images\nnames: [cat, dog]\n") -> Path:
+    """Create a valid YOLO data set of one image in `folder`, and return the folder."""
     blank(folder / "images" / "a.png")
     write(folder / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
     write(folder / "data.yaml", yaml)
@@ -173,6 +189,8 @@ def yolo(folder: Path, yaml: str = "train: images\nnames: [cat, dog]\n") -> Path
 
 
 def label(content: str | bytes) -> Read:
+    """Return a function that reads a YOLO data set with this content of the label file."""
+
     def read(folder: Path) -> str:
         write(yolo(folder) / "labels" / "a.txt", content)
         return read_message(folder)
@@ -181,6 +199,8 @@ def label(content: str | bytes) -> Read:
 
 
 def yolo_with(*changes: Callable[[Path], object], yaml: str = "train: images\nnames: [cat, dog]\n") -> Read:
+    """Return a function that reads a YOLO data set after `changes` have modified its folder."""
+
     def read(folder: Path) -> str:
         yolo(folder, yaml)
         for change in changes:
@@ -191,22 +211,26 @@ def yolo_with(*changes: Callable[[Path], object], yaml: str = "train: images\nna
 
 
 def data_yaml(content: str) -> Read:
+    """Return a function that reads a YOLO data set with this content of data.yaml."""
     return lambda folder: read_message(write(yolo(folder) / "data.yaml", content).parent)
 
 
 def outside_image(folder: Path) -> Path:
-    """Create an image with labels in a folder beside the data set; return the path of the image."""
+    """Create an image with labels in a folder beside the data set, and return the path of the image."""
     write(folder.parent / "private" / "labels" / "s.txt", "0 0.5 0.5 0.2 0.2\n")
     blank(folder.parent / "private" / "images" / "s.png")
     return folder.parent / "private" / "images" / "s.png"
 
 
 def link_to_outside(folder: Path, name: str) -> None:
+    """Create the symbolic link `name` in `folder`; it points to an image outside of the data set."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).symlink_to(outside_image(folder))
 
 
 def list_of(row: Callable[[Path], str]) -> Read:
+    """Return a function that reads a YOLO data set whose list of images contains images/a.png and a second row."""
+
     def read(folder: Path) -> str:
         outside_image(yolo(folder, "train: train.txt\nnames: [cat, dog]\n"))
         write(folder / "train.txt", f"images/a.png\n{row(folder)}\n")
@@ -216,6 +240,7 @@ def list_of(row: Callable[[Path], str]) -> Read:
 
 
 def second_image(name: str) -> Callable[[Path], None]:
+    """Return a function that adds a black image to a data set."""
     return lambda folder: blank(folder / name)
 
 
@@ -224,8 +249,8 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 YOLO = [
-    Case("not a number", label("0 nan 0.5 0.1 0.1"), "is not finite"),
-    Case("infinite", label("0 0.5 0.5 0.1 inf"), "is not finite"),
+    Case("NaN as a coordinate", label("0 nan 0.5 0.1 0.1"), "is not finite"),
+    Case("infinity as a size", label("0 0.5 0.5 0.1 inf"), "is not finite"),
     Case("negative size", label("0 0.5 0.5 -0.1 0.1"), "both must be above 0"),
     Case("zero area", label("0 0.5 0.5 0 0.1"), "both must be above 0"),
     Case("negative, outside of the image", label("0 -0.5 -0.5 0.1 0.1"), "has no area inside the image"),
@@ -251,10 +276,11 @@ YOLO = [
     Case("UTF-16", label("0 0.5 0.5 0.1 0.1\n".encode("utf-16")), "not UTF-8"),
     Case("no label file for any image", yolo_with(lambda f: (f / "labels/a.txt").unlink()), "none of the 1 images"),
     Case("label file without image", yolo_with(lambda f: write(f / "labels/z.txt", "0 0.5 0.5 0.1 0.1\n")),
-         "this label file has no image"),
-    Case("two images with the same stem", yolo_with(second_image("images/a.jpg")), "belongs to both"),
-    Case("an image file that is not an image", yolo_with(lambda f: write(f / "images/a.png", "x")), "no images"),
-    Case("no image", yolo_with(lambda f: (f / "images/a.png").unlink()), "no images (none listed)"),
+         "there is no image for this label file"),
+    Case("two images with the same stem", yolo_with(second_image("images/a.jpg")), "rename one of the images"),
+    Case("an image file that is not an image", yolo_with(lambda f: write(f / "images/a.png", "x")),
+         "none of the 1 images can be opened"),
+    Case("no image", yolo_with(lambda f: (f / "images/a.png").unlink()), "the split contains no images"),
     Case("no such folder", data_yaml("train: photos\nnames: [cat]\n"), "is neither a folder nor a .txt list"),
     Case("an image listed twice", list_of(lambda _: "images/a.png"), "lists data/images/a.png 2 times"),
     Case("a missing image in a list", list_of(lambda _: "images/gone.png"), "read: 1 boxes found"),
@@ -269,10 +295,10 @@ YOLO = [
          yolo_with(second_image("images/b.png"), partial(link_to_outside, name="labels/b.txt")), "is outside of"),
 ]  # fmt: skip
 
-DESCRIPTORS = [
+DATA_YAML = [
     Case("not YAML", data_yaml("train: images\nnames: [a, b\n"), "data.yaml:3: column 1: not YAML"),
-    Case("a list", data_yaml("- a\n"), "neither a YOLO data.yaml"),
-    Case("empty", data_yaml(""), "neither a YOLO data.yaml"),
+    Case("a list", data_yaml("- a\n"), "not the YAML file of a data set"),
+    Case("empty", data_yaml(""), "not the YAML file of a data set"),
     Case("nested 1,000 deep", data_yaml("names: " + "[" * 1_000), "nested too deeply"),
     Case("an alias bomb as classes", data_yaml(ALIASES + "train: images\nnames: *i\n"), "`names` must list"),
     Case("an alias bomb as class count", data_yaml(ALIASES + "train: images\nnames: [a]\nnc: *i\n"), "`nc` must be"),
@@ -280,18 +306,18 @@ DESCRIPTORS = [
     Case("a Python object", data_yaml("train: !!python/object/apply:os.system [echo]\nnames: [a]\n"),
          "is neither a folder nor a .txt list"),
     Case("the same class twice", data_yaml("train: images\nnames: [cat, cat]\n"), "contains 'cat' twice"),
-    Case("class ids that do not start at 0", data_yaml("train: images\nnames: {1: cat}\n"), "must count 0, 1, 2"),
-    Case("a wrong number of classes", data_yaml("train: images\nnames: [cat]\nnc: 2\n"), "`nc` is 2"),
+    Case("class ids that do not start at 0", data_yaml("train: images\nnames: {1: cat}\n"), "must be 0, 1, 2"),
+    Case("`nc` that differs from the number of names", data_yaml("train: images\nnames: [cat]\nnc: 2\n"), "`nc` is 2"),
     Case("no split", data_yaml("names: [cat]\n"), "expected at least one of `train`"),
     Case("a folder name too long", data_yaml(f"train: {'a' * 300}\nnames: [cat]\n"), "not a valid path"),
     Case("unknown format", data_yaml("format: cooc\npath: .\n"), "did you mean 'coco'"),
     Case("a misspelled key", data_yaml("format: coco\npath: .\nexpcted: 3\n"), "did you mean 'expected'"),
-    Case("a descriptor that points to itself", data_yaml("format: yolo\npath: .\n"), "`names` must list"),
+    Case("a `path` that leads back to the same data.yaml", data_yaml("format: yolo\npath: .\n"), "`names` must list"),
     Case("missing data", data_yaml("format: coco\npath: gone\nsource: https://example.org\n"), "get the data from"),
-    Case("a wrong number of boxes",
+    Case("another number of boxes than expected",
          lambda folder: read_message(write(yolo(folder / "d") / "../data.yaml",
                                       "format: yolo\npath: d\nexpected: {train: {boxes: 5}}\n")), "train has 1 boxes"),
-    Case("a missing file", lambda folder: read_message(folder / "gone"), "no such file or folder"),
+    Case("a path that does not exist", lambda folder: read_message(folder / "gone"), "no such file or folder"),
     Case("an unknown layout", lambda folder: read_message(folder), "not a data set in a known layout"),
 ]  # fmt: skip
 
@@ -300,6 +326,11 @@ DESCRIPTORS = [
 
 
 def coco(folder: Path, **changes: Any) -> Path:
+    """Create a COCO data set of one image in `folder`, and return the folder.
+
+    `changes` replace the lists `images`, `categories` and `annotations`. A dictionary as `annotations` replaces keys of
+    the only annotation.
+    """
     blank(folder / "images" / "a.png")
     row = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 30, 20], "area": 600}
     data = {
@@ -314,14 +345,18 @@ def coco(folder: Path, **changes: Any) -> Path:
 
 
 def coco_with(**changes: Any) -> Read:
+    """Return a function that reads a COCO data set with the `changes` of `coco`."""
     return lambda folder: read_message(coco(folder, **changes))
 
 
 def coco_text(content: str | bytes) -> Read:
+    """Return a function that reads a COCO data set with this content of the annotation file."""
     return lambda folder: read_message(write(coco(folder) / "train.json", content).parent)
 
 
 def coco_image(name: Callable[[Path], str]) -> Read:
+    """Return a function that reads a COCO data set that lists a valid image and a second image with this name."""
+
     def read(folder: Path) -> str:
         outside_image(folder)
         two = [{"id": i, "file_name": n, "height": HW[0], "width": HW[1]} for i, n in ((5, "a.png"), (6, name(folder)))]
@@ -331,6 +366,7 @@ def coco_image(name: Callable[[Path], str]) -> Read:
 
 
 def coco_link(folder: Path) -> str:
+    """Create an image that is a symbolic link out of the data set, and return its name."""
     (folder / "images").mkdir()
     link_to_outside(folder, "images/b.png")
     return "b.png"
@@ -339,15 +375,15 @@ def coco_link(folder: Path) -> str:
 ROW = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 30, 20]}
 NESTED = f'{{"images": [{"[" * 900 + "]" * 900}], "annotations": [], "categories": [{{"id": 1}}]}}'
 COCO = [
-    Case("not a number", coco_with(annotations={"bbox": [float("nan"), 2, 3, 4]}), "is not finite"),
-    Case("infinite", coco_with(annotations={"bbox": [1, 2, float("inf"), 4]}), "is not finite"),
+    Case("NaN in a bbox", coco_with(annotations={"bbox": [float("nan"), 2, 3, 4]}), "is not finite"),
+    Case("infinity in a bbox", coco_with(annotations={"bbox": [1, 2, float("inf"), 4]}), "is not finite"),
     Case("negative size (swapped corners)", coco_with(annotations={"bbox": [30, 20, -10, 4]}), "both must be above 0"),
     Case("zero area", coco_with(annotations={"bbox": [30, 20, 0, 4]}), "both must be above 0"),
     Case("outside of the image", coco_with(annotations={"bbox": [60, 20, 10, 4]}), "has no area inside"),
     Case("partly outside of the image", coco_with(annotations={"bbox": [50, 20, 20, 4]}), "clipped"),
-    Case("three numbers", coco_with(annotations={"bbox": [1, 2, 3]}), "is not four numbers"),
-    Case("numbers as text", coco_with(annotations={"bbox": [1, 2, "3", 4]}), "is not four numbers"),
-    Case("a number of 400 digits", coco_with(annotations={"bbox": [1, 2, 10**400, 4]}), "is not four numbers"),
+    Case("a bbox of three numbers", coco_with(annotations={"bbox": [1, 2, 3]}), "is not four numbers"),
+    Case("text in a bbox", coco_with(annotations={"bbox": [1, 2, "3", 4]}), "is not four numbers"),
+    Case("a bbox with 400 digits", coco_with(annotations={"bbox": [1, 2, 10**400, 4]}), "is not four numbers"),
     Case("no bbox", coco_with(annotations={"bbox": None}), "bbox is missing"),
     Case("unknown category", coco_with(annotations={"category_id": 9}), "category_id 9 is not among"),
     Case("unknown image", coco_with(annotations={"image_id": 9}), "image_id 9 is not among"),
@@ -361,7 +397,7 @@ COCO = [
     Case("an id as text", coco_with(images=[{"id": "5", "file_name": "a.png"}]), "with a whole number as `id`"),
     Case("an image without name", coco_with(images=[{"id": 5}]), "image 5 has no `file_name`"),
     Case("a missing image", coco_image(lambda _: "gone.png"), "1 images missing"),
-    Case("all images missing", coco_with(images=[{"id": 5, "file_name": "gone.png"}]), "none of the 1 listed images"),
+    Case("all images missing", coco_with(images=[{"id": 5, "file_name": "gone.png"}]), "none of the 1 images"),
     Case("a name too long for a file", coco_image(lambda _: "a" * 300), "1 images missing"),
     Case("a name with a zero byte", coco_image(lambda _: "a\0.png"), "1 images missing"),
     Case("half of a UTF-16 surrogate pair as name", coco_image(lambda _: "\ud800.png"), "1 images missing"),
@@ -386,25 +422,31 @@ COCO = [
 
 
 def item(name: str = "cat", box: str = "1 2 30 20") -> str:
+    """Return an <object> element with this class name and these corners."""
     corners = zip(("xmin", "ymin", "xmax", "ymax"), box.split(), strict=False)
     return f"<object><name>{name}</name><bndbox>{''.join(f'<{k}>{v}</{k}>' for k, v in corners)}</bndbox></object>\n"
 
 
 def voc(folder: Path, *objects: str, prolog: str = "") -> Path:
+    """Create a Pascal VOC data set of one image in `folder`, and return the folder."""
     blank(folder / "JPEGImages" / "a.png")
     write(folder / "Annotations" / "a.xml", f"{prolog}<annotation>\n{''.join(objects)}</annotation>\n")
     return folder
 
 
 def voc_with(*objects: str, prolog: str = "") -> Read:
+    """Return a function that reads a Pascal VOC data set with one valid object and these further objects."""
     return lambda folder: read_message(voc(folder, item(), *objects, prolog=prolog))
 
 
 def voc_text(content: str | bytes) -> Read:
+    """Return a function that reads a Pascal VOC data set with this content of the XML file."""
     return lambda folder: read_message(write(voc(folder, item()) / "Annotations" / "a.xml", content).parents[1])
 
 
 def voc_and(change: Callable[[Path], object]) -> Read:
+    """Return a function that reads a Pascal VOC data set after `change` has modified its folder."""
+
     def read(folder: Path) -> str:
         outside_image(folder)
         change(voc(folder, item()))
@@ -414,6 +456,7 @@ def voc_and(change: Callable[[Path], object]) -> Read:
 
 
 def voc_names(name: str) -> Callable[[Path], object]:
+    """Return a function that adds an XML file with this <filename> to a Pascal VOC data set."""
     content = f"<annotation><filename>{name}</filename>{item()}</annotation>"
     return lambda folder: write(folder / "Annotations" / "s.xml", content)
 
@@ -424,16 +467,16 @@ ENTITY_BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 
 MAIN = "ImageSets/Main"
 VOC = [
-    Case("not a number", voc_with(item(box="nan 2 9 20")), "is not finite"),
-    Case("infinite", voc_with(item(box="1 2 inf 20")), "is not finite"),
+    Case("NaN as a corner", voc_with(item(box="nan 2 9 20")), "is not finite"),
+    Case("infinity as a corner", voc_with(item(box="1 2 inf 20")), "is not finite"),
     Case("swapped corners", voc_with(item(box="30 2 1 20")), "both must be above 0"),
     Case("zero area", voc_with(item(box="1 2 1 20")), "both must be above 0"),
     Case("outside of the image", voc_with(item(box="60 2 70 20")), "has no area inside"),
     Case("partly outside of the image", voc_with(item(box="-5 2 30 20")), "clipped"),
     Case("text as a corner", voc_with(item(box="1 2 x 20")), "<xmax> is 'x', not a number"),
     Case("a missing corner", voc_with(item(box="1 2 3")), "no <ymax>"),
-    Case("no box", voc_with("<object><name>cat</name></object>\n"), "object without <bndbox>"),
-    Case("no name", voc_with(item(name="")), "object without <name>"),
+    Case("no box", voc_with("<object><name>cat</name></object>\n"), "the object has no <bndbox>"),
+    Case("no name", voc_with(item(name="")), "the object has no <name>"),
     Case("duplicate object", voc_with(item()), "read: 2 boxes found = 2 used"),
     Case("an entity bomb", voc_with(prolog=ENTITY_BOMB + "]>\n"),
          "a.xml:1: a document type declaration is not allowed"),
@@ -449,10 +492,10 @@ VOC = [
     Case("an XML file without image", voc_and(voc_names("gone.png")), "gone.png not found"),
     Case("a name that leaves the folder with ..", voc_and(voc_names("../../private/images/s.png")), "is outside of"),
     Case("a system file as image", voc_and(voc_names("/etc/passwd")), "/etc/passwd is outside of"),
-    Case("two images with the same stem", voc_and(second_image("JPEGImages/a.jpg")), "name one of them in <filename>"),
+    Case("two images with the same stem", voc_and(second_image("JPEGImages/a.jpg")), "name one of these files"),
     Case("a list with an unknown name", voc_and(lambda f: write(f / MAIN / "train.txt", "a\nz\n")), "train.txt:2"),
-    Case("a list with a name twice", voc_and(lambda f: write(f / MAIN / "train.txt", "a\na\n")), "list it once"),
-    Case("no object in any file", voc_text("<annotation/>"), "no class: none of the XML files"),
+    Case("a list with the same name twice", voc_and(lambda f: write(f / MAIN / "train.txt", "a\na\n")), "list it once"),
+    Case("no object in any file", voc_text("<annotation/>"), "no XML file contains an object with a name"),
 ]  # fmt: skip
 
 
@@ -462,24 +505,30 @@ INFO = WeightsInfo("pico", ("cat", "dog"), (3, 17), (64, 96), {"lr": "auto"}, {}
 
 
 def tensors() -> dict[str, Any]:
+    """Return the floating-point tensors of a network with random weights and two classes: name → tensor."""
     network = make_network(Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
 
 
 def weights_of(content: Callable[[], bytes]) -> Read:
+    """Return a function that loads a weights file with this content."""
     return lambda folder: error_message(lambda: load_weights(write(folder / "w.safetensors", content())))
 
 
 def valid_weights() -> bytes:
+    """Return the bytes of a valid weights file."""
     return save_tensors(tensors(), to_metadata(INFO))
 
 
 def metadata_with(**changes: Any) -> Read:
+    """Return a function that loads a weights file with changed metadata values."""
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in changes.items()}
     return weights_of(lambda: save_tensors(tensors(), to_metadata(INFO) | texts))
 
 
 def tensors_with(change: Callable[[dict[str, Any]], object]) -> Read:
+    """Return a function that loads a weights file after `change` has modified its tensors."""
+
     def content() -> bytes:
         changed = tensors()
         change(changed)
@@ -492,7 +541,7 @@ BIAS = "heads.0.output.bias"
 WEIGHTS = [
     Case("missing", lambda folder: error_message(lambda: load_weights(folder / "w.safetensors")),
          "no such weights file"),
-    Case("a very long name", lambda folder: error_message(lambda: load_weights("a" * 5000)), "no such weights file"),
+    Case("a very long name", lambda folder: error_message(lambda: load_weights("a" * 5000)), "cannot be opened"),
     Case("empty", weights_of(lambda: b""), "not a readable safetensors file"),
     Case("truncated", weights_of(lambda: valid_weights()[:-1000]), "not a readable safetensors file"),
     Case("a PyTorch pickle", weights_of(lambda: b"PK\3\4" + bytes(500)), "not a readable safetensors file"),
@@ -522,10 +571,12 @@ WEIGHTS = [
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
+    """Return the bytes of a valid ONNX file."""
     network = make_network(Config(model="pico"), 2, np.full(3, 99, np.float32), np.eye(3, dtype=np.float32))
     return to_onnx(network.eval(), INFO, INFO.input_hw)
 
 
+# Kind of damage in `damaged_graph` → (name of the case in the table, text that the message must contain).
 GRAPHS: dict[str, tuple[str, str]] = {
     "empty": ("empty", "not a readable ONNX file"),
     "cut": ("truncated", "not a readable ONNX file"),
@@ -539,6 +590,7 @@ GRAPHS: dict[str, tuple[str, str]] = {
 
 
 def damaged_graph(kind: str, valid: bytes) -> bytes:
+    """Return a damaged copy of the ONNX file `valid`; `kind` is a key of `GRAPHS`."""
     import onnx
 
     if kind in ("empty", "cut"):
@@ -576,14 +628,14 @@ def test_damaged_graph_is_refused_by_every_runtime(graph: bytes, kind: str, runt
 SECTIONS = {
     "Images": IMAGES,
     "YOLO labels and lists": YOLO,
-    "data.yaml and descriptors": DESCRIPTORS,
+    "data.yaml and data set descriptions": DATA_YAML,
     "COCO JSON": COCO,
     "Pascal VOC XML": VOC,
     "Weights (.safetensors)": WEIGHTS,
 }
 CASES = [pytest.param(case, id=f"{title}: {case.name}") for title, cases in SECTIONS.items() for case in cases]
 
-# What differs between versions: the messages of libraries, and the list of settings.
+# Parts of messages that differ between versions (messages of libraries, the list of settings) → text in the table.
 LIBRARY_MESSAGES = [
     (re.compile(r"image cannot be decoded \(.*\)"), "image cannot be decoded (...)"),
     (re.compile(r"readable safetensors file \(.*\)"), "readable safetensors file (...)"),
@@ -593,6 +645,7 @@ LIBRARY_MESSAGES = [
     (re.compile(r"('futuristic'.*known:) .*"), r"\1 ..."),
 ]
 MESSAGES: dict[str, str] = {}
+"""Id of a case → its message. `test_bad_input_gives_the_expected_message` fills it for the table."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -608,11 +661,12 @@ def test_bad_input_gives_the_expected_message(case: Case, tmp_path: Path, reques
 
 
 def render_table() -> str:
+    """Return the text of docs/bad-input.md for the messages in `MESSAGES`."""
     lines = [
         "# Bad input and its messages", "",
-        "Generated and checked by `tests/test_bad_input.py`. `data` is the folder of the data set. Every row of a",
-        "label file is used, or recorded in the ledger with file, line and reason, or its file is refused. \"read\"",
-        "means that the input is valid. (...) stands for the message of a library.",
+        "Generated and checked by `tests/test_bad_input.py`. `data` is the folder of the data set. Each row of a label",
+        "file is used, or it is recorded in the ledger with file, line and reason, or the whole file is refused. A",
+        "message that starts with \"read\" means that the input is valid. (...) stands for the message of a library.",
     ]  # fmt: skip
     for title, cases in SECTIONS.items():
         lines += ["", f"## {title}", "", "| input | message |", "| --- | --- |"]

@@ -18,7 +18,8 @@ BENCHMARK = runpy.run_path(str(TOOL))
 
 def test_flops_are_twice_the_multiply_adds_of_convolutions() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 1, groups=2))
-    # Both have an output of 5 x 4 positions: 4 channels of 3 x 3 x 3 products, then 6 channels of 2 products.
+    # Both convolutions have an output of 5 x 4 positions. The first has 4 channels of 3 x 3 x 3 products, the second
+    # has 6 channels of 2 products.
     expected = 2 * (5 * 4) * (4 * 27 + 6 * 2)
     assert BENCHMARK["conv_flops"](network, torch.zeros(1, 3, 10, 8)) == expected
     assert BENCHMARK["conv_flops"](network, torch.zeros(7, 3, 10, 8)) == 7 * expected

@@ -7,17 +7,17 @@ from hypothesis.extra.numpy import arrays
 from detector import boxes
 from detector.arrays import Floats
 
-# Multiples of 1/2: every product below is exact in float32, so results must equal the references exactly.
+# Multiples of 1/2, because then every product in this file is exact in float32, and results equal the references.
 corners = st.integers(-60, 60).map(lambda n: n / 2)
 
 
 def any_boxes(low: int = 0, high: int = 6) -> st.SearchStrategy[Floats]:
-    """Draw boxes [N, 4], some without area and some with swapped corners."""
+    """Return a strategy for boxes [N, 4] with `low` to `high` boxes, some without area, some with swapped corners."""
     return st.integers(low, high).flatmap(lambda n: arrays(np.float32, (n, 4), elements=corners))
 
 
 def ordered(array: Floats) -> Floats:
-    """Return the boxes [N, 4] with their corners in order."""
+    """Return the boxes [N, 4] with sorted corners, so that x1 <= x2 and y1 <= y2."""
     return np.sort(array.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
 
 
@@ -73,7 +73,7 @@ def test_clipping_keeps_the_part_inside_and_is_idempotent(array: Floats, hw: tup
     assert clipped.dtype == np.float32
     assert ((clipped >= 0) & (clipped <= np.array([hw[1], hw[0]] * 2))).all()
     np.testing.assert_array_equal(boxes.clip(clipped, hw), clipped)
-    # The clipped box is the intersection with the image.
+    # A clipped box is the intersection of the box with the image.
     image = np.array([[0, 0, hw[1], hw[0]]], dtype=np.float32)
     array = ordered(array)
     area = boxes.area(boxes.clip(array, hw))

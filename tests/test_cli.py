@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 import detector
@@ -27,17 +26,17 @@ TRAIN = ["--model", "pico", "--set", "input_size=[64, 96]", "--set", "steps=2", 
 Capture = pytest.CaptureFixture[str]
 
 
-def run(*words: object) -> int:
-    """Run a command as a shell would; argparse leaves by SystemExit."""
+def run(*arguments: object) -> int:
+    """Run a command and return its exit status; argparse exits by SystemExit."""
     try:
-        return main([str(word) for word in words])
+        return main([str(argument) for argument in arguments])
     except SystemExit as exit_:
         return int(exit_.code or 0)
 
 
-def refused(capsys: Capture, *words: object) -> str:
-    """Run a command that must fail with status 2 and one message; return it."""
-    assert run(*words) == 2
+def refused(capsys: Capture, *arguments: object) -> str:
+    """Run a command that must fail with status 2 and one message; return what it printed to stderr."""
+    assert run(*arguments) == 2
     _, errors = capsys.readouterr()
     assert "Traceback" not in errors
     assert "error: " in errors
@@ -46,7 +45,7 @@ def refused(capsys: Capture, *words: object) -> str:
 
 @pytest.fixture(scope="session")
 def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that know the classes of the built-in set and have learned nothing."""
+    """Random weights with the classes of the built-in data set."""
     classes = open_data("scenes").read("test").class_names
     torch.manual_seed(0)
     network = make_network(
@@ -58,7 +57,7 @@ def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _run_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -82,27 +81,27 @@ def test_file_name_that_is_not_utf8_is_printed(monkeypatch: pytest.MonkeyPatch) 
 def test_help_and_version_do_not_import_torch() -> None:
     code = (
         "import sys, detector, detector.cli.commands\n"
-        "for words in (['--help'], ['--version'], ['detect', '--help'], ['train', '--data', 'x', '--set', 'a']):\n"
-        "    try: detector.cli.commands.main(words)\n"
+        "for arguments in (['--help'], ['--version'], ['detect', '--help'], ['train', '--data', 'x', '--set', 'a']):\n"
+        "    try: detector.cli.commands.main(arguments)\n"
         "    except SystemExit: pass\n"
         "detector.Config, detector.Detections, detector.drawing\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    for word in ("train", "detect", "evaluate", "--save-txt", "--weights", detector.__version__):
-        assert word in done.stdout
+    for text in ("train", "detect", "evaluate", "--save-txt", "--weights", detector.__version__):
+        assert text in done.stdout
 
 
 def test_python_m_detector_is_the_command() -> None:
-    words = [sys.executable, "-m", "detector", "detect", "missing.png", "--weights", "missing"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "detector", "detect", "missing.png", "--weights", "missing"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: missing.png: no such file, folder or pattern\n"
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["tarin"],
@@ -116,8 +115,8 @@ def test_python_m_detector_is_the_command() -> None:
         ["detect", "a.png", "--weights", "w", "--max-det", "many"],
     ],
 )
-def test_wrong_command_line_prints_usage(capsys: Capture, words: list[str]) -> None:
-    assert "usage: detector" in refused(capsys, *words)
+def test_wrong_command_line_prints_usage(capsys: Capture, arguments: list[str]) -> None:
+    assert "usage: detector" in refused(capsys, *arguments)
 
 
 # --- train
@@ -135,31 +134,34 @@ def test_train_writes_a_run_and_prints_its_folder(capsys: Capture, tiny_data: Pa
 
 
 def test_flags_override_the_settings_file(tiny_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ninput_size: [64, 96]\nlr_rest: 1e-4\n")
-    words = ["--config", "some.yaml", "--model", "pico", "--epochs", "0.4", "--batch", "4", "--out", "run"]
-    assert run("train", "--data", tiny_data, *words) == 0
+    (tmp_path / "some.yaml").write_text("model: nano\nminutes: 60\nseed: 4\ninput_size: [64, 96]\nlr_adamw: 1e-4\n")
+    arguments = ["--config", "some.yaml", "--model", "pico", "--epochs", "0.4", "--batch", "4", "--out", "run"]
+    assert run("train", "--data", tiny_data, *arguments) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (settings["model"], settings["seed"], settings["lr_adamw"], settings["steps"]) == ("pico", 4, 1e-4, 1)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--data", "missing"], "missing: no such file or folder; accepted are:"),
         (["--data", "scenes", "--split", "trian"], "no split 'trian'; did you mean 'train'?"),
         (["--data", "scenes", "--set", "epoch=3"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--data", "scenes", "--set", "epochs"], "--set epochs: expected key=value"),
         (["--data", "scenes", "--set", "batch=four"], "batch: expected auto or a whole number, got 'four'"),
-        (["--data", "scenes", "--imgsz", "333"], "333 does not divide by 32; 320 and 352 do"),
-        (["--data", "scenes", "--set", "input_size=[320, 300]"], "300 does not divide by 32"),
+        (["--data", "scenes", "--imgsz", "333"], "input_size: 333 is not a multiple of 32; use 320 or 352"),
+        (
+            ["--data", "scenes", "--set", "input_size=[320, 300]"],
+            "input_size: 300 is not a multiple of 32; use 288 or 320",
+        ),
         (["--data", "scenes", "--minutes", "0"], "minutes: must be at least 0.05, got 0"),
         (["--data", "scenes", "--model", "large"], "model: expected pico or nano or small or medium, got 'large'"),
         (["--data", "scenes", "--device", "abacus"], "device 'abacus' is not available here"),
         (["--data", "scenes", "--config", "missing.yaml"], "missing.yaml: no such configuration file"),
     ],
 )
-def test_train_refuses_wrong_input_with_one_message(capsys: Capture, words: list[str], message: str) -> None:
-    assert message in refused(capsys, "train", *words)
+def test_train_refuses_wrong_input_with_one_message(capsys: Capture, arguments: list[str], message: str) -> None:
+    assert message in refused(capsys, "train", *arguments)
     assert not Path("runs").exists()
 
 
@@ -171,11 +173,11 @@ def test_wrong_line_in_a_settings_file_is_named(capsys: Capture, tmp_path: Path)
 
 def test_train_does_not_write_into_another_run(capsys: Capture, tiny_data: Path, tiny_run: Path) -> None:
     message = refused(capsys, "train", "--data", tiny_data, *TRAIN, "--out", tiny_run)
-    assert "holds a run already" in message
+    assert f"{tiny_run}: the folder already holds a run; choose another --out" in message
 
 
 def yolo(folder: Path) -> Path:
-    """Three images with four rows, one of them of a class that is not there."""
+    """Write a YOLO data set with three images and four label rows, one of them with a class id out of range."""
     rows = {"a": "0 0.5 0.5 0.2 0.3\n7 0.5 0.5 0.1 0.1\n", "b": "1 0.4 0.4 0.2 0.2\n", "c": "0 0.4 0.4 0.2 0.2\n"}
     for name, text in rows.items():
         image(folder / "images" / f"{name}.png")
@@ -198,8 +200,8 @@ def test_class_id_out_of_range_is_refused_unless_allowed(capsys: Capture, tmp_pa
 
 
 def test_detect_writes_images_and_every_format(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
-    words = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
-    assert run("detect", tiny_data / "images", *words) == 0
+    arguments = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
+    assert run("detect", tiny_data / "images", *arguments) == 0
     out, errors = capsys.readouterr()
     assert errors == ""
     rows = json.loads(Path("out/detections.json").read_text())
@@ -214,8 +216,8 @@ def test_detect_writes_images_and_every_format(capsys: Capture, tiny_data: Path,
     lines = Path("out/labels/1.txt").read_text().splitlines()
     assert len(lines) == len(found) > 0
     for line, (_, score, (x1, y1, x2, y2)) in zip(lines, found, strict=True):
-        wanted = [(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 64, (x2 - x1) / 96, (y2 - y1) / 64, score]
-        np.testing.assert_allclose([float(value) for value in line.split()[1:]], wanted, atol=1e-3)
+        expected = [(x1 + x2) / 2 / 96, (y1 + y2) / 2 / 64, (x2 - x1) / 96, (y2 - y1) / 64, score]
+        np.testing.assert_allclose([float(value) for value in line.split()[1:]], expected, atol=1e-3)
 
 
 def test_detect_runs_on_the_built_in_scenes(capsys: Capture, scenes_weights: Path) -> None:
@@ -226,8 +228,8 @@ def test_detect_runs_on_the_built_in_scenes(capsys: Capture, scenes_weights: Pat
 
 def test_results_without_objects_are_valid(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    words = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-images"]
-    assert run("detect", "a.png", *words) == 0
+    arguments = ["--weights", tiny_weights, "--conf", "1", "--save-txt", "--csv", "--no-images"]
+    assert run("detect", "a.png", *arguments) == 0
     assert "0 objects in 1 images" in capsys.readouterr().out
     assert json.loads(Path("found/detections.json").read_text()) == []
     assert Path("found/labels/a.txt").read_text() == ""
@@ -273,10 +275,10 @@ def test_skip_done_processes_only_new_and_failed_images(
         (tmp_path / "p" / f"{number}.png").write_bytes((tiny_data / "images" / f"{number}.png").read_bytes())
     good = (tmp_path / "p" / "3.png").read_bytes()
     (tmp_path / "p" / "3.png").write_bytes(good[:40])
-    words = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv"]
-    assert run(*words) == 3
+    arguments = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv"]
+    assert run(*arguments) == 3
     before = Path("found/detections.jsonl").read_bytes()
-    assert run(*words) == 3
+    assert run(*arguments) == 3
     out, errors = capsys.readouterr()
     assert "0 objects in 0 images, 9 were done before; see found" in out
     assert errors.count("skipped: p/3.png: ") == 2
@@ -285,7 +287,7 @@ def test_skip_done_processes_only_new_and_failed_images(
     (tmp_path / "p" / "3.png").write_bytes(good)
     image(tmp_path / "p" / "4a.png")
     Path("p/5.png").unlink()
-    assert run(*words) == 0
+    assert run(*arguments) == 0
     assert "in 2 images, 9 were done before" in capsys.readouterr().out
     after = Path("found/detections.jsonl").read_bytes()
     assert after.startswith(before)
@@ -293,10 +295,10 @@ def test_skip_done_processes_only_new_and_failed_images(
     assert [(line["image_id"], line["file_name"]) for line in new] == [(10, "p/3.png"), (11, "p/4a.png")]
     assert len(list(Path("found").glob("*.png"))) == 11
 
-    assert "score_threshold: 0.25, now 0.5" in refused(capsys, *words, "--conf", "0.5")
-    Path("other.safetensors").write_bytes(Path(tiny_weights).read_bytes())  # the same under another name
-    assert run(*words, "--weights", "other.safetensors") == 0
-    assert "(weights: " in refused(capsys, *words, "--weights", "scenes", "--imgsz", "96")
+    assert "score_threshold: 0.25, now 0.5" in refused(capsys, *arguments, "--conf", "0.5")
+    Path("other.safetensors").write_bytes(Path(tiny_weights).read_bytes())  # the same weights under another name
+    assert run(*arguments, "--weights", "other.safetensors") == 0
+    assert "(weights: " in refused(capsys, *arguments, "--weights", "scenes", "--imgsz", "96")
     assert Path("found/detections.jsonl").read_bytes() == after
 
 
@@ -304,17 +306,20 @@ def test_options_without_effect_on_images_are_reported(
     tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     image(tmp_path / "a.png")
-    words = ("detect", "a.png", "--weights", tiny_weights, "--device", "cpu")
-    assert run(*words, "--every", 2) == 0
-    assert "--track and --every are for videos, and none is given" in caplog.text
-    assert "are replaced" not in caplog.text
-    assert run(*words) == 0
-    assert "found: replacing the results of an earlier run" in caplog.text
+    arguments = ("detect", "a.png", "--weights", tiny_weights, "--device", "cpu")
+    assert run(*arguments, "--every", 2) == 0
+    assert "--track and --every work on videos only, and no video is given" in caplog.text
+    assert "of an earlier run" not in caplog.text
+    assert run(*arguments) == 0
+    assert "found: the results of an earlier run in this folder are replaced" in caplog.text
 
 
 def test_unknown_export_suffix_is_refused(capsys: Capture, tiny_weights: Path) -> None:
-    said = refused(capsys, "export", "--weights", tiny_weights, "--out", "model.tflite")
-    assert "model.tflite: ONNX files end in .onnx; if an OpenVINO folder is to be called so" in said
+    message = refused(capsys, "export", "--weights", tiny_weights, "--out", "model.tflite")
+    expected = (
+        "model.tflite: expected a name that ends in .onnx; to write an OpenVINO folder of this name, add --format"
+    )
+    assert expected in message
 
 
 def test_write_error_stops_detect_and_keeps_earlier_results(
@@ -322,72 +327,87 @@ def test_write_error_stops_detect_and_keeps_earlier_results(
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
         image(tmp_path / "p" / name)
-    words = ("detect", "p", "--weights", tiny_weights, "--device", "cpu")
-    assert run("detect", "p/a.png", *words[2:]) == 0
+    arguments = ("detect", "p", "--weights", tiny_weights, "--device", "cpu")
+    assert run("detect", "p/a.png", *arguments[2:]) == 0
     Path("found/b.png").mkdir()
-    assert "found/b.png: cannot be written (Is a directory)" in refused(capsys, *words, "--skip-done")
+    assert "found/b.png: cannot be written (Is a directory)" in refused(capsys, *arguments, "--skip-done")
     Path("found/b.png").rmdir()
-    assert run(*words, "--skip-done") == 0
+    assert run(*arguments, "--skip-done") == 0
     assert "in 2 images, 1 were done before" in capsys.readouterr().out
 
 
 def test_detect_does_not_overwrite_the_source_image(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     before = image(tmp_path / "a.png").read_bytes()
     message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--out", ".")
-    assert "a.png: this source is in the output folder; give another --out" in message
+    assert "a.png: this image is in the output folder; pass another --out" in message
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("sources", [["x/a.png", "y/a.png"], ["x/a.png"], ["y/a.webp"]])
-def test_detect_does_not_overwrite_other_images(tiny_weights: Path, tmp_path: Path, sources: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (["x/a.png", "y/a.png"], "y/a.png: this image is in the output folder"),
+        (["x/a.png"], "y: the folder contains files that are not detections"),
+        (["y/a.webp"], "y/a.webp: this image is in the output folder"),
+    ],
+)
+def test_detect_does_not_overwrite_other_images(
+    capsys: Capture, tiny_weights: Path, tmp_path: Path, sources: list[str], message: str
+) -> None:
     for name in ("x/a.png", "y/a.webp"):
         image(tmp_path / name, 120)
-    users = [image(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
-    before = [path.read_bytes() for path in users]
-    run("detect", *sources, "--weights", tiny_weights, "--out", "y")
-    assert [path.read_bytes() for path in users] == before
+    existing = [image(tmp_path / "y" / name, 50) for name in ("a.png", "a.jpg")]
+    before = [path.read_bytes() for path in existing]
+    assert message in refused(capsys, "detect", *sources, "--weights", tiny_weights, "--out", "y")
+    assert [path.read_bytes() for path in existing] == before
 
 
-def test_detect_does_not_overwrite_labels_of_a_data_set(tiny_weights: Path, tmp_path: Path) -> None:
+def test_detect_does_not_overwrite_labels_of_a_data_set(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     before = (yolo(tmp_path / "mine") / "labels" / "b.txt").read_text()
-    run("detect", "mine/images", "--weights", tiny_weights, "--out", "mine", "--save-txt")
+    message = refused(capsys, "detect", "mine/images", "--weights", tiny_weights, "--out", "mine", "--save-txt")
+    assert "this image is in the output folder; pass another --out" in message
     assert (tmp_path / "mine" / "labels" / "b.txt").read_text() == before
 
 
-def test_detect_does_not_overwrite_a_source_among_results(tiny_weights: Path, tmp_path: Path) -> None:
+def test_detect_does_not_overwrite_a_source_among_results(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     assert run("detect", "a.png", "--weights", tiny_weights) == 0
     before = image(tmp_path / "found" / "mine.png").read_bytes()
-    run("detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
+    message = refused(capsys, "detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
+    assert "found/mine.png: this image is in the output folder; pass another --out" in message
     assert (tmp_path / "found" / "mine.png").read_bytes() == before
 
 
 def test_negative_max_det_is_refused(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--max-det", "-1")
+    message = refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--max-det", "-1")
+    assert "argument --max-det: must be at least 1, got -1" in message
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["nothing.png"], "nothing.png: no such file, folder or pattern"),
         (["a.png", "*.gif"], "*.gif: no such file, folder or pattern"),
-        (["a.png", "--weights", "missing"], "missing: no such weights file, and no shipped weights of that name"),
-        (["a.png", "--weights", "other.safetensors"], "other.safetensors: weights of another program or version"),
-        (["--classes", "red", "a.png"], "--classes takes every word behind it, so name the images before it"),
-        (["a.png", "--weights", "a.png"], "a.png: not a readable safetensors file"),
-        ([], "no images given; name files, folders or glob patterns, or `scenes`"),
-        (["a.png", "--imgsz", "100"], "100 does not divide by 32; 96 and 128 do"),
+        (
+            ["a.png", "--weights", "missing"],
+            "missing: there is no such weights file; pass a path, or the name of shipped weights: cells, scenes",
+        ),
+        (["a.png", "--weights", "other.safetensors"], "other.safetensors: written by another program or version"),
+        (["--classes", "red", "a.png"], "--classes takes all arguments after it, so name the images before it"),
+        (["a.png", "--weights", "a.png"], "a.png: this is not a readable safetensors file"),
+        ([], "no image is given; pass files, folders or glob patterns, or `scenes`"),
+        (["a.png", "--imgsz", "100"], "input_size: 100 is not a multiple of 32; use 96 or 128"),
         (["a.png", "--device", "abacus"], "device 'abacus' is not available here"),
-        (["a.png", "--out", "a.png/found"], "a.png/found: cannot be made"),
+        (["a.png", "--out", "a.png/found"], "a.png/found: the folder cannot be created"),
     ],
 )
 def test_detect_refuses_wrong_input_with_one_message(
-    capsys: Capture, tiny_weights: Path, tmp_path: Path, words: list[str], message: str
+    capsys: Capture, tiny_weights: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     image(tmp_path / "a.png")
     save_file({"layer.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    assert message in refused(capsys, "detect", "--weights", tiny_weights, *words)
+    assert message in refused(capsys, "detect", "--weights", tiny_weights, *arguments)
 
 
 # --- evaluate
@@ -396,8 +416,8 @@ def test_detect_refuses_wrong_input_with_one_message(
 def test_evaluate_prints_numbers_and_its_results_score_equally(
     capsys: Capture, tiny_data: Path, tiny_weights: Path
 ) -> None:
-    words = ["--results", "results.json", "--json", "own.json", "--device", "cpu"]
-    assert run("evaluate", "--data", tiny_data, "--weights", tiny_weights, *words) == 0
+    arguments = ["--results", "results.json", "--json", "own.json", "--device", "cpu"]
+    assert run("evaluate", "--data", tiny_data, "--weights", tiny_weights, *arguments) == 0
     own = capsys.readouterr()
     assert own.err == ""
     assert run("evaluate", "--data", tiny_data, "--detections", "results.json", "--json", "again.json") == 0
@@ -411,29 +431,30 @@ def test_evaluate_prints_numbers_and_its_results_score_equally(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--data", "missing", "--weights", "w"], "missing: no such file or folder"),
-        (["--data", "DATA", "--weights", "missing"], "missing: no such weights file"),
+        (["--data", "DATA", "--weights", "missing"], "missing: there is no such weights file"),
         (["--data", "DATA", "--weights", "WEIGHTS", "--split", "tset"], "no split 'tset'; did you mean 'test'?"),
         (["--data", "DATA", "--detections", "missing.json"], "missing.json: no such file"),
-        (["--data", "DATA", "--detections", "bad.json"], "result 0: has no 'image_id'"),
-        (["--data", "scenes", "--weights", "WEIGHTS"], "the weights know the classes ['red', 'blue']"),
+        (["--data", "DATA", "--detections", "bad.json"], "result 0: the field 'image_id' is missing"),
+        (["--data", "scenes", "--weights", "WEIGHTS"], "the classes of the weights are ['red', 'blue']"),
     ],
 )
 def test_evaluate_refuses_wrong_input_with_one_message(
-    capsys: Capture, tiny_data: Path, tiny_weights: Path, words: list[str], message: str
+    capsys: Capture, tiny_data: Path, tiny_weights: Path, arguments: list[str], message: str
 ) -> None:
     Path("bad.json").write_text('[{"score": 1}]')
-    places = {"DATA": str(tiny_data), "WEIGHTS": str(tiny_weights)}
-    assert message in refused(capsys, "evaluate", *(places.get(word, word) for word in words))
+    paths = {"DATA": str(tiny_data), "WEIGHTS": str(tiny_weights)}
+    assert message in refused(capsys, "evaluate", *(paths.get(argument, argument) for argument in arguments))
 
 
 def test_evaluate_reports_an_unwritable_output(
     capsys: Capture, tiny_data: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
-    refused(capsys, "evaluate", "--data", tiny_data, "--weights", tiny_weights, "--json", "folder")
+    message = refused(capsys, "evaluate", "--data", tiny_data, "--weights", tiny_weights, "--json", "folder")
+    assert "folder: cannot be written" in message
 
 
 def test_export_detects_and_scores_like_its_weights(tiny_weights: Path, tiny_data: Path, capsys: Capture) -> None:
@@ -441,8 +462,8 @@ def test_export_detects_and_scores_like_its_weights(tiny_weights: Path, tiny_dat
     assert "tiny.onnx: " in capsys.readouterr().out
     numbers = []
     for weights, runtime in ((tiny_weights, "torch"), ("tiny.onnx", "auto"), ("tiny.onnx", "onnxruntime")):
-        words = ("--data", tiny_data, "--weights", weights, "--runtime", runtime, "--json", "ap.json")
-        assert run("evaluate", *words) == 0
+        arguments = ("--data", tiny_data, "--weights", weights, "--runtime", runtime, "--json", "ap.json")
+        assert run("evaluate", *arguments) == 0
         numbers.append(json.loads(Path("ap.json").read_text())["AP"])
     assert numbers[1:] == pytest.approx(numbers[:1] * 2, abs=1e-3)
     assert run("detect", tiny_data / "images" / "1.png", "--weights", "tiny.onnx", "--no-images") == 0
@@ -456,20 +477,17 @@ def test_summary_prints_layers_and_totals(capsys: pytest.CaptureFixture[str]) ->
     assert main(["summary", "--model", "pico", "--classes", "3"]) == 0
     *layers, total = capsys.readouterr().out.splitlines()
     assert layers[1].split()[:3] == ["backbone.stem.0", "conv", "3x3/2"]
-    assert "canvas of 320x256" in total
+    assert "GFLOP for an input of 320x256 (width x height)" in total
     assert main(["summary", "--weights", "cells"]) == 0
     assert main(["summary", "--set", "padding=valid", "--imgsz", "160"]) == 2
 
 
-def test_max_pixels_limits_the_image_size(
-    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # to have it back after the test
+def test_max_pixels_limits_the_image_size(tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture) -> None:
     image = str(tiny_data / "images" / "1.png")
-    words = ["detect", image, "--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "found")]
-    assert main([*words, "--max-pixels", "6143"]) == 2
-    assert "allow more with --max-pixels" in capsys.readouterr().err
-    assert main([*words, "--max-pixels", "6144"]) == 0
+    arguments = ["detect", image, "--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "found")]
+    assert main([*arguments, "--max-pixels", "6143"]) == 2
+    assert "allow more pixels with --max-pixels" in capsys.readouterr().err
+    assert main([*arguments, "--max-pixels", "6144"]) == 0
 
 
 def test_files_outside_the_data_set_need_permission(
@@ -480,7 +498,7 @@ def test_files_outside_the_data_set_need_permission(
         row["file_name"] = str(tiny_data / "images" / row["file_name"])
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "test.json").write_text(json.dumps(data))
-    words = ["evaluate", "--data", str(tmp_path / "set" / "test.json"), "--weights", str(tiny_weights)]
-    assert main([*words, "--device", "cpu"]) == 2
+    arguments = ["evaluate", "--data", str(tmp_path / "set" / "test.json"), "--weights", str(tiny_weights)]
+    assert main([*arguments, "--device", "cpu"]) == 2
     assert "--allow-outside" in capsys.readouterr().err
-    assert main([*words, "--device", "cpu", "--allow-outside"]) == 0
+    assert main([*arguments, "--device", "cpu", "--allow-outside"]) == 0

@@ -81,10 +81,10 @@ INVALID_LINES = [
     ("input_size: [64, 0]", "input_size: must be from 32 to 4096, got 0"),
     ("input_size: true", "input_size: expected auto or a whole number or"),
     ("input_size: 320.0", "input_size: expected auto or a whole number or"),
-    ("minutes: ten", "minutes: expected a number or nothing, got 'ten'"),
+    ("minutes: ten", "minutes: expected a number or null, got 'ten'"),
     ("minutes: 0", r"minutes: must be at least 0\.05, got 0\.0"),
     ("steps: 0", "steps: must be at least 1, got 0"),
-    ("steps: 1.5", "steps: expected a whole number or nothing, got 1.5"),
+    ("steps: 1.5", "steps: expected a whole number or null, got 1.5"),
     ("seed: -1", "seed: must be at least 0, got -1"),
     ("seed:", "seed: expected a whole number, got None"),
     ("seed: true", "seed: expected a whole number, got True"),
@@ -116,7 +116,7 @@ def test_wrong_line_is_refused_with_its_location(tmp_path: Path, line: str, mess
 
 @pytest.mark.parametrize("pair", ["minutes: 1\nepochs: 2", "epochs: 2\nsteps: 3", "steps: 3\nminutes: 1"])
 def test_two_lengths_are_refused_at_the_second_line(tmp_path: Path, pair: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml:2: minutes, epochs, steps: give one length"):
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: minutes, epochs, steps: set only one of them"):
         read_config(write_yaml(tmp_path, pair))
 
 
@@ -175,7 +175,7 @@ def test_last_override_of_a_setting_wins() -> None:
     ("assignment", "message"),
     [
         ("seed", "--set seed: expected key=value"),
-        ("lr=[", r"--set lr=\[: the value cannot be read"),
+        ("lr=[", r"--set lr=\[: the value is not valid YAML"),
         ("=3", "unknown setting ''"),
         ("epoch=3", "did you mean 'epochs'?"),
         ("seed=", "seed: expected a whole number, got None"),
@@ -193,7 +193,7 @@ def test_wrong_values_are_refused_in_python() -> None:
         Config(seed=-1)
     with pytest.raises(ConfigError, match="warmup"):
         Config(warmup=math.nan)
-    with pytest.raises(ConfigError, match="one length"):
+    with pytest.raises(ConfigError, match="set only one"):
         Config(minutes=1, steps=1)
     with pytest.raises(ConfigError, match="input_size"):
         Config(input_size=(64, 100))
@@ -226,7 +226,7 @@ def test_part_has_the_defaults_of_config(part: type[Any]) -> None:
         (NetworkConfig, {"init": "zeros"}, "init: with zeros all channels"),
         (OptimizerConfig, {"lr_milestones": (0.9, 0.1)}, "lr_milestones: the first number must not be above"),
         (LossConfig, {"iou_weight": -1.0}, "iou_weight: must be at least 0"),
-        (RunConfig, {"steps": 1, "epochs": 1.0}, "minutes, epochs, steps: give one length"),
+        (RunConfig, {"steps": 1, "epochs": 1.0}, "minutes, epochs, steps: set only one of them"),
     ],
 )
 def test_part_checks_its_values(part: type[Any], values: dict[str, Any], message: str) -> None:

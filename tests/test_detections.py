@@ -221,7 +221,9 @@ def test_draw_can_leave_out_the_scores() -> None:
     found = Detections(np.array([[40, 60, 120, 150]], np.float32), np.array([0.9], np.float32), np.array([0]), NAMES)
     with_scores, without = (np.array(found.draw(image, with_scores=value)) for value in (True, False))
     color = np.array(class_color(0))
-    assert (with_scores == color).all(axis=2).sum() > (without == color).all(axis=2).sum() + 100  # a wider caption
+    assert (with_scores == color).all(axis=2).sum() > (without == color).all(
+        axis=2
+    ).sum() + 100  # the caption with a score is wider
 
 
 @pytest.mark.parametrize("image", [np.zeros((6, 8), np.uint8), np.zeros((6, 8, 4), np.uint8), np.zeros((6, 8, 3))])

@@ -99,7 +99,7 @@ def test_captions_show_the_track_id_of_tracked_objects() -> None:
     )
     np.testing.assert_array_equal(without_id, without_tracking)
     color = np.array(class_color(0))
-    # The caption is wider.
+    # The caption with a track id is wider.
     assert (with_id == color).all(axis=2).sum() > (without_tracking == color).all(axis=2).sum() + 100
 
 

@@ -1,4 +1,7 @@
-"""The programs in examples/, which do not use the package, give the same detections as `Detector.detect`."""
+"""Tests of the programs in examples/: they print the same detections as `Detector.detect`.
+
+The programs do not import the package.
+"""
 
 import json
 import os
@@ -24,14 +27,15 @@ from detector.model.checkpoint import load_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ONNXRUNTIME_WEB = os.environ.get("ONNXRUNTIME_WEB", "")
-"""The folder `dist` of the npm package onnxruntime-web, for the test of the page."""
+"""Path of the folder `dist` of the npm package onnxruntime-web, for the test of the web page; empty: skip this test."""
 
 Objects = list[dict[str, Any]]
-"""What an example program prints: class, score and box of each object."""
+"""The output of an example program: a dictionary with the keys class, score and box for each object."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Convert the shipped weights `scenes` to an ONNX file, and return its path."""
     pytest.importorskip("onnx")
     network, info = load_weights("scenes")
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
@@ -41,29 +45,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Images to be halved (OpenCV rounds differently then), enlarged, rotated by EXIF, and shrunk unevenly."""
+    """Write images that test all cases of reading and letterboxing, and return their paths.
+
+    halved.png is shrunk by exactly one half, where OpenCV rounds differently. small.png is enlarged. uneven.png is
+    shrunk by an uneven factor. rotated.jpg has an EXIF orientation.
+    """
     folder = tmp_path_factory.mktemp("images")
     first, second, third, fourth = (scenes.render("test", index).image for index in (0, 7, 5, 3))
     write_image(folder / "halved.png", np.tile(second, (2, 2, 1))[:512, :640].copy())
     write_image(folder / "small.png", third[100:301, 200:353].copy())
     write_image(folder / "uneven.png", first)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be rotated by 90 degrees to the right
+    exif[0x0112] = 6  # EXIF orientation: readers rotate the image by 90 degrees to the right
     Image.fromarray(np.rot90(fourth).copy()).save(folder / "rotated.jpg", quality=95, exif=exif)
     return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
 def expected(images: list[Path]) -> list[Detections]:
+    """Return the detections of `Detector.detect` on each image."""
     found = Detector.load("scenes", device="cpu").detect(images)
-    assert all(len(each) for each in found)
+    assert all(len(detections) for detections in found)
     return found
 
 
 def assert_same(expected: list[Detections], printed: list[Objects]) -> None:
-    """Compare each object to the nearest one of the same class.
+    """Check that the printed objects equal the expected detections, within 0.1 pixels and a score of 0.005.
 
-    The tolerance is smaller than examples/README.md promises: half a pixel and a score of 0.01 hide wrong rounding.
+    Each detection is compared with the nearest printed object of the same class. The tolerances are smaller than those
+    in examples/README.md (half a pixel and a score of 0.01), because larger tolerances would hide rounding mistakes.
     """
     for detections, objects in zip(expected, printed, strict=True):
         assert len(objects) == len(detections)
@@ -79,12 +89,14 @@ def assert_same(expected: list[Detections], printed: list[Objects]) -> None:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command for at most 100 seconds, and return its exit status and output."""
     return subprocess.run(
         [str(argument) for argument in command], capture_output=True, text=True, timeout=100, check=False
     )
 
 
 def parse_lines(done: subprocess.CompletedProcess[str]) -> Objects:
+    """Check that a program succeeded, and return the objects that it printed, one JSON object per line."""
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -126,7 +138,7 @@ def test_web_page_gives_the_same_detections(
     site = shutil.copytree(EXAMPLES / "web", tmp_path / "site")
     shutil.copy(model, site / "model.onnx")
     (site / "ort").symlink_to(Path(ONNXRUNTIME_WEB).resolve())
-    with served(site) as url, page(chromium, tmp_path, url) as (call, wait_for):
+    with serve(site) as url, open_page(chromium, tmp_path, url) as (call, wait_for):
         assert wait_for("status", "ready|error") == "ready"
         root = call("DOM.getDocument")["root"]["nodeId"]
         file = call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
@@ -140,8 +152,8 @@ def test_web_page_gives_the_same_detections(
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on this machine; yield the address."""
+def serve(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder over HTTP on this machine; yield the URL of the folder."""
     command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout
@@ -152,9 +164,14 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def page(chromium: str, folder: Path, url: str) -> Iterator[tuple[Callable[..., Any], Callable[[str, str], str]]]:
-    """Open a page in a headless Chromium; yield functions to call the DevTools protocol and to wait for a text."""
-    # The browser reads commands from file descriptor 3 and writes replies to 4: JSON, each with a zero byte after it.
+def open_page(chromium: str, folder: Path, url: str) -> Iterator[tuple[Callable[..., Any], Callable[[str, str], str]]]:
+    """Open a page in headless Chromium, and yield two functions.
+
+    `call(method, **parameters)` runs a method of the DevTools protocol and returns its result.
+    `wait_for(element, pattern)` waits until the text of an element matches a regular expression, and returns the text.
+    """
+    # The browser reads commands from file descriptor 3 and writes replies to file descriptor 4. Each command or reply
+    # is a JSON object with a zero byte after it.
     launch = "import os, sys; r, w, *browser = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4); "
     launch += "os.execv(browser[0], browser)"
     (browser_in, our_out), (our_in, browser_out) = os.pipe(), os.pipe()

@@ -1,4 +1,7 @@
-"""Fuzz all readers for a few seconds: each returns or raises InputError. For longer runs: `tools/fuzz.py`."""
+"""Fuzz all file readers for a few seconds: each reader returns a value or raises InputError.
+
+`tools/fuzz.py` does the same for longer.
+"""
 
 import importlib.util
 import random
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 
 def import_file(path: Path) -> ModuleType:
+    """Import a Python file that is not in a package, and return its module."""
     spec = importlib.util.spec_from_file_location("fuzz_tool", path)
     assert spec is not None
     assert spec.loader is not None
@@ -23,7 +27,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 fuzz = import_file(Path(__file__).parents[1] / "tools" / "fuzz.py")
-TARGETS = [name for name in fuzz.TARGETS if name != "onnx"]  # slow; damaged ONNX files are in tests/test_bad_input.py
+TARGETS = [name for name in fuzz.TARGETS if name != "onnx"]  # slow; tests/test_bad_input.py tests damaged ONNX files
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -37,7 +41,7 @@ def test_reader_returns_or_raises_input_error(name: str, tmp_path: Path) -> None
     @given(contents)
     def reads(content: bytes) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about unusual tags
+            warnings.simplefilter("ignore")  # for example, Pillow warns about unusual tags
             run(content)
 
     for seed in seeds:

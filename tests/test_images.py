@@ -80,7 +80,7 @@ def palette_image() -> tuple[Image.Image, ImageArray]:
 
 
 def modes() -> list[Any]:
-    """Return image files of all modes, and the RGB images that a viewer shows, computed by hand."""
+    """Return test parameters for all modes: the content of an image file, and the RGB image that a viewer shows."""
     gray, rgb, alpha = noise(6, 7, 1), noise(6, 7, 3), noise(6, 7, 1, seed=2)
     palette, shown = palette_image()
     indices = np.asarray(palette)[:, :, None]
@@ -193,7 +193,7 @@ def test_the_size_of_a_png_is_read_from_its_header(tmp_path: Path) -> None:
     assert read_image_size(tmp_path / "a.png") == (40, 60)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # from Pillow, about invalid tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about invalid tags
 @pytest.mark.parametrize("kind", FORMATS)
 def test_damaged_files_give_an_image_or_an_input_error(tmp_path: Path, kind: str) -> None:
     content = encoded(Image.fromarray(noise(6, 9, 3)), kind)
@@ -250,7 +250,7 @@ def test_reading_in_threads_does_not_change_warning_filters(monkeypatch: pytest.
             read_image(name)
 
     monkeypatch.setattr(Image, "open", blocking_open)
-    # pytest has its own filters per test; this restores them whatever the reading does.
+    # Restores the warning filters that pytest has set for this test, even if reading changes them.
     with warnings.catch_warnings():
         before = list(warnings.filters)
         threads = {name: threading.Thread(target=read, args=(name,)) for name in opened}
@@ -283,7 +283,7 @@ def test_find_images_returns_only_images_sorted_by_name(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "e.png").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["a.jpeg", "b.PNG", "d.webp"]
-    # A broken link is listed, so that reading it raises an error instead of skipping it silently.
+    # A broken link is listed, so that a reader raises an error instead of silently skipping the file.
     (tmp_path / "f.png").symlink_to("nowhere.png")
     assert find_images(tmp_path)[-1] == tmp_path / "f.png"
     with pytest.raises(InputError, match="the folder cannot be read"):

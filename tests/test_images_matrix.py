@@ -1,6 +1,7 @@
-"""Read every combination of format, mode and orientation: the result is what a viewer shows, or a clear error.
+"""Read images in every combination of format, mode and orientation: each gives what a viewer shows, or a clear error.
 
-Modes that a format does not support are missing in `SUPPORTED`. The tests check that too, so no combination is omitted.
+`SUPPORTED` lists the modes that a format supports. For all other modes, the tests check that the format does not
+support them. So no combination is left out.
 """
 
 import io
@@ -31,7 +32,7 @@ SUPPORTED = {
     "TIFF": ("L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "F"),
     "BMP": ("L", "RGB", "P"),
 }
-"""Format → modes it supports. The fourth channel of BMP is unused; TIFF has no transparent palette color."""
+"""Format → supported modes. The fourth channel of BMP is unused; TIFF has no transparent palette color."""
 
 MODES = ("L", "LA", "RGB", "RGBA", "P", "P, one transparent", "CMYK", "I;16", "F")
 CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
@@ -39,7 +40,7 @@ HW = (12, 20)
 TRANSPARENT = 5
 PALETTE = np.random.default_rng(1).integers(0, 256, (16, 3), dtype=np.uint8)
 
-# Orientation → function from the image a viewer shows to the pixels in the file (EXIF 2.32, tag 0x0112).
+# Orientation (EXIF 2.32, tag 0x0112) → function that maps the image that a viewer shows to the pixels in the file.
 STORED: dict[int, Callable[[Array], Array]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -53,7 +54,7 @@ STORED: dict[int, Callable[[Array], Array]] = {
 
 
 def upright_in(mode: str) -> Array:
-    """Return pixels [H, W] or [H, W, channels] that change slowly, and differently per axis and channel."""
+    """Return pixels [H, W] or [H, W, channels] that change slowly, and differently in each axis and channel."""
     y, x = np.mgrid[: HW[0], : HW[1]] / 20
     waves = [x, y, 0.5 + 0.3 * np.sin(4 * x + y), 0.3 + 0.3 * x]
     if mode.startswith("P"):
@@ -67,7 +68,7 @@ def upright_in(mode: str) -> Array:
 
 
 def shown(mode: str) -> Array:
-    """Return the RGB image [H, W, 3] that a viewer shows, computed by hand."""
+    """Return the RGB image [H, W, 3] that a viewer shows for `upright_in(mode)`, computed without Pillow."""
     pixels = upright_in(mode).astype(np.float64)
     if mode.startswith("P"):
         colors = PALETTE[pixels.astype(int)].astype(np.float64)
@@ -118,7 +119,7 @@ def test_read_image_returns_what_a_viewer_shows(tmp_path: Path, kind: str, mode:
             ):
                 read_image(path)
             continue
-        # BMP has no EXIF data, so the image is shown as it is stored.
+        # BMP has no EXIF data, so a viewer shows the pixels as they are stored.
         expected = shown(mode) if kind != "BMP" else STORED[orientation](shown(mode))
         found = read_image(path)
         assert found.dtype == np.uint8
@@ -127,7 +128,7 @@ def test_read_image_returns_what_a_viewer_shows(tmp_path: Path, kind: str, mode:
 
 
 def check_that_mode_is_unsupported(folder: Path, kind: str, mode: str) -> None:
-    """Check that writing the mode in this format fails, or that the file has another mode."""
+    """Check that an image of this mode cannot be written in this format, or that the written file has another mode."""
     file = folder / "image"
     try:
         save(as_stored(mode, 1), file, kind, 1)
@@ -141,7 +142,7 @@ def check_that_mode_is_unsupported(folder: Path, kind: str, mode: str) -> None:
 
 
 def png(bits: int, color_type: int, pixels: Array, extra_chunks: bytes = b"") -> bytes:
-    """Return a PNG file of a kind that Pillow cannot write.
+    """Return the content of a PNG file whose color type and bit depth Pillow cannot write.
 
     Source: PNG specification, third edition, W3C 2025, section 11.
     """
@@ -176,7 +177,7 @@ def test_16_bit_pngs_are_reduced_to_their_high_byte() -> None:
 
 def test_12_bit_tiffs_are_divided_by_16() -> None:
     levels = [0, 0x0FF, 0x7FF, 0xFFF]
-    strip = bytes([0x00, 0x00, 0xFF, 0x7F, 0xFF, 0xFF])  # 12 bits each, packed
+    strip = bytes([0x00, 0x00, 0xFF, 0x7F, 0xFF, 0xFF])  # the four levels, packed into 12 bits each
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(strip))]
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     file = b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -195,7 +196,7 @@ def test_a_mode_that_cannot_become_rgb_raises() -> None:
         to_rgb(Image.new("LA", (3, 2)).convert("La"))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # from Pillow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about damaged EXIF data
 def test_damaged_exif_data_is_ignored(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 5), "red").save(file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(40))
@@ -226,7 +227,7 @@ def test_training_evaluation_and_detection_read_the_same_image(tmp_path: Path) -
 
 
 def smooth(h: int, w: int) -> Array:
-    """Return an image [h, w, 3] that changes slowly, and differently per axis and channel."""
+    """Return an image [h, w, 3] that changes slowly, and differently in each axis and channel."""
     y, x = np.mgrid[:h, :w]
     return np.stack([255 * x / w, 255 * y / h, 120 + 60 * np.sin(7 * x / w)], axis=2).astype(np.uint8)
 
@@ -234,7 +235,7 @@ def smooth(h: int, w: int) -> Array:
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_a_thumbnail_is_the_average_of_the_shown_image(tmp_path: Path, suffix: str, orientation: int) -> None:
-    # At least 16 pixels per thumbnail pixel, so that the JPEG is decoded at 1/8 scale.
+    # Each thumbnail pixel covers at least 16 image pixels per axis, so that the JPEG is decoded at 1/8 scale.
     path, upright, exif = tmp_path / f"a{suffix}", smooth(256, 512), Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))).save(path, exif=exif)

@@ -12,7 +12,7 @@ input_sizes = st.tuples(*[st.integers(1, 20).map(lambda n: 32 * n)] * 2)
 
 
 def bright_bounds(image: ImageArray) -> list[int]:
-    """Return the bounding box of all pixels brighter than the padding."""
+    """Return the bounding box [x1, y1, x2, y2] of all pixels that are brighter than the padding."""
     rows, columns = np.nonzero(image.min(axis=2) > 127)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

@@ -1,4 +1,4 @@
-"""Detection on many images: constant memory and open files, and resuming a killed run gives the same files."""
+"""Detection on many images: memory and open files stay constant, and a killed run can be continued."""
 
 import json
 import re
@@ -34,8 +34,8 @@ for count, result in enumerate(detector.detect_with_images(images)):
         resident = [line for line in open("/proc/self/status") if line.startswith("VmRSS")][0]
         print(resident.split()[1], len(list(Path("/proc/self/fd").iterdir())))
 """
-"""Detects on 600 images, of which one in ten cannot be decoded. Prints the resident memory in kB and the number of open
-files after 200 images and at the end."""
+"""A program that detects objects in 600 images, of which every tenth cannot be decoded. It prints the resident memory
+in kB and the number of open files, after 200 images and at the end."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def noise(path: Path, side: int, seed: int) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return relative path → content of all files in a folder, without the lock file."""
+    """Return relative path → content, for all files in a folder except the lock file."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -105,5 +105,5 @@ def test_memory_and_open_files_do_not_grow_with_images(graph: Path) -> None:
             [sys.executable, "-c", DETECT_600_IMAGES, graph, "images"], capture_output=True, text=True, check=True
         ).stdout.splitlines()
     )
-    assert end[0] - early[0] < 2000  # would detect a leak of one image in six
-    assert end[1] - early[1] <= 1  # the image that is read ahead
+    assert end[0] - early[0] < 2000  # detects a leak of every sixth image
+    assert end[1] - early[1] <= 1  # one image is read in advance

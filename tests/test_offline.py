@@ -1,4 +1,4 @@
-"""The tests block the network: attempts to use it fail and are recorded."""
+"""Tests of the fixtures that block the network: each attempt to use the network fails and is recorded."""
 
 import socket
 import urllib.request

@@ -1,4 +1,7 @@
-"""Every value of every choice setting: trained, saved, loaded, run; exported too, where it changes the network."""
+"""Every value of every setting with a list of values works.
+
+A network with this value is trained, saved, loaded and run. If the value changes the network, it is also exported.
+"""
 
 import csv
 from dataclasses import asdict, fields, replace
@@ -74,7 +77,7 @@ TRAINING_SETTINGS = [
 
 
 def small_config(assignments: str) -> Config:
-    """Return the configuration of a small network with these settings; "valid" padding needs a larger input."""
+    """Return the configuration of a small network with these settings; with "valid" padding, the input is larger."""
     input_size = "[224, 224]" if "valid" in assignments else "[64, 96]"
     return override(Config(model="pico"), [f"input_size={input_size}", *assignments.split()])
 
@@ -88,7 +91,7 @@ def batch(input_hw: tuple[int, int]) -> Batch:
 
 
 def trained(config: Config, steps: int = 3) -> tuple[GridNetwork, tuple[int, int]]:
-    """Return a network after a few steps, and its input size."""
+    """Return a network after a few training steps, and its input size (height, width)."""
     assert isinstance(config.input_size, tuple)
     torch.manual_seed(0)
     covariance = np.array([[3000, 1500, 900], [1500, 2500, 1200], [900, 1200, 2000]], np.float32)
@@ -106,7 +109,7 @@ def info_of(config: Config, input_hw: tuple[int, int]) -> WeightsInfo:
 @pytest.mark.parametrize(
     "assignments", [*NETWORK_SETTINGS, "norm=none input=zca activation=swish kernel=5 residual=false"]
 )
-def test_saved_and_fused_networks_predict_like_the_trained_one(assignments: str, tmp_path: Path) -> None:
+def test_saved_and_fused_networks_predict_like_the_trained_network(assignments: str, tmp_path: Path) -> None:
     config = small_config(assignments)
     network, input_hw = trained(config)
     save_weights(tmp_path / "w.safetensors", network, info_of(config, input_hw))
@@ -215,7 +218,9 @@ def test_input_too_small_for_valid_padding_is_refused(input_hw: tuple[int, int],
         check_padding(input_hw, config)
 
 
-def test_training_refuses_such_an_input_before_it_starts(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_training_refuses_an_input_too_small_for_valid_padding(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="too small for valid padding"):
         train(tiny_data, replace(tiny_config, padding="valid"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The scripts in tools/ that run a command of the package."""
+"""Each script in tools/ that has the name of a command runs this command."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ COMMANDS = ("check.py", "train.py", "detect.py", "evaluate.py", "export.py")
 
 
 def run(folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a user does: from a folder outside the checkout, and without the installed package."""
+    """Run a script as a user does, from `folder`, which is outside of the repository."""
     command = [sys.executable, str(TOOLS / tool), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -1,8 +1,8 @@
 """`python tools/benchmark.py` measures the speed of this machine and of the detector on it, and prints a table.
 
-Each part runs in its own process, so that its settings (allocator, threads) do not affect the next one. A timing is the
-median, minimum and maximum of repeated calls after a warmup. The first part, `calibration`, measures the machine
-independently of the detector, so that the tables of two machines can be compared.
+Each part of the benchmark runs in its own process, so that the settings of a part (allocator, threads) do not affect
+the other parts. A timing is the median, minimum and maximum of repeated calls after warmup calls. The first part,
+`calibration`, measures the machine without the detector, so that the tables of two machines can be compared.
 """
 
 import argparse
@@ -67,7 +67,8 @@ CPU = torch.device("cpu")
 CONVOLUTION = "3x3, 64 to 64 channels, 80x80, batch 8"
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 INPUT_HW, BATCH, IMAGES, STEPS = (256, 320), 8, 64, 1000
-"""For the parts training and loader: input size, images per step, images in memory, steps of the simulated run."""
+"""For the parts `training` and `loader`: input size (height, width), images per step, images in memory, and number of
+steps of the simulated training run."""
 
 MEASURED_COMMAND = """
 import resource, subprocess, sys, time
@@ -76,12 +77,24 @@ status = subprocess.call([sys.executable, "-m", "detector", *sys.argv[1:]])
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(status)
 """
-"""A small script, because on Linux the peak memory of a process starts at the size of its parent process."""
+"""A script that runs `detector ARGUMENTS` and prints its duration in seconds and its peak memory.
+
+On Linux, the peak memory of a process starts at the memory of its parent process. The process of this script is small,
+so it does not affect the result.
+"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: median, minimum and maximum of a measurement, or a text instead of the median."""
+    """One row of the table.
+
+    Attributes:
+        what: what was measured.
+        median: median of the measurements, or a text.
+        low: smallest measurement; None: not shown.
+        high: largest measurement; None: not shown.
+        unit: unit of the numbers.
+    """
 
     what: str
     median: float | str
@@ -95,12 +108,15 @@ class Row:
 
 
 def row(what: str, values: Sequence[float], unit: str) -> Row:
-    """Return the table row of repeated measurements."""
+    """Return a table row with the median, minimum and maximum of repeated measurements."""
     return Row(what, statistics.median(values), min(values), max(values), unit)
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
-    """Return the duration of each of `repeats` calls in ms, after a quarter as many warmup calls."""
+    """Call a function `repeats` times and return the duration of each call in ms.
+
+    Before these calls, it is called `repeats / 4` times (at least once) as a warmup.
+    """
     times = []
     for _ in range(max(1, repeats // 4) + repeats):
         start = time.perf_counter()
@@ -110,13 +126,18 @@ def milliseconds(call: Callable[[], object], repeats: int) -> list[float]:
 
 
 def timed(calls: Mapping[str, Callable[[], object]], repeats: int) -> list[Row]:
-    """Measure each call and return a row for each."""
+    """Measure the duration of each call and return one row per call.
+
+    Args:
+        calls: what is measured → function to call.
+        repeats: number of measurements of each call.
+    """
     return [row(what, milliseconds(call, repeats), "ms") for what, call in calls.items()]
 
 
 @training_process()
 def calibration(options: argparse.Namespace) -> list[Row]:
-    """Measure the machine independently of the detector: matrix products, convolutions, memory copies."""
+    """Measure the machine without the detector (matrix products, convolutions, memory copies) and return the rows."""
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     rows = [
@@ -139,7 +160,7 @@ def calibration(options: argparse.Namespace) -> list[Row]:
 
 
 def _convolution_rates(dtype: torch.dtype, repeats: int) -> list[float]:
-    """Return the GFLOP/s of the forward pass of a convolution that is typical of the networks."""
+    """Measure the forward pass of a convolution typical of the networks, and return the GFLOP/s of each call."""
     pixels, weight = (
         torch.rand(shape).to(dtype).contiguous(memory_format=torch.channels_last)
         for shape in ((8, 64, 80, 80), (64, 64, 3, 3))
@@ -149,11 +170,11 @@ def _convolution_rates(dtype: torch.dtype, repeats: int) -> list[float]:
 
 
 def conv_flops(network: nn.Module, images: Tensor) -> int:
-    """Return the FLOPs of the convolutions of a network in one forward pass, two per multiply-add.
+    """Return the number of FLOPs of all convolutions in one forward pass; a multiply-add counts as two FLOPs.
 
     Args:
         network: any module.
-        images: its input.
+        images: input of the network.
     """
     counts: list[int] = []
 
@@ -170,14 +191,18 @@ def conv_flops(network: nn.Module, images: Tensor) -> int:
 
 @training_process()
 def training(options: argparse.Namespace) -> list[Row]:
-    """Measure training steps of the size `nano`, in the precision chosen for this machine and in fp32."""
+    """Measure training steps of the network size `nano`, and return the rows.
+
+    The steps are measured in the precision that training chooses for this machine, and in fp32.
+    """
     dataset, class_count = _training_images(options.data)
     rows = []
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
         colors = dataset.color_statistics()
         network = make_network(Config(), class_count, *colors, spp=uses_spp(INPUT_HW))
-        # The backward pass has two convolutions of the same size: for the gradients of the input and of the weights.
+        # For each convolution, the backward pass has two convolutions of the same size: one for the gradient of the
+        # input, and one for the gradient of the weights.
         flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *INPUT_HW, dtype=torch.uint8))
         convolutions_ms = flops / 1e6 / statistics.median(_convolution_rates(dtype, options.repeats))
         trainer = Trainer(network, dataset.config, CPU, dtype)
@@ -202,19 +227,20 @@ def _step(trainer: Trainer, batches: Iterator[tuple[int, Batch]]) -> None:
 
 
 def _training_images(data: str) -> tuple[DetectionDataset, int]:
-    """Return a data set of a few training images, and the number of classes."""
+    """Return a data set with the first `IMAGES` images of the training split, and the number of classes."""
     split = open_data(data).read("train")
     few = replace(split, annotations=split.annotations[:IMAGES])
-    config = Config(input_size=INPUT_HW, first_input_size=1.0, batch=BATCH)  # every step at full size
+    config = Config(input_size=INPUT_HW, first_input_size=1.0, batch=BATCH)  # every step has the full input size
     return DetectionDataset(few, INPUT_HW, config), len(split.class_names)
 
 
 @training_process()
 def loader(options: argparse.Namespace) -> list[Row]:
-    """Measure the throughput of one thread of the data loader."""
+    """Measure the throughput of one thread of the data loader, and return the rows."""
     dataset, _ = _training_images(options.data)
     rows = []
-    # With the default settings, epoch 45 has full augmentation but no mosaics, epoch 100 the largest fraction of them.
+    # With the default settings, epoch 45 has full augmentation but no mosaics, and epoch 100 has the largest fraction
+    # of mosaics.
     for epoch, what in ((45, "no mosaic"), (100, "half of them mosaics")):
         first, steps = (epochs * len(dataset) // BATCH for epochs in (epoch, 200))
         batches = map(partial(training_batch, dataset, batch_size=BATCH, steps=steps), itertools.count(first))
@@ -224,7 +250,7 @@ def loader(options: argparse.Namespace) -> list[Row]:
 
 
 def latency(options: argparse.Namespace) -> list[Row]:
-    """Measure one image from file to detections: the single steps, and the total in every runtime."""
+    """Measure the steps of the detection in one image, and the complete detection in each runtime; return the rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = _draw_image(Path(folder))
         image = read_image(path)
@@ -250,7 +276,10 @@ def latency(options: argparse.Namespace) -> list[Row]:
 
 
 def sizes(options: argparse.Namespace) -> list[Row]:
-    """Measure every network size at 320x320, with random weights and 20 classes, in three precisions of OpenVINO."""
+    """Measure the prediction of every network size in three precisions of OpenVINO, and return the rows.
+
+    The networks have random weights, 20 classes and the input size 320x320.
+    """
     if not _installed("onnx", "onnxruntime", "openvino"):
         return [Row("sizes, openvino", "not installed")]
     rows = []
@@ -286,7 +315,10 @@ def _draw_image(folder: Path) -> Path:
 
 
 def nms(options: argparse.Namespace) -> list[Row]:
-    """Measure NMS of candidates that cluster around 100 objects of 80 classes, at the IoU threshold 0.7."""
+    """Measure NMS at the IoU threshold 0.7, and return the rows.
+
+    The boxes are distributed around 100 objects of 80 classes.
+    """
     torchvision_nms = _torchvision_nms()
     rows = [] if torchvision_nms else [Row("torchvision.ops.batched_nms", "not installed")]
     for count in (1_000, 10_000, 30_000):
@@ -307,7 +339,7 @@ def nms(options: argparse.Namespace) -> list[Row]:
 
 
 def _torchvision_nms() -> Callable[..., object] | None:
-    """Return torchvision's NMS, or None if torchvision is not installed or was built for another torch."""
+    """Return torchvision's NMS function, or None if torchvision is not installed or does not fit the torch version."""
     try:
         batched_nms: Callable[..., object] = importlib.import_module("torchvision.ops").batched_nms
         batched_nms(torch.zeros(1, 4), torch.zeros(1), torch.zeros(1), 0.5)
@@ -317,17 +349,20 @@ def _torchvision_nms() -> Callable[..., object] | None:
 
 
 def evaluation(options: argparse.Namespace) -> list[Row]:
-    """Measure COCO's AP for 100 random detections per image, and the overhead over faster-coco-eval alone."""
+    """Measure the computation of COCO's AP for 100 random detections per image, and return the rows.
+
+    The last but one row is the additional time compared with faster-coco-eval alone.
+    """
     split, found = _random_detections(options.data)
     ground_truth = to_coco(split)
 
     def seconds(call: Callable[[dict[str, typing.Any], list[dict[str, typing.Any]]], object]) -> float:
-        # faster-coco-eval writes into its arguments: without copies, the next call would have less work.
+        # faster-coco-eval changes its arguments, and the next call with the same arguments would have less work.
         fresh, results = copy.deepcopy(ground_truth), coco_results(found, split.category_ids)
         return milliseconds(partial(call, fresh, results), 1)[0] / 1e3
 
     building = [milliseconds(partial(coco_results, found, split.category_ids), 1)[0] / 1e3 for _ in range(5)]
-    # Alternating, so that a machine that slows down affects both alike.
+    # The two functions alternate, so that a change in the speed of the machine affects both in the same way.
     pairs = [
         [seconds(call) for call in (average_precision_unchecked, _faster_coco_eval)] for _ in range(options.repeats)
     ]
@@ -346,7 +381,10 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
 
 
 def _random_detections(data: str) -> tuple[Split, dict[int, Detections]]:
-    """Return the test split of a data set (or val, or the first one), and 100 random detections for each image id."""
+    """Return a split of a data set, and image id → 100 random detections.
+
+    The split is "test", or "val" if there is no test split, or the first split if there is neither.
+    """
     data_set = open_data(data)
     names = data_set.split_names
     split = data_set.read(next(name for name in ("test", "val", *names) if name in names))
@@ -370,7 +408,10 @@ def _faster_coco_eval(ground_truth: dict[str, typing.Any], results: list[dict[st
 
 
 def memory(options: argparse.Namespace) -> list[Row]:
-    """Measure complete commands in new processes: peak resident memory, and wall time for one image."""
+    """Measure commands of the package in new processes, and return the rows.
+
+    The measurements are the peak resident memory and, for `detect` on one image, the wall time.
+    """
     if not _installed("resource"):
         return [Row("peak memory", "cannot be measured on this system")]
     steps = 2 if options.quick else 30
@@ -396,7 +437,7 @@ def memory(options: argparse.Namespace) -> list[Row]:
 
 
 def _run_command(folder: Path, *arguments: str) -> tuple[float, float]:
-    """Run `detector ARGUMENTS` in a folder; return its duration in seconds and its peak resident memory in MB."""
+    """Run `detector ARGUMENTS` in a folder, and return its duration in seconds and its peak resident memory in MB."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-c", MEASURED_COMMAND, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -407,7 +448,10 @@ def _run_command(folder: Path, *arguments: str) -> tuple[float, float]:
 
 
 def against(first: str, second: str, repeats: int) -> list[Row]:
-    """Time two shell commands as complete processes, alternating, after one warmup run of each."""
+    """Measure the durations of two shell commands, and return the rows.
+
+    The commands run as complete processes and alternate. Before that, each command runs once as a warmup.
+    """
     pairs = [(_shell_seconds(first), _shell_seconds(second)) for _ in range(1 + repeats)][1:]
     first_seconds, second_seconds = zip(*pairs, strict=True)
     ratio = statistics.median(first_seconds) / statistics.median(second_seconds)
@@ -422,7 +466,7 @@ def _shell_seconds(command: str) -> float:
     start = time.perf_counter()
     done = subprocess.run(command, shell=True, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise InputError(f"`{command}` failed with exit status {done.returncode}: expected a command that succeeds")
+        raise InputError(f"`{command}` failed with exit status {done.returncode}; pass a command that succeeds")
     return time.perf_counter() - start
 
 
@@ -430,9 +474,9 @@ PARTS = {part.__name__: part for part in (calibration, training, loader, latency
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the requested parts and print them; return the exit status."""
+    """Measure the requested parts, print the table, and return the exit status."""
     options = _parse_arguments(arguments)
-    if options.threads:  # for the processes started from here on: torch's number of threads, and the cores they may use
+    if options.threads:  # torch's number of threads, and the allowed cores, in all processes that are started below
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
@@ -455,13 +499,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the speed of this machine and of the detector on it.")
     parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART[,PART]", help=", ".join(PARTS))
     parser.add_argument("--repeats", type=int, help="number of repeated calls for each timing (default: 20)")
-    parser.add_argument("--quick", action="store_true", help="2 repeats and 2 training steps: a test run, not a result")
+    parser.add_argument("--quick", action="store_true", help="only 2 repeats and 2 training steps, to test this script")
     parser.add_argument("--threads", type=int, help="number of CPU cores to use (default: all)")
     parser.add_argument("--data", default="scenes", help="data set (default: scenes)")
     parser.add_argument("--weights", default="scenes", help="a .safetensors file or shipped name (default: scenes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
-    parser.add_argument("--against", metavar="COMMAND", help="time only this shell command and that of --command")
-    parser.add_argument("--command", metavar="COMMAND", help="the first of the two commands")
+    parser.add_argument("--against", metavar="COMMAND", help="measure only two shell commands: --command, and this one")
+    parser.add_argument("--command", metavar="COMMAND", help="first shell command, for --against")
     options = parser.parse_args(arguments)
     if (options.against is None) != (options.command is None):
         parser.error("--against and --command must be used together")

@@ -1,11 +1,11 @@
-"""Fuzz every file reader with damaged files; report every exception that is not an InputError.
+"""Fuzz every file reader with damaged files, and report every exception that is not an InputError.
 
     python tools/fuzz.py --minutes 3                 all targets, one after the other
-    python tools/fuzz.py --minutes 10 images coco    some targets
+    python tools/fuzz.py --minutes 10 images coco    only the targets `images` and `coco`
 
-Each target runs in its own process, because a decoder may crash. If the package atheris is installed, it searches for
-inputs that reach new code; otherwise valid files are mutated at random. --out gets one file per kind of finding, with
-its traceback beside it. Exit status 1 if there is any finding.
+Each target runs in its own process, because a decoder may crash. If the package atheris is installed, atheris searches
+for inputs that execute new code. Otherwise valid files are mutated at random. The folder --out gets, for each kind of
+finding, the input and the traceback. The exit status is 1 if there is any finding.
 """
 
 import argparse
@@ -29,12 +29,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Run = Callable[[bytes], object]
+"""A function that reads one input. A target returns valid inputs (seeds) and such a function."""
+
 SLOW = 5.0
-"""Seconds for one input above which it is a finding: a small file must not keep a reader busy."""
+"""An input that takes more CPU time than this number of seconds is a finding: reading a small file must be fast."""
 
 
 def images(folder: Path) -> tuple[list[bytes], Run]:
-    """Image files: decoded in full, only the size, as a thumbnail."""
+    """Target: image files, read as a complete image, as a thumbnail, and only the size. Return seeds and function."""
     from PIL import Image
 
     from detector.images import read_image, read_image_size, read_thumbnail
@@ -72,7 +74,7 @@ def _write_image(path: Path) -> None:
 
 
 def yolo(folder: Path) -> tuple[list[bytes], Run]:
-    """The rows of a YOLO label file."""
+    """Target: a YOLO label file. Return seeds and function."""
     _write_image(folder / "images" / "a.png")
     (folder / "data.yaml").write_text("train: images\nnames: [a, b]\n")
     seeds = [
@@ -84,7 +86,7 @@ def yolo(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def image_list(folder: Path) -> tuple[list[bytes], Run]:
-    """A YOLO list of images, train.txt."""
+    """Target: a YOLO list of images, train.txt. Return seeds and function."""
     _write_image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -95,7 +97,7 @@ def image_list(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
-    """A data.yaml of YOLO, or a data set descriptor."""
+    """Target: a data.yaml of YOLO, or a data set description. Return seeds and function."""
     _write_image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -109,7 +111,7 @@ def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def coco(folder: Path) -> tuple[list[bytes], Run]:
-    """A COCO JSON file."""
+    """Target: a COCO JSON file. Return seeds and function."""
     _write_image(folder / "images" / "a.png")
     image = {"id": 1, "file_name": "a.png", "height": 6, "width": 9}
     row = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3.5, 1], "area": 2, "iscrowd": 0}
@@ -130,7 +132,7 @@ def coco(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def voc(folder: Path) -> tuple[list[bytes], Run]:
-    """A Pascal VOC XML file."""
+    """Target: a Pascal VOC XML file. Return seeds and function."""
     _write_image(folder / "JPEGImages" / "a.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5.5</ymax></bndbox>"
     item = f"<object><name>cat</name><difficult>1</difficult>{box}</object>"
@@ -143,7 +145,10 @@ def voc(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def weights(folder: Path) -> tuple[list[bytes], Run]:
-    """The header of a .safetensors file; the tensors after it stay those of a valid network."""
+    """Target: the header of a .safetensors file. Return seeds and function.
+
+    Each header is tested twice: followed by the tensors of a valid network, and without tensors.
+    """
     import numpy as np
 
     from detector.config import Config
@@ -158,7 +163,7 @@ def weights(folder: Path) -> tuple[list[bytes], Run]:
     end = 8 + int.from_bytes(valid[:8], "little")
 
     def run(content: bytes) -> None:
-        # First with the tensors appended, so that most mutated headers describe data that exists; then without.
+        # With the tensors, most mutated headers describe data that exists.
         path.write_bytes(content + valid[end:])
         _allow_input_error(lambda: load_weights(path))
         path.write_bytes(content)
@@ -168,7 +173,7 @@ def weights(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def metadata(folder: Path) -> tuple[list[bytes], Run]:
-    """The metadata of weights."""
+    """Target: the metadata of weights. Return seeds and function."""
     from detector.config import config_of
     from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
@@ -185,7 +190,10 @@ def metadata(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def onnx(folder: Path) -> tuple[list[bytes], Run]:
-    """An .onnx file; slow, and read by code that is not Python, hence mutated only at random."""
+    """Target: an .onnx file. Return seeds and function.
+
+    It is only mutated at random, because it is slow and the code that reads it is not Python.
+    """
     from detector.exporting.export import export
     from detector.runtime.load import load_runtime
 
@@ -226,7 +234,13 @@ TOKENS = [
 
 
 def _reader(folder: Path, file: Path, opened: Path) -> Run:
-    """Return a function that writes its input to `file`, opens the data set `opened` and reads all splits."""
+    """Return a function that reads a data set after writing its input to one file of the data set.
+
+    Args:
+        folder: folder of the data set.
+        file: the file that gets the input.
+        opened: path that is passed to `open_data`; all splits are read.
+    """
     from detector.data.open_data import open_data
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +258,7 @@ def _reader(folder: Path, file: Path, opened: Path) -> Run:
 
 
 def _allow_input_error(action: Callable[[], object]) -> None:
-    """Run `action`; only an InputError is allowed."""
+    """Call `action` and ignore an InputError; any other exception is raised."""
     from detector.errors import InputError
 
     with contextlib.suppress(InputError):
@@ -252,7 +266,15 @@ def _allow_input_error(action: Callable[[], object]) -> None:
 
 
 def mutate(content: bytes, seeds: list[bytes], rng: random.Random) -> bytes:
-    """Return the content changed in one to eight places: bits or bytes changed; parts removed, repeated or inserted."""
+    """Return a copy of `content` with one to eight random changes.
+
+    A change replaces a byte, inverts bits, or removes, repeats or inserts bytes.
+
+    Args:
+        content: content of a file.
+        seeds: valid contents, whose parts may be inserted.
+        rng: random generator.
+    """
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         start, length = rng.randrange(len(content) + 1), rng.choice((1, 1, 2, 4, 8, 64, 1000))
         before, part, after = content[:start], content[start : start + length], content[start + length :]
@@ -271,15 +293,15 @@ def mutate(content: bytes, seeds: list[bytes], rng: random.Random) -> bytes:
 
 
 class Monitor:
-    """Runs inputs, and writes the findings to a folder.
+    """Reads inputs with one target, and writes findings to a folder.
 
     Args:
-        run: reads one input.
-        folder: gets `progress.json` and, for each kind of finding, the input and the traceback.
+        run: function that reads one input.
+        folder: folder for `progress.json` and, for each kind of finding, the input and the traceback.
 
     Attributes:
-        executions: number of inputs so far.
-        findings: names of the kinds of findings so far.
+        executions: number of inputs that were read.
+        findings: names of the kinds of findings that occurred.
     """
 
     def __init__(self, run: Run, folder: Path) -> None:
@@ -287,8 +309,8 @@ class Monitor:
         self._last_report = 0.0
 
     def __call__(self, content: bytes) -> None:
-        """Run one input."""
-        started = time.process_time()  # CPU time of this process: a busy machine is no finding
+        """Read one input, and save it if it causes an exception that is not an InputError or takes too long."""
+        started = time.process_time()  # CPU time of this process does not depend on the load of the machine
         try:
             self.run(content)
         except Exception as error:
@@ -310,7 +332,14 @@ class Monitor:
 
 
 def run_one(name: str, seconds: float, out: Path, guided: bool) -> None:
-    """Fuzz one target in this process."""
+    """Fuzz one target in this process, and write progress and findings to a folder.
+
+    Args:
+        name: name of the target.
+        seconds: duration.
+        out: the folder.
+        guided: True: atheris searches for inputs. False: valid inputs are mutated at random.
+    """
     warnings.simplefilter("ignore")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -338,7 +367,7 @@ def run_one(name: str, seconds: float, out: Path, guided: bool) -> None:
 
 
 def main() -> int:
-    """Fuzz the selected targets; print a line for each; return the exit status."""
+    """Fuzz the selected targets, print one line per target, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", help=f"targets: {', '.join(TARGETS)} (default: all)")
     parser.add_argument("--minutes", type=float, default=1, help="minutes for each target (default: 1)")

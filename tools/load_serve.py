@@ -1,9 +1,10 @@
-"""Load test of the server: send many requests in parallel; report errors, times and memory for each round.
+"""Load test of the server: send many requests in parallel, and print errors, latencies and memory for each round.
 
     python tools/load_serve.py                                  5 rounds of 200 requests, 20 in parallel
     python tools/load_serve.py --weights cells --image a.jpg --runtime openvino
 
-Every response must have the same detections as the first. Exit status 1 if one differs or a request fails.
+Every response must contain the same detections as the first response. The exit status is 1 if a response differs or a
+request fails.
 """
 
 import argparse
@@ -30,13 +31,13 @@ from detector.data.scenes import scenes
 
 
 def main() -> int:
-    """Start a server, run the rounds and print a line for each; return the exit status."""
+    """Start a server, run all rounds, print one line per round, and return the exit status."""
     parser = argparse.ArgumentParser(description="Run a load test against a local server.")
     parser.add_argument("--weights", default="scenes", help="weights to serve (default: scenes)")
     parser.add_argument("--runtime", default="auto", help="inference backend (default: auto)")
-    parser.add_argument("--image", type=Path, help="image to send (default: an image of the built-in scenes)")
-    parser.add_argument("--requests", type=int, default=200, help="requests per round (default: 200)")
-    parser.add_argument("--parallel", type=int, default=20, help="parallel requests (default: 20)")
+    parser.add_argument("--image", type=Path, help="image file to send (default: an image of the built-in scenes)")
+    parser.add_argument("--requests", type=int, default=200, help="number of requests per round (default: 200)")
+    parser.add_argument("--parallel", type=int, default=20, help="number of parallel requests (default: 20)")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     image = options.image.read_bytes() if options.image else scene_image()
@@ -58,7 +59,14 @@ def main() -> int:
 
 
 def run_rounds(port: int, pid: int, image: bytes, options: argparse.Namespace) -> int:
-    """Print a line for each round; return the number of failed requests."""
+    """Run all rounds, print one line per round, and return the number of failed requests of all rounds.
+
+    Args:
+        port: port of the server.
+        pid: process id of the server.
+        image: bytes of the image file to send.
+        options: options of the command line.
+    """
     first, _ = send_image(port, image)
     print(f"before: {first}, {memory(pid)}")
     if "objects" not in first:
@@ -82,7 +90,10 @@ def run_rounds(port: int, pid: int, image: bytes, options: argparse.Namespace) -
 
 
 def send_image(port: int, image: bytes) -> tuple[str, float]:
-    """Send the image over a new connection; return a summary of the response or the error, and the milliseconds."""
+    """Send an image file over a new connection, and return (summary, latency in milliseconds).
+
+    The summary contains the number and a checksum of the detections, or the error.
+    """
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
@@ -101,7 +112,7 @@ def send_image(port: int, image: bytes) -> tuple[str, float]:
 
 
 def is_ready(port: int) -> bool:
-    """Return whether the server is ready; waits while it loads its model."""
+    """Return True if the server responds on this port; wait for the response while the server loads its model."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", "/health")
@@ -113,7 +124,7 @@ def is_ready(port: int) -> bool:
 
 
 def memory(pid: int) -> str:
-    """Return the resident memory of a process, formatted."""
+    """Return the resident memory of a process as text, such as "210 MiB"."""
     status = Path(f"/proc/{pid}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
@@ -121,7 +132,7 @@ def memory(pid: int) -> str:
 
 
 def scene_image() -> bytes:
-    """Return an image of the built-in scenes as a JPEG file."""
+    """Render an image of the built-in scenes and return it as the bytes of a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(scenes.render("test", 0).image).save(file, "JPEG")
     return file.getvalue()

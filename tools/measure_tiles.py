@@ -1,10 +1,10 @@
-"""Measure the AP of tiling on a large image made of all images of a split, side by side in rows.
+"""Measure the AP of tiling on one large image, in which all images of a split are placed side by side in rows.
 
     python tools/measure_tiles.py --data datasets/bccd.yaml --weights cells --tile 640
 
-The detections in the large image are assigned to the images it consists of, and scored there with COCO's metrics. The
-first row of the table, each image on its own, is roughly the best that tiling can reach. The seconds are measured with
-the default thresholds.
+Each detection in the large image is assigned to the image of the split that contains its center, and scored with COCO's
+metrics. For the first row of the table, the detector runs on each image of the split separately: this is about the best
+AP that tiling can reach. The seconds are measured with the default thresholds.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from detector.predict.tiling import merge_views, views_of
 
 @dataclass(frozen=True, eq=False)
 class LargeImage:
-    """All images of a split in one image.
+    """One large image in which all images of a split are placed side by side in rows.
 
     Attributes:
-        image: [H, W, 3] RGB.
-        corners: image id → left and top of that image in the large one, in pixels.
-        part_hw: (height, width) of each of the images.
+        image: [H, W, 3] RGB, the large image.
+        corners: image id of the split → (left, top) of this image in the large image, in pixels.
+        part_hw: (height, width) of each image of the split.
     """
 
     image: ImageArray
@@ -49,7 +49,7 @@ class LargeImage:
     part_hw: tuple[int, int]
 
     def parts(self) -> Iterator[tuple[int, ImageArray]]:
-        """Yield the id and the pixels of each image."""
+        """Yield (image id, pixels [h, w, 3]) of each image of the split."""
         height, width = self.part_hw
         for image_id, (left, top) in self.corners.items():
             yield image_id, self.image[top : top + height, left : left + width]
@@ -57,13 +57,13 @@ class LargeImage:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of the table.
+    """One row of the table.
 
     Attributes:
-        views: what the detector was run on.
-        overlap: of the tiles; empty without tiles.
-        found: image id → detections.
-        seconds: time for all images; empty where it is not measured.
+        views: text that describes what the detector runs on.
+        overlap: overlap of the tiles as a fraction of a tile, as text; empty without tiles.
+        found: image id of the split → detections.
+        seconds: time for all images, as text; empty if it is not measured.
     """
 
     views: str
@@ -73,7 +73,7 @@ class Row:
 
 
 def main() -> int:
-    """Measure and print the table."""
+    """Measure AP and time, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set")
     parser.add_argument("--split", default="test", help="split of the data set (default: %(default)s)")
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument(
         "--overlap", type=float, nargs="+", default=[0.1, 0.2, 0.3], help="overlaps to measure, as fractions of a tile"
     )
-    parser.add_argument("--tta", action="store_true", help="flip test-time augmentation in all rows")
+    parser.add_argument("--tta", action="store_true", help="use flip test-time augmentation in all rows")
     args = parser.parse_args()
     try:
         detector, split = Detector.load(args.weights), open_data(args.data).read(args.split)
@@ -103,14 +103,14 @@ def main() -> int:
 
 
 def join_images(split: Split) -> LargeImage:
-    """Return all images of a split in one image.
+    """Decode all images of a split and return the large image.
 
     Raises:
-        InputError: the images differ in size.
+        InputError: the images have different sizes, or an image cannot be decoded.
     """
     sizes = {annotation.image_hw for annotation in split.annotations}
     if len(sizes) != 1:
-        raise InputError(f"expected images of one size, got {len(sizes)} sizes")
+        raise InputError(f"--data: expected images of the same size, got images of {len(sizes)} different sizes")
     [(height, width)] = sizes
     columns = ceil(sqrt(len(split.annotations)))
     rows = ceil(len(split.annotations) / columns)
@@ -124,7 +124,15 @@ def join_images(split: Split) -> LargeImage:
 
 
 def measure(detector: Detector, large: LargeImage, tile: int, overlaps: list[float], *, tta: bool) -> Iterator[Row]:
-    """Yield one row for each way to run the detector."""
+    """Run the detector on each image, on the large image, and on tiles of the large image, and yield one row for each.
+
+    Args:
+        detector: detector with loaded weights.
+        large: the large image.
+        tile: long side of a tile in pixels.
+        overlaps: overlaps of the tiles, as fractions of a tile.
+        tta: whether to use flip test-time augmentation.
+    """
     options = replace(EVALUATION_OPTIONS, tta=tta)
     timed = DetectOptions(tta=tta)
     separate = {image_id: detect(detector, image, options) for image_id, image in large.parts()}
@@ -143,10 +151,10 @@ def measure(detector: Detector, large: LargeImage, tile: int, overlaps: list[flo
 
 
 def detect(detector: Detector, image: ImageArray, options: DetectOptions) -> Detections:
-    """Return the detections in an image [H, W, 3].
+    """Detect objects in an image [H, W, 3] and return the detections.
 
     Raises:
-        InputError: the image would need too many tiles.
+        InputError: the number of tiles would be too large.
     """
     [result] = detector.detect_with_images([image], options)
     if isinstance(result, InputError):
@@ -155,7 +163,7 @@ def detect(detector: Detector, image: ImageArray, options: DetectOptions) -> Det
 
 
 def seconds(detector: Detector, images: Sequence[ImageArray], options: DetectOptions) -> str:
-    """Return the seconds it takes to detect in images one after the other, as text."""
+    """Run the detector on one image after the other, and return the total time in seconds as text."""
     begun = time.perf_counter()
     for image in images:
         detect(detector, image, options)
@@ -163,7 +171,10 @@ def seconds(detector: Detector, images: Sequence[ImageArray], options: DetectOpt
 
 
 def detect_in_tiles(detector: Detector, image: ImageArray, options: DetectOptions) -> tuple[int, Detections]:
-    """Return the number of tiles, and the detections in the tiles alone; `Detector` also runs on the whole image."""
+    """Run the detector only on the tiles of an image, and return the number of tiles and the merged detections.
+
+    `Detector.detect` with tiling runs on the tiles and on the whole image.
+    """
     whole, *others = views_of((image.shape[0], image.shape[1]), detector.input_hw, options)
     tiles = [view for view in others if view.sides != whole.sides]
     empty = np.zeros(0, dtype=np.float32)
@@ -175,14 +186,14 @@ def detect_in_tiles(detector: Detector, image: ImageArray, options: DetectOption
 
 
 def assign_to_images(found: Detections, large: LargeImage) -> dict[int, Detections]:
-    """Return for each image the detections whose center is inside it, in its own pixels; at most 100, as COCO counts.
+    """Assign each detection in the large image to the image of the split that contains the center of the box.
 
     Args:
-        found: detections in the large image.
+        found: detections in the large image, highest score first.
         large: the large image.
 
     Returns:
-        Image id → detections.
+        Image id of the split → at most 100 detections (COCO's limit per image), with boxes in pixels of this image.
     """
     centers = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
     by_image = {}

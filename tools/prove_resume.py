@@ -1,9 +1,10 @@
-"""Kill a training run at random moments, resume it, and compare all results with those of an uninterrupted run.
+"""Kill training runs at random times, resume them, and compare their results with those of an uninterrupted run.
 
     python tools/prove_resume.py --data scenes --kills 20
 
-Prints a line per kill, and exits with status 1 if a resumed run ended with other results. The moments are drawn
-uniformly over the whole run, so that kills happen during reading, training steps, evaluation and saving.
+Prints one line per killed run. The exit status is 1 if the results of a resumed run differ from the results of the
+uninterrupted run. The times are distributed uniformly over the whole run, so that runs are killed while they read data,
+train, evaluate and save.
 """
 
 import argparse
@@ -27,12 +28,12 @@ _SETTINGS = ("model=pico", "input_size=128", "steps=60", "evaluations=6", "save_
 
 
 def main() -> int:
-    """Run the comparison; return the exit status."""
+    """Run the comparison, print the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="scenes", help="data set (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="more settings of the runs")
+    parser.add_argument("--kills", type=int, default=20, help="number of runs to kill (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the random times (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of all runs")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     settings = [argument for setting in (*_SETTINGS, *options.set) for argument in ("--set", setting)]
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def fingerprint(run: Path) -> str:
-    """Return a hash of the weights, EMA, optimizer state and results of a finished run."""
+    """Return a hash of everything a finished run has written: weights, training state with optimizer, and results."""
     digest = hashlib.sha256((run / "results.csv").read_bytes())
     state = read_state(run / "state")
     assert state is not None
@@ -74,7 +75,13 @@ def fingerprint(run: Path) -> str:
 
 
 def _kill_at(seconds: float, arguments: list[str], run: Path) -> Progress | None:
-    """Start a training run and kill it after some seconds; return the progress in its last checkpoint, if any."""
+    """Start a training run, kill it, and return the progress in its last checkpoint, or None without a checkpoint.
+
+    Args:
+        seconds: time from the start to the kill.
+        arguments: arguments of `detector train`.
+        run: output folder of the run.
+    """
     process = _start(arguments)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
@@ -84,7 +91,15 @@ def _kill_at(seconds: float, arguments: list[str], run: Path) -> Progress | None
 
 
 def _complete(run: Path, from_the_beginning: list[str], progress: Progress | None) -> str:
-    """Resume a killed run, or start it again if nothing was written yet; return its fingerprint, or why it failed."""
+    """Resume a killed run until it is finished, and return its fingerprint, or the exit status as text if it failed.
+
+    If the killed run has not written run.json yet, it cannot be resumed and is started again.
+
+    Args:
+        run: output folder of the run.
+        from_the_beginning: arguments of `detector train` that start the run.
+        progress: progress in the last checkpoint of the killed run.
+    """
     is_finished = progress is not None and progress.step >= progress.steps
     if not is_finished:
         arguments = ["--resume", str(run)] if (run / "run.json").exists() else from_the_beginning

@@ -1,4 +1,4 @@
-"""Run a command of the package from a checkout that is not installed."""
+"""Runs a command of the package `detector` from a checkout, without installing the package."""
 
 import sys
 from pathlib import Path
@@ -9,5 +9,9 @@ from detector.cli.commands import main
 
 
 def run_command(script: str) -> None:
-    """Run the command with the same name as `script` on the arguments of this process, and exit with its status."""
+    """Run a command of `detector` with the arguments of this process, and exit with the exit status of the command.
+
+    Args:
+        script: path of the calling script, whose stem is the name of the command.
+    """
     sys.exit(main([Path(script).stem, *sys.argv[1:]]))

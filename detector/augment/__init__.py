@@ -1,1 +1,1 @@
-"""Data augmentation: functions `(sample, rng) -> sample` for flips, scaling, color, mosaic, mixup and copy-paste."""
+"""Data augmentation: functions that change samples at random: flips, scale, color, mosaic, mixup, copy-paste."""

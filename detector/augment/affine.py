@@ -10,18 +10,24 @@ from detector.letterbox import FILL, Letterbox
 from detector.sample import Sample
 
 AffineMatrix = Doubles
-"""[2, 3]: `matrix @ (x, y, 1)` maps image pixels to input pixels, both in continuous coordinates."""
+"""Affine transform [2, 3]: `matrix @ (x, y, 1)` maps image pixels to input pixels, in continuous coordinates."""
 
 
 def letterbox_matrix(image_hw: tuple[int, ...], input_hw: tuple[int, int]) -> AffineMatrix:
-    """Return the affine matrix of the letterbox, which is the placement without randomness."""
+    """Return the affine matrix that letterboxes an image of size `image_hw` to an input of size `input_hw`."""
     box = Letterbox.fit((image_hw[0], image_hw[1]), input_hw)
     (scale_x, scale_y), (left, top) = box.scale_xy, box.offset_xy
     return np.array([[scale_x, 0, left], [0, scale_y, top]], dtype=np.float64)
 
 
 def rotate_affine(matrix: AffineMatrix, input_hw: tuple[int, int], degrees: float) -> AffineMatrix:
-    """Return `matrix` followed by a rotation about the center of the input, clockwise as seen on the screen."""
+    """Return the affine matrix that applies `matrix` and then rotates about the center of the input.
+
+    Args:
+        matrix: the transform before the rotation; it is not changed.
+        input_hw: height and width of the input.
+        degrees: angle, clockwise in the displayed image.
+    """
     rotation, center = rotation_matrix(degrees), np.array(input_hw[::-1]) / 2
     rotated: AffineMatrix = rotation @ matrix
     rotated[:, 2] += center - rotation @ center
@@ -29,10 +35,10 @@ def rotate_affine(matrix: AffineMatrix, input_hw: tuple[int, int], degrees: floa
 
 
 def flip_affine(matrix: AffineMatrix, input_hw: tuple[int, int], flips: tuple[bool, bool]) -> AffineMatrix:
-    """Return `matrix` followed by flips of the input.
+    """Return the affine matrix that applies `matrix` and then flips the input.
 
     Args:
-        matrix: the transform before the flips; not changed.
+        matrix: the transform before the flips; it is not changed.
         input_hw: height and width of the input.
         flips: whether to flip left-right, and whether to flip up-down.
     """
@@ -45,21 +51,21 @@ def flip_affine(matrix: AffineMatrix, input_hw: tuple[int, int], flips: tuple[bo
 
 
 def transform_sample(sample: Sample, matrix: AffineMatrix, input_hw: tuple[int, int], min_visible: float) -> Sample:
-    """Apply an affine transform to a sample: warp the image, map the boxes and clip them to the input.
+    """Warp the image of a sample, map and clip its boxes, and return the new sample.
 
-    A box is removed if too little of it is visible, or if it is less than one pixel wide or high. A crowd region is
-    kept if any of it is visible.
+    A box is removed if too little of its area is visible, or if its visible part is less than one pixel wide or high. A
+    crowd region is kept if any part of it is visible.
 
     Args:
-        sample: image of any size.
-        matrix: from pixels of `sample.image` to input pixels.
-        input_hw: size of the result.
-        min_visible: smallest visible fraction of a box at which it is kept, 0..1.
+        sample: a sample with an image of any size.
+        matrix: transform from pixels of `sample.image` to input pixels.
+        input_hw: height and width of the new image.
+        min_visible: a box is removed if less than this fraction of its area is visible, 0..1.
     """
     image = warp_image(sample.image, matrix, input_hw)
     boxes = transform_boxes(sample.boxes, matrix)
     clipped = clip(boxes, input_hw)
-    # A box thinner than a pixel shows nothing to learn from.
+    # The network cannot learn anything from a box that is thinner than a pixel.
     keep = (area(clipped) >= min_visible * area(boxes)) & (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
     # The visible part of a crowd region must still be excluded from the loss.
     keep |= sample.is_crowd & (area(clipped) > 0)
@@ -67,10 +73,10 @@ def transform_sample(sample: Sample, matrix: AffineMatrix, input_hw: tuple[int, 
 
 
 def transform_boxes(boxes: Floats, matrix: AffineMatrix) -> Floats:
-    """Map boxes [N, 4] and return the axis-aligned bounding boxes [N, 4] of their mapped corners."""
-    # Only the corners of a rotated box are known, not the outline of its object. If the object does not reach the
-    # corners, the new box is too large: for a disc its sides grow by the factor |cos| + |sin| of the angle, which is
-    # 16 % at 10 degrees and 41 % at 45.
+    """Map the corners of boxes [N, 4], and return the axis-aligned bounding boxes [N, 4] of the mapped corners."""
+    # Only the corners of a rotated box are known, not the outline of the object. If the object does not fill the
+    # corners, the new box is too large: for a disc, its sides grow by the factor |cos| + |sin| of the angle, so by 16 %
+    # at 10 degrees and by 41 % at 45 degrees.
     # A sum of independent terms is smallest where each term is smallest, so the four corners need not be computed.
     terms = boxes.reshape(-1, 2, 1, 2) * matrix[:, :2]
     corners = np.stack([terms.min(axis=1), terms.max(axis=1)], axis=1).sum(axis=-1) + matrix[:, 2]
@@ -78,7 +84,7 @@ def transform_boxes(boxes: Floats, matrix: AffineMatrix) -> Floats:
 
 
 def warp_image(image: ImageArray, matrix: AffineMatrix, input_hw: tuple[int, int]) -> ImageArray:
-    """Return the image [H, W, 3] warped to the input [input height, input width, 3], with gray outside of it."""
+    """Warp an image [H, W, 3] to the input [input height, input width, 3]; pixels outside the image become gray."""
     # The center of pixel column c is at x = c for OpenCV, and at x = c + 1/2 in this package.
     centered = matrix.copy()
     centered[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5

@@ -1,4 +1,4 @@
-"""Random color changes. They move no pixels, so the boxes do not change."""
+"""Random color changes. They do not move pixels, so the boxes stay the same."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,28 +13,31 @@ from detector.sample import Sample
 _LEVELS = np.arange(256, dtype=np.float64)[:, None]
 
 _HUES = 180
-"""OpenCV stores the hue of a uint8 image in steps of two degrees, 0..179."""
+"""Number of hues of a uint8 image in OpenCV: 0..179, in steps of two degrees."""
 
 
 def color_jitter(sample: Sample, config: ColorConfig, rng: np.random.Generator, strength: float = 1.0) -> Sample:
-    """Apply all color changes that need no other image: `gain_jitter`, then `hsv_jitter`."""
+    """Change gain, brightness, hue, saturation and value at random, and return the new sample.
+
+    `strength` is a factor on the random ranges, 0..1.
+    """
     return hsv_jitter(gain_jitter(sample, config, rng, strength), config, rng, strength)
 
 
 def gain_jitter(sample: Sample, config: ColorConfig, rng: np.random.Generator, strength: float = 1.0) -> Sample:
-    """Multiply each channel by its own random gain and add one random brightness offset to all channels."""
+    """Multiply each channel by a random gain, add one random brightness to all channels, and return the new sample."""
     gain = 1 + strength * rng.uniform(-config.color_gain, config.color_gain, size=3)
     offset = strength * rng.uniform(-config.brightness, config.brightness)
     return replace(sample, image=_map_levels(sample.image, _LEVELS * gain + offset))
 
 
 def hsv_jitter(sample: Sample, config: ColorConfig, rng: np.random.Generator, strength: float = 1.0) -> Sample:
-    """Shift the hue and multiply saturation and value by random gains.
+    """Shift the hue, multiply saturation and value by random gains, and return the new sample.
 
-    If all three settings are 0, the sample is returned unchanged and no random number is drawn.
+    If the settings hue, saturation and value are all 0, the same sample is returned and no random number is drawn.
     """
     ranges = np.array([config.hue, config.saturation, config.value])
-    # The conversion to HSV and back loses a few levels, so it is skipped when nothing would change.
+    # The conversion to HSV and back changes some levels, so it is skipped if all ranges are 0.
     if not ranges.any():
         return sample
     hue_shift, *gains = strength * ranges * rng.uniform(-1, 1, size=3)
@@ -49,19 +52,20 @@ def hsv_jitter(sample: Sample, config: ColorConfig, rng: np.random.Generator, st
 def pca_color_jitter(
     sample: Sample, principal: Floats, config: ColorConfig, rng: np.random.Generator, strength: float = 1.0
 ) -> Sample:
-    """Add one random color to all pixels, a random combination of the principal colors of the training images.
+    """Add a random combination of the principal colors of the training images to all pixels; return the new sample.
 
-    The color is `sum_k alpha_k * sqrt(lambda_k) * p_k` in levels 0..255, with alpha_k ~ N(0, pca_color).
+    The added color is `sum_k alpha_k * sqrt(lambda_k) * p_k` in levels 0..255, with alpha_k ~ N(0, pca_color).
 
-    The paper uses lambda_k instead of its square root. But lambda_k is a variance: the paper's shift depends on the
-    unit of the levels, and would be far too large for 0..255. sqrt(lambda_k) is the standard deviation of the images
-    along p_k, so pca_color = 0.1 means a tenth of it in any unit. On levels 0..1, where sqrt(lambda_k) is below 1, the
-    shift is larger than the paper's: about twice as large along the first color.
+    The paper multiplies by lambda_k instead of its square root. But lambda_k is a variance: the shift in the paper
+    depends on the unit of the levels, and would be far too large for levels 0..255. sqrt(lambda_k) is the standard
+    deviation of the images along p_k, so pca_color = 0.1 means a tenth of the standard deviation in any unit. For
+    levels 0..1, where sqrt(lambda_k) is below 1, the shift is larger than in the paper: about twice as large along the
+    first color.
 
     Args:
-        sample: any image.
+        sample: any sample.
         principal: [3, 3] from `principal_colors`.
-        config: contains pca_color, the standard deviation of alpha_k.
+        config: `pca_color` is the standard deviation of alpha_k.
         rng: random generator.
         strength: factor on the standard deviation, 0..1.
 
@@ -72,10 +76,10 @@ def pca_color_jitter(
 
 
 def principal_colors(covariance: Floats) -> Floats:
-    """Return the principal colors of a covariance matrix [3, 3] of RGB levels.
+    """Return the principal colors [3, 3] of a covariance matrix [3, 3] of RGB levels.
 
     Returns:
-        [3, 3]: column k is the eigenvector p_k in RGB, times the standard deviation along it.
+        [3, 3]: column k is the eigenvector p_k in RGB, multiplied by the standard deviation along p_k.
 
     >>> principal_colors(np.diag(np.array([4, 9, 25], dtype=np.float32))).max(axis=0).tolist()
     [2.0, 3.0, 5.0]
@@ -85,7 +89,10 @@ def principal_colors(covariance: Floats) -> Floats:
 
 
 def color_statistics(images: Iterable[ImageArray]) -> tuple[Floats, Floats]:
-    """Return mean [3] and covariance [3, 3] of the RGB levels (0..255) of images; every variance is at least 1."""
+    """Return the mean [3] and the covariance [3, 3] of the RGB levels (0..255) of images.
+
+    Each variance is at least 1, so that the input normalization never divides by zero.
+    """
     total, total_products, count = np.zeros(3), np.zeros((3, 3)), 0
     for image in images:
         # Every 4th pixel in both directions gives nearly the same statistics, 16 times faster.
@@ -95,12 +102,17 @@ def color_statistics(images: Iterable[ImageArray]) -> tuple[Floats, Floats]:
         count += len(pixels)
     mean = total / count
     covariance = total_products / count - np.outer(mean, mean)
-    # If all images have one color, the network's input normalization must not divide by zero.
+    # The variance is 0 if all images have the same color.
     np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 1))
     return mean.astype(np.float32), covariance.astype(np.float32)
 
 
 def _map_levels(image: ImageArray, levels: Doubles) -> ImageArray:
-    """Replace level l of channel c by `levels` [256, 3] at (l, c), rounded and clipped to 0..255."""
+    """Replace each level l of channel c by `levels[l, c]`, rounded and clipped to 0..255, and return the new image.
+
+    Args:
+        image: [H, W, 3].
+        levels: [256, 3], or [256, 1] for all channels.
+    """
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(image, table[None]), dtype=np.uint8)

@@ -14,23 +14,23 @@ from detector.config import AugmentConfig
 from detector.sample import Sample
 
 _MAX_PASTED = 3
-"""Largest number of objects pasted into an image."""
+"""Largest number of objects that are pasted into an image."""
 
 _MAX_COVERED = 0.3
 """Largest fraction of an object that all pasted objects together may cover."""
 
 _MAX_TRIES = 10
-"""Number of random positions tried for an object before it is skipped."""
+"""Number of random positions that are tried for an object. If none is allowed, the object is not pasted."""
 
 _FEATHER = 2
-"""Width in pixels of the border of a patch that is blended with the image: hard edges would reveal pasted objects."""
+"""Width in pixels of the border in which a patch is blended with the image: hard edges would reveal pasted objects."""
 
 _STYLE_CELLS = (8, 8)
-"""Grid over the image: what is coarser than one cell counts as style, what is finer as content."""
+"""Rows and columns of a grid over the image: structure larger than a cell is style, smaller structure is content."""
 
 _CONTENT_GAIN = (0.5, 2.0)
-"""Range of the factor on the content: a style image of a single color must not erase it, one with strong contrast must
-not exaggerate it."""
+"""Range of the factor on the content: a style image of one color must not erase the content, and a style image with
+strong contrast must not exaggerate the content."""
 
 
 def copy_paste(
@@ -41,21 +41,23 @@ def copy_paste(
     rng: np.random.Generator,
     strength: float = 1.0,
 ) -> Sample:
-    """Paste one to three objects of another image at positions where they cover little of the existing objects.
+    """Paste one to three objects of a donor image into a sample, and return the new sample.
 
-    Objects are cut out as boxes, in the size they have in the donor's letterbox. Other objects and crowd regions inside
-    the cut are pasted with it, by the rule of `transform_sample`, since they are visible and are not background. A
-    crowd region is never cut out for its own sake, and may be covered. Any other object is covered by at most 30 %, and
-    at least `min_visible` of it stays visible, so no existing box is removed. An object is skipped if none of the
-    positions tried fulfills this.
+    The donor is letterboxed to the input size, and each chosen object is cut out as the rectangle of its box. Other
+    objects and crowd regions that are visible in the rectangle are pasted with it (`transform_sample` decides which),
+    because they are not background. Crowd regions are not chosen themselves.
+
+    Of each object of the sample, pasted rectangles cover at most 30 %, and at least `min_visible` stays visible, so no
+    box of the sample is removed. Crowd regions may be covered. If none of ten random positions fulfills this, the
+    chosen object is not pasted.
 
     Args:
-        sample: image of the input size.
-        donor: another image, of any size.
+        sample: a sample with an image of the input size.
+        donor: a sample with an image of any size.
         class_weights: [C] relative probability of choosing an object of each class.
-        config: min_visible and the ranges of color.
+        config: `min_visible` and the ranges of the color changes.
         rng: random generator.
-        strength: factor on the ranges of color, 0..1.
+        strength: factor on the ranges of the color changes, 0..1.
 
     Source: Dwibedi et al., Cut, paste and learn, 2017; Ghiasi et al., Simple copy-paste, 2021 (with masks).
     """
@@ -84,10 +86,10 @@ def copy_paste(
 
 
 def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """Blend two images of the same size; the weight of the first is drawn from Beta(8, 8).
+    """Blend two samples with images of the same size, and return the new sample with the objects of both.
 
-    The objects of both are kept. The loss does not weight them by the blending weights: the first paper does, the
-    second does not.
+    The weight of the first image is drawn from Beta(8, 8). The loss does not weight the objects with the weights of
+    their images: the first paper does, the second paper does not.
 
     Source: Zhang et al., mixup, 2018; for detection Ge et al., YOLOX, 2021.
     """
@@ -96,14 +98,14 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
 
 def style_shift(sample: Sample, style: ImageArray) -> Sample:
-    """Keep the content of an image and give it the style of another one.
+    """Return a sample with the content of its image and the style (colors and low frequencies) of a style image.
 
-    In each channel, the low frequencies are replaced by those of the style image. The high frequencies are scaled to
-    the standard deviation of the high frequencies of the style image.
+    In each channel, the low frequencies are replaced by the low frequencies of the style image. The high frequencies
+    are scaled to the standard deviation of the high frequencies of the style image.
 
     Args:
-        sample: any image.
-        style: [H, W, 3] of any size; it is stretched to the size of the sample.
+        sample: any sample.
+        style: image [H, W, 3] of any size; it is stretched to the size of the sample.
 
     Source: the idea of Yang and Soatto, FDA: Fourier domain adaptation, 2020, with cells in place of amplitudes.
     """
@@ -111,7 +113,7 @@ def style_shift(sample: Sample, style: ImageArray) -> Sample:
     stretched = cv2.resize(style, (w, h), interpolation=cv2.INTER_AREA)
     content, _ = _split_frequencies(sample.image)
     style_high, style_low = _split_frequencies(np.asarray(stretched, dtype=np.uint8))
-    # An image of one color has no standard deviation to divide by; an eighth of a level is negligible.
+    # The standard deviation of an image of one color is 0: an eighth of a level prevents a division by zero.
     gain = _channel_std(style_high) / np.maximum(_channel_std(content), 0.125)
     # OpenCV's addition also rounds and clips to 0..255.
     levels = cv2.add(style_low, content * np.clip(gain, *_CONTENT_GAIN), dtype=cv2.CV_8U)
@@ -119,7 +121,7 @@ def style_shift(sample: Sample, style: ImageArray) -> Sample:
 
 
 def _split_frequencies(image: ImageArray) -> tuple[Floats, Floats]:
-    """Return the high and the low frequencies of an image [H, W, 3], each [H, W, 3]; their sum is the image."""
+    """Return the high and the low frequencies of an image [H, W, 3], both [H, W, 3]; their sum is the image."""
     h, w = image.shape[:2]
     high = image.astype(np.float32)
     cells = cv2.resize(high, _STYLE_CELLS, interpolation=cv2.INTER_AREA)
@@ -129,12 +131,12 @@ def _split_frequencies(image: ImageArray) -> tuple[Floats, Floats]:
 
 
 def _channel_std(levels: Floats) -> Floats:
-    """Return the standard deviation [3] of each channel of [H, W, 3]; 30 times faster than NumPy's `std`."""
+    """Return the standard deviations [3] of the channels of `levels` [H, W, 3]; 30 times faster than NumPy's `std`."""
     return np.asarray(cv2.meanStdDev(levels)[1][:, 0], dtype=np.float32)
 
 
 def _cut(sample: Sample, box: Floats, min_visible: float) -> Sample:
-    """Cut out of a sample all pixels that a box [4] touches."""
+    """Cut all pixels that a box [4] touches out of a sample, and return them as a new sample."""
     left, top = np.floor(box[:2]).astype(int).tolist()
     right, bottom = np.ceil(box[2:]).astype(int).tolist()
     matrix = np.array([[1.0, 0, -left], [0, 1, -top]])
@@ -142,14 +144,14 @@ def _cut(sample: Sample, box: Floats, min_visible: float) -> Sample:
 
 
 def _covered_fraction(targets: Floats, boxes: Floats) -> Floats:
-    """Return the fraction [T, N] of each box of `boxes` [N, 4] that each box of `targets` [T, 4] covers."""
+    """Return fractions [T, N]: at (i, j), the fraction of box j of `boxes` [N, 4] that target i of `targets` covers."""
     top_left = np.maximum(targets[:, None, :2], boxes[None, :, :2])
     bottom_right = np.minimum(targets[:, None, 2:], boxes[None, :, 2:])
     return area(np.concatenate([top_left, bottom_right], axis=-1)) / area(boxes)
 
 
 def _paste(sample: Sample, patch: Sample, left: int, top: int) -> Sample:
-    """Paste an image and its objects into a sample, with its top left corner at (left, top)."""
+    """Paste the image and the objects of a patch into a sample at (left, top), and return the new sample."""
     h, w = patch.image.shape[:2]
     image = sample.image.copy()
     below = image[top : top + h, left : left + w]
@@ -159,7 +161,7 @@ def _paste(sample: Sample, patch: Sample, left: int, top: int) -> Sample:
 
 
 def _opacity(hw: tuple[int, int]) -> Floats:
-    """Return the opacity [H, W, 1] of a patch: 1 inside and less near the border, but always 1 in the middle."""
+    """Return the opacity [H, W, 1] of a patch: below 1 near the border, and 1 elsewhere, at least in the middle."""
     to_border = [np.minimum(np.arange(side), np.arange(side)[::-1]) for side in hw]
     ramps = [np.minimum(1, (1 + steps) / (1 + _FEATHER)) for steps in to_border]
     opacity = np.outer(*ramps)[:, :, None]
@@ -167,7 +169,7 @@ def _opacity(hw: tuple[int, int]) -> Floats:
 
 
 def _with_objects(sample: Sample, image: npt.ArrayLike, other: Sample) -> Sample:
-    """Return a sample with a new image, and the objects of `other` appended to its own."""
+    """Return a sample with a new image, and with the objects of `sample` followed by the objects of `other`."""
     return Sample(
         image=np.asarray(image, dtype=np.uint8),
         boxes=np.concatenate([sample.boxes, other.boxes]),

@@ -1,4 +1,4 @@
-"""Mosaic: four images in one, so that each step of a long run has more objects, sizes and backgrounds."""
+"""Mosaic: four images in one, so that each step of a long run shows more objects, sizes and backgrounds."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from detector.sample import Sample
 def mosaic(
     samples: Sequence[Sample], input_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> Sample:
-    """Combine four samples into one, one in each corner, each randomly placed in its part.
+    """Return a mosaic of four samples: each sample fills one corner of the new image, with a random placement there.
 
     Args:
-        samples: four images of any size; the result has the image id of the first one.
-        input_hw: size of the result.
-        config: ranges of placement and color.
+        samples: four samples with images of any size. The new sample has the image id of the first.
+        input_hw: height and width of the new image.
+        config: ranges of the random placement and color.
         rng: random generator.
 
     Source: Bochkovskiy et al., YOLOv4, 2020, section 3.3.

@@ -1,4 +1,4 @@
-"""Random placement and color of a single image, with its boxes moved along."""
+"""Random placement and color of a single sample: its image and its boxes."""
 
 import numpy as np
 
@@ -8,20 +8,20 @@ from detector.config import AugmentConfig
 from detector.sample import Sample
 
 _MAX_CROP = 0.5
-"""Largest fraction of each side of an image that a random crop removes."""
+"""Largest fraction of the width, and of the height, that a random crop removes."""
 
 
 def augment(
     sample: Sample, input_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator, strength: float = 1.0
 ) -> Sample:
-    """Place an image randomly on the input and change its colors.
+    """Place the image of a sample at random in the input, change its colors, and return the new sample.
 
     Args:
-        sample: image of any size.
-        input_hw: size of the result.
+        sample: a sample with an image of any size.
+        input_hw: height and width of the new image.
         config: ranges of the random changes.
         rng: random generator.
-        strength: factor on the ranges, 0..1; it does not change how often images are flipped or cropped.
+        strength: factor on the ranges, 0..1. It does not change how often images are flipped or cropped.
     """
     matrix = random_placement(sample.image.shape[:2], input_hw, config, rng, strength)
     placed = transform_sample(sample, matrix, input_hw, config.min_visible)
@@ -35,7 +35,7 @@ def random_placement(
     rng: np.random.Generator,
     strength: float = 1.0,
 ) -> AffineMatrix:
-    """Draw the transform from image to input: a random crop, or scale and shift; then rotation; then flips.
+    """Return a random transform from image to input: crop, or scale and shift; then rotation; then flips.
 
     Args:
         image_hw: height and width of the image.
@@ -61,7 +61,7 @@ def random_scale_and_shift(
     rng: np.random.Generator,
     strength: float,
 ) -> AffineMatrix:
-    """Draw a transform that letterboxes an image, then scales it about the center of the input and shifts it."""
+    """Return a random transform that letterboxes an image, scales it about the center of the input, and shifts it."""
     matrix = letterbox_matrix(image_hw, input_hw)
     input_wh = np.array(input_hw[::-1], dtype=np.float64)
     scale = 1 + strength * (rng.uniform(*config.scale) - 1)
@@ -74,7 +74,7 @@ def random_scale_and_shift(
 def random_crop(
     image_hw: tuple[int, ...], input_hw: tuple[int, int], rng: np.random.Generator, strength: float
 ) -> AffineMatrix:
-    """Draw a transform that stretches a crop of an image over the input; its width and height are independent."""
+    """Return a random transform that stretches a crop to the input. Width and height of the crop are independent."""
     image_wh, input_wh = (np.array(hw[1::-1], dtype=np.float64) for hw in (image_hw, input_hw))
     crop_wh = image_wh * (1 - strength * rng.uniform(0, _MAX_CROP, size=2))
     corner = (image_wh - crop_wh) * rng.random(2)

@@ -1,1 +1,1 @@
-"""The command `detector check`: findings about data, network, learning and cost before a long training run."""
+"""The command `detector check`: checks data, network, learning and cost before a long training run."""

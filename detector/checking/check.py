@@ -1,4 +1,4 @@
-"""`check`: is something wrong with the data, the network or the settings? Takes about a minute."""
+"""`check`: looks for faults in the data, the network and the settings; takes about a minute."""
 
 import itertools
 import logging
@@ -39,30 +39,33 @@ from detector.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-_IMAGES = 160
-"""Number of images that are decoded at full size."""
+_MAX_IMAGES = 160
+"""Largest number of training images that are decoded at full size."""
 
 _GRADIENT_SIDE = 64
-"""Longer side of the network input for the gradient check, which runs many forward passes in float64."""
+"""Longer side of the network input in the gradient check, in pixels. The check runs many forward passes in float64."""
 
 _OVERFIT_SIDE = 320
-"""Largest side of the network input for the overfit test."""
+"""Longest side of the network input in the overfit test, in pixels."""
 
 _OVERFIT_SECONDS = 25.0
+"""Time limit of the overfit test."""
+
 _RANGE_TEST_SECONDS = 15.0
+"""Time limit of the learning rate range test."""
 
 _RANGE_TEST_BATCH = 8
-"""Largest batch of the range test: within the time limit, more steps are more useful than more images per step."""
+"""Largest batch size of the range test: in limited time, more steps are more useful than more images per step."""
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Result of `check`.
+    """Result of `check`: the findings, and images for visual inspection.
 
     Attributes:
-        findings: one per check, in the order of the checks.
-        images: images for visual inspection by file name, [H, W, 3] uint8 RGB each.
-        seconds: duration of the check.
+        findings: one finding per check, in the order in which the checks ran.
+        images: file name → image for visual inspection, [H, W, 3] uint8 RGB.
+        seconds: duration of all checks.
     """
 
     findings: tuple[Finding, ...]
@@ -75,7 +78,7 @@ class CheckReport:
         return worst(self.findings)
 
     def to_json(self) -> dict[str, object]:
-        """Return JSON-ready values."""
+        """Return the verdict, the duration and the findings as a dictionary that can be written as JSON."""
         return {
             "verdict": self.verdict,
             "seconds": round(self.seconds, 1),
@@ -83,12 +86,12 @@ class CheckReport:
         }
 
 
-class _Results:
-    """Collects findings and images. Reports each finding, and writes each image, as soon as it is known.
+class _ResultCollector:
+    """Collects findings and images; reports each new finding and writes each new image at once.
 
     Args:
-        out: folder for the images; None: write none.
-        report: called with each line of text.
+        out: folder for the images. None: no images are written.
+        report: function that is called with each line of text.
     """
 
     def __init__(self, out: Path | None, report: Callable[[str], None]) -> None:
@@ -100,21 +103,21 @@ class _Results:
             make_folder(out)
 
     def add(self, *findings: Finding) -> None:
-        """Add and report findings."""
+        """Add findings, and report them."""
         for finding in findings:
             self.findings.append(finding)
             self.report(str(finding))
 
     def add_image(self, name: str, image: ImageArray) -> None:
-        """Add an image, and write it to the folder."""
+        """Add an image [H, W, 3], and write it to the folder under this file name."""
         self.images[name] = image
         if self._out is not None:
             write_image(self._out / name, image)
 
     def report_images(self) -> None:
-        """Report the paths of the images."""
+        """Report the paths of all images that were written."""
         if self._out is not None:
-            self.report(f"images to inspect: {', '.join(str(self._out / name) for name in self.images)}")
+            self.report(f"Inspect these images: {', '.join(str(self._out / name) for name in self.images)}")
 
 
 @training_process()
@@ -126,31 +129,34 @@ def check(
     split: str = "train",
     report: Callable[[str], None] = log.info,
 ) -> CheckReport:
-    """Check a data set, the network that would be trained on it, and whether it can learn; runs on the CPU.
+    """Run all checks of a data set and of a planned training run on the CPU, and return a report.
+
+    The checks are about the data, the untrained network, whether the network can learn, and the cost of the run.
 
     Args:
-        data: anything `open_data` accepts.
-        config: settings of the planned training run; None: the defaults.
-        out: folder for images to inspect; None: write none.
+        data: the data set; see `open_data`.
+        config: settings of the planned training run. None: the default settings.
+        out: folder for images to inspect. None: no images are written.
         split: name of the training split.
-        report: called with each line of the report as soon as it is known.
+        report: function that is called with each line of the report, as soon as the line is known.
 
     Raises:
-        InputError: the data cannot be read, or the folder cannot be written.
+        InputError: the data cannot be read, the folder cannot be written, or the network input is too small for "valid"
+            padding.
     """
     start = time.monotonic()
     config = config or Config()
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split)
-    results = _Results(None if out is None else Path(out), report)
+    results = _ResultCollector(None if out is None else Path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))
 
     image_count = len(splits[0].annotations)
     batch_size = choose_batch_size(config, image_count)
-    sampled = _subset(splits[0], _IMAGES)
+    sampled = _subset(splits[0], _MAX_IMAGES)
     dataset = DetectionDataset(sampled, input_hw, config)
     _run_sample_checks(sampled, dataset, results)
     check_padding(input_size_at(input_hw, 0, 1, config), config)
@@ -165,21 +171,24 @@ def check(
 
 
 def _read_splits(source: DataSet, train: str) -> list[Split]:
-    """Read the training split and the splits to evaluate on."""
+    """Read and return the training split `train`, followed by the evaluation splits val and test if they exist.
+
+    The split val is not read if the training split is trainval, which contains val.
+    """
     evaluated = [name for name in ("val", "test") if name in source.split_names]
     names = [train, *(name for name in evaluated if (train, name) != ("trainval", "val"))]
     return [source.read(name) for name in names]
 
 
 def _subset(split: Split, count: int) -> Split:
-    """Return a split with at most `count` of its images, evenly spaced."""
+    """Return a copy of `split` with at most `count` images, which are evenly spaced in `split`."""
     if len(split.annotations) <= count:
         return split
     return replace(split, annotations=tuple(evenly_spaced(split.annotations, count)), ground_truth=None)
 
 
-def _run_sample_checks(split: Split, dataset: DetectionDataset, results: _Results) -> None:
-    """Run the checks of augmentation and preprocessing."""
+def _run_sample_checks(split: Split, dataset: DetectionDataset, results: _ResultCollector) -> None:
+    """Run the checks of augmentation and preprocessing, and add their findings and an image to `results`."""
     results.add_image("augmentation.jpg", augmentation_examples(dataset, split.class_names))
     results.add(
         diagnose_augmentation(split.annotations, dataset.input_hw, dataset.config),
@@ -187,8 +196,10 @@ def _run_sample_checks(split: Split, dataset: DetectionDataset, results: _Result
     )
 
 
-def _run_network_checks(split: Split, dataset: DetectionDataset, batch_size: int, results: _Results) -> GridNetwork:
-    """Run the checks of an untrained network, and return the network."""
+def _run_network_checks(
+    split: Split, dataset: DetectionDataset, batch_size: int, results: _ResultCollector
+) -> GridNetwork:
+    """Create an untrained network, add the findings of its checks to `results`, and return the network."""
     config, input_hw = dataset.config, dataset.input_hw
     torch.manual_seed(config.seed)
     spp = uses_spp(input_hw)
@@ -211,8 +222,8 @@ def _run_network_checks(split: Split, dataset: DetectionDataset, batch_size: int
     return network
 
 
-def _report_signal(layers: Sequence[LayerSignal], results: _Results) -> None:
-    """Report the signal of each layer as text and as a chart."""
+def _report_signal(layers: Sequence[LayerSignal], results: _ResultCollector) -> None:
+    """Report the statistics of each layer as text, and add a chart of them to `results`."""
     activations, gradients = [layer.std for layer in layers], [layer.gradient for layer in layers]
     results.report(f"      activations per layer  {sparkline(activations)}")
     results.report(f"      gradients per layer    {sparkline(gradients)}")
@@ -226,9 +237,9 @@ def _report_signal(layers: Sequence[LayerSignal], results: _Results) -> None:
 
 
 def _run_range_test(
-    network: GridNetwork, dataset: DetectionDataset, batch_size: int, dtype: torch.dtype, results: _Results
+    network: GridNetwork, dataset: DetectionDataset, batch_size: int, dtype: torch.dtype, results: _ResultCollector
 ) -> None:
-    """Run the learning rate range test on a copy of the network."""
+    """Run the learning rate range test on a copy of the network, and add a finding and a chart to `results`."""
     batch_size = min(batch_size, _RANGE_TEST_BATCH)
     batches = (training_batch(dataset, step, batch_size, 10**6) for step in itertools.count(0))
     test = range_test(network, batches, dataset.config, dtype, _RANGE_TEST_SECONDS)
@@ -239,14 +250,14 @@ def _run_range_test(
 
 
 def _run_overfit_test(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
-    """Run the overfit test with a small network input."""
+    """Run the overfit test with a small network input, and return a finding."""
     input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
     return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, _OVERFIT_SECONDS))
 
 
 def _with_long_side(input_hw: tuple[int, int], long_side: int, config: ArchitectureConfig) -> tuple[int, int]:
-    """Return an input size with the same aspect and another long side, or unchanged if padding is "valid".
+    """Return an input size whose longer side is `long_side`, with the aspect of `input_hw`.
 
-    Valid padding needs a large input; see `check_padding`.
+    With "valid" padding, which needs a large input, `input_hw` is returned unchanged; see `check_padding`.
     """
     return input_hw_for_aspect(long_side, input_hw[1] / input_hw[0]) if config.padding == "same" else input_hw

@@ -1,4 +1,4 @@
-"""A finding about the cost of a training run: time, epochs and memory."""
+"""A finding about the cost of a training run: its duration, number of epochs and memory."""
 
 import contextlib
 import time
@@ -16,13 +16,13 @@ from detector.training.trainer import NonFiniteLossError, Trainer
 def diagnose_cost(
     trainer: Trainer, dataset: DetectionDataset, batch_size: int, config: RunConfig, image_count: int
 ) -> Finding:
-    """Time a few training steps and predict the duration and the memory of the whole run.
+    """Measure the time of a few training steps, predict the cost of the planned run, and return a finding.
 
     Args:
-        trainer: does some steps.
-        dataset: of some of the training images.
-        batch_size: images per step.
-        config: length of the run.
+        trainer: trainer that runs the steps.
+        dataset: dataset of some or all training images.
+        batch_size: images per training step.
+        config: length of the planned run, in minutes, epochs or steps.
         image_count: number of all training images.
     """
     seconds = _measure_step_seconds(trainer, dataset, batch_size)
@@ -33,14 +33,15 @@ def diagnose_cost(
     image_bytes = dataset.image_bytes * image_count / max(1, len(dataset))
     free = available_memory()
     measured = (
-        f"{minutes:.1f} minutes for {steps:.0f} steps, {steps / per_epoch:.1f} epochs; {batch_size / seconds:.0f} "
-        f"images/s; {image_bytes / 1e9:.2f} GB of decoded images, {free / 1e9:.1f} GB of free memory"
+        f"{steps:.0f} steps ({steps / per_epoch:.1f} epochs) in {minutes:.1f} minutes, "
+        f"{batch_size / seconds:.0f} images/s; decoded images need {image_bytes / 1e9:.2f} GB, "
+        f"{free / 1e9:.1f} GB of memory are free"
     )
-    expected = "at least 3 epochs, and decoded images that need at most half of the free memory"
+    expected = "at least 3 epochs; decoded images need at most half of the free memory"
     advice = ""
     if steps / per_epoch < 3:
         advice = (
-            "Too short to train on every image three times: use more minutes, a smaller model or a smaller --imgsz."
+            "The run is too short to train on every image three times: train longer, or use a smaller model or --imgsz."
         )
     elif image_bytes > free / 2:
         advice = "Images are decoded again in every epoch, which is slower: use more memory, or a smaller --imgsz."
@@ -48,11 +49,11 @@ def diagnose_cost(
 
 
 def _measure_step_seconds(trainer: Trainer, dataset: DetectionDataset, batch_size: int) -> float:
-    """Return the expected mean seconds per step of a run, from its first steps."""
+    """Run the first steps of a training run, and return the expected mean duration of a step of the run, in seconds."""
     times = []
     start = time.monotonic()
     for step, batch in training_batches(dataset, batch_size, PLANNING_STEPS, 0, PLANNING_STEPS):
-        # The other checks report a loss that diverges; only the duration counts here.
+        # Other checks report a loss that diverges; here, only the duration is needed.
         with contextlib.suppress(NonFiniteLossError):
             trainer.step(step, PLANNING_STEPS, batch)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The learning rate range test: finds a good learning rate by increasing it until the loss diverges."""
+"""The learning rate range test: increases the learning rate until the loss diverges, and suggests a learning rate."""
 
 import copy
 import math
@@ -17,27 +17,32 @@ from detector.model.network import GridNetwork
 from detector.training.optimizer import clip_gradients, make_optimizers
 
 _MIN_FACTOR, _MAX_FACTOR = 1e-3, 30.0
-"""Range of the test, as multiples of the peak learning rate of the settings."""
+"""First and last learning rate of the test, as multiples of the peak learning rate in the settings."""
 
 _STEPS = 60
+"""Largest number of training steps."""
+
 _SMOOTHING = 0.8
-_DIVERGED = 3.0
-"""The loss has diverged when it is this many times its lowest value."""
+"""Decay of the exponential moving average of the loss."""
+
+_DIVERGENCE_RATIO = 3.0
+"""The loss has diverged if it is more than this many times its lowest value."""
 
 _MIN_DECREASE = 0.1
-"""Fraction of the first loss by which the loss must fall for the test to suggest a rate; less may be chance."""
+"""The test suggests a learning rate if the loss falls by this fraction of the first loss; less may be by chance."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Losses while the learning rate increases from step to step.
+    """Result of the range test: the loss of each step while the learning rate increases.
 
     Attributes:
         rates: learning rate of each step.
         losses: smoothed loss of each step.
-        peak: peak learning rate of the settings.
-        suggested: a tenth of the rate at which the loss was lowest.
-        diverges: rate at which the loss was three times its lowest value; infinite if it never was.
+        peak: peak learning rate in the settings.
+        suggested: suggested learning rate, a tenth of the learning rate with the lowest loss.
+        diverges: learning rate at which the loss exceeded three times its lowest value or was not finite; infinite if
+            the loss did not diverge.
     """
 
     rates: Sequence[float]
@@ -50,14 +55,16 @@ class RangeTest:
 def range_test(
     network: GridNetwork, batches: Iterator[Batch], config: Config, dtype: torch.dtype, seconds: float
 ) -> RangeTest:
-    """Train a copy of a network with a learning rate that grows tenfold every dozen steps, until the loss diverges.
+    """Train a copy of a network with an increasing learning rate until the loss diverges, and return the losses.
+
+    The learning rate grows tenfold every 13 steps.
 
     Args:
-        network: is not changed.
-        batches: of training images.
-        config: optimizer and loss.
+        network: the network; is not changed.
+        batches: batches of training images.
+        config: settings of the optimizer and of the loss.
         dtype: floating-point type of the forward pass.
-        seconds: time limit.
+        seconds: time limit, in seconds.
 
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, 2017, section 3.3.
     """
@@ -79,7 +86,7 @@ def range_test(
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(loss.detach())
         rates.append(peak * float(factor))
         losses.append(mean / (1 - _SMOOTHING ** (index + 1)))
-        if not math.isfinite(losses[-1]) or losses[-1] > _DIVERGED * min(losses):
+        if not math.isfinite(losses[-1]) or losses[-1] > _DIVERGENCE_RATIO * min(losses):
             diverges = rates[-1]
             break
         if time.monotonic() - start > seconds:
@@ -93,21 +100,28 @@ def range_test(
 
 
 def diagnose_learning_rate(test: RangeTest) -> Finding:
-    """Compare the peak learning rate of the settings with the result of the range test."""
+    """Compare the peak learning rate in the settings with the result of the range test, and return a finding."""
     check = "learning: learning rate"
-    expected = "a peak below divergence and within a factor of 10 of the suggestion"
-    divergence = f"diverges from {test.diverges:.2g}" if math.isfinite(test.diverges) else "no divergence"
-    measured = f"peak {test.peak:g}; suggested about {test.suggested:.2g}, {divergence}"
-    explodes = "The loss diverges at this rate"
+    expected = "the loss does not diverge at the peak learning rate, which is within a factor of 10 of the suggestion"
+    divergence = f"diverges from {test.diverges:.2g} on" if math.isfinite(test.diverges) else "does not diverge"
+    measured = f"peak learning rate {test.peak:g}, suggested about {test.suggested:.2g}; the loss {divergence}"
     if test.losses[0] - min(test.losses) < _MIN_DECREASE * test.losses[0]:
-        # The lowest loss is a matter of chance, and so is the suggestion.
+        # The step with the lowest loss depends on chance, and so does the suggestion.
         if test.peak >= test.diverges:
-            return Finding(check, "stop", measured, expected, f"{explodes}.")
-        measured = f"the loss hardly decreased, up to {test.rates[-1]:.2g} in {len(test.rates)} steps"
-        advice = "Too few steps, or batches too different, to suggest a rate."
+            return Finding(
+                check, "stop", measured, expected, "The loss diverges at the peak learning rate: use a lower lr."
+            )
+        measured = (
+            f"the loss hardly decreased in {len(test.rates)} steps with learning rates up to {test.rates[-1]:.2g}"
+        )
+        advice = "The test cannot suggest a learning rate: it had too few steps, or the batches differ too much."
         return Finding(check, "look", measured, expected, advice)
     if test.peak >= test.diverges or test.peak > 100 * test.suggested:
-        return Finding(check, "stop", measured, expected, f"{explodes}: --set lr={test.suggested:.2g}.")
+        return Finding(
+            check, "stop", measured, expected, f"The learning rate is too high: use --set lr={test.suggested:.2g}."
+        )
     if not test.suggested / 10 <= test.peak <= test.suggested * 10:
-        return Finding(check, "look", measured, expected, f"Try --set lr={test.suggested:.2g}.")
+        return Finding(
+            check, "look", measured, expected, f"The suggestion may learn faster: try --set lr={test.suggested:.2g}."
+        )
     return Finding(check, "ok", measured, expected)

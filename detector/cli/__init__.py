@@ -1,1 +1,1 @@
-"""The command line: argument parser, commands, console output."""
+"""The command line: argument parser, commands and console output."""

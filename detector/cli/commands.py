@@ -1,7 +1,7 @@
-"""The commands: one short function each. Parses arguments, calls the package, prints, returns the exit status.
+"""The commands, one short function each: it calls the package, prints the result, and returns the exit status.
 
-Exit status: 0 done; 2 wrong input (one message, no traceback); 3 some of many images failed; `check`: 4 look, 5 stop.
-Torch is imported only when a command needs it.
+Exit status: 0: success; 2: an error the user can fix (one message, no traceback); 3: some of several images failed; 4
+and 5: the verdicts "look" and "stop" of `check`. PyTorch is imported only by the commands that need it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detector.cli import console
 from detector.cli.parser import make_parser
@@ -21,17 +21,29 @@ from detector.config import Config, override, parse_value, read_config
 from detector.errors import ConfigError, InputError
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions
 
+if TYPE_CHECKING:
+    from detector.detecting.formats import OutputFormat
+
 log = logging.getLogger(__name__)
 
 _STARTED = time.monotonic()
+"""Start of the process. A length of a training run in minutes includes the time since this moment."""
+
 _SETTING_FLAGS = (
     "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs",
 )  # fmt: skip
+"""Flags with the same name as a setting."""
+
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
+"""Verdict of `check` → exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+    """Run one command of the command line; return the exit status of the process.
+
+    Args:
+        arguments: arguments after the name of the program; None: those of this process.
+    """
     options = make_parser().parse_args(arguments)
     console.set_up_console()
     try:
@@ -39,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+    except BrokenPipeError:  # the program that reads the output has closed it, as `head` does
         sys.stdout = None  # nothing is left to flush at exit
         return 141
     except KeyboardInterrupt:
@@ -48,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a detector."""
+    """Train a detector, or resume a run."""
     if options.resume is not None:
         return _resume(options)
     if options.data is None:
-        raise ConfigError("train: give --data, or --resume with the folder of a run")
-    config = settings(options)  # wrong settings are reported without waiting for torch
+        raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
+    config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
     from detector.training.train import make_request, start_run
 
     request = make_request(
@@ -64,10 +76,11 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    """Resume a run; raise ConfigError if another option than --resume and --resume-anyway is given."""
     own = {"command", "resume", "resume_anyway"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
-        raise ConfigError(f"--resume uses the settings of the run; leave out --{other[0].replace('_', '-')}")
+        raise ConfigError(f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}")
     from detector.training.train import resume_run
 
     resume_run(options.resume, options.resume_anyway, _STARTED)
@@ -75,7 +88,7 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Check data, network and training before a long run."""
+    """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
     config = settings(options)
     from detector.checking.check import check as run
 
@@ -87,7 +100,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def summary(options: argparse.Namespace) -> int:
-    """Print the layers of a network."""
+    """Print a table of the layers of a network."""
     config = settings(options)
     from detector.describing.describe import describe
 
@@ -97,7 +110,7 @@ def summary(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Train with each of several settings and compare."""
+    """Train with each of several settings, and print a table that compares their AP."""
     base = override(settings(options), [f"steps={options.steps}"] if options.steps else [])
     from detector.comparing.compare import compare as run
     from detector.comparing.table import to_text
@@ -117,10 +130,12 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def detect(options: argparse.Namespace) -> int:
-    """Detect objects in images and videos and write the detections."""
+    """Detect objects in images and videos, and write the results; return 2 if all sources failed, 3 if some failed."""
     specs = [*options.source, *options.more_sources]
     if not specs and options.classes:
-        raise ConfigError("no images given: --classes takes all arguments after it, so name the images before it")
+        raise ConfigError(
+            "no image is given: --classes uses all arguments after it, so give the images before --classes"
+        )
     from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
     from detector.predict.detector import Detector
 
@@ -137,7 +152,7 @@ def detect(options: argparse.Namespace) -> int:
     )
     sources, videos = find_inputs(specs, _read_options(options))
     model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
-    _warn_about_options_without_effect(options, bool(sources), bool(videos))
+    _warn_about_options_without_effect(options, bool(videos))
     failed = 0
     if sources:
         result = detect_images(
@@ -163,8 +178,9 @@ def detect(options: argparse.Namespace) -> int:
     return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
 
 
-def _formats(options: argparse.Namespace) -> set[Any]:
-    flags = {
+def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
+    """Return the output formats that the flags select."""
+    flags: dict[OutputFormat, bool] = {
         "images": not options.no_images,
         "txt": options.save_txt,
         "json": options.save_json,
@@ -174,15 +190,19 @@ def _formats(options: argparse.Namespace) -> set[Any]:
     return {name for name, is_set in flags.items() if is_set}
 
 
-def _warn_about_options_without_effect(options: argparse.Namespace, images: bool, videos: bool) -> None:
+def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool) -> None:
+    """Log a warning for each option that has no effect; `videos`: True if a video is among the inputs."""
     if videos and _formats(options) - {"images"}:
-        log.warning("--save-txt, --save-json, --save-crops and --csv are for images: a video gets lines of JSON")
+        log.warning(
+            "--save-txt, --save-json, --save-crops and --csv work on images only; the objects of a video are written "
+            "to a .jsonl file"
+        )
     if not videos and (options.track or options.every > 1):
-        log.warning("--track and --every are for videos, and none is given")
+        log.warning("--track and --every work on videos only, and no video is given")
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure the average precision of weights, or of a COCO results file, on a split."""
+    """Measure the average precision of weights or of a COCO results file on a split, and print it."""
     from detector.data.open_data import open_data
     from detector.evaluating.evaluate import choose_split, evaluate_split, evaluation_options
     from detector.evaluating.evaluate_results import evaluate_results
@@ -207,7 +227,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve a web page and an HTTP API."""
+    """Serve a web page and an HTTP API until the process is stopped."""
     from detector.serving.app import MAX_PIXELS
     from detector.serving.app import serve as run
 
@@ -224,7 +244,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Export weights to an ONNX file or an OpenVINO folder, with a certificate."""
+    """Export weights to an ONNX file or an OpenVINO folder, and write a certificate."""
     from detector.exporting.export import export as run
     from detector.exporting.export import format_of, training_images
     from detector.media.sources import find_sources
@@ -232,9 +252,12 @@ def export(options: argparse.Namespace) -> int:
     thresholds = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
     given = {name: value for name, value in thresholds.items() if value is not None}
     if given and options.nms == "out":
-        raise ConfigError("--conf, --iou and --max-det are fixed in the graph by --nms in; without it, detect has them")
+        raise ConfigError(
+            "--conf, --iou and --max-det need --nms in, which fixes them in the graph; add --nms in, or set them in "
+            "`detector detect`"
+        )
     if options.int8 == [] and options.data is None:
-        raise ConfigError("--int8: name images like those the detector will be used on, or give --data")
+        raise ConfigError("--int8: give images like those the detector will be used on, or give --data")
     read = _read_options(options)
     images = find_sources(options.int8, read) if options.int8 else []
     calibration = None if options.int8 is None else images or training_images(options.data, read)
@@ -260,30 +283,39 @@ def export(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check an export against its certificate."""
+    """Compare an export with its certificate, and print the differences."""
     from detector.exporting.verify import verify as run
 
     result = run(options.export, runtime=options.runtime)
-    print(f"{options.export}: as certified with {result.certificate.runtime}: {result.parity}")
+    print(
+        f"{options.export}: the detections match the certificate, which was written with "
+        f"{result.certificate.runtime}: {result.parity}"
+    )
     return 0
 
 
 def settings(options: argparse.Namespace) -> Config:
-    """Return the settings of a run: those of the file, then of --set, then of the flags."""
+    """Return the settings of a run: the file --config, changed by --set, changed by flags such as --model."""
     config = override(read_config(options.config) if options.config else Config(), options.set)
     flags = {"imgsz": "input_size"} | {key: key for key in _SETTING_FLAGS}
     given = {name: getattr(options, flag, None) for flag, name in flags.items()}
-    return override_flags(config, {key: value for key, value in given.items() if value is not None})
+    return apply_flags(config, {key: value for key, value in given.items() if value is not None})
 
 
-def override_flags(config: Config, flags: dict[str, Any]) -> Config:
-    """Return the configuration with flags applied; a length given by a flag replaces the one of the file."""
+def apply_flags(config: Config, flags: dict[str, Any]) -> Config:
+    """Return the configuration with the values of flags; --minutes or --epochs replaces any other length of the run.
+
+    Args:
+        config: configuration from the file and --set.
+        flags: name of a setting → value from the command line.
+    """
     if flags.keys() & {"minutes", "epochs"}:
         config = replace(config, minutes=None, epochs=None, steps=None)
     return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})
 
 
 def _read_options(options: argparse.Namespace) -> ReadOptions:
+    """Return the options for reading files; a command without a flag uses its default."""
     return ReadOptions(
         allow_outside=bool(getattr(options, "allow_outside", None)),
         allow_url=getattr(options, "allow_url", False),
@@ -293,7 +325,7 @@ def _read_options(options: argparse.Namespace) -> ReadOptions:
 
 
 def _next_free(path: Path) -> Path:
-    """Return `path`, with a number appended if it exists."""
+    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
     number = 1
     candidate = path
     while candidate.exists():

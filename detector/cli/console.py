@@ -1,4 +1,4 @@
-"""What the command line prints: log lines, tables and messages."""
+"""Console output of the command line: log lines, tables and messages."""
 
 import io
 import logging
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
 
 _INT8_ADVICE = """\
-More than half a point of AP is lost. What may help: calibration images (--int8) that are more like those of --data;
---format openvino; or quantization-aware training (QAT) for a few minutes, and an export of the result:
+COCO AP of the export is more than 0.005 below the AP of the weights. What may help: calibration images (--int8) that
+are more like the images of --data; --format openvino; or a few minutes of quantization-aware training (QAT), and an
+export of the trained weights:
   detector train --data {data} --weights {weights} --minutes 3 \\
     --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
 
 
 def set_up_console() -> None:
-    """Print log lines of the package to standard output, and print any file name, also one that is not UTF-8."""
+    """Print log lines of the package to standard output, and allow printing of file names that are not UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logger = logging.getLogger("detector")
     logger.setLevel(logging.INFO)
-    logger.handlers = [_BarAwareHandler()]
+    logger.handlers = [_ProgressBarSafeHandler()]
 
 
-class _BarAwareHandler(logging.Handler):
-    """Prints log lines above a progress bar instead of through it."""
+class _ProgressBarSafeHandler(logging.Handler):
+    """A log handler for a terminal with a progress bar: prints each line above the bar, without breaking the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -41,7 +42,7 @@ class _BarAwareHandler(logging.Handler):
 
 
 def print_average_precision(ap: "AveragePrecision") -> None:
-    """Print COCO's numbers, and a table of the classes."""
+    """Print the COCO metrics, and a table with AP, AP50 and number of objects per class."""
     for key, value in ap.to_json().items():
         if key != "per_class":
             print(f"{key:6} {value:7.4f}")
@@ -52,7 +53,7 @@ def print_average_precision(ap: "AveragePrecision") -> None:
 
 
 def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:
-    """Print how many images were processed and how many failed."""
+    """Print the number of objects and images, and to standard error the number of images that could not be read."""
     before = f", {summary.before} were done before" if summary.before else ""
     print(f"{summary.objects} objects in {summary.done} images{before}; see {folder}")
     if summary.failed:
@@ -60,15 +61,23 @@ def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:
 
 
 def print_export(result: "ExportResult", advice: str) -> None:
-    """Print the size of an export and what its certificate says; `advice` where int8 loses too much AP."""
+    """Print the size of an export, and the differences from its weights that its certificate contains.
+
+    Args:
+        result: the export.
+        advice: text to print if AP of the export is more than 0.005 below the AP of the weights; empty: none.
+    """
     height, width = result.input_hw
     print(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
     certificate = result.certificate
     if certificate is None:
-        print("not compared with the weights: neither openvino nor onnxruntime is installed to run the export")
+        print(
+            "the export was not compared with the weights, because neither openvino nor onnxruntime is installed; "
+            "install one of them and export again"
+        )
         return
     for name, parity in certificate.parity.items():
-        print(f"{certificate.runtime} against the weights on {name}: {parity}")
+        print(f"{certificate.runtime} compared with the weights on {name}: {parity}")
     latency, ap = certificate.latency_ms, certificate.AP
     print(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
     if ap is not None:
@@ -79,5 +88,5 @@ def print_export(result: "ExportResult", advice: str) -> None:
 
 
 def int8_advice(data: str, weights: str) -> str:
-    """Return what to do where int8 loses too much AP; the arguments are quoted for a shell."""
+    """Return the advice for an int8 export that loses too much AP; `data` and `weights` must be quoted for a shell."""
     return _INT8_ADVICE.format(data=data, weights=weights)

@@ -1,4 +1,4 @@
-"""The argument parser of the command line: one function per command. Does not import torch."""
+"""The argument parser of the command line, with one function per command. This module does not import PyTorch."""
 
 import argparse
 import typing
@@ -25,7 +25,7 @@ _SERVER_MAX_PIXELS = 50_000_000
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; it stores the name of the command as `command`."""
+    """Return the parser of all commands; the name of the command is stored as `command` in the parsed arguments."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
     functions = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary)
@@ -41,38 +41,51 @@ def _check(commands: _Commands) -> None:
     parser = commands.add_parser(
         "check",
         help="find problems before a long training run",
-        description="Check data, network and training in about a minute. Exit status: 0 ok, 4 look, 5 stop.",
+        description="Check data, network and training in about a minute. Exit status: 0: ok, 4: look, 5: stop.",
     )
     _add_data(parser)
-    parser.add_argument("--out", type=Path, default=Path("check"), help="folder for images (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the findings to this file")
+    parser.add_argument(
+        "--out", type=Path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the findings to this JSON file")
     _add_run(parser)
 
 
 def _train(commands: _Commands) -> None:
     parser = commands.add_parser(
-        "train", help="train on a data set", description="Train a detector, from scratch or from weights."
+        "train",
+        help="train on a data set",
+        description="Train a detector, from random weights or from given weights.",
     )
     _add_data(parser, required=False)
-    parser.add_argument("--weights", help=f"start from these weights: {_TRAINED}")
+    parser.add_argument("--weights", help=f"initial weights: {_TRAINED} (default: random weights)")
     parser.add_argument(
-        "--reuse-backbone", action="store_true", help="with --weights of other classes: use all but the last layers"
+        "--reuse-backbone",
+        action="store_true",
+        help="accept --weights with other classes than the data set, and use all but their last layers",
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="continue an interrupted run from its last checkpoint, bit-exactly"
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
+        "result as an uninterrupted run",
     )
     parser.add_argument(
-        "--resume-anyway", action="store_true", help="resume even if data, versions, threads or machine have changed"
+        "--resume-anyway",
+        action="store_true",
+        help="resume even if the data, a version, the number of threads, the device or the machine has changed",
     )
-    parser.add_argument("--out", type=Path, help="output folder (default: a new one in runs/)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument("--out", type=Path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--allow-dropped",
         type=float,
         nargs="?",
         const=1.0,
         metavar="FRACTION",
-        help="largest fraction of boxes that may be dropped (default: 0.02; without a number: any)",
+        help="largest fraction of the label boxes that may be dropped (default: 0.02; without a number: 1, that is, "
+        "any number of boxes)",
     )
     _add_run(parser)
 
@@ -84,50 +97,66 @@ def _detect(commands: _Commands) -> None:
     parser.add_argument(
         "source",
         nargs="*",
-        help="images, folders, globs, a .txt list of these, - (an image on standard input), videos, cameras (0, 1, "
-        "...), streams (rtsp://...); `scenes` for images of the built-in data set",
+        help="images, folders, glob patterns, a .txt file that lists these, - (an image on standard input), videos, "
+        "cameras (0, 1, ...), streams (rtsp://...), or `scenes` (images of the built-in data set)",
     )
     parser.add_argument(
-        "--source", dest="more_sources", nargs="+", default=[], metavar="SOURCE", help="the same as an option"
+        "--source",
+        dest="more_sources",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="the same as the positional argument",
     )
     parser.add_argument("--weights", required=True, help=_WEIGHTS)
-    parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: found)")
-    parser.add_argument("--recursive", action="store_true", help="also take the images in subfolders")
-    parser.add_argument("--allow-url", action="store_true", help="fetch images from http:// and https:// URLs")
+    parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--recursive", action="store_true", help="also detect in the images of subfolders")
+    parser.add_argument(
+        "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
+    )
     _add_max_pixels(parser)
     detection = parser.add_argument_group("detection")
     _add_conf(detection, SCORE_THRESHOLD)
     _add_iou(detection, IOU_THRESHOLD)
     _add_max_det(detection, MAX_DETECTIONS)
-    detection.add_argument("--classes", nargs="+", metavar="CLASS", help="detect only these classes, by name or id")
+    detection.add_argument("--classes", nargs="+", metavar="CLASS", help="detect only these classes (names or ids)")
     detection.add_argument(
         "--tile",
         type=_count,
         metavar="PIXELS",
-        help="also run on tiles with this long side, to detect small objects in large images; raise --max-det too",
+        help="also detect in overlapping tiles with this long side, to find small objects in large images; increase "
+        "--max-det too",
     )
     detection.add_argument(
         "--overlap",
         type=_fraction,
         default=TILE_OVERLAP,
-        help="overlap of tiles, as a fraction of a tile (default: %(default)s)",
+        help="overlap of neighboring tiles, as a fraction of the tile size (default: %(default)s)",
     )
     detection.add_argument(
         "--tta",
         action="store_true",
-        help="flip test-time augmentation (TTA): twice the cost, slightly better AP",
+        help="test-time augmentation (TTA): also detect in the flipped image; twice the time, slightly higher AP",
     )
     _add_nms_variant(detection)
     video = parser.add_argument_group("video")
-    video.add_argument("--every", type=_count, default=1, metavar="N", help="run on every Nth frame")
-    video.add_argument("--track", action="store_true", help="track objects from frame to frame (ByteTrack)")
+    video.add_argument(
+        "--every", type=_count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
+    )
+    video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
-    output.add_argument("--save-txt", action="store_true", help="also write YOLO text files, in labels/")
+    output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
     output.add_argument("--save-json", action="store_true", help="also write a JSON file per image, in json/")
-    output.add_argument("--save-crops", action="store_true", help="also write each object as an image, in crops/CLASS/")
-    output.add_argument("--csv", action="store_true", help="also write detections.csv")
+    output.add_argument(
+        "--save-crops", action="store_true", help="also write an image of each detected object, in crops/CLASS/"
+    )
+    output.add_argument("--csv", action="store_true", help="also write all detections to detections.csv")
     output.add_argument("--no-images", action="store_true", help="do not write annotated images or videos")
-    output.add_argument("--skip-done", action="store_true", help="continue an interrupted run into the same folder")
+    output.add_argument(
+        "--skip-done",
+        action="store_true",
+        help="skip images whose results are already in the output folder, to continue an interrupted run",
+    )
     _add_input_size(parser)
     _add_backend(parser)
 
@@ -137,12 +166,14 @@ def _evaluate(commands: _Commands) -> None:
         "evaluate", help="measure average precision", description="Measure COCO's average precision (AP) on a split."
     )
     _add_data(parser)
-    parser.add_argument("--split", help="which split (default: test, or the only one)")
+    parser.add_argument("--split", help="name of the split (default: test, or the only split)")
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--weights", help=_WEIGHTS)
-    subject.add_argument("--detections", type=Path, help="a COCO results file of any program, instead of weights")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    parser.add_argument("--results", type=Path, help="write the detections to this file, in COCO's results format")
+    subject.add_argument(
+        "--detections", type=Path, help="evaluate a COCO results file of any program instead of weights"
+    )
+    parser.add_argument("--json", type=Path, help="also write the AP to this JSON file")
+    parser.add_argument("--results", type=Path, help="also write the detections to this file, in COCO results format")
     _add_input_size(parser)
     _add_backend(parser)
     _add_iou(parser, IOU_THRESHOLD)
@@ -153,16 +184,23 @@ def _serve(commands: _Commands) -> None:
     parser = commands.add_parser(
         "serve",
         help="start a web page and an HTTP API",
-        description="Serve a web page for uploading images, and POST /detect for programs (see /openapi.json).",
+        description="Serve a web page for uploading images, and an HTTP API: POST /detect (see /openapi.json).",
     )
-    parser.add_argument("--weights", nargs="+", required=True, help=f"{_WEIGHTS}; several to choose from")
+    parser.add_argument(
+        "--weights", nargs="+", required=True, help=f"{_WEIGHTS}; with several weights, each request can choose"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; another one is reachable from the network (default: %(default)s)",
+        help="address to listen on; 127.0.0.1 is reachable from this machine only, 0.0.0.0 also from the network "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--port", type=_port, default=8000, help="0: any free port (default: %(default)s)")
-    parser.add_argument("--max-megabytes", type=_count, default=20, help="largest upload (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=8000, help="port to listen on; 0: any free port (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-megabytes", type=_count, default=20, help="largest upload, in megabytes (default: %(default)s)"
+    )
     _add_max_pixels(parser, _SERVER_MAX_PIXELS)
     _add_backend(parser)
 
@@ -171,33 +209,43 @@ def _export(commands: _Commands) -> None:
     parser = commands.add_parser(
         "export",
         help="export weights to ONNX or OpenVINO",
-        description="Export weights to an ONNX file or an OpenVINO folder that runs without torch, compare its "
-        "detections with those of the weights, and write a certificate.",
+        description="Export weights to an ONNX file or an OpenVINO folder, which run without PyTorch. Then compare the "
+        "detections of the export with those of the weights, and write the differences to a certificate.",
     )
     parser.add_argument("--weights", required=True, help=_TRAINED)
-    parser.add_argument("--out", type=Path, required=True, help="a file that ends in .onnx; for OpenVINO a folder")
     parser.add_argument(
-        "--format", choices=("onnx", "openvino"), help="default: onnx if --out ends in .onnx, else openvino"
+        "--out", type=Path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "openvino"),
+        help="format of the export (default: onnx if --out ends in .onnx, else openvino)",
     )
     parser.add_argument(
         "--int8",
         nargs="*",
         metavar="SOURCE",
-        help="post-training quantization to int8, calibrated on these images, or on the training images of --data",
+        help="quantize to int8 after training, calibrated on these images (default: the training images of --data)",
     )
-    parser.add_argument("--dynamic", action="store_true", help="accept any input size")
+    parser.add_argument("--dynamic", action="store_true", help="export a graph that accepts any input size")
     parser.add_argument(
-        "--nms", choices=("in", "out"), default="out", help="NMS inside the graph, or outside (default: out)"
+        "--nms",
+        choices=("in", "out"),
+        default="out",
+        help="in: the graph contains NMS; out: the program that runs the graph does NMS (default: %(default)s)",
     )
-    inside = parser.add_argument_group("fixed in the graph by --nms in")
+    inside = parser.add_argument_group("thresholds of the NMS in the graph, only with --nms in")
     _add_conf(inside, None)
     _add_iou(inside, None)
     _add_max_det(inside, None)
-    comparison = parser.add_argument_group("what the certificate compares")
+    comparison = parser.add_argument_group("comparison for the certificate")
     _add_data(comparison, required=False)
-    comparison.add_argument("--split", default="test", help="split of the data (default: %(default)s)")
+    comparison.add_argument("--split", default="test", help="split of --data (default: %(default)s)")
     comparison.add_argument(
-        "--runtime", choices=_EXPORT_RUNTIMES, default="auto", help="inference backend of the export (default: auto)"
+        "--runtime",
+        choices=_EXPORT_RUNTIMES,
+        default="auto",
+        help="inference backend that runs the export (default: %(default)s)",
     )
     _add_input_size(parser)
 
@@ -205,19 +253,25 @@ def _export(commands: _Commands) -> None:
 def _verify(commands: _Commands) -> None:
     parser = commands.add_parser(
         "verify",
-        help="check an export against its certificate",
-        description="Run an export on built-in images and compare its detections with those in its certificate.",
+        help="check that an export gives the detections in its certificate",
+        description="Run an export on the built-in images and compare its detections with those in its certificate. "
+        "Works on any machine, without the weights.",
     )
     parser.add_argument("export", type=Path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
-    parser.add_argument("--runtime", choices=_EXPORT_RUNTIMES, default="auto", help="inference backend (default: auto)")
+    parser.add_argument(
+        "--runtime",
+        choices=_EXPORT_RUNTIMES,
+        default="auto",
+        help="inference backend that runs the export (default: %(default)s)",
+    )
 
 
 def _compare(commands: _Commands) -> None:
     parser = commands.add_parser(
         "compare",
         help="compare settings on your data",
-        description="Train with the given settings and with each variation, with several seeds each, and compare the "
-        "AP on val. An interrupted comparison continues where it stopped.",
+        description="Train with the given settings (the baseline) and with each variation, with several seeds each, "
+        "and compare the AP on val. An interrupted comparison continues where it stopped.",
     )
     _add_data(parser)
     _add_settings(parser)
@@ -226,45 +280,71 @@ def _compare(commands: _Commands) -> None:
         nargs="+",
         required=True,
         metavar="VARIATION",
-        help="KEY=VALUE (several: quoted, separated by spaces), KEY={A,B} for a grid, KEY=A..B or KEY=log:A..B for "
-        "random values, or a file with one of these per line, such as configs/effects.txt",
+        help="changed settings: KEY=VALUE, or several in quotes, separated by spaces; KEY={A,B} for a grid; KEY=A..B "
+        "or KEY=log:A..B for random numbers; or a file with one variation per line, such as configs/effects.txt",
     )
-    parser.add_argument("--steps", type=_count, help="length of each run, unless the settings contain it")
-    parser.add_argument("--seeds", type=_count, default=3, help="runs of each variation (default: %(default)s)")
-    parser.add_argument("--trials", type=_count, default=10, help="draws of a random variation (default: %(default)s)")
-    parser.add_argument("--jobs", type=_count, default=1, help="runs at the same time (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
-    parser.add_argument("--keep-weights", action="store_true", help="keep the weights of the runs")
+    parser.add_argument(
+        "--steps",
+        type=_count,
+        help="number of steps of each run; required unless --set or --config sets steps or epochs",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_count,
+        default=3,
+        help="number of runs per variation, each with another seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_count,
+        default=10,
+        help="number of random draws per variation with a range (default: %(default)s)",
+    )
+    parser.add_argument("--jobs", type=_count, default=1, help="number of runs at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="keep the weights of the runs (default: remove them)"
+    )
 
 
 def _summary(commands: _Commands) -> None:
     parser = commands.add_parser(
         "summary",
         help="print the layers of a network",
-        description="Print the output shape, parameters, FLOPs and receptive field of each layer.",
+        description="Print the output shape, number of parameters, FLOPs and receptive field of each layer.",
     )
     _add_settings(parser)
-    parser.add_argument("--weights", help=f"describe this network instead: {_TRAINED}")
-    parser.add_argument("--classes", type=_count, default=20, help="number of classes (default: %(default)s)")
+    parser.add_argument("--weights", help=f"print the network of these weights: {_TRAINED}")
+    parser.add_argument(
+        "--classes", type=_count, default=20, help="number of classes, without --weights (default: %(default)s)"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe a training run."""
+    """Add the arguments that `check` and `train` share: settings, length, split, seed and batch size."""
     _add_settings(parser)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="wall time from the command to saved weights (default: 10)")
-    length.add_argument("--epochs", type=float, help="passes over the training images")
-    parser.add_argument("--split", default="train", help="the split to train on; trainval: both (default: train)")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
-    parser.add_argument("--batch", type=int, help="batch size: images per step (default: auto)")
+    length.add_argument(
+        "--minutes",
+        type=float,
+        help="length of the run in minutes, from the start of the command to the saved weights (default: 10)",
+    )
+    length.add_argument("--epochs", type=float, help="length of the run in passes over the training images")
+    parser.add_argument(
+        "--split", default="train", help="split to train on; trainval: train and val (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, help="random seed of the run (default: 0)")
+    parser.add_argument("--batch", type=int, help="batch size: number of images per step (default: auto)")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML file of settings; see configs/README.md")
+    parser.add_argument("--config", type=Path, help="YAML file with settings; see configs/README.md")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any setting; repeatable"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated"
     )
-    parser.add_argument("--model", help="pico, nano, small or medium (default: nano)")
+    parser.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
     parser.add_argument("--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: auto)")
 
 
@@ -272,13 +352,13 @@ def _add_data(parser: _Arguments, required: bool = True) -> None:
     parser.add_argument(
         "--data",
         required=required,
-        help="data.yaml, COCO JSON, the folder of a data set, or `scenes`; see datasets/README.md",
+        help="data set: a data.yaml, a COCO JSON file, a folder, or `scenes` (built in); see datasets/README.md",
     )
     parser.add_argument(
         "--allow-outside",
         action="store_true",
         default=None,
-        help="allow the files of the data set to lead to files outside its folder",
+        help="allow links and paths in the data set that lead to files outside its folder",
     )
     _add_max_pixels(parser)
 
@@ -287,28 +367,35 @@ def _add_max_pixels(parser: _Arguments, default: int = MAX_PIXELS) -> None:
     parser.add_argument(
         "--max-pixels",
         type=_count,
-        help=f"largest image that is decoded (default: {default / 1e6:.0f} million pixels)",
+        help=f"largest number of pixels of an image; larger images are errors (default: {default / 1e6:.0f} million)",
     )
 
 
 def _add_input_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--imgsz", type=int, help="input size: long side in pixels (default: as trained)")
+    parser.add_argument(
+        "--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: as in training)"
+    )
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select the inference backend."""
+    """Add the arguments --runtime and --device, which select the inference backend."""
     parser.add_argument(
         "--runtime",
         choices=typing.get_args(RuntimeName),
         default="auto",
-        help="inference backend: auto takes torch for .safetensors, OpenVINO or ONNX Runtime for an export",
+        help="inference backend (default: auto, which is torch for a .safetensors file, else OpenVINO or ONNX Runtime)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--device", default="auto", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
+    )
 
 
 def _add_conf(parser: _Arguments, default: float | None) -> None:
     parser.add_argument(
-        "--conf", type=_fraction, default=default, help=f"lowest confidence score (default: {SCORE_THRESHOLD})"
+        "--conf",
+        type=_fraction,
+        default=default,
+        help=f"score threshold: lowest confidence score of a detection (default: {SCORE_THRESHOLD})",
     )
 
 
@@ -318,7 +405,10 @@ def _add_iou(parser: _Arguments, default: float | None) -> None:
 
 def _add_max_det(parser: _Arguments, default: int | None) -> None:
     parser.add_argument(
-        "--max-det", type=_count, default=default, help=f"largest number per image (default: {MAX_DETECTIONS})"
+        "--max-det",
+        type=_count,
+        default=default,
+        help=f"largest number of detections per image (default: {MAX_DETECTIONS})",
     )
 
 
@@ -326,12 +416,12 @@ def _add_nms_variant(parser: _Arguments) -> None:
     parser.add_argument(
         "--suppression",
         choices=typing.get_args(SuppressionName),
-        help="NMS variant (default: as in the settings of the weights, else classic)",
+        help="NMS variant (default: the setting of the weights)",
     )
     parser.add_argument(
         "--agnostic-nms",
         action=argparse.BooleanOptionalAction,
-        help="boxes of different classes suppress each other (default: as in the settings of the weights, else not)",
+        help="let boxes of different classes suppress each other in NMS (default: the setting of the weights)",
     )
 
 

@@ -1,1 +1,1 @@
-"""The command `summary`: the layers of a network as a table."""
+"""The command `summary`: print the layers of a network as a table."""

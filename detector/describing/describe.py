@@ -1,4 +1,4 @@
-"""Describe a network: a table of its layers."""
+"""Describe a network as a table with one line per layer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +17,14 @@ _LONG_SIDE = 320
 
 
 def describe(config: Config, weights: str | Path | None = None, class_count: int = 20) -> Iterator[str]:
-    """Yield the lines of a table: the header, one line per layer, then the totals.
+    """Yield the lines of a table that describes a network: the header, one line per layer, and the totals.
 
     Args:
-        config: settings of the network; with input_size "auto", the table is for an input of 320x256 (width x height).
-        weights: describe the network of these weights instead, at the input size of their training.
-        class_count: number of classes of a network without weights.
+        config: settings of the network. With `input_size="auto"`, the table is for an input of 320x256 pixels (width x
+            height). Not used if `weights` is given.
+        weights: weights whose network is described, for the input size of its training; None: describe a new network
+            with the settings `config`.
+        class_count: number of classes of the new network.
 
     Raises:
         InputError: the weights cannot be loaded, or the input is too small for "valid" padding.

@@ -1,1 +1,1 @@
-"""The command `detect`: detections in images, videos, cameras and streams, written to files."""
+"""The command `detect`: detects objects in images, videos, cameras and streams, and writes the detections to files."""

@@ -21,14 +21,14 @@ from detector.predict.detector import Detector
 
 @dataclass(frozen=True)
 class DetectSummary:
-    """Result of one run on images.
+    """Counts of one run of `detect_images`.
 
     Attributes:
-        given: number of images the user named.
-        before: number of these that an earlier run had completed.
-        done: number of images completed by this run.
+        given: number of images that were passed.
+        before: number of these images that an earlier run had completed; they were skipped.
+        done: number of images that this run completed.
         failed: number of images that cannot be read.
-        objects: number of objects that this run detected.
+        objects: number of objects detected in the images that this run completed.
     """
 
     given: int
@@ -39,16 +39,18 @@ class DetectSummary:
 
 
 def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source], list[str]]:
-    """Return the images that `specs` name, and the videos, cameras and streams.
-
-    Video files that match a glob pattern count as videos.
+    """List the inputs that `specs` name, and separate images from videos; no input is opened.
 
     Args:
-        specs: what to read, as given on the command line; see `find_sources`.
-        options: what may be read.
+        specs: arguments of the command line: each is a source of images as for `find_sources`, a video file, a camera
+            number, or the URL of a video or stream. Video files that match a glob pattern are videos.
+        options: what may be read, as for `find_sources`.
+
+    Returns:
+        The images, and the names of the videos, cameras and streams, for which `is_video` is True.
 
     Raises:
-        InputError: as `find_sources`; or the URL of a video where URLs are not allowed.
+        InputError: as for `find_sources`; or a spec is the http:// or https:// URL of a video and URLs are not allowed.
     """
     videos = dict.fromkeys(spec for spec in specs if is_video(spec))
     for spec in videos:
@@ -73,19 +75,23 @@ def detect_images(
     formats: Set[OutputFormat] = frozenset({"images"}),
     skip_done: bool = False,
 ) -> DetectSummary:
-    """Detect objects in images and write the results image by image; report and skip images that cannot be read.
+    """Detect objects in images, write the detections to a folder image by image, and return the counts.
+
+    An image that cannot be read is skipped, and the reason is printed.
 
     Args:
-        detector: runs on the images.
+        detector: detector with loaded weights.
         sources: the images.
-        folder: output folder.
-        options: how predictions become detections.
-        weights: name or path that the detector was loaded from.
-        formats: which files to write besides detections.json; see `OutputFormat`.
-        skip_done: whether to resume the run in the folder.
+        folder: output folder; created if it does not exist.
+        options: thresholds, NMS, tiling and batch size.
+        weights: name or path of the weights that the detector was loaded from. The journal stores a hash of the weights
+            files, so that a run is resumed only with the same weights.
+        formats: files to write in addition to detections.json; see `OutputFormat`.
+        skip_done: True: resume the earlier run in the folder and skip the images that it completed. False: replace the
+            results of an earlier run.
 
     Raises:
-        InputError: the folder cannot be used, or a result cannot be written; see `DetectionWriter`.
+        InputError: as for `DetectionWriter`, or a result cannot be written.
     """
     loaded = {
         "weights": _fingerprint(weights),
@@ -129,22 +135,24 @@ def detect_videos(
     track: bool = False,
     save_video: bool = True,
 ) -> list[VideoSummary | InputError]:
-    """Detect objects in one video after the other; report an error and continue with the next video.
+    """Detect objects in each video, write the results to a folder, and return one summary or error per video.
+
+    A video that cannot be processed is skipped, and the reason is printed.
 
     Args:
-        detector: runs on the frames.
-        names: paths, stream URLs or camera numbers: texts for which `is_video` is true.
-        folder: output folder.
-        options: how predictions become detections.
-        every: run on every Nth frame.
+        detector: detector with loaded weights.
+        names: paths, stream URLs or camera numbers, for which `is_video` is True.
+        folder: output folder; created if it does not exist.
+        options: thresholds, NMS, tiling and batch size.
+        every: N: detect objects in every Nth frame.
         track: whether to track objects from frame to frame.
         save_video: whether to write the annotated video.
 
     Returns:
-        For each video its summary, or the error because of which it was skipped.
+        For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
 
     Raises:
-        KeyboardInterrupt: as `detect_video`.
+        KeyboardInterrupt: as for `detect_video`.
     """
     summaries: list[VideoSummary | InputError] = []
     for name in names:
@@ -158,13 +166,13 @@ def detect_videos(
 
 
 def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:
-    """Return the sources of every batch that contains an image that is not done.
+    """Return all images of the batches that contain at least one image that is not done.
 
-    A batch is processed as a whole, because the last digits of a prediction may depend on the other images of its
-    batch: so a resumed run gives exactly the results of a run that was never stopped.
+    Complete batches are processed, because the last digits of a prediction may depend on the other images of the batch.
+    So a resumed run gives exactly the same results as a run without interruption.
 
     Args:
-        sources: all images, in order.
+        sources: all images; each `batch_size` consecutive images are a batch.
         done: names of the images that are done.
         batch_size: number of images per batch.
     """
@@ -173,7 +181,7 @@ def remaining_batches(sources: Sequence[Source], done: Container[str], batch_siz
 
 
 def _fingerprint(weights: str | Path) -> str:
-    """Return a text that identifies weights: the SHA-256 of their files; the name of shipped weights."""
+    """Return the SHA-256 hash of the weights files, or the name if `weights` is the name of shipped weights."""
     path = Path(weights)
     files = export_files(path) if is_ir(path) else [path] if path.is_file() else []
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""Detections in videos, cameras and streams: an annotated video, and one line of JSON per frame.
+"""Detects objects in videos, cameras and streams, and writes an annotated video and one line of JSON per frame.
 
-Frames are read, processed and written one after the other, so memory use does not grow with the length of the video.
-When a run is interrupted, both files are still readable and contain all frames up to then; except if the process is
-killed or the disk is full.
+Each frame is written before the next batch is read, so memory use does not depend on the length of the video. If a run
+is interrupted, both files are readable and contain all frames that were processed. If the process is killed or the disk
+is full, the video may not be readable.
 """
 
 import io
@@ -33,20 +33,20 @@ from detector.predict.detector import Detector
 _LOG = logging.getLogger(__name__)
 
 _HTTP_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
-"""Suffixes of http:// and https:// URLs that count as videos or streams."""
+"""An http:// or https:// URL whose path has one of these suffixes (lower case) counts as a video or stream."""
 
 _STREAM_SCHEMES = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 
 
 @dataclass(frozen=True, slots=True)
 class VideoSummary:
-    """Result of one video.
+    """Counts and output files of one video.
 
     Attributes:
         frames_read: number of frames read from the source.
-        frames_detected: number of these that the detector ran on.
-        objects: number of objects detected in all of them.
-        paths: files written: the lines of JSON and, if wanted, the annotated video.
+        frames_detected: number of these frames that the detector ran on.
+        objects: number of objects detected in all frames together.
+        paths: paths of the written files: STEM.jsonl and, if requested, the annotated video.
     """
 
     frames_read: int
@@ -56,9 +56,9 @@ class VideoSummary:
 
 
 def is_video(spec: str) -> bool:
-    """Return whether a spec names one video: a video file, the URL of a stream, or a camera number.
+    """Return True if `spec` names one video: a video file, the URL of a video or stream, or a camera number.
 
-    A glob pattern is not a video, whatever files match it. A number is not a camera if a file has that name.
+    A glob pattern is not a video, even if video files match it. A number is not a camera if a file has this name.
 
     >>> [is_video(spec) for spec in ("a.MP4", "rtsp://door/live", "https://a.b/c.m3u8?key=1", "a.jpg", "*.mp4")]
     [True, True, True, False, False]
@@ -82,27 +82,28 @@ def detect_video(
     track: bool = False,
     save_video: bool = True,
 ) -> VideoSummary:
-    """Detect objects in a video, a camera or a stream, and write STEM.jsonl and the annotated STEM.mp4 into a folder.
+    """Detect objects in one video, write STEM.jsonl and the annotated STEM.mp4 to a folder, and return a summary.
 
-    The first line of STEM.jsonl describes the video, every other line a frame: its number from 0 on, its time in
-    seconds, its detections. Press Ctrl-C to end a camera or an endless stream.
+    The first line of STEM.jsonl describes the video. Each other line describes a frame: frame number from 0, time in
+    seconds, detections. Ctrl-C ends a camera or an endless stream.
 
     Args:
-        detector: runs on the frames.
-        source: a path, a stream URL or a camera number: a text for which `is_video` is true.
+        detector: detector with loaded weights.
+        source: a path, a stream URL or a camera number, for which `is_video` is True.
         folder: output folder; created if it does not exist.
-        options: how predictions become detections. The batch size of a camera or an endless stream is always 1, so that
-            its detections are not delayed.
-        every: run on every Nth frame; the annotated video contains only these, and lasts as long as the original.
+        options: thresholds, NMS, tiling and batch size. For a camera or an endless stream, the batch size is always 1,
+            so that the detections are not delayed.
+        every: N: detect objects in every Nth frame. The annotated video contains only these frames, and has the same
+            duration as the original video.
         track: whether to track objects from frame to frame (ByteTrack).
-        save_video: whether to write the annotated video: MPEG-4 without sound; without the last row or column if
-            the height or width is odd.
+        save_video: whether to write the annotated video. It is MPEG-4 without sound. If the height or width is odd, it
+            does not contain the last row or column.
 
     Raises:
         ConfigError: `every` is below 1.
-        FileError: the source cannot be read or has no frames, or the results exist already or cannot be written.
-        MissingPackageError: the package for tracking is not installed.
-        KeyboardInterrupt: Ctrl-C before the end of a file; the results up to then are kept.
+        FileError: the source cannot be read or has no frames, or an output file exists already or cannot be written.
+        MissingPackageError: `track` is True and the package for tracking is not installed.
+        KeyboardInterrupt: Ctrl-C before the end of a video file. The results of the processed frames are kept.
     """
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
@@ -128,10 +129,10 @@ def detect_video(
             bar.update()
     if stop.requested and not (reader.is_live and detected):
         if detected:
-            _LOG.warning("%s: stopped after %d frames; their results are kept", name, reader.frames_read)
+            _LOG.warning("%s: stopped after %d frames; the results are kept", name, reader.frames_read)
         raise KeyboardInterrupt
     if not detected:
-        raise FileError(f"{name}: contains no frames that can be read")
+        raise FileError(f"{name}: the video contains no frames that can be read")
     if not stop.requested:
         reader.warn_if_incomplete(name)
     return VideoSummary(reader.frames_read, detected, objects, files.paths)
@@ -139,13 +140,13 @@ def detect_video(
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame and its detections.
+    """One frame of a video with its detections.
 
     Attributes:
-        number: position in the source, from 0 on.
-        seconds: time since the beginning of the source.
+        number: number of the frame in the source, counted from 0.
+        seconds: time of the frame since the beginning of the source, in seconds.
         image: [H, W, 3] RGB.
-        found: its detections.
+        found: detections of the frame.
     """
 
     number: int
@@ -157,10 +158,17 @@ class _Frame:
 def _detect_frames(
     detector: Detector, reader: VideoReader, frames: Iterator[ImageArray], name: str, options: DetectOptions
 ) -> Iterator[_Frame]:
-    """Yield the frames with their detections.
+    """Detect objects in each frame, and yield the frames with their detections.
+
+    Args:
+        detector: detector with loaded weights.
+        reader: reader of the video; has the number and time of each frame.
+        frames: frames of `reader`.
+        name: name of the video in error messages.
+        options: thresholds, NMS, tiling and batch size.
 
     Raises:
-        FileError: a frame has another size than the first one.
+        FileError: the size of a frame differs from the size of the first frame.
     """
     first_shape: tuple[int, ...] | None = None
     for result in detector.detect_with_images(frames, options):
@@ -171,25 +179,27 @@ def _detect_frames(
         number, seconds = reader.pending.popleft()
         if image.shape != first_shape:
             raise FileError(
-                f"{name}: the frame size changes at frame {number}; the results of the frames before it are kept. "
-                "Split the video there"
+                f"{name}: the frame size changes at frame {number}; the results of the earlier frames are kept; "
+                "split the video at this frame"
             )
         yield _Frame(number, seconds, image, found)
 
 
 class _ResultFiles:
-    """STEM.jsonl and, if wanted, the annotated STEM.mp4; a context manager that closes them.
+    """The output files of one video: STEM.jsonl and, if requested, the annotated STEM.mp4.
+
+    Use it as a context manager, which closes the files at the end of the `with` block.
 
     Args:
         folder: output folder.
-        stem: stem of the file names.
+        stem: file name of both files without suffix.
         save_video: whether to write the annotated video.
 
     Attributes:
-        paths: the files.
+        paths: paths of the files.
 
     Raises:
-        FileError: a file exists already.
+        FileError: one of the files exists already.
     """
 
     def __init__(self, folder: Path, stem: str, save_video: bool) -> None:
@@ -197,18 +207,18 @@ class _ResultFiles:
         self._video_path = folder / f"{stem}.mp4" if save_video else None
         self.paths = (self._lines_path, self._video_path) if self._video_path else (self._lines_path,)
         for path in self.paths:
-            if path.exists():  # it may be the source, or a recording that cannot be repeated
-                raise FileError(f"{path}: exists already and is not overwritten; give another --out, or move it away")
+            if path.exists():  # the file may be the source, or a recording that cannot be repeated
+                raise FileError(f"{path}: the file exists and is not overwritten; pass another --out, or move the file")
         self._stack = ExitStack()
         self._video: VideoWriter | None = None
         self._lines: io.FileIO | None = None
 
     def open(self, about: dict[str, Any], image_hw: tuple[int, int], rate: float) -> None:
-        """Create the folder and the files, and write the first line.
+        """Create the folder and the files, and write the first line of STEM.jsonl.
 
         Args:
-            about: the first line of the .jsonl file.
-            image_hw: (height, width) of the frames.
+            about: values of the first line of STEM.jsonl, which describe the video.
+            image_hw: (height, width) of the frames in pixels.
             rate: frames per second of the annotated video.
 
         Raises:
@@ -222,12 +232,13 @@ class _ResultFiles:
             append_line(self._lines, about)
 
     def add(self, frame: _Frame, category_ids: tuple[int, ...], is_live: bool) -> None:
-        """Add a frame to the files, which must be open.
+        """Append one frame to each file; call `open` before.
 
         Args:
             frame: a frame with its detections.
             category_ids: category id of each class.
-            is_live: whether frames arrive at irregular times; the video then shows each until the next one arrives.
+            is_live: True if frames arrive at irregular times. The annotated video then shows each frame until the next
+                frame arrives.
 
         Raises:
             FileError: a file cannot be written.
@@ -249,7 +260,9 @@ class _ResultFiles:
 
 
 def _stem(source: str) -> str:
-    """Return the stem of the result files; not `detections`, the name of the journal of images in the same folder.
+    """Return the file name of the output files of a video, without suffix.
+
+    The name is never `detections`, because detections.jsonl is the journal of the images in the same folder.
 
     >>> [_stem(source) for source in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']

@@ -1,4 +1,4 @@
-"""Output formats of detections: YOLO text, JSON, crops, COCO results and CSV. Each file is written atomically."""
+"""Writes detections as YOLO text, JSON, crops, COCO results or CSV. Each file is written atomically."""
 
 import csv
 import json
@@ -19,18 +19,18 @@ from detector.files import safe_name, write_errors
 from detector.images import write_image
 
 OutputFormat = Literal["images", "txt", "csv", "crops", "json"]
-"""What is written besides detections.json:
+"""A kind of output file, which is written in addition to detections.json:
 
 - `images`: annotated images,
-- `txt`: labels/NAME.txt in YOLO format with scores,
+- `txt`: labels/NAME.txt, the detections of one image in YOLO format with scores,
 - `csv`: detections.csv, a table of all detections,
-- `crops`: crops/CLASS/NAME-N, each detection cut from its image,
+- `crops`: crops/CLASS/NAME-N, the part of an image inside one detected box,
 - `json`: json/NAME.json, the size and the detections of one image.
 """
 
 
 def detection_rows(found: Detections, category_ids: tuple[int, ...]) -> list[DetectionRow]:
-    """Return the detections of an image as rows for JSON; with `track_id` if they have track ids."""
+    """Return one row of JSON values per detection of an image, with the key `track_id` if there are track ids."""
     rows: list[DetectionRow] = []
     for index, ((name, _, _), result) in enumerate(zip(found, coco_results({0: found}, category_ids), strict=True)):
         row: DetectionRow = {
@@ -46,7 +46,12 @@ def detection_rows(found: Detections, category_ids: tuple[int, ...]) -> list[Det
 
 
 def write_txt(path: Path, found: Detections, image_hw: tuple[int, int]) -> None:
-    """Write the detections of an image in YOLO format: rows of `class cx cy w h score`, as fractions of its size.
+    """Write the detections of an image to a text file in YOLO format, with one row `class cx cy w h score` per box.
+
+    Args:
+        path: the text file.
+        found: detections of the image, with boxes in pixels. They are written as fractions of the image size.
+        image_hw: (height, width) of the image in pixels.
 
     Raises:
         FileError: the file cannot be written.
@@ -61,11 +66,11 @@ def write_txt(path: Path, found: Detections, image_hw: tuple[int, int]) -> None:
 def write_image_json(
     path: Path, name: Path, image_hw: tuple[int, int], found: Detections, category_ids: tuple[int, ...]
 ) -> None:
-    """Write the name, size and detections of an image as JSON; boxes are [x1, y1, x2, y2] in pixels.
+    """Write the name, the size and the detections of an image to a JSON file, with boxes [x1, y1, x2, y2] in pixels.
 
     Args:
         path: the JSON file.
-        name: name of the source.
+        name: name of the image, as in `Source.name`.
         image_hw: (height, width) of the image in pixels.
         found: detections of the image.
         category_ids: category id of each class.
@@ -90,7 +95,13 @@ def write_image_json(
 
 
 def write_crops(folder: Path, file_name: Path, image: ImageArray, found: Detections) -> None:
-    """Cut each detection from an image [H, W, 3] and write it to folder/CLASS/NAME-N; N counts from 1, best first.
+    """Write the part of an image inside each detected box to folder/CLASS/NAME-N; N is 1 for the highest score.
+
+    Args:
+        folder: the folder for all crops; it must exist.
+        file_name: NAME and suffix of the files. The suffix selects the image format.
+        image: [H, W, 3] RGB.
+        found: detections of the image, highest score first.
 
     Raises:
         FileError: a file cannot be written.
@@ -98,7 +109,8 @@ def write_crops(folder: Path, file_name: Path, image: ImageArray, found: Detecti
     class_folders = folders_of_classes(found.class_names)
     for number, (class_id, box) in enumerate(zip(found.class_ids, found.boxes, strict=True), 1):
         path = folder / class_folders[class_id] / f"{file_name.stem}-{number}{file_name.suffix}"
-        # The suffix selects the image format, so it stays. No crop ends in ".part": all end in a number.
+        # The temporary file has the same suffix, which selects the image format. Its stem ends with ".part", while the
+        # stem of a crop ends with a number, so no crop has this name.
         temporary = path.with_stem(f"{path.stem}.part")
         with _rename_when_complete(temporary, path):
             path.parent.mkdir(exist_ok=True)
@@ -106,7 +118,7 @@ def write_crops(folder: Path, file_name: Path, image: ImageArray, found: Detecti
 
 
 def write_coco_results(path: Path, entries: Iterable[JournalEntry]) -> None:
-    """Write the detections of all images in COCO's results format, with file names.
+    """Write the detections of all images to a JSON file in COCO's results format, with `file_name` as additional key.
 
     Raises:
         FileError: the file cannot be written.
@@ -128,7 +140,7 @@ def write_coco_results(path: Path, entries: Iterable[JournalEntry]) -> None:
 
 
 def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
-    """Write the detections of all images as a table; boxes are x1, y1, x2, y2 in pixels.
+    """Write the detections of all images to a CSV file, with one row per detection and x1, y1, x2, y2 in pixels.
 
     Raises:
         FileError: the file cannot be written.
@@ -144,14 +156,14 @@ def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
 
 
 def crop(image: ImageArray, box: Floats) -> ImageArray:
-    """Return the part of an image [H, W, 3] inside a box.
+    """Return the part of an image that contains every pixel that a box overlaps.
 
     Args:
         image: [H, W, 3].
-        box: [4] (x1, y1, x2, y2) in pixels; it is rounded outward and clipped to the image.
+        box: [4] (x1, y1, x2, y2) in pixels of the image.
 
     Returns:
-        [h, w, 3], at least one pixel.
+        A view [h, w, 3] of `image`. If the box is outside of the image, the view has the nearest pixel.
     """
     height, width = image.shape[:2]
     left, top = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1)).astype(int)
@@ -161,10 +173,10 @@ def crop(image: ImageArray, box: Floats) -> ImageArray:
 
 @lru_cache(maxsize=1)
 def folders_of_classes(class_names: tuple[str, ...]) -> list[str]:
-    """Return a folder name for each class: its name made safe, and numbered where another class has the same one.
+    """Return a different folder name for each class: the class name as a valid name, with a number if it is taken.
 
-    Names that differ only in case count as equal, as they do on some systems. Where two classes would get the same
-    folder, a class whose own name is a safe folder name keeps it.
+    Names that differ only in case count as equal, because some file systems do not distinguish them. If two classes
+    would get the same folder name, the class whose name needs no change to be a valid folder name gets no number.
 
     >>> folders_of_classes(("a/b", "a_b", "A_B", ""))
     ['a_b-3', 'a_b', 'A_B-2', '_']
@@ -182,7 +194,13 @@ def folders_of_classes(class_names: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def _text_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file that replaces `path` when it is complete; names in it may contain bytes that are not UTF-8."""
+    """Open a temporary text file for writing, and rename it to `path` at the end of the `with` block.
+
+    File names that are written to the file may contain bytes that are not UTF-8.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
     temporary = path.with_name(path.name + ".part")
     with (
         _rename_when_complete(temporary, path),
@@ -193,7 +211,11 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _rename_when_complete(temporary: Path, path: Path) -> Iterator[None]:
-    """Rename `temporary` to `path` after the body of the `with` has written it; remove it after an OSError."""
+    """Rename the file `temporary`, written in the `with` block, to `path`; after an OSError, delete it instead.
+
+    Raises:
+        FileError: the `with` block raised an OSError, or the file cannot be renamed.
+    """
     with write_errors(path):
         try:
             yield

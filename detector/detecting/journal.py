@@ -1,7 +1,8 @@
-"""The journal of a detection run, `detections.jsonl`, with which a stopped run can be resumed.
+"""The journal of a detection run: the file `detections.jsonl`, from which an interrupted run can be resumed.
 
-Its first line contains the settings. Every other line belongs to one image and is appended after all other files of
-that image have been written. So whenever a run is stopped, the images in the journal are complete.
+The first line of the journal contains the settings of the run. Each other line belongs to one image, and is appended
+after all other files of the image have been written. So the results of every image in the journal are complete, also if
+the run is interrupted at any time.
 """
 
 import json
@@ -20,19 +21,19 @@ DetectionRow = TypedDict(
     "DetectionRow",
     {"class": str, "category_id": int, "bbox": list[float], "score": float, "track_id": NotRequired[int]},
 )
-"""A detection: class name, category id, box [x, y, w, h] in pixels as in COCO, confidence score, track id in videos."""
+"""One detection: class name, category id, box [x, y, w, h] in pixels, score, and a track id if objects are tracked."""
 
 
 class JournalEntry(TypedDict):
-    """The line of one image.
+    """The values in the journal line of one image.
 
     Attributes:
         image_id: 1, 2, ... in the order of the lines.
-        file_name: name of the source.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        stem: stem of the image's output files; missing if it has none.
-        detections: best first.
+        file_name: name of the image, as in `Source.name`.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        stem: name of the output files of the image without suffix; missing if the image has no output files.
+        detections: highest score first.
     """
 
     image_id: int
@@ -44,20 +45,20 @@ class JournalEntry(TypedDict):
 
 
 class Journal:
-    """A file with one line of JSON per image whose results are complete.
+    """The journal file: one line of JSON for the settings, and one line per image whose results are complete.
 
     Args:
         path: the file; created if it does not exist.
-        settings: everything that the detections depend on; values that JSON can represent.
-        resume: whether to continue after the lines in the file; otherwise the file is emptied.
+        settings: all settings that the detections depend on, as values that JSON can represent.
+        resume: True: keep the lines in the file and append to them. False: remove all lines from the file.
 
     Attributes:
-        done: names of the images in the file when it was opened.
-        stems: stems of output files in use, for `free_name`.
+        done: names of the images that were in the file when it was opened.
+        stems: names of output files (without suffix) that are taken, for `free_name`.
         next_id: `image_id` of the next entry.
 
     Raises:
-        ConfigError: the file was written with other settings.
+        ConfigError: `resume` is True and the file was written with other settings.
         FileError: the file is not a journal, or cannot be read or written.
     """
 
@@ -65,7 +66,7 @@ class Journal:
         self._path = path
         self.done: set[str] = set()
         self.stems: dict[str, int] = {}
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file they are compared with
+        settings = json.loads(json.dumps(settings))  # converts tuples to lists, as in the settings read from the file
         with write_errors(path):
             path.open("ab" if resume else "wb").close()
         self.next_id = self._restore(settings)
@@ -74,7 +75,7 @@ class Journal:
             self.next_id = 1
 
     def append(self, entry: JournalEntry) -> None:
-        """Append the entry of one image, completely or not at all, and increase `next_id`.
+        """Append the entry of one image to the file and increase `next_id`; after an error the file is unchanged.
 
         Raises:
             FileError: the file cannot be written.
@@ -83,16 +84,22 @@ class Journal:
         self.next_id += 1
 
     def entries(self) -> Iterator[JournalEntry]:
-        """Yield the entry of each image, read line by line from the file."""
+        """Read the file line by line and yield the entry of each image."""
         with self._path.open("rb") as file:
             next(file)
             yield from map(json.loads, file)
 
     def _restore(self, settings: Mapping[str, Any]) -> int:
-        """Read the lines that are in the file, and remove a damaged line and all lines after it.
+        """Read the lines in the file; from the first damaged line on, delete all lines.
+
+        Args:
+            settings: the settings of this run, which must equal the settings in the file.
 
         Returns:
-            Number of lines left, the one with the settings included.
+            Number of lines that remain in the file, including the line with the settings.
+
+        Raises:
+            InputError: as for `Journal`.
         """
         lines = end = 0
         with write_errors(self._path), self._path.open("rb") as file:
@@ -109,16 +116,25 @@ class Journal:
                 end += len(line)
             if lost := sum(1 for _ in file):
                 place = location(self._path, lines + 1)
-                _LOG.warning("%s: this line is damaged; its image and the %d after it are processed again", place, lost)
+                _LOG.warning("%s: damaged line; its image and the next %d images are processed again", place, lost)
         with write_errors(self._path):
             os.truncate(self._path, end)
         return lines
 
     def _check_settings(self, first_line: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the file was written with other settings."""
+        """Raise ConfigError if the file was written with other settings.
+
+        Args:
+            first_line: values of the first line in the file; empty if it is damaged.
+            settings: the settings of this run.
+
+        Raises:
+            FileError: the first line contains no settings.
+            ConfigError: the settings differ.
+        """
         previous = first_line.get("settings")
         if not isinstance(previous, dict):
-            raise FileError(f"{self._path}: was not written by `detector detect`; give another --out")
+            raise FileError(f"{self._path}: not a journal of `detector detect`; pass another --out")
         differences = [
             f"{key}: {previous.get(key)!r}, now {settings.get(key)!r}"
             for key in {**previous, **settings}
@@ -126,8 +142,8 @@ class Journal:
         ]
         if differences:
             raise ConfigError(
-                f"{self._path}: an earlier run used other settings ({'; '.join(differences)}): use the same settings, "
-                "give another --out, or start again without --skip-done"
+                f"{self._path}: the earlier run used other settings ({'; '.join(differences)}); use the same settings, "
+                "pass another --out, or start a new run without --skip-done"
             )
 
     def _append_line(self, values: Mapping[str, Any]) -> None:
@@ -136,7 +152,7 @@ class Journal:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Return the JSON object in a line; empty if the line is damaged or incomplete."""
+    """Return the JSON object in a line, or an empty dictionary if the line is damaged or incomplete."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else {}
     except ValueError:

@@ -1,4 +1,4 @@
-"""`DetectionWriter` writes the detections of many images into one folder, in the formats the user chose."""
+"""`DetectionWriter` writes the detections of many images to one folder, in the formats that the user chose."""
 
 import logging
 import os
@@ -26,37 +26,42 @@ from detector.images import write_image
 _LOG = logging.getLogger(__name__)
 
 _SUBFOLDERS: Mapping[OutputFormat, str] = {"txt": "labels", "crops": "crops", "json": "json"}
-"""Output format → the subfolder for its files."""
+"""Output format → name of the subfolder for the files of this format."""
 
 _MAX_STEM_BYTES = 200
-"""Longest stem of an output file: a number, a suffix and `.part` are added, and most systems allow 255 bytes."""
+"""Largest number of bytes in the stem of an output file.
+
+Most file systems allow 255 bytes for a name, and a number, a suffix and `.part` are added to the stem.
+"""
 
 _WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Image formats that every browser shows; images of other formats are written as JPEG."""
+"""Suffixes of image formats that every browser can show. Images in other formats are written as JPEG."""
 
 
 class DetectionWriter:
-    """Writes the detections of many images into one folder, image by image; `close` writes the tables.
+    """Writes the detections of many images to one folder, image by image.
 
-    The folder is locked against other processes until `close` or the end of the `with` block, which writes no tables.
-    Written are the journal `detections.jsonl`, from which an interrupted run can be resumed, at the end
-    `detections.json` (COCO results), and the chosen formats.
+    `add` writes the files of one image and appends a line to the journal `detections.jsonl`, from which an interrupted
+    run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`.
+
+    Use it as a context manager and call `close` in the `with` block. The folder is locked against other processes until
+    `close` is called or the `with` block ends. The end of the `with` block does not write the tables.
 
     Args:
         folder: output folder; created if it does not exist.
         category_ids: category id of each class, for COCO results.
-        sources: paths of the images that will be added, to check that none of them is in the folder.
-        formats: which further files to write.
-        settings: everything that the detections depend on, for the journal; values that JSON can represent.
-        skip_done: whether to resume the run in the folder; otherwise its results are replaced.
+        sources: paths of the images that will be added; checked not to be in the output folder.
+        formats: kinds of files to write in addition to the journal and detections.json.
+        settings: all settings that the detections depend on, as values that JSON can represent; stored in the journal.
+        skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
 
     Attributes:
-        done: names of the images that a previous run has completed.
+        done: names of the images that the earlier run completed; empty if `skip_done` is False.
 
     Raises:
-        ConfigError: an unknown format; or, to resume, the previous run used other settings.
-        FileError: the folder cannot be created, another process writes to it, it contains other files, a source or
-            crops of an earlier run.
+        ConfigError: a format is unknown; or `skip_done` is True and the earlier run used other settings.
+        FileError: the folder cannot be created; another process writes to the folder; or the folder contains a source,
+            files that are not detections, or crops of an earlier run.
     """
 
     def __init__(
@@ -89,15 +94,15 @@ class DetectionWriter:
         self._lock.close()
 
     def add(self, name: Path, image: ImageArray, found: Detections) -> None:
-        """Write the files of one image, then its line in the journal.
+        """Write the files of one image, and then append the line of the image to the journal.
 
         Args:
-            name: name of the source.
+            name: name of the image, as in `Source.name`.
             image: [H, W, 3] RGB.
-            found: its detections.
+            found: detections of the image.
 
         Raises:
-            FileError: a file cannot be written; the files of other images are unchanged.
+            FileError: a file cannot be written. The files of other images are unchanged.
         """
         height, width = image.shape[:2]
         entry: JournalEntry = {
@@ -124,7 +129,7 @@ class DetectionWriter:
         self._journal.append(entry)
 
     def close(self) -> None:
-        """Write detections.json, and detections.csv if wanted, each atomically; then unlock the folder.
+        """Write detections.json and, if requested, detections.csv, each atomically; then unlock the folder.
 
         Raises:
             FileError: a file cannot be written.
@@ -135,10 +140,14 @@ class DetectionWriter:
                 write_csv(self._csv, self._journal.entries())
 
     def _begin(self, settings: Mapping[str, Any], skip_done: bool) -> Journal:
-        """Check that the folder can be used, open the journal, remove outdated tables, and create the subfolders."""
+        """Prepare the folder and return the opened journal.
+
+        Check that the folder can be used, open the journal, delete the tables of an earlier run that is not resumed,
+        and create the subfolders.
+        """
         journal_path = self._folder / "detections.jsonl"
         self._check_folder(journal_path, skip_done)
-        # The table is made from the journal, so a resumed run may add it or leave it out.
+        # detections.csv is written from the journal, so a resumed run may use or omit this format.
         formats = sorted(self._formats - {"csv"})
         journal = Journal(journal_path, {**settings, "formats": formats}, resume=skip_done)
         for outdated in () if skip_done else (self._results, self._csv):
@@ -150,36 +159,37 @@ class DetectionWriter:
         return journal
 
     def _check_folder(self, journal_path: Path, skip_done: bool) -> None:
-        """Raise FileError if the folder contains files that this run must not mix with or replace."""
+        """Raise FileError if the folder contains files that are not results of a run, or crops of an earlier run."""
         folder, crops = self._folder, self._folder / _SUBFOLDERS["crops"]
         has_results = self._results.exists()
         with write_errors(folder):
             is_empty = all(path.name == LOCK_NAME for path in folder.iterdir())
             if not is_empty and not journal_path.exists() and not has_results:
-                raise FileError(f"{folder}: contains files that are not detections; give another --out")
+                raise FileError(f"{folder}: the folder contains files that are not detections; pass another --out")
             if "crops" in self._formats and not skip_done and crops.is_dir() and any(crops.iterdir()):
-                # Old crops without a new one of the same name would look like results of this run. Only the user can
-                # decide to delete them.
+                # An old crop that is not replaced by a new crop would look like a result of this run. Only the user may
+                # delete old crops.
                 raise FileError(
-                    f"{crops}: contains crops of an earlier run: move them away, resume that run with --skip-done, "
-                    "or give another --out"
+                    f"{crops}: the folder contains crops of an earlier run; move them, resume that run with "
+                    "--skip-done, or pass another --out"
                 )
         if has_results and not skip_done:
-            _LOG.warning("%s: replacing the results of an earlier run", folder)
+            _LOG.warning("%s: the results of an earlier run in this folder are replaced", folder)
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:
-    """Raise FileError if a source is in the output folder.
+    """Raise FileError if a source is in the output folder or in one of its subfolders.
 
-    Sources that do not exist have generated names and are skipped. One source is checked for each folder.
+    A source that does not exist is skipped, because its name is generated. To save time, only one source per folder is
+    checked.
     """
     for parent, source in {source.parent: source for source in sources if os.path.lexists(source)}.items():
         if parent.resolve().is_relative_to(folder.resolve()):
-            raise FileError(f"{source}: this source is in the output folder; give another --out")
+            raise FileError(f"{source}: this image is in the output folder; pass another --out")
 
 
 def _shortened(stem: str) -> str:
-    """Return a stem cut to `_MAX_STEM_BYTES`, without splitting a character."""
+    """Return the longest beginning of `stem` that has at most `_MAX_STEM_BYTES` bytes."""
     while len(os.fsencode(stem)) > _MAX_STEM_BYTES:
         stem = stem[:-1]
     return stem

@@ -1,1 +1,4 @@
-"""Findings about data, labels and an untrained network. `short_check` runs at the start of every training run."""
+"""Checks of data, labels and an untrained network; each check returns a `Finding`.
+
+`short_check` runs at the start of every training run.
+"""

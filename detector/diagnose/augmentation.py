@@ -1,6 +1,7 @@
-"""A finding about augmentation: do boxes move exactly as the objects in them?
+"""A finding about augmentation: do boxes move exactly as the objects in the image?
 
-Measured on images with painted rectangles, whose true extent in an augmented image is visible by their color.
+The check augments images with painted rectangles. In an augmented image, the color of a rectangle shows where the
+rectangle is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,39 +23,46 @@ from detector.loader.dataset import DetectionDataset
 from detector.sample import Sample
 
 _COLORS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)], dtype=np.uint8)
-"""Of the painted objects. No channel is near FILL, so that mixed pixels at an edge can be attributed to one side."""
+"""Colors of the painted rectangles. No channel is near FILL: a mixed pixel at an edge clearly belongs to one side."""
 
-_IMAGES = 12
-_EPOCHS = 8
+_IMAGE_COUNT = 12
+_EPOCH_COUNT = 8
 
 _MIN_IOU = 0.8
-"""Smallest IoU of a box with the visible extent of its object."""
+"""Smallest acceptable IoU between a box and the visible extent of its object."""
 
 _MIN_SIDE = 16.0
-"""Shorter side, in pixels, from which a box is measured; rounding to whole pixels dominates the IoU of smaller ones."""
+"""Smallest side, in pixels, of a box that is measured. In smaller boxes, rounding to whole pixels dominates the IoU."""
 
 
 def diagnose_augmentation(annotations: Sequence[Annotation], input_hw: tuple[int, int], config: Config) -> Finding:
-    """Check on painted images that boxes stay around their objects through all geometric augmentations.
+    """Check that boxes stay around their objects in all geometric augmentations, and return a finding.
 
     Args:
-        annotations: of the training images; only the image sizes are used.
-        input_hw: height and width of the samples.
-        config: its geometric augmentations are applied at full strength, and mosaic from the first epoch.
+        annotations: annotations of the training images; only the image sizes are used.
+        input_hw: height and width of the augmented images, in pixels.
+        config: settings of the augmentation. Geometric augmentations are applied at full strength, and mosaic from the
+            first epoch on.
     """
     dataset = painted_dataset(annotations, input_hw, config)
-    count = _EPOCHS * len(dataset)
-    return compare_painted(dataset.training_sample(position, _EPOCHS) for position in range(count))
+    count = _EPOCH_COUNT * len(dataset)
+    return compare_painted(dataset.training_sample(position, _EPOCH_COUNT) for position in range(count))
 
 
 def painted_dataset(annotations: Sequence[Annotation], input_hw: tuple[int, int], config: Config) -> DetectionDataset:
-    """Return images with one colored rectangle in each quarter; the class of a rectangle is its color.
+    """Return a dataset of images with one colored rectangle in each quarter; the class of a rectangle is its color.
 
-    Augmentations that change colors, or blend or cover images, are off: they would make the colors ambiguous.
+    Augmentations that change colors, or blend or cover images, are turned off: after them, the color would no longer
+    show which pixels belong to a rectangle.
+
+    Args:
+        annotations: annotations of the training images; only the image sizes are used.
+        input_hw: height and width of the augmented images, in pixels.
+        config: settings of the augmentation.
     """
     rng = np.random.default_rng(0)
     painted = []
-    for image_id, annotation in enumerate(islice(cycle(evenly_spaced(annotations, _IMAGES)), _IMAGES)):
+    for image_id, annotation in enumerate(islice(cycle(evenly_spaced(annotations, _IMAGE_COUNT)), _IMAGE_COUNT)):
         height, width = (max(side, 64) for side in annotation.image_hw)
         quarter = np.array([width, height] * 2) / 2
         near, far = rng.uniform(0.05, 0.4, size=(4, 2)), rng.uniform(0.6, 0.95, size=(4, 2))
@@ -68,7 +76,7 @@ def painted_dataset(annotations: Sequence[Annotation], input_hw: tuple[int, int]
         category_ids=(0, 1, 2, 3),
         annotations=tuple(painted),
         ledger=Ledger(used=4 * len(painted)),
-        read_image=_paint,
+        read_image=_paint_image,
         from_files=False,
     )
     geometric = turned_off(config, ColorConfig, BlendConfig)
@@ -77,7 +85,7 @@ def painted_dataset(annotations: Sequence[Annotation], input_hw: tuple[int, int]
 
 
 def compare_painted(samples: Iterable[Sample]) -> Finding:
-    """Compare the boxes of painted samples with the visible extent of their colors."""
+    """Compare the boxes of painted samples with the visible extent of their rectangles, and return a finding."""
     ious = [
         float(pairwise_iou(box[None], visible_extent(sample.image, box, _COLORS[class_id])[None])[0, 0])
         for sample in samples
@@ -90,29 +98,28 @@ def compare_painted(samples: Iterable[Sample]) -> Finding:
     return Finding(
         "augmentation: boxes follow objects",
         "ok" if matches else "stop",
-        f"{fraction:.0%} of {len(ious)} painted objects are where their boxes are, median IoU {median_iou:.2f}",
-        f"at least 90% with an IoU of {_MIN_IOU:g}",
+        f"{fraction:.0%} of {len(ious)} boxes match their painted object with an IoU of at least {_MIN_IOU:g}; "
+        f"median IoU {median_iou:.2f}",
+        f"at least 90% of the boxes, and a median IoU of at least {_MIN_IOU:g}",
         ""
         if matches
-        else "Boxes and pixels are transformed differently, a bug in the augmentation: check the drawn samples.",
+        else "The augmentation has a bug: it transforms boxes and pixels differently. Check the drawn samples.",
     )
 
 
 def visible_extent(image: ImageArray, box: Floats, color: ImageArray) -> Floats:
-    """Return the bounding box [4] of a color in and near a box.
+    """Return the bounding box [4] of all pixels of a color in and near a box; all zeros if there is no such pixel.
 
     Args:
-        image: [H, W, 3].
-        box: [4] in its pixels; the search area is larger by a quarter of the box at each side.
-        color: [3].
-
-    Returns:
-        [4]; all zeros if the color is not found.
+        image: [H, W, 3] uint8 RGB.
+        box: [4] as (x1, y1, x2, y2), in pixels. The search area is larger than the box by a quarter of its width or
+            height at each side.
+        color: [3] uint8 RGB.
     """
     margin = np.tile((box[2:] - box[:2]) / 4, 2) * (-1, -1, 1, 1)
     left, top, right, bottom = (max(0, int(value)) for value in np.round(box + margin))
     window = image[top:bottom, left:right].astype(np.int16)
-    # The color of a pixel that is half covered is halfway between the object's color and FILL.
+    # The color of a pixel that an object covers half is halfway between the color of the object and FILL.
     is_color = (np.abs(window - color) < np.abs(color.astype(np.int16) - FILL) / 2).all(axis=2)
     rows, columns = np.flatnonzero(is_color.any(axis=1)), np.flatnonzero(is_color.any(axis=0))
     if not len(rows):
@@ -121,8 +128,8 @@ def visible_extent(image: ImageArray, box: Floats, color: ImageArray) -> Floats:
     return np.array(extent, dtype=np.float32)
 
 
-def _paint(annotation: Annotation) -> ImageArray:
-    """Draw the boxes of an annotation as filled rectangles on a gray image."""
+def _paint_image(annotation: Annotation) -> ImageArray:
+    """Return a gray image [H, W, 3] on which the boxes of an annotation are drawn as filled rectangles."""
     image = np.full((*annotation.image_hw, 3), FILL, dtype=np.uint8)
     for (x1, y1, x2, y2), class_id in zip(annotation.boxes.astype(int), annotation.class_ids, strict=True):
         image[y1:y2, x1:x2] = _COLORS[class_id]

@@ -1,4 +1,4 @@
-"""Findings about boxes: duplicates, boxes with two classes, and boxes of unusual size or aspect."""
+"""Findings about boxes: duplicate boxes, objects with two classes, and boxes of unusual size or aspect."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,31 +14,39 @@ from detector.diagnose.objects import FEW_OBJECTS, Objects, first_few
 
 
 def diagnose_duplicate_boxes(objects: Sequence[Objects]) -> Finding:
-    """Check that no object is labeled twice."""
+    """Check that no two boxes of the same class have an IoU above 0.95, and return a finding."""
     paths = list(_overlapping_pairs(objects, 0.95, same_class=True))
     return Finding(
         "data: duplicate boxes",
         "look" if paths else "ok",
         f"{len(paths)} pairs of boxes of the same class with an IoU above 0.95",
         "none",
-        f"Objects labeled twice reduce precision; delete one box of each pair: {_first_paths(paths)}." if paths else "",
+        f"Objects labeled twice reduce precision: delete one box of each pair in {_first_paths(paths)}."
+        if paths
+        else "",
     )
 
 
 def diagnose_boxes_with_two_classes(objects: Sequence[Objects]) -> Finding:
-    """Check that no object has two classes."""
+    """Check that no two boxes of different classes have an IoU above 0.9, and return a finding."""
     paths = list(_overlapping_pairs(objects, 0.9, same_class=False))
     return Finding(
         "data: boxes with two classes",
         "look" if paths else "ok",
         f"{len(paths)} pairs of boxes of different classes with an IoU above 0.9",
         "none",
-        f"One of the two classes is probably wrong: {_first_paths(paths)}." if paths else "",
+        f"One of the two classes is probably wrong: check the boxes in {_first_paths(paths)}." if paths else "",
     )
 
 
 def _overlapping_pairs(objects: Sequence[Objects], min_iou: float, same_class: bool) -> Iterator[Path]:
-    """Yield the image path of every pair of boxes that overlap by more than `min_iou`."""
+    """Yield the path of the image of each pair of boxes with an IoU above `min_iou`.
+
+    Args:
+        objects: objects of each split.
+        min_iou: lower limit of the IoU, exclusive.
+        same_class: True: only pairs with the same class. False: only pairs with different classes.
+    """
     for annotation in chain.from_iterable(o.split.annotations for o in objects):
         boxes, class_ids = annotation.boxes[~annotation.is_crowd], annotation.class_ids[~annotation.is_crowd]
         if len(boxes) > 1:
@@ -48,34 +56,34 @@ def _overlapping_pairs(objects: Sequence[Objects], min_iou: float, same_class: b
 
 
 def _first_paths(paths: Sequence[Path]) -> str:
-    """Return the first few different paths as text."""
+    """Return the first three different paths as text, and the number of the other paths."""
     return first_few(dict.fromkeys(paths))
 
 
 def diagnose_unusual_boxes(objects: Sequence[Objects]) -> Finding:
-    """Check that no box fills the image, is extremely long and thin, or has an unusual size for its class."""
+    """Check that no box fills its image, is very thin, or has an unusual size for its class; return a finding."""
     counts: Counter[str] = Counter()
-    places = []
+    descriptions = []
     for split_objects in objects:
         names, annotations = split_objects.split.class_names, split_objects.split.annotations
         for reason, mask in _unusual(split_objects).items():
             rows = np.flatnonzero(mask)
             counts[reason] += len(rows)
-            places += [
+            descriptions += [
                 f"{names[split_objects.class_ids[i]]} in {annotations[split_objects.image_index[i]].image_path}"
                 for i in rows
             ]
     return Finding(
         "data: unusual boxes",
-        "look" if places else "ok",
+        "look" if descriptions else "ok",
         ", ".join(f"{count} boxes {reason}" for reason, count in counts.items()),
         "none",
-        f"Check whether they are correct: {first_few(places)}." if places else "",
+        f"Check whether these boxes are correct: {first_few(descriptions)}." if descriptions else "",
     )
 
 
 def _unusual(objects: Objects) -> dict[str, Bools]:
-    """Return, for each reason, a mask [N]: True where a box is unusual for this reason."""
+    """Return a dictionary: reason → mask [N], which is True where a box is unusual for this reason."""
     wh = np.maximum(objects.boxes[:, 2:] - objects.boxes[:, :2], 1e-6).astype(np.float64)
     fraction = np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)
     log_fraction = np.log(fraction)
@@ -87,7 +95,7 @@ def _unusual(objects: Objects) -> dict[str, Bools]:
             # Of normally distributed values, 1.48 times the median absolute deviation is one standard deviation.
             unusual_size[is_class] = from_median > 6 * max(1.48 * float(np.median(from_median)), 0.1)
     return {
-        "fill the image": fraction > 0.95,
-        "are 20 times longer than wide": wh.max(axis=1) > 20 * wh.min(axis=1),
-        "are far from the size of their class": unusual_size,
+        "fill more than 95% of their image": fraction > 0.95,
+        "have one side more than 20 times as long as the other": wh.max(axis=1) > 20 * wh.min(axis=1),
+        "have an unusual size for their class": unusual_size,
     }

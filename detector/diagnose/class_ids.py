@@ -1,4 +1,4 @@
-"""A finding about class ids: do they start at 0 and mean the same class in every split?"""
+"""A finding about class ids: do the ids start at 0, and does each id mean the same class in every split?"""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects
 
 _CHECK = "data: class ids"
-_EXPECTED = "ids that start at 0 and mean the same class in every split"
+_EXPECTED = "class ids start at 0, and each id means the same class in every split"
 
 
 def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
-    """Check that class ids start at 0 and mean the same class in every split.
+    """Check that class ids start at 0 and that each id means the same class in every split; return a finding.
 
-    Two faults show only in drawn examples: ids shifted equally in all splits while every name is used, and shifted ids
-    of classes that are all equal in number, size and aspect.
+    The check cannot find two faults, which are visible only in drawn examples: ids that are shifted equally in all
+    splits while every class name is used; and shifted ids of classes that are all equal in frequency, size and aspect.
 
     Args:
-        objects: of each split, the training split first.
+        objects: objects of each split, the training split first.
     """
     names = objects[0].split.class_names
     counts = sum((o.class_counts() for o in objects), np.zeros(len(names), dtype=np.int64))
@@ -30,12 +30,17 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     if finding is not None:
         return finding
     used = np.flatnonzero(counts)
-    measured = f"{len(used)} of {len(names)} used" + (f", {used[0]} to {used[-1]}" if len(used) else "")
+    measured = f"{len(used)} of {len(names)} ids are used" + (f": {used[0]} to {used[-1]}" if len(used) else "")
     return Finding(_CHECK, "ok", measured, _EXPECTED)
 
 
 def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding | None:
-    """Return a finding if the ids seem to start at 1; `counts` [C] are the objects of each class in all splits."""
+    """Return a finding if the class ids seem to start at 1 instead of 0, else None.
+
+    Args:
+        objects: objects of each split.
+        counts: [C] number of objects of each class in all splits.
+    """
     names = objects[0].split.class_names
     if len(names) == 1 or counts[0]:
         return None
@@ -43,36 +48,39 @@ def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding 
     if not rows and not counts[-1]:
         return None
     measured = f"id 0 ({names[0]}) is never used, id {len(names) - 1} ({names[-1]}) is used {counts[-1]} times"
-    measured += f", and {rows} rows have the id {len(names)}" if rows else ""
+    measured += f", and {rows} label rows have the id {len(names)}" if rows else ""
     advice = (
-        "The ids seem to start at 1 while the names start at 0, so every object gets the name of the next class: "
-        "subtract 1 from the ids, or insert a name at the front."
+        "The ids seem to start at 1, but the names start at 0, so that every object gets the name of the next class: "
+        "subtract 1 from all ids, or insert a class name for id 0."
     )
     return Finding(_CHECK, "stop" if rows else "look", measured, _EXPECTED, advice)
 
 
 def _diagnose_shifted_ids(train: Objects, other: Objects) -> Finding | None:
-    """Return a finding if the classes of a split match those of the training split better with ids shifted by one."""
+    """Return a finding if the classes of `train` and `other` match better with ids shifted by one, else None."""
     few_classes = len(train.split.class_names) < 20
-    here, there = class_profiles(train), class_profiles(other)
-    distance = _distance(here, there)
-    for shift, shifted in ((1, _distance(here[:-1], there[1:])), (-1, _distance(here[1:], there[:-1]))):
-        # Measured ratio shifted / distance: correct ids at least 1.4, ids off by one 0.01 to 0.6. With few classes the
-        # ratio varies more by chance.
+    profiles, other_profiles = class_profiles(train), class_profiles(other)
+    distance = _distance(profiles, other_profiles)
+    distance_up = _distance(profiles[:-1], other_profiles[1:])
+    distance_down = _distance(profiles[1:], other_profiles[:-1])
+    for shift, shifted in ((1, distance_up), (-1, distance_down)):
+        # Measured ratio shifted / distance: at least 1.4 with correct ids, 0.01 to 0.6 with ids that are off by one.
+        # With few classes, the ratio varies more by chance.
         if distance > 0.3 and shifted < (0.5 if few_classes else 0.7) * distance:
             measured = (
-                f"the classes of {other.split.name} differ in number, size and aspect by {distance:.2f} from those of "
-                f"{train.split.name}, and by {shifted:.2f} with ids shifted by {shift:+d}"
+                f"mean difference of the classes of {train.split.name} and {other.split.name} in frequency, size and "
+                f"aspect: {distance:.2f}, but only {shifted:.2f} with ids shifted by {shift:+d}"
             )
-            advice = "The ids of one of the two splits are probably off by one: compare drawn examples."
+            advice = "The ids of one of the two splits are probably off by one: compare drawn examples of both splits."
             return Finding(_CHECK, "look", measured, _EXPECTED, advice)
     return None
 
 
 def class_profiles(objects: Objects) -> Doubles:
-    """Return features [C, 3] that characterize each class: logarithms of its frequency, median size and median aspect.
+    """Return the profile of each class as an array [C, 3]: log frequency, log median size and log median aspect.
 
-    The size is the square root of the fraction of the image that the box covers. NaN for classes with too few objects.
+    The size is the square root of the fraction of the image area that the box covers. The profile of a class with fewer
+    than `FEW_OBJECTS` objects is NaN.
     """
     wh = np.maximum(objects.boxes[:, 2:] - objects.boxes[:, :2], 1e-6).astype(np.float64)
     size = np.log(np.prod(wh, axis=1) / np.prod(objects.image_hw, axis=1)) / 2
@@ -86,9 +94,9 @@ def class_profiles(objects: Objects) -> Doubles:
 
 
 def _distance(a: Doubles, b: Doubles) -> float:
-    """Return the mean absolute difference of class profiles `a` and `b`, both [C, 3].
+    """Return the mean absolute difference of the class profiles `a` and `b`, both [C, 3].
 
-    Infinite if fewer than two classes have a profile in both.
+    The result is infinite if fewer than two classes have a profile in both `a` and `b`.
     """
     differences = np.abs(a - b)[np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)]
     return float(differences.mean()) if len(differences) > 1 else np.inf

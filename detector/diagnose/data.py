@@ -1,7 +1,7 @@
-"""Findings about a data set before training; NumPy only, without torch.
+"""All checks of a data set before training.
 
-Each `diagnose_*` function returns one `Finding`. The first split is always the training split; the network is evaluated
-on the others.
+Each `diagnose_*` function returns one `Finding`. In lists of splits, the first split is always the training split; the
+other splits are evaluation splits.
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ from detector.diagnose.objects import gather_objects
 def diagnose_data(
     splits: Sequence[Split], input_hw: tuple[int, int], config: Config, quick: bool = False
 ) -> list[Finding]:
-    """Run all checks of the data.
+    """Run all checks of a data set, and return their findings.
 
     Args:
-        splits: the training split first.
-        input_hw: full height and width of the network input.
-        config: settings of the run.
-        quick: run only the checks of the annotations, which decode no image.
+        splits: the training split first, then the evaluation splits.
+        input_hw: full height and width of the network input, in pixels.
+        config: settings of the training run.
+        quick: True: run only the checks of the annotations, which decode no images.
     """
     objects = [gather_objects(split, input_hw) for split in splits]
     train = objects[0]

@@ -1,23 +1,27 @@
-"""The result of one check: what was measured, what was expected, and what to do about it."""
+"""The result of one check: what was measured, what was expected, and what the user should do."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 Verdict = Literal["ok", "look", "stop"]
-"""From best to worst. look: a person should decide; stop: a training run would be useless, or its scores wrong."""
+"""Verdicts from best to worst.
+
+ok: as expected. look: the user should look at the finding and decide. stop: a training run would be useless, or its
+scores would be wrong.
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
+    """The result of one check: a verdict, the measured and expected values, and advice.
 
     Attributes:
         check: name of the check, as "part: subject".
-        verdict: see `Verdict`.
-        measured: what was found, with numbers.
-        expected: what a good result would be.
-        advice: likely cause and what to do, as sentences; empty if the verdict is "ok".
+        verdict: "ok", "look" or "stop"; see `Verdict`.
+        measured: what the check measured, with numbers.
+        expected: what a good result is.
+        advice: likely causes and what to do, in full sentences; empty if the verdict is "ok".
 
     >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Remove them from one split."))
     look  data: leakage: 2 of 87 images of val (expected: none). Remove them from one split.
@@ -34,10 +38,10 @@ class Finding:
         return f"{line}. {self.advice}" if self.advice else line
 
     def to_json(self) -> dict[str, str]:
-        """Return JSON-ready values."""
+        """Return the fields as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
-    """Return the worst verdict of the findings; "ok" if there are none."""
+    """Return the worst verdict of the findings, or "ok" if there are no findings."""
     return max((finding.verdict for finding in findings), key=get_args(Verdict).index, default="ok")

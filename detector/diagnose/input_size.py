@@ -1,4 +1,4 @@
-"""Findings about the network input: does it suit the images, and can the grid predict every object?"""
+"""Findings about the size of the network input: does it suit the images, and can the grid predict every object?"""
 
 import numpy as np
 
@@ -11,11 +11,14 @@ from detector.loss.criterion import has_positive
 from detector.model.make_network import prediction_strides
 
 _MIN_SIDE = 3.0
-"""A box with a side below this many input pixels contains almost no information."""
+"""An object with a side below this many input pixels contains almost no information."""
 
 
 def diagnose_input_size(train: Objects, input_hw: tuple[int, int]) -> Finding:
-    """Check that images fill the network input, and are neither enlarged nor shrunk too much."""
+    """Check that images fill at least 75% of the network input and are scaled by 0.33 to 1.5; return a finding.
+
+    A smaller scale is accepted if at most 25% of the objects are then smaller than 10 input pixels.
+    """
     sizes = np.array([annotation.image_hw for annotation in train.split.annotations], dtype=np.float64)
     scales = (np.array(input_hw) / sizes).min(axis=1)
     padding = 1 - float(np.mean(np.prod(sizes, axis=1) * scales**2)) / (input_hw[0] * input_hw[1])
@@ -25,27 +28,27 @@ def diagnose_input_size(train: Objects, input_hw: tuple[int, int]) -> Finding:
     small = float(np.sum(np.sqrt(area(train.input_boxes)) < 10)) / max(1, len(train.input_boxes))
     advice = ""
     if scale > 1.5:
-        advice = f"Images are enlarged, which costs time and adds no detail: --imgsz {full_side}."
+        advice = f"Images are enlarged, which costs time and adds no detail: use --imgsz {full_side}."
     elif scale < 1 / 3 and small > 0.25:
         advice = (
             f"{small:.0%} of the objects are smaller than 10 input pixels: use a larger --imgsz, up to {full_side}."
         )
     elif padding > 0.25 and best_hw != tuple(input_hw):
-        advice = f"The images have another aspect: {best_hw[1]}x{best_hw[0]} fits, --set input_size={list(best_hw)}."
+        advice = f"The images have another aspect than the input: use --set input_size={list(best_hw)} (height, width)."
     elif padding > 0.25:
-        advice = "The images have very different aspects; crop or split the longest ones."
+        advice = "The images have very different aspects: crop or split the longest images."
     height, width = input_hw
     return Finding(
         "data: input size",
         "look" if advice else "ok",
-        f"{width}x{height} pixels, {max(padding, 0):.0%} of them padding; images scaled by {scale:.2f}",
-        "at most 25% padding, images scaled by 0.33 to 1.5",
+        f"{width}x{height} pixels, of which {max(padding, 0):.0%} are padding; images are scaled by {scale:.2f}",
+        "at most 25% padding; images are scaled by 0.33 to 1.5",
         advice,
     )
 
 
 def diagnose_small_objects(train: Objects, input_hw: tuple[int, int]) -> Finding:
-    """Check that objects are large enough to be visible in the network input."""
+    """Check that at most 5% of the objects have a side below 3 pixels in the network input, and return a finding."""
     sides = (train.input_boxes[:, 2:] - train.input_boxes[:, :2]).min(axis=1)
     fraction = float(np.mean(sides < _MIN_SIDE)) if len(sides) else 0.0
     advice = ""
@@ -53,10 +56,12 @@ def diagnose_small_objects(train: Objects, input_hw: tuple[int, int]) -> Finding
         needed = _input_side(max(input_hw) * _MIN_SIDE / float(np.quantile(sides, 0.05)))
         full_side = _input_side(float(np.median([max(a.image_hw) for a in train.split.annotations])))
         if min(needed, full_side) > max(input_hw):
-            affected = "95% of them" if needed <= full_side else "more of them"
-            advice = f"--imgsz {min(needed, full_side)} makes {affected} large enough."
+            affected = "95% of the objects" if needed <= full_side else "more objects"
+            advice = f"Use --imgsz {min(needed, full_side)}: then {affected} are large enough."
         else:
-            advice = "The images have no more detail: cut them into tiles, or take images from closer."
+            advice = (
+                "A larger input adds no detail to these images: cut the images into tiles, or take images from closer."
+            )
     return Finding(
         "data: small objects",
         "look" if advice else "ok",
@@ -67,7 +72,11 @@ def diagnose_small_objects(train: Objects, input_hw: tuple[int, int]) -> Finding
 
 
 def diagnose_grid_points(train: Objects, config: Config) -> Finding:
-    """Check that every object can be assigned to a grid point or cell, and that few have the same cell."""
+    """Check that every object has a candidate grid point or cell, and return a finding.
+
+    The check also finds objects that the network cannot separate: at most 1% of the objects may have their center in
+    the same cell as another object.
+    """
     total = max(1, len(train.boxes))
     without = int(np.sum(~has_positive(train.input_boxes, config)))
     stride = prediction_strides(config)[0]
@@ -76,19 +85,19 @@ def diagnose_grid_points(train: Objects, config: Config) -> Finding:
     crowded = len(cells) - len(np.unique(cells, axis=0))
     advice = ""
     if without:
-        advice = "Set assign_radius to 0.5 or more: then every object has a candidate."
+        advice = "Use --set assign_radius=0.5 or more: then every object has a candidate."
     elif crowded > 0.01 * total:
-        advice = "Objects with nearly the same center cannot be told apart: a larger --imgsz separates the centers."
+        advice = "The network cannot separate objects with nearly the same center: use a larger --imgsz."
     return Finding(
         "data: grid points",
         "stop" if without > 0.05 * total else "look" if advice else "ok",
         f"{without / total:.1%} of the objects have no candidate grid point; "
         f"{crowded / total:.1%} have their center in the same cell of {stride} pixels as another object",
-        "none; at most 1%",
+        "no object without a candidate; at most 1% in the same cell",
         advice,
     )
 
 
 def _input_side(pixels: float) -> int:
-    """Return the shortest possible side of the network input with at least this many pixels."""
+    """Return the smallest side of a network input with at least `pixels` pixels; 4096 at most."""
     return min(4096, int(np.ceil(pixels / SIZE_DIVISOR)) * SIZE_DIVISOR)

@@ -1,4 +1,4 @@
-"""A finding about boxes that are all shifted in one direction, measured from the image edges around them."""
+"""A finding about label shift: are all boxes shifted in the same direction, away from the edges of the objects?"""
 
 import os
 from collections.abc import Sequence
@@ -16,100 +16,108 @@ from detector.diagnose.finding import Finding
 from detector.errors import InputError
 
 _MAX_SHIFT = 24
-"""Largest shift that is searched for, in pixels of an image scaled to `_LONG_SIDE`."""
+"""Largest shift that the check can measure, in pixels of an image that is scaled to `_LONG_SIDE`."""
 
 _LONG_SIDE = 640
-"""Images are scaled so that their longer side has this many pixels."""
+"""Every image is scaled so that its longer side has this many pixels."""
 
-_MOST_IMAGES = 150
-_MOST_PIXELS = 4e8
-"""Largest number of images, and of pixels in their files, that are decoded."""
+_MAX_IMAGES = 150
+"""Largest number of images that are decoded."""
 
-_SHIFTED = 4.0
-"""Shift, in pixels of an image scaled to `_LONG_SIDE`, from which boxes count as shifted.
+_MAX_PIXELS = 4e8
+"""Largest number of pixels that are decoded, in all images together."""
 
-Measured on correct boxes: 0 to 1.5; up to 2.5 with half of the objects.
+_MIN_SHIFT = 4.0
+"""Boxes count as shifted from this shift on, in pixels of an image that is scaled to `_LONG_SIDE`.
+
+Measured shift of correct boxes: 0 to 1.5; up to 2.5 if only half of the objects are used.
 """
 
 _MIN_CONTRAST = 0.4
-"""Smallest contrast between edges at the sides of boxes and beside them.
+"""Smallest contrast between the image edges at the sides of boxes and the image edges beside the sides.
 
-Measured: correct boxes 0.97 to 3.6; boxes of other images mostly 0.1 to 0.6.
+Measured: 0.97 to 3.6 for correct boxes; mostly 0.1 to 0.6 for boxes of other images.
 """
 
-_FEW_OBJECTS = 80
-"""With fewer objects away from the image border, the measurement is unreliable."""
+_MIN_OBJECTS = 80
+"""Smallest number of objects away from the image border; with fewer objects, the measurement is unreliable."""
 
-_EXPECTED = f"on average within {_SHIFTED:g} pixels of an image {_LONG_SIDE} pixels long"
+_EXPECTED = f"a shift below {_MIN_SHIFT:g} pixels, in images that are scaled to {_LONG_SIDE} pixels"
 
 
 @dataclass(frozen=True)
 class _AxisShift:
-    """The common shift of boxes along one axis.
+    """The common shift of all boxes along one axis.
 
     Attributes:
-        shift: of the boxes relative to the edges around them, positive to the right or down, in scaled pixels.
-        agreed: the smaller of the absolute shifts of two halves of the objects; 0 if their directions differ. Random
-            errors differ between the halves, a common shift does not.
-        contrast: of the mean edge profile, see `_MIN_CONTRAST`.
+        shift: shift of the boxes relative to the image edges around them, in pixels of the scaled image; positive to
+            the right or down.
+        confirmed: the part of the shift that both halves of the objects confirm: the smaller of their two absolute
+            shifts, or 0 if the directions differ. Random errors differ between the halves, a common shift does not.
+        contrast: contrast of the mean edge profile; see `_MIN_CONTRAST`.
     """
 
     shift: float
-    agreed: float
+    confirmed: float
     contrast: float
 
 
 def diagnose_label_shift(split: Split) -> Finding:
-    """Check that boxes lie on edges of the image, and not all beside them in one direction.
+    """Check that the sides of boxes lie on image edges and are not all shifted in one direction; return a finding.
 
-    Finds shifts of 5 to 16 pixels with their size, and of up to 24 pixels at all. Larger shifts show, if at all, only
-    as boxes without edges.
+    In pixels of the scaled image, the check measures shifts of 5 to 16 pixels correctly. It finds shifts of up to 24
+    pixels, possibly with a wrong size. Larger shifts, if they are found at all, look like boxes without image edges.
     """
     axes = _measure_axes(split)
     if len(axes) < 2:
-        measured = "too few objects away from the border of their images to measure"
+        measured = "not measured: there are too few objects away from the image border"
         return Finding("data: label shift", "ok", measured, _EXPECTED)
     x, y = axes
     contrast = min(x.contrast, y.contrast)
     if contrast < _MIN_CONTRAST:
-        measured = f"hardly more edges at the sides of boxes than beside them (contrast {contrast:.2f})"
-        advice = (
-            "Labels of other images, boxes far off, swapped coordinates, or objects without edges: check the drawn "
-            "examples."
+        measured = (
+            f"the image edges at the sides of boxes are hardly stronger than beside them: contrast {contrast:.2f}"
         )
-        return Finding("data: label shift", "look", measured, f"contrast at least {_MIN_CONTRAST:g}", advice)
-    measured = f"boxes are {x.shift:+.1f} pixels right of and {y.shift:+.1f} below the edges around them"
-    if max(x.agreed, y.agreed) >= _SHIFTED:
         advice = (
-            "Were images cropped or padded after labeling, or corners written as centers? Check the drawn examples."
+            "Possible causes: labels of other images, boxes far from their objects, swapped coordinates, or objects "
+            "without clear edges. Check the drawn examples."
+        )
+        return Finding("data: label shift", "look", measured, f"a contrast of at least {_MIN_CONTRAST:g}", advice)
+    measured = (
+        f"boxes are shifted from the image edges by {x.shift:+.1f} pixels to the right and {y.shift:+.1f} pixels down"
+    )
+    if max(x.confirmed, y.confirmed) >= _MIN_SHIFT:
+        advice = (
+            "Possible causes: images were cropped or padded after labeling, or corners were written as box centers. "
+            "Check the drawn examples."
         )
         return Finding("data: label shift", "look", measured, _EXPECTED, advice)
     return Finding("data: label shift", "ok", measured, _EXPECTED)
 
 
 def _measure_axes(split: Split) -> list[_AxisShift]:
-    """Return the shift along x and along y, without the axes that have too few objects."""
+    """Return the shifts along x and y; an axis with fewer than `_MIN_OBJECTS` objects is omitted."""
     with_objects = [annotation for annotation in split.annotations if not annotation.is_crowd.all()]
-    affordable = _MOST_PIXELS / max(1, pixel_count(with_objects)) * len(with_objects)
-    chosen = evenly_spaced(with_objects, min(_MOST_IMAGES, int(affordable)))
+    affordable = _MAX_PIXELS / max(1, pixel_count(with_objects)) * len(with_objects)
+    chosen = evenly_spaced(with_objects, min(_MAX_IMAGES, int(affordable)))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         by_image = [profiles for profiles in pool.map(partial(_image_profiles, split), chosen) if profiles]
     axes = (np.concatenate(axis_profiles) for axis_profiles in zip(*by_image, strict=True))
-    return [_measure_axis(profiles) for profiles in axes if len(profiles) >= _FEW_OBJECTS]
+    return [_measure_axis(profiles) for profiles in axes if len(profiles) >= _MIN_OBJECTS]
 
 
 def _measure_axis(profiles: Floats) -> _AxisShift:
-    """Return the shift along one axis from the edge profiles of all objects; see `edge_profiles`."""
+    """Return the common shift along one axis, from the edge profiles [K, 2, 49] of all objects; see `edge_profiles`."""
     halves: Sequence[float] = [symmetry_center(profiles[half::2]) for half in (0, 1)]
     return _AxisShift(
         shift=0.0 - symmetry_center(profiles),
-        agreed=min(map(abs, halves)) if halves[0] * halves[1] > 0 else 0.0,
+        confirmed=min(map(abs, halves)) if halves[0] * halves[1] > 0 else 0.0,
         contrast=float(np.ptp(profiles.mean(axis=0), axis=1).sum()),
     )
 
 
 def _image_profiles(split: Split, annotation: Annotation) -> tuple[Floats, Floats] | None:
-    """Return the edge profiles of an image's objects along x and along y; None if it cannot be decoded."""
+    """Return the edge profiles along x and along y of the objects of an image; None if the image cannot be decoded."""
     try:
         image = split.read_image(annotation)
     except InputError:
@@ -123,16 +131,19 @@ def _image_profiles(split: Split, annotation: Annotation) -> tuple[Floats, Float
 
 
 def edge_profiles(gray: ImageArray, boxes: Floats) -> Floats:
-    """Return the strength of vertical edges at and beside the left and right sides of boxes.
+    """Return edge profiles [K, 2, 49]: the strength of vertical image edges at and beside the left and right box sides.
+
+    A box is skipped if a side is shorter than 8 pixels, or if the box is at most 24 pixels from the left or right image
+    border. K boxes remain.
 
     Args:
-        gray: [H, W] image.
-        boxes: [N, 4] in its pixels. Boxes smaller than 8 pixels or near the left or right border are skipped.
+        gray: [H, W] uint8 gray image.
+        boxes: [N, 4] as (x1, y1, x2, y2), in pixels.
 
     Returns:
-        [K, 2, 2 * 24 + 1] for the K boxes that are not skipped and their left and right sides: mean brightness
-        difference across the vertical line at -24 to +24 pixels from the side, over the height of the box, divided by
-        the mean of the box.
+        For each remaining box, for its left and its right side, at each offset from -24 to +24 pixels from the side:
+        the mean brightness difference across the vertical line at this offset, over the height of the box, divided by
+        the mean of all these values of the box.
     """
     height, width = gray.shape
     sums = np.zeros((height + 1, width + 1), dtype=np.float32)
@@ -147,16 +158,14 @@ def edge_profiles(gray: ImageArray, boxes: Floats) -> Floats:
 
 
 def symmetry_center(profiles: Floats) -> float:
-    """Return the offset at which the mean profile of left sides is the mirror image of that of right sides.
+    """Return the offset at which the mean profile of left sides is the mirror image of the mean profile of right sides.
 
-    Boxes that are too wide, or objects with more edges inside than outside, do not move it from 0: their two sides are
-    off symmetrically. Only a common shift moves it.
+    The offset is in pixels, a multiple of 0.5. It stays 0 if all boxes are too wide, or if objects have more edges
+    inside than outside: the errors of the left and right side are then symmetric. Only a common shift of
+    the boxes changes the offset.
 
     Args:
-        profiles: [K, 2, 2 * 24 + 1], see `edge_profiles`.
-
-    Returns:
-        The offset in pixels, a multiple of 0.5.
+        profiles: [K, 2, 49] edge profiles; see `edge_profiles`.
     """
     left, right = profiles.mean(axis=0)
     last = 2 * _MAX_SHIFT

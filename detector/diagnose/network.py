@@ -1,6 +1,6 @@
-"""Findings about an untrained network from one batch: its loss and its gradients.
+"""Findings about an untrained network: is its initial loss correct, and are its gradients correct?
 
-The functions work on a copy of the network.
+The checks use one batch and a copy of the network.
 """
 
 import copy
@@ -20,21 +20,29 @@ from detector.loss.criterion import assign_targets, compute_loss
 from detector.model.network import GridNetwork
 
 _FIRST_LOSS_TOLERANCE = 0.35
-"""Largest relative difference of the first loss from theory: initial logits scatter a little around their bias."""
+"""Largest relative difference between initial and theoretical class loss: logits vary a little around their bias."""
 
 _MAX_GRADIENT_ERROR = 1e-3
-"""In float64, correct code has a relative error below 1e-5 with at least one of `_STEPS`."""
+"""Largest relative error of a correct gradient, in float64.
 
-_STEPS = (1e-5, 1e-7, 1e-6, 1e-4)
-"""Differences, tried in this order: with a short step small gradients vanish in rounding errors, and a long step may
-cross the kink of a ReLU."""
+With at least one of `_STEP_SIZES`, the error of correct code is below 1e-5.
+"""
 
-_ENTRIES = 3
-"""Numbers checked per tensor."""
+_STEP_SIZES = (1e-5, 1e-7, 1e-6, 1e-4)
+"""Step sizes of the central differences, tried in this order.
+
+With a small step, rounding errors hide small gradients. A large step may cross the kink of a ReLU.
+"""
+
+_VALUES_PER_TENSOR = 3
+"""Number of gradient values that are checked per parameter tensor."""
 
 
 def diagnose_first_loss(network: GridNetwork, batch: Batch, config: LossConfig) -> Finding:
-    """Compare the classification loss before training with its theoretical value for the initial bias."""
+    """Compare the class loss before training with its theoretical value, and return a finding.
+
+    The theoretical value is the class loss of a network whose class scores all equal their initial bias.
+    """
     network = copy.deepcopy(network).train()
     with torch.no_grad():
         predictions = network(batch.images)
@@ -45,9 +53,9 @@ def diagnose_first_loss(network: GridNetwork, batch: Batch, config: LossConfig) 
     values = {name: float(part) for name, part in terms.parts.items()}
     error = abs(values["classes"] / max(theory, 1e-9) - 1)
     measured = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
-    expected = f"classes {theory:.2f}, {predictions.initial_loss_theory(config)}; no term below 0"
+    expected = f"classes {theory:.2f}, which is {predictions.initial_loss_theory(config)}; no term below 0"
     if min(values.values()) < 0 or not all(map(math.isfinite, values.values())):
-        advice = "A loss term is negative or not finite: a sign or a target is wrong."
+        advice = "A loss term is negative or not finite: check the signs and the targets in the loss."
         return Finding("network: initial loss", "stop", measured, expected, advice)
     if error > _FIRST_LOSS_TOLERANCE:
         advice = "The network does not start at its initial bias: check init, norm and the bias of the last layers."
@@ -57,11 +65,11 @@ def diagnose_first_loss(network: GridNetwork, batch: Batch, config: LossConfig) 
 
 @dataclass(frozen=True)
 class _GradientErrors:
-    """Gradients of a network compared with numerical ones.
+    """Differences between the gradients of a network and numerical gradients.
 
     Attributes:
-        errors: relative error by name of the parameter tensor.
-        without_gradient: names of the tensors that have no gradient, or only zeros.
+        errors: name of a parameter tensor → relative error of its gradient.
+        without_gradient: names of the parameter tensors whose gradient is missing or all zeros.
     """
 
     errors: dict[str, float]
@@ -69,9 +77,10 @@ class _GradientErrors:
 
 
 def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -> Finding:
-    """Compare back-propagation with central differences in float64, at a few numbers of each trained tensor.
+    """Compare the gradients of back-propagation with numerical gradients in float64, and return a finding.
 
-    The targets are constant, as they are for back-propagation.
+    Numerical gradients are central differences, at a few values of each parameter tensor. The targets of the loss are
+    constant, as in back-propagation.
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 11.5.
     """
@@ -81,20 +90,20 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -
     measured = f"largest relative error {error:.1e} ({worst}) in {len(gradients.errors)} tensors"
     expected = f"below {_MAX_GRADIENT_ERROR:g}, and a gradient for every tensor"
     if names := gradients.without_gradient:
-        measured += f"; without a gradient: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "")
+        measured += f"; tensors without a gradient: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "")
         advice = (
-            "These are not trained: frozen (requires_grad), not connected to the loss, or behind units that are all "
-            "dead or zero."
+            "Training does not change these tensors: they are frozen (requires_grad=False), not connected to the loss, "
+            "or followed by units that are all dead or zero."
         )
         return Finding("network: gradients", "stop", measured, expected, advice)
     if error > _MAX_GRADIENT_ERROR:
-        advice = "The gradient of this layer does not belong to its function: check what was changed in it."
+        advice = "The gradient of this layer does not match its forward pass: check the last changes of the layer."
         return Finding("network: gradients", "stop", measured, expected, advice)
     return Finding("network: gradients", "ok", measured, expected)
 
 
 def _measure_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -> _GradientErrors:
-    """Compare the gradients of a network, on a copy."""
+    """Compare the gradients of a copy of the network with numerical gradients, and return the differences."""
     network = copy.deepcopy(network).double().train()
     for module in network.modules():
         if isinstance(module, nn.Dropout2d):
@@ -113,27 +122,32 @@ def _measure_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -
         if parameter.grad is None or not parameter.grad.any():
             without_gradient.append(name)
             continue
-        # Where the gradient is largest, the difference has the most correct digits; one more number is random.
+        # Where the gradient is largest, the central difference has the most correct digits. One more value is random.
         flat = parameter.grad.flatten()
-        chosen = {*flat.abs().topk(min(_ENTRIES - 1, len(flat))).indices.tolist(), int(rng.integers(len(flat)))}
+        chosen = {
+            *flat.abs().topk(min(_VALUES_PER_TENSOR - 1, len(flat))).indices.tolist(),
+            int(rng.integers(len(flat))),
+        }
         errors[name] = median(_gradient_error(parameter, index, flat[index], loss) for index in chosen)
     return _GradientErrors(errors, without_gradient)
 
 
 @torch.no_grad()
 def _gradient_error(parameter: Tensor, index: int, gradient: Tensor, loss: Callable[[], Tensor]) -> float:
-    """Return |numerical - gradient| / (|numerical| + |gradient|) for one number of a parameter.
+    """Return the relative error |numerical - gradient| / (|numerical| + |gradient|) for one value of a parameter.
+
+    The step sizes are tried until the error is small enough; the result is the smallest error.
 
     Args:
-        parameter: is changed for a moment.
-        index: of the number in the flattened parameter.
-        gradient: the gradient to check, a scalar.
-        loss: computes the loss with the current parameters.
+        parameter: the parameter tensor; is changed, and restored before the function returns.
+        index: index of the value in the flattened parameter tensor.
+        gradient: the gradient to check, a scalar tensor.
+        loss: function that computes the loss with the current parameters.
     """
     position = np.unravel_index(index, parameter.shape)
     original = parameter[position].item()
     error = math.inf
-    for step in _STEPS:
+    for step in _STEP_SIZES:
         parameter[position] = original + step
         above = loss()
         parameter[position] = original - step

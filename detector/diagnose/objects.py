@@ -1,4 +1,4 @@
-"""The objects of a split as one table, which the label and input size checks use."""
+"""`Objects`: the objects of a split as one table, for the checks of labels, boxes and input size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from detector.data.split import Split
 from detector.letterbox import Letterbox
 
 FEW_OBJECTS = 20
-"""A class with fewer training objects than this is hardly learned, and its statistics are unreliable."""
+"""If a class has fewer objects than this, a network hardly learns the class, and its statistics are unreliable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +19,11 @@ class Objects:
 
     Attributes:
         split: the split of the objects.
-        boxes: [N, 4] in pixels of their images.
-        input_boxes: [N, 4] in pixels of the network input.
-        class_ids: [N].
-        image_index: [N] position of the object's image in `split.annotations`.
-        image_hw: [N, 2] height and width of the object's image.
+        boxes: [N, 4] as (x1, y1, x2, y2), in pixels of the original image.
+        input_boxes: [N, 4] as (x1, y1, x2, y2), in pixels of the network input.
+        class_ids: [N] class of each object.
+        image_index: [N] index in `split.annotations` of the image that contains the object.
+        image_hw: [N, 2] height and width of this image, in pixels.
     """
 
     split: Split
@@ -34,16 +34,16 @@ class Objects:
     image_hw: Ints
 
     def class_counts(self) -> Ints:
-        """Return the number of objects of each class [C]."""
+        """Return the number of objects of each class, as an array [C]."""
         return np.bincount(self.class_ids, minlength=len(self.split.class_names))
 
 
 def gather_objects(split: Split, input_hw: tuple[int, int]) -> Objects:
-    """Return the objects of a split as one table.
+    """Return the objects of all images of a split as one table, without crowd regions.
 
     Args:
         split: the split.
-        input_hw: height and width of the network input.
+        input_hw: height and width of the network input, in pixels.
     """
     kept = [~annotation.is_crowd for annotation in split.annotations]
     boxes = [annotation.boxes[keep] for annotation, keep in zip(split.annotations, kept, strict=True)]
@@ -67,7 +67,7 @@ def gather_objects(split: Split, input_hw: tuple[int, int]) -> Objects:
 
 
 def first_few(items: Iterable[object], most: int = 3) -> str:
-    """Return the first few items as text, and the number of the others.
+    """Return a text with the first `most` items and the number of the other items.
 
     >>> first_few("abcde")
     'a, b, c and 2 more'

@@ -1,4 +1,4 @@
-"""The checks that take almost no time; they run at the start of every training run."""
+"""The short check: all checks that take almost no time. It runs at the start of every training run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +15,17 @@ from detector.model.network import GridNetwork
 def short_check(
     splits: Sequence[Split], dataset: DetectionDataset, network: GridNetwork | None, batch_size: int
 ) -> list[Finding]:
-    """Run the checks that take almost no time.
+    """Run all checks that take almost no time, and return their findings.
 
     Args:
         splits: the training split first, then the evaluation splits.
-        dataset: of the training split.
-        network: with its random initial weights. None for trained weights: their loss has no theoretical value.
-        batch_size: images per step.
+        dataset: dataset of the training split.
+        network: network with random initial weights, for the check of the initial loss. None: the network has trained
+            weights, whose loss has no theoretical value; this check is skipped.
+        batch_size: images per training step.
     """
     train, *others = splits
-    # The dataset has decoded the images: its ledger also counts the rows of those that cannot be decoded.
+    # The dataset has decoded all images: its ledger also counts the rows of images that cannot be decoded.
     train = replace(train, ledger=dataset.ledger)
     findings = diagnose_data([train, *others], dataset.input_hw, dataset.config, quick=True)
     if network is None:

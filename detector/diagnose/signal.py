@@ -1,4 +1,4 @@
-"""Findings about the signal in each layer of an untrained network: activations, gradients and weight updates."""
+"""Findings about the signal in the layers of an untrained network: activations, gradients and weight updates."""
 
 import copy
 import math
@@ -19,32 +19,33 @@ _BOUNDED_ACTIVATIONS: Mapping[str, tuple[float, float]] = {
     "hard_sigmoid": (0.0, 1.0),
     "tanh": (-1.0, 1.0),
 }
-"""Activation functions with a lower and an upper bound → the bounds."""
+"""Name of an activation function with bounded output → lower and upper bound."""
 
 _DEAD_LOOK, _DEAD_STOP = 0.3, 0.8
-"""Fraction of dead channels in a layer above which the verdict is "look" or "stop"."""
+"""If a layer has more dead channels than these fractions, the verdict is "look" or "stop"."""
 
-_SATURATED = 0.5
-"""Fraction of saturated activations in a layer above which the verdict is "look"."""
+_MAX_SATURATED = 0.5
+"""If a layer has more saturated activations than this fraction, the verdict is "look"."""
 
 _MIN_STD, _MAX_STD = 1e-3, 1e3
-"""Range of the standard deviation of a healthy layer's activations."""
+"""Range of the standard deviation of the activations in a healthy layer."""
 
 _MIN_UPDATE, _MAX_UPDATE = 1e-6, 0.3
-"""Range of the relative change of a layer's weights in one step. Typical: 0.001; with Muon a few times 0.01."""
+"""Acceptable range of the relative weight change of a layer in one step. Typical: 0.001; with Muon a few times 0.01."""
 
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """Statistics of one layer for one batch.
+    """Statistics of one layer, measured in one training step.
 
     Attributes:
         name: path of the module in the network.
-        mean, std: of its activations.
-        dead: fraction of channels with the same value everywhere in the batch.
-        saturated: fraction of activations within 1 % of a bound; 0 for activation functions that are not bounded.
-        gradient: norm of the gradient of its kernel.
-        update: norm of the change of its kernel in a step at the peak learning rate, divided by the kernel's norm.
+        mean: mean of the activations.
+        std: standard deviation of the activations.
+        dead: fraction of channels with the same value at all positions of all images.
+        saturated: fraction of activations within 1 % of a bound of the activation function; 0 if it has no bounds.
+        gradient: norm of the gradient of the kernel.
+        update: norm of the kernel change in one step at the peak learning rate, divided by the norm of the kernel.
     """
 
     name: str
@@ -59,13 +60,13 @@ class LayerSignal:
 def measure_signal(
     network: GridNetwork, batch: Batch, config: Config, optimizer_step: Callable[[GridNetwork], None]
 ) -> list[LayerSignal]:
-    """Run one forward and backward pass and one optimizer step, and measure every layer.
+    """Run one training step with a copy of the network, and return the statistics of each layer.
 
     Args:
-        network: is not changed.
+        network: the network; is not changed.
         batch: images and objects.
-        config: activation function and loss.
-        optimizer_step: updates the weights of the network it is given from their gradients, at the peak learning rate.
+        config: settings of the activation function and of the loss.
+        optimizer_step: function that updates the weights of a network from their gradients, at the peak learning rate.
     """
     network = copy.deepcopy(network).train()
     activations: dict[str, Tensor] = {}
@@ -98,17 +99,18 @@ def measure_signal(
 
 
 def _norm(tensor: Tensor | None) -> float:
+    """Return the L2 norm of a tensor, or 0 for None."""
     return 0.0 if tensor is None else float(tensor.norm())
 
 
 def _dead_fraction(activations: Tensor) -> float:
-    """Return the fraction of channels of [B, C, H, W] that are constant."""
+    """Return the fraction of the C channels in `activations` [B, C, H, W] that have the same value everywhere."""
     by_channel = activations.transpose(0, 1).flatten(1)
     return float((by_channel.amax(1) == by_channel.amin(1)).float().mean())
 
 
 def _saturated_fraction(activations: Tensor, activation: str) -> float:
-    """Return the fraction of activations within 1 % of a bound of their activation function."""
+    """Return the fraction of activations within 1 % of a bound of the function `activation`; 0 if it has no bounds."""
     if activation not in _BOUNDED_ACTIVATIONS:
         return 0.0
     low, high = _BOUNDED_ACTIVATIONS[activation]
@@ -117,7 +119,7 @@ def _saturated_fraction(activations: Tensor, activation: str) -> float:
 
 
 def diagnose_signal(layers: Sequence[LayerSignal]) -> list[Finding]:
-    """Return the findings about what `measure_signal` measured."""
+    """Return the findings about the statistics of layers that `measure_signal` returned."""
     saturation = [diagnose_saturation(layers)] if any(layer.saturated > 0 for layer in layers) else []
     return [
         diagnose_activations(layers),
@@ -129,7 +131,7 @@ def diagnose_signal(layers: Sequence[LayerSignal]) -> list[Finding]:
 
 
 def diagnose_activations(layers: Sequence[LayerSignal]) -> Finding:
-    """Check that activations neither vanish nor explode."""
+    """Check that the standard deviation of the activations is 0.001 to 1000 in every layer, and return a finding."""
     weakest, strongest = (choose(layers, key=lambda layer: layer.std) for choose in (min, max))
     not_finite = any(not math.isfinite(layer.std) for layer in layers)
     verdict: Verdict = "ok"
@@ -138,7 +140,8 @@ def diagnose_activations(layers: Sequence[LayerSignal]) -> Finding:
     elif weakest.std < _MIN_STD or strongest.std > _MAX_STD:
         verdict = "look"
     advice = (
-        "The signal vanishes or explodes from layer to layer: use norm=batch, or init=he with relu-like activations."
+        "The signal vanishes or explodes from layer to layer: use --set norm=batch, or --set init=he with an "
+        "activation function like relu."
     )
     return Finding(
         "signal: activations of the layers",
@@ -150,7 +153,7 @@ def diagnose_activations(layers: Sequence[LayerSignal]) -> Finding:
 
 
 def diagnose_dead_units(layers: Sequence[LayerSignal]) -> Finding:
-    """Check that few channels are constant."""
+    """Check that at most 30% of the channels of each layer have a constant output, and return a finding."""
     worst = max(layers, key=lambda layer: layer.dead)
     verdict: Verdict = "stop" if worst.dead > _DEAD_STOP else "look" if worst.dead > _DEAD_LOOK else "ok"
     return Finding(
@@ -158,25 +161,30 @@ def diagnose_dead_units(layers: Sequence[LayerSignal]) -> Finding:
         verdict,
         f"{worst.dead:.0%} of the channels of {worst.name} have a constant output",
         f"at most {_DEAD_LOOK:.0%} in any layer",
-        "" if verdict == "ok" else "Dead ReLUs: use a lower lr, another init, or leaky_relu; norm=batch helps most.",
+        ""
+        if verdict == "ok"
+        else "Units with constant output do not learn: use --set norm=batch, which helps most, or a lower lr, another "
+        "init, or activation=leaky_relu.",
     )
 
 
 def diagnose_saturation(layers: Sequence[LayerSignal]) -> Finding:
-    """Check that few activations are at a bound of their activation function."""
+    """Check that at most 50% of the activations of each layer are at a bound of their function; return a finding."""
     worst = max(layers, key=lambda layer: layer.saturated)
-    verdict: Verdict = "look" if worst.saturated > _SATURATED else "ok"
+    verdict: Verdict = "look" if worst.saturated > _MAX_SATURATED else "ok"
     return Finding(
         "signal: saturation",
         verdict,
         f"{worst.saturated:.0%} of the activations of {worst.name} are at a bound",
-        f"at most {_SATURATED:.0%}",
-        "" if verdict == "ok" else "Saturated units have no gradient: use a smaller init, or relu.",
+        f"at most {_MAX_SATURATED:.0%} in any layer",
+        ""
+        if verdict == "ok"
+        else "Saturated units have no gradient: use smaller initial weights (init, init_std), or activation=relu.",
     )
 
 
 def diagnose_gradient_norms(layers: Sequence[LayerSignal]) -> Finding:
-    """Check that gradients neither vanish nor explode."""
+    """Check that no gradient is zero and that gradient norms differ by at most a factor of 1e5; return a finding."""
     weakest, strongest = (choose(layers, key=lambda layer: layer.gradient) for choose in (min, max))
     ratio = strongest.gradient / max(weakest.gradient, 1e-30)
     verdict: Verdict = "stop" if weakest.gradient == 0 or ratio > 1e8 else "look" if ratio > 1e5 else "ok"
@@ -184,23 +192,29 @@ def diagnose_gradient_norms(layers: Sequence[LayerSignal]) -> Finding:
         "signal: gradients",
         verdict,
         f"norm {weakest.gradient:.2g} ({weakest.name}) to {strongest.gradient:.2g} ({strongest.name})",
-        "all above 0, the largest less than 1e5 times the smallest",
-        "" if verdict == "ok" else "Gradients vanish or explode: this depends on norm, init and activation.",
+        "all norms above 0, the largest at most 1e5 times the smallest",
+        "" if verdict == "ok" else "Gradients vanish or explode: use other values of norm, init or activation.",
     )
 
 
 def diagnose_weight_updates(layers: Sequence[LayerSignal]) -> Finding:
-    """Check that a step at the peak learning rate changes the weights by a reasonable fraction."""
+    """Check that one step at the peak learning rate changes each layer by 1e-6 to 0.3; return a finding.
+
+    The change of a layer is relative to the norm of its kernel.
+    """
     smallest, largest = (choose(layers, key=lambda layer: layer.update) for choose in (min, max))
     verdict: Verdict = "ok"
     advice = ""
     if smallest.update == 0:
-        verdict, advice = "stop", "A layer does not change: it is frozen, or the learning rate is 0."
+        verdict, advice = (
+            "stop",
+            "A layer does not change: check whether the layer is frozen, or the learning rate is 0.",
+        )
     elif largest.update > _MAX_UPDATE:
         verdict = "stop" if largest.update > 10 * _MAX_UPDATE else "look"
-        advice = "Such large steps undo what was learned: use a lower lr."
+        advice = "Such large steps destroy what the network has learned: use a lower lr."
     elif smallest.update < _MIN_UPDATE:
-        verdict, advice = "look", "Such small steps learn nothing in a run: use a higher lr."
+        verdict, advice = "look", "With such small steps, the network learns nothing: use a higher lr."
     return Finding(
         "signal: weight updates",
         verdict,

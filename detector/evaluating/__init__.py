@@ -1,1 +1,1 @@
-"""The command `evaluate`: average precision of weights or of COCO results on a split."""
+"""The command `evaluate`: average precision (AP) of weights, or of COCO results, on a split."""

@@ -1,4 +1,4 @@
-"""Evaluation of a detector on a split: COCO's average precision."""
+"""Evaluate a detector on a split: COCO's average precision (AP)."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,18 @@ from detector.predict.detector import Detector
 log = logging.getLogger(__name__)
 
 EVALUATION_OPTIONS = DetectOptions(score_threshold=0.001, max_detections=100, multi_label=True)
-"""Average precision needs the whole ranking, also low scores; COCO counts at most 100 detections per image."""
+"""Options for an evaluation. AP also needs detections with low scores; COCO counts at most 100 detections per image."""
 
 
 @dataclass(frozen=True, eq=False)
 class LetterboxedImage:
-    """An image of a split, letterboxed: its annotation, the letterbox and the pixels [input height, input width, 3]."""
+    """A letterboxed image of a split.
+
+    Attributes:
+        annotation: annotation of the image.
+        letterbox: the letterbox of the image.
+        pixels: [input height, input width, 3] the letterboxed image.
+    """
 
     annotation: Annotation
     letterbox: Letterbox
@@ -37,10 +43,10 @@ class LetterboxedImage:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The result of an evaluation.
+    """The result of an evaluation: metrics and detections.
 
     Attributes:
-        ap: average precision.
+        ap: COCO's average precision and related metrics.
         results: the detections in COCO's results format.
     """
 
@@ -48,7 +54,7 @@ class Evaluation:
     results: list[dict[str, Any]]
 
     def write(self, json_path: Path | None, results_path: Path | None) -> None:
-        """Write the numbers and the COCO results to JSON files, where a path is given.
+        """Write the metrics to `json_path` and the COCO results to `results_path`; a path of None is skipped.
 
         Raises:
             FileError: a file cannot be written.
@@ -72,15 +78,15 @@ def evaluate(
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> AveragePrecision:
-    """Evaluate weights on a split of a data set.
+    """Evaluate weights on a split of a data set, and return COCO's average precision.
 
     Args:
-        data: anything `open_data` accepts.
-        weights: a path, the name of shipped weights, or a loaded `Detector`.
+        data: path of a data set, or "scenes", as for `open_data`.
+        weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector`.
         split: "train", "val" or "test".
-        device: as for `Detector.load`; not with a loaded detector.
-        runtime: as for `Detector.load`; not with a loaded detector.
-        input_size: as for `Detector.load`; not with a loaded detector.
+        device: as for `Detector.load`; must not be set with a loaded detector.
+        runtime: as for `Detector.load`; must not be set with a loaded detector.
+        input_size: as for `Detector.load`; must not be set with a loaded detector.
         iou_threshold: NMS IoU threshold, 0..1.
         suppression: NMS variant, as for `Detector.detect`.
         class_agnostic: as for `Detector.detect`.
@@ -88,13 +94,13 @@ def evaluate(
         max_pixels: as for `open_data`.
 
     Raises:
-        InputError: the data, the split or the weights cannot be read, their classes differ, or a parameter is out of
-            range.
+        InputError: the data, the split or the weights cannot be read, the classes of data and weights differ, or a
+            parameter is out of range.
     """
     options = evaluation_options(iou_threshold, suppression, class_agnostic)
     if isinstance(weights, Detector):
         if (device, runtime, input_size) != ("auto", "auto", None):
-            raise ConfigError("device, runtime, input_size: a loaded detector has its own; leave them out")
+            raise ConfigError("device, runtime, input_size: a loaded detector has its own values; leave them out")
         detector = weights
     else:
         detector = Detector.load(weights, device=device, runtime=runtime, input_size=input_size)
@@ -103,7 +109,7 @@ def evaluate(
 
 
 def choose_split(data_set: DataSet, split: str | None) -> str:
-    """Return the split to evaluate on: the named one, else the only one, else "test"."""
+    """Return `split` if it is not None; else the only split of the data set, or "test" if there are several."""
     if split is not None:
         return split
     return data_set.split_names[0] if len(data_set.split_names) == 1 else "test"
@@ -112,7 +118,7 @@ def choose_split(data_set: DataSet, split: str | None) -> str:
 def evaluation_options(
     iou_threshold: float, suppression: SuppressionName | None, class_agnostic: bool | None
 ) -> DetectOptions:
-    """Return the options of an evaluation with another NMS.
+    """Return a copy of `EVALUATION_OPTIONS` with the given NMS options.
 
     Raises:
         ConfigError: a value is out of range.
@@ -128,10 +134,10 @@ def evaluation_options(
 
 
 def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS) -> Evaluation:
-    """Evaluate a detector on a split that has been read.
+    """Evaluate a detector on a split, and return metrics and detections.
 
     Raises:
-        InputError: the classes differ, or an image cannot be read.
+        InputError: the classes of detector and split differ, or an image cannot be read.
     """
     log.info("%s: %d images, %s", split.name, len(split.annotations), split.ledger.summary())
     found = detect_split(detector, split, options)
@@ -141,17 +147,17 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
 def detect_split(
     detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS
 ) -> dict[int, Detections]:
-    """Return the detections in every image of a split, by image id.
+    """Return image id → detections, for every image of a split.
 
     Raises:
-        InputError: the classes differ, or an image cannot be read.
+        InputError: the classes of detector and split differ, or an image cannot be read.
     """
     check_classes(detector, split)
     return detect_letterboxed_split(detector, letterbox_split(split, detector.input_hw), options)
 
 
 def letterbox_split(split: Split, input_hw: tuple[int, int]) -> Iterator[LetterboxedImage]:
-    """Read and letterbox every image of a split."""
+    """Read and letterbox each image of a split, and yield the letterboxed images in order."""
     for annotation in split.annotations:
         yield LetterboxedImage(annotation, *letterbox_image(split.read_image(annotation), input_hw))
 
@@ -159,7 +165,7 @@ def letterbox_split(split: Split, input_hw: tuple[int, int]) -> Iterator[Letterb
 def detect_letterboxed_split(
     detector: Detector, images: Iterable[LetterboxedImage], options: DetectOptions = EVALUATION_OPTIONS
 ) -> dict[int, Detections]:
-    """Return the detections in images made by `letterbox_split`, by image id."""
+    """Return image id → detections, for images from `letterbox_split`."""
     found: dict[int, Detections] = {}
     remaining = iter(images)
     while batch := list(islice(remaining, options.batch_size)):
@@ -169,24 +175,24 @@ def detect_letterboxed_split(
 
 
 def score_split(split: Split, found: dict[int, Detections]) -> AveragePrecision:
-    """Return the average precision of detections on a split.
+    """Return COCO's average precision of detections on a split.
 
     Args:
-        split: with its ground truth.
-        found: detections by image id.
+        split: the split, with the annotations of all its images.
+        found: image id → detections.
     """
     truth = split.ground_truth if split.ground_truth is not None else to_coco(split)
     return average_precision_unchecked(truth, coco_results(found, split.category_ids))
 
 
 def check_classes(detector: Detector, split: Split) -> None:
-    """Refuse a split whose classes are not those of the detector.
+    """Raise WeightsError if a detector and a split do not have the same classes in the same order.
 
     Raises:
-        WeightsError: the message names both lists.
+        WeightsError: the message names the classes of both.
     """
     if detector.class_names != split.class_names:
         raise WeightsError(
-            f"the classes of the weights are {list(detector.class_names)}, those of the data set "
+            f"the classes of the weights are {list(detector.class_names)}, but the classes of the data set are "
             f"{list(split.class_names)}: evaluate on data with the same classes in the same order"
         )

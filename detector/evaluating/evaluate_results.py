@@ -1,4 +1,4 @@
-"""Evaluation of COCO results files, of this or any other program."""
+"""Evaluate a COCO results file, which this package or any other program has written."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_results(data_set: DataSet, split: str, path: Path) -> Evaluation:
-    """Evaluate a COCO results file on a split.
+    """Evaluate a COCO results file on a split of a data set, and return metrics and detections.
 
     Args:
         data_set: the data set.
@@ -23,7 +23,7 @@ def evaluate_results(data_set: DataSet, split: str, path: Path) -> Evaluation:
         path: JSON file with a list of rows: image_id, category_id, bbox [x, y, w, h], score, and optionally file_name.
 
     Raises:
-        InputError: the file is not a COCO results file, or does not fit the split; the message names the file.
+        InputError: the file is not a COCO results file, or does not match the split. The message names the file.
     """
     results, truth = _read_results(path), data_set.ground_truth(split)
     try:
@@ -34,6 +34,7 @@ def evaluate_results(data_set: DataSet, split: str, path: Path) -> Evaluation:
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a COCO results file; raise InputError if the file is not a list of JSON objects."""
     results = read_json(path)
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise LabelError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")
@@ -41,13 +42,16 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return results with the image ids of a COCO data set, if they name their image files.
+    """Replace the image ids of results by the ids of the ground truth, and return the new results.
 
-    `detect` writes file names and numbers the images itself: its ids match those of a data set only by accident.
-    Results on other images, as for a folder that holds all splits, are left out with a warning.
+    Images are matched by the `file_name` of a row. If a row has no `file_name`, the results are returned unchanged.
+
+    `detector detect` writes file names and numbers the images itself, so its image ids are not those of a data set.
+    Results for images that are not in the ground truth are removed, with a warning. For example, the results may be
+    for a folder with the images of all splits.
 
     Raises:
-        LabelError: none of the files is in the data set, or a name matches several images.
+        LabelError: no file name is in the ground truth, or a file name matches several images.
     """
     if not all(isinstance(row.get("file_name"), str) for row in results):
         return results
@@ -59,21 +63,24 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     names = sorted({row["file_name"] for row in results})
     ids = {name: _id_of(name, ids_by_path_end) for name in names if (PurePath(name).name,) in ids_by_path_end}
     if names and not ids:
-        raise LabelError(f"the results are for {names[0]} and other images, none of which is in this split")
+        raise LabelError(f"none of the images with results is in this split, for example {names[0]}")
     if others := len(names) - len(ids):
-        log.warning("%d of %d images with results are not in this split: left out", others, len(names))
+        log.warning("%d of %d images with results are not in this split; their results are ignored", others, len(names))
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
 
 
 def _id_of(name: str, ids_by_path_end: Mapping[tuple[str, ...], list[Any]]) -> Any:
-    """Return the id of the image whose path has the longest common end with a file name.
+    """Return the id of the image whose path matches most of the last parts of a file name.
 
     Args:
-        name: the file name.
-        ids_by_path_end: last parts of a path, any number of them → ids of the images whose paths end with them.
+        name: file name, with or without folders.
+        ids_by_path_end: last parts of a path (one, two, ...) → ids of the images with a path that ends in these parts.
 
     >>> _id_of("my/night/a.png", {("a.png",): [7, 8], ("night", "a.png"): [8], ("day", "a.png"): [7]})
     8
+
+    Raises:
+        LabelError: several images match equally well.
     """
     parts = PurePath(name).parts
     best = next(ids_by_path_end[parts[start:]] for start in range(len(parts)) if parts[start:] in ids_by_path_end)

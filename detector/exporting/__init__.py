@@ -1,1 +1,1 @@
-"""The commands `export` and `verify`: graph files and the certificates of their parity with the weights."""
+"""The commands `export` and `verify`: write a graph file, and compare its detections with those of its weights."""

@@ -1,6 +1,6 @@
-"""The certificate of an export: what was measured when the export was compared with its weights.
+"""The certificate of an export: the measured differences between the export and its weights.
 
-It is a JSON file beside the .onnx file, or in the folder of an OpenVINO export.
+The certificate is a JSON file beside the .onnx file, or in the folder of an OpenVINO export.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ from detector.options import DetectOptions
 FORMAT = "detector-certificate-3"
 
 FILE_NAME = "certificate.json"
-"""Name of the certificate in the folder of an export; beside an .onnx file, the name of that file comes first."""
+"""Name of the certificate in the folder of an OpenVINO export. For model.onnx it is model.onnx.certificate.json."""
 
 BUILTIN_IMAGES = "built-in images"
-"""Key in `Certificate.parity` of the built-in images, which are the same on every machine."""
+"""Key in `Certificate.parity`: the differences on the built-in images, which are the same on every machine."""
 
 _AP_TOLERANCE = 0.005
-"""Largest loss of AP by reduced precision (int8, bf16) that needs no advice."""
+"""Largest acceptable loss of COCO AP (IoU 0.50:0.95, from 0 to 1); for a larger loss, the user gets advice."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The weights of an export.
+    """The weights file from which an export was created.
 
     Attributes:
-        name: path or shipped name, as given.
-        sha256: hash of the file.
+        name: path or shipped name of the weights, as the user gave it.
+        sha256: SHA-256 hash of the weights file.
     """
 
     name: str
@@ -45,15 +45,16 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class ApComparison:
-    """AP of an export and of its weights on the same split.
+    """COCO AP of an export and of its weights on the same split.
 
     Attributes:
-        weights: COCO's AP of the weights, 0..1.
-        export: COCO's AP of the export, 0..1.
-        lost: the difference; positive: the export is worse.
+        weights: COCO AP (IoU 0.50:0.95) of the weights, 0..1.
+        export: COCO AP (IoU 0.50:0.95) of the export, 0..1.
+        lost: AP of the weights minus AP of the export; positive if the export is worse.
         split: name of the split.
-        images: number of images in it.
-        options: thresholds of the detection: those of the evaluation, or those of the NMS inside the graph.
+        images: number of images of the split.
+        options: options of the detection: those of the NMS in the graph if the graph contains NMS, else those of the
+            evaluation.
     """
 
     weights: float
@@ -66,7 +67,12 @@ class ApComparison:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time per image from pixels to detections, in milliseconds, of the weights in torch and of the export."""
+    """Median time per image from pixels to detections, in milliseconds.
+
+    Attributes:
+        weights: time of the weights in PyTorch.
+        export: time of the export.
+    """
 
     weights: float
     export: float
@@ -74,24 +80,25 @@ class Latency:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was measured when an export was compared with its weights.
+    """The measured differences between an export and its weights, and everything needed to verify the export later.
 
     Attributes:
-        export: name of the file or folder.
-        files: name of each file of the export → its SHA-256 hash.
-        weights: the weights it was exported from.
+        export: name of the .onnx file or of the OpenVINO folder.
+        files: file name → SHA-256 hash, for each file of the export.
+        weights: the weights file.
         graph: properties of the graph.
-        input_hw: height and width of its input.
-        exact: whether the export computes in float32 like its weights: if not, it is int8 or ran in reduced precision.
+        input_hw: height and width of the network input, in pixels.
+        exact: True if the export computes in float32 like the weights; False if it is quantized to int8 or ran in
+            reduced precision (bf16).
         runtime: name and version of the runtime that ran the export.
-        options: thresholds of the detections that were compared.
+        options: options of the compared detections.
         parity: name of a set of images → differences between the detections of the weights and of the export.
-        AP: AP of both on the user's data; None: no data was given.
-        latency_ms: time per image of both.
-        versions: name of a package → its version; None: not installed.
+        AP: COCO AP of the weights and of the export on the user's data; None if the user gave no data.
+        latency_ms: time per image with the weights and with the export.
+        versions: package name → version; None if the package is not installed.
         machine: processor architecture, operating system and Python version.
-        detections: hash of each built-in image → detections in it, each as "class-id score x1 y1 x2 y2": those of the
-            weights if the export is exact, else those of the export itself.
+        detections: hash of a built-in image → its detections, each as "class-id score x1 y1 x2 y2". These are the
+            detections of the weights if the export is exact, else those of the export.
     """
 
     export: str
@@ -111,25 +118,28 @@ class Certificate:
 
     @property
     def loses_too_much(self) -> bool:
-        """Whether the export has lost so much AP (more than 0.005) that the user needs advice."""
+        """Return True if COCO AP (IoU 0.50:0.95) of the export is more than 0.005 below the AP of the weights.
+
+        False if no AP was measured.
+        """
         return self.AP is not None and self.AP.lost > _AP_TOLERANCE
 
     def detections_of(self, image_hash: str, class_names: tuple[str, ...]) -> Detections:
-        """Return the detections in a built-in image.
+        """Return the recorded detections of a built-in image.
 
         Args:
-            image_hash: hash of the image, a key of `detections`.
-            class_names: names of the classes of the export.
+            image_hash: hash of the image; a key of `detections`.
+            class_names: class names of the export.
 
         Raises:
-            ValueError: a line is damaged.
+            ValueError: a recorded detection is damaged.
         """
         table = np.array([row.split() for row in self.detections[image_hash]], dtype=np.float64).reshape(-1, 6)
         boxes, scores, class_ids = table[:, 2:], table[:, 1], table[:, 0]
         return Detections(boxes.astype(np.float32), scores.astype(np.float32), class_ids.astype(np.int64), class_names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the certificate as JSON values."""
+        """Return the certificate as a dictionary of JSON values."""
         nms = self.graph.nms
         return {
             "format": FORMAT,
@@ -155,30 +165,30 @@ class Certificate:
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> "Certificate":
-        """Parse what `to_json` returned.
+        """Return the certificate for the JSON values that `to_json` returned.
 
         Args:
             values: JSON values.
-            source: name of the file, for error messages.
+            source: path of the certificate, for error messages.
 
         Raises:
-            WeightsError: it has another format, or is damaged.
+            WeightsError: the values are damaged, or another version of this package wrote them.
         """
         try:
             if values["format"] != FORMAT:
                 raise WeightsError(
-                    f"{source}: written by another version (format {values['format']!r}, expected {FORMAT!r}): "
-                    "export again"
+                    f"{source}: the certificate was written by another version (format {values['format']!r}, expected "
+                    f"{FORMAT!r}); export again"
                 )
             return _parse(values)
         except WeightsError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise WeightsError(f"{source}: damaged ({error!r}): export again") from None
+            raise WeightsError(f"{source}: the certificate is damaged ({error!r}); export again") from None
 
 
 def detections_to_rows(found: Detections) -> list[str]:
-    """Return a line "class-id score x1 y1 x2 y2" per object."""
+    """Return one line "class-id score x1 y1 x2 y2" per detection."""
     return [
         f"{class_id} {score:.6f} " + " ".join(f"{side:.3f}" for side in box)
         for class_id, score, box in zip(found.class_ids, found.scores, found.boxes, strict=True)
@@ -186,32 +196,32 @@ def detections_to_rows(found: Detections) -> list[str]:
 
 
 def certificate_path(path: Path) -> Path:
-    """Return the path of the certificate of an export.
+    """Return the path of the certificate that belongs to an export.
 
     Args:
-        path: the .onnx file, or the folder of an OpenVINO export.
+        path: path of the .onnx file, or of the folder of an OpenVINO export.
     """
     return path / FILE_NAME if path.is_dir() else path.with_name(f"{path.name}.{FILE_NAME}")
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
-    """Write the certificate of the export at `path`, a file or folder."""
+    """Write the certificate of the export at `path` (an .onnx file or an OpenVINO folder)."""
     write_json(certificate_path(path), certificate.to_json())
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Read the certificate of the export at `path`, a file or folder.
+    """Read and return the certificate of the export at `path` (an .onnx file or an OpenVINO folder).
 
     Raises:
-        FileError: it is missing or cannot be read.
-        WeightsError: it was written by another version, or is damaged.
+        FileError: the certificate is missing or cannot be read.
+        WeightsError: the certificate is damaged, or another version of this package wrote it.
     """
     file = certificate_path(path)
     return Certificate.from_json(read_json(file), str(file))
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 hash of a file.
+    """Return the SHA-256 hash of the content of a file, as 64 hexadecimal digits.
 
     Raises:
         FileError: the file cannot be read.

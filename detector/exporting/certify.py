@@ -1,8 +1,8 @@
-"""Certify an export: run it and its weights on the same images and record the differences.
+"""Certify an export: compare its detections with those of its weights, and write the differences to a certificate.
 
-The certificate contains the detections of the weights in the built-in images, which are the same on every machine. So
-the export can be verified on another machine without its weights. If the export is not exact (int8, bf16), the
-certificate contains the detections of the export itself.
+The certificate also contains the detections of the weights in the built-in images, which are the same on every machine.
+So `verify` can check the export on another machine without the weights. If the export is not exact (int8, bf16), the
+certificate contains the detections of the export instead.
 """
 
 import platform
@@ -33,9 +33,9 @@ from detector.exporting.reference_images import (
     builtin_images,
     comparison_options,
     detect_one_by_one,
-    for_comparison,
     image_hash,
-    read_some,
+    prepare_for_comparison,
+    read_evenly_spaced,
 )
 from detector.graph.openvino_ir import export_files
 from detector.letterbox import SIZE_DIVISOR
@@ -45,7 +45,7 @@ from detector.options import MAX_PIXELS, RuntimeName
 from detector.predict.detector import Detector
 
 _WARMUP_IMAGES = 4
-"""Images whose times are not counted."""
+"""Number of images at the start whose times are not counted."""
 
 _PACKAGES = ("detector", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf")
 
@@ -61,28 +61,30 @@ def certify_export(
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Certificate:
-    """Run an export and its weights on the same images, and write the certificate beside the file or into the folder.
+    """Run an export and its weights on the same images, compare them, and write and return the certificate.
 
-    int8 graphs and the runtime "openvino-fast" are not exact: for them, AP counts and not the parity of detections.
+    The certificate is written beside the .onnx file, or into the OpenVINO folder. An int8 graph, and a graph run by
+    "openvino-fast", is not exact. For an inexact export, differences of detections are recorded and are not an error;
+    its quality is judged by AP.
 
     Args:
-        weights: the weights it was exported from: a .safetensors file or a shipped name.
-        path: the .onnx file, or the folder of an OpenVINO export.
+        weights: the weights of the export: a .safetensors file or the name of shipped weights.
+        path: path of the .onnx file, or of the folder of an OpenVINO export.
         runtime: inference backend that runs the export.
-        data: data set to compare AP on; anything `open_data` takes. None: no comparison of AP.
+        data: data set on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
         split: split of this data set.
-        images: the user's images, on which detections are compared besides the built-in images; empty: those of the
-            split.
+        images: the user's images. Detections are compared on the built-in images and on these; if `images` is empty, on
+            the images of the split.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
 
     Returns:
-        The certificate, as written.
+        The certificate that was written.
 
     Raises:
-        InputError: a file, the data or an image cannot be read.
-        WeightsError: an exact export differs from its weights by more than rounding errors. The certificate is written
-            nevertheless.
+        InputError: a file, the data set or an image cannot be read.
+        WeightsError: the export is exact, and its detections differ from those of the weights by more than rounding
+            errors. The certificate has been written.
     """
     model = Detector.load(path, device="cpu", runtime=runtime)
     reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw))
@@ -119,16 +121,17 @@ def certify_export(
 
 
 def _check_parity(certificate: Certificate, path: Path) -> None:
-    """Raise WeightsError if an exact export differs from its weights."""
+    """Raise WeightsError if an exact export differs from its weights by more than rounding errors."""
     for name, parity in certificate.parity.items():
-        if certificate.exact and not parity.is_within:
+        if certificate.exact and not parity.is_within_rounding:
             raise WeightsError(
-                f"{path}: its detections differ from those of {certificate.weights.name} on {name}: {parity}; see "
-                f"{certificate_path(path)}"
+                f"{path}: the detections of the export differ from those of {certificate.weights.name} on {name}: "
+                f"{parity}; see {certificate_path(path)}"
             )
 
 
 def _measure_parity(reference: Detector, model: Detector, images: Sequence[ImageArray]) -> Parity:
+    """Return the differences between the detections of the weights (`reference`) and of the export (`model`)."""
     options = comparison_options(model)
     expected, found = (detect_one_by_one(detector, images, options) for detector in (reference, model))
     return compare_detections(expected, found, options.score_threshold)
@@ -137,16 +140,16 @@ def _measure_parity(reference: Detector, model: Detector, images: Sequence[Image
 def _parity_on_user_images(
     reference: Detector, model: Detector, images: Sequence[Source], split: Split | None
 ) -> dict[str, Parity]:
-    """Return the parity on the user's images, by name; empty if there are none."""
+    """Return {"your images": parity}; an empty dictionary if the user gave neither images nor a split."""
     sources = images if images or split is None else sources_of(split)
-    pixels = for_comparison(read_some(sources), model)
+    pixels = prepare_for_comparison(read_evenly_spaced(sources), model)
     return {"your images": _measure_parity(reference, model, pixels)} if pixels else {}
 
 
 def _parity_at_larger_input(
     weights: str | Path, path: Path, model: Detector, runtime: RuntimeName
 ) -> dict[str, Parity]:
-    """Return the parity at a larger input size, by name; empty if the graph has a fixed input size."""
+    """Return {"an input of SIZE": parity} for an input 64 pixels larger; empty if the graph has a fixed input size."""
     if not model.runtime.graph_info.dynamic:
         return {}
     size = max(model.input_hw) + 2 * SIZE_DIVISOR
@@ -156,7 +159,10 @@ def _parity_at_larger_input(
 
 
 def _compare_ap(reference: Detector, model: Detector, split: Split) -> ApComparison:
-    """Compare AP, with the options of the evaluation or, if the graph contains NMS, with the options of that NMS."""
+    """Measure COCO AP of the weights (`reference`) and of the export (`model`) on a split.
+
+    If the graph contains NMS, both use the options of that NMS, else the options of the evaluation.
+    """
     options = model.runtime.graph_info.nms or EVALUATION_OPTIONS
     weights, export = (score_split(split, detect_split(detector, split, options)).AP for detector in (reference, model))
     return ApComparison(
@@ -170,7 +176,7 @@ def _compare_ap(reference: Detector, model: Detector, split: Split) -> ApCompari
 
 
 def _median_ms(detector: Detector, images: Sequence[ImageArray]) -> float:
-    """Return the median time per image from pixels to detections, in milliseconds, without the first images."""
+    """Return the median time per image from pixels to detections, in milliseconds, without the first 4 images."""
     seconds = []
     for image in images:
         start = time.perf_counter()

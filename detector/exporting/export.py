@@ -1,4 +1,4 @@
-"""Export weights to a graph file that runs without torch, and certify it."""
+"""Export weights to a graph file that runs without PyTorch, and certify the export (see `certify`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,24 +26,25 @@ from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
 from detector.weights_info import WeightsInfo
 
 Format = Literal["onnx", "openvino"]
-"""A file in ONNX format, or a folder with an OpenVINO IR."""
+"""Format of an export: an ONNX file, or a folder with an OpenVINO IR."""
 
 _DEFAULT_READ_OPTIONS = ReadOptions()
 
 _MIN_IMAGES, _CALIBRATION_IMAGES = 16, 128
-"""Images for int8 calibration: with fewer the activation ranges are random, with more they hardly change."""
+"""Smallest and largest number of images for int8 calibration. With fewer than 16 images the measured activation ranges
+are random; with more than 128 they hardly change."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The result of an export.
+    """The files that an export has written, and the certificate.
 
     Attributes:
-        path: the .onnx file, or the folder of an OpenVINO export.
-        input_hw: height and width of the network input.
-        size_bytes: size of the file, or of the files in the folder, without the certificate.
-        certificate: differences to the weights; None: the export was not run, because `certify` was False or because
-            neither OpenVINO nor ONNX Runtime is installed.
+        path: path of the .onnx file, or of the folder of an OpenVINO export.
+        input_hw: height and width of the network input, in pixels.
+        size_bytes: size of the file, or of all files in the folder, without the certificate.
+        certificate: measured differences between the export and its weights. None if the export was not compared:
+            `certify` was False, or neither OpenVINO nor ONNX Runtime is installed to run the export.
     """
 
     path: Path
@@ -53,12 +54,12 @@ class ExportResult:
 
     @property
     def megabytes(self) -> float:
-        """Size in MB (10^6 bytes)."""
+        """Size of the export in MB (10^6 bytes), without the certificate."""
         return self.size_bytes / 1e6
 
     @property
     def certificate_path(self) -> Path:
-        """Path of the certificate, if there is one."""
+        """Path of the certificate; the file is missing if `certificate` is None."""
         return certificate_path(self.path)
 
 
@@ -79,35 +80,40 @@ def export(
     max_pixels: int = MAX_PIXELS,
     certify: bool = True,
 ) -> ExportResult:
-    """Write weights as an ONNX file or as the folder of an OpenVINO IR, and certify the export.
+    """Write weights as an ONNX file or as an OpenVINO folder, and compare the export with the weights.
 
-    The file or folder is written completely or not at all. To certify, the export and its weights run on the same
-    images; the certificate is a JSON file beside the file or in the folder.
+    The file or folder is written completely or not at all. With `certify`, the export and the weights then run on the
+    same images, and the differences are written to a certificate: a JSON file beside the .onnx file or in the folder.
 
     Args:
-        weights: a .safetensors file, or the name of shipped weights.
-        path: a file name that ends in .onnx; for "openvino" a folder, which must not exist, be empty, or contain an
-            earlier export, which is replaced.
+        weights: path of a .safetensors file, or the name of shipped weights.
+        path: for "onnx" a file name that ends in .onnx. For "openvino" a folder, which must be missing or empty, or
+            contain only an earlier export; an earlier export is replaced.
         format: "onnx" or "openvino".
         input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
-        int8_images: quantize to int8 (post-training quantization); the activation ranges are measured on 128 of these
-            images: files, folders or glob patterns, or the result of `training_images`. None: float32.
-        nms: put NMS with these fixed thresholds into the graph; None: the graph outputs a prediction per grid point.
-        dynamic: whether the graph takes inputs of any size (multiples of 32).
-        data: data set on which the certificate also compares AP; anything `open_data` takes.
+        int8_images: images for post-training quantization to int8: paths of files or folders, glob patterns, or the
+            result of `training_images`. At least 16; the activation ranges are measured on at most 128 of them. None:
+            the export is in float32.
+        nms: options of NMS inside the graph; their thresholds are fixed in the graph. None: the graph contains no NMS
+            and returns one prediction per grid point.
+        dynamic: whether the graph accepts inputs of any size (multiples of 32).
+        data: data set on which the certificate also compares AP, in any form that `open_data` accepts.
         split: split of this data set.
         runtime: inference backend that runs the export for the certificate.
-        certificate_images: images on which the certificate also compares detections, given like `int8_images`; empty:
-            those of the split.
+        certificate_images: images on which the certificate also compares detections, in the same forms as
+            `int8_images`. If empty, the images of the split are used.
         allow_outside: as for `open_data`.
-        max_pixels: pixels of the largest image that is decoded.
-        certify: whether to certify the export.
+        max_pixels: largest number of pixels of an image that is decoded.
+        certify: whether to compare the export with the weights and write a certificate.
+
+    Returns:
+        The path and size of the export, and its certificate.
 
     Raises:
-        InputError: a parameter is out of range, a file or image cannot be read or written, a package is not installed,
-            there are too few images for int8, or the network does not support these options.
-        WeightsError: the export differs from its weights by more than rounding errors. It and the certificate have been
-            written.
+        InputError: an argument is out of range, a file or image cannot be read or written, a package is not installed,
+            there are fewer than 16 images for int8, or the network does not support these options.
+        WeightsError: the detections of a float32 export differ from those of the weights by more than rounding errors.
+            The export and the certificate have been written.
     """
     path = Path(path)
     _check_format(format)
@@ -140,24 +146,25 @@ def export(
 
 
 def format_of(path: Path) -> Format:
-    """Return the format that the name of an export implies.
+    """Return "onnx" if the name of an export ends in .onnx, else "openvino".
 
     Raises:
-        ConfigError: the name has a suffix of neither format.
+        ConfigError: the name has another suffix than .onnx and does not end in "_openvino".
     """
     if path.suffix and path.suffix != ".onnx" and not path.name.endswith("_openvino"):
         raise ConfigError(
-            f"{path}: expected a name that ends in .onnx; for an OpenVINO folder of this name, add --format openvino"
+            f"{path}: expected a name that ends in .onnx; to write an OpenVINO folder of this name, add "
+            "--format openvino"
         )
     return "onnx" if path.suffix == ".onnx" else "openvino"
 
 
 def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIONS) -> list[Source]:
-    """Return the training images of a data set, for int8 calibration.
+    """Return the images of the train split of a data set, for int8 calibration.
 
     Args:
-        data: anything `open_data` takes.
-        options: `allow_outside` and `max_pixels` apply.
+        data: the data set, in any form that `open_data` accepts.
+        options: only `allow_outside` and `max_pixels` are used.
 
     Raises:
         InputError: the data set cannot be read, or has no train split.
@@ -169,14 +176,14 @@ def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIO
 def _write(
     path: Path, graph: bytes, format: Format, int8_inputs: Sequence[ImageArray] | None, nms: DetectOptions | None
 ) -> None:
-    """Quantize a graph, add NMS, convert it and write it, where requested.
+    """Write a graph; before that, quantize it, add NMS or convert it to OpenVINO if requested.
 
     Args:
-        path: file or folder.
-        graph: bytes of an ONNX file in float32, without NMS.
+        path: the .onnx file or the OpenVINO folder to write.
+        graph: content of an ONNX file in float32, without NMS.
         format: format to write.
-        int8_inputs: letterboxed images for int8 calibration; None: float32.
-        nms: options of the NMS in the graph; None: no NMS.
+        int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the graph stays in float32.
+        nms: options of the NMS to add to the graph; None: no NMS.
     """
     if format == "onnx" and int8_inputs is not None:
         graph = quantize(graph, int8_inputs)
@@ -194,17 +201,17 @@ def _check_format(format: str) -> None:
 
 
 def _check_nms(info: WeightsInfo) -> None:
-    """Raise ConfigError if the settings of the weights ask for another NMS than the one a graph can contain."""
+    """Raise ConfigError unless the weights use classic NMS per class, the only NMS that a graph can contain."""
     config = config_of(dict(info.config))
     if config.suppression != "classic" or config.class_agnostic:
         raise ConfigError(
             "nms: a graph can only contain classic NMS per class, but the settings of the weights are suppression="
-            f"{config.suppression}, class_agnostic={config.class_agnostic}: export with --nms out"
+            f"{config.suppression}, class_agnostic={config.class_agnostic}; export with --nms out"
         )
 
 
 def _as_sources(images: Sequence[Source | str | Path], options: ReadOptions) -> Iterator[Source]:
-    """Yield the images as sources; paths may name files, folders or glob patterns."""
+    """Yield a source per image; a string or path may be a file, a folder or a glob pattern."""
     for image in images:
         if isinstance(image, Source):
             yield image
@@ -213,10 +220,14 @@ def _as_sources(images: Sequence[Source | str | Path], options: ReadOptions) -> 
 
 
 def _calibration_inputs(sources: Sequence[Source], input_hw: tuple[int, int]) -> list[ImageArray]:
-    """Read and letterbox at most 128 of the images, evenly spaced; returns arrays [H, W, 3]."""
+    """Read at most 128 of the images, evenly spaced, and return them letterboxed, each as [H, W, 3].
+
+    Raises:
+        ConfigError: there are fewer than 16 images.
+    """
     if len(sources) < _MIN_IMAGES:
         raise ConfigError(
-            f"int8: {len(sources)} images are too few to measure the range of every activation: use at least "
-            f"{_MIN_IMAGES}, better {_CALIBRATION_IMAGES}"
+            f"int8: {len(sources)} images are too few to measure the range of every activation; give at least "
+            f"{_MIN_IMAGES} images, better {_CALIBRATION_IMAGES}"
         )
     return [letterbox_image(source.read(), input_hw)[1] for source in evenly_spaced(sources, _CALIBRATION_IMAGES)]

@@ -1,4 +1,4 @@
-"""Files and folders of exports: they are written completely or not at all, and replace only other exports."""
+"""Write the file or folder of an export: completely or not at all, and without replacing anything but an export."""
 
 import shutil
 import tempfile
@@ -13,11 +13,11 @@ from detector.weights_info import FORMAT
 
 
 def check_onnx_path(path: Path) -> None:
-    """Check that an ONNX file can be written to a path.
+    """Raise an InputError unless an ONNX export can be written to `path` without replacing a file of another kind.
 
     Raises:
-        ConfigError: the name does not end in .onnx, or is that of a folder.
-        FileError: another file has this name.
+        ConfigError: the name does not end in .onnx, or `path` is a folder.
+        FileError: the file exists and is not an export, or it cannot be read.
     """
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: expected a file name that ends in .onnx")
@@ -29,16 +29,16 @@ def check_onnx_path(path: Path) -> None:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
     if is_other:
         raise FileError(
-            f"{path}: already exists and was not written by `detector export`, so it is not replaced: use another name"
+            f"{path}: already exists and was not written by `detector export`, so it is not replaced; use another name"
         )
 
 
 def check_openvino_path(path: Path) -> None:
-    """Check that the folder of an OpenVINO export can be written to a path without losing other files.
+    """Raise an InputError unless an OpenVINO export can replace the folder `path` without deleting other files.
 
     Raises:
-        ConfigError: the name is that of a file, or ends in .onnx.
-        FileError: the folder contains other files.
+        ConfigError: `path` is a file, or its name ends in .onnx.
+        FileError: the folder contains files that are not part of an export, or it cannot be read.
     """
     if path.suffix == ".onnx" or path.is_file():
         raise ConfigError(f"{path}: expected a folder name, such as {path.stem}_openvino")
@@ -49,16 +49,16 @@ def check_openvino_path(path: Path) -> None:
     others = [name for name in found if name not in (XML, BIN, FILE_NAME)]
     if found and (others or not is_ir(path)):
         what = f"contains {others[0]}, which is not part of an export" if others else "contains another program's model"
-        raise FileError(f"{path}: {what}, and the whole folder would be replaced: use another folder")
+        raise FileError(f"{path}: {what}, and an export would replace the whole folder; use another folder")
 
 
 def write_openvino(path: Path, ir: Ir) -> None:
-    """Write the folder of an OpenVINO export: first under a temporary name, then flushed to disk and renamed.
+    """Write the folder of an OpenVINO export: write it under a temporary name, flush it to disk, then rename it.
 
-    An existing folder is first renamed, and removed at the end: at no time are files of both in one folder.
+    An existing folder is renamed before that and removed at the end. So a folder never contains files of both exports.
 
     Raises:
-        FileError: the folder cannot be written; an existing folder is restored.
+        FileError: the folder cannot be written. An existing folder is restored.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,7 @@ def write_openvino(path: Path, ir: Ir) -> None:
 
 
 def _replace_folder(path: Path, temporary: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a new folder below `temporary`, then rename it to `path`; on failure, restore the old folder."""
     new, old = temporary / "new", temporary / "old"
     new.mkdir()
     for name, data in files.items():

@@ -1,6 +1,6 @@
-"""Parity: how much the detections of two detectors differ on the same images.
+"""Parity: the differences between the detections of two detectors on the same images.
 
-Each detection of one detector is matched with at most one detection of the other.
+Each detection of one detector is matched with at most one detection of the other detector.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from detector.boxes import pairwise_iou
 from detector.detections import Detections
 
 _BOX_TOLERANCE, _SCORE_TOLERANCE = 0.5, 0.01
-"""Largest differences, in image pixels and in score, that the rounding errors of float32 may cause."""
+"""Largest difference of a box coordinate (in image pixels) and of a score that float32 rounding errors may cause."""
 
 _MATCH_IOU = 0.5
-"""Smallest IoU at which two detections of the same class are matched."""
+"""Two detections of the same class are matched if their IoU is at least this value."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Parity:
 
     Attributes:
         images: number of images.
-        detections: number of detections of the reference.
-        unmatched: number of detections, of both detectors, without a match, except those with a score within 0.01 of
-            the score threshold.
-        box: largest difference of a box coordinate of matched detections, in image pixels.
-        score: largest difference of a score of matched detections.
+        detections: number of detections of the reference detector.
+        unmatched: number of detections of both detectors that have no match. Detections whose score is at most 0.01
+            above the score threshold are not counted.
+        box: largest difference of a box coordinate between two matched detections, in image pixels.
+        score: largest difference of the score between two matched detections.
     """
 
     images: int
@@ -38,16 +38,20 @@ class Parity:
     score: float
 
     @property
-    def is_within(self) -> bool:
-        """Whether rounding errors of float32 explain the differences: all matched, boxes and scores nearly equal."""
+    def is_within_rounding(self) -> bool:
+        """Return True if float32 rounding errors can explain the differences.
+
+        That is: no unmatched detection, boxes within 0.5 pixels, and scores within 0.01, all inclusive.
+        """
         return self.unmatched == 0 and self.box <= _BOX_TOLERANCE and self.score <= _SCORE_TOLERANCE
 
-    def is_like(self, certified: "Parity") -> bool:
-        """Return whether the differences are explained by reduced precision (int8, bf16) on another machine.
+    def is_similar_to(self, certified: "Parity") -> bool:
+        """Return True if an int8 or bf16 export on another machine can explain the differences.
+
+        That is: at most as many unmatched detections as in `certified`, plus 5 % of the detections.
 
         Args:
-            certified: differences between the same export and its weights when it was certified. As many unmatched
-                detections are allowed, plus 5 % of the detections.
+            certified: differences between the same export and its weights, from the certificate.
         """
         return self.unmatched <= certified.unmatched + self.detections / 20
 
@@ -59,12 +63,13 @@ class Parity:
 
 
 def compare_detections(expected: Sequence[Detections], found: Sequence[Detections], score_threshold: float) -> Parity:
-    """Match the detections of each image and return the largest differences.
+    """Match the detections of two detectors in each image, and return the largest differences.
 
     Args:
-        expected: detections of the reference, one item per image.
+        expected: detections of the reference detector, one item per image.
         found: detections of the other detector, one item per image.
-        score_threshold: score threshold of both. Detections just above it may be missing on one side.
+        score_threshold: score threshold of both detectors. A detection whose score is at most 0.01 above the threshold
+            may be missing on one side.
     """
     unmatched, box, score = 0, 0.0, 0.0
     for a, b in zip(expected, found, strict=True):
@@ -79,10 +84,10 @@ def compare_detections(expected: Sequence[Detections], found: Sequence[Detection
 
 
 def match(a: Detections, b: Detections) -> list[tuple[int, int]]:
-    """Match two lists of detections of an image greedily, class by class.
+    """Match the detections of two detectors in one image greedily, within each class; return the pairs.
 
-    In the order of `a` (best score first), each detection is matched with the unmatched detection of `b` of the same
-    class with the highest IoU, if it is at least 0.5.
+    In the order of `a` (highest score first), each detection is matched with the detection of `b` that has the same
+    class, has no match yet, and has the highest IoU. If the highest IoU is below 0.5, the detection has no match.
 
     Returns:
         Pairs (index in `a`, index in `b`).

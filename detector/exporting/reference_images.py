@@ -1,4 +1,4 @@
-"""The images on which an export is compared with its weights, and the detections in them."""
+"""The images on which an export is compared with its weights, and the detection in these images."""
 
 import zlib
 from collections.abc import Sequence
@@ -16,35 +16,40 @@ from detector.options import DetectOptions
 from detector.predict.detector import Detector
 
 _IMAGES = 24
-"""Number of built-in images, and largest number of the user's images."""
+"""Number of built-in images, and largest number of the user's images, in a comparison."""
 
 _SCORE_THRESHOLD = 0.05
-"""Detections are compared down to this score, far below the default score threshold."""
+"""Score threshold of a comparison, far below the default score threshold."""
 
 
 def comparison_options(model: Detector) -> DetectOptions:
-    """Return the options to compare detections with: a low score threshold, or those of the NMS inside the graph."""
+    """Return the options with which detections are compared.
+
+    If the graph contains NMS, these are the options of that NMS, with a score threshold of at least 0.05. Else they are
+    the default options with a score threshold of 0.05.
+    """
     if (nms := model.runtime.graph_info.nms) is not None:
         return replace(nms, score_threshold=max(nms.score_threshold, _SCORE_THRESHOLD))
     return DetectOptions(score_threshold=_SCORE_THRESHOLD)
 
 
 def builtin_images(model: Detector) -> list[ImageArray]:
-    """Return images of the built-in scenes, which are the same on every machine, for a comparison of this detector."""
+    """Return 24 images of the built-in scenes, which are the same on every machine, prepared for this detector."""
     split = scenes.read_split("test")
-    return for_comparison([split.read_image(annotation) for annotation in split.annotations[:_IMAGES]], model)
+    return prepare_for_comparison([split.read_image(annotation) for annotation in split.annotations[:_IMAGES]], model)
 
 
-def read_some(sources: Sequence[Source]) -> list[ImageArray]:
-    """Read at most 24 of the images, evenly spaced."""
+def read_evenly_spaced(sources: Sequence[Source]) -> list[ImageArray]:
+    """Read and return at most 24 of the images, evenly spaced over the list."""
     return [source.read() for source in evenly_spaced(sources, _IMAGES)]
 
 
-def for_comparison(images: Sequence[ImageArray], model: Detector) -> list[ImageArray]:
-    """Return images on which a detector can be compared; if its graph contains NMS, letterboxed to its input size.
+def prepare_for_comparison(images: Sequence[ImageArray], model: Detector) -> list[ImageArray]:
+    """Return the images for a comparison; if the graph of `model` contains NMS, letterboxed to the input size.
 
-    NMS inside a graph uses boxes clipped to the input, NMS outside uses boxes clipped to the image. With padding
-    between the two, a few boxes of low score would differ although both are correct.
+    NMS inside a graph uses boxes clipped to the network input; NMS outside of a graph uses boxes clipped to the image.
+    If there were padding between input and image, a few boxes with low scores would differ although both results are
+    correct.
     """
     if model.runtime.graph_info.nms is not None:
         images = [letterbox_image(image, model.input_hw)[1] for image in images]
@@ -52,10 +57,13 @@ def for_comparison(images: Sequence[ImageArray], model: Detector) -> list[ImageA
 
 
 def detect_one_by_one(detector: Detector, images: Sequence[ImageArray], options: DetectOptions) -> list[Detections]:
-    """Detect in each image as a batch of its own, so that the results do not depend on the other images."""
+    """Return the detections in each image; each image is a separate batch, so no result depends on other images."""
     return [detector.detect_letterboxed([letterbox_image(image, detector.input_hw)], options)[0] for image in images]
 
 
 def image_hash(image: ImageArray) -> str:
-    """Return a checksum of the pixels; another version of OpenCV may draw or scale the built-in images differently."""
+    """Return a checksum of the pixels, as 8 hexadecimal digits.
+
+    It detects built-in images that another version of OpenCV has drawn or scaled differently.
+    """
     return f"{zlib.crc32(image.data):08x}"

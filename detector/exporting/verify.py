@@ -1,4 +1,4 @@
-"""Verify an export against its certificate, on any machine and without its weights."""
+"""Verify an export: compare its detections with those in its certificate, on any machine and without the weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from detector.predict.detector import Detector
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The result of a verification.
+    """The result of a successful verification.
 
     Attributes:
-        parity: differences between the detections on this machine and those in the certificate.
-        certificate: the certificate.
+        parity: differences between the detections of the export on this machine and those in the certificate.
+        certificate: the certificate of the export.
     """
 
     parity: Parity
@@ -32,54 +32,58 @@ class VerifyResult:
 
 
 def verify(path: str | Path, *, runtime: RuntimeName = "auto") -> VerifyResult:
-    """Run an export on the built-in images and compare its detections with those in its certificate.
+    """Run an export on the built-in images and return the differences from the detections in its certificate.
 
     Args:
-        path: an .onnx file with its certificate beside it, or the folder of an OpenVINO export.
-        runtime: inference backend.
+        path: path of an .onnx file with its certificate beside it, or of the folder of an OpenVINO export.
+        runtime: inference backend that runs the export.
 
     Raises:
         FileError: the export or its certificate is missing or cannot be read.
-        WeightsError: the certificate is damaged or belongs to another file, or the detections differ by more than
-            allowed.
+        WeightsError: the certificate is damaged or belongs to another export, or the detections differ too much: for a
+            float32 export by more than rounding errors, else by more than `Parity.is_similar_to` allows.
         InputError: the runtime is not available.
     """
     path = Path(path)
     if not path.exists():
         raise FileError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":
-        raise WeightsError(f"{path}: weights have no certificate; expected an export written by `detector export`")
+        raise WeightsError(
+            f"{path}: a weights file has no certificate; give an export that `detector export` has written"
+        )
     certificate = read_certificate(path)
-    # The names may differ: the file may have been renamed.
+    # Only the hashes are compared, not the names: the user may have renamed the file.
     if [*certificate.files.values()] != [file_sha256(file) for file in export_files(path)]:
-        raise WeightsError(f"{path}: is not the export that {certificate_path(path)} describes, or it is damaged")
+        raise WeightsError(
+            f"{path}: the export is damaged, or is not the export that {certificate_path(path)} describes; export again"
+        )
     parity = _measure_parity(path, certificate, runtime)
     certified = certificate.parity[BUILTIN_IMAGES]
     is_exact = certificate.exact and runtime != "openvino-fast"
-    if not (parity.is_within if is_exact else parity.is_like(certified)):
+    if not (parity.is_within_rounding if is_exact else parity.is_similar_to(certified)):
         raise WeightsError(
-            f"{path}: its detections differ from its certificate: {parity}; difference to the weights when it was "
-            f"certified: {certified}"
+            f"{path}: the detections differ too much from those in the certificate: {parity}; in the certificate, the "
+            f"differences between the export and its weights are: {certified}"
         )
     return VerifyResult(parity, certificate)
 
 
 def _measure_parity(path: Path, certificate: Certificate, runtime: RuntimeName) -> Parity:
-    """Compare the detections of an export in the built-in images with those in its certificate.
+    """Run an export on the built-in images and return the differences from the detections in its certificate.
 
     Raises:
-        WeightsError: the detections in the certificate are damaged, or belong to other images.
+        WeightsError: the detections in the certificate are damaged, or none belongs to a built-in image.
     """
     model = Detector.load(path, device="cpu", runtime=runtime)
     images = [image for image in builtin_images(model) if image_hash(image) in certificate.detections]
     if not images:
         raise WeightsError(
-            f"{path}: the built-in images on this machine are not those of the certificate (another version of "
-            "OpenCV?), so that nothing can be compared: export again on this machine"
+            f"{path}: nothing can be compared, because the built-in images on this machine differ from those of the "
+            "certificate (another version of OpenCV?); export again on this machine"
         )
     try:
         expected = [certificate.detections_of(image_hash(image), model.class_names) for image in images]
     except ValueError as error:
-        raise WeightsError(f"{certificate_path(path)}: damaged ({error}): export again") from None
+        raise WeightsError(f"{certificate_path(path)}: the certificate is damaged ({error}); export again") from None
     found = detect_one_by_one(model, images, certificate.options)
     return compare_detections(expected, found, certificate.options.score_threshold)

@@ -1,1 +1,1 @@
-"""Graph files: ONNX and OpenVINO IR export, NMS inside the graph, int8 post-training quantization, metadata."""
+"""Convert networks to graph files: ONNX and OpenVINO IR, NMS inside the graph, int8 quantization, metadata."""

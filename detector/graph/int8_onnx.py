@@ -1,7 +1,7 @@
-"""Post-training quantization (PTQ) of an ONNX graph to int8.
+"""Quantize an ONNX graph to int8 after training (post-training quantization, PTQ).
 
-The file shrinks to a quarter, and CPUs with int8 instructions run it faster. Calibration measures the ranges of the
-activations on sample images.
+The int8 file has about a quarter of the size, and CPUs with int8 instructions run it faster. Calibration runs the graph
+on sample images to measure the range of each activation.
 """
 
 import logging
@@ -15,26 +15,27 @@ from detector.errors import MissingPackageError
 from detector.graph.metadata import GraphInfo, graph_info_metadata
 
 _OP_TYPES = ["Conv", "Relu", "Add", "MaxPool", "Resize"]
-"""With ReLU in this list, no int8 levels are spent on negative values: ReLU is folded into the output range of the
-convolution before it."""
+"""Types of the nodes that are quantized. Because ReLU is in this list, ONNX Runtime folds each ReLU into the output
+range of the convolution before it. So no int8 levels are spent on negative values."""
 
 
 def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
-    """Quantize the weights and activations of a graph to int8 (post-training quantization).
+    """Quantize the weights and activations of an ONNX graph to int8, and return the new ONNX file.
 
-    The last convolution of each head and the decoding of boxes stay in float32: int8 is too coarse for coordinates.
-    Weights have one scale per channel. The range of an activation is the mean of its ranges on the calibration images.
+    The last convolution of each head and the decoding of boxes stay in float32, because int8 is too coarse for
+    coordinates. Weights have one scale per channel. The range of an activation is the mean of its ranges on the
+    calibration images.
 
     Args:
         graph: bytes of the ONNX file that `to_onnx` returned.
-        inputs: calibration images [H, W, 3] uint8 RGB, letterboxed to the input size of the graph, similar to the
-            images it will be used on.
+        inputs: calibration images, each [H, W, 3] uint8 RGB, letterboxed to the input size of the graph. They should
+            be similar to the images on which the graph will run.
 
     Returns:
         The bytes of the quantized ONNX file.
 
     Raises:
-        MissingPackageError: the packages onnx and onnxruntime are not installed.
+        MissingPackageError: the package onnx or onnxruntime is not installed.
     """
     try:
         import onnx
@@ -51,9 +52,9 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
         plain.write_bytes(graph)
         quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
         names = [node.name for node in onnx.load(prepared).graph.node if is_quantizable(node.name)]
-        assert names  # onnxruntime quantizes every node if the list is empty
+        assert names  # if the list is empty, onnxruntime quantizes every node
         level = logging.getLogger().level
-        # quantize_static advises on the root logger to run the preprocessing that was just run.
+        # Hide a useless warning: quantize_static recommends the preprocessing that has just been done.
         logging.getLogger().setLevel(logging.ERROR)
         try:
             quantize_static(
@@ -63,8 +64,8 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
                 per_channel=True,
                 op_types_to_quantize=_OP_TYPES,
                 nodes_to_quantize=names,
-                activation_type=QuantType.QUInt8,  # same outputs as with signed int8, and faster in ONNX Runtime
-                # The mean of the ranges of all images, as in NNCF: one outlier does not widen the range for all.
+                activation_type=QuantType.QUInt8,  # same outputs as with signed int8, but faster in ONNX Runtime
+                # Use the mean of the ranges of all images, as NNCF does: one outlier image must not widen the range.
                 extra_options={"CalibMovingAverage": True},
             )
         finally:
@@ -78,20 +79,21 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
 
 
 def is_quantizable(node: str) -> bool:
-    """Return whether a graph node, given by name, may be quantized to int8.
+    """Return True if the graph node with the name `node` may be quantized to int8.
 
-    The blocks of the backbone, neck and heads may. The normalization of the image, the last convolution of each head,
-    the grid and the decoding of boxes may not.
+    True for nodes in the blocks of the backbone, neck and heads. False for the normalization of the image, the last
+    convolution of each head, the grid, and the decoding of boxes.
     """
     return re.match(r"/(backbone|neck|heads|cells)\b", node) is not None and "/output/" not in node
 
 
 class _CalibrationReader:
-    """Passes the images one by one to ONNX Runtime's calibration, which calls `get_next`."""
+    """Calibration images for ONNX Runtime, which calls `get_next` until it returns None."""
 
     def __init__(self, inputs: Sequence[ImageArray]) -> None:
         self._remaining: Iterator[ImageArray] = iter(inputs)
 
     def get_next(self) -> dict[str, ImageArray] | None:
+        """Return the next image as the input of the graph {"image": [1, H, W, 3]}, or None after the last image."""
         image = next(self._remaining, None)
         return None if image is None else {"image": image[None]}

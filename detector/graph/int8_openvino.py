@@ -1,4 +1,4 @@
-"""Post-training quantization (PTQ) of an OpenVINO model to int8, with NNCF."""
+"""Quantize an OpenVINO model to int8 after training (post-training quantization, PTQ), with the package NNCF."""
 
 import contextlib
 import io
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "openvino.Model":
-    """Return a copy of a model with weights and activations quantized to int8 (post-training quantization).
+    """Return a copy of `model` in which weights and activations are quantized to int8.
 
-    As in `int8_onnx.quantize`, nodes that are not `is_quantizable` stay in floating point.
+    Nodes for which `is_quantizable` is False stay in floating point, as in `int8_onnx.quantize`. NMS inside the model
+    also stays in floating point.
 
     Args:
-        model: a graph that `to_onnx` returned, read by OpenVINO, in floating point; NMS inside it is not quantized.
-        inputs: calibration images [H, W, 3] uint8 RGB, letterboxed to the input size of the graph, similar to the
-            images it will be used on.
+        model: floating-point model that OpenVINO read from an ONNX file of `to_onnx`.
+        inputs: calibration images, each [H, W, 3] uint8 RGB, letterboxed to the input size of the model. They should
+            be similar to the images on which the model will run.
 
     Raises:
         MissingPackageError: the package nncf is not installed.
@@ -35,7 +36,7 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "op
         raise MissingPackageError("int8 quantization for OpenVINO needs the package nncf: pip install nncf") from None
     names = [node.get_friendly_name() for node in model.get_ops()]
     not_quantized = [name for name in names if not is_quantizable(name)]
-    # Hide NNCF's progress bars and its warnings about a graph it does not know.
+    # Hide the progress bars of NNCF and its warnings about an unknown graph.
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

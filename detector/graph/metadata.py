@@ -1,6 +1,7 @@
-"""Metadata of exported graphs: the information about the weights, plus the properties of the graph itself.
+"""Write and parse the metadata of exported graphs: information about the weights, and properties of the graph.
 
-Each property is a JSON string under a metadata key of its own. A missing key means that the graph lacks the property.
+Each property of the graph is stored as JSON text under its own metadata key. If a key is missing, the graph does not
+have the property.
 """
 
 import json
@@ -23,18 +24,20 @@ USAGE = (
     f"bilinear to enlarge), centered (an odd pixel of padding goes to the right or bottom), padded with gray {FILL}; "
     "the graph contains the normalization. boxes: corners x1, y1, x2, y2 in pixels of this letterboxed image."
 )
-"""How to run a graph without this package; stored in its metadata."""
+"""Instructions for running a graph without this package. This text is stored in the metadata of each graph."""
 
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """Properties of a graph.
+    """Properties of an exported graph: dynamic input size, int8 quantization, NMS inside the graph.
 
     Attributes:
-        dynamic: whether it accepts any input size that is a multiple of 32 and, without NMS, batches of images.
-        int8: whether it is quantized to int8.
-        nms: the score threshold, IoU threshold and largest number of detections of the NMS inside the graph; the other
-            options are at their defaults. None: no NMS inside, the graph outputs a prediction for every grid point.
+        dynamic: True if height and width of the input may be any multiples of 32. Without NMS, a dynamic graph also
+            accepts batches of images.
+        int8: True if the graph is quantized to int8.
+        nms: options of the NMS inside the graph. Only the score threshold, the IoU threshold and the largest number of
+            detections are stored; the other options have their default values. None: the graph contains no NMS and
+            outputs a prediction for every grid point.
     """
 
     dynamic: bool = False
@@ -43,12 +46,15 @@ class GraphInfo:
 
 
 def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, str]:
-    """Return the metadata of a graph with the input size `input_hw` (height, width): all that is needed to run it."""
+    """Return the metadata that is needed to run a graph with the input size `input_hw` (height, width).
+
+    The metadata contains `info`, with its input size replaced by `input_hw`, and the text `USAGE`.
+    """
     return to_metadata(replace(info, input_hw=input_hw)) | {"usage": USAGE}
 
 
 def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:
-    """Return the properties of a graph as metadata, to be added to `graph_metadata`."""
+    """Return metadata with the properties of a graph; the caller adds it to the result of `graph_metadata`."""
     metadata = {name: "true" for name in ("dynamic", "int8") if getattr(graph_info, name)}
     if (nms := graph_info.nms) is not None:
         thresholds = {
@@ -61,14 +67,14 @@ def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:
 
 
 def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo, GraphInfo]:
-    """Parse the metadata that `graph_metadata` and `graph_info_metadata` returned.
+    """Parse the metadata of a graph file, and return information about the weights, and properties of the graph.
 
     Args:
-        metadata: metadata of a graph file.
-        source: name of the file, for error messages.
+        metadata: metadata that was created with `graph_metadata` and `graph_info_metadata`.
+        source: name of the graph file, for error messages.
 
     Raises:
-        WeightsError: the file was written by another program or version, or is damaged.
+        WeightsError: the metadata is damaged, or another program or version wrote the file.
     """
     metadata = upgrade_metadata(metadata)
     info = from_metadata(metadata, source)
@@ -81,6 +87,7 @@ def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo
 
 
 def _parse_nms(values: Mapping[str, Any]) -> DetectOptions:
+    """Return the options of the NMS inside a graph for the JSON object under the metadata key "nms"."""
     return DetectOptions(
         score_threshold=values["score_threshold"],
         iou_threshold=values["iou_threshold"],
@@ -89,16 +96,17 @@ def _parse_nms(values: Mapping[str, Any]) -> DetectOptions:
 
 
 def graph_input_size(info: WeightsInfo, graph_info: GraphInfo, input_size: int | None, source: str) -> tuple[int, int]:
-    """Return the input size (height, width) to run a graph with.
+    """Return the input size (height, width) at which a graph runs, in pixels.
 
     Args:
         info: information about the weights of the graph.
         graph_info: properties of the graph.
-        input_size: requested long side of the input, pixels; None: the one the graph was exported with.
-        source: name of the file, for error messages.
+        input_size: requested long side of the input, in pixels; None: the input size of the export. The aspect ratio of
+            the export is kept as far as multiples of 32 allow.
+        source: name of the graph file, for error messages.
 
     Raises:
-        WeightsError: the graph has a fixed input size, and it is another one.
+        WeightsError: the graph has a fixed input size whose long side is not `input_size`.
         ConfigError: `input_size` is not a multiple of 32.
     """
     height, width = info.input_hw
@@ -106,22 +114,22 @@ def graph_input_size(info: WeightsInfo, graph_info: GraphInfo, input_size: int |
         return height, width
     if not graph_info.dynamic:
         raise WeightsError(
-            f"{source}: was exported with a fixed input size of {max(height, width)} pixels and cannot run at "
-            f"{input_size}: export it again with --imgsz {input_size}, or with --dynamic for any multiple of "
+            f"{source}: the graph has a fixed input size of {max(height, width)} pixels (long side) and cannot run at "
+            f"{input_size}; export it again with --imgsz {input_size}, or with --dynamic for any multiple of "
             f"{SIZE_DIVISOR}"
         )
     return input_hw_for_aspect(input_size, width / height)
 
 
 def warn_fixed_nms(nms: DetectOptions, options: DetectOptions) -> None:
-    """Warn about options that have no or only partial effect on a graph with NMS inside.
+    """Log a warning that lists the requested options that NMS inside a graph ignores or applies only in part.
 
-    A higher score threshold and fewer detections work as without NMS in the graph. Each combination of differences is
-    reported once per process.
+    No warning is logged for a higher score threshold or a smaller number of detections, because both have their full
+    effect. The same warning is logged only once per process.
 
     Args:
         nms: options of the NMS inside the graph.
-        options: the requested options.
+        options: options that the user requests.
     """
     differences = {
         f"score threshold {options.score_threshold:g}": options.score_threshold < nms.score_threshold,
@@ -134,13 +142,14 @@ def warn_fixed_nms(nms: DetectOptions, options: DetectOptions) -> None:
     if any(differences.values()):
         warn_once(
             f"this graph contains NMS with a fixed score threshold of {nms.score_threshold:g}, IoU threshold of "
-            f"{nms.iou_threshold:g} and {nms.max_detections} detections, of the best class of each grid point. Options "
-            "without full effect: " + ", ".join(text for text, differs in differences.items() if differs) + ". "
-            "Export the weights again with --nms out, or with these thresholds."
+            f"{nms.iou_threshold:g}, limit of {nms.max_detections} detections, and one class per grid point. These "
+            "options have no or only a partial effect: "
+            + ", ".join(text for text, differs in differences.items() if differs)
+            + ". Export the weights again with --nms out, or with other values of --conf, --iou and --max-det."
         )
 
 
 @lru_cache(maxsize=64)
 def warn_once(message: str) -> None:
-    """Log a warning the first time it is passed in this process."""
+    """Log `message` as a warning; do nothing if this process has logged the same message before."""
     log.warning(message)

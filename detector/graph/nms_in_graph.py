@@ -1,4 +1,4 @@
-"""NMS inside an ONNX graph: it outputs final detections, best first, instead of predictions for every grid point."""
+"""Add NMS to an ONNX graph: the graph then outputs final detections instead of a prediction for every grid point."""
 
 from detector.errors import ConfigError
 from detector.graph.metadata import GraphInfo, graph_info_metadata
@@ -6,10 +6,12 @@ from detector.graph.to_onnx import import_onnx
 from detector.options import DetectOptions
 
 _MAX_CANDIDATES = 1000
-"""Number of best boxes that enter NMS; its cost grows with their square."""
+"""Largest number of boxes that enter NMS: the boxes with the highest scores. The cost of NMS grows with the square of
+this number."""
 
 _MIN_IOU = 1e-6
-"""OpenVINO also drops boxes exactly at the IoU threshold: at 0 it would drop boxes that do not overlap at all."""
+"""Smallest IoU threshold of the graph. OpenVINO also removes boxes whose IoU equals the threshold. With a threshold of
+0, it would remove boxes that do not overlap at all."""
 
 _NMS_GRAPH = """
 suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3] image, int64[1] candidate_limit,
@@ -51,27 +53,29 @@ suppress (float[1, P, 4] all_boxes, float[1, P, C] all_scores, uint8[1, H, W, 3]
     class_ids = Gather (selected_class, order)
 }
 """
-"""In the syntax of `onnx.parser`; `NonMaxSuppression` outputs rows (image, class, candidate), class by class."""
+"""The graph of NMS in the syntax of `onnx.parser`. The node `NonMaxSuppression` outputs rows (image, class, candidate),
+sorted by class."""
 
 
 def add_nms(graph: bytes, options: DetectOptions) -> bytes:
-    """Append NMS to a graph that `to_onnx` returned.
+    """Append NMS to an ONNX graph, and return the new ONNX file.
 
     The new graph takes one image at a time. Its outputs are `boxes` [N, 4] in input pixels, clipped to the input,
-    `scores` [N] and `class_ids` [N], best first. Each grid point yields at most one detection, of its best class.
-    Boxes are clipped to the input before NMS; without NMS in the graph, they are clipped to the image before it.
+    `scores` [N] and `class_ids` [N], sorted by descending score. Each grid point yields at most one detection, with the
+    best class of the grid point. The graph clips the boxes to the network input before NMS. Without NMS in the graph,
+    `postprocess` clips the boxes to the image before NMS instead.
 
     Args:
-        graph: bytes of the ONNX file, quantized or not.
-        options: score threshold, IoU threshold and largest number of detections; stored in the metadata. The graph
-            always computes `classic` NMS per class.
+        graph: bytes of an ONNX file of `to_onnx` or `int8_onnx.quantize`.
+        options: the graph uses the score threshold, the IoU threshold and the largest number of detections, and stores
+            them in the metadata. It always computes `classic` NMS per class.
 
     Returns:
         The bytes of the new ONNX file.
 
     Raises:
-        ConfigError: an option that the graph does not implement: another suppression, class-agnostic NMS, several
-            classes per grid point, or a selection of classes.
+        ConfigError: `options` requests a feature that the graph does not implement: another NMS variant than `classic`,
+            class-agnostic NMS, several classes per grid point, or a selection of classes.
         MissingPackageError: the package onnx is not installed.
     """
     _check_options(options)
@@ -99,7 +103,7 @@ def add_nms(graph: bytes, options: DetectOptions) -> bytes:
 
 
 def _check_options(options: DetectOptions) -> None:
-    """Raise ConfigError for options that NMS inside a graph does not implement."""
+    """Raise ConfigError if `options` requests a feature that NMS inside a graph does not implement."""
     unsupported = {
         f"suppression={options.suppression}": options.suppression not in (None, "classic"),
         "class_agnostic=True": bool(options.class_agnostic),
@@ -108,4 +112,4 @@ def _check_options(options: DetectOptions) -> None:
     }
     for name, is_set in unsupported.items():
         if is_set:
-            raise ConfigError(f"nms: NMS inside a graph does not support {name}: export without it (--nms out)")
+            raise ConfigError(f"nms: NMS inside a graph does not support {name}; use NMS outside the graph (--nms out)")

@@ -1,8 +1,8 @@
-"""Import OpenVINO and NNCF without their telemetry. All other modules import them through this one.
+"""Import OpenVINO and NNCF without their telemetry. All other modules use these functions to import the two packages.
 
-By default, without asking for consent, OpenVINO reports its import and NNCF its use to Google Analytics, and both store
-a client id in the home folder. Both work without telemetry if the package openvino_telemetry is missing, so its import
-is blocked here.
+By default and without consent, OpenVINO reports each import and NNCF reports each use to Google Analytics. Both
+packages store a client id in the home folder. They work without telemetry if the package openvino_telemetry cannot be
+imported, so this module blocks the import of openvino_telemetry.
 """
 
 import sys
@@ -21,7 +21,7 @@ _TELEMETRY = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """Import OpenVINO without telemetry.
+    """Import OpenVINO without telemetry, and return the module `openvino`.
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -32,11 +32,11 @@ def import_openvino() -> ModuleType:
 
 @cache
 def openvino_core() -> "openvino.Core":
-    """Return the OpenVINO core of this process; it is created once and never destroyed.
+    """Return the only OpenVINO core of this process. The core is created at the first call and never destroyed.
 
-    On Linux each core installs its own signal stack and, when destroyed, restores the one that was active at its
-    creation. If the first of two cores is destroyed first, the second one restores memory that was freed already, and
-    the next Ctrl-C ends in a segmentation fault.
+    Reason: on Linux, each core installs its own signal stack. When a core is destroyed, it restores the signal stack
+    that was active before its creation. If the older of two cores is destroyed first, the newer core later restores a
+    signal stack that is already freed, and the next Ctrl-C ends in a segmentation fault.
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -46,7 +46,7 @@ def openvino_core() -> "openvino.Core":
 
 
 def import_nncf() -> ModuleType:
-    """Import NNCF without telemetry.
+    """Import NNCF without telemetry, and return the module `nncf`.
 
     Raises:
         ImportError: NNCF is not installed.
@@ -55,16 +55,16 @@ def import_nncf() -> ModuleType:
         warnings.simplefilter("ignore")
         nncf = import_module("nncf")
         decorator, wrapper = import_module("nncf.telemetry.decorator"), import_module("nncf.telemetry.wrapper")
-    # If other code imported NNCF before, it did so with telemetry: replace it by NNCF's own stub.
+    # If other code imported NNCF before, its telemetry is active: replace the telemetry by the stub that NNCF contains.
     vars(decorator)["telemetry"] = wrapper.NNCFTelemetryStub()
     return nncf
 
 
 @contextmanager
 def _block_telemetry() -> Iterator[None]:
-    """Make imports of openvino_telemetry fail inside the context."""
+    """Make every import of openvino_telemetry fail inside the context; restore the previous state at the end."""
     loaded = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == _TELEMETRY}
-    # Python raises ModuleNotFoundError for a module whose entry is None.
+    # Importing a module whose entry in sys.modules is None raises ModuleNotFoundError.
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         yield

@@ -1,6 +1,7 @@
-"""OpenVINO IR: a folder with the graph (model.xml) and its weights (model.bin). The graph contains the metadata.
+"""Create and read an OpenVINO IR: a folder with the graph (model.xml) and its weights (model.bin).
 
-The metadata includes a hash of the weights, so that a model.xml and a model.bin from different exports are detected.
+model.xml contains the metadata, including a hash of model.bin. So `read_ir` can detect that the two files come from
+different exports.
 """
 
 import hashlib
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 XML, BIN = "model.xml", "model.bin"
 
 _SECTION = "framework"
-"""Section of the IR in which OpenVINO stores the metadata of an ONNX file."""
+"""Section of model.xml in which OpenVINO stores the metadata of the ONNX file that it converted."""
 
 _HASH_KEY = "numbers_sha256"
+"""Metadata key of the SHA-256 hash of model.bin."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +36,8 @@ class Ir:
     """Contents of the two files of an OpenVINO IR.
 
     Attributes:
-        xml: bytes of model.xml.
-        weights: bytes of model.bin.
+        xml: bytes of model.xml, the graph.
+        weights: bytes of model.bin, the weights.
     """
 
     xml: bytes
@@ -43,14 +45,14 @@ class Ir:
 
 
 def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
-    """Convert an ONNX file to an OpenVINO IR, in float32 or quantized to int8.
+    """Convert an ONNX file to an OpenVINO IR in float32 or int8, and return the contents of the two files of the IR.
 
     Args:
         graph: bytes of the ONNX file.
-        inputs: calibration images for int8, as in `quantize_model`; None: float32.
+        inputs: calibration images for int8 quantization, as in `quantize_model`. None: the IR is in float32.
 
     Raises:
-        MissingPackageError: the package openvino or, for int8, nncf is not installed.
+        MissingPackageError: the package openvino is not installed, or for int8, the package nncf.
     """
     try:
         openvino = import_openvino()
@@ -72,42 +74,45 @@ def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
 
 
 def read_ir(folder: Path) -> Ir:
-    """Read an OpenVINO IR that `to_ir` created from its folder.
+    """Read model.xml and model.bin from an export folder and return their contents.
+
+    Args:
+        folder: folder of an OpenVINO export.
 
     Raises:
-        FileError: a file is missing or cannot be read.
-        WeightsError: the two files do not belong together.
+        FileError: one of the two files is missing or cannot be read.
+        WeightsError: model.bin is damaged, or the two files come from different exports.
     """
     for path in (folder / XML, folder / BIN):
         if not path.is_file():
             raise FileError(
-                f"{folder}: a folder without {path.name}: expected one written by `detector export --format openvino`; "
-                "for a training run, give weights/best.safetensors in it"
+                f"{folder}: the folder contains no {path.name}; pass a folder that `detector export --format openvino` "
+                "wrote, or if this is the folder of a training run, its file weights/best.safetensors"
             )
     try:
         ir = Ir((folder / XML).read_bytes(), (folder / BIN).read_bytes())
     except OSError as error:
-        raise FileError(f"{folder}: cannot be read ({error.strerror})") from None
+        raise FileError(f"{folder}: {XML} and {BIN} cannot be read ({error.strerror})") from None
     expected = re.search(rb'<%b value="(\w*)"' % _HASH_KEY.encode(), ir.xml)
     if expected and expected[1].decode() != _sha256(ir.weights):
         raise WeightsError(
-            f"{folder / BIN}: is not the file that {XML} was written with: it is damaged, truncated, or from another "
-            "export; export again"
+            f"{folder / BIN}: the file does not belong to {XML}; it is damaged, truncated, or from another export: "
+            "export again"
         )
     return ir
 
 
 def export_files(path: Path) -> list[Path]:
-    """Return the files of an export, without the certificate.
+    """Return the paths of the files of an export, without the certificate.
 
     Args:
-        path: an .onnx file, or the folder of an OpenVINO IR.
+        path: path of an .onnx file, or of the folder of an OpenVINO IR.
     """
     return [path / XML, path / BIN] if path.is_dir() else [path]
 
 
 def is_ir(folder: Path) -> bool:
-    """Return whether a folder contains an OpenVINO IR that `to_ir` created; reads only model.xml."""
+    """Return True if model.xml in `folder` is from an OpenVINO IR of this package. model.bin is not read."""
     try:
         return FORMAT.encode() in (folder / XML).read_bytes()
     except OSError:
@@ -115,9 +120,10 @@ def is_ir(folder: Path) -> bool:
 
 
 def model_metadata(model: "openvino.Model") -> dict[str, str]:
-    """Return the metadata of a model that was read from an ONNX file or an IR."""
+    """Return the metadata of an OpenVINO model that was read from an ONNX file or an IR; empty if there is none."""
     return dict(model.get_rt_info(_SECTION).value) if model.has_rt_info(_SECTION) else {}
 
 
 def _sha256(data: bytes) -> str:
+    """Return the SHA-256 hash of `data`, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,7 @@
-"""ONNX export of the network: uint8 images in, boxes and scores out, with the information about the weights inside."""
+"""Convert a network to an ONNX file.
+
+The graph takes uint8 images and outputs boxes and scores. Its metadata contains the information about the weights.
+"""
 
 import io
 import warnings
@@ -16,17 +19,18 @@ from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
 
 OPSET = 17
+"""Version of the ONNX operator set of the exported graphs."""
 
 _DYNAMIC_AXES = {0: "images", 1: "height", 2: "width"}
-"""Axes of the input that may vary in a dynamic graph."""
+"""Input axes of a dynamic graph that may have any size: axis number → name of the axis."""
 
 
 class _Graph(nn.Module):
-    """The exported computation: the fused network, decoded boxes, and scores computed from the logits.
+    """The computation that is exported: normalization, the fused network, and the decoding of boxes and scores.
 
     Args:
-        network: trained, not fused.
-        input_hw: the fixed input size (height, width); None: any.
+        network: trained network, not fused. The module uses a fused copy on the CPU.
+        input_hw: the fixed input size (height, width). None: the graph accepts any input size.
     """
 
     weight: Tensor
@@ -38,13 +42,15 @@ class _Graph(nn.Module):
         weight, bias = self.network.color_convolution()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        # OpenCV's dnn module before version 5 cannot fold constants, so a fixed grid is stored as constants.
+        # OpenCV's dnn module cannot fold constants before version 5. So the grid for a fixed input size is computed
+        # here and stored as constants.
         self._grid = None
         if input_hw is not None:
             with torch.inference_mode():
                 self._grid = self.network(torch.zeros(1, 3, *input_hw, dtype=torch.uint8)).grid
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return boxes [B, P, 4] in input pixels and class scores [B, P, C] for images [B, H, W, 3] uint8 RGB."""
         normalized = F.conv2d(image.permute(0, 3, 1, 2).float(), self.weight, self.bias)
         predictions = self.network.from_normalized(normalized)
         if self._grid is not None:
@@ -53,23 +59,23 @@ class _Graph(nn.Module):
 
 
 def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], dynamic: bool = False) -> bytes:
-    """Convert a network to an ONNX file.
+    """Convert a network to an ONNX graph, and return the ONNX file.
 
-    The input of the graph is `image` [1, H, W, 3] uint8 RGB. Its outputs are `boxes` [1, P, 4] float32 in input pixels
-    and `scores` [1, P, C] float32, 0..1, for P grid points and C classes.
+    The input of the graph is `image` [1, H, W, 3] uint8 RGB. The outputs of the graph are `boxes` [1, P, 4] float32 in
+    input pixels and `scores` [1, P, C] float32 from 0 to 1, for P grid points and C classes.
 
     Args:
-        network: trained, not fused.
-        info: information about the weights, for the metadata; its input size is replaced by `input_hw`.
+        network: trained network, not fused.
+        info: information about the weights, for the metadata; the input size in it is replaced by `input_hw`.
         input_hw: input size (height, width) of the graph, multiples of 32.
-        dynamic: accept any number of images of any such size.
+        dynamic: if True, the graph accepts any number of images, and any height and width that are multiples of 32.
 
     Returns:
         The bytes of the ONNX file.
 
     Raises:
         MissingPackageError: the package onnx is not installed.
-        WeightsError: `dynamic`, and the network supports only a fixed input size.
+        WeightsError: `dynamic` is True, but the network supports only a fixed input size.
     """
     onnx = import_onnx()
     if dynamic:
@@ -77,8 +83,8 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
     graph = _Graph(network, None if dynamic else input_hw).eval()
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
-        # The tracing exporter is deprecated; its successor needs one more package and many seconds.
-        # Its other warnings are about sizes that become constants, which is intended.
+        # Hide the warnings of the tracing exporter. It warns that it is deprecated, but the new exporter needs one more
+        # package and many seconds. It also warns about sizes that become constants, which is intended.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
@@ -96,18 +102,18 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
 
 
 def _check_dynamic(info: WeightsInfo) -> None:
-    """Raise WeightsError for a network whose trace at one input size is wrong at others."""
+    """Raise WeightsError if a graph traced at one input size would be wrong at other input sizes."""
     config = config_of(dict(info.config))
     for setting, required in (("head", "points"), ("padding", "same")):
         if (value := getattr(config, setting)) != required:
             raise WeightsError(
-                f"dynamic: not possible with {setting}={value}, whose layer sizes depend on the input size; export one "
-                "graph per input size"
+                f"dynamic: not possible with {setting}={value}, because the layer sizes depend on the input size; "
+                "export one graph per input size, without --dynamic"
             )
 
 
 def import_onnx() -> ModuleType:
-    """Import onnx.
+    """Import onnx and onnx.parser, and return the module `onnx`.
 
     Raises:
         MissingPackageError: onnx is not installed.

@@ -1,1 +1,1 @@
-"""From a `Split` to training batches: data set in memory, input size schedule, data loader."""
+"""Build training batches from a `Split`: data set in memory, input size schedule, data loader."""

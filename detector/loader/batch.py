@@ -1,4 +1,4 @@
-"""Collate samples into a batch of tensors: the only place where samples become torch tensors."""
+"""Collate samples into a batch of tensors. Only this module converts samples to torch tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from detector.sample import Sample
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B images of one size with up to M boxes each.
+    """A batch: B images of the same size, each with at most M boxes.
 
     Attributes:
         images: [B, 3, H, W] uint8 RGB, channels_last in memory.
-        boxes: [B, M, 4] float32 (x1, y1, x2, y2) in input pixels; padding rows are zero.
-        class_ids: [B, M] int64; padding rows are zero.
-        is_object: [B, M] bool; False for padding and for crowd regions.
-        is_crowd: [B, M] bool; True for regions that are neither object nor background.
+        boxes: [B, M, 4] float32 (x1, y1, x2, y2) in input pixels; 0 in padding rows.
+        class_ids: [B, M] int64; 0 in padding rows.
+        is_object: [B, M] bool: True for objects; False for crowd regions and padding rows.
+        is_crowd: [B, M] bool: True for crowd regions, which are neither objects nor background.
         image_ids: B image ids.
     """
 
@@ -32,7 +32,7 @@ class Batch:
     image_ids: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
+        """Return a copy of the batch on a device."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.boxes.to(device, non_blocking=True),
@@ -44,7 +44,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack B samples whose images have the same size; M is the largest number of boxes of a sample."""
+    """Stack samples with images of the same size, and return the batch. M is the largest number of boxes per sample."""
     rows = max(len(sample.boxes) for sample in samples)
     boxes = np.zeros((len(samples), rows, 4), dtype=np.float32)
     class_ids = np.zeros((len(samples), rows), dtype=np.int64)
@@ -67,5 +67,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def images_to_tensor(images: Sequence[ImageArray]) -> Tensor:
-    """Stack B images [H, W, 3] of the same size to a tensor [B, 3, H, W] in memory format channels_last."""
+    """Stack B images [H, W, 3] of the same size, and return a tensor [B, 3, H, W] in memory format channels_last."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

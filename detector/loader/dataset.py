@@ -1,6 +1,6 @@
-"""The training images: decoded once, kept in memory if they fit, and augmented differently in every epoch.
+"""Data set for training: images are decoded once, kept in memory if they fit, and augmented differently in each epoch.
 
-Sample k of a run depends only on (seed, k), not on the thread that requests it or on the order of requests.
+Sample k of a run depends only on (seed, k), not on the thread or on the order in which samples are requested.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from detector.memory import available_memory
 from detector.sample import Sample
 
 _STORED_SCALE = 1.5
-"""Images are stored at up to this many times their letterboxed size: enough for random scaling, without spending memory
-on pixels that are never used."""
+"""An image is stored at no more than this many times its letterboxed size. That is enough for random scaling, and uses
+no memory for pixels that are never needed."""
 
 _ORDER_SEED, _SAMPLE_SEED = 1, 2
-"""First number of each seed, so that the order of images and their augmentation use different random streams."""
+"""First number of each seed, so that the order of the images and the augmentation use different random streams."""
 
 _MEMORY_FRACTION = 0.5
 """Largest fraction of the available memory that decoded images may take."""
@@ -42,26 +42,26 @@ _DECODE_BLOCK = 64
 
 
 class DetectionDataset:
-    """Images and objects of one split, from which training samples are drawn.
+    """The images and objects of one split, from which training samples are made.
 
-    Decodes every image once. An image that cannot be decoded, or whose size differs from its annotation, is left out,
-    and its boxes are recorded as dropped in `ledger`.
+    The constructor decodes every image. An image is not used if it cannot be decoded or if its size differs from its
+    annotation; then `ledger` records its boxes as dropped.
 
     Args:
         split: the split; it is not changed.
-        input_hw: full size of the samples.
+        input_hw: full input size (height, width).
         config: settings of augmentation and input size, seed and number of data loader threads.
 
     Attributes:
-        input_hw, config: as passed.
-        annotations: of the images that can be used.
-        ledger: the ledger of the split, without the images that cannot be used.
-        image_bytes: memory that all decoded images take, in bytes.
+        input_hw, config: the arguments.
+        annotations: annotations of the images that can be used, in the order of the split.
+        ledger: ledger of the split, in which the boxes of images that cannot be used count as dropped.
+        image_bytes: memory that all decoded images need, in bytes.
         in_memory: whether the decoded images are kept in memory.
-        fingerprint: hash of all boxes, classes and pixels, to detect whether the data has changed.
+        fingerprint: hash of all boxes, classes and pixels. It changes if the data changes.
 
     Raises:
-        LabelError: no image can be used.
+        LabelError: none of the images can be used.
     """
 
     def __init__(self, split: Split, input_hw: tuple[int, int], config: Config) -> None:
@@ -94,7 +94,7 @@ class DetectionDataset:
         return len(self.annotations)
 
     def sample(self, index: int) -> Sample:
-        """Return image `index` without augmentation, downscaled if it is much larger than the input."""
+        """Return sample `index` without augmentation. A large image is reduced to 1.5 times its letterboxed size."""
         annotation = self.annotations[index]
         image = self._images[index] if self.in_memory else self._downscale(self._read(annotation))
         height, width = annotation.image_hw
@@ -102,12 +102,12 @@ class DetectionDataset:
         return Sample(image, annotation.boxes * scale, annotation.class_ids, annotation.is_crowd, annotation.image_id)
 
     def training_sample(self, position: int, epochs: float, input_hw: tuple[int, int] | None = None) -> Sample:
-        """Return the augmented sample at a position of the run: each epoch is a new permutation of the images.
+        """Return the augmented sample at a position of the run. In each epoch, the images are in a new random order.
 
         Args:
-            position: number of the sample since the start of the run, from 0.
-            epochs: planned length of the run; the fraction of mosaics depends on it.
-            input_hw: size of the sample; None: the full input size.
+            position: number of samples before this sample in the run.
+            epochs: planned length of the run in epochs; the fraction of mosaics depends on it.
+            input_hw: height and width of the image of the sample; None: the full input size.
         """
         input_hw, config = input_hw or self.input_hw, self.config
         epoch, place = divmod(position, len(self))
@@ -121,19 +121,19 @@ class DetectionDataset:
         else:
             sample = augment(self.sample(index), input_hw, config, rng, strength)
         sample = self._blend(sample, rng, strength)
-        # Last, because a style shift would undo it.
+        # This comes last, because a style shift would undo the color change.
         if config.pca_color:
             sample = pca_color_jitter(sample, self._principal_colors, config, rng, strength)
         return sample
 
     def _blend(self, sample: Sample, rng: np.random.Generator, strength: float) -> Sample:
-        """Apply the augmentations that use other images: copy-paste, mixup and style shift.
+        """Apply copy-paste, mixup and style shift, which use other images, and return the new sample.
 
-        Copy-paste comes first, while the whole image is opaque, so that it is known what the pasted objects cover.
-        Mixup blends the finished image. The style shift comes last and changes the pasted objects too.
+        Copy-paste comes first, because it must know which objects the pasted objects cover, and a blended image would
+        show objects through each other. The style shift comes last, so that it also changes the pasted objects.
 
-        Settings that are 0 draw no random number, so that a new setting does not change runs that do not use it.
-        `strength` scales ranges, not probabilities.
+        If a setting is 0, no random number is drawn for it, so that a new setting does not change runs without it.
+        `strength` is a factor on ranges, not on probabilities.
         """
         config, input_hw = self.config, (sample.image.shape[0], sample.image.shape[1])
         if config.copy_paste and rng.random() < config.copy_paste:
@@ -147,9 +147,9 @@ class DetectionDataset:
         return sample
 
     def color_statistics(self) -> tuple[Floats, Floats]:
-        """Return mean [3] and covariance [3, 3] of the RGB levels (0..255) of up to 256 evenly spaced images.
+        """Return the mean [3] and the covariance [3, 3] of the RGB levels (0..255) of the training images.
 
-        Every variance is at least 1. Computed once.
+        They are computed from at most 256 evenly spaced images, on the first call. Each variance is at least 1.
         """
         return self._color_statistics
 
@@ -163,43 +163,49 @@ class DetectionDataset:
 
     @cached_property
     def _class_weights(self) -> Doubles:
-        """1 / number of objects of each class [C], without crowd regions."""
+        """Weights [C]: 1 / number of objects of each class, without crowd regions."""
         counts = np.bincount(np.concatenate([a.class_ids[~a.is_crowd] for a in self.annotations]))
         return np.asarray(1 / np.maximum(counts, 1))
 
     @cached_property
     def _donor_probabilities(self) -> Doubles:
-        """Probability of each image [len] to be the donor of copy-paste.
+        """Probabilities [len(self)] of each image to be the donor of copy-paste.
 
-        It is proportional to the sum of the class weights of its objects, so that all classes are pasted equally often.
+        The probability of an image is proportional to the sum of the class weights of its objects, so that objects of
+        all classes are pasted equally often.
         """
         weights = np.array([self._class_weights[a.class_ids[~a.is_crowd]].sum() for a in self.annotations])
         if not weights.any():
-            weights += 1  # No image has an object, so nothing is pasted whichever is drawn.
+            weights += 1  # No image has an object, so any donor is as good as another: nothing is pasted.
         return np.asarray(weights / weights.sum())
 
     def _order(self, epoch: int) -> Ints:
-        """Return the permutation of the images [len] in an epoch."""
+        """Return the indices [len(self)] of the images in the random order of an epoch."""
         return np.random.default_rng([_ORDER_SEED, self.config.seed, epoch]).permutation(len(self))
 
     def _stored_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the size at which an image of size `image_hw` is stored."""
+        """Return the height and width at which an image of size `image_hw` is stored."""
         scaled_h, scaled_w = Letterbox.fit(image_hw, self.input_hw).scaled_hw
         return min(image_hw[0], int(scaled_h * _STORED_SCALE)), min(image_hw[1], int(scaled_w * _STORED_SCALE))
 
     def _stored_bytes(self, annotation: Annotation) -> int:
+        """Return the number of bytes that the stored image of an annotation needs."""
         height, width = self._stored_hw(annotation.image_hw)
         return height * width * 3
 
     def _downscale(self, image: ImageArray) -> ImageArray:
-        """Scale an image to the size at which it is stored."""
+        """Scale an image down to the size at which images are stored, and return the scaled image."""
         height, width = self._stored_hw((image.shape[0], image.shape[1]))
         if (height, width) == image.shape[:2]:
             return image
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def _decode_all(self, annotations: tuple[Annotation, ...]) -> Iterator[tuple[Annotation, ImageArray | InputError]]:
-        """Yield every annotation with its image, or with the reason why the image cannot be used; decode in threads."""
+        """Yield (annotation, decoded image) for each annotation, in the order of the annotations.
+
+        If an image cannot be used, an InputError is yielded instead of the image. Several threads decode the images, a
+        block of images at a time.
+        """
 
         def decode(annotation: Annotation) -> ImageArray | InputError:
             try:
@@ -220,17 +226,23 @@ class DetectionDataset:
 
 
 def augment_strength(config: AugmentConfig, epoch: float) -> float:
-    """Return the factor on the augmentation ranges: 0.5 at the start, since short runs need less, then rising to 1."""
+    """Return the factor on the augmentation ranges at an epoch. It rises from 0.5 to 1 within `augment_ramp` epochs.
+
+    Short runs need less augmentation than long runs.
+    """
     return 0.5 + 0.5 * min(1.0, epoch / config.augment_ramp) if config.augment_ramp else 1.0
 
 
 def mosaic_fraction(config: AugmentConfig, epoch: float, epochs: float) -> float:
-    """Return the fraction of samples that are mosaics: 0 before `mosaic_from` and in the last part of the run.
+    """Return the fraction of samples that are mosaics at an epoch of a run.
+
+    The fraction is 0 before the epoch `mosaic_from` and in the last part `mosaic_off` of the run. After
+    the epoch `mosaic_from`, it rises to `mosaic` within `mosaic_from / 2` epochs (at least 1).
 
     Args:
         config: the settings mosaic, mosaic_from and mosaic_off.
-        epoch: position in the run.
-        epochs: planned length of the run.
+        epoch: position in the run, in epochs.
+        epochs: planned length of the run, in epochs.
     """
     if epoch < config.mosaic_from or epoch > epochs * (1 - config.mosaic_off):
         return 0.0

@@ -1,4 +1,4 @@
-"""Input size of the network: chosen from the data, and smaller in the first part of a run (progressive resizing)."""
+"""Input size of the network: choice from the data, and smaller sizes early in a run (progressive resizing)."""
 
 from collections.abc import Sequence
 
@@ -9,32 +9,34 @@ from detector.config import PLANNING_STEPS, InputSizeConfig
 from detector.letterbox import input_hw_for_aspect
 
 _LONG_SIDES = (320, 480, 640)
-"""Long sides that "auto" chooses from."""
+"""Long sides in pixels from which "auto" chooses."""
 
 _SMALL_FRACTION = 0.25
-"""This fraction of the objects may be smaller than `_SMALL_OBJECT` in the input."""
+"""Largest fraction of the objects that may be smaller than `_SMALL_OBJECT` in the input."""
 
 _SMALL_OBJECT = 10.0
-"""Side in input pixels (square root of the area), a little more than the finest stride."""
+"""Size of a small object in input pixels, as the square root of its area: a little more than the smallest stride."""
 
 _GROWTH = ((0.0, 0.0), (0.35, 0.5), (0.6, 1.0))
-"""(fraction of the run, progress from the first to the full input size from then on)."""
+"""Pairs (fraction of the run, progress): from this fraction on, the input size has made this progress from the first
+size (0) to the full size (1)."""
 
 _LAST_PLANNING_STEPS = 6
-"""Number of planning steps, the last ones, that already have the full input size, so that the cost of both sizes is
-measured."""
+"""Number of steps at the end of the planning steps that have the full input size, so that the time of a step is
+measured for both sizes."""
 
 
 def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]) -> tuple[int, int]:
     """Return the full input size (height, width) for a data set.
 
-    If `config.input_size` is a single number, it is the long side, and the other side follows from the median aspect of
-    the images. "auto" chooses the smallest long side of 320, 480 and 640 at which three quarters of the objects are at
-    least ten input pixels wide, but none larger than needed to show the images at their full size.
+    If `config.input_size` is a single number, it is the long side. The short side follows from the median aspect ratio
+    of the images. "auto" chooses the smallest long side of 320, 480 and 640 at which three quarters of the objects have
+    a size (square root of the area) of at least 10 input pixels. A long side that is not
+    smaller than the median long side of the images is also large enough.
 
     Args:
         config: the setting `input_size`.
-        annotations: of the training images.
+        annotations: annotations of the training images.
     """
     if isinstance(config.input_size, tuple):
         return config.input_size
@@ -44,8 +46,8 @@ def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]
 
 
 def _long_side(annotations: Sequence[Annotation]) -> int:
-    """Return the long side of the input for "auto"."""
-    relative_sizes = [np.zeros(0)]  # size of each object, as a fraction of the long side of its image
+    """Return the long side of the input that `input_size: auto` chooses for the training images."""
+    relative_sizes = [np.zeros(0)]  # of each object, as a fraction of the long side of its image
     for annotation in annotations:
         boxes = annotation.boxes[~annotation.is_crowd]
         sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
@@ -61,13 +63,13 @@ def _long_side(annotations: Sequence[Annotation]) -> int:
 def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: InputSizeConfig) -> tuple[int, int]:
     """Return the input size (height, width) of a training step.
 
-    Small inputs come first: they cost less, and early in a run the network learns as much from them. In the first
-    `PLANNING_STEPS` steps the result does not depend on the length of the run.
+    A run starts with small inputs: they need less time, and early in a run the network learns as much from small inputs
+    as from large inputs. In the first `PLANNING_STEPS` steps, the result does not depend on the length of the run.
 
     Args:
-        input_hw: full input size.
-        step: the training step, from 0.
-        steps: length of the run.
+        input_hw: full input size (height, width).
+        step: number of the training step, from 0.
+        steps: length of the run in steps.
         config: the setting `first_input_size`.
 
     Source: Tan and Le, EfficientNetV2, 2021, section 4 (progressive learning).

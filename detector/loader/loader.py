@@ -1,7 +1,7 @@
-"""Data loader: builds the batches of a training run in threads, ahead of the network.
+"""Data loader: builds the batches of a training run in threads, before the network needs them.
 
-The batch of a step depends only on (seed, step, number of steps). The loader has no state to save, and the result does
-not depend on the number of threads.
+The batch of a step depends only on (seed, step, number of steps). So the data loader has no state to save, and the
+batches do not depend on the number of threads.
 """
 
 from collections import deque
@@ -14,11 +14,11 @@ from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
 
 _PREFETCH = 3
-"""Number of batches prepared in advance."""
+"""Number of batches that are built in advance."""
 
 
 def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: int) -> Batch:
-    """Return the batch of `step` in a run of `steps` steps."""
+    """Return the batch of training step number `step` (from 0) in a run of `steps` steps."""
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
     input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
@@ -28,7 +28,7 @@ def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps:
 def training_batches(
     dataset: DetectionDataset, batch_size: int, steps: int, start: int, stop: int
 ) -> Iterator[tuple[int, Batch]]:
-    """Yield (step, batch) for the steps `start`..`stop` - 1 of a run of `steps` steps.
+    """Yield (step, batch) for each step from `start` to `stop` - 1 in a run of `steps` steps, in order.
 
     Raises:
         InputError: an image can no longer be read.

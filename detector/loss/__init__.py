@@ -1,1 +1,1 @@
-"""The training loss: assignment of objects to grid points, and the terms of the loss."""
+"""The training loss: assigns objects to grid points, and computes the terms of the loss."""

@@ -1,10 +1,10 @@
-"""The assigner: which grid points are positives, and for which object.
+"""The assigner: chooses the grid points that learn to predict each object (the positives of the object).
 
-Task-aligned assignment: the points that predict an object best, by score and IoU, are assigned to it. Objects smaller
-than the grid get candidate points too.
+Task-aligned assignment: each object is assigned to the points that already predict this object best, by score and IoU.
+Objects smaller than the grid have candidate points too.
 
-It works on a list of (object, candidate point) pairs, not on a dense table: an image may hold 500 objects, and each has
-a few dozen candidates among thousands of points.
+The code works on a list of (object, candidate point) pairs, not on a dense table: an image may contain 500 objects, and
+each object has a few dozen candidates among thousands of points.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,17 @@ from detector.ops.iou import elementwise_iou
 
 @dataclass(frozen=True, eq=False)
 class AssignedTargets:
-    """The targets of K positives: grid points that are assigned to an object. No (image, point) occurs twice.
+    """The targets of the K positives of a batch. A positive is a grid point to which an object is assigned.
+
+    At most one object is assigned to each point of each image.
 
     Attributes:
         image_index: [K] index of the image in the batch.
         point_index: [K] index of the point in the grid.
         boxes: [K, 4] box of the assigned object as (x1, y1, x2, y2), in input pixels.
         class_ids: [K] class of the assigned object.
-        quality: [K] target score, 0..1: how well this point predicts the object, relative to the object's best point.
+        quality: [K] target score, 0..1: how well the point predicts the object, relative to the best point of the
+            object.
     """
 
     image_index: Tensor
@@ -41,18 +44,19 @@ class AssignedTargets:
 
 @torch.no_grad()
 def assign(predictions: GridPredictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> AssignedTargets:
-    """Assign points to objects by how well they already predict them.
+    """Assign each object to the grid points that predict the object best, and return the targets of these points.
 
-    A point is a candidate for an object if it lies in its box or within `assign_radius` strides of its center. So
-    objects smaller than the grid have candidates too. For each object, the `assign_top_k` candidates with the highest
-    score^a * IoU^b become positives. A point that several objects select is assigned to the object with which its
-    predicted box has the highest IoU.
+    A point is a candidate for an object if the point lies in the box of the object, or within `assign_radius` strides
+    of the center of the box. So objects smaller than the grid have candidates too. For each object, the `assign_top_k`
+    candidates with the highest score^a * IoU^b become positives. If several objects select the same point, the object
+    whose box has the highest IoU with the predicted box of the point is assigned to the point.
 
     Args:
         predictions: current predictions for the images of the batch.
         batch: the objects.
-        config: exponents, k and radius.
-        min_quality: lower bound of `quality`, for the first steps of training, in which every predicted box is wrong.
+        config: exponents a and b (`assign_score_power`, `assign_iou_power`), `assign_top_k` and `assign_radius`.
+        min_quality: lower bound of `quality`. It is above 0 in the first steps of training, in which every predicted
+            box is wrong.
 
     Source: Feng et al., TOOD: Task-aligned One-stage Object Detection, 2021, section 3.2.1.
     """
@@ -67,12 +71,12 @@ def assign(predictions: GridPredictions, batch: Batch, config: LossConfig, min_q
     score = _scores_at(predictions, image, point, class_ids[obj])
     metric = score**config.assign_score_power * iou**config.assign_iou_power
 
-    chosen = _top_k_of_each(obj, metric, config.assign_top_k)
-    chosen = chosen[_best_of_each(image[chosen] * len(grid.strides) + point[chosen], iou[chosen])]
+    chosen = _top_k_per_group(obj, metric, config.assign_top_k)
+    chosen = chosen[_best_per_group(image[chosen] * len(grid.strides) + point[chosen], iou[chosen])]
     obj, point, iou, metric = obj[chosen], point[chosen], iou[chosen], metric[chosen]
 
-    # The target score of an object's best point is the best IoU among its points. Those of its other points are in
-    # proportion to their metric.
+    # The target score of the best point of an object is the best IoU among the points of the object. The target scores
+    # of the other points are proportional to their metric.
     best_metric = metric.new_zeros(len(boxes)).scatter_reduce(0, obj, metric, "amax")
     best_iou = iou.new_zeros(len(boxes)).scatter_reduce(0, obj, iou, "amax")
     quality = metric / best_metric[obj].clamp(min=1e-9) * best_iou[obj]
@@ -86,22 +90,29 @@ def assign(predictions: GridPredictions, batch: Batch, config: LossConfig, min_q
 
 
 def _scores_at(predictions: GridPredictions, image: Tensor, point: Tensor, class_ids: Tensor) -> Tensor:
-    """Return the scores [K] of K (image, point, class) triples."""
+    """Return the predicted scores [K] of K classes, each at one point of one image.
+
+    Args:
+        predictions: predictions for the images of the batch.
+        image: [K] index of the image in the batch.
+        point: [K] index of the point in the grid.
+        class_ids: [K] id of the class.
+    """
     if predictions.exclusive:
         return predictions.scores()[image, point, class_ids]
     return predictions.class_logits[image, point, class_ids].sigmoid()
 
 
 def candidates(boxes: Tensor, grid: Grid, radius: float) -> Tensor:
-    """Find the grid points that can be assigned to each object.
+    """Return a mask [N, P]: True where a grid point is a candidate for an object.
+
+    Candidates are the points in the box of the object, and the points within `radius` strides of the box center.
 
     Args:
-        boxes: [N, 4] as (x1, y1, x2, y2), in input pixels.
+        boxes: [N, 4] boxes of the objects as (x1, y1, x2, y2), in input pixels.
         grid: P points.
-        radius: points within this many strides of the center of a box are candidates even outside of the box.
-
-    Returns:
-        A mask [N, P]: True where the point is a candidate for the box.
+        radius: largest horizontal and vertical distance between a box center and a candidate outside of the box, in
+            strides.
     """
     x, y = grid.points.unbind(1)
     x1, y1, x2, y2 = (side[:, None] for side in boxes.unbind(1))
@@ -111,14 +122,13 @@ def candidates(boxes: Tensor, grid: Grid, radius: float) -> Tensor:
 
 
 def has_candidate(boxes: Floats, radius: float) -> Bools:
-    """Find the objects for which `candidates` finds at least one point, without constructing the grid.
+    """Return a mask [N]: True where an object has at least one candidate point in a grid that covers the input.
+
+    The result is that of `candidates`, but no grid is created.
 
     Args:
-        boxes: [N, 4] as (x1, y1, x2, y2), in input pixels; their centers lie inside the input.
-        radius: as for `candidates`.
-
-    Returns:
-        A mask [N]: True where the box has a candidate in a grid that covers the input.
+        boxes: [N, 4] boxes of the objects as (x1, y1, x2, y2), in input pixels. Their centers must lie in the input.
+        radius: see `candidates`.
     """
     found = np.zeros(len(boxes), dtype=np.bool_)
     for stride in STRIDES:
@@ -130,13 +140,15 @@ def has_candidate(boxes: Floats, radius: float) -> Bools:
     return found
 
 
-def _top_k_of_each(group: Tensor, value: Tensor, k: int) -> Tensor:
-    """Return the indices of the k highest values of each group. Of equal values the first one counts as higher.
+def _top_k_per_group(group: Tensor, value: Tensor, k: int) -> Tensor:
+    """Return the indices of the k highest values of each group, sorted by group.
+
+    If values are equal, the value with the lower index counts as higher.
 
     Args:
-        group: [K] group of each value, sorted.
-        value: [K].
-        k: largest number of values per group.
+        group: [K] group number of each value, in ascending order.
+        value: [K] values.
+        k: largest number of indices per group.
     """
     by_value = torch.argsort(value, descending=True, stable=True)
     order = by_value[torch.argsort(group[by_value], stable=True)]
@@ -146,12 +158,14 @@ def _top_k_of_each(group: Tensor, value: Tensor, k: int) -> Tensor:
     return order[rank < k]
 
 
-def _best_of_each(group: Tensor, value: Tensor) -> Tensor:
-    """Return the index of the highest value of each group, in order of the groups. Of equal values the first one wins.
+def _best_per_group(group: Tensor, value: Tensor) -> Tensor:
+    """Return the index of the highest value of each group, sorted by group.
+
+    If values are equal, the value with the lower index counts as higher.
 
     Args:
-        group: [K] group of each value, in any order.
-        value: [K].
+        group: [K] group number of each value, in any order.
+        value: [K] values.
     """
     by_value = torch.argsort(value, descending=True, stable=True)
     order = by_value[torch.argsort(group[by_value], stable=True)]

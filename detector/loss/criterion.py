@@ -1,7 +1,7 @@
-"""The loss: quality focal loss for class scores, GIoU and L1 for boxes, or the variants that the settings select.
+"""The loss: quality focal loss for class scores, GIoU and L1 loss for boxes, or the variants in `LossConfig`.
 
-`assign_targets`, `compute_loss` and `has_positive` select the loss of the head, here and nowhere else: that of the grid
-points, which follows below, or that of the first YOLO in `loss/yolo_v1.py`.
+`assign_targets`, `compute_loss` and `has_positive` select the loss that belongs to the head: the loss for grid points,
+which is in this module, or the loss of the first YOLO in `loss/yolo_v1.py`. No other module makes this selection.
 """
 
 import numpy as np
@@ -24,20 +24,27 @@ Targets = AssignedTargets | CellTargets
 
 
 def detection_loss(predictions: Predictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> LossTerms:
-    """Assign the objects of a batch to grid points or cells, and compute the loss.
+    """Assign the objects of a batch to grid points or cells, and return the terms of the loss.
 
     Args:
-        predictions: for the images of the batch.
-        batch: the objects; there may be none.
-        config: weights and exponents.
-        min_quality: see `assign`.
+        predictions: predictions for the images of the batch.
+        batch: the objects; a batch without objects is allowed.
+        config: settings of the assignment and of the loss terms.
+        min_quality: lower bound of the target scores; see `assign`.
     """
     targets = assign_targets(predictions, batch, config, min_quality)
     return compute_loss(predictions, batch, targets, config)
 
 
 def assign_targets(predictions: Predictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> Targets:
-    """Assign the objects of a batch to grid points or cells. No gradient flows through the targets."""
+    """Assign the objects of a batch to grid points or cells, and return the targets, which have no gradient.
+
+    Args:
+        predictions: predictions for the images of the batch.
+        batch: the objects; a batch without objects is allowed.
+        config: settings of the assignment.
+        min_quality: lower bound of the target scores; see `assign`. The first YOLO does not use it.
+    """
     if isinstance(predictions, CellPredictions):
         return assign_cells(predictions, batch)
     assert isinstance(predictions, GridPredictions)
@@ -45,13 +52,13 @@ def assign_targets(predictions: Predictions, batch: Batch, config: LossConfig, m
 
 
 def compute_loss(predictions: Predictions, batch: Batch, targets: Targets, config: LossConfig) -> LossTerms:
-    """Compute the loss for given targets.
+    """Return the terms of the loss for given targets.
 
     Args:
-        predictions: for the images of the batch.
+        predictions: predictions for the images of the batch.
         batch: the objects.
-        targets: from `assign_targets`, for predictions of the same kind.
-        config: weights and exponents.
+        targets: result of `assign_targets` for predictions of the same kind.
+        config: weights and exponents of the loss terms.
     """
     if isinstance(predictions, CellPredictions):
         assert isinstance(targets, CellTargets)
@@ -62,14 +69,11 @@ def compute_loss(predictions: Predictions, batch: Batch, targets: Targets, confi
 
 
 def has_positive(boxes: Floats, config: Config) -> Bools:
-    """Find the objects that can get a positive: to which at least one grid point or cell can be assigned.
+    """Return a mask [N]: True where an object can be assigned to at least one grid point or cell.
 
     Args:
-        boxes: [N, 4] as (x1, y1, x2, y2), in input pixels; their centers lie inside the input.
-        config: head and assigner.
-
-    Returns:
-        A mask [N]: True where the object can be assigned.
+        boxes: [N, 4] boxes of the objects as (x1, y1, x2, y2), in input pixels. Their centers must lie in the input.
+        config: settings of the head and of the assignment.
     """
     if config.head == "yolo_v1":  # the center of every object lies in a cell
         return np.ones(len(boxes), dtype=np.bool_)
@@ -77,7 +81,7 @@ def has_positive(boxes: Floats, config: Config) -> Bools:
 
 
 def _grid_loss(predictions: GridPredictions, batch: Batch, targets: AssignedTargets, config: LossConfig) -> LossTerms:
-    """Compute the loss at the grid points. All terms are divided by the sum of the target qualities."""
+    """Return the terms of the loss for grid points, each divided by the sum of the target scores (at least 1)."""
     at_positives = (targets.image_index, targets.point_index)
     norm = targets.quality.sum().clamp(min=1.0)
 
@@ -107,15 +111,12 @@ def _grid_loss(predictions: GridPredictions, batch: Batch, targets: AssignedTarg
 
 
 def _class_loss(predictions: GridPredictions, targets: Tensor, config: LossConfig) -> Tensor:
-    """Return the loss of the class scores at each point.
+    """Return the class loss [B, P] of each point.
 
     Args:
-        predictions: of B images at P points.
+        predictions: predictions for B images at P points.
         targets: [B, P, C] target scores, 0..1.
         config: `class_loss` and `focal_power`.
-
-    Returns:
-        [B, P].
     """
     logits = predictions.class_logits
     if config.class_loss == "softmax":
@@ -125,15 +126,12 @@ def _class_loss(predictions: GridPredictions, targets: Tensor, config: LossConfi
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, power: float) -> Tensor:
-    """Return the quality focal loss of each score.
+    """Return the quality focal loss of each score, in the shape of `logits`.
 
     Args:
-        logits: any shape.
-        targets: target scores 0..1, same shape.
-        power: exponent beta; 0: the cross-entropy of a sigmoid.
-
-    Returns:
-        The loss, same shape.
+        logits: logits of the scores, of any shape.
+        targets: target scores, 0..1, of the same shape.
+        power: exponent beta of the error. 0: the loss is the binary cross-entropy.
 
     Source: Li et al., Generalized Focal Loss, 2020, equation 3.
     """
@@ -141,46 +139,41 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, power: float) -> Tensor:
     if not power:
         return cross_entropy
     error = (targets - logits.sigmoid()).abs()
-    # With a power below 1 the slope at an error of 0 is infinite.
+    # With a power below 1, the slope of error ** power is infinite at an error of 0.
     return (error.clamp(min=1e-12) if power < 1 else error) ** power * cross_entropy
 
 
 def softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of a softmax over C classes and a background class whose logit is 0.
+    """Return the cross-entropy [...] of a softmax over C classes and a background class with the logit 0.
 
     Args:
-        logits: [..., C].
-        targets: [..., C] target probability of each class. Their sum is at most 1; the remainder is the background's.
-
-    Returns:
-        The loss [...].
+        logits: [..., C] logits of the classes, without the background.
+        targets: [..., C] target probabilities of the classes. Their sum is at most 1; the target probability of the
+            background is 1 minus this sum.
     """
     return torch.logsumexp(F.pad(logits, (1, 0)), dim=-1) - (logits * targets).sum(dim=-1)
 
 
 def squared_error(distances: Tensor, target_distances: Tensor) -> Tensor:
-    """Return the squared error of the center and of the square roots of width and height.
+    """Return the squared error [K] of each box: of its center, and of the square roots of its width and height.
 
     Args:
         distances: [K, 4] predicted distances to the left, top, right and bottom side, in strides.
-        target_distances: [K, 4] likewise.
-
-    Returns:
-        [K] in strides.
+        target_distances: [K, 4] target distances to the same sides, in strides.
 
     Source: Redmon et al., You Only Look Once, 2016, equation 3, its first two terms.
     """
 
     def center_and_roots(sides: Tensor) -> Tensor:
         before, after = sides[:, :2], sides[:, 2:]
-        # The slope of the square root is infinite at 0.
+        # The slope of the square root is infinite at 0: sides are at least 1e-4 strides long.
         return torch.cat([(after - before) / 2, (after + before).clamp(min=1e-4).sqrt()], dim=1)
 
     return ((center_and_roots(distances) - center_and_roots(target_distances)) ** 2).sum(dim=1)
 
 
 def _outside_crowds(grid: Grid, batch: Batch, targets: AssignedTargets) -> Tensor:
-    """Return the weight [B, P] of the class loss at each point: 0 in crowd regions, except at positives; else 1."""
+    """Return the weight [B, P] of the class loss of each point: 0 in crowd regions, 1 elsewhere and at positives."""
     x, y = grid.points[:, 0], grid.points[:, 1]
     x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
     inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]

@@ -1,4 +1,4 @@
-"""The terms of a loss, by name."""
+"""`LossTerms`: the terms of a loss by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LossTerms:
-    """Weighted terms of a loss.
+    """The weighted terms of a loss, and the number of positives.
 
     Attributes:
-        parts: name → scalar tensor. "classes" and the other terms of this loss; the same names in every step of a run.
-        positives: number of grid points (or cells) that are assigned to an object.
+        parts: name of a term → its value, a scalar tensor. "classes" always exists; the other names depend on the loss.
+            The names are the same in every step of a run.
+        positives: number of grid points (or cells) to which an object is assigned.
     """
 
     parts: Mapping[str, Tensor]
@@ -20,10 +21,10 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """The sum of the terms."""
+        """The sum of the terms, a scalar tensor."""
         first, *rest = self.parts.values()
         return sum(rest, start=first)
 
     def detach(self) -> "LossTerms":
-        """Return the terms detached from the computation graph."""
+        """Return a copy of the terms that is detached from the computation graph: it has no gradient."""
         return LossTerms({name: part.detach() for name, part in self.parts.items()}, self.positives)

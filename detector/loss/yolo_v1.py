@@ -1,4 +1,4 @@
-"""The loss of the first YOLO: squared errors of boxes, confidences and class scores, cell by cell.
+"""The loss of the first YOLO: squared errors of boxes, confidences and class scores at each cell.
 
 The head is in `model/yolo_v1.py`.
 
@@ -20,12 +20,14 @@ from detector.ops.iou import elementwise_iou
 
 @dataclass(frozen=True, eq=False)
 class CellTargets:
-    """The targets of K cells that are assigned to an object. No (image, cell) occurs twice.
+    """The targets of the K cells of a batch to which an object is assigned.
+
+    At most one object is assigned to each cell of each image.
 
     Attributes:
         image_index: [K] index of the image in the batch.
         cell_index: [K] index of the cell in the grid.
-        box_index: [K] index of the responsible box among the N boxes of the cell.
+        box_index: [K] index of the responsible box among the N boxes of the cell: its IoU with the object is highest.
         boxes: [K, 4] box of the assigned object as (x1, y1, x2, y2), in input pixels.
         class_ids: [K] class of the assigned object.
         iou: [K] IoU of the responsible box with the object: the target confidence.
@@ -41,9 +43,14 @@ class CellTargets:
 
 @torch.no_grad()
 def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
-    """Assign each object to the cell that contains its center, and there to the box with the highest IoU.
+    """Assign each object to the cell that contains the object center, and return the targets of these cells.
 
-    A cell can be assigned to one object only. If it contains the centers of several, the largest object wins.
+    Only one object can be assigned to a cell: if the cell contains the centers of several objects, the largest object.
+    Among the boxes of the cell, the box with the highest IoU becomes responsible for the object.
+
+    Args:
+        predictions: current predictions for the images of the batch.
+        batch: the objects.
     """
     image, cell, boxes, class_ids = _one_object_per_cell(predictions, batch)
     cells, boxes_per_cell = predictions.confidence.shape[1:]
@@ -54,15 +61,16 @@ def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
 
 
 def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTargets, config: LossConfig) -> LossTerms:
-    """Compute the loss; all terms are means over the images of the batch.
+    """Return the terms of the loss of the first YOLO, each as a mean over the images of the batch.
 
-    Cells whose center lies in a crowd region have no confidence loss, unless they are assigned to an object.
+    A cell whose center lies in a crowd region has no confidence loss, except for a box that is responsible for an
+    object.
 
     Args:
-        predictions: for the images of the batch.
-        batch: the objects; there may be none.
-        targets: from `assign_cells`.
-        config: weights.
+        predictions: predictions for the images of the batch.
+        batch: the objects; a batch without objects is allowed.
+        targets: result of `assign_cells`.
+        config: weights of the loss terms.
     """
     images, at_objects = len(batch.images), (targets.image_index, targets.cell_index)
     at_boxes = (*at_objects, targets.box_index)
@@ -89,14 +97,14 @@ def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTarget
 
 
 def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return image index [K], cell index [K], box [K, 4] and class id [K] of the largest object of each cell."""
+    """Return image index [K], cell index [K], box [K, 4] and class id [K] of the largest object in each cell."""
     image, row = batch.is_object.nonzero(as_tuple=True)
     boxes, class_ids = batch.boxes[image, row], batch.class_ids[image, row]
     points, stride = predictions.grid.points, predictions.grid.strides[0]
     columns = int((points[:, 1] == points[0, 1]).sum())
     last = points.new_tensor([columns - 1, len(points) // columns - 1])
     column_row = (((boxes[:, :2] + boxes[:, 2:]) / 2 - points[0]) / stride + 0.5).floor()
-    # "valid" padding leaves a border without cells. Objects with their center there go to the nearest cell.
+    # "valid" padding leaves a border without cells. An object whose center lies in the border goes to the nearest cell.
     x, y = column_row.clamp(min=torch.zeros_like(last), max=last).long().unbind(1)
     cell = y * columns + x
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -111,15 +119,12 @@ def _one_object_per_cell(predictions: CellPredictions, batch: Batch) -> tuple[Te
 
 
 def _encode_offsets(boxes: Tensor, predictions: CellPredictions, cell: Tensor) -> Tensor:
-    """Return the offsets that boxes have relative to cells; see `CellPredictions.offsets`.
+    """Return the target offsets [K, 4] of boxes relative to their cells, as in `CellPredictions.offsets`.
 
     Args:
         boxes: [K, 4] as (x1, y1, x2, y2), in input pixels.
-        predictions: for their grid and input size.
+        predictions: only its grid and its input size are used.
         cell: [K] index of the cell of each box.
-
-    Returns:
-        [K, 4].
     """
     grid = predictions.grid
     centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
@@ -128,7 +133,7 @@ def _encode_offsets(boxes: Tensor, predictions: CellPredictions, cell: Tensor) -
 
 
 def _in_crowd(predictions: CellPredictions, batch: Batch) -> Tensor:
-    """Return a mask [B, S]: True where the center of the cell lies in a crowd region."""
+    """Return a mask [B, S]: True where the center of a cell lies in a crowd region."""
     x, y = predictions.grid.points.unbind(1)
     x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
     return ((x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]).any(dim=1)

@@ -1,1 +1,1 @@
-"""Image sources (files, folders, globs, lists, URLs) and video input and output (files, cameras, streams)."""
+"""Finds images (files, folders, glob patterns, lists, URLs), reads videos, cameras and streams, and writes videos."""

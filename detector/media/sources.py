@@ -1,4 +1,4 @@
-"""Image sources: files, folders, globs, lists of these, standard input, URLs, and the built-in scenes."""
+"""Finds the images that the user names: files, folders, glob patterns, lists, standard input, URLs, built-in scenes."""
 
 import glob
 import logging
@@ -22,29 +22,29 @@ from detector.media.video_io import VIDEO_SUFFIXES
 from detector.options import ReadOptions
 
 _SCENE_COUNT = 12
-"""Number of built-in images that the source `scenes` stands for."""
+"""Number of images of the built-in data set that the source `scenes` stands for."""
 
 _SUFFIXES_TO_REPORT = VIDEO_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"}
-"""Suffixes of images and videos that are not collected from folders; a warning reports them."""
+"""Suffixes of videos and of images in rare formats. A folder search skips these files and logs a warning."""
 
 _LOG = logging.getLogger(__name__)
 
 _MAX_FOLDERS_SEARCHED = 1000
-"""Number of subfolders searched to find out whether the message can suggest --recursive."""
+"""If a folder contains no images, at most this many subfolders are searched before suggesting --recursive."""
 
 _LONGEST_SHOWN = 300
-"""Characters of an unusable name that a message shows."""
+"""Largest number of characters of an invalid name that a message contains."""
 
 _DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image that can be read.
+    """An image that is not decoded yet: a name and a function that decodes the image.
 
     Attributes:
-        name: identifies the image in results: its path, or a generated file name for images without a path.
-        read: returns the image [H, W, 3] RGB; raises InputError.
+        name: name of the image in results: the path of the image, or a generated file name if the image has no path.
+        read: decodes the image and returns it as [H, W, 3] RGB; raises InputError if the image cannot be decoded.
     """
 
     name: Path
@@ -52,33 +52,38 @@ class Source:
 
 
 _SourceByKey = dict[Path | str, Source]
-"""Sources by what identifies them, so that each is taken once: a path, a URL, or `-`."""
+"""Key → source. The key is a path, a URL or `-`; each key occurs once, so that no image is processed twice."""
 
 
 def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) -> list[Source]:
-    """Return the images that `specs` name, each once, in the order given; no image is opened yet.
+    """List the images that `specs` name and return one `Source` per image; no image is opened.
 
-    A spec is a file, a folder, a glob pattern, a URL (downloaded when the image is read), `-` for one image on standard
-    input, `scenes` for a dozen images of the built-in set (unless a file or folder has that name), or a .txt file.
-    A .txt file lists one file, folder, glob pattern or URL per line, relative to its own folder; blank lines and lines
-    that begin with # are skipped.
+    Each image is returned once, in the order of `specs`. Each spec is one of:
+
+    - a file, a folder or a glob pattern;
+    - a URL; the image is downloaded when `Source.read` is called;
+    - `-`: one image on standard input;
+    - `scenes`: twelve images of the built-in data set, unless a file or folder has the name `scenes`;
+    - a .txt file with one file, folder, glob pattern or URL per line. Paths in the list are relative to the folder of
+      the list. Blank lines and lines that begin with # are skipped.
 
     Args:
-        specs: what to read, as given on the command line.
+        specs: arguments of the command line.
         options: `recursive` includes the images in subfolders (links are followed, but no folder is searched twice),
-            `allow_url` allows http:// and https:// URLs, `max_pixels` applies when an image is read.
+            `allow_url` allows http:// and https:// URLs, `max_pixels` is the largest number of pixels of an image that
+            is decoded.
 
     Raises:
-        FileError: a spec, or a line of a list, matches nothing; a folder cannot be read.
-        ConfigError: no specs; a URL where URLs are not allowed.
+        FileError: a spec or a line of a list matches no image, or a folder cannot be read.
+        ConfigError: `specs` is empty, or a spec is a URL and `allow_url` is False.
     """
     if not specs:
-        raise ConfigError("no images given; name files, folders or glob patterns, or `scenes` for built-in images")
+        raise ConfigError("no image is given; pass files, folders or glob patterns, or `scenes` for built-in images")
     found: _SourceByKey = {}
     for spec in specs:
         path = Path(spec)
         if spec == "-":
-            # Standard input can be read only once, so the decoded image is cached.
+            # The bytes on standard input can be read only once, so the decoded image is cached.
             found[spec] = Source(Path("stdin.jpg"), cache(partial(_read_stdin, options.max_pixels)))
         elif spec == "scenes" and not path.exists():
             found |= {source.name: source for source in sources_of(scenes.read_split("test"))[:_SCENE_COUNT]}
@@ -90,12 +95,15 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
 
 
 def sources_of(split: Split) -> list[Source]:
-    """Return the images of a split."""
+    """Return one `Source` per image of a split; no image is decoded."""
     return [Source(annotation.image_path, partial(split.read_image, annotation)) for annotation in split.annotations]
 
 
 def _with_unique_names(found: _SourceByKey) -> list[Source]:
-    """Return the sources; number the generated names (of URLs and standard input) that are already in use."""
+    """Return the sources with unique names: a number is added to a generated name that is already in use.
+
+    The names of URLs and of standard input are generated; the names of all other sources are unique paths.
+    """
     generated = [key for key in found if isinstance(key, str)]
     taken = dict.fromkeys(map(str, found), 1) if generated else {}
     for key in generated:
@@ -105,9 +113,13 @@ def _with_unique_names(found: _SourceByKey) -> list[Source]:
 
 
 def _find_listed(path: Path, options: ReadOptions) -> _SourceByKey:
-    """Return the sources that the lines of a .txt list name."""
+    """Read a .txt list and return the sources that its lines name.
+
+    Raises:
+        InputError: a line matches no image or is a URL that is not allowed, or the list contains no images.
+    """
     try:
-        # File names may contain bytes that are not UTF-8, as they may on the command line.
+        # File names may contain bytes that are not UTF-8; Python decodes command line arguments in the same way.
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
@@ -118,17 +130,26 @@ def _find_listed(path: Path, options: ReadOptions) -> _SourceByKey:
             continue
         try:
             if spec.lower().endswith(".txt") and is_file(path.parent / spec):
-                raise FileError(f"{spec}: a list cannot contain another list; give it as a source of its own")
+                raise FileError(f"{spec}: a list must not contain another list; pass it as a separate source")
             found |= _find(spec, path.parent, options)
         except InputError as error:
             raise type(error)(f"{location(path, number)}: {error}") from None
     if not found:
-        raise FileError(f"{path}: the list contains no images; expected one file, folder or glob pattern per line")
+        raise FileError(f"{path}: the list contains no images; expected one file, folder, glob pattern or URL per line")
     return found
 
 
 def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
-    """Return the sources that a URL, file, folder or glob pattern names, relative to a folder."""
+    """Return the sources that one spec names.
+
+    Args:
+        spec: a URL, or the path of a file or folder, or a glob pattern.
+        folder: folder that paths and patterns are relative to.
+        options: as for `find_sources`.
+
+    Raises:
+        InputError: as for `find_sources`.
+    """
     if is_http_url(spec):
         check_allowed(spec, options.allow_url)
         return {spec: Source(file_name_from_url(spec), partial(fetch, spec, max_pixels=options.max_pixels))}
@@ -136,7 +157,7 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
         paths = _find_files(spec, folder, options.recursive)
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError) as error:  # a name that is too long; too many folders in a pattern
+    except (OSError, ValueError, RecursionError) as error:  # the name is too long, or a pattern has too many folders
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"{_shown(spec)}: no such file, folder or pattern ({reason})") from None
     return {path: Source(path, partial(read_image, path, max_pixels=options.max_pixels)) for path in paths}
@@ -144,7 +165,9 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
 
 def _find_files(spec: str, folder: Path, recursive: bool) -> list[Path]:
     if not spec or "\0" in spec:
-        raise FileError(f"{spec[:_LONGEST_SHOWN]!r}: not a file name (a list of images must be a UTF-8 file)")
+        raise FileError(
+            f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
+        )
     path = folder / spec
     if path.is_dir():
         return _find_in_folder(path, recursive)
@@ -157,10 +180,14 @@ def _find_files(spec: str, folder: Path, recursive: bool) -> list[Path]:
 
 
 def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
-    """Return the images in a folder, and in its subfolders if `recursive`."""
+    """Return the paths of the images in a folder, and in its subfolders if `recursive` is True.
+
+    Raises:
+        FileError: there are no images, or a folder cannot be read.
+    """
     folders = _walk(path) if recursive else [path]
     if paths := [image for folder in folders for image in find_images(folder)]:
-        _warn_of_skipped_files(path)
+        _warn_about_skipped_files(path)
         return paths
     where = "in this folder or its subfolders" if recursive else "in this folder"
     message = f"{path}: no images {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
@@ -170,19 +197,25 @@ def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
     raise FileError(message)
 
 
-def _warn_of_skipped_files(folder: Path) -> None:
-    """Warn of videos and rare image formats in a folder: they are read only if named explicitly."""
+def _warn_about_skipped_files(folder: Path) -> None:
+    """Log a warning if a folder contains videos or images in rare formats, which a folder search does not return."""
     suffixes = [suffix for path in folder.iterdir() if (suffix := path.suffix.lower()) in _SUFFIXES_TO_REPORT]
     if suffixes:
         patterns = ", ".join(str(folder / f"*{suffix}") for suffix in sorted(set(suffixes)))
         _LOG.warning(
-            "%s: skipped %d files that are videos or rare image formats; to include them, name them: %s",
+            "%s: skipped %d files that are videos or images in rare formats; to include these files, also pass: %s",
             *(folder, len(suffixes), patterns),
         )
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """Yield a folder and all folders below it, sorted by name; a folder that links lead to again is yielded once."""
+    """Yield a folder and all its subfolders at any depth, sorted by name, following links.
+
+    Each folder is yielded once, also if several links lead to it.
+
+    Raises:
+        FileError: a folder cannot be read.
+    """
     seen, remaining = set(), [top]
     while remaining:
         folder = remaining.pop()
@@ -193,7 +226,7 @@ def _walk(top: Path) -> Iterator[Path]:
             seen.add(identity)
             with os.scandir(folder) as entries:
                 candidates = [Path(entry) for entry in entries if entry.is_symlink() or entry.is_dir()]
-            # `is_dir` of the path is False for links that point to nothing or to themselves.
+            # `Path.is_dir` is False for a link whose target does not exist, and for a link to itself.
             subfolders = sorted((path for path in candidates if path.is_dir()), reverse=True)
         except OSError as error:
             raise FileError(f"{error.filename or folder}: the folder cannot be read ({error.strerror})") from None
@@ -202,12 +235,16 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def _shown(text: str) -> str:
-    """Return the beginning of a text that may be very long, for messages."""
+    """Return a text for a message: shortened to `_LONGEST_SHOWN` characters and `...` if it is longer."""
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _read_stdin(max_pixels: int) -> ImageArray:
-    """Read and decode the image on standard input."""
+    """Read standard input and return the decoded image [H, W, 3] RGB.
+
+    Raises:
+        InputError: standard input cannot be read, is too large, or is not an image that can be decoded.
+    """
     if sys.stdin is None:
         raise FileError("-: there is no standard input")
     try:
@@ -215,5 +252,5 @@ def _read_stdin(max_pixels: int) -> ImageArray:
     except OSError as error:
         raise FileError(f"-: standard input cannot be read ({error.strerror})") from None
     if len(data) > MAX_BYTES:
-        raise FileError(f"-: more than {MAX_BYTES / 1e6:.0f} MB on standard input")
+        raise FileError(f"-: the file on standard input is larger than {MAX_BYTES / 1e6:.0f} MB; pass its path instead")
     return read_image(data, name="standard input", max_pixels=max_pixels)

@@ -1,4 +1,4 @@
-"""URLs of images and streams: which are allowed, how messages show them, and downloading an image."""
+"""URLs of images and streams: checks whether a URL is allowed, hides passwords in messages, and downloads images."""
 
 import re
 import time
@@ -20,10 +20,10 @@ from detector.options import MAX_PIXELS
 from detector.version import VERSION
 
 _TIMEOUT = 20.0
-"""Seconds that the download of one image may take in total."""
+"""Time limit in seconds for the complete download of one image."""
 
 MAX_BYTES = 50_000_000
-"""Size of the largest image file that is read from a URL or from standard input."""
+"""Largest size in bytes of an image file that is read from a URL or from standard input."""
 
 _MAX_REDIRECTS = 3
 _CHUNK_BYTES = 2**16
@@ -32,7 +32,7 @@ _HTTP_URL = re.compile("https?://", re.IGNORECASE)
 
 
 def is_http_url(text: str) -> bool:
-    """Return whether a text is an http:// or https:// URL.
+    """Return True if a text starts with http:// or https://, in upper or lower case.
 
     >>> [is_http_url(text) for text in ("HTTP://a.b/c.jpg", "rtsp://a.b/c", "http.jpg")]
     [True, False, False]
@@ -41,9 +41,9 @@ def is_http_url(text: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Return a URL without user name, password, query and fragment; return a text that is no URL unchanged.
+    """Return a URL without user name, password, query and fragment; return text without `://` unchanged.
 
-    The query is removed because it often contains access tokens.
+    The query is removed because it may contain access tokens.
 
     >>> [without_secrets(text) for text in ("https://me:secret@host/a.jpg?token=secret", "http:///a:b@c", "a?b.jpg")]
     ['https://host/a.jpg', 'http:///c', 'a?b.jpg']
@@ -52,29 +52,29 @@ def without_secrets(text: str) -> str:
 
 
 def check_allowed(text: str, allow_url: bool) -> None:
-    """Raise ConfigError if a text is an http:// or https:// URL and URLs are not allowed."""
+    """Raise ConfigError if `text` is an http:// or https:// URL and `allow_url` is False."""
     if is_http_url(text) and not allow_url:
-        raise ConfigError(f"{without_secrets(text)}: URLs are not fetched by default; add --allow-url to fetch it")
+        raise ConfigError(f"{without_secrets(text)}: URLs are not opened by default; add --allow-url to open them")
 
 
 def file_name_from_url(url: str) -> Path:
-    """Return a file name for the image at a URL, made from the last part of the URL's path.
+    """Return a valid file name for the image at a URL: the last part of the path of the URL, or the host name.
 
     Raises:
-        FileError: not a valid URL.
+        FileError: `url` is not a valid URL.
 
     >>> file_name_from_url("https://host/x/cat%20%2F%201.jpg?size=9").name
     'cat _ 1.jpg'
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname if parts.port != 0 else None  # reading the port validates it
+        host = parts.hostname if parts.port != 0 else None  # `parts.port` raises an error for an invalid port
     except ValueError:
         host = None
     if not host:
-        # An invalid URL has no defined password: everything before the last @ may belong to it.
+        # In an invalid URL, everything before the last @ may be part of a password.
         shown = url.rpartition("@")[2].partition("?")[0]
-        raise FileError(f"{shown[:100]}: not a valid URL; expected something like http://host/image.jpg")
+        raise FileError(f"{shown[:100]}: not a valid URL; expected for example http://host/image.jpg")
     path = PurePosixPath(parts.path)
     last = unquote(path.name) or host
     suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else ""
@@ -82,18 +82,18 @@ def file_name_from_url(url: str) -> Path:
 
 
 def fetch(url: str, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Download and decode an image; error messages contain no password and no query.
+    """Download an image and return the decoded image [H, W, 3] RGB.
+
+    Error messages do not contain the password and the query of the URL.
 
     Args:
-        url: an http:// or https:// URL; a user name and password in it are sent to its host only.
-        max_pixels: pixels of the largest image that is decoded.
-
-    Returns:
-        [H, W, 3] RGB.
+        url: an http:// or https:// URL. A user name and password in the URL are sent only to the host of the URL, not
+            to a host that this host redirects to.
+        max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
-        FileError: the download fails, takes too long or is too large.
-        ImageError: the file is not an image, damaged, or has too many pixels.
+        FileError: the download fails, takes longer than `_TIMEOUT` seconds, or is larger than `MAX_BYTES` bytes.
+        ImageError: the downloaded file is not an image or is damaged, or the image has too many pixels.
     """
     shown = without_secrets(url)
     download: Future[bytes] = Future()
@@ -104,24 +104,24 @@ def fetch(url: str, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
         except BaseException as error:
             download.set_exception(error)
 
-    # The timeout of a socket limits neither the DNS lookup nor a server that sends one byte now and then. A thread of
-    # its own lets `result` limit the total time.
+    # The timeout of a socket does not limit the DNS lookup, or a download from a server that sends single bytes. The
+    # download runs in a new thread, so that `result` can limit the total time.
     Thread(target=run, daemon=True).start()
     try:
         data = download.result(_TIMEOUT)
     except TimeoutError:
-        raise FileError(f"{shown}: the download takes longer than {_TIMEOUT:g} seconds") from None
+        raise FileError(f"{shown}: the download took longer than the limit of {_TIMEOUT:g} seconds") from None
     except FileError as error:
         raise FileError(f"{shown}: {error}") from None
     return read_image(data, name=shown, max_pixels=max_pixels)
 
 
 def _download(url: str) -> bytes:
-    """Return the response body of a URL; error messages do not contain the URL.
+    """Send a request to a URL and return the response body; error messages do not contain the URL.
 
     Raises:
-        FileError: the server cannot be reached, returns an error status or an invalid response, or sends too much.
-        TimeoutError: the download takes too long.
+        FileError: the server cannot be reached, or the response is an error, invalid, or larger than `MAX_BYTES` bytes.
+        TimeoutError: the download takes longer than `_TIMEOUT` seconds.
     """
     deadline = time.monotonic() + _TIMEOUT
     data = bytearray()
@@ -129,9 +129,10 @@ def _download(url: str) -> bytes:
         with build_opener(_RedirectHandler).open(_make_request(url), timeout=_TIMEOUT) as response:
             while chunk := response.read1(_CHUNK_BYTES):
                 data += chunk
-                # `length` is what Content-Length promises for the rest: refuse a large file before it is downloaded.
+                # `length` is the number of bytes that follow according to Content-Length. With it, a file that is too
+                # large is refused before it is downloaded.
                 if len(data) + (response.length or 0) > MAX_BYTES:
-                    raise FileError(f"larger than {MAX_BYTES / 1e6:.0f} MB")
+                    raise FileError(f"the file is larger than the limit of {MAX_BYTES / 1e6:.0f} MB for downloads")
                 if time.monotonic() > deadline:
                     raise TimeoutError
     except FileError:
@@ -140,27 +141,27 @@ def _download(url: str) -> bytes:
         error.close()
         if 300 <= error.code < 400:
             raise FileError(
-                f"more than {_MAX_REDIRECTS} redirects, or a redirect to a URL that is not http(s)"
+                f"the server redirects more than {_MAX_REDIRECTS} times, or to a URL that is not http:// or https://"
             ) from None
         raise FileError(f"the server returned status {error.code} {responses.get(error.code, '')}".rstrip()) from None
     except (OSError, HTTPException, ValueError) as error:
-        # Only the operating system's message is shown: others may quote the URL or what the server sent.
+        # Only a message of the operating system is shown. Other messages may contain the URL or text from the server.
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise reason from None
-        raise FileError(f"cannot be fetched ({getattr(reason, 'strerror', None) or type(reason).__name__})") from None
+        raise FileError(f"the download failed ({getattr(reason, 'strerror', None) or type(reason).__name__})") from None
     return bytes(data)
 
 
 def _make_request(url: str) -> Request:
-    """Return the HTTP request for a URL; its user name and password are not sent on to hosts it redirects to."""
+    """Return the HTTP request for a URL; user name and password are sent only to the host of this URL."""
     parts = urlsplit(url)
     _, _, host = parts.netloc.rpartition("@")
     host = host if host.isascii() else host.encode("idna").decode()
     path, query = (quote(part, safe="!$%&'()*+,/:;=?@[]~") for part in (parts.path, parts.query))
     request = Request(
         parts._replace(netloc=host, path=path, query=query, fragment="").geturl(),
-        headers={"User-Agent": f"detector/{VERSION}"},  # some servers refuse the default one of Python
+        headers={"User-Agent": f"detector/{VERSION}"},  # some servers refuse Python's default User-Agent
     )
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -169,14 +170,14 @@ def _make_request(url: str) -> Request:
 
 
 class _RedirectHandler(HTTPRedirectHandler):
-    """Follow a few redirects, and only to http and https URLs."""
+    """Follows at most `_MAX_REDIRECTS` redirects, and only redirects to http:// and https:// URLs."""
 
     max_redirections = _MAX_REDIRECTS
     max_repeats = 1
 
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """Return the request for the URL that a response redirects to."""
-        fp.close()  # otherwise urllib reads the body, without a size limit
+        """Return the request for `newurl`, the URL that a response redirects to; else raise HTTPError."""
+        fp.close()  # otherwise urllib reads the response body, without a size limit
         if not is_http_url(newurl):
             raise HTTPError(req.full_url, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

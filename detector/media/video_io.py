@@ -1,4 +1,4 @@
-"""Reading frames from video files, cameras and streams, and writing video files."""
+"""Reads frames from video files, cameras and streams, and writes video files."""
 
 import logging
 import math
@@ -24,12 +24,13 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv"}
     | {".ts", ".vob", ".webm", ".wmv"}
 )
-"""File suffixes (lower case) that count as videos."""
+"""Suffixes (lower case) of the files that count as videos."""
 
 _DEFAULT_FRAME_RATE = 25.0
-"""Frames per second, where the source reports none or an implausible value."""
+"""Frames per second that are assumed if the source reports no frame rate or an implausible frame rate."""
 
 _MAX_FRAME_RATE = 240.0
+"""Frames per second; higher values are implausible."""
 
 
 class VideoReader:
@@ -39,14 +40,14 @@ class VideoReader:
         source: a path, a stream URL, or a camera number.
 
     Attributes:
-        is_live: whether the source is a camera or an endless stream: its detections should not be delayed, and its
-            frames arrive at irregular times.
-        frame_rate: frames per second, as reported by the source, or a default.
-        frame_count: as reported by the file, which may be an estimate; None if it reports none.
-        frames_read: number of frames read so far, including those that were skipped.
-        pending: (frame number, time in seconds) of each frame that was yielded; the caller removes the first entry when
-            it has processed that frame. The time is the time stamp in the file; for a live source the time since its
-            first frame.
+        is_live: True if the source is a camera or an endless stream. The frames of a live source arrive at irregular
+            times, and their detections should not be delayed.
+        frame_rate: frames per second that the source reports, or 25 if it reports no plausible value.
+        frame_count: number of frames that the source reports, which may be an estimate; None if it reports none.
+        frames_read: number of frames read so far, including skipped frames.
+        pending: (frame number, time in seconds) of each yielded frame that the caller has not processed yet. The caller
+            removes the first entry after processing a frame. The time is the time stamp in the file; for a live source,
+            the time since the first frame.
 
     Raises:
         FileError: the source cannot be opened.
@@ -56,13 +57,18 @@ class VideoReader:
         self._capture = _open(source)
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_rate = float(rate) if 0 < rate <= _MAX_FRAME_RATE else _DEFAULT_FRAME_RATE
-        self.frame_count = int(count) if 0 < count < 2**40 else None  # streams report arbitrary numbers
+        self.frame_count = int(count) if 0 < count < 2**40 else None  # endless streams report arbitrary numbers
         self.is_live = is_camera(source) or ("://" in source and self.frame_count is None)
         self.frames_read = 0
         self.pending: deque[tuple[int, float]] = deque()
 
     def frames(self, every: int, stop: GracefulShutdown) -> Iterator[ImageArray]:
-        """Yield every Nth frame [H, W, 3] RGB, upright, until the source ends or a shutdown is requested."""
+        """Yield every Nth frame as an upright image [H, W, 3] RGB, until the source ends or a shutdown is requested.
+
+        Args:
+            every: N; 1 yields every frame.
+            stop: stops the generator before the next frame.
+        """
         started, previous = time.monotonic(), -1.0
         try:
             while not stop.requested and self._capture.grab():
@@ -75,7 +81,7 @@ class VideoReader:
                     break
                 seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if self.is_live:
-                    started = started if number else time.monotonic()  # a camera needs time until its first frame
+                    started = started if number else time.monotonic()  # the first frame of a camera takes time
                     seconds = time.monotonic() - started
                 elif not previous < seconds < math.inf:  # the file has no time stamps
                     seconds = number / self.frame_rate
@@ -83,57 +89,67 @@ class VideoReader:
                 self.pending.append((number, seconds))
                 yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         finally:
-            # Released here and nowhere else: this generator runs in another thread, which could still be reading.
+            # Only this generator releases the capture. It runs in another thread, which may be reading a frame while
+            # the main thread ends.
             self._capture.release()
 
     def warn_if_incomplete(self, name: str) -> None:
-        """Warn that a live source ended, or that a file ended clearly before the length it reports."""
+        """Log a warning if a live source ended, or if a file ended early.
+
+        A file ended early if more than two frames, and more than 5% of the reported frame count, were not read.
+
+        Args:
+            name: name of the source in the message.
+        """
         count, read = self.frame_count, self.frames_read
         if self.is_live:
-            _LOG.warning("%s: no more frames after %d", name, read)
+            _LOG.warning("%s: the source ended after %d frames", name, read)
         elif count and count - read > max(2, count / 20):
             _LOG.warning(
-                "%s: ended after %d of about %d frames, whose results are kept. The file is damaged or incomplete: "
-                "copy it again, or repair it (`ffmpeg -i DAMAGED -c copy REPAIRED`)",
+                "%s: only %d of about %d frames can be read; their results are kept. The file is damaged or "
+                "incomplete: copy it again, or repair it (`ffmpeg -i DAMAGED -c copy REPAIRED`)",
                 *(name, read, count),
             )
 
 
 class VideoWriter:
-    """Writes a video file; a context manager. The file gets its final name when all frames have been written.
+    """Writes a video file; use it as a context manager.
+
+    The frames are written to STEM.unfinished.mp4. At the end of the `with` block, this file is renamed to `path` if it
+    contains all frames, or deleted if no frame was added.
 
     Args:
-        path: ends in .mp4.
+        path: the video file, with the suffix .mp4.
         image_hw: (height, width) of the frames in pixels.
         rate: frames per second.
 
     Raises:
-        FileError: the file cannot be written, or this OpenCV cannot encode it.
+        FileError: the file cannot be written, or the installed OpenCV cannot encode MPEG-4 video.
     """
 
     def __init__(self, path: Path, image_hw: tuple[int, int], rate: float) -> None:
         self._path, self._rate, self._frames = path, rate, 0
         self._unfinished = path.with_name(f"{path.stem}.unfinished.mp4")
         with write_errors(path):
-            self._unfinished.touch()  # raises an error with the reason, which OpenCV does not report
+            self._unfinished.touch()  # the error of `touch` has a reason; OpenCV reports no reason
         height, width = image_hw
-        # MPEG-4 part 2 is the codec that OpenCV can encode on every system; H.264 is not.
+        # OpenCV can encode MPEG-4 part 2 on every system, but not H.264.
         codec = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._unfinished), codec, rate, (width, height))
         if not self._writer.isOpened():
             self._unfinished.unlink()
             raise FileError(
-                f"{path}: this OpenCV cannot write MPEG-4 video of {width}x{height} pixels: skip the video with "
-                "--no-images, or install opencv-python-headless with pip"
+                f"{path}: the installed OpenCV cannot write MPEG-4 video of {width}x{height} pixels; pass "
+                "--no-images to write no video, or install opencv-python-headless with pip"
             )
 
     def add(self, image: ImageArray, seconds: float | None = None) -> None:
-        """Add a frame [H, W, 3] RGB.
+        """Append a frame to the video.
 
         Args:
-            image: the frame.
-            seconds: time of the frame since the first one; the frame is repeated until the video is that long.
-                None: the frame is added once.
+            image: [H, W, 3] RGB.
+            seconds: time of the frame since the first frame. The frame is repeated until the duration of the video is
+                this time. None: the frame is appended once.
         """
         times = 1 if seconds is None else max(1, round(seconds * self._rate) + 1 - self._frames)
         self._frames += times
@@ -154,34 +170,35 @@ class VideoWriter:
             with write_errors(self._path):
                 self._unfinished.replace(self._path)
         elif kind is None:  # OpenCV does not report a full disk
-            raise FileError(f"{self._unfinished}: contains {written} of {self._frames} frames; is the disk full?")
+            raise FileError(f"{self._unfinished}: {written} of {self._frames} frames were written; is the disk full?")
 
 
 def is_camera(source: str) -> bool:
-    """Return whether a source is a camera number, and not the name of a file."""
+    """Return True if `source` is a number of one to four digits and no file or folder has this name."""
     return re.fullmatch("[0-9]{1,4}", source) is not None and not Path(source).exists()
 
 
 def _open(source: str) -> cv2.VideoCapture:
-    """Open a video file, a camera or a stream.
+    """Open a video file, a camera or a stream, and return the OpenCV capture.
 
     Raises:
-        FileError: it cannot be opened.
+        FileError: the source cannot be opened.
     """
     if is_camera(source):
         capture = cv2.VideoCapture(int(source))
-        advice = "the camera does not exist, is in use, or this user has no permission; the first camera is 0"
+        advice = "the camera does not exist or is in use, or the user has no permission; the first camera is 0"
     else:
         is_url = "://" in source
         if not is_url:
             _check_file(source)
-        # With another backend, OpenCV may take a name that contains a number for a sequence of images.
+        # With another backend, OpenCV may interpret a file name that contains a number as a sequence of images.
         has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
         advice = (
-            "check that the URL, including user name and password, plays in a player such as VLC"
+            "check that a player such as VLC can play the URL with the same user name and password"
             if is_url
-            else "the file is damaged, incomplete, or a format that OpenCV cannot read; try `ffmpeg -i INPUT NEW.mp4`"
+            else "the file is damaged, incomplete, or in a format that OpenCV cannot read; convert the file with "
+            "`ffmpeg -i INPUT NEW.mp4`"
         )
     if not capture.isOpened():
         shown = f"camera {source}" if is_camera(source) else without_secrets(source)
@@ -190,7 +207,7 @@ def _open(source: str) -> cv2.VideoCapture:
 
 
 def _check_file(path: str) -> None:
-    """Raise FileError if a file cannot be read or is empty."""
+    """Raise FileError if the file `path` cannot be read or is empty."""
     try:
         with Path(path).open("rb") as file:
             if not file.read(1):

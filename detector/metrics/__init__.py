@@ -1,1 +1,1 @@
-"""Evaluation metrics computed from detections and ground truth. NumPy only."""
+"""Evaluation metrics: average precision (AP) of detections, compared with the ground truth."""

@@ -1,4 +1,4 @@
-"""COCO's average precision (AP), computed with faster-coco-eval, which gives exactly the numbers of pycocotools."""
+"""COCO's average precision (AP), computed with faster-coco-eval, which gives the same numbers as pycocotools."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,27 @@ _FIELDS = ("image_id", "category_id", "bbox", "score")
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """The twelve COCO metrics and the AP of each class.
+    """The result of an evaluation: the twelve COCO metrics, and the AP of each class.
 
-    All metrics are in 0..1, or -1 if there is no object to compute them from, for example APs without small objects.
+    Each metric is in 0..1, or -1 if there is no object from which to compute it; for example, APs is -1 if the data has
+    no small objects.
 
     Attributes:
         AP: average precision, the mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over the classes.
         AP50: average precision at the IoU threshold 0.50.
         AP75: average precision at the IoU threshold 0.75.
-        APs: AP of small objects, with an area below 32² square pixels of the original image.
-        APm: AP of medium objects, with an area from 32² to 96².
-        APl: AP of large objects, with an area above 96².
-        AR1: average recall with at most 1 detection per image, the mean over the same IoU thresholds and classes.
+        APs: AP of small objects: area below 32² square pixels of the original image.
+        APm: AP of medium objects: area from 32² to 96² square pixels.
+        APl: AP of large objects: area above 96² square pixels.
+        AR1: average recall with at most 1 detection per image: the mean over the IoU thresholds 0.50, 0.55, ..., 0.95
+            and over the classes.
         AR10: average recall with at most 10 detections per image.
         AR100: average recall with at most 100 detections per image.
         ARs: average recall of small objects, with at most 100 detections per image.
         ARm: average recall of medium objects, with at most 100 detections per image.
         ARl: average recall of large objects, with at most 100 detections per image.
-        per_class: class name → {"AP", "AP50", "objects"}; "objects" is the number of objects without crowd regions. If
-            several classes have the same name, their category ids are appended: "cat (5)".
+        per_class: class name → {"AP", "AP50", "objects"}. "objects" is the number of objects of the class, without
+            crowd regions. If several classes have the same name, the category id is appended: "cat (5)".
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, 2014; cocodataset.org, detection evaluation.
     """
@@ -54,17 +56,17 @@ class AveragePrecision:
     per_class: Mapping[str, Mapping[str, float]]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics as a dictionary of JSON-ready values."""
+        """Return the metrics as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
-    """Compute COCO's metrics from detections in COCO's results format. The arguments are checked and not changed.
+    """Return COCO's metrics of detections in COCO's results format. The arguments are checked and not changed.
 
     Args:
         ground_truth: COCO dictionary with images, annotations and categories; `iscrowd` and `area` may be missing.
-        results: one row per detection with image_id, category_id, bbox [x, y, w, h] in pixels and score, as from
-            `coco_results`.
+        results: one row per detection with image_id, category_id, bbox [x, y, w, h] in pixels and score, as
+            `coco_results` returns them.
 
     Raises:
         InputError: a row lacks a field, has a value of the wrong type, or refers to an unknown image or category.
@@ -74,13 +76,13 @@ def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping
 
 
 def average_precision_unchecked(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]]) -> AveragePrecision:
-    """Compute the same as `average_precision`, faster, for rows that are valid and may be modified.
+    """Return COCO's metrics of detections, as `average_precision` does, without checking and copying the rows.
 
-    Checking and copying the rows takes a fifth of the time of computing the metrics.
+    Checking and copying would take a fifth of the time of computing the metrics.
 
     Args:
-        ground_truth: as in `average_precision`.
-        rows: as from `coco_results`; the evaluation adds fields to them.
+        ground_truth: COCO dictionary, as for `average_precision`.
+        rows: valid rows, as `coco_results` returns them. The evaluation adds fields to the rows.
     """
     truth = COCO(_with_defaults(ground_truth))
     evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
@@ -93,7 +95,7 @@ def average_precision_unchecked(ground_truth: Mapping[str, Any], rows: list[dict
 
 
 def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
-    """Return AP, AP50 and number of objects by class name, from a finished `COCOeval`."""
+    """Return class name → {"AP", "AP50", "objects"}, from an evaluated `COCOeval_faster` and its ground truth."""
     precision = evaluation.eval["precision"]  # [IoU threshold, recall level, class, area range, max detections]
     counts: dict[int, int] = {}
     for row in truth.dataset["annotations"]:
@@ -111,15 +113,15 @@ def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
 
 
 def _mean(values: Any) -> float:
-    """Return the mean of the values that are defined (not -1); -1 if none is."""
+    """Return the mean of the values that are not -1, or -1 if all values are -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0
 
 
 def _with_defaults(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy in which the optional fields that the evaluation reads are filled in."""
+    """Return a copy of the ground truth in which missing optional fields have default values."""
     annotations = [
-        # Renumbered from 1: COCO's evaluation uses id 0 for "not matched".
+        # Ids are renumbered from 1, because COCO's evaluation uses id 0 for "not matched".
         {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "id": number}
         for number, row in enumerate(ground_truth["annotations"], start=1)
     ]
@@ -128,7 +130,7 @@ def _with_defaults(ground_truth: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raise InputError for the first invalid row."""
+    """Raise InputError for the first invalid row of the results."""
     image_ids = {image["id"] for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
     if _all_valid(results, image_ids, category_ids):
@@ -150,7 +152,7 @@ def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[st
 
 
 def _all_valid(results: Sequence[Mapping[str, Any]], image_ids: set[Any], category_ids: set[Any]) -> bool:
-    """Return whether all rows are valid, ten times faster than checking row by row. May return False for valid rows."""
+    """Return True only if all rows are valid; ten times faster than checking each row. May be False for valid rows."""
     try:
         images, categories, boxes, scores = (list(map(itemgetter(field), results)) for field in _FIELDS)
         numbers = [*scores, *chain.from_iterable(boxes)]

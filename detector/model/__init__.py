@@ -1,1 +1,1 @@
-"""The network: backbone, neck and heads, from uint8 images to predictions; and weights files."""
+"""The neural network: backbone, neck, heads, predictions and initial weights; reading and writing of weights files."""

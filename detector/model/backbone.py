@@ -1,4 +1,4 @@
-"""The backbone: convolutions that halve the image five times and return feature maps at strides 8, 16 and 32."""
+"""The backbone: convolutions that compute feature maps at strides 8, 16 and 32 from an image."""
 
 from torch import Tensor, nn
 
@@ -7,17 +7,17 @@ from detector.model.blocks import ConvBlock, SpatialPyramidPooling, make_downsam
 
 
 class Backbone(nn.Module):
-    """Computes feature maps at strides 8, 16 and 32.
+    """The backbone of a network: maps images to feature maps at strides 8, 16 and 32.
 
-    The two layers of the stem have few channels and no further blocks: at high resolution most of the time is spent
-    on moving activations, not on arithmetic.
+    The stem has only two layers with few channels: at high resolution, most of the time is spent on moving activations
+    through memory, not on arithmetic.
 
     Args:
         stem: channels at strides 2 and 4.
         stages: channels at strides 8, 16 and 32.
-        depths: number of blocks at each of these strides, after the downsampling block.
+        depths: number of blocks after the downsampling block, at strides 8, 16 and 32.
         config: settings of the blocks and of the downsampling.
-        spp: append `SpatialPyramidPooling` at stride 32.
+        spp: True: apply `SpatialPyramidPooling` to the feature map at stride 32.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Backbone(nn.Module):
         self.context = SpatialPyramidPooling(stages[2], config) if spp else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the feature maps of normalized images.
+        """Compute and return three feature maps of normalized images.
 
         Args:
-            x: [B, 3, H, W].
+            x: [B, 3, H, W] normalized images.
 
         Returns:
-            Three feature maps [B, stages[i], H / s, W / s] for the strides s = 8, 16, 32. With "valid" padding they
-            are smaller.
+            Feature maps [B, stages[i], H / s, W / s] for the strides s = 8, 16, 32. With "valid" padding, the feature
+            maps are smaller.
         """
         x = self.stem(x)
         maps = []

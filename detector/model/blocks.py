@@ -1,4 +1,4 @@
-"""The building blocks: convolution + norm + activation with a RepVGG-style identity branch, downsampling, SPP."""
+"""The building blocks of the network: convolution block, downsampling, spatial pyramid pooling (SPP)."""
 
 from collections.abc import Callable
 from typing import cast
@@ -11,7 +11,7 @@ from detector.config import NetworkConfig
 from detector.model.fake_quant import fake_quantize_activations, fake_quantize_weights
 
 GROUP_SIZE = 8
-"""Channels per group of group norm. All channel counts of the networks are multiples of it."""
+"""Number of channels in each group of group norm. All channel counts of the networks are multiples of this number."""
 
 ACTIVATIONS: dict[str, Callable[[NetworkConfig], nn.Module]] = {
     "relu": lambda config: nn.ReLU(inplace=True),
@@ -25,39 +25,43 @@ ACTIVATIONS: dict[str, Callable[[NetworkConfig], nn.Module]] = {
     "swish": lambda config: nn.SiLU(),
     "hard_swish": lambda config: nn.Hardswish(),
 }
+"""Value of the setting `activation` → function that creates the module."""
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {
     "max_pool": lambda: nn.MaxPool2d(2),
     "avg_pool": lambda: nn.AvgPool2d(2),
 }
+"""Value of the setting `downsample` → function that creates the pooling. The value "conv" has no pooling."""
 
 
 def make_activation(config: NetworkConfig) -> nn.Module:
-    """Return a new module of the activation function `config.activation`."""
+    """Create and return a module with the activation function `config.activation`."""
     return ACTIVATIONS[config.activation](config)
 
 
 class ConvBlock(nn.Module):
-    """Computes `act(norm(conv(x)) + x)` with a dense convolution, the operation that all hardware runs fastest.
+    """Convolution block: computes `act(norm(conv(x)))`, or `act(norm(conv(x)) + x)` with an identity branch.
 
-    With `identity` the input is added before the activation, as in RepVGG. This branch has no parameters and is folded
-    into the kernel for inference, so that a trained network runs as a plain chain of convolutions; see `fuse`.
+    The convolution is dense, the operation that all hardware runs fastest. The identity branch adds the input before
+    the activation, as in RepVGG. It has no parameters. For inference, `fuse` folds it into the kernel, so that a
+    trained network runs as a plain chain of convolutions.
 
-    A height or width n becomes floor((n + 2 * p - kernel) / stride) + 1.
+    For an input height or width n, the output has floor((n + 2 * p - kernel) / stride) + 1 rows or columns.
 
     Args:
         channels_in: channels of the input.
         channels_out: channels of the output.
-        config: activation, norm, and whether inputs are added at all (`residual`).
-        kernel: kernel size, odd.
+        config: activation function and norm. If `config.residual` is False, the block has no identity branch.
+        kernel: side of the kernel, an odd number.
         stride: stride of the convolution.
-        identity: add the input; needs equal channel counts and stride 1.
-        activation: apply the activation function.
-        padding: "same": p = floor(kernel / 2) zeros on each side. "valid": p = 0; an added input is center-cropped.
+        identity: True: with identity branch. This requires equal channel counts and stride 1.
+        activation: False: without activation function.
+        padding: "same": p = floor(kernel / 2) zeros on each side. "valid": p = 0; the identity branch crops the input
+            around its center.
 
     Attributes:
-        fake_quant: quantization-aware training (QAT): in training mode, compute what the folded block computes in
-            int8. Batch norm then uses its running statistics and does not update them.
+        fake_quant: True during quantization-aware training (QAT): in training mode, the block computes what the folded
+            block would compute in int8. Batch norm then uses its running statistics and does not update them.
 
     Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, here without a norm of its own).
     """
@@ -88,13 +92,13 @@ class ConvBlock(nn.Module):
         self.fake_quant = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the block.
+        """Apply the block to a feature map and return the result.
 
         Args:
             x: [B, channels_in, H, W].
 
         Returns:
-            [B, channels_out, H / stride, W / stride] with "same" padding, smaller with "valid".
+            [B, channels_out, H / stride, W / stride] with "same" padding. Height and width are smaller with "valid".
         """
         if self.fake_quant and self.training:
             y = self._convolve_fake_quantized(x)
@@ -107,13 +111,18 @@ class ConvBlock(nn.Module):
         return self.act(y) if self.act is not None else y
 
     def folded(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of a single convolution that equals conv + norm + identity in evaluation mode.
+        """Return the weight and bias of one convolution that replaces convolution, norm and identity branch.
+
+        The folded convolution computes what the block computes before its activation, in evaluation mode.
+
+        Args:
+            dtype: floating-point type in which the weights are folded, and of the result.
 
         Returns:
             weight: [channels_out, channels_in, kernel, kernel].
             bias: [channels_out].
         """
-        assert not isinstance(self.norm, nn.GroupNorm)  # computes new statistics for every image: cannot be folded
+        assert not isinstance(self.norm, nn.GroupNorm)  # uses new statistics for every image: cannot be folded
         weight = self.conv.weight.to(dtype)
         if self.norm is None:
             assert self.conv.bias is not None
@@ -129,14 +138,14 @@ class ConvBlock(nn.Module):
         return weight, bias
 
     def _convolve_fake_quantized(self, x: Tensor) -> Tensor:
-        """Return the output before `act` of the folded block with weights and input rounded to 8 bits."""
+        """Return the output of the folded block before the activation, with weights and input rounded to 8 bits."""
         weight, bias = self.folded(torch.float32)
         quantized = fake_quantize_weights(weight).contiguous(memory_format=torch.channels_last)
         return F.conv2d(fake_quantize_activations(x), quantized, bias, self.conv.stride, self.conv.padding)
 
 
 def _center_crop(x: Tensor, like: Tensor) -> Tensor:
-    """Crop the feature map `x` around its center to the height and width of `like`."""
+    """Return the feature map `x`, cropped around its center to the height and width of the feature map `like`."""
     height, width = like.shape[-2:]
     if x.shape[-2:] == like.shape[-2:]:
         return x
@@ -145,7 +154,7 @@ def _center_crop(x: Tensor, like: Tensor) -> Tensor:
 
 
 def make_downsampling(channels_in: int, channels_out: int, config: NetworkConfig) -> nn.Module:
-    """Return a module that halves height and width: a convolution of stride 2, or one of stride 1 and a 2x2 pooling."""
+    """Return a module that halves height and width: a stride-2 convolution, or a convolution and a 2x2 pooling."""
     if config.downsample == "conv":
         return ConvBlock(channels_in, channels_out, config, config.kernel, stride=2, padding=config.padding)
     conv = ConvBlock(channels_in, channels_out, config, config.kernel, padding=config.padding)
@@ -153,10 +162,10 @@ def make_downsampling(channels_in: int, channels_out: int, config: NetworkConfig
 
 
 class SpatialPyramidPooling(nn.Module):
-    """Spatial pyramid pooling (SPP): concatenates a feature map with its maxima over 5x5 and 9x9 windows.
+    """Spatial pyramid pooling (SPP): combines a feature map with its maxima over 5x5 and 9x9 windows.
 
-    This enlarges the receptive field at little cost. Two chained 5x5 poolings cover 9x9. It is worth its time only on
-    the coarsest feature map of a large input; see `uses_spp`.
+    The maxima enlarge the receptive field at little cost. Two 5x5 poolings in a row cover 9x9. SPP is worth its time
+    only on the coarsest feature map of a large input; see `uses_spp`.
 
     Args:
         channels: channels of the input and of the output.
@@ -171,7 +180,7 @@ class SpatialPyramidPooling(nn.Module):
         self.merge = ConvBlock(3 * (channels // 2), channels, config, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, channels, H, W] to the same shape."""
+        """Map a feature map [B, channels, H, W] to a feature map of the same shape."""
         x = self.squeeze(x)
         max_5x5 = F.max_pool2d(x, 5, stride=1, padding=2)
         max_9x9 = F.max_pool2d(max_5x5, 5, stride=1, padding=2)

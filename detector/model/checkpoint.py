@@ -1,4 +1,7 @@
-"""Weights files: safetensors with everything needed to use them in the metadata. Pickle files are never read."""
+"""Weights files: save, find and load trained weights, and copy them into another network.
+
+The files are in safetensors format. Their metadata describes the network. Pickle files are never read.
+"""
 
 from pathlib import Path
 
@@ -16,30 +19,30 @@ from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-"""Folder of the weights that come with the package."""
+"""Folder of the shipped weights, which are part of the package."""
 
-_PYTORCH = "a PyTorch file, which can run code when it is loaded and is therefore not read: expected .safetensors"
+_PYTORCH = "PyTorch files are not read, since they can run code when they are loaded: pass a .safetensors file"
 _OTHER_FORMATS = {
     ".pt": _PYTORCH,
     ".pth": _PYTORCH,
-    ".onnx": "an exported graph: expected the .safetensors file that it was exported from",
+    ".onnx": "this is an exported graph: pass the .safetensors file that was exported",
 }
-"""Suffix of a file that is not safetensors → what it is, and what was expected."""
+"""Suffix of a file that is not safetensors → why the file cannot be used, and which file to pass."""
 
 _FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, float16: bool = False) -> None:
-    """Write the weights of a network atomically: the file is either complete or not there.
+    """Write the weights of a network to a safetensors file, atomically: an interruption leaves no incomplete file.
 
     Args:
-        path: file to write, ends in .safetensors.
-        network: not fused.
-        info: stored as JSON in the metadata.
-        float16: store in float16: half the size.
+        path: the file to write, with the suffix .safetensors.
+        network: the network, not fused.
+        info: description of the network, stored as JSON in the metadata.
+        float16: True: store the weights as float16, which halves the file size.
     """
     tensors = {
-        # The batch counters of batch norm are not stored: with a fixed momentum they are not used.
+        # The batch counters of batch norm are not stored: batch norm with a fixed momentum does not use them.
         name: (tensor.half() if float16 else tensor).contiguous().cpu()
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
@@ -48,18 +51,18 @@ def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, float16: b
 
 
 def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
-    """Read weights that `save_weights` wrote.
+    """Read a weights file that `save_weights` wrote; return the network and its description.
 
     Args:
         source: a path, or the name of shipped weights.
 
     Returns:
-        The network (not fused, float32, in evaluation mode), and the information stored with it.
+        The network (not fused, float32, in evaluation mode), and the description stored in the file.
 
     Raises:
-        FileError: no such file.
-        WeightsError: the file is damaged, was written by another program or version, or does not fit the network that
-            its metadata describes.
+        FileError: the file does not exist, and no shipped weights have this name.
+        WeightsError: the file is damaged, was written by another program or version, or contains weights that do not
+            fit the network in its metadata.
     """
     path = find_weights(source)
     try:
@@ -67,13 +70,13 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
             metadata = upgrade_metadata(file.metadata() or {})
             tensors = upgrade_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        found = _OTHER_FORMATS.get(path.suffix.lower(), f"not a readable safetensors file ({error})")
+        found = _OTHER_FORMATS.get(path.suffix.lower(), f"this is not a readable safetensors file ({error})")
         raise WeightsError(f"{path}: {found}") from None
     info = from_metadata(metadata, str(path))
     try:
         config = config_of(dict(info.config) | {"model": info.model})
     except ConfigError as error:
-        raise WeightsError(f"{path}: damaged, or written by another version: {error}") from None
+        raise WeightsError(f"{path}: the file is damaged, or was written by another version: {error}") from None
     network = make_network(
         config,
         len(info.class_names),
@@ -86,13 +89,13 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
 
 
 def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
-    """Copy trained weights into a network, as the start of another training run.
+    """Copy trained weights into `network` in place, to start another training run from these weights.
 
     Args:
-        network: the network to write to; same architecture as `weights`.
+        network: the network that receives the weights; must have the same architecture as `weights`.
         weights: the trained network, as returned by `load_weights`.
-        all_classes: True: copy all layers; the classes must be the same. False: the last layer of each head, whose
-            outputs are the classes, keeps its initial weights.
+        all_classes: True: copy all layers; both networks must have the same classes. False: do not copy the last layer
+            of each head, which predicts the classes; this layer of `network` stays unchanged.
     """
     outputs = {id(output) for output in network.outputs}
     last_layers = tuple(f"{name}." for name, module in network.named_modules() if id(module) in outputs)
@@ -103,48 +106,48 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
 
 
 def find_weights(source: str | Path) -> Path:
-    """Return the path of a weights file.
+    """Return the path of a weights file: `source` if that file exists, else the path of the shipped weights `source`.
 
     Args:
         source: a path, or the name of shipped weights.
 
     Raises:
-        FileError: neither exists.
+        FileError: the file does not exist, and no shipped weights have this name.
     """
     path = Path(source)
     try:
         if path.is_file():
             return path
     except OSError as error:  # for example a name that is too long, or a folder without permission
-        raise FileError(f"{source!s:.60}: no such weights file ({error.strerror})") from None
+        raise FileError(f"{source!s:.60}: the weights file cannot be opened: {error.strerror}") from None
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
     if str(source) in shipped:
         return shipped[str(source)]
     raise FileError(
-        f"{source}: no such weights file, and no shipped weights of that name (shipped: {', '.join(shipped)})"
+        f"{source}: there is no such weights file; pass a path, or the name of shipped weights: {', '.join(shipped)}"
     )
 
 
 def _load_tensors(network: GridNetwork, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy tensors from a file into a network.
+    """Check the tensors of a weights file and copy them into `network`, in place.
 
     Raises:
-        WeightsError: a tensor is missing, unknown, or has a wrong shape, type or value.
+        WeightsError: a tensor is missing or unknown, or has a wrong shape or type, or values that are not finite.
     """
     expected = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise WeightsError(f"{path}: tensor {name} is missing")
+            raise WeightsError(f"{path}: the tensor {name} is missing")
         if name not in expected:
-            raise WeightsError(f"{path}: tensor {name} is not part of the network")
+            raise WeightsError(f"{path}: the tensor {name} is not part of the network")
         tensor = tensors[name]
         if tensor.shape != expected[name].shape:
             raise WeightsError(
-                f"{path}: tensor {name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}"
+                f"{path}: the tensor {name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)}"
             )
         if tensor.dtype not in _FLOAT_TYPES:
             found = str(tensor.dtype).removeprefix("torch.")
-            raise WeightsError(f"{path}: tensor {name} has type {found}, expected float16 or float32")
+            raise WeightsError(f"{path}: the tensor {name} has type {found}, expected float16 or float32")
         if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: tensor {name} contains NaN or infinite values")
+            raise WeightsError(f"{path}: the tensor {name} contains NaN or infinite values")
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)

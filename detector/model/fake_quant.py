@@ -1,7 +1,7 @@
 """Fake quantization: round float tensors to the values that int8 can represent.
 
-Quantization-aware training (QAT) uses it, so that the network adapts to the rounding of the int8 export. Gradients
-pass through as if nothing was rounded (straight-through estimator).
+In quantization-aware training (QAT), the network adapts to this rounding, which the int8 export needs. Gradients pass
+through as if no value was rounded (straight-through estimator).
 
 Source: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference,
 2018, section 3; per channel as in Krishnamoorthi, Quantizing deep convolutional networks, 2018, section 2.
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 _MIN_RANGE = 1e-12
-"""Smallest range of values; prevents a scale of 0 for a tensor of zeros."""
+"""Smallest range of values: without this limit, the scale of a tensor of zeros would be 0."""
 
 
 def fake_quantize_weights(weight: Tensor) -> Tensor:
-    """Round weights to 255 levels per output channel, symmetric around zero.
+    """Return `weight`, rounded to 255 levels per output channel; the levels are symmetric around zero.
 
     Args:
         weight: [out, in, h, w].
 
     Returns:
-        The rounded weights, same shape.
+        [out, in, h, w], the rounded weights.
     """
     scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=_MIN_RANGE) / 127
     return torch.fake_quantize_per_channel_affine(
@@ -30,16 +30,16 @@ def fake_quantize_weights(weight: Tensor) -> Tensor:
 
 
 def fake_quantize_activations(x: Tensor) -> Tensor:
-    """Round feature maps to 256 levels, one of which is zero, and clip values outside of the range.
+    """Return `x`, clipped to a range of values and rounded to 256 levels; zero is a level.
 
-    The range is the one that both int8 exports use: from the smallest to the largest value of an image, averaged over
-    the images of the batch.
+    The range goes from the smallest to the largest value of an image, averaged over the images of the batch, and
+    always includes zero. Both int8 exports use the same range.
 
     Args:
-        x: [B, ...].
+        x: [B, ...] feature maps of B images.
 
     Returns:
-        The rounded feature maps, same shape, float32.
+        [B, ...] float32, the rounded feature maps.
     """
     x = x.float()
     low, high = (extremes.mean() for extremes in torch.aminmax(x.detach().flatten(1), dim=1))

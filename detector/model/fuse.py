@@ -1,4 +1,4 @@
-"""Folding for inference: batch norm and the identity branch become part of each convolution."""
+"""Folding for inference: batch norm and the identity branch become part of the convolution of each block."""
 
 import copy
 
@@ -11,16 +11,16 @@ from detector.model.network import GridNetwork
 
 @torch.no_grad()
 def fuse(network: GridNetwork) -> GridNetwork:
-    """Return a copy in evaluation mode in which every block is one convolution and an activation.
+    """Return a copy of the network, in evaluation mode, in which every block is one convolution and an activation.
 
-    Its outputs equal those of the original up to float32 rounding: folding is done in float64, so the only difference
-    is the order of the sums. Blocks with group norm stay unchanged.
+    The outputs of the copy equal those of the network up to float32 rounding: weights are folded in float64, so the
+    only difference is the order of the sums. Blocks with group norm stay unchanged.
 
     Source: Ding et al., RepVGG, 2021, section 3 (structural re-parameterization).
     """
     fused = copy.deepcopy(network).eval()
     for module in fused.modules():
-        # Group norm computes new statistics for every image and cannot be folded.
+        # Group norm uses new statistics for every image: it cannot be folded.
         if isinstance(module, ConvBlock) and not isinstance(module.norm, nn.GroupNorm):
             module.conv = _fold(module)
             module.norm = None
@@ -29,7 +29,7 @@ def fuse(network: GridNetwork) -> GridNetwork:
 
 
 def _fold(block: ConvBlock) -> nn.Conv2d:
-    """Return one convolution that computes the output of a block before its activation."""
+    """Return one convolution that computes what `block` computes before its activation, in evaluation mode."""
     conv, (weight, bias) = block.conv, block.folded(torch.float64)
     folded = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device

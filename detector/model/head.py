@@ -1,4 +1,4 @@
-"""The anchor-free head: class logits and the distances to the four sides of a box at every point of a feature map."""
+"""The anchor-free head: predicts class logits and one box at every point of a feature map."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,13 @@ from detector.model.blocks import ConvBlock
 
 
 class Head(nn.Module):
-    """One 3x3 block and one 1x1 convolution: a logit per class and the distances to the four sides of a box.
+    """Head of one level: predicts C class logits and one box per point, by a 3x3 block and a 1x1 convolution.
 
     Args:
         channels_in: channels of the feature map.
         channels: channels between the two layers.
         class_count: number of classes C.
-        config: settings of the block; dropout before the last layer.
+        config: settings of the block, and of the dropout before the last layer.
     """
 
     def __init__(self, channels_in: int, channels: int, class_count: int, config: NetworkConfig) -> None:
@@ -24,21 +24,21 @@ class Head(nn.Module):
         self.output = nn.Conv2d(channels, class_count + 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict at every point of a feature map.
+        """Predict class logits and distances at every point of a feature map.
 
         Args:
             x: [B, channels_in, h, w].
 
         Returns:
-            [B, h * w, C + 4], the points row by row.
+            [B, h * w, C + 4], point by point, row by row: C class logits, then 4 distances before the softplus.
         """
         return flatten_points(self.output(self.dropout(self.block(x))))
 
 
 def make_dropout(config: NetworkConfig) -> nn.Module:
-    """Return a dropout of whole channels, or the identity where `config.dropout` is 0.
+    """Return a module that drops whole channels with probability `config.dropout`; the identity for probability 0.
 
-    The trainer turns dropout on at the epoch `dropout_after`.
+    The trainer turns the dropout on at the epoch `config.dropout_after`.
 
     Source: Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015, section 3.2.
     """
@@ -46,10 +46,13 @@ def make_dropout(config: NetworkConfig) -> nn.Module:
 
 
 def flatten_points(x: Tensor) -> Tensor:
-    """Map [B, K, h, w] to [B, h * w, K], row by row."""
+    """Map a feature map [B, K, h, w] to [B, h * w, K]: the K values of each point, row by row."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_float32(x: Tensor) -> Tensor:
-    """Convert to float32 (from bfloat16, in training); keep float64, which numerical gradient checks need."""
+    """Return `x` as float32; if `x` is float64, return `x` unchanged.
+
+    In training, `x` may be bfloat16. Numerical gradient checks need float64.
+    """
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,7 @@
-"""Initial weights: the variance stays the same from layer to layer, and all class scores start low."""
+"""Initial weights of a network, with which training starts.
+
+The variance of the activations stays the same from layer to layer, and all class scores start low.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,14 +11,15 @@ from torch import nn
 from detector.config import NetworkConfig, ScoreConfig
 
 PRIOR = 0.01
-"""Score of every class at every point before training. Without it, the loss of the many points without an object would
-dominate that of the few objects.
+"""Score of every class at every point before training.
+
+With a higher score, the loss of the many points without an object would dominate the loss of the few objects.
 
 Source: Lin et al., Focal Loss for Dense Object Detection, 2017, section 4.1.
 """
 
 _INITIAL_DISTANCE_BIAS = 1.2
-"""Bias of the distances: softplus(1.2) is about 1.5 strides to each side."""
+"""Initial bias of the distances: softplus(1.2) is about 1.5, so each box starts with 1.5 strides to each side."""
 
 INIT_STDS: dict[str, Callable[[int, int, NetworkConfig], float]] = {
     "he": lambda n, m, config: math.sqrt(2 / n),
@@ -23,7 +27,7 @@ INIT_STDS: dict[str, Callable[[int, int, NetworkConfig], float]] = {
     "lecun": lambda n, m, config: math.sqrt(1 / n),
     "normal": lambda n, m, config: config.init_std,
 }
-"""Standard deviation of the initial weights of a layer with fan-in n and fan-out m.
+"""Value of the setting `init` → standard deviation of the initial weights of a layer with fan-in n and fan-out m.
 
 Source: He et al., Delving Deep into Rectifiers, 2015, equation 10; Glorot and Bengio, Understanding the difficulty of
 training deep feedforward neural networks, 2010, equation 12; LeCun et al., Efficient BackProp, 1998, equation 16.
@@ -31,17 +35,17 @@ training deep feedforward neural networks, 2010, equation 12; LeCun et al., Effi
 
 
 def initialize(network: nn.Module, config: NetworkConfig) -> None:
-    """Draw the weights of all convolutions as `config.init` defines, and set their biases to 0."""
+    """Set the weights of all convolutions in `network` to random values as in `config.init`, and the biases to 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             draw_weights(module, config)
 
 
 def initialize_output(conv: nn.Conv2d, class_count: int, config: NetworkConfig) -> None:
-    """Initialize the last convolution of a head: scores start at `PRIOR`, boxes at a plausible size.
+    """Initialize the last convolution of a head, so that scores start at `PRIOR` and boxes at a plausible size.
 
     Args:
-        conv: output channels are C class logits, then 4 distances.
+        conv: the last convolution; its output channels are C class logits, then 4 distances.
         class_count: number of classes C.
         config: `init` and `class_loss`.
     """
@@ -53,7 +57,10 @@ def initialize_output(conv: nn.Conv2d, class_count: int, config: NetworkConfig) 
 
 
 def initial_logit(class_count: int, config: ScoreConfig) -> float:
-    """Return the logit at which every class starts with a score of `PRIOR` (or lower, where there are many classes)."""
+    """Return the logit of every class before training, which corresponds to the score `PRIOR`.
+
+    With a softmax over more than 50 classes, the logit corresponds to the score 0.5 / `class_count`, which is lower.
+    """
     if config.class_loss == "softmax":
         prior = min(PRIOR, 0.5 / class_count)
         return math.log(prior / (1 - class_count * prior))
@@ -61,7 +68,7 @@ def initial_logit(class_count: int, config: ScoreConfig) -> float:
 
 
 def draw_weights(conv: nn.Conv2d, config: NetworkConfig) -> None:
-    """Draw the weights of a convolution from the normal distribution that `config.init` defines; set its bias to 0."""
+    """Set the weights of `conv` to random values, normally distributed as `config.init` defines, and its bias to 0."""
     area = conv.kernel_size[0] * conv.kernel_size[1]
     std = INIT_STDS[config.init](conv.in_channels * area, conv.out_channels * area, config)
     nn.init.normal_(conv.weight, 0.0, std)

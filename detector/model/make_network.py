@@ -1,4 +1,4 @@
-"""Constructs the network that a configuration defines."""
+"""Creates the network that a configuration defines, for all kinds of heads."""
 
 from detector.arrays import Floats
 from detector.config import ArchitectureConfig, NetworkConfig
@@ -13,22 +13,23 @@ def make_network(
     color_covariance: Floats,
     spp: bool = False,
 ) -> GridNetwork:
-    """Return a new network with the head `config.head` and random initial weights.
+    """Create and return a network with the head `config.head` and random initial weights.
 
     Args:
-        config: size, blocks, head, initial weights.
+        config: settings of the size, the blocks, the head and the initial weights.
         class_count: number of classes C.
         color_mean: [3] mean of the RGB levels of the training images, 0..255.
-        color_covariance: [3, 3] covariance of these levels.
-        spp: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
+        color_covariance: [3, 3] covariance of the RGB levels of the training images.
+        spp: True: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
     """
     return _network_class(config)(config, class_count, color_mean, color_covariance, spp)
 
 
 def prediction_strides(config: ArchitectureConfig) -> tuple[int, ...]:
-    """Return the strides of the levels at which the network predicts, finest first, in input pixels."""
+    """Return the strides at which a network with these settings predicts, in input pixels, finest level first."""
     return _network_class(config).strides
 
 
 def _network_class(config: ArchitectureConfig) -> type[GridNetwork]:
+    """Return the network class for the head `config.head`."""
     return YoloV1Network if config.head == "yolo_v1" else GridNetwork

@@ -1,4 +1,4 @@
-"""The network: from uint8 images to class scores and a box at every point of three grids."""
+"""The network: predicts class scores and one box at every point of three grids, from uint8 images."""
 
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -22,7 +22,9 @@ from detector.model.predictions import Predictions
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Numbers of channels and blocks. Most channel counts are multiples of 16, which suits vector instructions.
+    """Numbers of channels and blocks of a network.
+
+    Most channel counts are multiples of 16, which suits vector instructions.
 
     Attributes:
         stem: channels at strides 2 and 4.
@@ -45,30 +47,30 @@ SIZES = {
     "small": NetworkSize((24, 48), (96, 160, 256), (2, 5, 3), 96, 128),
     "medium": NetworkSize((32, 64), (128, 256, 384), (3, 6, 3), 128, 192),
 }
-"""Network size by the setting `model`."""
+"""Value of the setting `model` → size of the network."""
 
 
 def uses_spp(input_hw: tuple[int, int]) -> bool:
-    """Return whether a network for this input size has `SpatialPyramidPooling`: from 416 pixels on."""
+    """Return True if height or width is at least 416 pixels: the network then has `SpatialPyramidPooling`."""
     return max(input_hw) >= 416
 
 
 class GridNetwork(nn.Module):
-    """Backbone, neck (FPN + PAN) and an anchor-free head per stride.
+    """The default network: backbone, neck (FPN + PAN) and one anchor-free head per stride.
 
-    The network takes uint8 images and contains their normalization, so that no caller can get it wrong. Construct it
-    with `make_network`, which also knows the other kinds of heads.
+    The network takes uint8 images and normalizes them itself, so that no caller can normalize images wrongly. Create
+    networks with `make_network`, which also supports the other kinds of heads.
 
     Args:
-        config: size, blocks, head, initial weights.
+        config: settings of the size, the blocks, the head and the initial weights.
         class_count: number of classes C.
         color_mean: [3] mean of the RGB levels of the training images, 0..255.
-        color_covariance: [3, 3] covariance of these levels.
-        spp: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
+        color_covariance: [3, 3] covariance of the RGB levels of the training images.
+        spp: True: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
     """
 
     strides: ClassVar[tuple[int, ...]] = STRIDES
-    """Strides of the levels at which the network predicts, finest first."""
+    """Strides of the levels at which the network predicts, in input pixels, finest first."""
 
     color_mean: Tensor
     color_std: Tensor
@@ -99,16 +101,16 @@ class GridNetwork(nn.Module):
         self._initialize_outputs(config)
         for parameter in self.parameters():
             if parameter.ndim == 4:
-                # The memory layout that fast convolutions need. Copies and moves between devices keep it.
+                # Fast convolutions need this memory layout. Copies and moves to another device keep the layout.
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def outputs(self) -> list[nn.Conv2d]:
-        """The last layer of each head: no norm follows, and its size depends on the number of classes."""
+        """The last convolution of each head, which has no norm and whose outputs depend on the number of classes."""
         return [cast(Head, head).output for head in self.heads]
 
     def forward(self, images: Tensor) -> Predictions:
-        """Predict boxes and class scores.
+        """Predict boxes and class scores for images, and return the raw predictions.
 
         Args:
             images: [B, 3, H, W] uint8 RGB, H and W divisible by 32.
@@ -119,17 +121,19 @@ class GridNetwork(nn.Module):
         return self.from_normalized(self._normalize(images))
 
     def from_normalized(self, images: Tensor) -> Predictions:
-        """Predict from images [B, 3, H, W] that are normalized already, for example by `color_convolution`."""
+        """Return the raw predictions for normalized images [B, 3, H, W]; see `color_convolution`."""
         return self._predict(self.backbone(images), _hw(images))
 
     def set_fake_quant(self, enabled: bool) -> None:
-        """Turn fake quantization, for quantization-aware training (QAT), on or off in all blocks; see `ConvBlock`."""
+        """Turn quantization-aware training (QAT) on or off in all blocks; see `ConvBlock.fake_quant`."""
         for module in self.modules():
             if isinstance(module, ConvBlock):
                 module.fake_quant = enabled
 
     def color_convolution(self) -> tuple[Tensor, Tensor]:
-        """Return a 1x1 convolution that normalizes RGB levels [B, 3, H, W].
+        """Return the weight and bias of a 1x1 convolution that normalizes images.
+
+        The convolution maps RGB levels [B, 3, H, W], 0..255, to normalized images [B, 3, H, W].
 
         Returns:
             weight: [3, 3, 1, 1].
@@ -139,22 +143,22 @@ class GridNetwork(nn.Module):
         return mixing[:, :, None, None].clone(), -mixing @ self.color_mean
 
     def _add_heads(self, size: NetworkSize, config: NetworkConfig) -> None:
-        """Create everything after the backbone. Subclasses with another kind of head override this."""
+        """Create all modules after the backbone. Subclasses with another kind of head override this method."""
         self.neck = Neck(size.stages, size.neck, config)
         self.heads = nn.ModuleList(Head(size.neck, size.head, self.class_count, config) for _ in STRIDES)
         self.exclusive = config.class_loss == "softmax"
 
     def _initialize_outputs(self, config: NetworkConfig) -> None:
-        """Initialize the last layers of the heads."""
+        """Initialize the last convolution of each head. Subclasses with another kind of head override this method."""
         for output in self.outputs:
             initialize_output(output, self.class_count, config)
 
     def _predict(self, maps: list[Tensor], input_hw: tuple[int, int]) -> Predictions:
-        """Predict from the feature maps of the backbone.
+        """Return the raw predictions for the feature maps of the backbone.
 
         Args:
             maps: three feature maps, finest first.
-            input_hw: height and width of the input, pixels.
+            input_hw: height and width of the network input, in pixels.
         """
         maps = self.neck(maps)
         outputs = to_float32(torch.cat([head(level) for head, level in zip(self.heads, maps, strict=True)], dim=1))
@@ -166,13 +170,19 @@ class GridNetwork(nn.Module):
         )
 
     def _normalize(self, images: Tensor) -> Tensor:
-        """Return (levels - mean) / std, or decorrelated levels, as float32 [B, 3, H, W] in channels_last layout."""
+        """Return normalized images [B, 3, H, W] as float32 in channels_last layout.
+
+        Normalized values are (level - mean) / std, or decorrelated colors if `config.input` is "pca" or "zca".
+
+        Args:
+            images: [B, 3, H, W] uint8 RGB.
+        """
         batch, _, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).to(self.color_mean.dtype)
         if self.is_mixed:
             return ((rows - self.color_mean) @ self.color_mixing.t()).permute(0, 3, 1, 2)
-        # One row of a channels_last image is R G B R G B ... With the three factors repeated along it, the arithmetic
-        # runs over complete rows instead of three numbers at a time: ten times as fast.
+        # A row of a channels_last image is R G B R G B ... The three factors are repeated along the row, so that the
+        # arithmetic runs over complete rows instead of three numbers at a time: ten times as fast.
         rows = rows.reshape(batch, height, width * 3)
         gain = 1 / self.color_std
         rows = torch.addcmul((-self.color_mean * gain).repeat(width), rows, gain.repeat(width))
@@ -180,27 +190,27 @@ class GridNetwork(nn.Module):
 
 
 def decorrelation(covariance: Floats, rotated_back: bool) -> Floats:
-    """Return the matrix [3, 3] that whitens colors: uncorrelated channels with standard deviation 1.
+    """Return a matrix [3, 3] that whitens colors: it makes the three channels uncorrelated, with standard deviation 1.
 
     Args:
         covariance: [3, 3] covariance of the RGB levels.
-        rotated_back: True: rotate back to the red, green and blue axes (ZCA), so that the image still looks natural.
-            False: the channels are the principal components of the colors (PCA), the strongest first.
+        rotated_back: True: the channels are rotated back to red, green and blue (ZCA), so that the image still looks
+            natural. False: the channels are the principal components of the colors (PCA), the strongest first.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, appendix A.
     """
     variances, axes = np.linalg.eigh(covariance.astype(np.float64))
-    # A component with a variance below 1 is noise of less than one level. Scaled to a standard deviation of 1 it would
-    # hide the image.
+    # A component with a variance below 1 is noise of less than one level. Scaled to a standard deviation of 1, this
+    # noise would hide the image.
     whiten = axes[:, ::-1].T / np.sqrt(np.maximum(variances[::-1], 1.0))[:, None]
     return np.asarray(axes[:, ::-1] @ whiten if rotated_back else whiten, dtype=np.float32)
 
 
 def check_padding(input_hw: tuple[int, int], config: ArchitectureConfig) -> None:
-    """Check that "valid" padding leaves feature maps of at least one cell.
+    """Check that all feature maps have at least one cell, also with "valid" padding; else raise ConfigError.
 
     Raises:
-        ConfigError: the input is too small; the message names the stride at which nothing is left.
+        ConfigError: the input is too small; the message names the stride at which no cell is left.
     """
     if config.padding == "same":
         return
@@ -213,11 +223,12 @@ def check_padding(input_hw: tuple[int, int], config: ArchitectureConfig) -> None
             if left < 1:
                 raise ConfigError(
                     f"padding: the input {('height', 'width')[axis]} of {side} pixels is too small for valid padding: "
-                    f"nothing is left at stride {stride}, since each {config.kernel}x{config.kernel} convolution "
-                    f"removes {lost} cells; use a larger input_size (and first_input_size=1), a smaller kernel, or "
+                    f"no cell is left at stride {stride}, since each {config.kernel}x{config.kernel} convolution "
+                    f"removes {lost} cells; use a larger input_size with first_input_size=1, a smaller kernel, or "
                     "padding=same"
                 )
 
 
 def _hw(x: Tensor) -> tuple[int, int]:
+    """Return the height and width of a tensor [..., H, W]."""
     return x.shape[-2], x.shape[-1]

@@ -1,6 +1,6 @@
-"""Renames the settings, metadata and tensors of weights files in the old format "detector-weights-1".
+"""Converts the old weights format "detector-weights-1": replaces old names of settings, metadata and tensors.
 
-No other module knows the old names. Does not import torch.
+No other module contains the old names. This module does not import torch.
 """
 
 import json
@@ -12,6 +12,8 @@ from detector.weights_info import FORMAT
 _Tensor = TypeVar("_Tensor")
 
 _OLD_FORMAT = "detector-weights-1"
+
+# Old name → current name.
 
 _KEYS = {"canvas_hw": "input_hw"}
 
@@ -44,25 +46,26 @@ _TENSORS = {
 
 
 def upgrade_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the metadata of a weights or graph file with the current names.
+    """Return the metadata of a weights file or graph file, with old names replaced by the current names.
 
-    Metadata of any other format, and metadata that cannot be parsed, is returned unchanged.
+    Metadata of any other format is returned unchanged, as is metadata that cannot be parsed.
     """
     if metadata.get("format") != _OLD_FORMAT:
         return metadata
     upgraded = {_KEYS.get(key, key): value for key, value in metadata.items()} | {"format": FORMAT}
     for key, names in (("config", _SETTINGS), ("facts", _FACTS)):
         try:
-            upgraded[key] = json.dumps(_renamed(json.loads(metadata[key]), names))
+            upgraded[key] = json.dumps(_rename_keys(json.loads(metadata[key]), names))
         except (KeyError, ValueError, AttributeError, RecursionError):
             return metadata
     return upgraded
 
 
 def upgrade_tensors(tensors: Mapping[str, _Tensor]) -> dict[str, _Tensor]:
-    """Return the tensors of a weights file with the current names."""
-    return _renamed(tensors, _TENSORS)
+    """Return the tensors of a weights file by name, with old names replaced by the current names."""
+    return _rename_keys(tensors, _TENSORS)
 
 
-def _renamed(values: Mapping[str, _Tensor], names: Mapping[str, str]) -> dict[str, _Tensor]:
+def _rename_keys(values: Mapping[str, _Tensor], names: Mapping[str, str]) -> dict[str, _Tensor]:
+    """Return a copy of `values` whose keys are replaced as in `names`; keys that are not in `names` stay unchanged."""
     return {names.get(key, key): value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""The interface of the predictions of every kind of head."""
+"""`Predictions`: the interface of the predictions of all kinds of heads."""
 
 from typing import Protocol, Self
 
@@ -9,15 +9,15 @@ from detector.model.grid import Grid
 
 
 class Predictions(Protocol):
-    """Raw predictions of a network for B images: P boxes each, with scores of C classes.
+    """Raw predictions of a network for B images: P boxes per image, and the scores of C classes for each box.
 
-    Runtimes, NMS and evaluation use `boxes` and `scores` only. How the loss is computed depends on the kind of
-    predictions; see `loss.criterion`.
+    Runtimes, NMS and evaluation use only `boxes` and `scores`. The loss depends on the kind of predictions; see
+    `loss.criterion`.
     """
 
     @property
     def grid(self) -> Grid:
-        """The grid points or cells at which the network predicts."""
+        """The grid points, or the centers of the cells, at which the network predicts."""
 
     def boxes(self) -> Tensor:
         """Return the predicted boxes [B, P, 4] as (x1, y1, x2, y2) in input pixels."""
@@ -26,16 +26,16 @@ class Predictions(Protocol):
         """Return the class scores [B, P, C], 0..1."""
 
     def with_grid(self, grid: Grid) -> Self:
-        """Return the predictions with another grid object of the same points.
+        """Return a copy of the predictions with another grid; `grid` must have the same points.
 
-        The ONNX export uses it to store the points as constants.
+        The ONNX export uses this method to store the points as constants.
         """
 
     def at_initial_bias(self, config: ScoreConfig) -> Self:
-        """Return the predictions with all class scores exactly at their initial bias.
+        """Return a copy of the predictions in which every class score equals its initial bias.
 
-        The initial-loss diagnosis compares their loss with that of an untrained network.
+        The check of the initial loss compares the loss of this copy with the loss of an untrained network.
         """
 
     def initial_loss_theory(self, config: ScoreConfig) -> str:
-        """Describe the class loss at the initial bias, for the report of the initial-loss diagnosis."""
+        """Return a text that describes the class loss at the initial bias, for the finding about the initial loss."""

@@ -1,4 +1,4 @@
-"""A summary of a network: for each layer its output size, parameters, floating-point operations, receptive field."""
+"""A summary of a network: output size, parameters, floating-point operations and receptive field of each layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from detector.model.blocks import ConvBlock
 from detector.model.network import GridNetwork
 
 _KINDS = {"Conv2d": "conv", "MaxPool2d": "max-pool", "AvgPool2d": "average-pool"}
-"""Class name of a module → its name in the summary; others use the class name in lower case."""
+"""Class name of a module → name of the operation in the summary. By default, this is the class name in lower case."""
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer, for one image.
+    """Summary of one layer of a network that runs on one image.
 
     Attributes:
         name: path of the module in the network.
-        kind: operation, kernel size and stride, for example "conv 3x3/2".
+        kind: operation, kernel size and stride, for example "conv 3x3/2" for a 3x3 convolution with stride 2.
         channels: channels of the output.
-        size_hw: height and width of the output.
-        parameters: number of trained parameters, including those of norm and activation.
-        flops: floating-point operations of the convolution; a multiply-add counts as two.
+        size_hw: height and width of the output, in cells.
+        parameters: number of trained parameters of convolution, norm and activation.
+        flops: floating-point operations of the convolution; a multiply-add counts as two operations.
         receptive_field: side of the square of input pixels that influence one output value.
     """
 
@@ -38,11 +38,11 @@ class LayerSummary:
 
 
 def summarize(network: GridNetwork, input_hw: tuple[int, int]) -> list[LayerSummary]:
-    """Run a network on a black image and describe its layers in the order in which they run.
+    """Run a network on a black image, and return the summaries of its layers in the order in which the layers run.
 
     Args:
-        network: stays unchanged.
-        input_hw: height and width of the input, pixels.
+        network: the network; is not changed.
+        input_hw: height and width of the network input, in pixels.
     """
     layers: list[LayerSummary] = []
 
@@ -63,7 +63,7 @@ def summarize(network: GridNetwork, input_hw: tuple[int, int]) -> list[LayerSumm
 
 
 def _find_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the name and module of each layer: convolution blocks, and single modules outside of them."""
+    """Return (name, module) of each layer: convolution blocks, and poolings and trained modules outside of blocks."""
     inside_blocks = {
         id(part) for block in network.modules() if isinstance(block, ConvBlock) for part in block.modules()
     }
@@ -79,6 +79,13 @@ def _find_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _summarize_layer(name: str, module: nn.Module, output: "_TrackedTensor") -> LayerSummary:
+    """Return the summary of a layer.
+
+    Args:
+        name: path of the module in the network.
+        module: the layer.
+        output: [1, channels, height, width] output of the layer.
+    """
     operation = module.conv if isinstance(module, ConvBlock) else module
     kernel = _side(getattr(operation, "kernel_size", 1))
     kind = _KINDS.get(type(operation).__name__, type(operation).__name__.lower())
@@ -103,7 +110,9 @@ def _summarize_layer(name: str, module: nn.Module, output: "_TrackedTensor") -> 
 
 
 class _TrackedTensor(Tensor):
-    """A feature map that tracks the receptive field and the spacing of its cells, both in input pixels.
+    """A feature map with two more attributes: the receptive field and the spacing of its cells, both in input pixels.
+
+    Operations of PyTorch on such a feature map also compute the attributes of the result.
 
     Source: Araujo et al., Computing Receptive Fields of Convolutional Neural Networks, 2019, equations 1 and 2.
     """
@@ -134,5 +143,5 @@ class _TrackedTensor(Tensor):
 
 
 def _side(value: Any) -> int:
-    """Return the first of two equal sides, or the one number."""
+    """Return the side of a square as one number: `value` itself, or its first number if `value` is a pair."""
     return int(value[0] if isinstance(value, tuple | list) else value)

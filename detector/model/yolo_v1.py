@@ -1,7 +1,7 @@
-"""The first YOLO: its head, its initialization, its predictions, and the network around them.
+"""The first YOLO: its predictions, its head, its network and its initial weights.
 
-One coarse grid of cells instead of three grids of points, and confidences instead of logits. The loss is in
-`loss/yolo_v1.py`.
+The first YOLO predicts at one coarse grid of cells, not at three grids of points, and predicts probabilities, not
+logits. Its loss is in `loss/yolo_v1.py`.
 
 Source: Redmon et al., You Only Look Once, 2016, section 2.
 """
@@ -20,22 +20,22 @@ from detector.model.initialize import draw_weights
 from detector.model.network import GridNetwork, NetworkSize
 
 _INITIAL_ROOT_BIAS = 0.4
-"""Bias of the square roots of width and height: the first of a cell's boxes starts at 0.16 of the input size."""
+"""Initial bias of the square roots of width and height: the first box of a cell starts at 0.16 of the input size."""
 
 
 @dataclass(frozen=True, eq=False)
 class CellPredictions:
-    """Raw predictions of the first YOLO for B images: S cells, each with N boxes and one set of class scores.
+    """Raw predictions of the first YOLO for B images: S cells, each with N boxes and C class scores.
 
-    All values are linear outputs. Only the loss pulls them into 0..1.
+    All values are linear outputs: the loss pulls them towards 0..1, but no function limits them to this range.
 
     Attributes:
-        class_scores: [B, S, C] float32, probability of each class, given that the cell contains an object.
+        class_scores: [B, S, C] float32, probability of each class if the cell contains an object.
         confidence: [B, S, N] float32, expected IoU of each box with an object.
-        offsets: [B, S, N, 4] float32: (x, y) of the box center relative to the cell, 0..1 from its left and top edge;
-            then the square roots of width and height as fractions of the input size.
-        grid: centers of the S cells.
-        input_hw: height and width of the input, pixels.
+        offsets: [B, S, N, 4] float32: first (x, y) of the box center, 0..1 from the left and top edge of the cell;
+            then the square roots of the width and height of the box, as fractions of the input size.
+        grid: the centers of the S cells.
+        input_hw: height and width of the network input, in pixels.
     """
 
     class_scores: Tensor
@@ -51,32 +51,33 @@ class CellPredictions:
         return torch.cat([center - half, center + half], dim=-1).flatten(1, 2)
 
     def scores(self) -> Tensor:
-        """Return confidence times class score, clipped to 0..1, as [B, S * N, C]."""
+        """Return the class scores [B, S * N, C] of the boxes: confidence times class score, clipped to 0..1."""
         return (self.confidence[..., None] * self.class_scores[:, :, None]).clamp(0, 1).flatten(1, 2)
 
     def with_grid(self, grid: Grid) -> "CellPredictions":
-        """Return the predictions with another grid object of the same cells."""
+        """Return a copy of the predictions with another grid; `grid` must have the same cells."""
         return replace(self, grid=grid)
 
     def at_initial_bias(self, config: ScoreConfig) -> "CellPredictions":
-        """Return the predictions with all class scores exactly at their initial bias, 0."""
+        """Return a copy of the predictions in which every class score equals its initial bias, 0."""
         return replace(self, class_scores=torch.zeros_like(self.class_scores))
 
     def initial_loss_theory(self, config: ScoreConfig) -> str:
-        """Describe the class loss at the initial bias, for the report of the initial-loss diagnosis."""
+        """Return a text that describes the class loss at the initial bias, for the finding about the initial loss."""
         return "1 per cell with an object"
 
 
 class CellHead(nn.Module):
-    """Two 3x3 blocks and one 1x1 convolution: per cell, C class scores and N boxes with their confidence.
+    """The head of the first YOLO: predicts C class scores and N boxes with a confidence at each cell.
 
-    The original has two fully connected layers here. Convolutions accept any input size.
+    The head is two 3x3 blocks and a 1x1 convolution. The published network has two fully connected layers instead,
+    which accept only one input size.
 
     Args:
         channels_in: channels of the feature map.
         channels: channels between the layers.
         class_count: number of classes C.
-        config: settings of the blocks; N is `boxes_per_cell`.
+        config: settings of the blocks; N is `config.boxes_per_cell`.
     """
 
     def __init__(self, channels_in: int, channels: int, class_count: int, config: NetworkConfig) -> None:
@@ -86,25 +87,25 @@ class CellHead(nn.Module):
         self.output = nn.Conv2d(channels, class_count + 5 * config.boxes_per_cell, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict at every cell of a feature map.
+        """Predict class scores, confidences and offsets at every cell of a feature map.
 
         Args:
             x: [B, channels_in, h, w].
 
         Returns:
-            [B, h * w, C + 5 * N], the cells row by row: C class scores, N confidences, N times 4 offsets.
+            [B, h * w, C + 5 * N], cell by cell, row by row: C class scores, N confidences, then 4 offsets of each box.
         """
         return flatten_points(self.output(self.dropout(self.blocks(x))))
 
 
 class YoloV1Network(GridNetwork):
-    """The backbone with the head of the first YOLO on its coarsest feature map; no neck."""
+    """The network of the first YOLO: the backbone, and a `CellHead` on its coarsest feature map, without a neck."""
 
     strides: ClassVar[tuple[int, ...]] = STRIDES[-1:]
 
     @property
     def outputs(self) -> list[nn.Conv2d]:
-        """The last layer of the head."""
+        """The last convolution of the head, as a list with one element."""
         return [self.cells.output]
 
     def _add_heads(self, size: NetworkSize, config: NetworkConfig) -> None:
@@ -128,13 +129,13 @@ class YoloV1Network(GridNetwork):
 
 
 def initialize_cell_output(conv: nn.Conv2d, class_count: int, config: NetworkConfig) -> None:
-    """Initialize the last convolution of the head: boxes start in the middle of their cell, at a plausible size.
+    """Initialize the last convolution of the head, so that boxes start at the center of their cell.
 
-    The N boxes of a cell start at different sizes.
+    The N boxes of a cell start with different, plausible sizes.
 
     Args:
-        conv: output channels are C class scores, N confidences, then x, y and the square roots of width and height for
-            each of the N boxes.
+        conv: the last convolution; its output channels are C class scores, N confidences, then x, y and the square
+            roots of width and height for each of the N boxes.
         class_count: number of classes C.
         config: `init` and `boxes_per_cell` (N).
     """

@@ -1,1 +1,1 @@
-"""Box operators without state: IoU and non-maximum suppression (NMS)."""
+"""Functions on boxes: IoU and non-maximum suppression (NMS)."""

@@ -1,21 +1,21 @@
-"""Element-wise intersection over union (IoU) and generalized IoU of box tensors, differentiable.
+"""Element-wise, differentiable intersection over union (IoU) and generalized IoU of box tensors.
 
-Element-wise: box i of `a` with box i of `b`. For all pairs of two lists of boxes, see `boxes.pairwise_iou`.
+Element-wise means: box i of `a` with box i of `b`. `boxes.pairwise_iou` computes the IoU of each box with each box.
 """
 
 import torch
 from torch import Tensor
 
 _MIN_AREA = 1e-9
-"""Divisors are at least this, so that boxes without area give finite values and gradients."""
+"""Smallest divisor, so that values and gradients are finite for boxes without area."""
 
 
 def elementwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Return the IoU of each box of `a` with the corresponding box of `b`.
+    """Return the IoU [...] of each box in `a` [..., 4] with the corresponding box in `b` [..., 4].
 
     Args:
         a: [..., 4] boxes (x1, y1, x2, y2).
-        b: [..., 4] boxes in the same unit, of a shape that broadcasts with `a`.
+        b: [..., 4] boxes in the same unit; the shapes of `a` and `b` are broadcast.
 
     Returns:
         [...] in 0..1; 0 if both boxes have no area.
@@ -25,14 +25,15 @@ def elementwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def elementwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Return the generalized IoU of each box of `a` with the corresponding box of `b`.
+    """Return the generalized IoU [...] of each box in `a` [..., 4] with the corresponding box in `b` [..., 4].
 
-    GIoU = IoU - (enclosing - union) / enclosing, with the area of the smallest box that encloses both. For boxes that
-    do not overlap, the IoU is 0 and has no gradient; the GIoU is negative and decreases with their distance.
+    GIoU = IoU - (enclosing - union) / enclosing, where `enclosing` is the area of the smallest box that contains both
+    boxes. For boxes that do not overlap, the IoU is 0 and its gradient is 0; the GIoU is negative and decreases with
+    the distance of the boxes.
 
     Args:
         a: [..., 4] boxes (x1, y1, x2, y2).
-        b: [..., 4] boxes in the same unit, of a shape that broadcasts with `a`.
+        b: [..., 4] boxes in the same unit; the shapes of `a` and `b` are broadcast.
 
     Returns:
         [...] in -1..1.
@@ -45,7 +46,7 @@ def elementwise_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the areas [...] of the intersection, the union and the smallest enclosing box of boxes [..., 4]."""
+    """Return the areas [...] of the intersection, union and smallest enclosing box of `a` [..., 4] and `b` [..., 4]."""
     intersection = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
     union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - intersection
     enclosing = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
@@ -53,6 +54,6 @@ def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
-    """Return the areas [...] of boxes given by their corners, each [..., 2]; 0 if the corners are swapped."""
+    """Return the areas [...] of boxes with corners `top_left` [..., 2] and `bottom_right` [..., 2]; 0 if swapped."""
     wh = (bottom_right - top_left).clamp(min=0)
     return wh[..., 0] * wh[..., 1]

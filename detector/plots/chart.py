@@ -1,4 +1,4 @@
-"""Small charts: a sparkline of characters for the terminal; bar charts and line charts as images."""
+"""Small charts: sparklines made of characters for the terminal; bar charts and line charts as images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,14 @@ _DATA, _MARK = (34, 102, 204), (204, 68, 34)
 
 @dataclass(frozen=True)
 class _LogScale:
-    """Map from values to pixels on a logarithmic axis that spans the powers of ten from `low` to `high`."""
+    """A logarithmic axis: maps values to pixels.
+
+    Attributes:
+        low: exponent of the power of ten at the start of the axis.
+        high: exponent of the power of ten at the end of the axis.
+        start: pixel at which the axis starts.
+        length: length of the axis in pixels.
+    """
 
     low: int
     high: int
@@ -24,7 +31,7 @@ class _LogScale:
 
     @classmethod
     def fit(cls, values: Sequence[float], start: float, length: float) -> "_LogScale":
-        """Return the scale that covers all positive, finite values.
+        """Return the axis that covers all positive, finite values.
 
         Args:
             values: the values to show.
@@ -45,12 +52,12 @@ class _LogScale:
         return 10.0**self.low <= value <= 10.0**self.high
 
     def pixel(self, value: float) -> float:
-        """Return the pixel of a positive value."""
+        """Return the pixel coordinate of a positive value on the axis."""
         return self.start + self.length * float(np.log10(value) - self.low) / (self.high - self.low)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return one character per value; its height is the logarithm of the value, between the smallest and the largest.
+    """Return a text with one bar character per value; the heights of the bars show the values on a logarithmic scale.
 
     >>> sparkline([1, 10, 100])
     '▁▅█'
@@ -62,16 +69,13 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def bar_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> ImageArray:
-    """Draw horizontal bars on a logarithmic scale.
+    """Return an image [H, W, 3] of a chart with horizontal bars on a logarithmic scale.
 
     Args:
         title: text above the chart.
         names: N texts, one per row of bars.
-        series: label → N values; each series is a panel with one bar per name, from left to right. Values that are not
-            positive have no bar.
-
-    Returns:
-        [H, W, 3] RGB.
+        series: label → N values. Each series is a panel of the chart, with one bar per name; the panels are side by
+            side. A value that is not positive has no bar.
     """
     row_height, left, panel_width = 14, 210, 290
     top, bottom = 38, 38 + row_height * len(names)
@@ -86,7 +90,7 @@ def bar_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[fl
         for power in scale.powers:
             x = scale.pixel(10.0**power)
             draw.line((x, top, x, bottom), fill=_GRID)
-            # On a long axis, label every second power, so that the labels do not overlap.
+            # On a long axis, every second power gets a label, so that the labels do not overlap.
             if len(scale.powers) <= 9 or (power - scale.low) % 2 == 0:
                 draw.text((x - 8, bottom + 2), f"1e{power}", font=font, fill=_TEXT)
         for index, value in enumerate(values):
@@ -97,18 +101,15 @@ def bar_chart(title: str, names: Sequence[str], series: Mapping[str, Sequence[fl
 
 
 def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], marks: Mapping[str, float]) -> ImageArray:
-    """Draw one line over a logarithmic x axis.
+    """Return an image [H, W, 3] of a chart with one line over a logarithmic x axis.
 
-    The y axis starts at 0 and ends a little above the 95th percentile of `ys`; larger values are clipped.
+    The y axis starts at 0 and ends at 1.3 times the 95th percentile of `ys`; larger values are clipped.
 
     Args:
         title: text above the chart.
         xs: N positive values, ascending.
         ys: N values.
-        marks: name → x at which to draw a vertical line with this name; marks outside the axis are not drawn.
-
-    Returns:
-        [H, W, 3] RGB.
+        marks: name → x at which a vertical line with this name is drawn. Marks outside the axis are not drawn.
     """
     left, top, width, height = 60, 30, 620, 300
     image = Image.new("RGB", (left + width + 30, top + height + 60), _BACKGROUND)

@@ -1,1 +1,1 @@
-"""The `Detector`: preprocessing, inference, postprocessing and tiling."""
+"""The `Detector` and its parts: postprocessing, tiling, and merging of detections."""

@@ -1,4 +1,4 @@
-"""The `Detector`: loads trained weights and detects objects in images."""
+"""The class `Detector`, which loads trained weights and detects objects in images."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +35,8 @@ from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo
 
 ImageLike = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], ImageArray]
-"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that returns such an
-array."""
+"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that returns an RGB
+array uint8 [H, W, 3]."""
 
 Letterboxed = tuple[Letterbox, ImageArray]
 """A letterbox, and the letterboxed image [input height, input width, 3]."""
@@ -44,12 +44,12 @@ Letterboxed = tuple[Letterbox, ImageArray]
 _DEFAULTS = DetectOptions()
 
 _BATCH_PIXELS = 2**25
-"""Pixels after which a batch ends early, 100 MB: a few large images must not fill the memory."""
+"""Number of pixels (100 MB) at which a batch is complete even with few images: large images need much memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """An image [H, W, 3], its views, and its first view (the whole image) letterboxed."""
+    """A decoded image [H, W, 3], its views, and its letterboxed first view, which is the whole image."""
 
     image: ImageArray
     views: list[View]
@@ -57,17 +57,18 @@ class _Entry:
 
 
 class Detector:
-    """A trained network with everything needed to detect objects in images.
+    """An object detector: a trained network in an inference backend, with preprocessing and postprocessing.
 
-    Use `Detector.load`. The detection parameters, their ranges and defaults are those of `DetectOptions`.
+    `Detector.load` creates a detector from a file. The parameters of the methods have the same names, ranges and
+    defaults as the attributes of `DetectOptions`.
 
     Args:
         runtime: the inference backend that runs the network.
-        info: information stored with its weights.
+        info: information stored with the weights.
 
     Attributes:
-        runtime: as given.
-        info: as given: class names, input size in training, facts about the training run.
+        runtime: the inference backend.
+        info: class names, input size in training, settings and facts of the training run.
         suppression: NMS variant from the settings of the weights: the default of `detect`.
         class_agnostic: whether boxes of different classes suppress each other, from the settings of the weights: the
             default of `detect`.
@@ -91,27 +92,27 @@ class Detector:
         runtime: RuntimeName = "auto",
         input_size: int | None = None,
     ) -> "Detector":
-        """Load a detector from weights or from an exported graph.
+        """Load trained weights or an exported graph, and return a detector.
 
         Args:
             weights: a .safetensors file, the name of shipped weights ("cells", "scenes"), an exported .onnx file, or a
                 folder with an OpenVINO export.
-            device: for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
-            runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast"; see
-                `runtime.load.load_runtime`.
+            device: device for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
+            runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast".
+                `runtime.load.load_runtime` describes each backend.
             input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
 
         Raises:
             FileError: the weights do not exist.
             WeightsError: the weights are damaged.
-            ConfigError: the device, the runtime or the input size is not available.
+            ConfigError: the device or the runtime is not available, or the input size is invalid.
             MissingPackageError: the package of the runtime is not installed.
         """
         return cls(*load_runtime(weights, device=device, runtime=runtime, input_size=input_size))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of class ids."""
+        """Class names, in the order of the class ids."""
         return self.info.class_names
 
     @property
@@ -170,26 +171,29 @@ class Detector:
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> Detections | list[Detections]:
-        """Detect the objects in one image, or in each image of a list.
+        """Detect the objects in one image and return `Detections`, or in a list of images and return a list.
 
         Args:
-            source: an image (path, bytes of an image file, RGB uint8 array [H, W, 3] or PIL image), or a list of them.
-            score_threshold: lowest confidence score, 0..1.
-            iou_threshold: NMS IoU threshold, 0..1.
+            source: an image, or a list of images. An image is a path, the bytes of an image file, an RGB uint8 array
+                [H, W, 3] or a PIL image.
+            score_threshold: 0..1; a detection must have a confidence score above this threshold.
+            iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
             max_detections: largest number of detections per image.
-            classes: names or ids of the classes to detect; None: all.
-            suppression: NMS variant: "classic", "soft", "diou" or "weighted"; None: as in the settings of the weights.
-            class_agnostic: whether boxes of different classes suppress each other; None: as in the settings of the
+            classes: names or ids of the classes to detect; None: all classes.
+            suppression: NMS variant: "classic", "soft", "diou" or "weighted"; None: the setting stored with the
                 weights.
-            multi_label: whether a grid point may yield detections of several classes.
-            tile: long side of tiles in image pixels, to detect small objects in large images; None: no tiling. Raise
-                `max_detections` too for images with many objects.
-            tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile. Best larger than an object.
-            tta: flip test-time augmentation (TTA).
+            class_agnostic: whether boxes of different classes suppress each other; None: the setting stored with the
+                weights.
+            multi_label: whether a grid point may give detections of several classes.
+            tile: long side of tiles in image pixels, to detect small objects in large images; None: no tiling. For
+                images with many objects, increase `max_detections` too.
+            tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile. The overlap should be larger
+                than the objects.
+            tta: whether to use flip test-time augmentation (TTA).
             batch_size: largest number of images or tiles per inference batch.
 
         Returns:
-            Detections for an image, a list of them for a list.
+            `Detections` for one image; for a list of images, a list with the `Detections` of each image.
 
         Raises:
             ConfigError: a parameter is out of range, or a class is unknown.
@@ -230,26 +234,27 @@ class Detector:
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Detections | InputError]:
-        """Yield the detections of one image after the other, reading a few images ahead in another thread.
+        """Yield the detections of each image of an iterable, in order; suitable for any number of images.
 
-        For any number of images; an image that cannot be read does not stop the others.
+        Another thread reads a few images in advance. If an image cannot be read, its error is yielded instead of
+        raised, and the next image follows.
 
         Args:
-            images: an iterable of images, as for `detect`.
-            score_threshold: as for `detect`, like all following parameters.
-            iou_threshold: see `detect`.
-            max_detections: see `detect`.
-            classes: see `detect`.
-            suppression: see `detect`.
-            class_agnostic: see `detect`.
-            multi_label: see `detect`.
-            tile: see `detect`.
-            tile_overlap: see `detect`.
-            tta: see `detect`.
-            batch_size: see `detect`.
+            images: an iterable of images: paths, bytes, arrays or PIL images, as in `detect`.
+            score_threshold: as in `detect`, like all following parameters.
+            iou_threshold: as in `detect`.
+            max_detections: as in `detect`.
+            classes: as in `detect`.
+            suppression: as in `detect`.
+            class_agnostic: as in `detect`.
+            multi_label: as in `detect`.
+            tile: as in `detect`.
+            tile_overlap: as in `detect`.
+            tta: as in `detect`.
+            batch_size: as in `detect`.
 
         Yields:
-            Detections, or the InputError of an image that cannot be read or would need too many tiles.
+            `Detections`, or an InputError for an image that cannot be read or would need too many tiles.
 
         Raises:
             ConfigError: a parameter is out of range, or a class is unknown.
@@ -273,7 +278,9 @@ class Detector:
     def detect_with_images(
         self, images: Iterable[ImageLike], options: DetectOptions = _DEFAULTS
     ) -> Generator[tuple[ImageArray, Detections] | InputError, None, None]:
-        """As `detect_each`, but yield each image [H, W, 3] together with its detections, so that it is read only once.
+        """Yield (image [H, W, 3], detections) for each image of an iterable, in order, or the InputError of the image.
+
+        Works like `detect_each`. The caller gets the decoded image and does not have to read it again.
 
         Raises:
             ConfigError: a class is unknown.
@@ -290,11 +297,12 @@ class Detector:
                     yield entry if isinstance(entry, InputError) else (entry.image, next(found))
 
     def detect_letterboxed(self, inputs: Sequence[Letterboxed], options: DetectOptions = _DEFAULTS) -> list[Detections]:
-        """Detect the objects in images that are already letterboxed to the input size of this detector.
+        """Return the detections in each of several images that are already letterboxed to the input size.
 
         Args:
-            inputs: the letterbox of each image, and the letterboxed image [H, W, 3]; at most a batch.
-            options: tiling, TTA and batch size are ignored.
+            inputs: pairs of a letterbox and a letterboxed image [input height, input width, 3]. All are processed in
+                one batch.
+            options: thresholds, classes and NMS; tiling, TTA and batch size are ignored.
 
         Raises:
             ConfigError: a class is unknown.
@@ -302,7 +310,7 @@ class Detector:
         return self._predict(inputs, self._resolved(options)) if inputs else []
 
     def _resolved(self, options: DetectOptions) -> DetectOptions:
-        """Return options without open choices: NMS settings from the weights where None, classes as a tuple of ids."""
+        """Return options in which None is replaced by the NMS settings of the weights, and class names by class ids."""
         return replace(
             options,
             suppression=self.suppression if options.suppression is None else options.suppression,
@@ -311,16 +319,17 @@ class Detector:
         )
 
     def _predict(self, inputs: Sequence[Letterboxed], options: DetectOptions) -> list[Detections]:
+        """Run the network on letterboxed images in one batch, and return the detections of each image."""
         predictions = self.runtime.predict([pixels for _, pixels in inputs])
         return postprocess(predictions, [letterbox for letterbox, _ in inputs], self.class_names, options)
 
     def _detect_batch(self, entries: Sequence[_Entry], options: DetectOptions) -> list[Detections]:
-        """Return the detections of each image, merged from all its views; inputs are letterboxed batch by batch."""
+        """Return the detections of each entry, merged from all views of its image."""
         if not entries:
             return []
         first_results = self._predict([entry.letterboxed for entry in entries], options)
         inputs = (view.letterbox(entry.image, self.input_hw) for entry in entries for view in entry.views[1:])
-        # Not fewer than the default: partial objects, which are removed later, must not displace complete ones.
+        # At least the default: boxes of partial objects, which are removed later, must not displace complete objects.
         view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))
         other_results: list[Detections] = []
         while batch := list(islice(inputs, options.batch_size)):
@@ -332,7 +341,7 @@ class Detector:
         ]
 
     def _read_batches(self, images: Iterable[ImageLike], options: DetectOptions) -> Iterator[list[_Entry | InputError]]:
-        """Yield up to `batch_size` images at a time, fewer if they are large."""
+        """Read the images and yield lists of at most `batch_size` entries or errors, fewer if the images are large."""
         batch: list[_Entry | InputError] = []
         pixels = 0
         try:
@@ -343,25 +352,25 @@ class Detector:
                     pixels += entry.image.shape[0] * entry.image.shape[1]
                 except InputError as error:
                     batch.append(error)
-                # Counted from the first image, so that a large one does not shift the batches after it.
+                # `count` is the number of the image, so that a batch that ends early does not shift the next batches.
                 if count % options.batch_size == 0 or pixels >= _BATCH_PIXELS:
                     yield batch
                     batch, pixels = [], 0
-        except Exception:  # raised by the caller's iterable: the results of the images before it come first
+        except Exception:  # raised by the caller's iterable: first yield the images that were read before the error
             yield batch
             raise
         if batch:
             yield batch
 
     def _prepare(self, image: ImageLike, options: DetectOptions) -> _Entry:
-        """Read an image and letterbox it; raises InputError if it cannot be used."""
+        """Read and letterbox an image, and return its entry; raise InputError if the image cannot be used."""
         pixels = _read(image)
         views = views_of((pixels.shape[0], pixels.shape[1]), self.input_hw, options)
         return _Entry(pixels, views, views[0].letterbox(pixels, self.input_hw))
 
 
 def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
-    """Return a setting stored with the weights, or the default where it is missing."""
+    """Return a setting stored with the weights, or the default if the setting is missing."""
     if not isinstance(info.config, Mapping):
         raise WeightsError(f"the settings stored with the weights are damaged: expected a mapping, got {info.config!r}")
     try:
@@ -371,10 +380,16 @@ def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
 
 
 def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the ids of classes given by name or by id; an id may also be a string.
+    """Convert class names and class ids to a tuple of class ids, and return the tuple.
+
+    If several classes have the same name, the name stands for all of them. An id may also be a string, such as "3".
+
+    Args:
+        classes: one name, or a sequence of names and ids.
+        class_names: names of all classes of the detector.
 
     Raises:
-        ConfigError: a name or id is unknown, or none is given.
+        ConfigError: a name or an id is unknown, or `classes` is empty.
     """
     ids: list[int] = []
     for name in [classes] if isinstance(classes, str) else classes:
@@ -390,6 +405,7 @@ def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...])
 
 
 def _read(image: ImageLike) -> ImageArray:
+    """Return an image as an RGB array [H, W, 3]; raise InputError if it cannot be read."""
     if isinstance(image, np.ndarray):
         return check_array(image)
     if isinstance(image, Image.Image):
@@ -400,6 +416,7 @@ def _read(image: ImageLike) -> ImageArray:
 
 
 def _or_raise(result: tuple[ImageArray, Detections] | InputError) -> tuple[ImageArray, Detections]:
+    """Return a result of `detect_with_images`, or raise it if it is an error."""
     if isinstance(result, InputError):
         raise result
     return result

@@ -1,4 +1,4 @@
-"""Postprocessing: score threshold, NMS, and the map back to the image. NumPy, the same for every runtime."""
+"""Postprocessing of predictions: score threshold, mapping of boxes to the image, NMS. The same for every runtime."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,15 @@ def postprocess(
     class_names: tuple[str, ...],
     options: DetectOptions,
 ) -> list[Detections]:
-    """Turn the predictions for B images into one `Detections` per image.
+    """Convert the predictions for B images to detections, and return the `Detections` of each image.
 
     Args:
         predictions: raw predictions for B images.
         letterboxes: the letterbox of each image.
         class_names: C names.
-        options: thresholds and NMS; `classes` are ids. Tiling, TTA and batch size are ignored.
+        options: thresholds and NMS. `suppression` and `class_agnostic` must be resolved before: None is not allowed
+            (`Detector` replaces None by the setting of the weights). `classes` must be ids. Tiling, TTA and batch size
+            are ignored.
     """
     if predictions.nms is not None:
         warn_fixed_nms(predictions.nms, options)
@@ -40,7 +42,7 @@ def postprocess(
             selected = np.isin(class_ids, np.asarray(options.classes))
             point, class_ids = point[selected], class_ids[selected]
         candidates, candidate_scores = letterbox.to_image(boxes[point]), scores[point, class_ids]
-        # Boxes entirely in the padding have no area after clipping to the image.
+        # A box that is completely in the padding has no area after it is clipped to the image.
         inside = area(candidates) > 0
         candidates, candidate_scores, class_ids = candidates[inside], candidate_scores[inside], class_ids[inside]
         kept = suppress(candidates, candidate_scores, None if options.class_agnostic else class_ids, options)

@@ -1,6 +1,6 @@
-"""Views of an image: the whole image, tiles of it, and each of them flipped (TTA); and merging their detections.
+"""Views of an image (the whole image, its tiles, and flipped views for TTA), and merging of the detections of views.
 
-Boxes are in pixels of the image, or, where stated, in pixels of the part of it that a view shows.
+Boxes are in pixels of the image, unless stated otherwise: then in pixels of the part of the image that a view shows.
 """
 
 from collections.abc import Sequence
@@ -17,37 +17,41 @@ from detector.ops.suppression import weighted
 from detector.options import DetectOptions
 
 _MAX_TILES = 10_000
-"""Per image: about a minute on a fast machine, and 500 megapixels in tiles of 320."""
+"""Largest number of tiles per image: about a minute on a fast machine, and 500 megapixels in tiles of 320 pixels."""
 
 _EDGE = 0.015
-"""A box that ends within this fraction of the tile's long side from an edge of the tile was cut off by that edge."""
+"""A box counts as cut off by an edge of its tile if it ends nearer to the edge than this fraction of the long side of
+the tile."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image, flipped or not.
+    """A rectangular part of an image, flipped or not, in which objects are detected.
 
     Attributes:
-        sides: left, top, right and bottom of the part, whole pixels of the image.
-        flipped: whether left and right are exchanged.
+        sides: left, top, right and bottom of the part, in whole pixels of the image.
+        flipped: whether the part is flipped left-right.
     """
 
     sides: tuple[int, int, int, int]
     flipped: bool = False
 
     def letterbox(self, image: ImageArray, input_hw: tuple[int, int]) -> tuple[Letterbox, ImageArray]:
-        """Return the letterbox of this part of an image [H, W, 3], and the letterboxed part."""
+        """Letterbox a part of an image [H, W, 3], and return letterbox and pixels [input height, input width, 3].
+
+        The part is the part that this view shows; it is flipped if the view is flipped.
+        """
         left, top, right, bottom = self.sides
         letterbox, pixels = letterbox_image(image[top:bottom, left:right], input_hw)
         if not self.flipped:
             return letterbox, pixels
-        # The network input is flipped and not the image, which may be large.
+        # The network input is flipped instead of the image, which may be large.
         x, y = letterbox.offset_xy
         x = input_hw[1] - letterbox.scaled_hw[1] - x
         return replace(letterbox, offset_xy=(x, y)), np.ascontiguousarray(pixels[:, ::-1])
 
     def to_image(self, boxes: Floats) -> Floats:
-        """Map boxes [N, 4] from pixels of this part, flipped if the view is, to pixels of the image."""
+        """Map boxes [N, 4] from pixels of this view to pixels of the image, and return the mapped boxes [N, 4]."""
         left, top, right, _ = self.sides
         if self.flipped:
             x1, y1, x2, y2 = boxes.T
@@ -56,10 +60,10 @@ class View:
 
 
 def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> list[View]:
-    """Return the views of an image: the whole image, its tiles row by row, then all of these flipped.
+    """Return the views of an image: the whole image, its tiles row by row, then (with TTA) all of these flipped.
 
-    A tile has the aspect of the network input and so fills it: at the same scale fewer tiles are needed than with
-    square ones.
+    A tile has the aspect ratio of the network input, so that it fills the input: at the same scale, fewer tiles are
+    needed than with square tiles.
 
     Args:
         image_hw: height and width of the image.
@@ -77,23 +81,36 @@ def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: Dete
 
 
 def _tiles(long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
+    """Return the tiles of an image, row by row; an empty list if one tile would show the whole image.
+
+    Args:
+        long_side: long side of a tile in image pixels.
+        overlap: smallest overlap of neighboring tiles, as a fraction of a tile.
+        image_hw: height and width of the image.
+        input_hw: height and width of the network input.
+    """
     scale = long_side / max(input_hw)
     height, width = (
         min(side, max(1, round(scale * input_side))) for side, input_side in zip(image_hw, input_hw, strict=True)
     )
     tops, lefts = _starts(image_hw[0], height, overlap), _starts(image_hw[1], width, overlap)
     if (count := len(tops) * len(lefts)) == 1:
-        return []  # the image is not larger than a tile
+        return []
     if count > _MAX_TILES:
         raise ConfigError(
             f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {count} tiles of {width} x {height}, "
-            f"more than {_MAX_TILES}: use larger tiles, or less overlap"
+            f"more than {_MAX_TILES}: use larger tiles or a smaller overlap"
         )
     return [View((left, top, left + width, top + height)) for top in tops for left in lefts]
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
-    """Return the first pixel of each tile along one axis: all tiles inside, evenly spaced, with at least this overlap.
+    """Return the first pixel of each tile along one axis. The tiles are inside the image and evenly spaced.
+
+    Args:
+        length: length of the image in pixels.
+        side: length of a tile in pixels.
+        overlap: smallest overlap of neighboring tiles, as a fraction of a tile.
 
     >>> _starts(25, 10, 0.2), _starts(10, 10, 0.2)
     ([0, 8, 15], [0])
@@ -103,17 +120,17 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def merge_views(views: Sequence[View], found: Sequence[Detections], options: DetectOptions) -> Detections:
-    """Merge the detections of several views of an image.
+    """Merge the detections of several views of an image, and return the detections in the image.
 
-    A box that ends at an inner edge of its tile may cover only a part of an object. It is removed if another tile
-    contains the box completely, and so also shows what the edge cut off. If no other tile does, the object is larger
-    than the overlap, and a part is better than nothing. Of the remaining boxes, those that overlap become one: the best
-    score, and the mean of the boxes.
+    A box that ends at an inner edge of its tile may cover only a part of an object. The box is removed if another tile
+    contains it completely, because this tile also shows the part of the object that the edge cut off. If no other tile
+    contains the box, the object is larger than the overlap, and the box of a part is kept. Then boxes that overlap are
+    merged into one box, with the best score and the mean coordinates.
 
     Args:
-        views: as returned by `views_of`, the whole image first.
-        found: detections in each of them, in pixels of the part it shows.
-        options: IoU threshold, largest number of detections, class-agnostic or not.
+        views: the views from `views_of`; the first view is the whole image.
+        found: detections in each view, in pixels of the view.
+        options: `iou_threshold`, `max_detections` and `class_agnostic`.
     """
     if len(views) == 1:
         return found[0]
@@ -127,20 +144,26 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], options: Det
     for sides in {view.sides for view in views} - {views[0].sides}:
         times_shown += _is_inside(boxes[parts], sides)
     keep = np.ones(len(boxes), dtype=np.bool_)
-    keep[parts[times_shown > 1]] = False  # one of them is the tile in which the box was found
+    keep[parts[times_shown > 1]] = False  # once in the tile in which the box was detected
     boxes, scores, class_ids = boxes[keep], scores[keep], class_ids[keep]
     kept = weighted(boxes, scores, None if options.class_agnostic else class_ids, options)
     return Detections(kept.boxes, kept.scores, class_ids[kept.indices], found[0].class_names)
 
 
 def _ends_at_inner_edge(boxes: Floats, view: View, whole: View) -> Bools:
-    """Return a mask [N]: True where a box of [N, 4] ends, within a small margin, at an edge inside the image."""
+    """Return a mask [N]: True where a box in `boxes` [N, 4] ends at an edge of its view that is inside the image.
+
+    Args:
+        boxes: [N, 4] in pixels of the image.
+        view: the view in which the boxes were detected.
+        whole: the view that shows the whole image.
+    """
     left, top, right, bottom = view.sides
     near = np.abs(boxes - np.array(view.sides, dtype=np.float32)) < _EDGE * max(right - left, bottom - top)
     return np.any(near & np.not_equal(view.sides, whole.sides), axis=1)  # type: ignore[no-any-return]
 
 
 def _is_inside(boxes: Floats, sides: tuple[int, int, int, int]) -> Bools:
-    """Return a mask [N]: True where a box of [N, 4] is completely inside (left, top, right, bottom)."""
+    """Return a mask [N]: True where a box in `boxes` [N, 4] is completely inside `sides` (left, top, right, bottom)."""
     inside = (boxes[:, :2] >= sides[:2]) & (boxes[:, 2:] <= sides[2:])
     return np.all(inside, axis=1)  # type: ignore[no-any-return]

@@ -1,1 +1,1 @@
-"""Inference backends: PyTorch, ONNX Runtime and OpenVINO behind one protocol."""
+"""Inference backends: run a network with PyTorch, ONNX Runtime or OpenVINO through the same interface."""

@@ -1,4 +1,7 @@
-"""The interface of a runtime: letterboxed images in, boxes and scores at every grid point out. NumPy only."""
+"""The interface of all runtimes (inference backends), and functions that several runtimes use. NumPy only, no torch.
+
+A runtime takes letterboxed images and returns the boxes and scores of all grid points.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +17,13 @@ from detector.options import DetectOptions
 
 @dataclass(frozen=True, eq=False)
 class PointPredictions:
-    """Raw predictions for B images at P grid points.
+    """Raw predictions of a network: boxes and class scores for B images, P grid points and C classes.
 
     Attributes:
         boxes: [B, P, 4] float32 corners x1, y1, x2, y2 in input pixels, not clipped.
-        scores: [B, P, C] float32, 0..1.
-        nms: options of the NMS that the graph has applied already; None: no NMS, all grid points are included.
+        scores: [B, P, C] float32 class scores, 0..1.
+        nms: options of the NMS that the graph has already applied; the points are then its detections. None: the graph
+            contains no NMS, and the points are all grid points.
     """
 
     boxes: Floats
@@ -28,12 +32,12 @@ class PointPredictions:
 
 
 class Runtime(Protocol):
-    """Runs a trained network.
+    """An inference backend that has loaded a trained network and runs it.
 
     Attributes:
-        name: name of the library.
-        input_hw: height and width of the network input, pixels.
-        graph_info: properties of the graph it runs.
+        name: name of the library that runs the network.
+        input_hw: height and width of the network input, in pixels.
+        graph_info: properties of the graph; the defaults of `GraphInfo` if the runtime is PyTorch.
     """
 
     name: str
@@ -41,10 +45,10 @@ class Runtime(Protocol):
     graph_info: GraphInfo
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Run the network on B > 0 images.
+        """Run the network on B > 0 letterboxed images and return its raw predictions.
 
         Args:
-            inputs: letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`.
+            inputs: B letterboxed images, each [H, W, 3] uint8 RGB, with (H, W) equal to `input_hw`.
         """
         ...
 
@@ -55,13 +59,13 @@ def predict_one_by_one(
     graph_info: GraphInfo,
     class_count: int,
 ) -> PointPredictions:
-    """Run a graph on B > 0 images, one after the other.
+    """Run a graph on B > 0 images, one image after the other, and return the predictions for all images.
 
     Args:
-        infer: takes an image [H, W, 3] and names of outputs, runs the graph on the image, and returns these outputs.
-        inputs: letterboxed images [H, W, 3] uint8 RGB.
+        infer: function that runs the graph on one image [H, W, 3] and returns the outputs with the given names.
+        inputs: B letterboxed images, each [H, W, 3] uint8 RGB.
         graph_info: properties of the graph.
-        class_count: C.
+        class_count: number of classes C.
     """
     if graph_info.nms is not None:
         detections = [infer(image, ("boxes", "scores", "class_ids")) for image in inputs]
@@ -74,19 +78,20 @@ def predict_one_by_one(
 def points_from_detections(
     detections: Sequence[Sequence[npt.NDArray[Any]]], class_count: int, nms: DetectOptions
 ) -> PointPredictions:
-    """Convert the detections of a graph with NMS inside to predictions at P points, one per detection.
+    """Convert the detections of a graph with NMS to raw predictions in which each detection is one point.
 
-    A point has a nonzero score only for the class of its detection. Boxes that survived NMS survive it again, so the
-    code after the runtime needs no special case. P is the largest number of detections in an image; images with fewer
-    are padded with points of score 0.
+    The score of a point is nonzero only for the class of its detection. `postprocess` applies NMS to these points
+    again, and a second NMS with the same options removes nothing. So the code after the runtime needs no special case.
+    The number of points P is the largest number of detections in an image. Images with fewer detections are padded with
+    points whose scores are 0.
 
     Args:
-        detections: for each of B images boxes [N, 4], scores [N] and class ids [N].
-        class_count: C.
+        detections: for each of B images: boxes [N, 4], scores [N] and class ids [N].
+        class_count: number of classes C.
         nms: options of the NMS inside the graph.
 
     Raises:
-        ValueError: the shapes of the arrays do not match, or a class id is not in 0..C-1.
+        ValueError: the shapes of the arrays do not match, or a class id is not from 0 to C - 1.
     """
     most = max(len(scores) for _, scores, _ in detections)
     all_boxes = np.zeros((len(detections), most, 4), dtype=np.float32)
@@ -94,13 +99,16 @@ def points_from_detections(
     for image, (boxes, scores, class_ids) in enumerate(detections):
         n = len(scores)
         if boxes.shape != (n, 4) or class_ids.shape != (n,) or not np.isin(class_ids, range(class_count)).all():
-            raise ValueError(f"boxes {boxes.shape}, scores {scores.shape}, class_ids {class_ids.shape}")
+            raise ValueError(
+                f"the outputs do not match: boxes {boxes.shape}, scores {scores.shape}, class_ids {class_ids.shape}, "
+                f"{class_count} classes"
+            )
         all_boxes[image, :n] = boxes
         all_scores[image, np.arange(n), class_ids] = scores
     return PointPredictions(all_boxes, all_scores, nms)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first informative line of a library's error message, or the name of its type if there is none."""
+def summarize_error(error: Exception) -> str:
+    """Return the first informative line of a library's error message; if it has none, the name of the error's type."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith(("Exception from", "Check '"))]
     return (lines or [type(error).__name__])[0]

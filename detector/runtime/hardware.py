@@ -1,4 +1,4 @@
-"""Choose device and precision from what the hardware supports, and set up the process for training."""
+"""Choose a device and a precision that the hardware supports, and set up the process for training."""
 
 import ctypes
 import platform
@@ -13,18 +13,17 @@ from detector.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device to compute on.
+    """Return the torch device with the given name; "auto" selects the first available of CUDA GPU, MPS and CPU.
 
     Args:
-        name: "auto" (the first available of CUDA GPU, MPS, CPU), "cpu", "cuda", "cuda:1", "mps", or the number of a
-            CUDA GPU.
+        name: "auto", "cpu", "cuda", "cuda:1", "mps", or the number of a CUDA GPU, such as "1".
 
     Raises:
         ConfigError: the device does not exist or is not available on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    # Other tools accept the number of a GPU alone: --device 0.
+    # Users of other tools write only the number of the GPU: --device 0.
     name = f"cuda:{name}" if name.isdigit() else name
     try:
         device = torch.device(name)
@@ -39,7 +38,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
-    """Return the dtype to train in; "auto" is bf16 if the hardware multiplies bf16 natively, otherwise float32."""
+    """Return the dtype for training: torch.bfloat16 or torch.float32.
+
+    "auto" selects bfloat16 if `device` is a CUDA GPU or a CPU with bf16 support, else float32.
+    """
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cuda":
@@ -51,23 +53,23 @@ def choose_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.d
 
 @contextmanager
 def training_process() -> Iterator[None]:
-    """Set up this process for training, and restore it at the end.
+    """Set up this process for training inside the context, and restore the previous state at the end.
 
     Inside the context:
 
-    - OpenCV uses one thread, so that torch has all cores. Its number of threads is restored at the end.
+    - OpenCV uses one thread, so that torch can use all cores. The previous number of threads is restored at the end.
     - The code may seed torch. The states of torch's random generators (CPU, CUDA, MPS) are restored at the end.
-    - glibc keeps large freed blocks instead of returning them to the system. Otherwise it returns the memory of every
-      large tensor and requests new pages, each filled with zeros first, in the next step. This is **not** restored:
-      glibc cannot report the thresholds that were set before.
+    - glibc keeps large freed memory blocks. By default, glibc returns the memory of each large tensor to the system.
+      The next step then requests new pages, and the system fills each new page with zeros. This change is **not**
+      undone at the end, because glibc cannot report the previous thresholds.
 
-    It also works as a decorator: `@training_process()`.
+    The context manager also works as a decorator: `@training_process()`.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     _keep_freed_memory()
     cpu_state = torch.get_rng_state()
-    # Reading the state of a GPU that is not in use would initialize it.
+    # Reading the random state would initialize CUDA, so skip this if CUDA is not in use yet.
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
@@ -78,13 +80,14 @@ def training_process() -> Iterator[None]:
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
         else:
-            # `torch.manual_seed` seeds the GPUs as well, so until their first use they have the seed of the CPU.
+            # `torch.manual_seed` seeds the GPUs too: a GPU that was not used before must have the seed of the CPU.
             torch.cuda.manual_seed_all(torch.initial_seed())
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
 
 
 def _keep_freed_memory() -> None:
+    """Make glibc keep freed memory blocks of up to 1 GiB for reuse; do nothing with other C libraries."""
     if platform.libc_ver()[0] == "glibc":
         m_trim_threshold, m_mmap_threshold = -1, -3  # constants of malloc.h
         libc = ctypes.CDLL(None)
@@ -93,6 +96,7 @@ def _keep_freed_memory() -> None:
 
 
 def _cpu_supports_bf16() -> bool:
-    # Emulated bf16 (AVX-512 without the BF16 extension) is slower than float32, so check for the instructions.
+    """Return True if the CPU has bf16 instructions: AVX-512 BF16 or AMX."""
+    # Emulated bf16 (AVX-512 without the BF16 extension) is slower than float32.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)

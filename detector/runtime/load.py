@@ -1,4 +1,7 @@
-"""Load weights into a runtime, chosen by the type of the file or folder, the installed packages, and the device."""
+"""Load weights into a runtime (inference backend).
+
+The type of the file or folder and the installed packages determine the default runtime.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,33 +12,34 @@ from detector.errors import ConfigError, FileError, MissingPackageError, Weights
 from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.letterbox import input_hw_for_aspect
 from detector.options import RuntimeName
-from detector.runtime.base import Runtime, first_line
+from detector.runtime.base import Runtime, summarize_error
 from detector.weights_info import WeightsInfo
 
 
 def load_runtime(
     weights: str | Path, *, device: str = "auto", runtime: RuntimeName = "auto", input_size: int | None = None
 ) -> tuple[Runtime, WeightsInfo]:
-    """Load weights into a runtime (inference backend).
+    """Load weights into a runtime (inference backend), and return the runtime and the information about the weights.
 
     Args:
-        weights: path or shipped name of a .safetensors file; or an export, an .onnx file or the folder of an OpenVINO
-            IR. Exports run without torch.
-        device: device for torch, see `choose_device`. The other runtimes use the CPU.
-        runtime: "auto" chooses, for an .onnx file, OpenVINO if it is installed, otherwise ONNX Runtime; for a folder
-            OpenVINO; for a .safetensors file torch. The other runtimes run a .safetensors file after converting it in
-            memory. All runtimes compute the same predictions in float32, except "openvino-fast": it lets OpenVINO
-            choose the precision, bf16 on newer CPUs, which is several times faster and changes scores by up to about
-            0.02.
-        input_size: long side of the network input in pixels, a multiple of 32; None: as in training. A graph has a
-            fixed input size unless it was exported as dynamic.
-
-    Returns:
-        The runtime, and the information about the weights.
+        weights: path of a .safetensors file, name of shipped weights, or path of an export. An export is an .onnx file
+            or the folder of an OpenVINO IR (the path of its model.xml is accepted too); it runs without torch.
+        device: device for torch, with a name as in `choose_device`. The other runtimes use the CPU and accept only
+            "auto" and "cpu".
+        runtime: "auto" selects torch for a .safetensors file, and OpenVINO for the folder of an OpenVINO IR. For an
+            .onnx file, "auto" selects OpenVINO if it is installed, else ONNX Runtime. If another runtime than torch
+            runs a .safetensors file, the weights are first converted in memory. All runtimes compute the same
+            predictions in float32, except "openvino-fast": there OpenVINO chooses the precision. On newer CPUs this is
+            bf16, which is several times faster and changes scores by up to about 0.02.
+        input_size: long side of the network input in pixels, a multiple of 32. None: the input size of the training or
+            of the export. An export has a fixed input size unless it is dynamic.
 
     Raises:
-        InputError: the weights, the runtime or the device does not exist, or they do not fit together. The kinds:
-            FileError, WeightsError, ConfigError, MissingPackageError.
+        FileError: the weights do not exist or cannot be read.
+        WeightsError: the weights are damaged, or the export has another fixed input size.
+        ConfigError: the device is not available, `input_size` is not a multiple of 32, or runtime, device and weights
+            cannot be combined.
+        MissingPackageError: the runtime is not installed.
     """
     path = Path(weights).parent if Path(weights).name == XML else Path(weights)
     if path.suffix.lower() == ".onnx" or _is_folder(path):
@@ -57,9 +61,14 @@ def load_runtime(
 
 
 def _load_export(path: Path, device: str, runtime: RuntimeName, input_size: int | None) -> tuple[Runtime, WeightsInfo]:
+    """Load an export (.onnx file or folder of an OpenVINO IR); return the runtime and information about the weights.
+
+    The arguments and errors are those of `load_runtime`. The outputs of the graph are checked on a black image.
+    """
     if runtime == "torch":
         raise ConfigError(
-            f"{path}: torch runs .safetensors files, not exports: use the weights that it was exported from"
+            f"{path}: torch runs .safetensors files, not exports; use another --runtime, or the .safetensors file from "
+            "which this file was exported"
         )
     _check_device(device, path.name)
     try:
@@ -68,7 +77,8 @@ def _load_export(path: Path, device: str, runtime: RuntimeName, input_size: int 
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
     if isinstance(graph, Ir) and runtime == "onnxruntime":
         raise ConfigError(
-            f"{path}: onnxruntime runs .onnx files, not the folder of an OpenVINO IR: export with --format onnx"
+            f"{path}: onnxruntime runs .onnx files, not the folder of an OpenVINO IR; use --runtime openvino, or "
+            "export with --format onnx"
         )
     if runtime == "auto":
         runtime = "openvino" if isinstance(graph, Ir) or find_spec("openvino") else "onnxruntime"
@@ -78,13 +88,13 @@ def _load_export(path: Path, device: str, runtime: RuntimeName, input_size: int 
 
 
 def _check_outputs(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
-    """Run a graph on a black image and raise WeightsError if it fails or its outputs do not match its metadata."""
+    """Raise WeightsError if the graph fails on a black image, or if its outputs there do not match its metadata."""
     try:
         predictions = runtime.predict([np.zeros((*runtime.input_hw, 3), dtype=np.uint8)])
-    except Exception as error:  # the runtimes' exceptions have no common base class
-        reason = first_line(error)
+    except Exception as error:  # the exceptions of the runtimes have no common base class
+        reason = summarize_error(error)
         raise WeightsError(
-            f"{path}: the graph cannot be run ({reason}): export it again from its .safetensors file"
+            f"{path}: the graph cannot run ({reason}); export it again from its .safetensors file"
         ) from None
     boxes, scores = predictions.boxes, predictions.scores
     points, classes = scores.shape[1:] if scores.ndim == 3 else (0, 0)
@@ -92,7 +102,7 @@ def _check_outputs(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
     if boxes.shape != (1, points, 4) or is_empty or classes != len(info.class_names):
         raise WeightsError(
             f"{path}: the graph outputs boxes {list(boxes.shape)} and scores {list(scores.shape)}, expected [1, P, 4] "
-            f"and [1, P, {len(info.class_names)}]: export it again from its .safetensors file"
+            f"and [1, P, {len(info.class_names)}]; export it again from its .safetensors file"
         )
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise WeightsError(
@@ -104,9 +114,22 @@ def _check_outputs(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
 def _start_runtime(
     graph: bytes | Ir, source: str, runtime: str, input_size: int | None = None
 ) -> tuple[Runtime, WeightsInfo]:
+    """Load a graph into OpenVINO or ONNX Runtime; return the runtime and the information about the weights.
+
+    Args:
+        graph: bytes of an ONNX file, or an OpenVINO IR.
+        source: name of the file or folder, for error messages.
+        runtime: "onnxruntime", "openvino" or "openvino-fast".
+        input_size: long side of the network input in pixels; None: the input size of the export.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+        WeightsError: the graph is damaged, another program wrote it, or it has another fixed input size.
+        ConfigError: `input_size` is not a multiple of 32.
+    """
     package = runtime.removesuffix("-fast")
     if not find_spec(package):
-        raise MissingPackageError(f"{source}: needs the package {package}: pip install {package}")
+        raise MissingPackageError(f"{source}: the runtime {runtime} needs the package {package}: pip install {package}")
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 
@@ -120,6 +143,7 @@ def _start_runtime(
 
 
 def _is_folder(path: Path) -> bool:
+    """Return True if `path` is a folder; False also if it is not a valid path or cannot be accessed."""
     try:
         return path.is_dir()
     except OSError:  # not a valid file name, or no permission
@@ -127,5 +151,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _check_device(device: str, source: str) -> None:
+    """Raise ConfigError if `device` is neither "auto" nor "cpu"; `source` is the name of the runtime or export."""
     if device not in ("auto", "cpu"):
-        raise ConfigError(f"device '{device}': {source} runs on the CPU; for a GPU use a .safetensors file with torch")
+        raise ConfigError(
+            f"device '{device}': {source} runs only on the CPU; for a GPU, use a .safetensors file with --runtime torch"
+        )

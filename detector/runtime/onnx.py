@@ -1,4 +1,4 @@
-"""ONNX Runtime: a small inference backend for all platforms, without torch."""
+"""Run graphs with ONNX Runtime, a small inference backend for all platforms. It does not need torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,24 +9,24 @@ import onnxruntime
 from detector.arrays import ImageArray
 from detector.errors import WeightsError
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
-from detector.runtime.base import PointPredictions, first_line, predict_one_by_one
+from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
 from detector.weights_info import WeightsInfo
 
 
 class OnnxRuntime:
-    """Runs a graph that `to_onnx` created on the CPU.
+    """An ONNX graph of `to_onnx`, loaded into ONNX Runtime on the CPU.
 
     Args:
         graph: bytes of the ONNX file.
         source: name of the file, for error messages.
-        input_size: long side of the network input, pixels; None: the one the graph was exported with.
+        input_size: long side of the network input, in pixels; None: the input size of the export.
 
     Attributes:
         info: information about the weights.
         graph_info: properties of the graph.
 
     Raises:
-        WeightsError: the file is damaged, was written by another program, or has another, fixed input size.
+        WeightsError: the graph is damaged, another program wrote it, or it has another fixed input size.
         ConfigError: `input_size` is not a multiple of 32.
     """
 
@@ -35,17 +35,24 @@ class OnnxRuntime:
     def __init__(self, graph: bytes, source: str, *, input_size: int | None = None) -> None:
         try:
             self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions have no common base class
-            raise WeightsError(f"{source}: not a readable ONNX file ({first_line(error)})") from None
+        except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+            raise WeightsError(
+                f"{source}: not a readable ONNX file ({summarize_error(error)}); export it again"
+            ) from None
         self.info: WeightsInfo
         self.graph_info: GraphInfo
         self.info, self.graph_info = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
         self.input_hw = graph_input_size(self.info, self.graph_info, input_size, source)
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Run the graph on B > 0 letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`."""
+        """Run the graph on B > 0 letterboxed images and return the predictions.
+
+        Args:
+            inputs: B letterboxed images, each [H, W, 3] uint8 RGB, with (H, W) equal to `input_hw`.
+        """
         return predict_one_by_one(self._infer, inputs, self.graph_info, len(self.info.class_names))
 
     def _infer(self, image: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Run the graph on one image [H, W, 3] and return the outputs with the given names, in this order."""
         outputs: list[npt.NDArray[Any]] = self._session.run(names, {"image": image[None]})
         return outputs

@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest inference backend on the CPUs it supports, without torch."""
+"""Run graphs with OpenVINO, the fastest inference backend on the CPUs that it supports. It does not need torch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from detector.errors import WeightsError
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
 from detector.graph.no_telemetry import openvino_core
 from detector.graph.openvino_ir import Ir, model_metadata
-from detector.runtime.base import PointPredictions, first_line, predict_one_by_one
+from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
 from detector.weights_info import WeightsInfo
 
 if TYPE_CHECKING:
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 
 class OpenVinoRuntime:
-    """Runs a graph that `to_onnx` or `to_ir` created on the CPU.
+    """A graph of `to_onnx` or `to_ir`, loaded into OpenVINO on the CPU.
 
     Args:
         graph: bytes of the ONNX file, or an OpenVINO IR.
         source: name of the file or folder, for error messages.
-        fast: use the precision that OpenVINO considers fastest on this CPU, bf16 on newer ones, instead of float32.
-        input_size: long side of the network input, pixels; None: the one the graph was exported with.
+        fast: if True, use the precision that OpenVINO considers fastest on this CPU (bf16 on newer CPUs); if False, use
+            float32.
+        input_size: long side of the network input, in pixels; None: the input size of the export.
 
     Attributes:
         info: information about the weights.
         graph_info: properties of the graph.
 
     Raises:
-        WeightsError: the file is damaged, was written by another program, or has another, fixed input size.
+        WeightsError: the graph is damaged, another program wrote it, or it has another fixed input size.
         ConfigError: `input_size` is not a multiple of 32.
     """
 
@@ -44,7 +45,7 @@ class OpenVinoRuntime:
             model = core.read_model(graph.xml, graph.weights) if isinstance(graph, Ir) else core.read_model(graph)
         except RuntimeError as error:
             kind = "OpenVINO IR" if isinstance(graph, Ir) else "ONNX file"
-            raise WeightsError(f"{source}: not a readable {kind} ({first_line(error)})") from None
+            raise WeightsError(f"{source}: not a readable {kind} ({summarize_error(error)}); export it again") from None
         self.info: WeightsInfo
         self.graph_info: GraphInfo
         self.info, self.graph_info = read_metadata(model_metadata(model), source)
@@ -52,29 +53,34 @@ class OpenVinoRuntime:
         _check_constants(model, source)
         precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
         try:
-            if self.graph_info.dynamic:  # fixed sizes run faster
+            if self.graph_info.dynamic:  # a graph with a fixed input size runs faster
                 model.reshape([1, *self.input_hw, 3])
             compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
         except RuntimeError as error:
-            raise WeightsError(f"{source}: OpenVINO cannot run this graph ({first_line(error)})") from None
+            raise WeightsError(f"{source}: OpenVINO cannot run this graph ({summarize_error(error)})") from None
         self._request = compiled.create_infer_request()
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Run the graph on B > 0 letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`."""
+        """Run the graph on B > 0 letterboxed images and return the predictions.
+
+        Args:
+            inputs: B letterboxed images, each [H, W, 3] uint8 RGB, with (H, W) equal to `input_hw`.
+        """
         return predict_one_by_one(self._infer, inputs, self.graph_info, len(self.info.class_names))
 
     def _infer(self, image: ImageArray, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
+        """Run the graph on one image [H, W, 3] and return the outputs with the given names, in this order."""
         outputs = self._request.infer({"image": image[None]}, share_inputs=True)
-        # Copy: the next inference overwrites the same memory.
+        # Copy the outputs, because the next inference overwrites their memory.
         return tuple(np.array(outputs[name]) for name in names)
 
 
 def _check_constants(model: "openvino.Model", source: str) -> None:
-    """Raise WeightsError if a constant contains NaN.
+    """Raise WeightsError if a constant of the model, such as a weight tensor, contains NaN.
 
-    The outputs cannot show this reliably: a maximum of NaN and a number may return the number.
+    A check of the outputs would not find every NaN: the maximum of NaN and a number can be the number.
     """
     for constant in (node for node in model.get_ops() if node.get_type_name() == "Constant"):
         if constant.data.dtype.kind == "f" and np.isnan(constant.data).any():
             name = constant.get_friendly_name()
-            raise WeightsError(f"{source}: the constant {name} contains NaN: the weights are damaged; export again")
+            raise WeightsError(f"{source}: the constant {name} contains NaN; the weights are damaged: export again")

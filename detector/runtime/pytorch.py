@@ -1,4 +1,4 @@
-"""PyTorch: the inference backend that needs no further package and can use a GPU."""
+"""Run networks with PyTorch, the inference backend that can use a GPU and needs no additional package."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from detector.runtime.base import PointPredictions
 
 
 class TorchRuntime:
-    """Runs the fused network in float32.
+    """A network, fused and loaded into PyTorch, that runs in float32.
 
     Args:
-        network: trained, not fused; it is copied, then fused.
-        input_hw: height and width of the network input, multiples of 32.
-        device: the device to run on.
+        network: trained network, not fused. The runtime uses a fused copy and leaves `network` unchanged.
+        input_hw: height and width of the network input in pixels, multiples of 32.
+        device: the device on which the network runs.
     """
 
     name = "torch"
@@ -31,6 +31,10 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
-        """Run the network on B > 0 letterboxed images [H, W, 3] uint8 RGB of the size `input_hw`."""
+        """Run the network on B > 0 letterboxed images and return the predictions.
+
+        Args:
+            inputs: B letterboxed images, each [H, W, 3] uint8 RGB, with (H, W) equal to `input_hw`.
+        """
         predictions = self._network(images_to_tensor(inputs).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

@@ -1,1 +1,1 @@
-"""The command `serve`: a web page and an HTTP API for detectors."""
+"""The command `serve`: an HTTP server with a web page and an API, which runs detectors on uploaded images."""

@@ -1,8 +1,9 @@
-"""The server: a web page for images and `POST /detect` for programs. It is local unless another host is given.
+"""The server: a web page that shows detections, and `POST /detect` for programs.
 
-A request contains an image and numbers, never a path. Images stay in memory and are discarded after the response.
-The event loop does the input and output. Two threads decode images, and each model has its own thread, because a
-`Detector` runs one batch at a time.
+By default the server listens only on the loopback address, so other machines cannot reach it. A request contains an
+image and numbers, but no paths of files. Images are kept in memory and discarded after the response. The event loop
+reads requests and sends responses. Two threads decode images. Each model has its own thread, because a `Detector` runs
+one batch at a time.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from detector.predict.detector import Detector
 from detector.version import VERSION
 
 try:
-    import python_multipart  # noqa: F401  # Starlette imports it late, and fails with a bare assertion without it
+    import python_multipart  # noqa: F401  # if it is missing, Starlette fails later with an AssertionError without message
     import uvicorn
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -36,7 +37,7 @@ try:
     from starlette.types import ASGIApp
 except ImportError as error:
     raise MissingPackageError(
-        f"the server needs the package {error.name}: pip install 'starlette>=1.0' uvicorn python-multipart"
+        f"the server needs the package {error.name}; run pip install 'starlette>=1.0' uvicorn python-multipart"
     ) from None
 
 from detector.serving.guard import guard, is_loopback, page_headers
@@ -48,16 +49,16 @@ log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 MAX_BYTES = 20_000_000
-"""Default size in bytes of the largest accepted file."""
+"""Default largest size of an uploaded file, in bytes."""
 
 MAX_PIXELS = 50_000_000
-"""Default number of pixels of the largest image that is decoded; two such images at a time take about 700 MB."""
+"""Default largest number of pixels of an image. Decoding two such images at the same time takes about 700 MB."""
 
 CONCURRENCY = 32
-"""Default number of images that are processed or queued at the same time; further requests are refused."""
+"""Default largest number of images that are processed or queued at the same time; more requests are refused."""
 
 SECONDS = 30.0
-"""Default time limit in seconds for an upload, and again for its detection."""
+"""Default time limit in seconds: for each upload, and separately for the detection in the uploaded image."""
 
 _DECODE_THREADS = 2
 _IMAGE_NAME = "image"
@@ -67,8 +68,15 @@ _PAGE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """Limits of a server; see `make_app`."""
+class _ServerLimits:
+    """Limits of the server: size of an upload, pixels of an image, number of concurrent images, and time.
+
+    Attributes:
+        max_bytes: largest size of an uploaded file, in bytes.
+        max_pixels: largest number of pixels of an image that is decoded.
+        concurrency: largest number of images that are processed or queued at the same time.
+        seconds: time limit for each upload, and separately for the detection in the uploaded image.
+    """
 
     max_bytes: int
     max_pixels: int
@@ -78,12 +86,12 @@ class _Limits:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An uploaded image, ready for the network.
+    """An uploaded image after decoding and letterboxing.
 
     Attributes:
-        letterbox: the map from the image to the network input.
-        letterboxed: [input height, input width, 3].
-        image_url: the image as a data URL; None: the response has no image.
+        letterbox: maps coordinates between the image and the network input.
+        letterboxed: [input height, input width, 3] RGB, the network input.
+        image_url: the image as a data URL for the response; None if the response contains no image.
     """
 
     letterbox: Letterbox
@@ -100,22 +108,22 @@ def make_app(
     seconds: float = SECONDS,
     local_only: bool = True,
 ) -> ASGIApp:
-    """Return the server as an ASGI app, for `serve` or any other ASGI server.
+    """Return an ASGI app with the web page and the API; `serve` or any other ASGI server can run the app.
 
     Args:
-        models: name → model; the first is the default.
-        max_bytes: size in bytes of the largest accepted file.
-        max_pixels: pixels of the largest image that is decoded.
-        concurrency: number of images that are processed or queued at the same time; further requests are refused.
-        seconds: time limit for an upload, and again for its detection.
-        local_only: refuse requests whose `Host` is not a loopback name.
+        models: model name → detector; the first model is the default.
+        max_bytes: largest size of an uploaded file, in bytes.
+        max_pixels: largest number of pixels of an image that is decoded.
+        concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
+        seconds: time limit for each upload, and separately for the detection in the uploaded image.
+        local_only: refuse requests whose `Host` header is not a loopback name or address.
 
     Raises:
         ConfigError: `models` is empty.
     """
     if not models:
         raise ConfigError("the server needs at least one model")
-    limits = _Limits(max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, seconds=seconds)
+    limits = _ServerLimits(max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, seconds=seconds)
     page = _PAGE.read_text(encoding="utf-8")
     app = Starlette(
         routes=[
@@ -135,21 +143,21 @@ def make_app(
 
 
 class _DetectEndpoint:
-    """The endpoint `POST /detect`.
+    """The endpoint `POST /detect`: detects objects in an uploaded image.
 
     Args:
-        models: name → model; the first is the default.
+        models: model name → detector; the first model is the default.
         limits: limits of the server.
     """
 
-    def __init__(self, models: Mapping[str, Detector], limits: _Limits) -> None:
+    def __init__(self, models: Mapping[str, Detector], limits: _ServerLimits) -> None:
         self._models, self._limits = models, limits
         self._model_threads = {name: ThreadPoolExecutor(1) for name in models}
         self._decode_threads = ThreadPoolExecutor(_DECODE_THREADS)
         self._slots = asyncio.Semaphore(limits.concurrency)
 
     async def respond(self, request: Request) -> Response:
-        """Read the upload, run the detector and return the detections."""
+        """Read the uploaded image, run the detector on it, and return the response with the detections."""
         limits = self._limits
         if self._slots.locked():
             await skip_body(request, limits.max_bytes, limits.seconds)
@@ -187,21 +195,21 @@ def serve(
     max_pixels: int = MAX_PIXELS,
     concurrency: int = CONCURRENCY,
 ) -> None:
-    """Load models and serve them until Ctrl-C; logs the address.
+    """Load models, log the address of the server, and run the server until Ctrl-C.
 
     Args:
-        weights: weights as for `Detector.load`. A model is named after its file, or after its whole path if two files
-            have the same name.
+        weights: weights of each model, as for `Detector.load`. The name of a model is the stem of the weights file, or
+            its complete path if two files have the same stem.
         device: as for `Detector.load`.
         runtime: as for `Detector.load`.
-        host: address to listen on. Any address other than this machine's loopback opens the server to the network.
-        port: 0: any free port.
-        max_bytes: size in bytes of the largest accepted file.
-        max_pixels: pixels of the largest image that is decoded.
-        concurrency: number of images that are processed or queued at the same time; further requests are refused.
+        host: address to listen on. With an address that is not a loopback address, other machines can use the server.
+        port: TCP port; 0: any free port.
+        max_bytes: largest size of an uploaded file, in bytes.
+        max_pixels: largest number of pixels of an image that is decoded.
+        concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
 
     Raises:
-        InputError: weights that cannot be loaded or are given twice; an address that the server cannot listen on.
+        InputError: weights cannot be loaded or are passed twice, or the server cannot listen on the address and port.
     """
     with _listen(host, port) as listener:
         names = _model_names(weights)
@@ -213,7 +221,9 @@ def serve(
         url_host = f"[{host}]" if ":" in host else host
         log.info("serving %s at http://%s:%d (Ctrl-C stops)", ", ".join(models), url_host, listener.getsockname()[1])
         if not local_only:
-            log.warning("listening on %s: anyone on the network can use it, without password or encryption", host)
+            log.warning(
+                "listening on %s: anyone on the network can use the server, without password or encryption", host
+            )
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(_uvicorn_config(app)).run(sockets=[listener])
 
@@ -233,18 +243,27 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Called before the models are loaded, so that a port in use is reported at once."""
+    """Return a socket that listens on a host and port.
+
+    Called before the models are loaded, so that a port that is in use is reported immediately.
+
+    Raises:
+        InputError: the server cannot listen on this host and port.
+    """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port}: expected a number from 0 to 65535")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without the address, which Python repeats
-        raise InputError(f"{host}, port {port}: cannot listen ({reason}): choose another --port or --host") from None
+        reason = str(error.strerror).partition(" (")[0]  # without the address, which is in the message already
+        raise InputError(f"{host}, port {port}: cannot listen ({reason}); pass another --port or --host") from None
 
 
 def _model_names(weights: Sequence[str]) -> dict[str, str]:
-    """Return model name → weights.
+    """Return model name → weights. The name is the stem of the file, or the complete path if the stem occurs twice.
+
+    Raises:
+        ConfigError: the same weights are passed twice.
 
     >>> _model_names(["cells", "mine.onnx", "a/best.onnx", "b/best.onnx"])
     {'cells': 'cells', 'mine': 'mine.onnx', 'a/best.onnx': 'a/best.onnx', 'b/best.onnx': 'b/best.onnx'}
@@ -252,12 +271,12 @@ def _model_names(weights: Sequence[str]) -> dict[str, str]:
     stems = [Path(path).stem for path in weights]
     names = {path if stems.count(stem) > 1 else stem: path for path, stem in zip(weights, stems, strict=True)}
     if len(names) < len(weights):
-        raise ConfigError(f"weights are given twice: {' '.join(weights)}")
+        raise ConfigError(f"--weights {' '.join(weights)}: the same weights are passed twice; pass them once")
     return names
 
 
 def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that always returns `response`."""
+    """Return an endpoint that returns `response` for every request."""
 
     async def respond(request: Request) -> Response:
         return response
@@ -266,21 +285,27 @@ def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _decode(content: bytes, input_hw: tuple[int, int], max_pixels: int, with_image: bool) -> _Decoded:
-    """Decode and letterbox an image file. The full-size image, which may be large, is freed here."""
+    """Decode an image file, letterbox the image to `input_hw`, and return the result.
+
+    The decoded image, which may be large, is not part of the result, so its memory is freed.
+    """
     image = read_image(content, name=_IMAGE_NAME, max_pixels=max_pixels)
     letterbox, letterboxed = letterbox_image(image, input_hw)
     return _Decoded(letterbox, letterboxed, to_data_url(image) if with_image else None)
 
 
 def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Return the result of `work` and its duration in milliseconds, without the time it waited for a thread."""
+    """Call `work` and return (result, duration in milliseconds).
+
+    Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
+    """
     started = time.perf_counter()
     result = work()
     return result, (time.perf_counter() - started) * 1e3
 
 
 def _overloaded(reason: str) -> HTTPException:
-    return HTTPException(503, f"{reason}: try again in a second", {"Retry-After": "1"})
+    return HTTPException(503, f"{reason}; try again in a second", {"Retry-After": "1"})
 
 
 def _handle_http_error(request: Request, error: Exception) -> Response:
@@ -289,8 +314,8 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
 
 
 def _handle_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # the client is gone: nobody reads it
+    return Response(status_code=400)  # nobody reads this response, because the client has disconnected
 
 
 def _handle_bug(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "internal server error; see the log of the server"}, 500)
+    return JSONResponse({"error": "internal server error; the log of the server has the details"}, 500)

@@ -1,7 +1,8 @@
-"""Protect a local server from web pages of other sites: check the `Host` and `Origin` of every request.
+"""Protects a local server from web pages of other sites by checking the `Host` and `Origin` headers of each request.
 
-A browser lets any page on the internet send requests to 127.0.0.1, and names the page's site in `Origin`. A host name
-that was set up to resolve to 127.0.0.1 (DNS rebinding) still appears in `Host`.
+A browser allows any web page to send requests to 127.0.0.1. The header `Origin` of such a request contains the site of
+the page. An attacker may also define a host name that resolves to 127.0.0.1 (DNS rebinding). The header `Host` of such
+a request contains this host name.
 """
 
 import base64
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is loopback, which no other machine can reach.
+    """Return True if `host` is "localhost" or a loopback address, which other machines cannot reach.
 
     >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -28,12 +29,12 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(app: ASGIApp, local_only: bool, headers: Mapping[str, str]) -> ASGIApp:
-    """Return an app that checks each request before `app`, and adds `headers` to each response.
+    """Return an ASGI app that refuses requests from other sites, passes all other requests to `app`, and adds headers.
 
     Args:
-        app: the app to protect.
-        local_only: refuse requests whose `Host` is not a loopback name.
-        headers: header name → value.
+        app: the ASGI app to protect.
+        local_only: also refuse requests whose `Host` header is not a loopback name or address.
+        headers: header name → value; added to each response.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,10 +50,12 @@ def guard(app: ASGIApp, local_only: bool, headers: Mapping[str, str]) -> ASGIApp
 
 
 def page_headers(page: str) -> dict[str, str]:
-    """Return the security headers for every response: the page may run and load its own content and nothing else.
+    """Return the security headers for all responses, as header name → value.
+
+    With these headers, a browser runs only the scripts and styles in `page`, and the page connects only to this server.
 
     Args:
-        page: HTML with inline scripts and styles.
+        page: HTML of the web page, with inline scripts and styles.
     """
 
     def hashes(tag: str) -> str:
@@ -74,11 +77,11 @@ def page_headers(page: str) -> dict[str, str]:
 
 
 def _reason_to_refuse(headers: Headers, local_only: bool) -> str | None:
-    """Return why a request is refused; None if it is allowed."""
+    """Return the reason why a request is refused, or None if the request is allowed."""
     host, origin = headers.get("host", ""), headers.get("origin")
     name = re.sub(r":\d*$", "", host)
     if local_only and not is_loopback(name):
-        return f"host '{name}' is not allowed: use 127.0.0.1 or localhost, or start the server with --host"
+        return f"the host '{name}' is not allowed; use 127.0.0.1 or localhost, or start the server with --host"
     if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-        return f"a page of {origin} may not use this server: only the server's own page and programs may"
+        return f"web pages of {origin} must not use this server; only its own page and programs can use it"
     return None

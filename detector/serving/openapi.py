@@ -1,4 +1,4 @@
-"""The OpenAPI document of the server; tests check the server's responses against it."""
+"""The OpenAPI document, which describes the requests and responses of the server. Tests compare it with the server."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,24 +12,28 @@ _FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 _COORDINATE = {"type": "number", "minimum": 0}
 
 _ERRORS = {
-    400: "The form or the request cannot be parsed.",
-    403: "The request names a foreign host, or comes from a page of another site.",
+    400: "The request or the form in it cannot be parsed.",
+    403: "The `Host` header is not allowed, or the request comes from a web page of another site.",
     408: "The upload took too long.",
-    413: "The file has too many bytes, or the image too many pixels.",
+    413: "The file has too many bytes, or the image has too many pixels.",
     415: "The file is not an image.",
     422: "A parameter is invalid, or the form does not contain exactly one file.",
-    503: "The server is overloaded; `Retry-After` says when to try again.",
+    503: "The server is overloaded. Try again after the number of seconds in the header `Retry-After`.",
 }
 
 
 def describe_api(models: Sequence[str]) -> dict[str, Any]:
-    """Return the OpenAPI document of a server with these models; the first is the default."""
+    """Return the OpenAPI document of the server, as values that JSON can represent.
+
+    Args:
+        models: names of the models; the first model is the default.
+    """
     detect = {
         "summary": "Detect the objects in an image.",
         "operationId": "detect",
         "parameters": _parameters(models),
         "requestBody": {"required": True, "content": _upload_formats()},
-        "responses": {"200": _response("The detections, best first.", "DetectResponse")}
+        "responses": {"200": _response("The detections, highest score first.", "DetectResponse")}
         | {str(status): _response(description, "ErrorResponse") for status, description in _ERRORS.items()},
     }
     return {
@@ -37,7 +41,7 @@ def describe_api(models: Sequence[str]) -> dict[str, Any]:
         "info": {"title": "detector", "version": VERSION, "summary": "Object detection on this machine."},
         "paths": {
             "/detect": {"post": detect},
-            "/health": {"get": _get("health", "Whether the server is up.", "HealthResponse")},
+            "/health": {"get": _get("health", "The version of the running server.", "HealthResponse")},
             "/models": {"get": _get("models", "The models, the default thresholds and the limits.", "ModelsResponse")},
         },
         "components": {"schemas": _schemas(models)},
@@ -51,15 +55,15 @@ def _parameters(models: Sequence[str]) -> list[dict[str, Any]]:
         _parameter(
             "iou_threshold",
             _FRACTION | {"default": IOU_THRESHOLD},
-            "NMS IoU threshold: of two boxes that overlap by more, only the better one is kept; 1 keeps every box.",
+            "NMS IoU threshold: of two boxes with a larger IoU, only the better box is kept. 1 keeps all boxes.",
         ),
         _parameter(
             "max_detections",
             {"type": "integer", "minimum": 1, "maximum": MAX_DETECTIONS_LIMIT, "default": MAX_DETECTIONS},
-            "Largest number of detections; the best are kept.",
+            "Largest number of detections; those with the highest scores are kept.",
         ),
         _parameter(
-            "with_image", {"type": "boolean", "default": False}, "Also return the image as the server decoded it."
+            "with_image", {"type": "boolean", "default": False}, "Whether the response also contains the decoded image."
         ),
     ]
 
@@ -97,7 +101,7 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
         model=_STRING, width=size, height=size, milliseconds=_NUMBER, detections=_list({"$ref": _at("Detection")})
     )
     detect_response["properties"]["image"] = _STRING | {
-        "description": "Only with `with_image`: the upright image as a data URL (JPEG); a large image is scaled down."
+        "description": "Only with `with_image`: the upright image as a data URL (JPEG). A large image is scaled down."
     }
     return {
         "DetectResponse": detect_response,

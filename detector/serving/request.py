@@ -1,4 +1,4 @@
-"""Parse a request to `/detect`: the query of the URL and the uploaded file. Bad requests raise an HTTP error."""
+"""Reads a request to `/detect`: parameters and uploaded file. An invalid request raises an HTTPException."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from detector.errors import did_you_mean
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, DetectOptions
 
 MAX_DETECTIONS_LIMIT = 1000
-"""Largest `max_detections` a request may ask for; it bounds the size of a response."""
+"""Largest allowed value of the parameter `max_detections`; limits the size of a response."""
 
 _PARAMETERS = ("model", "score_threshold", "iou_threshold", "max_detections", "with_image")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
@@ -30,9 +30,9 @@ class DetectRequest:
     """The parameters of a request to `/detect`.
 
     Attributes:
-        model: name of one of the server's models.
-        options: thresholds for the detection.
-        with_image: whether the response contains the decoded image, for a page to draw.
+        model: name of the model to run.
+        options: thresholds and largest number of detections.
+        with_image: whether the response contains the decoded image, so that the web page can draw it.
     """
 
     model: str
@@ -41,11 +41,11 @@ class DetectRequest:
 
 
 def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> DetectRequest:
-    """Parse the query of a URL.
+    """Parse the query of a URL and return the parameters, with default values for those that are missing.
 
     Args:
-        query: names and values in their order.
-        models: names of the models; the first is the default.
+        query: (name, value) pairs.
+        models: names of the models; the first model is the default.
 
     Raises:
         HTTPException: 422: a name is unknown or repeated, or a value is invalid.
@@ -55,7 +55,7 @@ def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> De
         if name not in _PARAMETERS:
             raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, _PARAMETERS)}")
         if name in values:
-            raise HTTPException(422, f"{name}: given twice; send it once")
+            raise HTTPException(422, f"{name}: the parameter is sent twice; send it once")
         values[name] = value
     model = values.get("model", next(iter(models)))
     if model not in models:
@@ -90,25 +90,27 @@ def _parse_flag(name: str, values: dict[str, str]) -> bool:
 
 
 async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """Return the uploaded file, from the body or from a form with one file; its content is not checked.
+    """Return the bytes of the uploaded file; they are not decoded.
+
+    The file is the body of the request, or the only file in a multipart form.
 
     Args:
         request: a request with a body.
-        max_bytes: largest body in bytes, including the boundaries of a form.
+        max_bytes: largest size of the body in bytes, including the boundaries of a form.
         seconds: time limit for the upload.
 
     Raises:
         HTTPException: 400: the form is damaged; 408: the upload took too long; 413: the body is too large;
-            415: neither an image nor a form; 422: the form does not contain exactly one file.
+            415: the body is neither an image nor a form; 422: the form does not contain exactly one file.
         ClientDisconnect: the client closed the connection.
     """
     try:
         async with asyncio.timeout(seconds):
             body = await _read_body(request, max_bytes, 2 * max_bytes)
     except TimeoutError:
-        raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds") from None
+        raise HTTPException(408, f"the upload took longer than {seconds:g} seconds") from None
     if body is None:
-        raise HTTPException(413, f"the file is too large: at most {max_bytes / 1e6:g} MB are accepted; shrink it")
+        raise HTTPException(413, f"the file is larger than {max_bytes / 1e6:g} MB; shrink the image")
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         return await _read_form_file(request, body)
@@ -119,14 +121,25 @@ async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes
 
 
 async def skip_body(request: Request, max_bytes: int, seconds: float) -> None:
-    """Read and discard the body: a client refused during its upload would only see a broken connection."""
+    """Read the body of a request and discard it.
+
+    A client that is refused before its upload is complete may not receive the response, only a broken connection.
+
+    Args:
+        request: a request with a body.
+        max_bytes: reading stops after this number of bytes.
+        seconds: reading stops after this time.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await _read_body(request, 0, max_bytes)
 
 
 async def _read_body(request: Request, max_bytes: int, max_read: int) -> bytes | None:
-    """Return the body; None if it is larger than `max_bytes`. Reading stops only above `max_read` bytes."""
+    """Return the body of a request, or None if it is larger than `max_bytes`.
+
+    A body that is too large is read up to `max_read` bytes and discarded, so that the client can receive the response.
+    """
     body, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -138,22 +151,30 @@ async def _read_body(request: Request, max_bytes: int, max_read: int) -> bytes |
 
 
 async def _read_form_file(request: Request, body: bytes) -> bytes:
-    """Return the content of the only file in a multipart form."""
+    """Return the bytes of the only file in a multipart form.
+
+    Args:
+        request: a request whose headers describe the form.
+        body: body of the request.
+
+    Raises:
+        HTTPException: 400: the form is damaged; 422: the form does not contain exactly one file and nothing else.
+    """
 
     async def chunks() -> AsyncIterator[bytes]:
         yield body
 
     parser = MultiPartParser(request.headers, chunks(), max_files=1, max_fields=1)  # type: ignore[arg-type]
-    parser.spool_max_size = len(body) + 1  # keep the upload in memory: it is never written to disk
+    parser.spool_max_size = len(body) + 1  # keep the file in memory, do not write it to disk
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:  # which of the two depends on the version of Starlette
+    except (MultiPartException, FormParserError) as error:  # the type depends on the version of Starlette
         raise HTTPException(400, f"the form cannot be parsed ({error}): {_HOW_TO_SEND}") from None
     try:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise HTTPException(
-                    422, f"{name}: the form may contain only the file; put parameters into the URL, /detect?..."
+                    422, f"{name}: the form must contain only the file; send parameters in the URL, /detect?..."
                 )
         contents = [await upload.read() for upload in form.values() if isinstance(upload, UploadFile)]
     finally:

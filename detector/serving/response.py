@@ -1,4 +1,4 @@
-"""The JSON bodies of the server's responses; `openapi.py` describes them."""
+"""Creates the JSON bodies of the responses of the server; `openapi.py` describes their format."""
 
 import base64
 import io
@@ -17,11 +17,16 @@ from detector.predict.detector import Detector
 from detector.serving.request import MAX_DETECTIONS_LIMIT
 
 _MAX_IMAGE_SIDE = 2048
-"""Largest side of the image in a response, in pixels; about 300 kB."""
+"""Longer side in pixels of the largest image in a response. A JPEG image of this size has about 300 kB."""
 
 
 def models_response(models: Mapping[str, Detector], max_bytes: int) -> dict[str, Any]:
-    """Return the response to `/models`: the models, the default thresholds and the limits of a request."""
+    """Return the body of the response to `/models`: the models, the default thresholds and the limits of a request.
+
+    Args:
+        models: model name → detector.
+        max_bytes: largest size of an uploaded file, in bytes.
+    """
     return {
         "models": [_model_to_json(name, model) for name, model in models.items()],
         "defaults": {
@@ -37,14 +42,14 @@ def models_response(models: Mapping[str, Detector], max_bytes: int) -> dict[str,
 def detect_response(
     model: str, image_hw: tuple[int, int], found: Detections, milliseconds: float, image_url: str | None
 ) -> dict[str, Any]:
-    """Return the response to `/detect`.
+    """Return the body of the response to `/detect`.
 
     Args:
         model: name of the model.
-        image_hw: height and width of the upright image.
-        found: detections, boxes in image pixels.
-        milliseconds: time to decode the image and to run the detector.
-        image_url: the image as a data URL; None: the response has no image.
+        image_hw: (height, width) of the upright image in pixels.
+        found: detections, with boxes in pixels of the image.
+        milliseconds: time for decoding the image and running the detector.
+        image_url: the image as a data URL; None: the response contains no image.
     """
     height, width = image_hw
     response = {
@@ -58,7 +63,10 @@ def detect_response(
 
 
 def to_data_url(image: ImageArray) -> str:
-    """Return an image [H, W, 3] as a data URL (JPEG), scaled down to at most `_MAX_IMAGE_SIDE` pixels per side."""
+    """Convert an image [H, W, 3] RGB to a data URL with a JPEG image, scaled down if a side is too long.
+
+    The sides of the JPEG image have at most `_MAX_IMAGE_SIDE` pixels.
+    """
     height, width = image.shape[:2]
     scale = min(1, _MAX_IMAGE_SIDE / max(height, width))
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
@@ -84,7 +92,10 @@ def _model_to_json(name: str, model: Detector) -> dict[str, Any]:
 
 
 def _detections_to_json(found: Detections) -> list[dict[str, Any]]:
-    """Return the detections with all digits: a client that reads them as float32 gets the same values."""
+    """Return the detections as JSON values.
+
+    The numbers are not rounded, so a client that reads them as float32 gets exactly the same values.
+    """
     rows = zip(found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
     return [
         {"class": found.class_names[class_id], "class_id": class_id, "score": score, "box": box}

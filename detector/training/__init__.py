@@ -1,1 +1,1 @@
-"""The command `train`: one training run with its schedule, optimizer, checkpoints and output folder."""
+"""The command `train`: a training run, with schedules, optimizers, checkpoints and an output folder."""

@@ -1,6 +1,6 @@
-"""EMA: the exponential moving average of the weights, which is evaluated and saved.
+"""EMA: the exponential moving average of the weights. The averaged weights are evaluated and saved.
 
-`torch.optim.swa_utils.AveragedModel` would do the same for a constant decay; here the decay is a function of the step.
+`torch.optim.swa_utils.AveragedModel` supports only a constant decay; here the decay is a function of the step.
 """
 
 import copy
@@ -11,13 +11,13 @@ from detector.model.network import GridNetwork
 
 
 class EmaWeights:
-    """An averaged copy of a network; the statistics of batch norm are averaged too.
+    """A copy of a network with averaged weights and averaged batch norm statistics.
 
     Args:
-        network: the network in training; its parameters are read at each update.
+        network: the network that is trained; each update reads its current weights.
 
     Attributes:
-        network: the averaged copy, in evaluation mode.
+        network: the copy with averaged weights, in evaluation mode.
 
     Source: Tarvainen and Valpola, Mean teachers are better role models, 2017, equation 2.
     """
@@ -30,5 +30,5 @@ class EmaWeights:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Update the average: average * decay + weights * (1 - decay)."""
+        """Set the average to average * decay + current * (1 - decay), where `current` are the weights in training."""
         torch._foreach_lerp_(self._averages, self._currents, 1 - decay)

@@ -1,4 +1,4 @@
-"""What the last bit of a result depends on, besides data and settings: versions, threads, device, machine."""
+"""The environment of a run: versions, threads, device, machine. A change may change the last bits of the weights."""
 
 import platform
 
@@ -18,11 +18,11 @@ EFFECTS = {
     "device": "sums are added in another order, so results differ in their last bits",
     "machine": "sums may be added in another order, so results may differ in their last bits",
 }
-"""Fact → what a change of it means for a resumed run."""
+"""Name of a fact → effect on a resumed run if the fact has changed."""
 
 
 def environment_facts(device: torch.device) -> dict[str, object]:
-    """Return the versions, threads, device and machine of this process."""
+    """Return the versions of the packages, the number of threads, the device and the machine of this process."""
     return {
         "detector": VERSION,
         "torch": torch.__version__,

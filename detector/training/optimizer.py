@@ -1,4 +1,4 @@
-"""Optimizers: Muon for convolution weights and AdamW for all other parameters, or one standard optimizer for all."""
+"""Optimizers: Muon for convolution weights plus AdamW for the other parameters, or one optimizer for all parameters."""
 
 import functools
 import math
@@ -17,15 +17,16 @@ _BETAS = (0.9, 0.99)
 
 
 def peak_learning_rate(config: OptimizerConfig) -> float:
-    """Return the peak learning rate: the setting, or the default of the optimizer."""
+    """Return the peak learning rate: `config.lr`, or the default of the optimizer if `config.lr` is "auto"."""
     return _PEAK[config.optimizer] if config.lr == "auto" else config.lr
 
 
 def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optimizer]:
-    """Return the optimizers that together train every parameter; each parameter group stores its `peak_lr`.
+    """Return one or two optimizers, which together train every parameter of the network.
 
-    Muon and AdamW apply weight decay to convolution weights only: norms and biases are scale and offset, not
-    complexity. For the other optimizers there is the penalty `l2`.
+    Each parameter group stores its peak learning rate as `peak_lr`. Muon and AdamW apply weight decay to convolution
+    weights only: the parameters of norms and the biases set scale and offset, not complexity. The other optimizers have
+    no weight decay; use the setting `l2` for a penalty.
 
     Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5, 2012 (RMSProp); Kingma and Ba, Adam,
     2015, algorithm 1; Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, algorithm 2 (AdamW).
@@ -59,21 +60,22 @@ def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optim
 
 
 def kernels_of(network: GridNetwork) -> list[Tensor]:
-    """Return the weights of all convolutions except the last one of each head."""
+    """Return the weights of all convolutions except the last convolution of each head."""
     outputs = {id(output) for output in network.outputs}
     return [m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and id(m) not in outputs]
 
 
 class Muon(Optimizer):
-    """Muon: momentum whose step is orthogonalized, so that every direction of a weight matrix moves by the same amount.
+    """The optimizer Muon: momentum with orthogonalized steps, which change a weight matrix equally in all directions.
 
-    A kernel [out, in, h, w] is treated as the matrix [out, h*w*in]. Matrices of the same shape are processed together.
+    The weights [out, in, h, w] of a convolution are treated as the matrix [out, h*w*in]. Matrices of the same shape are
+    processed together.
 
     Args:
         params: convolution weights.
-        lr: learning rate: the spectral norm of a step.
-        momentum: Nesterov momentum.
-        weight_decay: fraction of the weight subtracted per step, times `lr`.
+        lr: learning rate, which is the spectral norm of a step.
+        momentum: coefficient of the Nesterov momentum.
+        weight_decay: `lr * weight_decay` is the fraction of the weights that is subtracted per step.
 
     Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
@@ -115,17 +117,26 @@ class Muon(Optimizer):
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:
-    """Return a channels_last kernel [out, in, h, w] viewed as [out, h*w*in], without copying."""
+    """Return a view [out, h*w*in] of a kernel [out, in, h, w] whose memory format is channels_last."""
     return kernel.permute(0, 2, 3, 1).view(kernel.shape[0], -1)
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Return approximately the nearest orthogonal matrices to [K, n, m]; singular values become 0.7..1.2.
+    """Return an approximation of the nearest orthogonal matrix of each matrix.
 
-    The iteration x ← (a + b·g + c·g²) x with g = x·xᵀ only multiplies x by polynomials of g, and these commute.
-    So it is run on g alone, n x n instead of n x m, and x is multiplied once at the end: about 2.5 times less work.
+    The published iteration is x ← (a + b·g + c·g²) x with g = x·xᵀ. It only multiplies x by polynomials of g, which
+    commute. So the iteration runs on g, which is n x n instead of n x m, and multiplies x once at the end. This takes
+    about 2.5 times fewer operations.
 
-    Source: Jordan et al., as above: quintic Newton-Schulz iteration with these three coefficients.
+    Args:
+        matrices: [K, n, m].
+        rounds: number of iterations.
+
+    Returns:
+        [K, n, m], with the singular vectors of `matrices` and singular values from about 0.7 to 1.2.
+
+    Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024: quintic Newton-Schulz
+    iteration with these three coefficients.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -143,7 +154,13 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 def clip_gradients(network: GridNetwork, max_norm: float, max_value: float = 0.0) -> Tensor:
-    """Clip the gradients: first their common norm, then each value (0: no limit); return the norm before clipping."""
+    """Clip the gradients in place; return the norm of all gradients before clipping, a scalar.
+
+    Args:
+        network: the network whose gradients are clipped.
+        max_norm: largest norm of all gradients together.
+        max_value: largest absolute value of each gradient, applied after `max_norm`; 0: no limit.
+    """
     norm: Tensor = nn.utils.clip_grad_norm_(network.parameters(), max_norm, foreach=True)
     if max_value:
         nn.utils.clip_grad_value_(network.parameters(), max_value, foreach=True)

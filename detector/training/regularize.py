@@ -1,6 +1,7 @@
-"""Regularization: L1 and L2 penalties, max-norm and dropout, each from an epoch of its own on.
+"""Regularization: L1 and L2 penalties, max-norm and dropout. Each starts at the epoch in its setting `*_after`.
 
-From the first step on, regularization would pull weights that have learned nothing yet into the saddle point at zero.
+Regularization at the first steps would pull weights that have not learned anything yet to zero, which is a saddle
+point.
 """
 
 import torch
@@ -13,7 +14,10 @@ from detector.training.optimizer import kernels_of
 
 @torch.no_grad()
 def add_penalties(network: GridNetwork, config: OptimizerConfig, epoch: float) -> None:
-    """Add the gradients of l2 / 2 * sum(w²) and l1 * sum(|w|) to the gradients of convolution weights."""
+    """Add the gradient of the penalty l2 / 2 * sum(w²) + l1 * sum(|w|) to the gradients of the convolution weights w.
+
+    The last convolution of each head has no penalty. l2 is 0 before epoch `l2_after`, l1 before epoch `l1_after`.
+    """
     l2 = config.l2 if epoch >= config.l2_after else 0.0
     l1 = config.l1 if epoch >= config.l1_after else 0.0
     if not l2 and not l1:
@@ -25,7 +29,9 @@ def add_penalties(network: GridNetwork, config: OptimizerConfig, epoch: float) -
 
 @torch.no_grad()
 def limit_norms(network: GridNetwork, config: OptimizerConfig, epoch: float) -> None:
-    """Scale down every convolution filter [in, h, w] whose norm is above `max_norm`.
+    """Scale every convolution filter [in, h, w] with a norm above `max_norm` down to this norm.
+
+    Does nothing if `max_norm` is 0 and before epoch `max_norm_after`. The last convolution of each head is left out.
 
     Source: Srivastava et al., Dropout, 2014, section 5.1.
     """
@@ -36,7 +42,10 @@ def limit_norms(network: GridNetwork, config: OptimizerConfig, epoch: float) -> 
 
 
 def set_dropout(network: GridNetwork, config: Config, epoch: float, step: int) -> None:
-    """Turn dropout on from its epoch, and seed it so that the dropped channels are a function of (seed, step)."""
+    """Set the dropout probability: 0 before epoch `dropout_after`, then `config.dropout`.
+
+    Also seeds the random number generator with (seed, step), so that the dropped channels depend on nothing else.
+    """
     if config.dropout:
         torch.manual_seed(config.seed * 1_000_003 + step)
         for module in network.modules():

@@ -1,4 +1,4 @@
-"""The output folder of a run: settings, ledger, results per evaluation, best and last weights, checkpoints."""
+"""The output folder of a run: settings, ledger, results of all evaluations, best and last weights, checkpoints."""
 
 import csv
 import io
@@ -18,23 +18,23 @@ from detector.weights_info import WeightsInfo
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder that already holds a run: a run is never overwritten.
+    """Raise FileError if a folder already contains a run, because a run is never overwritten.
 
     Raises:
-        FileError: the folder holds a run.
+        FileError: the folder contains a run.
     """
     if any((path / name).exists() for name in ("weights", "results.csv", "run.json")):
-        raise FileError(f"{path}: the folder already holds a run; choose another --out, or remove it first")
+        raise FileError(f"{path}: the folder already holds a run; choose another --out, or remove the folder first")
 
 
 class RunFolder:
-    """Reads and writes the files of one run; locked against other processes until `close`.
+    """The output folder of one run: reads and writes its files. It is locked against other processes until `close`.
 
     Args:
-        path: created if it does not exist.
+        path: path of the folder. A missing folder is created.
 
     Raises:
-        FileError: the folder cannot be written, or another run is using it.
+        FileError: the folder cannot be created or written, or another process is training in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,35 +44,37 @@ class RunFolder:
         self._lock.enter_context(locked(path, "training"))
 
     def close(self) -> None:
-        """Release the lock."""
+        """Unlock the folder."""
         self._lock.close()
 
     @property
     def best(self) -> Path:
-        """The weights with the best AP on val; the last ones where nothing is evaluated."""
+        """Path of the weights with the highest AP on val; without a val split, of the last weights."""
         return self.path / "weights" / "best.safetensors"
 
     @property
     def last(self) -> Path:
-        """The weights at the end."""
+        """Path of the weights of the last evaluation."""
         return self.path / "weights" / "last.safetensors"
 
     def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file into the folder."""
+        """Write a JSON file with this name into the folder."""
         write_json(self.path / name, values)
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the folder.
+        """Return the content of the JSON file with this name in the folder.
 
         Raises:
-            FileError: the file is missing or not JSON.
+            FileError: the file is missing or is not JSON.
         """
         if not (self.path / name).exists():
-            raise FileError(f"{self.path}: no run to resume ({name} is missing)")
+            raise FileError(
+                f"{self.path}: no run to resume, because {name} is missing; give the output folder of a run"
+            )
         return read_json(self.path / name)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows with the same keys as CSV."""
+        """Write a CSV file with this name into the folder; all rows have the same keys, which become the header."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -80,14 +82,14 @@ class RunFolder:
         write_atomic(self.path / name, text.getvalue().encode())
 
     def save(self, network: GridNetwork, info: WeightsInfo, *, is_best: bool, float16: bool) -> None:
-        """Write the last weights, and also the best ones if these are the best."""
+        """Write weights to last.safetensors, and if `is_best`, also to best.safetensors; as float16 if `float16`."""
         for path in (self.last, self.best) if is_best else (self.last,):
             save_weights(path, network, info, float16)
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        """Write a checkpoint with everything needed to resume."""
+        """Write a checkpoint that contains everything needed to resume the run."""
         write_state(self.path / "state", progress, tensors)
 
     def read_state(self) -> tuple[Progress, dict[str, Tensor]] | None:
-        """Return the latest intact checkpoint, None where there is none."""
+        """Return the latest undamaged checkpoint; None if there is none."""
         return read_state(self.path / "state")

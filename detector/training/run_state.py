@@ -1,8 +1,8 @@
-"""Checkpoints for resuming: everything needed to continue a run bit-exactly.
+"""Checkpoints: everything needed to resume a run with exactly the same result as without the interruption.
 
-One safetensors file, with the progress of the run as JSON in its metadata. The file name contains a hash of the
-content, so that a damaged file is detected. The order of the images and their augmentation are functions of the step
-and need not be saved.
+A checkpoint is one safetensors file, with the progress of the run as JSON in its metadata. The file name contains a
+hash of the content, so that a damaged file is detected. The order and the augmentation of the images are functions of
+the step, so a checkpoint does not contain them.
 """
 
 import hashlib
@@ -23,21 +23,22 @@ log = logging.getLogger(__name__)
 
 FORMAT = "detector-state-2"
 _KEPT = 2
+"""Number of checkpoints in a folder; older ones are removed."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run: planned and done steps, losses and results so far.
 
     Attributes:
-        steps: planned steps.
-        evaluations: planned evaluations.
-        step: steps done.
-        seconds: wall time so far, over all sessions.
-        losses: sums of the loss terms since the last evaluation.
-        steps_since: steps since then.
-        without_better: evaluations since the best AP.
-        best: the best evaluation, as `AveragePrecision.to_json` returns it.
+        steps: planned number of steps; 0 before the run is planned.
+        evaluations: planned number of evaluations; 0 before the run is planned.
+        step: number of steps done.
+        seconds: wall time of the run, without interruptions.
+        losses: name of a loss term → its sum since the last evaluation.
+        steps_since: number of steps since the last evaluation.
+        without_better: number of evaluations since the highest AP was reached.
+        best: the evaluation with the highest AP, as `AveragePrecision.to_json` returns it; None before it.
         results: rows of results.csv.
         timing: rows of timing.csv.
     """
@@ -55,10 +56,10 @@ class Progress:
 
 
 def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint into a folder and remove all but the last two.
+    """Write a checkpoint into a folder, then remove all checkpoints except the latest two.
 
     Raises:
-        FileError: the checkpoint cannot be written; earlier ones are unchanged.
+        FileError: the checkpoint cannot be written. Earlier checkpoints are unchanged.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(on_cpu, {"format": FORMAT, "progress": json.dumps(asdict(progress))})
@@ -68,10 +69,10 @@ def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) ->
 
 
 def read_state(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Return the latest intact checkpoint of a folder; None where there is none.
+    """Read and return the latest undamaged checkpoint in a folder: progress and tensors; None if there is none.
 
     Raises:
-        FileError: the checkpoint was written by another version.
+        FileError: another version of this package wrote the checkpoint.
     """
     for path in _states(folder):
         try:
@@ -79,7 +80,7 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
         except FileError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            log.warning(f"{path}: damaged, using the checkpoint before it ({error})")
+            log.warning(f"{path}: the checkpoint is damaged ({error}); using the checkpoint before it")
     return None
 
 
@@ -89,12 +90,15 @@ def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
         raise ValueError("the content does not match the hash in the file name")
     head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     if head["format"] != FORMAT:
-        raise FileError(f"{path}: written by another version ({head['format']}, expected {FORMAT})")
+        raise FileError(
+            f"{path}: the checkpoint was written by another version (format {head['format']!r}, expected {FORMAT!r}); "
+            "resume with that version, or train again"
+        )
     return Progress(**json.loads(head["progress"])), load(data)
 
 
 def _states(folder: Path) -> list[Path]:
-    """Return the checkpoints, latest first."""
+    """Return the paths of the checkpoints in a folder, the latest first."""
     return sorted(folder.glob("[0-9]*-*.safetensors"), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Schedules: learning rate, EMA decay and others as pure functions of the step, with no state to save."""
+"""Schedules: learning rate, EMA decay and others as pure functions of the step, so they have no state to save."""
 
 import math
 from collections.abc import Callable
@@ -7,14 +7,21 @@ from detector.config import PLANNING_STEPS, OptimizerConfig
 
 _MAX_WARMUP_STEPS = 300
 _WARMUP_AT_PLANNING = 0.2
+"""Learning rate at the end of the planning steps, as a fraction of the peak."""
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_per_epoch: float) -> float:
-    """Return the learning rate of `step` in a run of `steps` steps, as a fraction of the peak.
+    """Return the learning rate of one step, as a fraction of the peak learning rate, 0..1.
 
-    It rises linearly during warmup, then falls according to `config.lr_schedule`. In the first `PLANNING_STEPS` steps
-    it rises to a fifth of the peak whatever the length of the run, since a run with a budget in minutes does not know
-    its length yet.
+    The learning rate rises linearly during warmup, then falls according to `config.lr_schedule`. In the first
+    `PLANNING_STEPS` steps it always rises to a fifth of the peak: a run with a length in minutes does not know its
+    number of steps yet.
+
+    Args:
+        step: index of the step, from 0.
+        steps: number of steps of the run.
+        config: settings of the schedule.
+        steps_per_epoch: number of steps per epoch.
     """
     if step < PLANNING_STEPS:
         return _WARMUP_AT_PLANNING * (step + 1) / PLANNING_STEPS
@@ -27,12 +34,12 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_p
 
 
 def _progress(step: int, steps: int, start: float) -> float:
-    """Return how far `step` is between `start` and the end of the run, 0..1."""
+    """Return the position of `step` between `start` and the end of the run: 0 up to `start`, 1 at the end."""
     return min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
 
 
-# Each is a function of the number of the step (from 1), the steps of the run, the step from which the rate may fall,
-# the settings, and the steps per epoch.
+# Schedule → function that returns the learning rate after warmup, as a fraction of the peak. Arguments: number of the
+# step (from 1), number of steps of the run, step at which the rate may start to fall, settings, steps per epoch.
 _DECAYS: dict[str, Callable[[int, int, float, OptimizerConfig, float], float]] = {
     "linear": lambda step, steps, start, config, _: 1 + (config.final_lr - 1) * _progress(step, steps, start),
     "cosine": lambda step, steps, start, config, _: (
@@ -49,7 +56,11 @@ _DECAYS: dict[str, Callable[[int, int, float, OptimizerConfig, float], float]] =
 
 
 def ema_decay(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Return the decay of the EMA at `step`: short at first, then a time constant of `config.ema` of the run."""
+    """Return the decay of the EMA at a step: the fraction of the average that is kept, 0..1.
+
+    At first the decay is small, so that the average forgets the initial weights. Later it is as large as that of a
+    moving average over a window of `config.ema * steps` steps. With `config.ema = 0` the decay is 0: no averaging.
+    """
     rising = (1 + step) / (10 + step)
     if config.ema == 0:
         return 0.0
@@ -59,12 +70,16 @@ def ema_decay(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def min_quality(step: int, steps: int) -> float:
-    """Return the lower bound of the target scores: 0.1 in the first 2 % of the run, while every box is still wrong."""
+    """Return the lower bound of the target scores at a step: 0.1 at the start of the run, then 0.
+
+    The start is the first 2 % of the run, and at least `PLANNING_STEPS` steps. There the predicted boxes are still so
+    wrong that the target scores of all objects would be nearly 0.
+    """
     return 0.1 if step < max(PLANNING_STEPS, 0.02 * steps) else 0.0
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Return the steps after which the run is evaluated: evenly spaced, the last step included.
+    """Return the numbers of the steps after which the run is evaluated: evenly spaced, including the last step.
 
     >>> evaluation_steps(100, 3)
     [33, 67, 100]

@@ -1,4 +1,4 @@
-"""Training: from a data set to saved weights within a budget; and resuming an interrupted run."""
+"""Train a detector on a data set, and resume an interrupted run."""
 
 import logging
 import time
@@ -16,25 +16,28 @@ from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
 from detector.training.environment import EFFECTS
-from detector.training.run import RunInputs, TrainingResult, TrainingRun
+from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
+from detector.training.run_inputs import RunInputs
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MINUTES = 10.0
+"""Length of a run if the settings give no length."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train, as run.json stores it.
+    """Everything needed to start a run, or to resume it: data, settings and initial weights. Saved in run.json.
 
     Attributes:
-        data: anything `open_data` accepts; a path is absolute.
-        split: the split to train on.
-        config: settings.
-        weights: path of the initial weights; None: random ones.
-        reuse_backbone: whether these may have other classes.
+        data: name of a built-in data set, or absolute path of a data set.
+        split: name of the training split.
+        config: settings, with a length of the run.
+        weights: absolute path of the initial weights; None: random initial weights.
+        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their last
+            layers are used.
     """
 
     data: str
@@ -53,41 +56,46 @@ def train(
     weights: str | Path | None = None,
     reuse_backbone: bool = False,
 ) -> TrainingResult:
-    """Train a detector, from scratch or from weights.
+    """Train a detector, from random weights or from given weights; return the path and the AP of the best weights.
 
-    In this process, memory that is freed in large blocks is kept by the allocator from now on (glibc only), which makes
-    training faster. The number of OpenCV threads and the state of PyTorch's random number generators are restored.
-    While the run lasts, Ctrl-C and SIGTERM request a graceful shutdown, if `train` is called in the main thread.
+    Side effects on this process: from now on the memory allocator keeps large blocks that are freed (glibc only), which
+    makes training faster. The number of OpenCV threads and the state of PyTorch's random number generators are changed
+    during the run and restored at its end. During the run, Ctrl-C and SIGTERM request a graceful shutdown, if `train`
+    was called in the main thread.
 
     Args:
-        data: anything `open_data` accepts; its val split, where there is one, selects the best weights.
-        config: settings; without a length the run takes ten minutes.
-        out: output folder; it may exist, but must not hold a run.
-        split: the split to train on; with "trainval" nothing is left to evaluate on, and the last weights are the best.
-        weights: initial weights, a path or the name of shipped weights; the architecture, and an input size on "auto",
-            are then those of the weights.
-        reuse_backbone: accept weights with other classes, and use all but their last layers.
+        data: the data set, in any form that `open_data` accepts. If it has a val split, the run is evaluated on val,
+            and the weights with the highest AP are the best.
+        config: settings; None: the defaults. Without a length, the run takes ten minutes.
+        out: output folder. It is created if it is missing, and must not contain a run.
+        split: name of the training split. "trainval" trains on train and val; then the run is not evaluated, and the
+            last weights are the best.
+        weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
+            their input size if the setting `input_size` is "auto". None: random initial weights.
+        reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.
 
     Raises:
-        InputError: the data, settings, weights or folder cannot be used, or the loss became infinite.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint has been saved, `resume` continues.
+        InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
     request = make_request(data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone)
     return start_run(request, Path(out), time.monotonic())
 
 
 def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
-    """Resume an interrupted run, bit-exactly as if it had not been interrupted.
+    """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
-    Changes this process as `train` does.
+    Has the same side effects on this process as `train`.
 
     Args:
         run: output folder of the run.
-        anyway: also where the data, versions, threads or machine have changed.
+        anyway: resume even if the data, a version, the number of threads, the device or the machine has changed. Then
+            the result may differ.
 
     Raises:
-        InputError: there is no such run, it is finished, or something has changed, with what that means.
-        KeyboardInterrupt: as for `train`.
+        InputError: the folder contains no run, the run is finished, or something has changed. In the last case, the
+            message lists each change and its effect.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
     return resume_run(Path(run), anyway, time.monotonic())
 
@@ -95,10 +103,12 @@ def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
 def make_request(
     data: str | Path, config: Config, *, split: str, weights: str | Path | None, reuse_backbone: bool
 ) -> TrainRequest:
-    """Return the request of a run, with absolute paths and a length.
+    """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
+
+    The arguments are those of `train`.
 
     Raises:
-        FileError: there are no such weights.
+        FileError: the initial weights do not exist.
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
@@ -108,12 +118,12 @@ def make_request(
 
 
 def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResult:
-    """Start a run.
+    """Do a new run and return its result.
 
     Args:
-        request: what to train.
-        out: output folder.
-        started: `time.monotonic()` from which a budget in minutes counts.
+        request: data, settings and initial weights.
+        out: output folder, which must not contain a run.
+        started: `time.monotonic()` at the start of the run; a length in minutes is measured from there.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
@@ -132,7 +142,16 @@ def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResul
 
 
 def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
-    """Resume a run; see `resume` and `start_run`."""
+    """Continue an interrupted run and return its result.
+
+    Args:
+        path: output folder of the run.
+        anyway: as for `resume`.
+        started: `time.monotonic()` at the start of this process.
+
+    Raises:
+        InputError, KeyboardInterrupt: as for `resume`.
+    """
     if not path.is_dir():
         raise FileError(f"{path}: no such folder; give the output folder of a run")
     folder = RunFolder(path)
@@ -143,7 +162,7 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
             facts = stored.pop("facts")
             request = TrainRequest(**stored | {"config": config_of(stored["config"])})
         except (KeyError, TypeError) as error:
-            raise FileError(f"{path / 'run.json'}: damaged ({error!r})") from None
+            raise FileError(f"{path / 'run.json'}: the file is damaged ({error!r}); train again") from None
         if state is not None and state[0].step >= state[0].steps:
             raise FileError(f"{path}: this run is finished; its weights are in {path / 'weights'}")
         with training_process():
@@ -153,7 +172,7 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
             if not anyway:
                 _check_unchanged(path, facts, run.facts())
             if state is None:
-                log.info("no checkpoint was saved yet: starting from the beginning")
+                log.info("the run has no checkpoint yet; starting from the beginning")
             else:
                 run.restore(*state)
             return run.train()
@@ -162,6 +181,7 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
 
 
 def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+    """Raise ConfigError if a fact that the trained weights depend on has changed since the start of the run."""
     changed = [
         f"  {name}: {before.get(name)} before, {value} now: {EFFECTS[name]}"
         for name, value in now.items()
@@ -169,11 +189,18 @@ def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, objec
     ]
     if changed:
         listed = "\n".join(changed)
-        raise ConfigError(f"{path}: cannot be resumed bit-exactly:\n{listed}\nTo resume regardless: --resume-anyway")
+        raise ConfigError(
+            f"{path}: the resumed run would not end with exactly the same weights as an uninterrupted run, because:\n"
+            f"{listed}\nTo resume anyway: --resume-anyway"
+        )
 
 
 def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
-    """Read the data and the weights; refuse what cannot be used. Also returns the ledger of each split."""
+    """Read the data and the initial weights; return the inputs of the run, and split name → ledger.
+
+    Raises:
+        InputError: the data, the weights or a setting cannot be used.
+    """
     config = request.config
     device = choose_device(config.device)
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
@@ -191,7 +218,9 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     for step in (0, PLANNING_STEPS - 1):
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     if config.patience and val is None:
-        raise ConfigError("patience: there is no val split to measure the AP on; set patience=0")
+        raise ConfigError(
+            "patience: early stopping needs the AP on a val split, and there is no val split; set patience=0"
+        )
     dataset = DetectionDataset(split, input_hw, config)
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
     for read in (split, val) if val else (split,):
@@ -201,6 +230,7 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
 
 
 def _check_ledger(split: Split, ledger: Ledger, allow_dropped: float) -> None:
+    """Log the ledger of a split; raise LabelError if it has dropped more than the fraction `allow_dropped` of boxes."""
     log.info("%s: %d images, %s", split.name, len(split.annotations), ledger.summary())
     for entry in ledger.entries[:10]:
         log.info("  %s", entry)
@@ -208,27 +238,38 @@ def _check_ledger(split: Split, ledger: Ledger, allow_dropped: float) -> None:
 
 
 def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:
-    """Return the settings with the architecture of the weights, and their input size where it is "auto"."""
+    """Return the settings with the architecture of the initial weights.
+
+    If the setting `input_size` is "auto", it becomes the input size of the weights.
+
+    Raises:
+        ConfigError: a setting of the architecture has a value that is neither the default nor that of the weights.
+    """
     own = config_of(dict(info.config) | {"model": info.model})
     architecture = {setting.name: getattr(own, setting.name) for setting in fields(ArchitectureConfig)}
     for name, value in architecture.items():
         if getattr(config, name) not in (value, getattr(Config, name)):
-            raise ConfigError(f"{name}: {getattr(config, name)} does not fit {path}, which has {value}: leave it out")
+            raise ConfigError(
+                f"{name}: {getattr(config, name)} does not fit the weights {path}, which have {value}; leave {name} out"
+            )
     input_size = max(info.input_hw) if config.input_size == "auto" else config.input_size
     return replace(config, input_size=input_size, **architecture)
 
 
 def _check_same_spp(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
+    """Raise WeightsError if a network has an SPP block at only one of the two input sizes; see `uses_spp`."""
     if uses_spp(input_hw) != uses_spp(info.input_hw):
         raise WeightsError(
-            f"{request.weights}: trained at input size {max(info.input_hw)}; networks for {max(input_hw)} have a "
-            f"different architecture: use --imgsz {max(info.input_hw)}"
+            f"{request.weights}: these weights were trained at {max(info.input_hw)} pixels and do not fit a network "
+            f"for {max(input_hw)} pixels: networks trained at 416 pixels or more have an SPP block, the others "
+            f"have none; use --imgsz {max(info.input_hw)}"
         )
 
 
 def _check_classes(class_names: tuple[str, ...], split: Split, request: TrainRequest) -> None:
+    """Raise WeightsError if the weights have other classes than the data, unless `reuse_backbone` accepts that."""
     if class_names != split.class_names and not request.reuse_backbone:
         raise WeightsError(
-            f"{request.weights}: has the classes {list(class_names)}, the data set {list(split.class_names)}: "
-            "--reuse-backbone uses all but the last layers"
+            f"{request.weights}: the weights have the classes {list(class_names)}, but the data set has "
+            f"{list(split.class_names)}; to use all but the last layers of the weights, add --reuse-backbone"
         )

@@ -1,4 +1,4 @@
-"""The trainer: one optimizer step at a time. Knows nothing about files, clocks or plans."""
+"""The trainer: does single optimizer steps. It is independent of files, time and the plan of the run."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,12 @@ from detector.training.regularize import add_penalties, limit_norms, set_dropout
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or NaN.
+    """The loss of a training step is infinite or NaN.
 
     Attributes:
-        step: the step at which this happened.
-        image_ids: of the images of the batch.
-        terms: the terms of the loss.
+        step: index of the step, from 0.
+        image_ids: ids of the images in the batch.
+        terms: terms of the loss.
     """
 
     def __init__(self, step: int, image_ids: tuple[int, ...], terms: LossTerms) -> None:
@@ -31,18 +31,18 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Trainer:
-    """Does optimizer steps.
+    """A network in training, with its optimizers, schedules and averaged weights. `step` does one optimizer step.
 
     Args:
-        network: the network to train; it is moved to `device`.
-        config: optimizer, schedules, regularization and loss.
-        device: where to compute.
-        dtype: floating-point type of the forward pass of the network; the loss is always float32.
-        steps_per_epoch: for the settings that are given in epochs.
+        network: the network to train. It is moved to `device` and set to training mode.
+        config: settings of optimizers, schedules, regularization and loss.
+        device: device that trains the network.
+        dtype: floating-point type of the forward pass of the network; the loss is always computed in float32.
+        steps_per_epoch: number of steps per epoch, for the settings that are given in epochs.
 
     Attributes:
-        network: as given.
-        ema: the moving average of the weights, which is the result of the training.
+        network: the network in training.
+        ema: the averaged weights, which are the result of the training.
     """
 
     def __init__(
@@ -60,10 +60,15 @@ class Trainer:
         self._steps_per_epoch = steps_per_epoch
 
     def step(self, step: int, steps: int, batch: Batch) -> LossTerms:
-        """Do step number `step` of `steps`; return the loss before it, detached.
+        """Do one optimizer step; return the loss before the step, detached from the computation graph.
+
+        Args:
+            step: index of the step, from 0.
+            steps: number of steps of the run.
+            batch: the training samples of this step.
 
         Raises:
-            NonFiniteLossError: the network is unchanged.
+            NonFiniteLossError: the loss is infinite or NaN. The weights are unchanged.
         """
         config, epoch = self._config, step / self._steps_per_epoch
         factor = schedule.learning_rate_factor(step, steps, config, self._steps_per_epoch)
@@ -87,10 +92,10 @@ class Trainer:
         return terms.detach()
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor that training changes, by name."""
+        """Return name → tensor, for every tensor that training changes: weights, averaged weights, optimizer states."""
         tensors: dict[str, Tensor] = {}
         for prefix, network in (("network", self.network), ("ema", self.ema.network)):
-            # The batch counters of batch norm are not needed: its momentum is fixed.
+            # The integer batch counters of batch norm are left out: with a fixed momentum, they have no effect.
             tensors |= {f"{prefix}.{k}": t for k, t in network.state_dict().items() if t.is_floating_point()}
         for index, optimizer in enumerate(self._optimizers):
             for slot, values in optimizer.state_dict()["state"].items():
@@ -99,7 +104,7 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the tensors that `state` returned."""
+        """Set all tensors that training changes to the values that `state` returned."""
         for prefix, network in (("network", self.network), ("ema", self.ema.network)):
             for name, tensor in network.state_dict().items():
                 if tensor.is_floating_point():
@@ -109,12 +114,13 @@ class Trainer:
             own = f"optimizer.{index}."
             for name in filter(lambda name: name.startswith(own), tensors):
                 slot, _, key = name.removeprefix(own).partition(".")
-                # The memory layout is that of the weights; the file does not store it.
+                # The file does not store the memory layout. It must be the layout of the weights.
                 layout = torch.channels_last if tensors[name].ndim == 4 else torch.contiguous_format
                 slots.setdefault(int(slot), {})[key] = tensors[name].contiguous(memory_format=layout)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
 
     def _loss(self, batch: Batch, min_quality: float) -> LossTerms:
+        """Return the loss of a batch on the device; `min_quality` is the lower bound of the target scores."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             predictions = self.network(batch.images)
         return detection_loss(predictions, batch, self._config, min_quality)

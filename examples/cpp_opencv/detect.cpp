@@ -2,9 +2,11 @@
 //
 //     ./detect model.onnx image.jpg
 //
-// The input of the file is `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The outputs are, for P grid points,
-// `boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C], 0..1. The metadata contains H, W and the
-// names of the C classes. Prints a JSON object per line, best first, boxes in image pixels.
+// The graph in the file has one input: `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The graph has two
+// outputs: `boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C] from 0 to 1, for P grid points and
+// C classes. The metadata of the file contains the input size (H, W) and the C class names.
+//
+// The program prints one JSON object per detected object, sorted by descending score. Boxes are in image pixels.
 
 #include <algorithm>
 #include <cstdio>
@@ -15,16 +17,17 @@
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
-const float SCORE_THRESHOLD = 0.25f;  // lowest confidence score
-const float IOU_THRESHOLD = 0.6f;     // NMS: two boxes of a class that overlap by more are the same object
-const size_t MAX_DETECTIONS = 300;
+const float SCORE_THRESHOLD = 0.25f;  // detections have a higher score than this
+const float IOU_THRESHOLD = 0.6f;     // NMS: boxes of the same class with a higher IoU belong to the same object
+const size_t MAX_DETECTIONS = 300;    // largest number of detections per image
 
-// Return the JSON text of a key in the metadata of the file. dnn has no function for it, but the file contains the text
-// unencoded: newline, length of the key, key, 0x12, length of the text (7 bits per byte, lowest first), text.
+// Return the JSON text that the metadata of the ONNX file contains for a key. OpenCV's dnn module cannot read metadata,
+// but the text is unencoded in the file: newline, length of the key, key, 0x12, length of the text (7 bits per byte,
+// lowest bits first), text.
 std::string metadata(const std::string& file, const std::string& key) {
     const std::string prefix = "\n" + std::string(1, char(key.size())) + key + '\x12';
     size_t at = file.find(prefix), length = 0;
-    if (at == std::string::npos) CV_Error(cv::Error::StsParseError, "no " + key + " in the metadata of the ONNX file");
+    if (at == std::string::npos) CV_Error(cv::Error::StsParseError, "no " + key + " in the ONNX metadata");
     at += prefix.size();
     for (int shift = 0;; shift += 7) {
         length |= size_t(file.at(at) & 127) << shift;
@@ -32,7 +35,7 @@ std::string metadata(const std::string& file, const std::string& key) {
     }
 }
 
-// Return the strings of a JSON list ["a", "b", ...], still quoted and escaped.
+// Return the strings of the JSON list ["a", "b", ...]. The returned strings still have their quotes and escapes.
 std::vector<std::string> split(const std::string& list) {
     std::vector<std::string> texts;
     for (size_t i = 0, start = 0; i < list.size(); ++i) {
@@ -52,20 +55,21 @@ int main(int count, char** arguments) try {
     if (count != 3) return std::fprintf(stderr, "usage: detect model.onnx image.jpg\n"), 2;
     std::ifstream stream(arguments[1], std::ios::binary);
     const std::string file((std::istreambuf_iterator<char>(stream)), {});
-    if (file.empty()) return std::fprintf(stderr, "%s: no such file\n", arguments[1]), 2;
+    if (file.empty()) return std::fprintf(stderr, "%s: the file is missing or empty\n", arguments[1]), 2;
     int input_h = 0, input_w = 0;
     std::sscanf(metadata(file, "input_hw").c_str(), "[%d, %d]", &input_h, &input_w);
     const std::vector<std::string> names = split(metadata(file, "class_names"));
     const cv::Mat image = cv::imread(arguments[2]);  // BGR, EXIF orientation applied
-    if (image.empty()) return std::fprintf(stderr, "%s: not a readable image\n", arguments[2]), 2;
+    if (image.empty()) return std::fprintf(stderr, "%s: missing, or not a readable image\n", arguments[2]), 2;
 
-    // Letterbox: scale to fit, in whole pixels (cvRound: halves to even), and center on an input filled with gray 114.
+    // Letterbox: scale the image to fit into the input, round its size to whole pixels, and center it on gray 114.
+    // cvRound rounds halves to even.
     const int h = image.rows, w = image.cols;
     const double scale = std::min(double(input_h) / h, double(input_w) / w);
     const int inner_h = std::clamp(cvRound(h * scale), 1, input_h);
     const int inner_w = std::clamp(cvRound(w * scale), 1, input_w);
     const int left = (input_w - inner_w) / 2, top = (input_h - inner_h) / 2;
-    const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // when shrinking, average the area of a pixel
+    const int mode = inner_h < h ? cv::INTER_AREA : cv::INTER_LINEAR;  // INTER_AREA averages the covered pixels
     cv::Mat input(input_h, input_w, CV_8UC3, cv::Scalar::all(114));
     cv::Mat inner = input(cv::Rect(left, top, inner_w, inner_h));
     cv::resize(image, inner, inner.size(), 0, 0, mode);
@@ -79,7 +83,7 @@ int main(int count, char** arguments) try {
     const int points = outputs[0].size[1], classes = outputs[1].size[2];
     const cv::Mat input_boxes = outputs[0].reshape(1, points), all_scores = outputs[1].reshape(1, points);
 
-    // Each grid point predicts its best class. Map its box back to the image and clip it.
+    // Each grid point predicts its best class. Map each box from the input to the image and clip it to the image.
     std::vector<cv::Rect2f> boxes;
     std::vector<float> scores;
     std::vector<int> class_ids;
@@ -97,7 +101,7 @@ int main(int count, char** arguments) try {
         class_ids.push_back(int(best - row));
     }
 
-    // NMS: best first, keep a box unless it overlaps a kept box of the same class too much.
+    // NMS: process the boxes by descending score. Keep a box unless it overlaps a kept box of its class too much.
     std::vector<size_t> order(boxes.size()), kept;
     std::iota(order.begin(), order.end(), size_t(0));
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });

@@ -1,17 +1,18 @@
 // Detect the objects in an image with an exported ONNX file. Requires only onnxruntime-web.
 //
-// The input of the file is `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The outputs are, for P grid points,
-// `boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C], 0..1. The metadata contains H, W and the
-// names of the C classes.
+// The graph in the file has one input: `image` [1, H, W, 3] uint8 RGB, the letterboxed image. The graph has two
+// outputs: `boxes` [1, P, 4] (x1, y1, x2, y2 in input pixels) and `scores` [1, P, C] from 0 to 1, for P grid points and
+// C classes. The metadata of the file contains the input size (H, W) and the C class names.
 
 import * as ort from "./ort/ort.wasm.bundle.min.mjs";
 
-const SCORE_THRESHOLD = 0.25; // lowest confidence score
-const IOU_THRESHOLD = 0.6; // NMS: two boxes of a class that overlap by more are the same object
-const MAX_DETECTIONS = 300;
+const SCORE_THRESHOLD = 0.25; // detections have a higher score than this
+const IOU_THRESHOLD = 0.6; // NMS: two boxes of the same class with a higher IoU than this belong to the same object
+const MAX_DETECTIONS = 300; // largest number of detections per image
 
-ort.env.wasm.numThreads = 1; // more threads require a server that sends COOP and COEP headers
+ort.env.wasm.numThreads = 1; // browsers allow more threads only if the server sends COOP and COEP headers
 
+// Download an ONNX file and return the model: { session, inputH, inputW, names of the classes }.
 export async function load(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -20,13 +21,13 @@ export async function load(url) {
   return { session: await ort.InferenceSession.create(file), inputH, inputW, names: metadata(file, "class_names") };
 }
 
-// Return the value of a key in the metadata of the file. onnxruntime-web has no function for it, but the file contains
-// the JSON text unencoded: newline, length of the key, key, 0x12, length of the text (7 bits per byte, lowest first),
-// text.
+// Return the value that the metadata of the ONNX file contains for a key. onnxruntime-web cannot read metadata, but the
+// value is unencoded JSON text in the file: newline, length of the key, key, 0x12, length of the text (7 bits per byte,
+// lowest bits first), text.
 function metadata(file, key) {
   const prefix = `\n${String.fromCharCode(key.length)}${key}\x12`;
   let at = new TextDecoder("latin1").decode(file).indexOf(prefix) + prefix.length;
-  if (at < prefix.length) throw new Error(`no ${key} in the metadata of the ONNX file`);
+  if (at < prefix.length) throw new Error(`the metadata of the ONNX file does not contain ${key}`);
   let length = 0;
   for (let shift = 0, more = true; more; shift += 7, at++) {
     length |= (file[at] & 127) << shift;
@@ -35,9 +36,10 @@ function metadata(file, key) {
   return JSON.parse(new TextDecoder().decode(file.subarray(at, at + length)));
 }
 
-// Return objects { class, score, box: [x1, y1, x2, y2] in image pixels }, best first; `image` is an ImageData.
+// Return the objects in an ImageData, sorted by descending score. An object is { class, score, box: [x1, y1, x2, y2] },
+// with the box in image pixels.
 export async function detect({ session, inputH, inputW, names }, image) {
-  // Letterbox: scale to fit, in whole pixels, and center on an input filled with gray 114.
+  // Letterbox: scale the image to fit into the input, round its size to whole pixels, and center it on gray 114.
   const { width: w, height: h } = image;
   const scale = Math.min(inputH / h, inputW / w);
   const innerH = Math.min(inputH, Math.max(1, roundToEven(h * scale)));
@@ -52,7 +54,7 @@ export async function detect({ session, inputH, inputW, names }, image) {
   const tensor = new ort.Tensor("uint8", letterboxed, [1, inputH, inputW, 3]);
   const { boxes, scores } = await session.run({ image: tensor });
 
-  // Each grid point predicts its best class. Map its box back to the image and clip it.
+  // Each grid point predicts its best class. Map each box from the input to the image and clip it to the image.
   const clip = (value, max) => Math.min(Math.max(value, 0), max);
   const candidates = [];
   for (let i = 0; i < boxes.dims[1]; i++) {
@@ -67,7 +69,7 @@ export async function detect({ session, inputH, inputW, names }, image) {
     if (area(box) > 0) candidates.push({ class: names[pointScores.indexOf(score)], score, box });
   }
 
-  // NMS: best first, keep a box unless it overlaps a kept box of the same class too much.
+  // NMS: process the boxes by descending score. Keep a box unless it overlaps a kept box of its class too much.
   const kept = [];
   for (const candidate of candidates.sort((a, b) => b.score - a.score)) {
     const isDuplicate = (other) => other.class === candidate.class && overlaps(other.box, candidate.box);
@@ -76,17 +78,21 @@ export async function detect({ session, inputH, inputW, names }, image) {
   return kept.slice(0, MAX_DETECTIONS);
 }
 
+// Return the area of a box; 0 if x2 < x1 or y2 < y1.
 function area([x1, y1, x2, y2]) {
   return Math.max(x2 - x1, 0) * Math.max(y2 - y1, 0);
 }
 
+// Return true if the IoU of two boxes is above the threshold.
 function overlaps(a, b) {
   const intersection = area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
   return intersection > IOU_THRESHOLD * (area(a) + area(b) - intersection);
 }
 
-// Resize an ImageData to RGB levels [height * width * 3] as OpenCV does, because the scaling of browsers gives other
-// levels and so other boxes: shrinking averages the area of a pixel, enlarging is bilinear, one axis after the other.
+// Resize an ImageData and return its RGB levels, a Uint8ClampedArray of height * width * 3 values.
+//
+// This resizes as OpenCV does: shrinking averages the area that each new pixel covers, and enlarging is bilinear; first
+// along x, then along y. Browsers resize in other ways, which would give other levels and other boxes.
 function resize(image, width, height) {
   const shrinks = height < image.height;
   const [columns, rows] = [weights(image.width, width, shrinks), weights(image.height, height, shrinks)];
@@ -111,7 +117,8 @@ function resize(image, width, height) {
   return levels;
 }
 
-// Return, for each pixel of the new side, the old pixels it is computed from and their weights: [[index, weight], ...].
+// Return a list for each new pixel along one axis: [[index of an old pixel, its weight], ...]. The level of the new
+// pixel is the weighted sum of the levels of these old pixels.
 function weights(oldSide, newSide, shrinks) {
   const step = oldSide / newSide;
   return Array.from({ length: newSide }, (_, i) => {
@@ -129,6 +136,7 @@ function weights(oldSide, newSide, shrinks) {
   });
 }
 
+// Return the nearest whole number; halves are rounded to the even number.
 function roundToEven(value) {
   const up = Math.round(value);
   return up - value === 0.5 && up % 2 ? up - 1 : up;

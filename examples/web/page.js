@@ -1,4 +1,5 @@
-// The page: detects the objects in the chosen image, draws the boxes and shows them as JSON.
+// The code of the web page: detect the objects in the image that the user selects, draw their boxes on the image, and
+// show the objects as JSON.
 
 import { detect, load } from "./detect.js";
 
@@ -8,7 +9,8 @@ const boxes = document.getElementById("boxes");
 const view = document.getElementById("view");
 let model;
 
-// Decode an image file: no color conversion, EXIF orientation applied, transparency composited on white.
+// Decode an image file, draw it on the page, and return its pixels as an ImageData. The colors are not converted, the
+// EXIF orientation is applied, and a transparent image is composited on white.
 async function read(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   [view.width, view.height] = [bitmap.width, bitmap.height];
@@ -19,10 +21,12 @@ async function read(blob) {
   return context.getImageData(0, 0, view.width, view.height);
 }
 
+// Return an object as JSON text, with numbers rounded to 4 decimal places.
 function toJson(object) {
   return JSON.stringify(object, (_, value) => (typeof value === "number" ? Number(value.toFixed(4)) : value));
 }
 
+// Draw the box, class and score of each object on the image.
 function draw(objects) {
   const context = view.getContext("2d");
   const unit = Math.max(view.width, view.height) / 400;

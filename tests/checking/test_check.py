@@ -1,4 +1,4 @@
-"""The whole check: no finding stops sound data, planted faults do, and images for inspection are written."""
+"""The complete check: correct data gives no "stop", a fault gives "stop", and images for inspection are written."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from detector.images import check_array
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    """The lines that the check of the fixture `report` reported."""
+    """Return the lines that `check` reports in the fixture `report`."""
     return []
 
 
@@ -83,6 +83,6 @@ def test_training_logs_findings_of_the_short_check(
     with caplog.at_level("WARNING", logger="detector"):
         train(tiny_data, replace(tiny_config, steps=1, class_weight=50.0), out=tmp_path / "a")
     messages = [record.message for record in caplog.records]
-    # Two classes in 24 objects: one of them has fewer than 20.
+    # There are 24 objects of two classes: one of the classes has fewer than 20 objects.
     assert [message for message in messages if message.startswith("look  data: class balance: ")]
     assert not [message for message in messages if message.startswith("stop")]

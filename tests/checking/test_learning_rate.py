@@ -16,7 +16,7 @@ NO_TIME_LIMIT = 1e6
 
 
 def run(split: Split, config: Config) -> RangeTest:
-    """Run the range test on one batch that repeats, so that no noise of other batches hides what the rate does."""
+    """Run the range test and return the result. The batch is always the same: other batches would add noise."""
     dataset = DetectionDataset(split, INPUT_HW, config)
     torch.manual_seed(0)
     network = make_network(config, len(split.class_names), *dataset.color_statistics())
@@ -29,14 +29,14 @@ def run(split: Split, config: Config) -> RangeTest:
 
 
 def test_range_test_accepts_the_default_learning_rate(tiny_split: Split) -> None:
-    # Measured with three seeds: suggestions of 0.13 to 0.15; accepted are 0.005 to 0.5.
+    # Measured with three seeds: the suggestion is 0.13 to 0.15. The finding is ok for suggestions of 0.005 to 0.5.
     test = run(tiny_split, Config(model="pico"))
     assert test.peak == 0.05
     assert diagnose_learning_rate(test).verdict == "ok", test
 
 
 def test_range_test_stops_at_a_far_too_high_learning_rate(tiny_split: Split) -> None:
-    # Measured with three seeds: the loss diverges between 16 and 190.
+    # Measured with three seeds: the loss diverges at learning rates between 16 and 190.
     test = run(tiny_split, Config(model="pico", optimizer="sgd", lr=1000.0, clip_norm=1e9))
     assert test.diverges < test.peak
     assert diagnose_learning_rate(test).verdict == "stop", test

@@ -42,6 +42,12 @@ def test_summary_names_missing_images() -> None:
     assert Ledger(missing=(Path("a.jpg"), Path("b.jpg"))).summary().endswith("2 images missing, first: a.jpg")
 
 
+def test_control_characters_in_paths_are_replaced_in_texts() -> None:
+    path = Path("a\x1b[2J\n\x9b.jpg")
+    assert Ledger(missing=(path,)).summary().endswith("1 images missing, first: a?[2J??.jpg")
+    assert str(LedgerEntry("no_area", path, 1, "no area\r")) == "a?[2J??.jpg:1: dropped: no area?"
+
+
 def test_json_has_counts_missing_images_and_entries() -> None:
     ledger = make_ledger(2, 1, 1) + Ledger(missing=(Path("a.jpg"),))
     values = json.loads(json.dumps(ledger.to_json()))
@@ -73,7 +79,7 @@ counts = st.tuples(*[st.integers(0, 5)] * 3)
 def test_without_image_drops_the_rows_of_that_image_only(
     lost: tuple[int, int, int], kept: tuple[int, int, int]
 ) -> None:
-    """Each tuple: used rows, crowd regions among them, clipped rows."""
+    """`lost` and `kept` are the numbers of used rows, of crowd regions among the used rows, and of clipped rows."""
     lost_image, kept_image = Path("a.jpg"), Path("b.jpg")
     images = [lost_image] * lost[2] + [kept_image] * kept[2]
     clipped = [LedgerEntry("clipped", FILE, line, "reaches out", image) for line, image in enumerate(images, start=1)]

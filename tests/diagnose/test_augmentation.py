@@ -13,7 +13,7 @@ from detector.sample import Sample
 
 
 def without_objects(*sizes: tuple[int, int]) -> list[Annotation]:
-    """Return annotations of images of these sizes (height, width)."""
+    """Return annotations without objects, for images of these sizes (height, width)."""
     boxes = np.zeros((0, 4), dtype=np.float32)
     objects = (boxes, np.zeros(0, np.int64), np.zeros(0, np.bool_), area(boxes))
     return [Annotation(i, Path(f"{i}.png"), hw, *objects) for i, hw in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""Checks of annotations find planted faults, and nothing in sound data."""
+"""Checks of a data set: they find faults that were added on purpose, and accept correct data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +54,15 @@ def make_split(
     images: Sequence[ImageArray | None] = (),
     ledger: Ledger | None = None,
 ) -> Split:
-    """Return a split with one image per list of (class id, box); None among the images cannot be decoded."""
+    """Return a split with one image per element of `rows`.
+
+    Args:
+        rows: (class id, box) of each object, for each image.
+        name: name of the split.
+        hw: height and width of all images, if `images` is empty.
+        images: the image of each element of `rows`; None: the image cannot be decoded.
+        ledger: ledger of the split; None: all rows are used.
+    """
     annotations = []
     for image_id, (image_rows, image) in enumerate(zip_longest(rows, images)):
         boxes = np.array([box for _, box in image_rows], dtype=np.float32).reshape(-1, 4)
@@ -83,7 +91,7 @@ def typical_box(class_id: int, rng: np.random.Generator) -> Box:
 
 
 def sound_rows(count: int = 60, seed: int = 0) -> list[list[Row]]:
-    """Return images with two objects each; all four classes are equally frequent."""
+    """Return (class id, box) rows of `count` images with two objects each; all four classes are equally frequent."""
     rng = np.random.default_rng(seed)
     return [[((i + k) % 4, typical_box((i + k) % 4, rng)) for k in (0, 2)] for i in range(count)]
 
@@ -101,7 +109,7 @@ def train_and_val(rows: list[list[Row]], val_rows: list[list[Row]]) -> list[Obje
 
 
 def change_ids(rows: list[list[Row]], new: Sequence[int | None]) -> list[list[Row]]:
-    """Return the rows with the new id of each class; rows of a class whose new id is None are removed."""
+    """Return a copy of the rows in which each class id i is `new[i]`; rows for which `new[i]` is None are removed."""
     return [[(to, box) for i, box in image_rows if (to := new[i]) is not None] for image_rows in rows]
 
 
@@ -120,7 +128,7 @@ def test_built_in_scenes_have_no_findings() -> None:
     few = [replace(split, annotations=split.annotations[:12]) for split in splits]
     thumbnails = read_thumbnails(few)
     assert_found(diagnose_images(thumbnails), "ok", "0 of 36 images")
-    assert_found(diagnose_leakage(thumbnails), "ok", "val 0 exactly and 0 nearly")
+    assert_found(diagnose_leakage(thumbnails), "ok", "0 exact and 0 near in val")
     assert_found(diagnose_duplicate_images(thumbnails[0]), "ok")
 
 
@@ -178,7 +186,7 @@ def test_one_split_with_too_many_dropped_rows_stops() -> None:
 def test_many_images_without_objects_are_found() -> None:
     good, bad = make_split(sound_rows(8)), make_split([[], [], *sound_rows(1)], "val")
     assert_found(diagnose_background([good]), "ok")
-    assert_found(diagnose_background([good, bad]), "look", "67% of val")
+    assert_found(diagnose_background([good, bad]), "look", "67% of the val images")
 
 
 def test_class_without_training_objects_stops_if_evaluated() -> None:
@@ -205,7 +213,7 @@ def test_yolo_ids_that_start_at_one_stop(tmp_path: Path) -> None:
     values = {"names": list(NAMES), "train": "images"}
     split = yolo.read_split(yolo.parse_data_yaml(tmp_path / "data.yaml", values), "train")
     finding = diagnose_class_ids(gather(split))
-    assert_found(finding, "stop", "id 0 (ant) is never used", "2 rows have the id 4", "start at 1")
+    assert_found(finding, "stop", "id 0 (ant) is never used", "2 label rows have the id 4", "start at 1")
 
 
 def test_unused_first_class_is_found_if_the_last_is_used() -> None:
@@ -251,9 +259,9 @@ def test_object_labeled_twice_is_found() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ((0, (0, 0, 640, 470)), "1 boxes fill the image"),
-        ((1, (0, 100, 500, 120)), "1 boxes are 20 times longer"),
-        ((3, (10, 10, 14, 14)), "1 boxes are far from the size"),
+        ((0, (0, 0, 640, 470)), "1 boxes fill more than 95% of their image"),
+        ((1, (0, 100, 500, 120)), "1 boxes have one side more than 20 times as long"),
+        ((3, (10, 10, 14, 14)), "1 boxes have an unusual size for their class"),
     ],
 )
 def test_unusual_boxes_are_named_with_their_image(row: Row, reason: str) -> None:
@@ -311,14 +319,14 @@ def test_has_candidate_agrees_with_the_assigner(corners: list[Box], radius: floa
     boxes = np.array([(x, y, min(x + w, 128), min(y + h, 128)) for x, y, w, h in corners], dtype=np.float32)
     grid = make_grid((128, 128), torch.device("cpu"))
     by_assigner = candidates(torch.from_numpy(boxes), grid, radius).any(dim=1)
-    # Exactly on a border the two may round differently.
+    # For a point exactly on the border of a box, the two functions may round differently.
     margin = np.array([1e-3, 1e-3, -1e-3, -1e-3], dtype=np.float32)
     assert (has_candidate(boxes - margin, radius + 1e-3) >= by_assigner.numpy()).all()
     assert (by_assigner.numpy() >= has_candidate(boxes + margin, radius - 1e-3)).all()
 
 
 def test_objects_without_a_candidate_point_stop() -> None:
-    # Around a corner between cells of all strides but the coarsest, whose points are elsewhere.
+    # The box lies around a corner of the cells of all strides, away from all points.
     small = gather_objects(make_split([[(0, (31, 31, 33, 33))]] * 3, hw=(256, 320)), INPUT_HW)
     assert_found(diagnose_grid_points(small, Config()), "ok", "0.0% of the objects")
     assert_found(diagnose_grid_points(small, Config(assign_radius=0.2)), "stop", "100.0%", "assign_radius")

@@ -23,7 +23,7 @@ def split() -> Split:
 
 
 def cut_into_tiles(grid: ImageArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return the grid as [rows, columns, TILE, TILE, 3]."""
+    """Return the tiles of a grid image as an array [rows, columns, TILE, TILE, 3]."""
     return grid.reshape(grid.shape[0] // TILE, TILE, grid.shape[1] // TILE, TILE, 3).swapaxes(1, 2)
 
 
@@ -51,5 +51,5 @@ def test_augmentation_examples_are_samples_of_the_run(split: Split) -> None:
     grid = augmentation_examples(dataset, split.class_names, count=4)
     assert grid.shape == (512, 640, 3)
     sample = dataset.training_sample(0, 1).image
-    # Boxes and class names cover a part of the image only.
+    # Boxes and class names cover less than half of the image.
     assert 0.5 < (grid[:256, :320] == sample).all(axis=2).mean() < 1

@@ -26,7 +26,7 @@ from detector.images import read_image
 
 
 def make_split(images: Sequence[ImageArray | None], name: str = "train") -> Split:
-    """Return a split of images without objects; None is an image that cannot be decoded."""
+    """Return a split of these images, without objects; None stands for an image that cannot be decoded."""
     boxes = np.zeros((0, 4), dtype=np.float32)
     objects = (boxes, np.zeros(0, np.int64), np.zeros(0, np.bool_), area(boxes))
     annotations = [Annotation(i, Path(name) / f"{i}.png", (96, 128), *objects) for i in range(len(images))]
@@ -42,7 +42,7 @@ def make_split(images: Sequence[ImageArray | None], name: str = "train") -> Spli
 
 
 def random_images(count: int, seed: int = 0) -> list[ImageArray]:
-    """Return images of 96 x 128 pixels with soft blobs, all different."""
+    """Return `count` different images with soft blobs, 96 pixels high and 128 pixels wide."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(count, 6, 8, 3), dtype=np.uint8)
     return [np.asarray(cv2.resize(image, (128, 96), interpolation=cv2.INTER_CUBIC), np.uint8) for image in coarse]
@@ -80,7 +80,7 @@ def test_training_images_in_an_evaluation_split_are_found(copies: int, verdict: 
     train, others = random_images(40), random_images(20, seed=1)
     val = [*train[:copies], *others[copies:]]
     finding = diagnose_leakage(read_thumbnails([make_split(train), make_split(val, "val")]))
-    assert_found(finding, verdict, f"val {copies} exactly", *["val/0.png = train/0.png"] * (copies > 0))
+    assert_found(finding, verdict, f"{copies} exact and 0 near in val", *["val/0.png = train/0.png"] * (copies > 0))
 
 
 def darker(image: ImageArray) -> ImageArray:
@@ -105,10 +105,10 @@ def test_changed_copy_is_a_near_duplicate(change: Callable[[ImageArray], ImageAr
     train, others = random_images(40), random_images(20, seed=1)
     val = [change(train[7]), *others[1:]]
     finding = diagnose_leakage(read_thumbnails([make_split(train), make_split(val, "val")]))
-    assert_found(finding, "look", "val 0 exactly and 1 nearly", "val/0.png = train/7.png")
+    assert_found(finding, "look", "0 exact and 1 near in val", "val/0.png = train/7.png")
 
 
-def test_near_duplicates_are_those_of_comparing_all_pairs() -> None:
+def test_near_duplicates_equal_a_comparison_of_all_pairs() -> None:
     base = random_images(30)
     images = [*base, *map(noisy, base[:9]), *base[4:6], *map(flipped, base[20:24])]
     thumbnails = read_thumbnails([make_split(images)])[0].pixels

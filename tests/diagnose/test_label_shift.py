@@ -13,7 +13,7 @@ from detector.diagnose.label_shift import diagnose_label_shift, edge_profiles, s
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    """The first scenes; each is rendered once."""
+    """Return the first 36 scenes of val; each image is rendered only once."""
     full = scenes.read_split("val")
     first = full.annotations[:36]
     images = {annotation.image_id: full.read_image(annotation) for annotation in first}
@@ -31,8 +31,8 @@ def shift_boxes(split: Split, right: float, down: float) -> Split:
 def test_common_shift_of_boxes_is_measured(split: Split, right: int, down: int) -> None:
     finding = diagnose_label_shift(shift_boxes(split, right, down))
     assert finding.verdict == ("look" if right or down else "ok"), finding
-    # In pixels of an image 640 pixels wide; these have 480.
-    measured = [float(word) for word in finding.measured.split() if word[0] in "+-"]
+    # Shifts are measured in pixels of an image that is 640 pixels wide; these images are 480 pixels wide.
+    measured = [float(text) for text in finding.measured.split() if text[0] in "+-"]
     np.testing.assert_allclose(measured, [right * 640 / 480, down * 640 / 480], atol=1.5)
 
 
@@ -65,7 +65,7 @@ def test_too_few_objects_have_no_measurable_shift(split: Split) -> None:
 @given(st.integers(-12, 12), st.integers(0, 2**32))
 @settings(max_examples=30)
 def test_symmetry_center_is_the_axis_of_mirror_images(center: int, seed: int) -> None:
-    # Two random smooth profiles that are mirror images of each other about `center`.
+    # The two random, smooth profiles are mirror images of each other; the axis is at `center`.
     offsets = np.arange(-24, 25) - center
     rng = np.random.default_rng(seed)
     curve = np.cumsum(rng.normal(size=200))
@@ -77,7 +77,7 @@ def test_symmetry_center_is_the_axis_of_mirror_images(center: int, seed: int) ->
 def test_edge_profiles_average_over_the_sides_of_boxes() -> None:
     gray = np.random.default_rng(0).integers(0, 256, (70, 120), dtype=np.uint8)
     boxes = np.array([[40, 10, 60, 50], [5, 10, 60, 50], [40, 10, 110, 50], [40, 10, 44, 50]], dtype=np.float32)
-    (profile,) = edge_profiles(gray, boxes)  # the other boxes are too near the border, or too small
+    (profile,) = edge_profiles(gray, boxes)  # the other boxes are too close to the border, or too small
     for side, x in enumerate((40, 60)):
         expected = [
             np.mean([abs(int(gray[y, x + d]) - int(gray[y, x + d - 1])) for y in range(10, 50)]) for d in range(-24, 25)

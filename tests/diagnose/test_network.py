@@ -1,4 +1,4 @@
-"""Checks of an untrained network find planted faults, and nothing in a sound network."""
+"""Checks of an untrained network: they find faults that were added on purpose, and accept a correct network."""
 
 from collections.abc import Callable
 
@@ -117,7 +117,7 @@ def test_wrong_gradient_stops_with_the_name_of_a_layer() -> None:
     network.backbone.stages[2].register_forward_hook(lambda _, __, output: Wrong.apply(output))  # type: ignore[no-untyped-call]
     finding = diagnose_gradients(network, make_batch(), config)
     assert finding.verdict == "stop"
-    # The error reaches the layers before the hook: those of the backbone, not of the neck and the heads.
+    # Only the gradients of layers before the hook are wrong: layers of the backbone, not of the neck and the heads.
     assert "(backbone." in finding.measured
 
 

@@ -95,7 +95,7 @@ def test_split_defaults_to_the_only_one_else_test(tiny_data: Path) -> None:
 
 
 def test_different_classes_are_refused(tiny_weights: Path) -> None:
-    message = r"the classes of the weights are \['red', 'blue'\], those of the data set \['star'"
+    message = r"the classes of the weights are \['red', 'blue'\], but the classes of the data set are \['star'"
     with pytest.raises(WeightsError, match=message):
         evaluate("scenes", tiny_weights, split="val", device="cpu")
 

@@ -71,14 +71,17 @@ def test_results_with_file_names_are_matched_by_name(
         assert score_file(tiny_data, "val", results).AP > 0.999
     for invalid, message in [
         (renumbered, r"results\.json: result \d+: image_id \d+ is not in the data set"),
-        ([named[0] | {"file_name": "other.png"}], r"results\.json: .* for other\.png and other images, none of which"),
+        (
+            [named[0] | {"file_name": "other.png"}],
+            r"results\.json: none of the images .* in this split, for example other\.png",
+        ),
     ]:
         results.write_text(json.dumps(invalid))
         with pytest.raises(InputError, match=message):
             score_file(tiny_data, "val", results)
     results.write_text(json.dumps([named[0] | {"file_name": "other.png"}, *named]))
     assert score_file(tiny_data, "val", results).AP > 0.999
-    assert re.search(r"1 of \d images with results are not in this split: left out", caplog.text)
+    assert re.search(r"1 of \d images with results are not in this split; their results are ignored", caplog.text)
 
 
 def test_longest_common_path_selects_among_equal_names(tmp_path: Path) -> None:

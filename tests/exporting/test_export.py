@@ -1,4 +1,4 @@
-"""Exports are written completely or not at all, and replace nothing but exports."""
+"""An export is written completely or not at all, and replaces nothing but an earlier export."""
 
 from dataclasses import replace
 from pathlib import Path

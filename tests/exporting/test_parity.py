@@ -8,7 +8,7 @@ NAMES = ("a", "b")
 
 
 def detections(rows: list[tuple[float, float, float, float, float, int]]) -> Detections:
-    """Return detections from rows (x1, y1, x2, y2, score, class id)."""
+    """Return the rows (x1, y1, x2, y2, score, class id) as detections."""
     table = np.array(rows, dtype=np.float32).reshape(-1, 6)
     return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), NAMES)
 
@@ -27,7 +27,7 @@ def test_detections_just_above_the_threshold_need_no_match() -> None:
     assert compare_detections([faint], [none], 0.05).unmatched == 0
     assert compare_detections([none], [faint], 0.05).unmatched == 0
     assert compare_detections([detections([(0, 0, 10, 10, 0.07, 0)])], [none], 0.05).unmatched == 1
-    assert compare_detections([none], [none], 0.05).is_within
+    assert compare_detections([none], [none], 0.05).is_within_rounding
 
 
 def test_equal_detections_have_no_difference() -> None:
@@ -37,5 +37,5 @@ def test_equal_detections_have_no_difference() -> None:
 
 def test_inexact_exports_may_differ_but_only_slightly_more() -> None:
     certified = Parity(24, 100, 10, 9.0, 0.1)
-    assert Parity(24, 100, 15, 9.0, 0.1).is_like(certified)
-    assert not Parity(24, 100, 16, 9.0, 0.1).is_like(certified)
+    assert Parity(24, 100, 15, 9.0, 0.1).is_similar_to(certified)
+    assert not Parity(24, 100, 16, 9.0, 0.1).is_similar_to(certified)

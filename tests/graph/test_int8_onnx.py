@@ -1,4 +1,4 @@
-"""Post-training quantization to int8: small files, nearly the same predictions, coordinates in float32."""
+"""Tests of int8 quantization: the files are small, predictions nearly equal, and coordinates stay in float32."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ def images(tiny_data: Path) -> list[Source]:
 
 
 def assert_nearly_equal(float32: Runtime, int8: Runtime, images: list[Source]) -> None:
+    """Check that int8 scores differ from float32 by less than 0.2, and confident boxes by a median below 1 pixel."""
     inputs = [source.read() for source in images[:4]]
     exact, quantized = float32.predict(inputs), int8.predict(inputs)
     assert not np.array_equal(exact.scores, quantized.scores)
@@ -35,7 +36,7 @@ def assert_nearly_equal(float32: Runtime, int8: Runtime, images: list[Source]) -
 
 @pytest.fixture(scope="module")
 def graphs(tiny_weights: Path, images: list[Source], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Export the tiny weights in float32 and in int8."""
+    """Export the tiny weights in float32 and in int8, and return the paths of the two ONNX files."""
     folder = tmp_path_factory.mktemp("int8")
     export(tiny_weights, folder / "float32.onnx", certify=False)
     export(tiny_weights, folder / "int8.onnx", int8_images=images, certify=False)
@@ -64,18 +65,18 @@ def test_grid_boxes_and_last_layers_stay_in_float32(tiny_weights: Path, images: 
     export(tiny_weights, path, int8_images=images, dynamic=True, nms=DetectOptions(), certify=False)
     nodes = onnx.load(path).graph.node
     quantized = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
-    # Outside of the blocks, only the input of the first convolution is quantized.
+    # Outside of the blocks, only one activation is quantized: the input of the first convolution.
     outside = {name for name in quantized if not is_quantizable(name)}
     [first] = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in outside]
     assert first.input[0].startswith("/Conv")
     last_layers = [node.input for node in nodes if node.op_type == "Conv" and "/output/" in node.name]
     assert len(last_layers) == 3
     assert not any("Quantize" in name for names in last_layers for name in names[1:])
-    # No levels are spent on values that ReLU sets to zero: ReLU is folded into the range of the next quantization.
+    # Each ReLU is folded into the range of the next quantization, so no int8 levels are spent on negative values.
     assert not [node for node in nodes if node.op_type == "Relu"]
 
 
-def test_fake_quantization_predicts_the_errors_of_the_export(
+def test_fake_quantization_errors_correlate_with_errors_of_the_export(
     tiny_weights: Path, graphs: tuple[Path, Path], images: list[Source]
 ) -> None:
     inputs = [source.read() for source in images]

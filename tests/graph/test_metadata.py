@@ -1,4 +1,4 @@
-"""Metadata of a graph is read back unchanged; options that a graph with NMS inside ignores are reported."""
+"""Tests of graph metadata: parsing returns what was written, and options that NMS in a graph ignores are reported."""
 
 import logging
 from dataclasses import replace

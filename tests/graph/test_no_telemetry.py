@@ -1,4 +1,4 @@
-"""OpenVINO and NNCF run without telemetry: the package that sends it is not even imported."""
+"""Tests that OpenVINO and NNCF run without telemetry: the package openvino_telemetry is not imported."""
 
 import os
 import subprocess
@@ -13,11 +13,14 @@ from detector.graph.no_telemetry import import_openvino
 
 
 def assert_no_telemetry(code: str, folder: Path) -> None:
-    """Run code in a new process with an empty home folder. Not in this process: NNCF sends nothing under pytest."""
+    """Run code and check that openvino_telemetry is not imported and that no file is written to the home folder.
+
+    The code runs in a new process with an empty home folder, because NNCF turns off its telemetry under pytest.
+    """
     code += "\nimport sys\nassert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     home = folder / "home"
     home.mkdir()
-    # These variables, set on developers' machines, turn the telemetry off too.
+    # Remove the variables that turn off the telemetry; they may be set on machines of developers.
     environment = {key: value for key, value in os.environ.items() if key not in ("CI", "NNCF_CI", "NNCF_DEV")}
     homes = {"HOME": str(home), "LOCALAPPDATA": str(home)}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment | homes, check=True)

@@ -1,4 +1,4 @@
-"""Dynamic graphs equal the network at any input size; NMS inside a graph equals a plain loop."""
+"""Tests of ONNX graphs: dynamic graphs equal the network at any input size, and NMS in a graph equals a plain loop."""
 
 import io
 from dataclasses import asdict
@@ -27,6 +27,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def random_network(**settings: Any) -> tuple[GridNetwork, WeightsInfo]:
+    """Return a network with random weights and two classes, and the information about these weights."""
     torch.manual_seed(0)
     config = Config(model="pico", **settings)
     covariance = np.array([[900, 300, 0], [300, 800, 100], [0, 100, 700]], np.float32)
@@ -35,7 +36,7 @@ def random_network(**settings: Any) -> tuple[GridNetwork, WeightsInfo]:
 
 
 def run_in_each_runtime(graph: bytes, image: np.ndarray[Any, Any], names: tuple[str, ...]) -> list[Arrays]:
-    """Return the outputs of these names from ONNX Runtime and from OpenVINO."""
+    """Run a graph on an image; return two dictionaries name → output, from ONNX Runtime and from OpenVINO."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     core = openvino_core()
     compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -76,7 +77,10 @@ def test_boxes_and_scores_are_float32() -> None:
 
 
 def graph_with_outputs(boxes: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> bytes:
-    """Return a graph that outputs these arrays for a black image; it reads the image so that it is not folded."""
+    """Return an ONNX graph that outputs the given boxes and scores for a black image.
+
+    The outputs depend on the image. Otherwise the runtimes would replace the whole graph by constants.
+    """
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> constant (uint8[1, 100, 200, 3] image) '
         "=> (float[1, P, 4] boxes, float[1, P, C] scores) { levels = Cast <to = 1> (image) "
@@ -90,7 +94,7 @@ def graph_with_outputs(boxes: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]
 def plain_nms(
     boxes: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], options: DetectOptions
 ) -> list[tuple[int, int]]:
-    """Return (point, class id) of the detections that NMS keeps, best first, by a plain loop."""
+    """Apply NMS in a plain loop; return (point, class id) of each kept detection, sorted by descending score."""
     kept: list[tuple[int, int]] = []
     for point in np.argsort(-scores.max(axis=1), kind="stable"):
         class_id = int(scores[point].argmax())

@@ -19,7 +19,7 @@ Object = tuple[tuple[float, float, float, float], int]
 
 
 def grid64() -> Grid:
-    """The grid in float64, so that rounding decides no comparison."""
+    """Return the grid in float64, so that no comparison depends on rounding."""
     grid = make_grid(INPUT_HW, torch.device("cpu"))
     return Grid(grid.points.double(), grid.strides.double())
 
@@ -60,13 +60,13 @@ def iou_of(a: Sequence[float], b: Sequence[float]) -> float:
     return overlap / union if union > 0 else 0.0
 
 
-def assign_slowly(
+def assign_with_loops(
     predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float
 ) -> dict[tuple[int, int], tuple[int, float]]:
-    """Reference for `assign`, one point and one object at a time, following its docstring.
+    """Assign with plain loops over objects and points, as the docstring of `assign` describes; return the targets.
 
     Returns:
-        (image, point) → (index of the object in its image, quality).
+        (image index, point index) → (index of the object in the image, quality).
     """
     points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
     logits, distances = predictions.class_logits.tolist(), predictions.distances.tolist()
@@ -101,7 +101,7 @@ def check_against_reference(
     predictions: GridPredictions, images: Sequence[Sequence[Object]], config: Config, min_quality: float = 0.0
 ) -> None:
     found = assign(predictions, batch_of(images, padding=2), config, min_quality)
-    expected = assign_slowly(predictions, images, config, min_quality)
+    expected = assign_with_loops(predictions, images, config, min_quality)
     keys = list(zip(found.image_index.tolist(), found.point_index.tolist(), strict=True))
     assert len(set(keys)) == len(keys)
     assert set(keys) == set(expected)
@@ -138,7 +138,7 @@ def test_assignment_equals_the_reference_for_other_settings(config: Config) -> N
 
 
 def test_ties_are_won_by_the_first_point_and_object() -> None:
-    """Predictions are equal everywhere, and every object occurs twice: nearly all comparisons are ties."""
+    """Use equal predictions at all points, and every object twice: then nearly all comparisons are ties."""
     grid = grid64()
     shape = (1, len(grid.strides))
     predictions = GridPredictions(torch.zeros(*shape, CLASSES).double(), torch.ones(*shape, 4).double(), grid)

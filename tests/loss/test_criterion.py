@@ -30,7 +30,7 @@ def random_predictions(images: int, seed: int) -> GridPredictions:
 
 
 def random_batch(images: int, rows: int, seed: int, dtype: torch.dtype = torch.float64) -> Batch:
-    """A batch with objects of all sizes; every third row is padding."""
+    """Return a batch of random objects of all sizes; every third row is padding."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([100, 70])
     size = 4 + torch.rand(images, rows, 2, generator=generator, dtype=dtype) * torch.tensor([24, 22])
@@ -47,8 +47,13 @@ def batch_of(boxes: Tensor, class_ids: Tensor, is_object: Tensor, is_crowd: Tens
     return Batch(images, boxes, class_ids, is_object, is_crowd, tuple(range(count)))
 
 
-def one_image(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
-    """A batch of two images: the first with these boxes of class 0, the second empty."""
+def objects_in_first_image(boxes: Sequence[Sequence[float]], crowd: bool = False) -> Batch:
+    """Return a batch of two images, of which only the first has boxes.
+
+    Args:
+        boxes: boxes as (x1, y1, x2, y2), in pixels.
+        crowd: False: the boxes are objects of class 0. True: the boxes are crowd regions.
+    """
     rows = torch.zeros(2, len(boxes), 4)
     rows[0] = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     first = torch.zeros(2, len(boxes), dtype=torch.bool)
@@ -72,8 +77,8 @@ def giou_of(a: Sequence[float], b: Sequence[float]) -> float:
     return overlap / union - (hull - union) / hull
 
 
-def loss_slowly(predictions: GridPredictions, batch: Batch, config: Config) -> list[float]:
-    """Reference for the three terms of the loss, by their published formulas, one number at a time."""
+def loss_with_loops(predictions: GridPredictions, batch: Batch, config: Config) -> list[float]:
+    """Compute the three terms of the loss with plain loops, from the published formulas."""
     targets = assign(predictions, batch, config)
     points, strides = predictions.grid.points.tolist(), predictions.grid.strides.tolist()
     target_scores: dict[tuple[int, int, int], float] = {}
@@ -118,7 +123,7 @@ def test_loss_equals_its_published_formulas(seed: int, with_crowd: bool) -> None
         batch = replace(batch, is_crowd=is_crowd, is_object=batch.is_object & ~is_crowd)
     config = Config(focal_power=1.5, class_weight=1.25)
     terms = detection_loss(predictions, batch, config)
-    assert values(terms) == pytest.approx(loss_slowly(predictions, batch, config), rel=1e-10)
+    assert values(terms) == pytest.approx(loss_with_loops(predictions, batch, config), rel=1e-10)
     assert float(terms.detach().total) == pytest.approx(sum(values(terms)))
     assert terms.positives == len(assign(predictions, batch, config).quality)
 
@@ -171,7 +176,9 @@ def test_only_points_in_crowd_regions_have_no_class_loss() -> None:
     predictions = random_predictions(2, 0)
     logits = predictions.class_logits.requires_grad_()
     region = (32.0, 16.0, 100.0, 80.0)
-    terms = detection_loss(replace(predictions, class_logits=logits), one_image([region], crowd=True), Config())
+    terms = detection_loss(
+        replace(predictions, class_logits=logits), objects_in_first_image([region], crowd=True), Config()
+    )
     terms.total.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     has_gradient = (logits.grad != 0).any(dim=-1)
@@ -183,7 +190,7 @@ def test_only_points_in_crowd_regions_have_no_class_loss() -> None:
 
 def test_object_inside_a_crowd_region_has_a_loss() -> None:
     predictions = random_predictions(2, 0)
-    batch = one_image([(0, 0, 128, 96), (40, 30, 80, 70)])
+    batch = objects_in_first_image([(0, 0, 128, 96), (40, 30, 80, 70)])
     first = torch.tensor([[True, False], [False, False]])
     batch = replace(batch, is_crowd=first, is_object=batch.is_object & ~first, boxes=batch.boxes.double())
     terms = detection_loss(predictions, batch, Config())
@@ -200,16 +207,18 @@ def many_boxes() -> list[list[float]]:
 @pytest.mark.parametrize(
     "batch",
     [
-        pytest.param(one_image([]), id="no row"),
-        pytest.param(replace(one_image([(0, 0, 0, 0)] * 3), is_object=torch.zeros(2, 3).bool()), id="only padding"),
-        pytest.param(one_image([(5, 5, 60, 60), (50, 40, 90, 90)], crowd=True), id="only crowd"),
-        pytest.param(one_image([(0, 0, 128, 96)], crowd=True), id="all crowd"),
-        pytest.param(one_image(many_boxes()), id="500 objects"),
-        pytest.param(one_image([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
-        pytest.param(one_image([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
-        pytest.param(one_image([(0, 0, 128, 96)]), id="the complete input"),
-        pytest.param(one_image([(10, 10, 40, 40)] * 30), id="30 times the same"),
-        pytest.param(one_image([(0, 50, 128, 51)]), id="a line"),
+        pytest.param(objects_in_first_image([]), id="no rows"),
+        pytest.param(
+            replace(objects_in_first_image([(0, 0, 0, 0)] * 3), is_object=torch.zeros(2, 3).bool()), id="only padding"
+        ),
+        pytest.param(objects_in_first_image([(5, 5, 60, 60), (50, 40, 90, 90)], crowd=True), id="only crowd"),
+        pytest.param(objects_in_first_image([(0, 0, 128, 96)], crowd=True), id="crowd everywhere"),
+        pytest.param(objects_in_first_image(many_boxes()), id="500 objects"),
+        pytest.param(objects_in_first_image([(0, 0, 1, 1), (127, 95, 128, 96), (63, 47, 64, 48)]), id="one pixel"),
+        pytest.param(objects_in_first_image([(64, 48, 64.001, 48.001)]), id="a thousandth of a pixel"),
+        pytest.param(objects_in_first_image([(0, 0, 128, 96)]), id="the complete input"),
+        pytest.param(objects_in_first_image([(10, 10, 40, 40)] * 30), id="the same box 30 times"),
+        pytest.param(objects_in_first_image([(0, 50, 128, 51)]), id="a line"),
     ],
 )
 @pytest.mark.parametrize("min_quality", [0.0, 0.1])
@@ -247,7 +256,7 @@ def test_softmax_background_is_a_class_with_logit_zero() -> None:
 
 def test_squared_error_compares_centers_and_roots_of_sides() -> None:
     distances, targets = torch.tensor([[1.0, 2.0, 3.0, 2.0]]), torch.tensor([[0.5, 1.0, 0.5, 3.0]])
-    # Centers 1, 0 and 0, 1; sides 4, 4 and 1, 4.
+    # Predicted: center (1, 0), sides 4 and 4. Target: center (0, 1), sides 1 and 4.
     assert squared_error(distances, targets).tolist() == pytest.approx([1 + 1 + (2 - 1) ** 2 + 0])
 
 
@@ -261,7 +270,7 @@ def test_other_class_losses_do_not_change_the_box_losses(class_loss: str) -> Non
     assert set(other_loss.parts) - set(loss.parts) == {"square"}
 
 
-def test_every_object_can_get_a_positive_with_cells_only() -> None:
+def test_every_object_has_a_cell_but_not_always_a_point() -> None:
     at_corners = np.array([[31, 31, 33, 33], [63, 31, 65, 33]], np.float32)
     assert has_positive(at_corners, Config(head="yolo_v1", assign_radius=0.2)).tolist() == [True, True]
     assert has_positive(at_corners, Config(assign_radius=0.2)).tolist() == [False, False]

@@ -1,4 +1,4 @@
-"""The loss of the first YOLO against its published formula, computed cell by cell."""
+"""Compare the loss of the first YOLO with its published formula, computed cell by cell."""
 
 import math
 from dataclasses import replace
@@ -45,10 +45,10 @@ def iou_of(a: list[float], b: tuple[float, ...]) -> float:
     return width * height / union
 
 
-def loss_slowly(
+def loss_with_loops(
     predictions: CellPredictions, rows: list[list[tuple[tuple[float, float, float, float], int]]], config: Config
 ) -> list[float]:
-    """Reference for the loss: equation 3 of the paper, term by term."""
+    """Compute the three terms of the loss with plain loops, from equation 3 of the paper."""
     height, width = INPUT_HW
     classes = coordinates = confidence = 0.0
     for b, objects in enumerate(rows):
@@ -98,8 +98,8 @@ ROWS = [
 def test_loss_equals_the_published_formula(seed: int) -> None:
     predictions, config = random_predictions(3, seed), Config(coord_weight=4, noobj_weight=0.25)
     terms = detection_loss(predictions, batch_of(ROWS), config)
-    assert [float(part) for part in terms.parts.values()] == pytest.approx(loss_slowly(predictions, ROWS, config))
-    assert terms.positives == 4  # two objects have their center in one cell, which is assigned to the larger one
+    assert [float(part) for part in terms.parts.values()] == pytest.approx(loss_with_loops(predictions, ROWS, config))
+    assert terms.positives == 4  # two objects have their center in one cell: only the larger object is assigned
 
 
 def test_without_objects_only_confidence_has_a_loss() -> None:
@@ -116,7 +116,7 @@ def test_empty_cells_in_crowd_regions_have_no_loss() -> None:
 
 
 def test_exact_predictions_have_no_loss() -> None:
-    box = (40.0, 20.0, 88.0, 60.0)  # its center (64, 40) is the left edge of cell 6, a quarter down
+    box = (40.0, 20.0, 88.0, 60.0)  # center (64, 40): on the left edge of cell 6, a quarter of the cell below its top
     predictions = random_predictions(1, 0)
     offsets = predictions.offsets.clone()
     offsets[0, 6, 1] = torch.tensor([0, 0.25, math.sqrt(48 / 128), math.sqrt(40 / 96)])

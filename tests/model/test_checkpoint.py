@@ -23,7 +23,7 @@ IMAGES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torc
 
 
 def build(seed: int = 0, **settings: object) -> GridNetwork:
-    """A network whose batch norms have running statistics of images."""
+    """Return a network whose batch norm layers have the running statistics of `IMAGES`."""
     torch.manual_seed(seed)
     config = Config(**{"model": "pico"} | settings)  # type: ignore[arg-type]
     network = make_network(config, 2, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600).train()
@@ -45,12 +45,12 @@ def path(network: GridNetwork, tmp_path: Path) -> Path:
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file."""
+    """Return the tensors by name, and the metadata, of a safetensors file."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
 
 
-def test_loaded_weights_equal_the_saved_ones(network: GridNetwork, path: Path) -> None:
+def test_loaded_weights_equal_the_saved_weights(network: GridNetwork, path: Path) -> None:
     loaded, info = load_weights(path)
     assert info == INFO
     assert not loaded.training
@@ -84,7 +84,7 @@ def test_float16_halves_the_file_and_barely_changes_predictions(
     torch.testing.assert_close(half.distances, exact.distances, rtol=0.01, atol=0.02)
 
 
-def test_saving_replaces_the_file_and_leaves_no_other(network: GridNetwork, path: Path) -> None:
+def test_saving_replaces_the_file_and_leaves_no_temporary_file(network: GridNetwork, path: Path) -> None:
     path.write_bytes(b"older")
     save_weights(path, network, INFO)
     assert load_weights(path)[1] == INFO
@@ -110,23 +110,23 @@ def cut_header(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
-def empty(path: Path) -> None:
+def clear(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def pickled(path: Path) -> None:
+def write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": [1, 2, 3]}))
 
 
-def torch_saved(path: Path) -> None:
+def write_torch_file(path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, path)
 
 
-def foreign(path: Path) -> None:
+def write_other_safetensors(path: Path) -> None:
     save_file({"layer.weight": torch.zeros(3)}, path)
 
 
-def with_format(path: Path) -> None:
+def with_unknown_format(path: Path) -> None:
     tensors, metadata = read_file(path)
     save_file(tensors, path, metadata | {"format": "detector-weights-99"})
 
@@ -186,14 +186,18 @@ def with_broken_json(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (Path.unlink, FileError, "no such weights file, and no shipped weights of that name"),
+        (Path.unlink, FileError, "no such weights file; pass a path, or the name of shipped weights: cells, scenes"),
         (truncate, WeightsError, "not a readable safetensors file"),
         (cut_header, WeightsError, "not a readable safetensors file"),
-        (empty, WeightsError, "not a readable safetensors file"),
-        (pickled, WeightsError, "not a readable safetensors file"),
-        (torch_saved, WeightsError, "not a readable safetensors file"),
-        (foreign, WeightsError, "written by another program or version .format None, expected 'detector-weights-2'"),
-        (with_format, WeightsError, "written by another program or version .format 'detector-weights-99'"),
+        (clear, WeightsError, "not a readable safetensors file"),
+        (write_pickle, WeightsError, "not a readable safetensors file"),
+        (write_torch_file, WeightsError, "not a readable safetensors file"),
+        (
+            write_other_safetensors,
+            WeightsError,
+            "written by another program or version .format None, expected 'detector-weights-2'",
+        ),
+        (with_unknown_format, WeightsError, "written by another program or version .format 'detector-weights-99'"),
         (with_wrong_shape, WeightsError, r"tensor heads.0.output.bias has shape \[7\], expected \[6\]"),
         (with_wrong_type, WeightsError, "tensor heads.0.output.bias has type int64, expected float16 or float32"),
         (with_nan, WeightsError, "tensor heads.1.output.bias contains NaN or infinite values"),
@@ -201,7 +205,11 @@ def with_broken_json(path: Path) -> None:
         (without_a_tensor, WeightsError, "tensor heads.2.output.weight is missing"),
         (with_unknown_tensor, WeightsError, "tensor extra.weight is not part of the network"),
         (with_metadata(model="nano"), WeightsError, "tensor backbone.stages.0.0.conv.weight has shape"),
-        (with_metadata(model="giant"), WeightsError, "damaged, or written by another version: model: expected pico"),
+        (
+            with_metadata(model="giant"),
+            WeightsError,
+            "damaged, or was written by another version: model: expected pico",
+        ),
         (with_metadata(input_hw=[64]), WeightsError, "the metadata is damaged: input_hw must be"),
         (with_metadata(input_hw=None), WeightsError, "the metadata is damaged: input_hw must be"),
         (with_metadata(class_names=["a", "b", "c"]), WeightsError, "3 class names, 2 category ids"),
@@ -238,12 +246,12 @@ def test_pickle_files_are_never_executed(tmp_path: Path) -> None:
             return exec, ("raise SystemExit('the pickle was executed')",)
 
     (tmp_path / "w.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(WeightsError, match="can run code when it is loaded and is therefore not read"):
+    with pytest.raises(WeightsError, match="PyTorch files are not read, since they can run code when they are loaded"):
         load_weights(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize(("name", "message"), [("a.pt", "can run code"), ("a.ONNX", "an exported graph: expected the")])
-def test_files_of_other_formats_are_named(tmp_path: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("a.pt", "can run code"), ("a.ONNX", "an exported graph: pass the")])
+def test_message_names_the_format_of_the_file(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_bytes(bytes(100))
     with pytest.raises(WeightsError, match=message):
         load_weights(tmp_path / name)

@@ -50,12 +50,12 @@ def test_gradients_pass_through_the_rounding() -> None:
         fake_quantize_weights(weight).sum() + fake_quantize_activations(x).sum(), (weight, x)
     )
     for gradient in gradients:
-        # Values at the ends of the range may be clipped, since the range itself is rounded.
+        # Values at the ends of the range may be clipped, because the range is rounded too.
         assert (gradient == 1).float().mean() > 0.98
 
 
-def with_running_statistics() -> tuple[GridNetwork, Tensor]:
-    """A network whose batch norms have running statistics of images, and the images."""
+def network_and_images() -> tuple[GridNetwork, Tensor]:
+    """Return a network and random images. Batch norm layers have the running statistics of these images."""
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     covariance = np.diag([2000, 2000, 2000]).astype(np.float32)
@@ -67,7 +67,7 @@ def with_running_statistics() -> tuple[GridNetwork, Tensor]:
 
 
 def test_qat_leaves_batch_norm_statistics_and_evaluation_unchanged() -> None:
-    network, images = with_running_statistics()
+    network, images = network_and_images()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     exact = network.eval()(images).scores()
     network.train().set_fake_quant(True)
@@ -76,8 +76,8 @@ def test_qat_leaves_batch_norm_statistics_and_evaluation_unchanged() -> None:
     torch.testing.assert_close(network.eval()(images).scores(), exact)
 
 
-def test_qat_predictions_are_close_to_exact_ones() -> None:
-    network, images = with_running_statistics()
+def test_qat_predictions_are_close_to_exact_predictions() -> None:
+    network, images = network_and_images()
     exact = network.eval()(images).class_logits
     network.train().set_fake_quant(True)
     quantized = network(images).class_logits

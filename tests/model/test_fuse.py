@@ -21,13 +21,13 @@ def noise(*shape: int) -> Tensor:
 
 def build(size: str) -> GridNetwork:
     torch.manual_seed(0)
-    # One size is built with spatial pyramid pooling (SPP), as networks for large inputs are.
+    # The size pico has spatial pyramid pooling (SPP) here, like networks for large inputs.
     config = Config(model=size)  # type: ignore[arg-type]
     return make_network(config, 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600, size == "pico")
 
 
 def trained(size: str) -> GridNetwork:
-    """A network after a few steps on noise, so that no norm has its initial statistics or weights."""
+    """Return a network after a few training steps on noise, so that no norm has its initial statistics or weights."""
     network = build(size)
     trainer = Trainer(network, Config(model=size, seed=0), CPU, torch.float32)  # type: ignore[arg-type]
     boxes = torch.tensor([[[8.0, 8.0, 40.0, 30.0]], [[20.0, 4.0, 60.0, 60.0]]])

@@ -90,9 +90,9 @@ def test_images_of_a_batch_do_not_influence_each_other() -> None:
 
 @torch.inference_mode()
 def test_points_predict_for_their_own_part_of_the_image() -> None:
-    """A local change of the image changes most the predictions of nearby points of the finest grid.
+    """Change a small part of an image: the predictions of nearby points of the finest grid change most.
 
-    This fails if rows and columns are swapped.
+    The test fails if the network swaps rows and columns.
     """
     network = build()
     before = torch.full((1, 3, 256, 128), 110, dtype=torch.uint8)

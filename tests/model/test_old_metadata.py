@@ -14,9 +14,9 @@ OLD = {
     "model": '"pico"',
     "class_names": '["cat"]',
     "category_ids": "[1]",
-    "canvas_hw": "[64, 96]",  # the old name of the input size
+    "canvas_hw": "[64, 96]",  # old name of input_hw
     "config": json.dumps({"lr_rest": 0.125, "seed": 3}),
-    "facts": json.dumps({"pictures": 12, "steps": 5}),  # the old name of images
+    "facts": json.dumps({"pictures": 12, "steps": 5}),  # old name of "images"
 }
 
 
@@ -49,7 +49,7 @@ def test_damaged_old_metadata_is_unchanged(key: str, text: str) -> None:
 
 
 def test_old_tensor_names_are_replaced() -> None:
-    old = {"colour_mean": 1, "colour_deviation": 2, "colour_mixing": 3, "stem.weight": 4}  # the old spelling
+    old = {"colour_mean": 1, "colour_deviation": 2, "colour_mixing": 3, "stem.weight": 4}  # old names
     assert upgrade_tensors(old) == {"color_mean": 1, "color_std": 2, "color_mixing": 3, "stem.weight": 4}
 
 

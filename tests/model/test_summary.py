@@ -52,10 +52,14 @@ def test_sizes_follow_the_formula_with_and_without_padding() -> None:
 
 
 def first_influence(network: GridNetwork, reverse: bool) -> int:
-    """Return the smallest number of nonzero pixel columns at one side of the image that change the central cell.
+    """Return the smallest number of pixel columns at one side of the image that can influence the central cell.
 
-    All weights are positive and all biases 0, so the cell is above 0 if and only if one of the columns is in its
-    receptive field. That holds for max pooling too.
+    All weights are positive and all biases are 0. So the cell is above 0 exactly if a nonzero pixel column lies in the
+    receptive field of the cell. This is true for max pooling too.
+
+    Args:
+        network: the network; the central cell of its feature map at stride 16 is observed.
+        reverse: False: count columns from the left side of the image. True: from the right side.
     """
     outputs: list[torch.Tensor] = []
     hook = network.backbone.stages[1].register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -74,8 +78,8 @@ def first_influence(network: GridNetwork, reverse: bool) -> int:
 
 
 @pytest.mark.parametrize("settings", [{}, {"downsample": "max_pool"}, {"kernel": 5}, {"padding": "valid"}])
-def test_receptive_field_equals_the_measured_one(settings: dict[str, Any]) -> None:
-    """Measured in one row of pixels: those that influence the central cell of a feature map of the backbone."""
+def test_receptive_field_equals_the_measured_field(settings: dict[str, Any]) -> None:
+    """Measure which pixel columns influence the central cell of a feature map of the backbone."""
     network, layers = summary((224, 512), activation="identity", norm="none", residual=False, **settings)
     stage = [layer for layer in layers if layer.name.startswith("backbone.stages.1")][-1]
     for module in network.modules():
@@ -85,7 +89,7 @@ def test_receptive_field_equals_the_measured_one(settings: dict[str, Any]) -> No
     assert stage.receptive_field == right - left + 1
 
     if settings.get("downsample") == "max_pool":
-        return  # of equal values, pooling passes the gradient to one only
+        return  # if values are equal, max pooling passes the gradient to only one of them
     outputs: list[torch.Tensor] = []
     network.backbone.stages[1].register_forward_hook(lambda _, __, output: outputs.append(output))
     image = torch.zeros(1, 3, 224, 512, requires_grad=True)

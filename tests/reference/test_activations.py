@@ -1,4 +1,4 @@
-"""Activation functions and their derivatives, against a NumPy reference."""
+"""The activation functions and their gradients equal a NumPy reference."""
 
 from collections.abc import Callable
 from typing import get_args, get_type_hints
@@ -17,7 +17,7 @@ SLOPE = 0.25
 
 
 def sigmoid(x: Array) -> Array:
-    # tanh never overflows.
+    # Written with tanh, which never overflows.
     return (1 + np.tanh(x / 2)) / 2
 
 
@@ -51,11 +51,11 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
         lambda x: np.where(in_ramp(x) > 0, x / 3 + 0.5, step(x)),
     ),
 }
-"""Name → function and derivative."""
+"""Name of an activation → function and its derivative."""
 
 
 def points() -> Array:
-    """Values of all magnitudes and both signs, but none at a kink of a function (0, -3 and 3)."""
+    """Return values of all magnitudes and both signs, without 0, -3 and 3, where some functions have no derivative."""
     sizes = np.concatenate([np.logspace(-12, 2.5, 60), np.linspace(0.05, 10.05, 101), 3 + np.array([-1e-4, 1e-4])])
     sizes = sizes[np.abs(sizes - 3) > 1e-5]
     return np.concatenate([-sizes[::-1], sizes])
@@ -73,7 +73,7 @@ def test_reference_has_every_activation() -> None:
 def test_activation_and_derivative_equal_the_reference(name: str) -> None:
     function, derivative = ACTIVATIONS[name]
     x = points()
-    # Clones, since some activations work in place, and a leaf that requires a gradient must not be modified.
+    # Clones, because some activations change their input, and PyTorch does not allow that for a leaf with a gradient.
     leaf = torch.from_numpy(x).reshape(1, 1, 1, -1).clone().requires_grad_()
     y = build(name)(leaf.clone())
     np.testing.assert_allclose(y.detach().numpy().ravel(), function(x), rtol=1e-9, atol=1e-15)

@@ -1,4 +1,4 @@
-"""The convolution of a block, forward and backward, against a NumPy reference."""
+"""The convolution of a block and its gradients equal a NumPy reference."""
 
 from typing import Literal
 
@@ -32,7 +32,7 @@ def convolve(x: Array, weight: Array, bias: Array, stride: int, padding: int) ->
 
 
 def convolve_back(x: Array, weight: Array, stride: int, padding: int, slope: Array) -> tuple[Array, Array, Array]:
-    """Return the gradients of sum(slope * y) with respect to input, weight and bias."""
+    """Return the gradients of sum(slope * y) with respect to x, weight and bias; y is the output of `convolve`."""
     side = weight.shape[-1]
     padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     grad_padded, grad_weight = np.zeros_like(padded), np.zeros_like(weight)
@@ -52,14 +52,14 @@ def convolve_back(x: Array, weight: Array, stride: int, padding: int, slope: Arr
 
 
 def size_after(n: int, kernel: int, stride: int, padding: int) -> int:
-    """Return floor((n + 2p - f) / s) + 1."""
+    """Return the output size of a convolution by the formula floor((n + 2p - f) / s) + 1."""
     return (n + 2 * padding - kernel) // stride + 1
 
 
 def plain_block(
     channels_in: int, channels_out: int, kernel: int, stride: int, padding: Padding, identity: bool = False
 ) -> ConvBlock:
-    """Return a block without norm and activation: only the convolution, and with `identity` the added input."""
+    """Return a block with only a convolution, no norm and no activation; with `identity`, the input is added."""
     torch.manual_seed(0)
     return ConvBlock(channels_in, channels_out, PLAIN, kernel, stride, identity, padding=padding).double()
 
@@ -80,7 +80,7 @@ def test_convolution_and_gradients_equal_the_reference(kernel: int, stride: int,
     weight, bias = randomize(block)
     zeros = kernel // 2 if padding == "same" else 0
     rng = np.random.default_rng(kernel)
-    # Even and odd sizes: with stride 2 the last row or column may be unused.
+    # Even and odd sizes, because with stride 2 the last row or column may be unused.
     for height, width in ((8, 11), (5, 6), (7, 7)):
         block.zero_grad()
         x = rng.normal(size=(2, 3, height, width))
@@ -126,7 +126,7 @@ def test_added_input_is_center_cropped(kernel: int, padding: Padding) -> None:
     tensor = torch.from_numpy(x).requires_grad_()
     zeros = kernel // 2 if padding == "same" else 0
     y = block(tensor)
-    # Adding the input equals adding 1 to the center of the kernel from each channel to itself.
+    # Adding the input is the same as adding 1 to the kernel center from each input channel to the same output channel.
     weight = weight.copy()
     weight[range(3), range(3), kernel // 2, kernel // 2] += 1
     expected = convolve(x, weight, bias, 1, zeros)

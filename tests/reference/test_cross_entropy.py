@@ -1,4 +1,4 @@
-"""The losses of class scores and their gradients, against a NumPy reference."""
+"""The class losses and their gradients equal a NumPy reference."""
 
 import functools
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from detector.model.grid import GridPredictions, make_grid
 Array = Doubles
 
 LossAndSlope = Callable[[Array, Array], tuple[Array, Array]]
-"""Takes logits and targets; returns the loss and its derivative with respect to the logits."""
+"""A function of logits and targets that returns the loss and the derivative of the loss with respect to the logits."""
 
 
 def logits_and_targets(seed: int, classes: int) -> tuple[Array, Array]:
-    """Return logits of all magnitudes, and targets whose rows sum up to at most 1, both [40, classes]."""
+    """Return logits of all magnitudes, and targets with at most one class per row; both are [40, classes]."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(40, classes)) * np.logspace(-3, 1.5, 40)[:, None]
     targets = np.zeros_like(logits)
@@ -29,9 +29,10 @@ def logits_and_targets(seed: int, classes: int) -> tuple[Array, Array]:
 
 
 def sigmoid_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return -t ln s - (1 - t) ln(1 - s) for the score s = 1 / (1 + e^-z), and its derivative with respect to z.
+    """Return the cross-entropy of a sigmoid and the derivative of this loss with respect to the logits.
 
-    Uses -ln s = ln(1 + e^-z) and -ln(1 - s) = ln(1 + e^z), which are exact where s is nearly 0 or 1.
+    The loss is -t ln s - (1 - t) ln(1 - s) for the target t and the score s = 1 / (1 + e^-z) of the logit z. It is
+    computed with -ln s = ln(1 + e^-z) and -ln(1 - s) = ln(1 + e^z), which are exact where s is nearly 0 or 1.
     """
     loss = targets * np.logaddexp(0, -logits) + (1 - targets) * np.logaddexp(0, logits)
     return loss, scores_of(logits) - targets
@@ -42,7 +43,10 @@ def scores_of(logits: Array) -> Array:
 
 
 def quality_focal(logits: Array, targets: Array, power: float) -> tuple[Array, Array]:
-    """Return |t - s|^beta times the cross-entropy of the sigmoid, and its derivative, with ds/dz = s (1 - s)."""
+    """Return the quality focal loss and the derivative of this loss with respect to the logits.
+
+    The loss is |t - s|^power times the cross-entropy of the sigmoid. The derivative uses ds/dz = s (1 - s).
+    """
     scores = scores_of(logits)
     entropy, entropy_slope = sigmoid_entropy(logits, targets)
     error = scores - targets
@@ -52,12 +56,12 @@ def quality_focal(logits: Array, targets: Array, power: float) -> tuple[Array, A
 
 
 def softmax_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Compute the cross-entropy of a softmax over C classes and a background class of logit 0.
+    """Return the cross-entropy of a softmax over C classes and a background class with logit 0, and its derivative.
 
-    The target of the background is 1 minus the sum of the others.
+    The target of the background is 1 minus the sum of the targets of the classes.
 
     Returns:
-        The loss [N], and its derivative with respect to the logits [N, C]: probability minus target.
+        The loss [N], and the derivative [N, C] of the loss with respect to the logits: probability minus target.
     """
     with_background = np.concatenate([logits, np.zeros((len(logits), 1))], axis=1)
     all_targets = np.concatenate([targets, 1 - targets.sum(axis=1, keepdims=True)], axis=1)
@@ -76,7 +80,7 @@ def loss_and_slope(function: Callable[[Tensor, Tensor], Tensor], logits: Array, 
 
 
 def numerical_slope(function: Callable[[Array], Array], logits: Array) -> Array:
-    """Return the central difference of the summed loss, one logit at a time."""
+    """Return the numerical derivative of the summed loss with respect to each logit, from central differences."""
     slope = np.zeros_like(logits)
     for index in np.ndindex(*logits.shape):
         step = np.zeros_like(logits)

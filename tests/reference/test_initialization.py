@@ -1,4 +1,4 @@
-"""Initial weights and scores of a network, against the published formulas."""
+"""The initial weights and scores of a network follow the published formulas."""
 
 import math
 
@@ -12,11 +12,11 @@ from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 
 ENOUGH = 20_000
-"""Number of weights n from which the relative error of their standard deviation, 1 / sqrt(2n), is below 0.5 %."""
+"""Smallest number of weights of a tested layer. Then their standard deviation has a relative error below 0.5 %."""
 
 
 def expected_std(conv: nn.Conv2d, init: str) -> float:
-    """Return the standard deviation of a layer by the formula, with fan-in n and fan-out m."""
+    """Return the standard deviation of initial weights by the published formula, with fan-in n and fan-out m."""
     channels_out, channels_in, height, width = conv.weight.shape
     n, m = channels_in * height * width, channels_out * height * width
     return {
@@ -34,7 +34,7 @@ def build(config: Config, class_count: int) -> GridNetwork:
 @pytest.mark.parametrize("init", ["he", "xavier", "lecun", "normal"])
 def test_initial_weights_have_the_standard_deviation_of_the_formula(init: str) -> None:
     torch.manual_seed(0)
-    # With this many classes the last layers are large enough too.
+    # With 300 classes the last layers also have enough weights.
     network = build(Config(init=init, init_std=0.07), 300)  # type: ignore[arg-type]
     checked = 0
     for name, module in network.named_modules():
@@ -55,7 +55,7 @@ def test_initial_scores_are_one_percent_or_lower_for_many_classes(class_count: i
         network = build(Config(model="pico", class_loss=class_loss), class_count)  # type: ignore[arg-type]
         for output in network.outputs:
             assert output.bias is not None
-            powers = np.exp(output.bias.detach().double().numpy()[:class_count])
-            # The logit of the background is 0, so its power is 1. Each sigmoid has a background of its own.
-            scores = powers / (1 + (powers.sum() if class_loss == "softmax" else powers))
+            exponentials = np.exp(output.bias.detach().double().numpy()[:class_count])
+            # The logit of the background is 0 and e^0 = 1. Softmax has one background class, each sigmoid has its own.
+            scores = exponentials / (1 + (exponentials.sum() if class_loss == "softmax" else exponentials))
             np.testing.assert_allclose(scores, expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Batch norm and group norm of a block, forward and backward, against a NumPy reference."""
+"""Batch norm and group norm of a block and their gradients equal a NumPy reference."""
 
 from typing import Any, Literal
 
@@ -18,17 +18,17 @@ MOMENTUM = 0.1
 
 
 def normalize(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return (x - mean) / std over `axes`, and std; the variance is the mean squared difference plus epsilon."""
+    """Return (x - mean) / std, and std, both computed over `axes`; std² is the mean of (x - mean)² plus epsilon."""
     mean = x.mean(axis=axes, keepdims=True)
     std = np.sqrt(((x - mean) ** 2).mean(axis=axes, keepdims=True) + EPSILON)
     return (x - mean) / std, std
 
 
 def normalize_back(normal: Array, std: Array, axes: tuple[int, ...], slope: Array) -> Array:
-    """Return the gradient of sum(slope * normal) with respect to x.
+    """Return the gradient of sum(slope * normal) with respect to x, where `normal` and `std` are from `normalize`.
 
     A change of x also changes mean and std. So the parts of the slope that correspond to a shift and to a scaling of
-    all x are removed.
+    all values of x are removed.
     """
     shift = slope.mean(axis=axes, keepdims=True)
     scaling = (slope * normal).mean(axis=axes, keepdims=True)
@@ -36,12 +36,12 @@ def normalize_back(normal: Array, std: Array, axes: tuple[int, ...], slope: Arra
 
 
 def per_channel(channels: Array) -> Array:
-    """Reshape [C] to [1, C, 1, 1]."""
+    """Return an array [C] reshaped to [1, C, 1, 1]."""
     return channels.reshape(1, -1, 1, 1)
 
 
 def build(norm: Literal["batch", "group"], channels: int) -> tuple[ConvBlock, Any]:
-    """Return a block whose convolution is the identity, and its norm with random gain and offset."""
+    """Return a block whose convolution changes nothing, and the norm of the block, with random gain and offset."""
     config = Config(norm=norm, activation="identity")
     block = ConvBlock(channels, channels, config, kernel=1).double()
     block.conv.weight.data = torch.eye(channels, dtype=torch.float64)[:, :, None, None]
@@ -83,7 +83,7 @@ def test_batch_norm_evaluation_uses_running_statistics_with_momentum_one_tenth()
         x = rng.normal(rng.normal(size=(1, 3, 1, 1)), 2, size=(2, 3, 4, 5))
         block.train()(torch.from_numpy(x))
         mean = (1 - MOMENTUM) * mean + MOMENTUM * x.mean(axis=(0, 2, 3))
-        # The running variance is the unbiased one: divided by n - 1.
+        # The running variance is the unbiased estimate, which divides by n - 1.
         variance = (1 - MOMENTUM) * variance + MOMENTUM * x.var(axis=(0, 2, 3), ddof=1)
     np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-10)
     np.testing.assert_allclose(norm.running_var.numpy(), variance, rtol=1e-10)

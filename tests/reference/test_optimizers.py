@@ -1,4 +1,4 @@
-"""The updates of the optimizers that `make_optimizers` returns, against a NumPy reference."""
+"""The steps of all optimizers from `make_optimizers` equal a NumPy reference."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from detector.training.optimizer import make_optimizers
 Array = Doubles
 
 Update = Callable[[Array, Sequence[Array], Sequence[float]], Array]
-"""Takes a weight, the gradients and the learning rates of all steps; returns the weight after them."""
+"""A function of a weight, the gradients and the learning rates of all steps. It returns the weight after all steps."""
 
 FRACTIONS = (0.2, 1.0, 0.7, 0.7, 0.05)
 """Learning rate of each step, as a fraction of the peak."""
 
 DECAY = 0.5
-"""Weight decay; large, so that an error in it is visible."""
+"""Weight decay; so large that a wrong decay changes the result visibly."""
 
 
 def sgd(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
@@ -32,7 +32,7 @@ def sgd(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Ar
 
 
 def momentum(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
-    """Classical momentum of 0.9."""
+    """Update with classical momentum 0.9."""
     velocity = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
         velocity = 0.9 * velocity + gradient
@@ -41,7 +41,7 @@ def momentum(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) 
 
 
 def rmsprop(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -> Array:
-    """Divide each gradient by the root of the running mean of its squares."""
+    """Update with RMSProp: divide each gradient by the square root of the running mean of the squared gradients."""
     square = np.zeros_like(weight)
     for gradient, rate in zip(gradients, rates, strict=True):
         square = 0.99 * square + 0.01 * gradient**2
@@ -50,7 +50,11 @@ def rmsprop(weight: Array, gradients: Sequence[Array], rates: Sequence[float]) -
 
 
 def adam(weight: Array, gradients: Sequence[Array], rates: Sequence[float], decay: float = 0.0) -> Array:
-    """Divide the mean gradient by the root of the mean square, both bias-corrected; with a decay it is AdamW."""
+    """Update with Adam, or with AdamW if `decay` is not 0.
+
+    Divides the running mean of the gradients by the square root of the running mean of the squared gradients, both with
+    bias correction.
+    """
     mean, square = np.zeros_like(weight), np.zeros_like(weight)
     for number, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         mean = 0.9 * mean + 0.1 * gradient
@@ -62,7 +66,7 @@ def adam(weight: Array, gradients: Sequence[Array], rates: Sequence[float], deca
 
 
 def muon(kernel: Array, gradients: Sequence[Array], rates: Sequence[float], decay: float) -> Array:
-    """Nesterov momentum of the kernel, reshaped to a matrix and orthogonalized."""
+    """Update with Muon: reshape the kernel to a matrix, and orthogonalize the step with Nesterov momentum."""
     weight = kernel.reshape(len(kernel), -1)
     rows, columns = weight.shape
     velocity = np.zeros_like(weight)
@@ -74,10 +78,10 @@ def muon(kernel: Array, gradients: Sequence[Array], rates: Sequence[float], deca
 
 
 def orthogonal(matrix: Array) -> Array:
-    """Return the matrix with the same singular vectors and all singular values near 1.
+    """Return a matrix with the same singular vectors, in which all large singular values are near 1.
 
-    The published iteration only multiplies and adds matrices. So it applies this polynomial of odd powers to each
-    singular value.
+    The published iteration only multiplies and adds matrices. So the iteration applies this polynomial of odd powers to
+    each singular value.
     """
     left, values, right = np.linalg.svd(matrix / np.linalg.norm(matrix), full_matrices=False)
     large = values > 0.02
@@ -98,7 +102,7 @@ UPDATES: dict[str, tuple[Update, Update]] = {
     "momentum": (momentum, momentum),
     "sgd": (sgd, sgd),
 }
-"""Optimizer → updates of convolution weights, and of all others: norms, biases, last layers of the heads."""
+"""Optimizer → update of convolution weights, and update of norms, biases and the last layers of the heads."""
 
 
 def test_reference_has_every_optimizer() -> None:
@@ -113,7 +117,7 @@ def test_five_optimizer_steps_equal_the_reference(name: str) -> None:
     parameters = dict(network.named_parameters())
     before = {key: parameter.detach().numpy().copy() for key, parameter in parameters.items()}
     rng = np.random.default_rng(0)
-    # Gradients of all magnitudes; some values are exactly zero.
+    # Gradients of all magnitudes, in which some values are exactly zero.
     gradients = {
         key: [rng.normal(size=w.shape) * (rng.random(w.shape) < 0.9) * 10 ** rng.uniform(-4, 1) for _ in FRACTIONS]
         for key, w in before.items()

@@ -1,4 +1,4 @@
-"""The pooling layers of the network, forward and backward, against a NumPy reference."""
+"""The pooling layers of the network and their gradients equal a NumPy reference."""
 
 from collections.abc import Iterator
 from typing import Literal, cast
@@ -16,7 +16,7 @@ Array = Doubles
 
 
 def windows(height: int, width: int) -> Iterator[tuple[int, int, slice, slice]]:
-    """Yield row and column of each complete 2x2 window of a feature map, and the rows and columns it covers."""
+    """Yield for each complete 2x2 window of a feature map: output row, output column, input rows, input columns."""
     for i in range(height // 2):
         for j in range(width // 2):
             yield i, j, slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2)
@@ -30,7 +30,7 @@ def max_pool(x: Array) -> Array:
 
 
 def max_pool_back(x: Array, slope: Array) -> Array:
-    """Pass the slope of each window to its largest value, and of equal values to the first in row order."""
+    """Return the gradient with respect to x: the slope of each window goes to the first of its largest values."""
     grad_input = np.zeros_like(x)
     for i, j, rows, columns in windows(*x.shape[2:]):
         for b in range(x.shape[0]):
@@ -48,7 +48,7 @@ def average_pool(x: Array) -> Array:
 
 
 def average_pool_back(x: Array, slope: Array) -> Array:
-    """Pass a quarter of the slope to each of the four values."""
+    """Return the gradient with respect to x: each value of a window gets a quarter of the slope of the window."""
     grad_input = np.zeros_like(x)
     for i, j, rows, columns in windows(*x.shape[2:]):
         grad_input[:, :, rows, columns] += slope[:, :, i, j, None, None] / 4
@@ -59,7 +59,7 @@ POOLINGS = {"max_pool": (max_pool, max_pool_back), "avg_pool": (average_pool, av
 
 
 def build(downsample: Literal["max_pool", "avg_pool"], channels: int) -> nn.Module:
-    """Return a downsampling module of the network whose convolution is the identity."""
+    """Return a downsampling module with pooling, whose convolution changes nothing."""
     config = Config(downsample=downsample, norm="none", activation="identity")
     downsampling = make_downsampling(channels, channels, config).double()
     conv = cast(ConvBlock, cast(nn.Sequential, downsampling)[0]).conv

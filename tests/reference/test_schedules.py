@@ -1,4 +1,4 @@
-"""The learning rate schedules over complete runs, against a NumPy reference."""
+"""The learning rates of complete runs equal a NumPy reference, for every schedule."""
 
 from typing import Any, get_args, get_type_hints
 
@@ -15,7 +15,7 @@ Array = Doubles
 
 
 def progress(number: Array, steps: int, config: Config) -> Array:
-    """Return 0 up to the step at which the rate starts to fall, 1 at the end of the run, linear in between."""
+    """Return the position of each step: 0 before the learning rate starts to fall, 1 at the end, linear in between."""
     start = max(warmup_steps(steps, config), config.lr_decay_start * steps)
     return np.asarray(np.clip((number - start) / max(1, steps - start), 0, 1))
 
@@ -25,7 +25,7 @@ def warmup_steps(steps: int, config: Config) -> int:
 
 
 def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
-    """Return the decay factor of each step by the formula of the schedule; `number` counts the steps from 1."""
+    """Return the learning rate after warmup of each step, as a fraction of the peak; `number` counts steps from 1."""
     final = config.final_lr
     match config.lr_schedule:
         case "linear":
@@ -46,7 +46,7 @@ def decay(number: Array, steps: int, epoch: Array, config: Config) -> Array:
 
 
 def expected_rates(steps: int, config: Config, steps_per_epoch: float) -> Array:
-    """Return the learning rate of every step: linear up to step 20 and to the end of the warmup, then the decay."""
+    """Return the learning rate of every step: linear up to step 20 and up to the end of warmup, then the schedule."""
     number = np.arange(1, steps + 1, dtype=np.float64)
     warmup = warmup_steps(steps, config)
     rates = decay(number, steps, number / steps_per_epoch, config)

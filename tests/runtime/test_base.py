@@ -1,4 +1,4 @@
-"""Detections of a graph with NMS inside become predictions at grid points."""
+"""Tests of `points_from_detections`: each detection of a graph with NMS becomes one point."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training leaves the threads and random generators of the process unchanged."""
+"""Tests of device and precision, and of `training_process`: it restores threads and random generators."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_opencv_threads() -> Iterator[None]:
+    """Set the number of OpenCV threads to 2 during a test."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     yield

@@ -1,4 +1,4 @@
-"""All runtimes compute the same predictions; damaged files and wrong combinations are errors."""
+"""Tests of `load_runtime`: all runtimes predict the same; damaged files and wrong combinations are errors."""
 
 import shutil
 import signal
@@ -23,11 +23,12 @@ from detector.predict.detector import Detector
 from detector.runtime.load import load_runtime
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.5, 0.01
-"""Largest difference between the detections of two runtimes: image pixels, and score."""
+"""Largest allowed difference of a coordinate (in image pixels) and of a score between two runtimes."""
 
 
 @pytest.fixture(scope="module")
 def graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the tiny weights to ONNX, and return the path of the file."""
     path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
     export(tiny_weights, path, certify=False)
     return path
@@ -35,6 +36,7 @@ def graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the tiny weights to an OpenVINO IR, and return the path of the folder."""
     path = tmp_path_factory.mktemp("graph") / "tiny_openvino"
     export(tiny_weights, path, format="openvino", certify=False)
     return path
@@ -42,7 +44,11 @@ def folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Export the shipped weights `scenes`: plain, and dynamic with NMS inside as a file and as a folder."""
+    """Export the shipped weights `scenes` three times, and return the paths of the exports.
+
+    "plain" is an .onnx file with a fixed input size and without NMS. "dynamic_nms" (an .onnx file) and "folder" (an
+    OpenVINO IR) are dynamic and contain NMS.
+    """
     root = tmp_path_factory.mktemp("graph")
     paths = {"plain": root / "scenes.onnx", "dynamic_nms": root / "nms.onnx", "folder": root / "nms_openvino"}
     export("scenes", paths["plain"], certify=False)
@@ -52,7 +58,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def assert_equal_detections(expected: Detections, found: Detections) -> None:
-    """Assert that the detections match one to one, up to the tolerances."""
+    """Check that each detection matches exactly one found detection of the same class, within the tolerances."""
     assert len(expected) == len(found)
     similarity = pairwise_iou(expected.boxes, found.boxes) * (expected.class_ids[:, None] == found.class_ids)
     match = similarity.argmax(axis=1)
@@ -73,8 +79,8 @@ KINDS: list[tuple[str, RuntimeName]] = [
 @pytest.mark.parametrize(("kind", "runtime"), KINDS)
 def test_every_export_detects_the_same_objects(kind: str, runtime: RuntimeName, exports: dict[str, Path]) -> None:
     split = open_data("scenes").read("test")
-    # The scores of the runtimes differ by 1e-6. In these images no score is within 2e-4 of a threshold, and no IoU is
-    # within 9e-5 of the NMS threshold, so that rounding cannot add or remove a detection on any CPU.
+    # The scores of the runtimes differ by 1e-6. In these images, no score is within 2e-4 of a score threshold, and no
+    # IoU is within 9e-5 of the NMS threshold. So rounding errors cannot add or remove a detection on any CPU.
     images = [split.read_image(annotation) for annotation in split.annotations[:12]]
     torch, exported = Detector.load("scenes", device="cpu"), Detector.load(exports[kind], runtime=runtime)
     for score, most in ((SCORE_THRESHOLD, MAX_DETECTIONS), (0.5, 3)):
@@ -127,22 +133,24 @@ def test_exports_contain_the_information_about_the_weights(graph: Path, folder: 
     assert Detector.load(folder).info == Detector.load(folder / "model.xml").info == info
 
 
-def test_export_at_another_input_size_runs_only_at_it(tiny_weights: Path, tmp_path: Path) -> None:
+def test_export_with_fixed_input_size_runs_only_at_this_size(tiny_weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "large.onnx"
     assert export(tiny_weights, path, input_size=192, certify=False).input_hw == (128, 192)
     large = Detector.load(path)
     assert (large.input_hw, large.info.input_hw) == ((128, 192), (128, 192))
     assert Detector.load(path, input_size=192).input_hw == (128, 192)
-    with pytest.raises(WeightsError, match=r"fixed input size of 192 pixels and cannot run at 96.*--imgsz 96"):
+    with pytest.raises(WeightsError, match=r"fixed input size of 192 pixels .* cannot run at 96.*--imgsz 96"):
         Detector.load(path, input_size=96)
 
 
-def test_weights_runtime_and_device_must_fit(graph: Path, folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_wrong_combinations_of_weights_runtime_and_device_are_errors(
+    graph: Path, folder: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"torch runs \.safetensors"):
         load_runtime(graph, runtime="torch")
-    with pytest.raises(ConfigError, match=r"'cuda'.*runs on the CPU"):
+    with pytest.raises(ConfigError, match=r"'cuda'.*runs only on the CPU"):
         load_runtime(graph, device="cuda")
-    with pytest.raises(ConfigError, match="runs on the CPU"):
+    with pytest.raises(ConfigError, match="runs only on the CPU"):
         load_runtime(tiny_weights, device="cuda", runtime="openvino")
     with pytest.raises(FileError, match="cannot be read"):
         load_runtime(tmp_path / "none.onnx")
@@ -169,8 +177,8 @@ def test_foreign_and_truncated_onnx_files_are_errors(runtime: RuntimeName, graph
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.bin", lambda data: data[:-1], r"model\.bin: is not the file that model\.xml was written with"),
-        ("model.bin", lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], r"model\.bin: is not the file"),
+        ("model.bin", lambda data: data[:-1], r"model\.bin: the file does not belong to model\.xml"),
+        ("model.bin", lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], r"model\.bin: the file does not"),
         ("model.xml", lambda data: data[:3000], "not a readable OpenVINO IR"),
         ("model.xml", lambda data: b"", "not a readable OpenVINO IR"),
         ("model.xml", lambda data: data.replace(b"detector-weights-2", b"another"), "written by another program"),
@@ -180,8 +188,8 @@ def test_foreign_and_truncated_onnx_files_are_errors(runtime: RuntimeName, graph
             "written by another program",
         ),
         ("model.xml", lambda data: data.replace(b"[64, 96]", b"[32, 32]"), "export it again"),
-        ("model.bin", None, r"a folder without model\.bin"),
-        ("model.xml", None, r"a folder without model\.xml.*weights/best\.safetensors"),
+        ("model.bin", None, r"the folder contains no model\.bin"),
+        ("model.xml", None, r"the folder contains no model\.xml.*weights/best\.safetensors"),
     ],
 )
 def test_damaged_or_foreign_folder_is_an_error(

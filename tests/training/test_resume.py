@@ -101,7 +101,8 @@ def test_damaged_checkpoint_is_detected_and_the_previous_used(
     data[half] ^= 1
     last.write_bytes({"truncated": bytes(data[:half]), "one bit flipped": bytes(data), "empty": b""}[damage])
     resume(tmp_path / "damaged")
-    assert f"{last}: damaged, using the checkpoint before it" in caplog.text
+    assert f"{last}: the checkpoint is damaged" in caplog.text
+    assert "using the checkpoint before it" in caplog.text
     assert fingerprint(tmp_path / "damaged") == fingerprint(tmp_path / "complete")
 
 
@@ -116,7 +117,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="no such folder; give the output folder of a run"):
             resume(path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match=r"no run to resume \(run\.json is missing\)"):
+    with pytest.raises(FileError, match=r"no run to resume, because run\.json is missing"):
         resume(tmp_path / "empty")
 
 

@@ -115,7 +115,7 @@ def _find_image(path: Path, root: Element, folder: Path, same_stem: Sequence[Pat
     """Return the path of the image of an XML file.
 
     This is the image with the same stem as the XML file. If there is no such image or more than one, it is the image
-    that `<filename>` names; the file may be missing.
+    that `<filename>` names, or STEM.jpg if `<filename>` is empty; this image may be missing.
 
     Args:
         path: the XML file.

@@ -61,13 +61,17 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
         if places in ((None,), ("",), ("null",), ("~",), ()):
             continue
         if not all(isinstance(place, str) for place in places):
-            raise LabelError(f"{path}: `{key}` must be a folder, a .txt list of images, or a YAML list of folders and .txt lists")
+            raise LabelError(
+                f"{path}: `{key}` must be a folder, a .txt list of images, or a YAML list of folders and .txt lists"
+            )
         if canonical_name(key) in splits:
-            raise LabelError(f"{path}: two keys define the split {canonical_name(key)}; remove `{key}` or the other key")
+            raise LabelError(
+                f"{path}: two keys define the split {canonical_name(key)}; remove `{key}` or the other key"
+            )
         splits[canonical_name(key)] = places
     if not splits:
         raise LabelError(f"{path}: expected at least one of `train`, `val`, `test`")
-    # The `path` of an exported data set is often a path on another computer, so the folder of the YAML file is tried too.
+    # In an exported data set, `path` is often a path on another computer: the folder of the YAML file is tried too.
     roots = (path.parent / values.get("path", ""), path.parent)
     return DataYaml(path, roots, names, splits)
 
@@ -76,7 +80,9 @@ def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
     names = values.get("names")
     if isinstance(names, dict):
         if set(names) != {str(i) for i in range(len(names))}:
-            raise LabelError(f"{path}: the class ids in `names` must be 0, 1, 2, ... without a gap, got {', '.join(names)}")
+            raise LabelError(
+                f"{path}: the class ids in `names` must be 0, 1, 2, ... without a gap, got {', '.join(names)}"
+            )
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise LabelError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
@@ -260,7 +266,9 @@ def _list_images(data: DataYaml, name: str, options: ReadOptions) -> _SplitFiles
         elif path.suffix == ".txt" and path.is_file():
             lists.append(path)
         else:
-            raise LabelError(f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list of images; searched {path}")
+            raise LabelError(
+                f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list of images; searched {path}"
+            )
     # Paths in the YAML file itself may lead anywhere. Paths in list files and targets of links are restricted.
     own = [*data.roots, *folders, *(path.parent for path in lists)]
     guard = PathGuard([*own, *map(_label_folder, own)], options)
@@ -279,7 +287,8 @@ def _list_images(data: DataYaml, name: str, options: ReadOptions) -> _SplitFiles
 def _first_existing(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path:
     """Return the path of the file or folder `place`, relative to the first root in which it exists.
 
-    If it exists in no root, return the first candidate path whose parent folder exists, or else the first candidate.
+    If it exists in no root, leading `../` are removed from `place`, and all roots are tried again. If nothing exists,
+    return the first tried path whose parent folder exists, or the first tried path if there is no such path.
 
     Args:
         place: path as written in the YAML file or in a list file.

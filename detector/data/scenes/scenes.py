@@ -1,7 +1,8 @@
 """The built-in data set: scenes with simple objects, rendered on demand from a seed, without files or network.
 
-An image is a pure function of its split and index. Its layout (which objects, where, in which order) is computed
-separately from its pixels, so that all annotations of a split take less time than a few images.
+The pixels and boxes of an image depend only on the split name and the index of the image. The layout of an image (which
+objects, where, and in which order) is computed without rendering the pixels, so computing all annotations of a split
+takes less time than rendering a few images.
 """
 
 import colorsys
@@ -34,30 +35,33 @@ SPLIT_SIZES = {"train": 800, "val": 120, "test": 120}
 IMAGE_HW = (384, 480)
 
 MIN_VISIBLE = 0.35
-"""Smallest fraction of an object's area that is visible: neither hidden by other objects nor outside of the image."""
+"""Every object is placed so that at least this fraction of its area is visible.
+
+Visible means inside the image and not hidden by other objects.
+"""
 
 _SIZES = (26.0, 160.0)
-"""Smallest and largest longer side of an object, in pixels."""
+"""Range of the size of an object: its longer side before rotation, in pixels."""
 
 _BACKGROUND_FRACTION = 0.05
 """Fraction of images without objects."""
 
 _SUPERSAMPLING = 2
-"""Objects are drawn this many times larger and averaged down, for smooth edges; cv2 is fastest at a factor of 2."""
+"""Objects are drawn this many times larger and then scaled down, for smooth edges. cv2 scales fastest by 2."""
 
 _SHIFT = 4
-"""cv2 takes coordinates as integers in units of 2**-_SHIFT pixels."""
+"""Coordinates are passed to cv2 as integers in units of 2**-_SHIFT pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A shape placed on an image.
+    """An object or distractor: a shape with its position, size and rotation in an image.
 
     Attributes:
         shape: the shape.
-        class_id: index in the class names; None for a distractor.
+        class_id: index in `CLASS_NAMES`; None for a distractor, which belongs to no class.
         matrix: [2, 3] affine transform from coordinates of the shape to pixels of the image.
-        outline_radius: half the width of the line along the outline, in pixels.
+        outline_radius: half the width of the line that is drawn along the outline, in pixels.
     """
 
     shape: Shape
@@ -67,25 +71,28 @@ class Placement:
 
     @property
     def size(self) -> float:
-        """Longer side of the object before rotation, in pixels."""
+        """Longer side of the object before rotation, without the outline, in pixels."""
         return float(np.hypot(*self.matrix[:, 0]))
 
     def to_image(self, points: Doubles) -> Doubles:
-        """Transform points [..., 2] from coordinates of the shape to pixels of the image."""
+        """Map points [..., 2] from coordinates of the shape to pixels of the image; return an array of this shape."""
         return np.asarray(points @ self.matrix[:, :2].T + self.matrix[:, 2])
 
     def box(self) -> Floats:
-        """Return the bounding box [4] of the object in pixels, including parts outside of the image."""
+        """Return the bounding box [4] (x1, y1, x2, y2) in pixels of the complete object, not clipped to the image."""
         points = self.to_image(np.concatenate(self.shape.outlines))
         radius = self.outline_radius
         return np.concatenate([points.min(axis=0) - radius, points.max(axis=0) + radius]).astype(np.float32)
 
 
 def read_split(split: str) -> Split:
-    """Return the annotations of a split; its images are rendered when they are read.
+    """Return a split with the annotations of all images; `Split.read_image` renders an image when it is called.
+
+    Args:
+        split: "train", "val" or "test".
 
     Raises:
-        LabelError: no such split.
+        LabelError: there is no split with this name.
     """
     annotations = []
     for index in range(_split_size(split)):
@@ -106,15 +113,21 @@ def read_split(split: str) -> Split:
 
 
 def render(split: str, index: int) -> Sample:
-    """Render one image with its objects. The same arguments give the same bytes.
+    """Render one image and return it with the boxes and class ids of its objects.
+
+    The same arguments always return the same bytes.
+
+    Args:
+        split: "train", "val" or "test".
+        index: index of the image in the split, from 0.
 
     Raises:
-        LabelError: no such split, or `index` is out of range.
+        LabelError: there is no split with this name, or `index` is out of range.
     """
     placements = layout(split, index)
     rng = _rng(split, index, "pixels")
     image = _background(rng)
-    angle = float(rng.uniform(0.1, 0.9)) * math.pi  # light from above: y points down
+    angle = float(rng.uniform(0.1, 0.9)) * math.pi  # the light comes from above; y points down
     light = (math.cos(angle), math.sin(angle))
     for placement in placements:
         paint(image, placement, light, rng)
@@ -123,24 +136,28 @@ def render(split: str, index: int) -> Sample:
 
 
 def layout(split: str, index: int) -> list[Placement]:
-    """Return the objects and distractors of an image, from back to front.
+    """Return the objects and distractors of one image, ordered from back to front; nothing is rendered.
+
+    Args:
+        split: "train", "val" or "test".
+        index: index of the image in the split, from 0.
 
     Raises:
-        LabelError: as `render`.
+        LabelError: as for `render`.
     """
     if not 0 <= index < _split_size(split):
-        raise LabelError(f"scenes: the split {split!r} has the images 0 to {_split_size(split) - 1}, not {index}")
+        raise LabelError(f"scenes: expected an image index from 0 to {_split_size(split) - 1} in {split}, got {index}")
     rng = _rng(split, index, "layout")
     n_objects = 0 if rng.random() < _BACKGROUND_FRACTION else int(rng.integers(1, 11))
     is_object = rng.permutation(np.arange(n_objects + int(rng.integers(0, 4))) < n_objects)
-    # Half the resolution is enough to count pixels. The margin is for parts outside of the image.
+    # Visible pixels are counted at half the resolution. The margin holds the parts of objects outside of the image.
     margin, scale = round(_SIZES[1]), 0.5
     hw = [round((side + 2 * margin) * scale) for side in IMAGE_HW]
     free = np.zeros(hw, dtype=np.uint8)
     edge = round(margin * scale)
     free[edge:-edge, edge:-edge] = 1
     placed = []
-    # From front to back: a later shape cannot hide one that was placed before.
+    # Shapes are placed from front to back, so that a shape never hides a shape that was placed before it.
     for next_is_object in is_object.tolist():
         placement = _random_placement(next_is_object, rng)
         mask = np.zeros(hw, dtype=np.uint8)
@@ -153,12 +170,12 @@ def layout(split: str, index: int) -> list[Placement]:
 
 
 def paint(image: ImageArray, placement: Placement, light: tuple[float, float], rng: np.random.Generator) -> None:
-    """Draw an object and its shadow on an image, in place.
+    """Draw an object and its shadow on `image`, in place.
 
     Args:
-        image: [H, W, 3] RGB.
-        placement: the object.
-        light: unit vector (x, y), the direction in which the light falls and the shadow is offset.
+        image: [H, W, 3] RGB; its pixels are changed.
+        placement: the object or distractor.
+        light: unit vector (x, y) in the direction of the light. The shadow is shifted in this direction.
         rng: random generator for colors and texture.
     """
     size, box = placement.size, placement.box()
@@ -168,7 +185,8 @@ def paint(image: ImageArray, placement: Placement, light: tuple[float, float], r
     patch_wh = (int(right - left), int(bottom - top))
     color, alpha = _draw_patch(placement, (left, top), patch_wh, rng)
     soft = cv2.GaussianBlur(alpha, (0, 0), 0.03 * size + 0.5)
-    # Shading from the blurred mask: edges that face the light get brighter, the opposite ones darker.
+    # The gradient of the blurred mask gives the shading: edges that face the light become brighter, the edges on the
+    # opposite side darker.
     slope = light[0] * cv2.Sobel(soft, -1, 1, 0) + light[1] * cv2.Sobel(soft, -1, 0, 1)
     color *= _to_rgb(1 + np.clip(0.004 * size * slope, -0.22, 0.22))
     offset = 0.04 * size + 1.5
@@ -185,24 +203,24 @@ def paint(image: ImageArray, placement: Placement, light: tuple[float, float], r
 def _draw_patch(
     placement: Placement, origin_xy: tuple[int, int], patch_wh: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Draw an object on an empty patch of the image.
+    """Draw an object with random colors on an empty patch, and return the color and the opacity of each pixel.
 
     Args:
-        placement: the object.
+        placement: the object or distractor.
         origin_xy: top left corner of the patch, in pixels of the image.
-        patch_wh: width and height of the patch.
+        patch_wh: (width, height) of the patch in pixels.
         rng: random generator for colors and texture.
 
     Returns:
-        Color [h, w, 3], 0..255, and alpha [h, w], 0..1.
+        Colors [h, w, 3] RGB, 0..255, and opacities [h, w], 0..1.
     """
     shape, colors = placement.shape, _random_colors(rng)
     large_wh = (patch_wh[0] * _SUPERSAMPLING, patch_wh[1] * _SUPERSAMPLING)
     gradient = np.array([[colors["top"]], [colors["bottom"]]], dtype=np.uint8)
     body = np.asarray(cv2.resize(gradient, large_wh), dtype=np.uint8)
-    # `inside` is without the outline, `silhouette` includes it.
+    # `inside` is the object without the line along its outline, `silhouette` the object with this line.
     inside, silhouette = np.zeros(body.shape[:2], dtype=np.uint8), np.zeros(body.shape[:2], dtype=np.uint8)
-    # cv2's antialiased edges add about a pixel on either side.
+    # Antialiasing in cv2 adds about one pixel on each side of a line.
     thickness = round(2 * placement.outline_radius * _SUPERSAMPLING) - 2
 
     def to_patch(points: Doubles) -> Doubles:
@@ -228,7 +246,7 @@ def _draw_patch(
 
 def _split_size(split: str) -> int:
     if split not in SPLIT_SIZES:
-        raise LabelError(f"scenes: no split {split!r}; known: " + ", ".join(SPLIT_SIZES))
+        raise LabelError(f"scenes: unknown split {split!r}; known: " + ", ".join(SPLIT_SIZES))
     return SPLIT_SIZES[split]
 
 
@@ -241,7 +259,11 @@ def _read_image(split: str, annotation: Annotation) -> ImageArray:
 
 
 def _objects(placements: list[Placement]) -> tuple[Floats, Ints]:
-    """Return the boxes [N, 4], clipped to the image, and class ids [N] of the objects; without distractors."""
+    """Return the clipped boxes [N, 4] and the class ids [N] of the N objects; distractors are left out.
+
+    Args:
+        placements: objects and distractors of an image.
+    """
     objects = [(placement.box(), placement.class_id) for placement in placements if placement.class_id is not None]
     boxes = np.array([box for box, _ in objects], dtype=np.float32).reshape(-1, 4)
     return clip(boxes, IMAGE_HW), np.array([class_id for _, class_id in objects], dtype=np.int64)
@@ -261,7 +283,10 @@ def _random_placement(is_object: bool, rng: np.random.Generator) -> Placement:
 
 
 def _random_colors(rng: np.random.Generator) -> dict[str, Color]:
-    """Return name → color for one object, all related to one hue. The body has a gradient from "top" to "bottom"."""
+    """Return name → random color for one object; the hues of most colors are close to one random hue.
+
+    The body of the object has a color gradient from "top" to "bottom".
+    """
     hue, saturation, value = rng.random(), rng.uniform(0.45, 0.9), rng.uniform(0.6, 1.0)
     body = _hsv(hue, saturation, value)
     accent_hue = hue + (0.08, -0.08, 0.42, 0.5, 0.58)[rng.integers(5)]
@@ -280,14 +305,14 @@ def _random_colors(rng: np.random.Generator) -> dict[str, Color]:
 
 
 def _background(rng: np.random.Generator) -> ImageArray:
-    """Return a random background [H, W, 3]: smooth colors, a pattern, clutter."""
+    """Return a random background image [H, W, 3] RGB: smooth colors, perhaps a floor or a pattern, and clutter."""
     height, width = IMAGE_HW
     hue, spread, value = rng.random(), rng.uniform(0.01, 0.08), rng.uniform(0.45, 0.95)
 
     def muted() -> Color:
         return _hsv(hue + rng.normal(0, spread), rng.uniform(0.05, 0.4), value + rng.normal(0, 0.08))
 
-    # Noise at three scales, from coarse to fine; each step enlarges the previous one smoothly.
+    # Three grids of random colors, from coarse to fine. Each grid is the enlarged previous grid plus noise.
     coarse = _upsample(np.array([[muted() for _ in range(3)] for _ in range(2)]), (10, 12))
     medium = _upsample(coarse + rng.normal(0, 3, size=(10, 12, 1)), (64, 80)) + rng.normal(0, 2.5, size=(64, 80, 1))
     smooth = _upsample(medium, IMAGE_HW)
@@ -298,7 +323,7 @@ def _background(rng: np.random.Generator) -> ImageArray:
         floor = np.array([(0, left), (width, right), (width, height), (0, height)])
         pixels = _overlay(pixels, [(floor, muted())], rng.uniform(0.4, 0.8))
     if rng.random() < 0.4:
-        # The square of the texture covers the image at any rotation.
+        # The square that the texture fills covers the image at any rotation.
         pattern = shapes.random_texture(rng) * width * rng.uniform(1.2, 2) + width / 2
         pixels = _overlay(pixels, [(pattern, muted())], rng.uniform(0.08, 0.3))
     clutter = [(_clutter_polygon(rng), muted()) for _ in range(rng.integers(0, 14))]
@@ -306,7 +331,7 @@ def _background(rng: np.random.Generator) -> ImageArray:
 
 
 def _clutter_polygon(rng: np.random.Generator) -> Doubles:
-    """Return one random polygon [K, 2] of clutter: a long line, a polygon with corners, or a rounded one."""
+    """Return one random polygon [K, 2] of clutter: a long line, a polygon with corners, or a rounded polygon."""
     center = rng.uniform(0, 1, size=2) * IMAGE_HW[::-1]
     kind, n = rng.integers(3), int(rng.integers(3, 8))
     if kind == 0:
@@ -318,7 +343,13 @@ def _clutter_polygon(rng: np.random.Generator) -> Doubles:
 
 
 def _overlay(image: ImageArray, polygons: list[tuple[Doubles, Color]], opacity: float) -> ImageArray:
-    """Return the image with polygons of a color each, blended with an opacity of 0..1."""
+    """Draw polygons on a copy of an image and return the copy.
+
+    Args:
+        image: [H, W, 3] RGB.
+        polygons: (points, color) of each polygon; points as for `_fill`.
+        opacity: opacity of all polygons, 0..1.
+    """
     painted = image.copy()
     for points, color in polygons:
         _fill(painted, points, color)
@@ -326,46 +357,49 @@ def _overlay(image: ImageArray, polygons: list[tuple[Doubles, Color]], opacity: 
 
 
 def _add_camera_effects(image: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """Return the image with uneven light, lens blur and sensor noise."""
+    """Return a copy of an image [H, W, 3] with uneven light, lens blur and sensor noise."""
     light = _upsample(rng.uniform(0.82, 1.1, size=(2, 2, 1)) + rng.normal(0, 0.015, size=(2, 2, 3)), IMAGE_HW)
     amplitude = int(rng.integers(1, 9))
     noise = rng.integers(-amplitude, amplitude, size=image.shape, dtype=np.int8, endpoint=True)
     blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9))
-    # In place: allocating an array of this size takes longer than the arithmetic.
+    # Computed in place, because allocating an array of this size takes longer than the arithmetic.
     light *= blurred
     light += noise
     return np.clip(light, 0, 255, out=light).astype(np.uint8)
 
 
 def _upsample(grid: npt.NDArray[np.floating[Any]], hw: tuple[int, int]) -> Floats:
-    """Enlarge a coarse grid of colors [rows, columns, 3] smoothly to an image [h, w, 3]."""
+    """Enlarge a coarse grid [rows, columns, 3] of colors by cubic interpolation and return an image [h, w, 3]."""
     return np.asarray(cv2.resize(grid.astype(np.float32), hw[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Color:
-    """Return an RGB color, 0..255. The hue repeats with period 1; saturation and value are clipped to 0..1."""
+    """Convert an HSV color to RGB, 0..255. The hue has period 1; saturation and value are clipped to 0..1."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1))
     return red * 255, green * 255, blue * 255
 
 
 def _fill(image: ImageArray, polygons: Doubles, value: float | Color, scale: float = 1) -> None:
-    """Fill polygons on an image, in place.
+    """Fill one or more polygons on `image`, in place.
 
     Args:
-        image: [H, W] or [H, W, 3].
-        polygons: one polygon [K, 2], or several [N, K, 2] that do not overlap; continuous coordinates.
+        image: [H, W] or [H, W, 3]; its pixels are changed.
+        polygons: one polygon [K, 2], or N polygons [N, K, 2] that do not overlap; continuous coordinates.
         value: gray level for an image [H, W], color for an image [H, W, 3].
-        scale: pixels of the image per unit of the polygons.
+        scale: number of image pixels per unit of the polygon coordinates.
     """
     fixed = list(_to_fixed_point(polygons, scale).reshape(-1, *polygons.shape[-2:]))
     cv2.fillPoly(image, fixed, value if isinstance(value, tuple) else (value,), cv2.LINE_AA, _SHIFT)
 
 
 def _to_fixed_point(points: Doubles, scale: float) -> npt.NDArray[np.int32]:
-    # In cv2, integer coordinates are pixel centers, and fractions are given as integers in 1/16 pixels.
+    # In cv2, whole numbers are pixel centers, and coordinates are passed as integers in units of 1/16 pixel.
     return np.asarray(np.rint((points * scale - 0.5) * 2**_SHIFT), dtype=np.int32)
 
 
 def _to_rgb(plane: npt.NDArray[np.floating[Any]]) -> Floats:
-    """Repeat a plane [H, W] as three channels [H, W, 3]; NumPy is slow at broadcasting over such a short axis."""
+    """Return an array [H, W, 3] whose three channels are all `plane` [H, W].
+
+    Faster than NumPy, which is slow at broadcasting along such a short axis.
+    """
     return np.asarray(cv2.merge((plane, plane, plane)))

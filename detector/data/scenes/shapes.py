@@ -1,4 +1,4 @@
-"""The shapes of the objects in the built-in data set, as polygons. Rendering is in `scenes`."""
+"""The shapes of the objects in the built-in data set, as polygons. The module `scenes` renders them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,16 @@ from detector.geometry import rotation_matrix
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """The shape of one class of objects, upright and centered on (0, 0). Its longer side is 1, and y points down.
+    """The shape of one class of objects or of one kind of distractor, without rotation.
+
+    The bounding box of the shape is centered on (0, 0), and its longer side is 1. The y axis points down.
 
     Attributes:
-        name: the class name.
-        outlines: polygons [K, 2]; the object is their union.
-        holes: polygons [K, 2] that are cut out of it.
-        details: polygons [K, 2] that are painted on it, in this order, each with the name of its color.
-        max_rotation: largest rotation in either direction, in degrees.
+        name: class name of the objects, or name of the distractor.
+        outlines: polygons [K, 2]; the area of the object is the union of these polygons.
+        holes: polygons [K, 2] that are cut out of the object.
+        details: (polygon [K, 2], color name) pairs, painted on the object in this order.
+        max_rotation: largest random rotation in either direction, in degrees.
     """
 
     name: str
@@ -31,19 +33,19 @@ class Shape:
 
 
 def polar(radii: npt.ArrayLike, degrees: npt.ArrayLike) -> Doubles:
-    """Return points [K, 2] from polar coordinates around (0, 0): radii [K] and angles [K] in degrees."""
+    """Convert polar coordinates around (0, 0), radii [K] and angles [K] in degrees, to points [K, 2]."""
     angle = np.radians(degrees)
     return np.asarray(np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.asarray(radii)[:, None])
 
 
 def smooth(points: Sequence[tuple[float, float]] | Doubles) -> Doubles:
-    """Round the corners of a polygon.
+    """Return a polygon with rounded corners, by three rounds of corner cutting.
 
     Args:
-        points: [K, 2].
+        points: [K, 2], corners of the polygon.
 
     Returns:
-        [8 K, 2].
+        [8 K, 2], corners of the rounded polygon.
 
     Source: Chaikin, An algorithm for high speed curve generation, 1974.
     """
@@ -55,11 +57,11 @@ def smooth(points: Sequence[tuple[float, float]] | Doubles) -> Doubles:
 
 
 def band(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Doubles:
-    """Return the polygon [2 K, 2] of a band along an open line.
+    """Return the outline [2 K, 2] of a band of constant width along an open line.
 
     Args:
-        points: [K, 2], the line in the middle of the band.
-        width: width of the band.
+        points: [K, 2], points of the line, which is the middle of the band.
+        width: width of the band, in the unit of `points`.
     """
     line = np.array(points, dtype=np.float64)
     along = np.gradient(line, axis=0)
@@ -68,9 +70,12 @@ def band(points: Sequence[tuple[float, float]] | Doubles, width: float) -> Doubl
 
 
 def random_texture(rng: np.random.Generator) -> Doubles:
-    """Return the polygons [N, K, 2] of stripes, dots or checks at a random angle, covering at least -0.72..0.72."""
+    """Return the polygons [N, K, 2] of stripes, dots or checks at a random angle.
+
+    The polygons are distributed over at least the circle of radius 0.72 around (0, 0), which contains every shape.
+    """
     kind, step = rng.integers(3), rng.uniform(0.06, 0.12)
-    count = 1 + int(0.72 / step)  # no point of a shape is farther than 0.72 > sqrt(0.5) from its center
+    count = 1 + int(0.72 / step)  # every point of a shape is within sqrt(0.5) < 0.72 of its center
     steps = np.arange(-count, count + 1)
     cells = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     half = step / 2
@@ -103,7 +108,7 @@ def _shape(
     holes: Sequence[Doubles] = (),
     details: Sequence[tuple[Doubles, str]] = (),
 ) -> Shape:
-    """Return a shape from polygons in any coordinates, moved and scaled to those of `Shape`."""
+    """Return a `Shape` from polygons in any coordinates, by moving and scaling them to the coordinates of `Shape`."""
     points = np.concatenate(outlines)
     low, high = points.min(axis=0), points.max(axis=0)
 
@@ -119,7 +124,7 @@ def _shape(
     )
 
 
-# The shapes, each in coordinates of about 0..100, y pointing down.
+# The shapes, each in its own coordinates of any size; the y axis points down.
 
 
 def _star() -> Shape:
@@ -203,7 +208,7 @@ def _umbrella() -> Shape:
     stick = band(np.concatenate([[(50.0, 46.0), (50.0, 70.0)], _arc(58, 88, 8, 9, 180, 10, 10)]), 5)
     panels = []
     for start, stop in ((0, 1), (2, 3)):
-        # A rib is half of an ellipse that meets the hem where two panels of the canopy meet.
+        # A rib is part of an ellipse. It ends on the hem, at the point where two panels of the canopy meet.
         edges = [_arc(50, 52, ribs[i] - 50, 44, 0, -90, 12) for i in (start, stop)]
         panels.append(np.concatenate([edges[0], edges[1][::-1]]))
     details = [(stick, "dark"), *((panel, "accent") for panel in panels)]
@@ -245,4 +250,4 @@ DISTRACTORS = (
     _shape("half disc", 180, [_arc(0, 0, 50, 50, 0, 180)]),
     _shape("squiggle", 180, [band([(x, 16 * np.sin(x / 10)) for x in range(0, 100, 3)], 10)]),
 )
-"""Shapes that resemble objects but belong to no class."""
+"""Shapes of the distractors, which look similar to objects but belong to no class."""

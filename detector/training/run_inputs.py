@@ -1,0 +1,69 @@
+"""The inputs of a training run: settings, device, data and initial weights, and the numbers that follow from them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from detector.config import Config
+from detector.data.split import Split
+from detector.loader.dataset import DetectionDataset
+from detector.model.checkpoint import copy_weights
+from detector.model.make_network import make_network
+from detector.model.network import GridNetwork, uses_spp
+from detector.training.time_budget import choose_batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class RunInputs:
+    """Everything that a training run needs, except the output folder.
+
+    Attributes:
+        config: settings of the run.
+        device: device that trains the network.
+        dataset: the training images.
+        split: the training split, as read from the data set.
+        val: the split on which the run is evaluated. None: the run is not evaluated, and the last weights are the best.
+        description: description of the data set.
+        weights: network with the initial weights, of the same architecture; None: the initial weights are random.
+        same_classes: True if the initial weights have the same classes as the data set. Then their last layers are used
+            too.
+    """
+
+    config: Config
+    device: torch.device
+    dataset: DetectionDataset
+    split: Split
+    val: Split | None
+    description: str
+    weights: GridNetwork | None
+    same_classes: bool
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images per step."""
+        return choose_batch_size(self.config, len(self.dataset))
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Number of steps per pass over the training images; not rounded."""
+        return len(self.dataset) / self.batch_size
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps of the run; None if the settings give the length in minutes."""
+        if self.config.epochs is not None:
+            return max(1, round(self.config.epochs * len(self.dataset) / self.batch_size))
+        return self.config.steps
+
+    def make_network(self) -> GridNetwork:
+        """Return the network with its initial weights; random initial weights depend only on the seed."""
+        torch.manual_seed(self.config.seed)
+        network = make_network(
+            self.config,
+            len(self.split.class_names),
+            *self.dataset.color_statistics(),
+            spp=uses_spp(self.dataset.input_hw),
+        )
+        if self.weights is not None:
+            copy_weights(network, self.weights, self.same_classes)
+        return network
