@@ -394,7 +394,7 @@ def test_negative_max_det_is_refused(capsys: Capture, tiny_weights: Path, tmp_pa
             "missing: there is no such weights file; pass a path, or the name of shipped weights: cells, scenes",
         ),
         (["a.png", "--weights", "other.safetensors"], "other.safetensors: written by another program or version"),
-        (["--classes", "red", "a.png"], "--classes takes all arguments after it, so name the images before it"),
+        (["--classes", "red", "a.png"], "--classes uses all arguments after it, so give the images before --classes"),
         (["a.png", "--weights", "a.png"], "a.png: this is not a readable safetensors file"),
         ([], "no image is given; pass files, folders or glob patterns, or `scenes`"),
         (["a.png", "--imgsz", "100"], "input_size: 100 is not a multiple of 32; use 96 or 128"),

@@ -23,7 +23,7 @@ from detector.diagnose.finding import Finding, Verdict, worst
 from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
 from detector.diagnose.preprocessing import diagnose_preprocessing
 from detector.diagnose.signal import LayerSignal, diagnose_signal, measure_signal
-from detector.files import make_folder
+from detector.files import make_folder, write_errors
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
@@ -112,7 +112,8 @@ class _ResultCollector:
         """Add an image [H, W, 3], and write it to the folder under this file name."""
         self.images[name] = image
         if self._out is not None:
-            write_image(self._out / name, image)
+            with write_errors(self._out / name):
+                write_image(self._out / name, image)
 
     def report_images(self) -> None:
         """Report the paths of all images that were written."""

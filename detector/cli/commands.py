@@ -1,4 +1,4 @@
-"""The commands, one short function each: it calls the package, prints the result, and returns the exit status.
+"""The commands. Each is a short function that calls the package, prints the result, and returns the exit status.
 
 Exit status: 0: success; 2: an error the user can fix (one message, no traceback); 3: some of several images failed; 4
 and 5: the verdicts "look" and "stop" of `check`. PyTorch is imported only by the commands that need it.
@@ -295,7 +295,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def settings(options: argparse.Namespace) -> Config:
-    """Return the settings of a run: the file --config, changed by --set, changed by flags such as --model."""
+    """Return the settings of a run: those of the file --config, changed by --set, then by flags such as --model."""
     config = override(read_config(options.config) if options.config else Config(), options.set)
     flags = {"imgsz": "input_size"} | {key: key for key in _SETTING_FLAGS}
     given = {name: getattr(options, flag, None) for flag, name in flags.items()}
@@ -315,7 +315,7 @@ def apply_flags(config: Config, flags: dict[str, Any]) -> Config:
 
 
 def _read_options(options: argparse.Namespace) -> ReadOptions:
-    """Return the options for reading files; a command without a flag uses its default."""
+    """Return the options for reading files from the flags of a command; a missing flag has its default value."""
     return ReadOptions(
         allow_outside=bool(getattr(options, "allow_outside", None)),
         allow_url=getattr(options, "allow_url", False),

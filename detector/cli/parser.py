@@ -426,6 +426,7 @@ def _add_nms_variant(parser: _Arguments) -> None:
 
 
 def _fraction(text: str) -> float:
+    """Return the number in an argument if it is from 0 to 1, else raise ArgumentTypeError."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
@@ -433,6 +434,7 @@ def _fraction(text: str) -> float:
 
 
 def _port(text: str) -> int:
+    """Return the integer in an argument if it is from 0 to 65535, else raise ArgumentTypeError."""
     value = int(text)
     if not 0 <= value < 2**16:
         raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
@@ -440,6 +442,7 @@ def _port(text: str) -> int:
 
 
 def _count(text: str) -> int:
+    """Return the integer in an argument if it is at least 1, else raise ArgumentTypeError."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")

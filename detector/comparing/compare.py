@@ -109,6 +109,7 @@ def compare(
 
 
 def _check_has_val(data: str | Path, base: Config) -> None:
+    """Raise LabelError if the data set has no val split."""
     names = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels).split_names
     if "val" not in names:
         raise LabelError(
@@ -154,7 +155,7 @@ def _do_runs(
     jobs: int,
     keep_weights: bool,
 ) -> list[RunRecord]:
-    """Do each run that has no line in compare.csv yet, and append its line; return the earlier and the new runs."""
+    """Do each run that has no line in compare.csv yet, and append a line for it; return all runs, also earlier runs."""
     table = out / "compare.csv"
     runs = read_runs(table, conditions)
     done = {(run.settings, run.seed) for run in runs}

@@ -32,7 +32,7 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions that all runs of a comparison must share, because else their AP cannot be compared.
+    """The conditions that must be equal in all runs of a comparison, because the AP depends on them.
 
     Attributes:
         data: name or path of the data set, as the user gave it.
@@ -135,6 +135,7 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
 
 
 def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> None:
+    """Raise FileError if a run was done under other conditions; `place` is the file and line of the run."""
     for condition in fields(Conditions):
         before, now = getattr(run, condition.name), getattr(conditions, condition.name)
         if before != now:
@@ -167,7 +168,7 @@ def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> lis
 
 
 def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap: Mapping[int, float]) -> ComparisonRow:
-    """Return the row of one variation.
+    """Return the mean results of one variation as a row of the table.
 
     Args:
         variation: the variation.
@@ -209,10 +210,18 @@ def mean_and_margin(numbers: Sequence[float]) -> tuple[float, float]:
 
 
 def _mean(numbers: Sequence[float]) -> float:
+    """Return the mean, or nan if there is no number."""
     return fmean(numbers) if numbers else math.nan
 
 
 def _verdict(differences: Sequence[float], difference: float, margin: float) -> str:
+    """Return the verdict on a variation, for the table.
+
+    Args:
+        differences: AP minus the AP of the baseline, for each seed with a successful run of both.
+        difference: mean of `differences`.
+        margin: half the width of the 95 % confidence interval of `difference`.
+    """
     if not differences:
         return "no baseline to compare with"
     if not any(differences):
@@ -261,6 +270,7 @@ def to_markdown(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:
+    """Return the cells of a row as text, in the order of `_HEADER`."""
     if row is baseline:
         costs = (_format(row.cpu_seconds, ".0f", " s"), _format(row.peak_mb, ".0f", " MB"))
     else:

@@ -50,7 +50,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line that describes variations, before it is parsed.
+    """A line of text that describes one or several variations, and the place where the user gave it.
 
     Attributes:
         place: where the line was given, for messages: `FILE:LINE`, or the quoted argument.
@@ -97,6 +97,7 @@ def read_variations(specs: Iterable[str], base: Config, trials: int = 10) -> lis
 
 
 def _check_length(config: Config) -> None:
+    """Raise ConfigError if neither `steps` nor `epochs` is set."""
     if config.steps is None and config.epochs is None:
         raise ConfigError(
             "set steps or epochs: all compared runs must do the same number of steps, but with a length in minutes "
@@ -134,7 +135,7 @@ def _expand_line(line: _Line, base: Config, trials: int) -> Iterator[Variation]:
 
 
 def _expand_grid(text: str) -> list[str]:
-    """Return the text once per combination of the choices in braces; the last braces change fastest.
+    """Return a copy of the text for each combination of choices in braces; the last braces change fastest.
 
     >>> _expand_grid("batch={4,8} input_size={320,[64, 96]}")
     ['batch=4 input_size=320', 'batch=4 input_size=[64, 96]', 'batch=8 input_size=320', 'batch=8 input_size=[64, 96]']
@@ -147,9 +148,11 @@ def _expand_grid(text: str) -> list[str]:
 
 
 def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
-    """Yield the settings in a text without braces.
+    """Yield the settings of each trial: `trials` times with other random numbers if the text has a range, else once.
 
-    A text that contains a range is yielded `trials` times, each time with other random numbers; any other text once.
+    Args:
+        text: settings, separated by spaces, without braces.
+        trials: number of random draws.
     """
     pairs = [part.partition("=") for part in _BEFORE_KEY.split(" ".join(text.split()))]
     settings = tuple(key.strip() + equals + value.strip() for key, equals, value in pairs)
@@ -159,7 +162,7 @@ def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
 
 
 def _draw(setting: str, rng: random.Random) -> str:
-    """Return a setting with a random number in place of each range.
+    """Return a setting `key=value` in which each range is replaced by a random number.
 
     The number is an integer if the setting is an integer, else a number with four significant digits.
     """

@@ -165,7 +165,7 @@ class Certificate:
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> "Certificate":
-        """Return the certificate for the JSON values that `to_json` returned.
+        """Return the certificate that JSON values contain; the inverse of `to_json`.
 
         Args:
             values: JSON values.
@@ -233,6 +233,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _thresholds_to_json(options: DetectOptions) -> dict[str, Any]:
+    """Return the three options that a certificate records, as JSON values."""
     return {
         "score_threshold": options.score_threshold,
         "iou_threshold": options.iou_threshold,
@@ -249,6 +250,11 @@ def _thresholds_from_json(values: Mapping[str, Any]) -> DetectOptions:
 
 
 def _parse(values: Mapping[str, Any]) -> Certificate:
+    """Return the certificate that JSON values contain.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: a value is missing or damaged.
+    """
     graph, ap, latency = values["graph"], values["AP"], values["latency_ms"]
     height, width = graph["input_hw"]
     nms = None if graph["nms"] is None else _thresholds_from_json(graph["nms"])

@@ -1,4 +1,4 @@
-"""Export weights to a graph file that runs without PyTorch, and certify the export (see `certify`)."""
+"""Export weights to a graph file that runs without PyTorch, and compare the export with the weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -196,6 +196,7 @@ def _write(
 
 
 def _check_format(format: str) -> None:
+    """Raise ConfigError unless `format` is "onnx" or "openvino"."""
     if format not in get_args(Format):
         raise ConfigError(f"format: expected {' or '.join(get_args(Format))}, got {format!r}")
 

@@ -1,4 +1,4 @@
-"""Write the file or folder of an export: completely or not at all, and without replacing anything but an export."""
+"""Write the file or folder of an export: completely or not at all, and replacing only an earlier export."""
 
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ from detector.weights_info import FORMAT
 
 
 def check_onnx_path(path: Path) -> None:
-    """Raise an InputError unless an ONNX export can be written to `path` without replacing a file of another kind.
+    """Raise an InputError if an ONNX export cannot be written to `path`, or would replace another kind of file.
 
     Raises:
         ConfigError: the name does not end in .onnx, or `path` is a folder.
@@ -34,7 +34,7 @@ def check_onnx_path(path: Path) -> None:
 
 
 def check_openvino_path(path: Path) -> None:
-    """Raise an InputError unless an OpenVINO export can replace the folder `path` without deleting other files.
+    """Raise an InputError if an OpenVINO export cannot be written to the folder `path`, or would delete other files.
 
     Raises:
         ConfigError: `path` is a file, or its name ends in .onnx.

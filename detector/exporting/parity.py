@@ -46,7 +46,7 @@ class Parity:
         return self.unmatched == 0 and self.box <= _BOX_TOLERANCE and self.score <= _SCORE_TOLERANCE
 
     def is_similar_to(self, certified: "Parity") -> bool:
-        """Return True if an int8 or bf16 export on another machine can explain the differences.
+        """Return True if the differences are as small as expected for an int8 or bf16 export on another machine.
 
         That is: at most as many unmatched detections as in `certified`, plus 5 % of the detections.
 

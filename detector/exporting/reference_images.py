@@ -1,4 +1,4 @@
-"""The images on which an export is compared with its weights, and the detection in these images."""
+"""The images on which an export is compared with its weights, and functions that detect objects in them."""
 
 import zlib
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _SCORE_THRESHOLD = 0.05
 
 
 def comparison_options(model: Detector) -> DetectOptions:
-    """Return the options with which detections are compared.
+    """Return the detection options for a comparison: a low score threshold, or the options of the NMS in the graph.
 
     If the graph contains NMS, these are the options of that NMS, with a score threshold of at least 0.05. Else they are
     the default options with a score threshold of 0.05.
@@ -45,7 +45,7 @@ def read_evenly_spaced(sources: Sequence[Source]) -> list[ImageArray]:
 
 
 def prepare_for_comparison(images: Sequence[ImageArray], model: Detector) -> list[ImageArray]:
-    """Return the images for a comparison; if the graph of `model` contains NMS, letterboxed to the input size.
+    """Return the images: letterboxed to the input size if the graph of `model` contains NMS, else unchanged.
 
     NMS inside a graph uses boxes clipped to the network input; NMS outside of a graph uses boxes clipped to the image.
     If there were padding between input and image, a few boxes with low scores would differ although both results are

@@ -1,4 +1,4 @@
-"""The environment of a run: versions, threads, device, machine. A change may change the last bits of the weights."""
+"""The environment of a run (versions, threads, device, machine), on which the last bits of the weights depend."""
 
 import platform
 

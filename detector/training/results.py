@@ -90,7 +90,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
 
 
 def resolved_settings(inputs: RunInputs, progress: Progress, dtype: torch.dtype) -> dict[str, object]:
-    """Return the settings for config.json, with the values that "auto" was resolved to, and the environment of the run.
+    """Return the content of config.json: all settings, with the values chosen for "auto", and the environment.
 
     Args:
         inputs: inputs of the run.

@@ -133,6 +133,7 @@ class TrainingRun:
         return self._result()
 
     def _log_setup(self) -> None:
+        """Log the network, input size, batch size, device and threads of the run."""
         height, width = self._dataset.input_hw
         place = "in memory" if self._dataset.in_memory else "read from disk when needed"
         parameters = sum(p.numel() for p in self._trainer.network.parameters())
@@ -272,6 +273,7 @@ class TrainingRun:
         return ap
 
     def _save_state(self) -> None:
+        """Write a checkpoint."""
         self._progress.seconds = self._seconds()
         self._folder.save_state(self._progress, self._trainer.state())
         self._saved_at = time.monotonic()
@@ -281,9 +283,11 @@ class TrainingRun:
         return time.monotonic() - self._started
 
     def _stopped_early(self) -> bool:
+        """Return True if the last `patience` evaluations have not given a better AP; False if `patience` is 0."""
         return 0 < self._config.patience <= self._progress.without_better
 
     def _result(self) -> TrainingResult:
+        """Return the result of the run; log the result, and a warning if the run took much longer than its length."""
         progress, minutes = self._progress, self._config.minutes
         seconds = self._seconds()
         log.info(f"done: {progress.step} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
@@ -310,4 +314,5 @@ class TrainingRun:
 
 
 def _format_losses(losses: Mapping[str, float]) -> str:
+    """Return the loss terms as text, such as "classes 0.11 iou 2.35"."""
     return " ".join(f"{name} {value:.2f}" for name, value in losses.items())

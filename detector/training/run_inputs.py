@@ -56,7 +56,7 @@ class RunInputs:
         return self.config.steps
 
     def make_network(self) -> GridNetwork:
-        """Return the network with its initial weights; random initial weights depend only on the seed."""
+        """Return the network with its initial weights; random weights are drawn with the seed of the settings."""
         torch.manual_seed(self.config.seed)
         network = make_network(
             self.config,

@@ -238,7 +238,7 @@ def _check_ledger(split: Split, ledger: Ledger, allow_dropped: float) -> None:
 
 
 def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:
-    """Return the settings with the architecture of the initial weights.
+    """Return a copy of `config` with the architecture settings of the initial weights.
 
     If the setting `input_size` is "auto", it becomes the input size of the weights.
 

@@ -13,7 +13,7 @@ FILE = Path("labels/a.txt")
 
 
 def make_ledger(used: int, clipped: int, dropped: int) -> Ledger:
-    entries = [LedgerEntry("clipped", FILE, line + 1, "reaches out") for line in range(clipped)]
+    entries = [LedgerEntry("clipped", FILE, line + 1, "beyond the image") for line in range(clipped)]
     entries += [LedgerEntry("no_area", FILE, line + 1, "no area") for line in range(dropped)]
     return Ledger(used=used, entries=tuple(entries))
 
@@ -27,7 +27,7 @@ def test_adding_ledgers_adds_all_counts(a: tuple[int, int, int], b: tuple[int, i
 
 def test_entry_text_has_file_line_and_reason() -> None:
     assert [str(entry) for entry in make_ledger(0, 1, 1).entries] == [
-        "labels/a.txt:1: clipped: reaches out",
+        "labels/a.txt:1: clipped: beyond the image",
         "labels/a.txt:1: dropped: no area",
     ]
 
@@ -82,7 +82,9 @@ def test_without_image_drops_the_rows_of_that_image_only(
     """`lost` and `kept` are the numbers of used rows, of crowd regions among the used rows, and of clipped rows."""
     lost_image, kept_image = Path("a.jpg"), Path("b.jpg")
     images = [lost_image] * lost[2] + [kept_image] * kept[2]
-    clipped = [LedgerEntry("clipped", FILE, line, "reaches out", image) for line, image in enumerate(images, start=1)]
+    clipped = [
+        LedgerEntry("clipped", FILE, line, "beyond the image", image) for line, image in enumerate(images, start=1)
+    ]
     before = Ledger(
         used=lost[0] + kept[0],
         crowd=min(lost[:2]) + min(kept[:2]),

@@ -71,7 +71,7 @@ def row(class_id: int, x: int, y: int, width: int, height: int) -> Row:
 
 
 rows = st.builds(row, st.integers(0, 1), st.integers(0, 30), st.integers(0, 20), st.integers(1, 30), st.integers(1, 20))
-EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # VOC has no other list of the classes
+EVERY_CLASS: list[Row] = [(0, 0, 0, 5, 5), (1, 0, 0, 64, 48)]  # the classes of a VOC folder are those of its objects
 
 
 @settings(max_examples=10)
@@ -136,7 +136,7 @@ def test_yolo_and_voc_folders_are_recognized(tmp_path: Path) -> None:
     assert open_data(str(tmp_path / "voc")).description == "Pascal VOC folder voc: train"
 
 
-def test_built_in_scenes_open_by_name_and_by_descriptor(tmp_path: Path) -> None:
+def test_built_in_scenes_open_by_name_and_by_description(tmp_path: Path) -> None:
     by_name = open_data("scenes")
     by_file = open_data(write(tmp_path / "mine.yaml", "format: scenes\n"))
     assert by_name.split_names == by_file.split_names == ("train", "val", "test")
@@ -175,7 +175,9 @@ def test_trainval_is_train_and_val_with_unique_ids(tmp_path: Path, first_id: int
     assert (both.name, both.ledger.used, both.ledger.clipped, both.ledger.background) == ("trainval", 1, 1, 2)
     assert both.ground_truth is None
     assert both.from_files
-    read_image = pickle.loads(pickle.dumps(both.read_image))  # as a worker process gets it
+    read_image = pickle.loads(
+        pickle.dumps(both.read_image)
+    )  # data loaders pass the function to worker processes by pickling
     assert read_image(both.annotations[3]).shape == (*HW, 3)
 
 
@@ -189,7 +191,7 @@ def test_splits_with_different_classes_are_refused(tmp_path: Path) -> None:
         data_set.read("val")
 
 
-def test_a_descriptor_can_point_to_any_format(tmp_path: Path) -> None:
+def test_a_description_can_point_to_any_format(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco/train.json", tmp_path / "coco/images")
     write_yolo(tmp_path / "yolo", IMAGES)
     write_voc(tmp_path / "voc", IMAGES)
@@ -220,24 +222,24 @@ def test_a_copy_with_unexpected_counts_is_refused(tmp_path: Path, count: str) ->
         ("format: coco\n", "`path` must be the folder or file of the data"),
         (
             "format: coco\npath: gone\nsource: https://a.b\n",
-            r"there is no data at .*gone; get the data from https://a\.b",
+            r"`path` is .*gone, which does not exist; get the data from https://a\.b",
         ),
         ("format: coco\npath: empty\n", r"expected train\.json, val\.json or test\.json"),
-        ("format: yolo\npath: empty\n", r"there is no data\.yaml in"),
+        ("format: yolo\npath: empty\n", r"`path` is .*empty, which contains no data\.yaml"),
         ("format: coco\npath: empty\nnames: [a]\n", "`names` must be a list"),
         ("format: scenes\nexpected: {train: 5}\n", "`expected` must look like"),
         ("format: scenes\nexpected: {train: {images: many}}\n", "`expected` must look like"),
         ("format: scenes\nexpected: {tarin: {images: 5}}\n", "`expected` must look like"),
     ],
 )
-def test_an_invalid_descriptor_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_description_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises((FileError, LabelError), match=message) as caught:
         open_data(write(tmp_path / "mine.yaml", text))
     assert "mine.yaml" in str(caught.value) or "empty" in str(caught.value)
 
 
-def test_the_descriptors_in_datasets_are_valid(tmp_path: Path) -> None:
+def test_the_descriptions_in_datasets_are_valid(tmp_path: Path) -> None:
     shipped = sorted((Path(__file__).parents[2] / "datasets").glob("*.yaml"))
     assert [path.stem for path in shipped] == ["bccd", "carla", "fod31", "scenes"]
     for path in shipped:
@@ -245,7 +247,9 @@ def test_the_descriptors_in_datasets_are_valid(tmp_path: Path) -> None:
         if path.stem == "scenes":
             assert open_data(copy).split_names == ("train", "val", "test")
         else:
-            with pytest.raises(FileError, match=rf"there is no data at .*{path.stem}; get the data from https://"):
+            with pytest.raises(
+                FileError, match=rf"`path` is .*{path.stem}, which does not exist; get the data from https://"
+            ):
                 open_data(copy)
             write_coco(tmp_path / path.stem / "train.json", tmp_path / path.stem / "images")
             with pytest.raises(LabelError, match=r"train has 2 images, expected \d+"):
@@ -262,9 +266,9 @@ def test_images_with_too_many_pixels_are_not_decoded(tmp_path: Path) -> None:
         split = open_data(tmp_path / name, max_pixels=pixels).read(split_name)
         assert split.read_image(split.annotations[0]).shape == (*HW, 3)
         assert read_thumbnails([split])[0].unreadable == ()
-    # YOLO and VOC files have no image sizes: too large images are found when their size is read.
+    # YOLO and VOC label files contain no image sizes, so images that are too large are found when the split is read.
     for name in ("yolo", "voc"):
-        with pytest.raises(LabelError, match="no images"):
+        with pytest.raises(LabelError, match="none of the 2 images can be opened"):
             open_data(tmp_path / name, max_pixels=pixels - 1).read("train")
     for split_name in ("train", "trainval"):
         split = open_data(tmp_path / "coco", max_pixels=pixels - 1).read(split_name)

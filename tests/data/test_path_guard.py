@@ -34,7 +34,7 @@ def coco(file: Path, *names: str) -> Path:
 
 
 def test_any_path_inside_the_folder_is_allowed(tmp_path: Path) -> None:
-    guard = PathGuard([tmp_path / "mine", tmp_path / "gone"], INSIDE_ONLY)  # neither exists: everything is allowed
+    guard = PathGuard([tmp_path / "mine", tmp_path / "gone"], INSIDE_ONLY)  # no folder exists, so every path is allowed
     guard.check(Path("/etc/passwd"), tmp_path)
     (tmp_path / "mine" / "deep").mkdir(parents=True)
     guard = PathGuard([tmp_path / "mine"], INSIDE_ONLY)
@@ -64,7 +64,7 @@ def test_a_path_outside_is_refused_with_file_and_line(tmp_path: Path, name: str)
 
 
 def test_a_link_to_itself_is_allowed(tmp_path: Path) -> None:
-    """It cannot be opened anyway."""
+    """Opening such a link fails later with a better message."""
     (tmp_path / "loop.png").symlink_to("loop.png")
     PathGuard([tmp_path], INSIDE_ONLY).check(tmp_path / "loop.png", tmp_path)
 

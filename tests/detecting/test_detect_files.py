@@ -22,7 +22,7 @@ def detector(tiny_weights: Path) -> Detector:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`images` with three images and a damaged one, and `clip.mp4`, which is not a video."""
+    """Create a folder `images` with three valid images and a damaged image, and `clip.mp4`, which is not a video."""
     (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png", "c.png"):
         write_image(tmp_path / "images" / name, np.full((64, 96, 3), 115, np.uint8))

@@ -24,7 +24,7 @@ OPTIONS = DetectOptions()
 
 
 def make_frame(k: int, hw: tuple[int, int] = (64, 96)) -> ImageArray:
-    """A gray RGB image; a red rectangle moves down by two pixels per frame, a blue one to the right of it is fixed."""
+    """Return frame k [H, W, 3] of a gray video: a red rectangle moves down 2 pixels per frame, a blue one is fixed."""
     image = np.full((*hw, 3), 115, dtype=np.uint8)
     image[2 * k : 2 * k + 20, 8:34] = (230, 20, 20)
     image[20:44, 60:86] = (20, 20, 230)
@@ -76,12 +76,12 @@ def interrupt() -> None:
 
 
 class Camera:
-    """An endless camera with the interface of `cv2.VideoCapture`.
+    """A simulated camera that never ends, with the interface of `cv2.VideoCapture`.
 
     Attributes:
-        frame: returns frame number k, RGB.
-        at_tenth: is called when the tenth frame is grabbed.
-        grabbed: number of frames grabbed.
+        frame: function that returns frame k, [H, W, 3] RGB.
+        at_tenth: function that is called when the tenth frame is grabbed.
+        grabbed: number of grabbed frames.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Camera:
 
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
-    """Replaces camera 0 of this machine."""
+    """Replace camera 0 by a simulated camera, and return the simulated camera."""
     camera, original = Camera(), cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source, *args: camera if source == 0 else original(source, *args))
     return camera
@@ -173,7 +173,7 @@ def test_frames_get_the_same_detections_as_images(detector: Detector, video: Pat
             assert row["score"] == pytest.approx(score, abs=1e-3)
             assert row["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.1)
             assert row["category_id"] == {"red": 3, "blue": 17}[row["class"]]
-        assert "red" in {row["class"] for row in entry["detections"]}  # it would be blue if channels were swapped
+        assert "red" in {row["class"] for row in entry["detections"]}  # if the channels were swapped, it would be blue
         expected = found.draw_on(image).astype(int)
         assert np.abs(drawn[k] - expected).mean() < 12
         assert np.argmin([np.abs(frame - expected).mean() for frame in drawn]) == k
@@ -216,7 +216,9 @@ def test_a_rotated_video_becomes_upright(detector: Detector, video: Path, tmp_pa
     assert (about["width"], about["height"]) == (64, 96)
     drawn = read_video(tmp_path / "found" / "phone.mp4")[0].astype(int)
     clockwise, counterclockwise = (np.abs(drawn - np.rot90(make_frame(0), turns)).mean() for turns in (-1, 1))
-    assert clockwise < 0.75 * counterclockwise  # captions cover much of such a small image
+    assert (
+        clockwise < 0.75 * counterclockwise
+    )  # not much smaller, because captions cover a large part of this small image
 
 
 def test_only_the_annotated_video_crops_odd_sizes(detector: Detector, camera: Camera, tmp_path: Path) -> None:
@@ -272,8 +274,10 @@ def test_a_file_that_is_not_a_video_is_refused(
 def test_a_video_header_without_frames_is_refused(detector: Detector, tmp_path: Path) -> None:
     content = write_video(tmp_path / "a.avi", [make_frame(k) for k in range(5)], "MJPG").read_bytes()
     (tmp_path / "none.avi").write_bytes(content[: content.index(b"movi") + 4])
-    # Whether such a file can be opened depends on the version of OpenCV.
-    with pytest.raises(FileError, match=r"none\.avi: (contains no frames that can be read|cannot be opened: )"):
+    # Some versions of OpenCV can open such a file, others cannot.
+    with pytest.raises(
+        FileError, match=r"none\.avi: (the video contains no frames that can be read|cannot be opened: )"
+    ):
         detect_video(detector, str(tmp_path / "none.avi"), tmp_path / "found", OPTIONS)
     assert not (tmp_path / "found").exists()
 
@@ -281,14 +285,14 @@ def test_a_video_header_without_frames_is_refused(detector: Detector, tmp_path: 
 @pytest.mark.parametrize("taken", ["trip.mp4", "trip.jsonl"])
 def test_existing_results_are_not_overwritten(detector: Detector, video: Path, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
-    with pytest.raises(FileError, match="exists already and is not overwritten; give another --out"):
+    with pytest.raises(FileError, match="the file exists and is not overwritten; pass another --out"):
         detect_video(detector, str(video), tmp_path, OPTIONS)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_the_source_is_not_overwritten_by_its_result(detector: Detector, video: Path) -> None:
     before = video.read_bytes()
-    with pytest.raises(FileError, match="exists already"):
+    with pytest.raises(FileError, match="the file exists and is not overwritten"):
         detect_video(detector, str(video), video.parent, OPTIONS)
     assert video.read_bytes() == before
 
@@ -312,7 +316,7 @@ def test_the_readable_part_of_a_truncated_file_is_used(
     with caplog.at_level(logging.WARNING):
         summary = detect_video(detector, str(tmp_path / "cut.avi"), tmp_path / "found", OPTIONS)
     assert 0 < summary.frames_read < FRAMES
-    message = f"cut.avi: ended after {summary.frames_read} of about {FRAMES} frames, whose results are kept"
+    message = f"cut.avi: only {summary.frames_read} of about {FRAMES} frames can be read; their results are kept"
     assert message in caplog.text
     assert len(read_video(tmp_path / "found" / "cut.mp4")) == summary.frames_read
     assert len(read_lines(tmp_path / "found" / "cut.jsonl")[1]) == summary.frames_read
@@ -322,12 +326,12 @@ def test_ctrl_c_ends_a_camera_normally(detector: Detector, camera: Camera, tmp_p
     camera.at_tenth = interrupt
     summary = detect_video(detector, "0", tmp_path, OPTIONS)
     about, frames = read_lines(tmp_path / "camera-0.jsonl")
-    assert (about["source"], about["fps"]) == ("0", 25)  # the default, because the camera reports none
+    assert (about["source"], about["fps"]) == ("0", 25)  # the default, because the camera reports no frame rate
     assert [entry["frame"] for entry in frames] == list(range(summary.frames_read))
     assert summary.frames_read >= 10
     times = [entry["time"] for entry in frames]
     assert times == sorted(times)
-    # Where the camera is slower than the video's frame rate, frames are repeated, so that the duration is the same.
+    # While the camera is slower than the frame rate of the video, frames are repeated, so that the duration is right.
     assert len(read_video(tmp_path / "camera-0.mp4")) >= len(frames)
 
 
@@ -337,7 +341,7 @@ def test_ctrl_c_in_a_file_keeps_the_results_so_far(
     original = cv2.VideoCapture
 
     class Interrupted:
-        """A video capture that sends Ctrl-C to this process when the first frame is retrieved."""
+        """A `cv2.VideoCapture` that sends Ctrl-C to this process when the first frame is retrieved."""
 
         def __init__(self, *args: Any) -> None:
             self.capture = original(*args)
@@ -360,7 +364,7 @@ def test_ctrl_c_in_a_file_keeps_the_results_so_far(
 
 def test_a_change_of_the_frame_size_ends_the_run(detector: Detector, camera: Camera, tmp_path: Path) -> None:
     camera.frame = lambda k: make_frame(k, (64, 96) if k < 7 else (48, 80))
-    message = "0: the frame size changes at frame 7; the results of the frames before it are kept"
+    message = "0: the frame size changes at frame 7; the results of the earlier frames are kept"
     with pytest.raises(FileError, match=message):
         detect_video(detector, "0", tmp_path, OPTIONS)
     assert len(read_lines(tmp_path / "camera-0.jsonl")[1]) == 7
@@ -369,6 +373,8 @@ def test_a_change_of_the_frame_size_ends_the_run(detector: Detector, camera: Cam
 
 def test_a_video_that_opencv_cannot_write_leaves_no_file(detector: Detector, camera: Camera, tmp_path: Path) -> None:
     camera.frame = lambda k: np.zeros((1, 1, 3), np.uint8)
-    with pytest.raises(FileError, match=r"camera-0\.mp4: this OpenCV cannot write MPEG-4 video of 1x1.*--no-images"):
+    with pytest.raises(
+        FileError, match=r"camera-0\.mp4: the installed OpenCV cannot write MPEG-4 video of 1x1.*--no-images"
+    ):
         detect_video(detector, "0", tmp_path, OPTIONS)
     assert not list(tmp_path.iterdir())

@@ -7,11 +7,17 @@ from detector.detections import Detections
 pytest.importorskip("trackers")
 
 RIGHT, LEFT = 0, 1
-"""Class ids of the two objects of the synthetic video, named after the direction in which they move."""
+"""Class ids of the two objects in the simulated video: one moves to the right, the other moves to the left."""
 
 
 def detections_at(frame: int, hidden: tuple[int, ...] = (), scores: tuple[float, float] = (0.9, 0.8)) -> Detections:
-    """Two objects 30 pixels wide that cross the image in 50 frames, one above the other, and meet in the middle."""
+    """Return the detections of one frame: two objects move in opposite directions and overlap in the middle frames.
+
+    Args:
+        frame: number of the frame, 0..50.
+        hidden: class ids of objects that are not detected.
+        scores: scores of the objects by class id.
+    """
     boxes = {RIGHT: (4 * frame, 20, 4 * frame + 30, 50), LEFT: (200 - 4 * frame, 45, 230 - 4 * frame, 75)}
     visible = [class_id for class_id in sorted(boxes, key=lambda class_id: -scores[class_id]) if class_id not in hidden]
     return Detections(

@@ -37,7 +37,7 @@ TWO = detections((20, 10, 60, 50), (100, 0, 200, 100))
 
 
 def names_in(folder: Path) -> set[str]:
-    """Names in a folder, except that of the lock file."""
+    """Return the names of all files and folders in a folder, except the lock file."""
     return {path.name for path in folder.iterdir()} - {LOCK_NAME}
 
 
@@ -115,7 +115,7 @@ def test_formats_that_browsers_do_not_show_become_jpeg(tmp_path: Path, name: str
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", IMAGE)
-    with pytest.raises(FileError, match="contains files that are not detections; give another --out"):
+    with pytest.raises(FileError, match="the folder contains files that are not detections; pass another --out"):
         DetectionWriter(tmp_path, (3, 17))
     assert np.array_equal(read_image(tmp_path / "a.png"), IMAGE)
     assert names_in(tmp_path) == {"a.png"}
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
         DetectionWriter(tmp_path / "file" / "out", (3, 17))
 
 
-# --- the journal, and resuming from it
+# --- the journal, and resuming a run
 
 FOUND = {
     Path("x/a.png"): TWO,
@@ -159,7 +159,7 @@ ALL_FORMATS = MOST_FORMATS | {"crops"}
 
 
 def write(folder: Path, found_by_name: dict[Path, Detections] = FOUND, **options: Any) -> DetectionWriter:
-    """Return a writer after adding the images that are not done, without `close`."""
+    """Create a writer, add the images that are not done, and return the writer without closing it."""
     defaults: dict[str, Any] = {"formats": MOST_FORMATS, "settings": SETTINGS}
     writer = DetectionWriter(folder, (3, 17), **defaults | options)
     for name, found in found_by_name.items():
@@ -169,14 +169,14 @@ def write(folder: Path, found_by_name: dict[Path, Detections] = FOUND, **options
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Path and content of each file in a folder, except the lock file."""
+    """Return path → content of all files in a folder and its subfolders, except the lock file."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @pytest.fixture
 def complete(tmp_path: Path) -> dict[Path, bytes]:
-    """The files of a run that was never stopped."""
+    """Return path → content of the files of a run without interruption."""
     write(tmp_path / "complete", formats=ALL_FORMATS).close()
     return contents(tmp_path / "complete")
 
@@ -231,7 +231,7 @@ def test_images_from_a_damaged_line_on_are_processed_again(
         (tmp_path / "out" / "detections.jsonl").write_bytes(b"".join([*lines[:2], damaged, *lines[3:]]))
         writer = write(tmp_path / "out", formats=ALL_FORMATS, skip_done=True)
         assert writer.done == {"x/a.png"}
-        message = "detections.jsonl:3: this line is damaged; its image and the 2 after it are processed again"
+        message = "detections.jsonl:3: damaged line; its image and the next 2 images are processed again"
         assert message in caplog.text
         caplog.clear()
         writer.close()
@@ -269,7 +269,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, changed: dict[s
     write(tmp_path).close()
     before = contents(tmp_path)
     options: dict[str, Any] = {"formats": MOST_FORMATS - {"csv"}, "settings": SETTINGS} | changed
-    with pytest.raises(ConfigError, match=rf"detections\.jsonl: an earlier run used other settings \({message}"):
+    with pytest.raises(ConfigError, match=rf"detections\.jsonl: the earlier run used other settings \({message}"):
         DetectionWriter(tmp_path, (3, 17), skip_done=True, **options)
     assert contents(tmp_path) == before
 
@@ -290,7 +290,7 @@ def test_settings_with_tuples_can_be_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("foreign", [b"notes\n", b"[]\n", b'{"a": 1}\n', b"\xff\n"])
 def test_a_journal_of_another_program_is_not_changed(tmp_path: Path, foreign: bytes) -> None:
     (tmp_path / "detections.jsonl").write_bytes(foreign)
-    with pytest.raises(FileError, match=r"was not written by `detector detect`"):
+    with pytest.raises(FileError, match=r"not a journal of `detector detect`; pass another --out"):
         DetectionWriter(tmp_path, (3, 17), skip_done=True)
     assert contents(tmp_path) == {Path("detections.jsonl"): foreign}
 
@@ -314,7 +314,7 @@ def test_ten_thousand_equal_names_get_different_stems() -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Limit the size of every file to `size` bytes, like a disk that becomes full in the middle of a write."""
+    """Limit the size of files to `size` bytes, to simulate a disk that becomes full during a write."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -386,8 +386,8 @@ def test_the_error_names_the_crop_that_cannot_be_written(
     else:
         (tmp_path / name).write_text("")
     options: dict[str, Any] = {"formats": {"images", "txt", "crops"}, "skip_done": False}
-    if name != "crops":  # a folder with content: it looks like the crops of an earlier run
-        with pytest.raises(FileError, match="crops: contains crops of an earlier run"):
+    if name != "crops":  # the folder `crops` is not empty, as after an earlier run
+        with pytest.raises(FileError, match="crops: the folder contains crops of an earlier run"):
             write(tmp_path, **options)
         (tmp_path / "detections.jsonl").unlink()
         options["skip_done"] = True
@@ -399,13 +399,13 @@ def test_the_error_names_the_crop_that_cannot_be_written(
 
 
 def coordinate_image() -> ImageArray:
-    """An image [30, 40, 3] in which the value of every pixel is its (row, column, 0)."""
+    """Return an image [30, 40, 3] in which every pixel has the value (row, column, 0)."""
     rows, columns = np.mgrid[:30, :40]
     return np.stack([rows, columns, rows * 0], axis=2).astype(np.uint8)
 
 
 def slow_crop(image: ImageArray, box: list[float]) -> list[list[int]]:
-    """Every pixel that overlaps with the box; where there is none, the nearest."""
+    """Return the values of all pixels that overlap with the box, or of the nearest pixel if there is no overlap."""
     x1, y1, x2, y2 = box
     height, width = image.shape[:2]
     rows = [y for y in range(height) if y + 1 > y1 and y < y2] or [min(int(y1), height - 1)]
@@ -547,7 +547,7 @@ def test_the_json_of_an_image_contains_its_detections(tmp_path: Path) -> None:
 def test_a_new_run_neither_mixes_with_nor_removes_old_crops(tmp_path: Path) -> None:
     write(tmp_path, formats=ALL_FORMATS).close()
     before = contents(tmp_path)
-    message = r"crops: contains crops of an earlier run: move them away, resume that run with --skip-done"
+    message = r"crops: the folder contains crops of an earlier run; move them, resume that run with --skip-done"
     with pytest.raises(FileError, match=message):
         write(tmp_path, formats=ALL_FORMATS)
     assert contents(tmp_path) == before
@@ -612,7 +612,7 @@ def test_a_closed_or_deleted_writer_unlocks_the_folder(tmp_path: Path) -> None:
 def test_a_source_in_the_output_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "out", {Path("a.png"): TWO}, formats=ALL_FORMATS).close()
     sources = [tmp_path / "b.png", tmp_path / "out" / "crops" / "cat" / "a-1.png"]
-    with pytest.raises(FileError, match=r"a-1\.png: this source is in the output folder; give another --out"):
+    with pytest.raises(FileError, match=r"a-1\.png: this image is in the output folder; pass another --out"):
         write(tmp_path / "out", sources=sources)
     monkeypatch.chdir(tmp_path / "out")
-    write(Path(), sources=[Path("stdin.jpg")]).close()  # a generated name, not a file
+    write(Path(), sources=[Path("stdin.jpg")]).close()  # the name is generated, there is no file

@@ -24,12 +24,12 @@ from detector.media.sources import find_sources
 from detector.options import ReadOptions
 
 Requests = list[tuple[str, str | None]]
-"""Path and Authorization header of each HTTP request."""
+"""(path, Authorization header) of each HTTP request."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four images, one of them in a subfolder, and a text file."""
+    """Create four images, one of them in a subfolder, and a text file; return the folder, which is the current one."""
     for level, name in enumerate(("b.png", "a.JPG", "c 1.bmp", "sub/d.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_image(tmp_path / name, np.full((4, 5, 3), level * 50, np.uint8))
@@ -59,7 +59,9 @@ def test_a_warning_names_skipped_videos_and_rare_formats(folder: Path, caplog: p
     for name in ("x.MP4", "y.mp4", "z.heic"):
         (folder / name).write_bytes(b"")
     assert names(".") == ["a.JPG", "b.png", "c 1.bmp"]
-    message = ".: skipped 3 files that are videos or rare image formats; to include them, name them: *.heic, *.mp4"
+    message = (
+        ".: skipped 3 files that are videos or images in rare formats; to include these files, also pass: *.heic, *.mp4"
+    )
     assert message in caplog.text
     caplog.clear()
     names("sub")
@@ -98,8 +100,8 @@ def test_a_folder_named_scenes_takes_precedence(folder: Path) -> None:
         ("z.png", "z.png: no such file, folder or pattern"),
         ("*.tiff", r"\*.tiff: no such file, folder or pattern"),
         ("empty", "empty: no images in this folder"),
-        ("", "'': not a file name"),
-        ("a\0.png", r"'a\\x00\.png': not a file name"),
+        ("", "'': not a valid file name"),
+        ("a\0.png", r"'a\\x00\.png': not a valid file name"),
         ("x" * 5000, r"^x{300}\.\.\.: no such file, folder or pattern"),
         ("*/" * 2000, r"^(\*/){150}\.\.\.: no such file, folder or pattern"),
         ("b.png/c.png", "b.png/c.png: no such file, folder or pattern"),
@@ -113,7 +115,7 @@ def test_a_spec_that_matches_nothing_is_refused(folder: Path, spec: str, message
 
 
 def test_at_least_one_spec_is_required() -> None:
-    with pytest.raises(ConfigError, match="no images given; name files, folders or glob patterns"):
+    with pytest.raises(ConfigError, match="no image is given; pass files, folders or glob patterns"):
         find_sources([])
 
 
@@ -146,7 +148,7 @@ def test_images_with_unusual_names_are_found(folder: Path, name: str) -> None:
         [source] = find_sources([spec])
         assert [str(source.name)] == expected
         assert source.read()[0, 0, 0] == 150
-    if "\n" not in name:  # a list cannot contain such a name
+    if "\n" not in name:  # a list cannot contain a name with a line break
         (folder / "list.txt").write_bytes(os.fsencode(f"sub/{name}\n"))
         assert [str(source.name) for source in find_sources(["list.txt"])] == expected
 
@@ -234,13 +236,13 @@ def test_the_folder_of_a_list_is_not_a_pattern(folder: Path, character: str) -> 
     [
         ("b.png\n# no\nz.png", r"list\.txt:3: z\.png: no such file, folder or pattern"),
         ("b.png\nempty", r"list\.txt:2: empty: no images in this folder"),
-        ("notes.txt", r"list\.txt:1: notes\.txt: a list cannot contain another list"),
-        ("list.txt", r"list\.txt:1: list\.txt: a list cannot contain another list"),
+        ("notes.txt", r"list\.txt:1: notes\.txt: a list must not contain another list"),
+        ("list.txt", r"list\.txt:1: list\.txt: a list must not contain another list"),
         ("-", r"list\.txt:1: -: no such file"),
         ("scenes", r"list\.txt:1: scenes: no such file"),
         ("# nothing\n\n", r"list\.txt: the list contains no images"),
         ("", r"list\.txt: the list contains no images"),
-        ("b.png".encode("utf-16"), r"list\.txt:1: .*not a file name \(a list of images must be a UTF-8 file\)"),
+        ("b.png".encode("utf-16"), r"list\.txt:1: .*not a valid file name; .* save the list as UTF-8"),
         ("b.png\n" + "x" * 100_000, r"list\.txt:2: x{300}\.\.\.: no such file, folder or pattern"),
     ],
 )
@@ -255,7 +257,9 @@ def test_the_error_names_the_line_of_a_forbidden_url(folder: Path) -> None:
         find_sources([write_list("list.txt", "b.png\nhttp://host/a.png")])
 
 
-@given(st.binary(max_size=60).filter(lambda text: b"/" not in text and b".." not in text))  # paths to other folders
+@given(
+    st.binary(max_size=60).filter(lambda text: b"/" not in text and b".." not in text)
+)  # no paths that lead to other folders
 def test_a_list_with_any_content_gives_images_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, text: bytes
 ) -> None:
@@ -303,18 +307,21 @@ def test_standard_input_must_be_an_image(monkeypatch: pytest.MonkeyPatch, data: 
 def test_standard_input_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_BYTES", 1000)
     set_stdin(monkeypatch, bytes(1001))
-    with pytest.raises(FileError, match=r"more than .* MB on standard input"):
+    with pytest.raises(FileError, match=r"the file on standard input is larger than .* MB; pass its path"):
         find_sources(["-"])[0].read()
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(FileError, match="there is no standard input"):
         find_sources(["-"])[0].read()
 
 
-# --- URLs: a local HTTP server on a Unix socket takes the place of every host, because tests have no network
+# --- URLs: every host is replaced by a local HTTP server on a Unix socket, because tests have no network
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Selects the response by the first part of the path; the rest of the path is a parameter."""
+    """Sends a response that depends on the path of the request.
+
+    The first part of the path selects the kind of response, and the rest of the path is a parameter.
+    """
 
     requests: Requests
     stopped: Event
@@ -323,7 +330,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.requests.append((self.path, self.headers["Authorization"]))
         kind, _, rest = self.path.removeprefix("/").partition("/")
-        if kind in ("to", "endless-to"):  # a redirect: `rest` is the number of redirects, or the location
+        if kind in ("to", "endless-to"):  # `rest` is the number of redirects, or the URL to redirect to
             location = f"/{kind}/{int(rest) - 1}" if rest.isdigit() and rest != "1" else "/a.png"
             self.send_head(302, {"Location": location if rest.isdigit() else rest})
         elif kind == "odd":
@@ -357,12 +364,12 @@ class Server(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
     def handle_error(self, *args: object) -> None:
-        pass  # the client closed the connection, as it should
+        pass  # the client is expected to close the connection early
 
 
 @pytest.fixture
 def requests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Requests]:
-    """Path and Authorization header of each request to the server."""
+    """Start the server for all hosts, and yield the list of its requests."""
 
     def connect(self: http.client.HTTPConnection) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -389,7 +396,7 @@ def fetch(url: str) -> ImageArray:
 
 
 def test_a_url_is_fetched_if_allowed_and_when_read(requests: Requests) -> None:
-    with pytest.raises(ConfigError, match=r"^http://host/a\.png: URLs are not fetched by default; add --allow-url"):
+    with pytest.raises(ConfigError, match=r"^http://host/a\.png: URLs are not opened by default; add --allow-url"):
         find_sources(["http://me:secret@host/a.png?token=secret"])
     url = "HTTP://b\u00fccher.de/png%20gr\u00f6\u00dfe/../\u00e4 1.png?x= \u00e4&y=%20#z"
     [source] = find_sources([url], ReadOptions(allow_url=True))
@@ -427,7 +434,7 @@ def test_messages_contain_no_password_and_no_query(requests: Requests, suffix: s
     ["http://", "http:///a.png", "http://[x/a.png", "http://me:sec/ret@host/a", "http://h:99999/", "http://h:0/a"],
 )
 def test_an_invalid_url_is_refused_without_showing_the_password(url: str) -> None:
-    with pytest.raises(FileError, match="not a valid URL; expected something like http://host/image") as caught:
+    with pytest.raises(FileError, match="not a valid URL; expected for example http://host/image") as caught:
         find_sources([url], ReadOptions(allow_url=True))
     assert "sec" not in str(caught.value)
 
@@ -437,16 +444,16 @@ def test_an_invalid_url_is_refused_without_showing_the_password(url: str) -> Non
     [
         ("404", "the server returned status 404 Not Found"),
         ("599", "the server returned status 599$"),
-        ("a.png/50000001", "larger than 50 MB"),
-        ("endless", "larger than 50 MB"),
-        ("to/4", "more than 3 redirects"),
-        ("to/to/x", "more than 3 redirects"),
-        ("to/file:///etc/passwd", r"or a redirect to a URL that is not http\(s\)"),
-        ("to/ftp://host/a.png", r"or a redirect to a URL that is not http\(s\)"),
-        ("to/data:image/png;base64,AAAA", r"or a redirect to a URL that is not http\(s\)"),
-        ("to/http://me:secret@host:x/", r"cannot be fetched \(InvalidURL\)"),
-        ("endless-to/4", "more than 3 redirects"),
-        ("odd", r"cannot be fetched \(BadStatusLine\)"),
+        ("a.png/50000001", "the file is larger than the limit of 50 MB"),
+        ("endless", "the file is larger than the limit of 50 MB"),
+        ("to/4", "the server redirects more than 3 times"),
+        ("to/to/x", "the server redirects more than 3 times"),
+        ("to/file:///etc/passwd", "the server redirects .* to a URL that is not http:// or https://"),
+        ("to/ftp://host/a.png", "the server redirects .* to a URL that is not http:// or https://"),
+        ("to/data:image/png;base64,AAAA", "the server redirects .* to a URL that is not http:// or https://"),
+        ("to/http://me:secret@host:x/", r"the download failed \(InvalidURL\)"),
+        ("endless-to/4", "the server redirects more than 3 times"),
+        ("odd", r"the download failed \(BadStatusLine\)"),
     ],
 )
 def test_a_failed_download_is_an_error_with_the_url(requests: Requests, path: str, message: str) -> None:
@@ -475,7 +482,9 @@ def test_three_redirects_are_followed(requests: Requests) -> None:
 @pytest.mark.parametrize("path", ["silent", "drip"])
 def test_a_download_has_a_time_limit(requests: Requests, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(urls, "_TIMEOUT", 0.1)
-    with pytest.raises(FileError, match=rf"^http://host/{path}: the download takes longer than 0.1 seconds"):
+    with pytest.raises(
+        FileError, match=rf"^http://host/{path}: the download took longer than the limit of 0.1 seconds"
+    ):
         fetch(f"http://host/{path}")
 
 
@@ -484,11 +493,11 @@ def test_a_host_that_cannot_be_reached_is_an_error(folder: Path, monkeypatch: py
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(http.client.HTTPConnection, "connect", connect)
-    with pytest.raises(FileError, match=r"^http://host/a\.png: cannot be fetched \(Connection refused\)"):
+    with pytest.raises(FileError, match=r"^http://host/a\.png: the download failed \(Connection refused\)"):
         fetch("http://host/a.png")
 
 
 def test_an_invalid_host_name_is_an_error(requests: Requests) -> None:
-    with pytest.raises(FileError, match=r"cannot be fetched \(Unicode"):
+    with pytest.raises(FileError, match=r"the download failed \(Unicode"):
         fetch("http://" + "\u00e4" * 99 + "/a.png")
     assert requests == []

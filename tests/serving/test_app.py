@@ -1,4 +1,4 @@
-"""The server as an ASGI app: its responses, and the requests it refuses with their messages."""
+"""Tests of the server as an ASGI app: its responses, and the messages for requests that it refuses."""
 
 import asyncio
 import base64
@@ -56,7 +56,7 @@ async def send_request(
     body: bytes | AsyncIterator[bytes] = b"",
     headers: dict[str, str] | None = None,
 ) -> Reply:
-    """Send a request to an ASGI app, with the body in chunks, as from a socket."""
+    """Send a request to an ASGI app, with the body in chunks as from a socket, and return the response."""
     path, _, query = url.partition("?")
     sent = {key: value for key, value in (HERE | (headers or {})).items() if value}
     scope = {
@@ -111,7 +111,7 @@ def form(*parts: tuple[str, bytes]) -> tuple[bytes, str]:
     """Return a multipart body and its content type.
 
     Args:
-        parts: the attributes of each part (the text after `form-data;`), and its content.
+        parts: (attributes, content) of each part; attributes are the text after `form-data;`.
     """
     lines = [
         b"--edge\r\nContent-Disposition: form-data; " + attributes.encode() + b"\r\n\r\n" + content + b"\r\n"
@@ -127,7 +127,7 @@ def encode(image: np.ndarray[Any, Any], kind: str = "PNG", **options: Any) -> by
 
 
 class Gate:
-    """A runtime that blocks until `open` is set, and records whether two threads ran it at the same time."""
+    """A runtime that waits until `open` is set, and records whether two threads ran it at the same time."""
 
     name = "gate"
     input_hw = (32, 32)
@@ -251,7 +251,7 @@ BAD_QUERIES = {
     "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
     "with_image",
-    "model=cells&model=scenes": "model: given twice; send it once",
+    "model=cells&model=scenes": "model: the parameter is sent twice; send it once",
 }
 
 
@@ -272,8 +272,8 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "32-bit integers": (encode(np.zeros((9, 9), np.int32), "TIFF"), "image/tiff", 415, "the value range of images"),
     "another type": (b"{}", "application/json", 415, "Content-Type application/json is not an image: send the file as"),
     "no type": (b"x", "", 415, "the request has no Content-Type: send the file as the request body"),
-    "too large a file": (bytes(MAX_BYTES + 1), "image/png", 413, "the file is too large: at most 0.4 MB are accepted"),
-    "a huge file": (bytes(9 * MAX_BYTES), "image/png", 413, "the file is too large: at most 0.4 MB are accepted"),
+    "too large a file": (bytes(MAX_BYTES + 1), "image/png", 413, "the file is larger than 0.4 MB; shrink the image"),
+    "a huge file": (bytes(9 * MAX_BYTES), "image/png", 413, "the file is larger than 0.4 MB; shrink the image"),
     "too many pixels": (encode(np.zeros((9500, 9500), np.bool_)), "image/png", 413, "the image has 9500 x 9500 pixels"),
     "a form without boundary": (b"--edge\r\n", "multipart/form-data", 400, "(Missing boundary in multipart.)"),
     "a body that is no form": (b"hello", "multipart/form-data; boundary=edge", 400, "the form cannot be parsed ("),
@@ -283,18 +283,18 @@ BAD_BODIES: dict[str, tuple[bytes, str, int, str]] = {
     "a field": (
         *form(('name="score_threshold"', b"0.5"), _upload(b"a")),
         422,
-        "score_threshold: the form may contain only the file",
+        "score_threshold: the form must contain only the file",
     ),
     "a field after the file": (
         *form(_upload(b"a"), ('name="b"', b"c")),
         422,
-        "b: the form may contain only the file",
+        "b: the form must contain only the file",
     ),
     "many fields": (*form(('name="a"', b"b"), ('name="c"', b"d")), 400, "Too many fields."),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's own warning before our error
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow logs a warning before our error
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_bad_upload_is_refused_with_a_message(app: ASGIApp, name: str) -> None:
     body, content_type, status, message = BAD_BODIES[name]
@@ -327,7 +327,7 @@ def test_stalled_upload_times_out(models: dict[str, Detector]) -> None:
         await asyncio.Event().wait()
 
     reply = post(make_app(models, seconds=0.05), "/detect", stalled())
-    assert (reply.status, reply.json) == (408, {"error": "the image did not arrive within 0.05 seconds"})
+    assert (reply.status, reply.json) == (408, {"error": "the upload took longer than 0.05 seconds"})
 
 
 def test_client_that_disconnects_harms_nobody(app: ASGIApp, image: bytes) -> None:
@@ -352,7 +352,7 @@ def test_overloaded_server_refuses_and_runs_one_image_per_model() -> None:
         await asyncio.to_thread(gate.entered.acquire)
         chunks = _chunks(bytes(1 << 17))
         refused = await send_request(app, "POST", "/detect", chunks, {"content-type": "image/png"})
-        assert await anext(chunks, None) is None  # the refused client could finish its upload
+        assert await anext(chunks, None) is None  # the server has read the complete upload of the refused client
         health = await send_request(app, "GET", "/health")
         assert health.status == 200  # the event loop is free while a model runs
         gate.open.set()
@@ -361,7 +361,7 @@ def test_overloaded_server_refuses_and_runs_one_image_per_model() -> None:
     accepted, refused = asyncio.run(send_many())
     assert [reply.status for reply in accepted] == [200] * 3
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-    assert refused.json == {"error": "3 images are already being processed: try again in a second"}
+    assert refused.json == {"error": "3 images are already being processed; try again in a second"}
     assert not gate.was_shared
     assert post(app, "/detect", content).status == 200
 
@@ -371,11 +371,11 @@ def test_slow_detection_times_out_and_the_next_succeeds() -> None:
     app = make_app({"gate": model}, seconds=0.05)
     content = encode(np.zeros((9, 9, 3), np.uint8))
     reply = post(app, "/detect", content)
+    gate.open.set()  # before the assertion: otherwise a failed test would wait for the thread of the model forever
     assert (reply.status, reply.json) == (
         503,
-        {"error": "the detection took longer than 0.05 seconds: try again in a second"},
+        {"error": "the detection took longer than 0.05 seconds; try again in a second"},
     )
-    gate.open.set()
     assert post(make_app({"gate": model}), "/detect", content).status == 200
 
 
@@ -464,13 +464,13 @@ def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) ->
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
     plain = post(app, "/detect", image).json["detections"]
-    for name, schema in parameters.items():  # sending the default changes nothing
+    for name, schema in parameters.items():  # a parameter with its default value changes nothing
         value = json.dumps(schema["default"]).strip('"')
         assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 
 
 def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """Check a value against a schema; supports only the keywords of JSON Schema that the document uses."""
+    """Assert that a value fits a JSON schema; supports only the keywords that the OpenAPI document uses."""
     if "$ref" in schema:
         assert_fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
     elif "const" in schema:
@@ -496,7 +496,7 @@ def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> 
 def test_server_needs_models_with_different_names() -> None:
     with pytest.raises(InputError, match="at least one model"):
         make_app({})
-    with pytest.raises(InputError, match="given twice: cells cells"):
+    with pytest.raises(InputError, match="--weights cells cells: the same weights are passed twice"):
         serve(["cells", "cells"], port=0)
 
 
@@ -504,7 +504,7 @@ def test_port_in_use_is_reported_before_models_are_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            InputError, match=rf"127.0.0.1, port {port}: cannot listen \(Address already in use\): choose"
+            InputError, match=rf"127.0.0.1, port {port}: cannot listen \(Address already in use\); pass another"
         ):
             serve(["no such weights"], port=port)
     with pytest.raises(InputError, match="port 70000: expected a number from 0 to 65535"):

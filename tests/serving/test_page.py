@@ -1,4 +1,4 @@
-"""The page in a real Chromium, controlled over a pipe, so that this process opens no connection."""
+"""Tests of the web page in a real Chromium, which the tests control over pipes, without a network connection."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium is not install
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions "
-    "--disable-sync --disable-background-networking --disable-component-update "  # no requests of its own
+    "--disable-sync --disable-background-networking --disable-component-update "  # Chromium itself sends no requests
     "--remote-debugging-pipe --window-size=1100,760"
 )
 
@@ -44,18 +44,20 @@ MAX_BYTES = 300_000
 
 
 class Browser:
-    """A Chromium with one page, controlled by its DevTools protocol: JSON over pipes, a zero byte after each message.
+    """A Chromium process with one page, controlled with the DevTools protocol.
+
+    The messages of the protocol are JSON over pipes, with a zero byte after each message.
 
     Attributes:
-        events: events received and not yet consumed by `wait_for`.
-        all_requests: every request the page sent.
-        page_errors: exceptions of the page, and violations of its content security policy.
+        events: received events that `wait_for` has not returned yet.
+        all_requests: all requests that the page has sent.
+        page_errors: exceptions in the page, and violations of the content security policy of the page.
     """
 
     def __init__(self, profile: Path) -> None:
         browser_input, self._to = os.pipe()
         self._from, browser_output = os.pipe()
-        # Chromium reads from file descriptor 3 and writes to 4.
+        # Chromium reads from file descriptor 3 and writes to file descriptor 4.
         launch = (
             f"import os, sys; os.dup2({browser_input}, 3); os.dup2({browser_output}, 4); "
             "os.execv(sys.argv[1], sys.argv[1:])"
@@ -93,7 +95,7 @@ class Browser:
         return result
 
     def wait_for(self, method: str, **expected: Any) -> dict[str, Any]:
-        """Return the parameters of the first event `method` with the expected values; drop the events before it."""
+        """Wait for an event `method` with the expected values and return its parameters; drop the events before it."""
         while True:
             event = self.events.pop(0) if self.events else self._next()
             if event.get("method") == method and expected.items() <= event["params"].items():
@@ -116,33 +118,33 @@ class Browser:
         return decoded
 
     def run(self, script: str) -> Any:
-        """Return the value of a JavaScript expression in the page; a promise is awaited."""
+        """Evaluate a JavaScript expression in the page and return its value; wait for the value of a promise."""
         evaluated = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in evaluated, evaluated
         return evaluated["result"].get("value")
 
     def until(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression in the page is true."""
         self.run(
             f"new Promise((done) => {{ const check = () => {condition} ? done() : setTimeout(check, 5); check(); }})"
         )
 
     def upload(self, path: Path) -> None:
-        """Choose a file as a user does, and wait for the response or the error message."""
+        """Choose a file in the page, and wait for the detections or the error message."""
         self.run("response = null; byId('error').textContent = ''")
         node = self.call("DOM.querySelector", nodeId=self.call("DOM.getDocument")["root"]["nodeId"], selector="#file")
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node["nodeId"])
         self.until("response || byId('error').textContent")
 
     def slide(self, slider: str, value: float) -> list[dict[str, Any]]:
-        """Move a slider and return the detections that the page then shows, without waiting."""
+        """Move a slider and return the detections that the page shows immediately after that."""
         script = f"byId('{slider}').value = {value}; byId('{slider}').dispatchEvent(new Event('input')); shown"
         shown: list[dict[str, Any]] = self.run(script)
         return shown
 
 
 class Crowd:
-    """A runtime that predicts many boxes for any image: many of them overlap, and some scores are equal."""
+    """A runtime that predicts the same boxes for any image. Many of the boxes overlap, and some scores are equal."""
 
     name = "crowd"
     input_hw = (64, 96)
@@ -175,7 +177,7 @@ def models() -> dict[str, Detector]:
 
 @pytest.fixture(scope="module")
 def address(models: dict[str, Detector]) -> Iterator[str]:
-    """Address of a real server, which runs in a thread of this process."""
+    """Start a server in a thread of this process, and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(make_app(models, max_bytes=MAX_BYTES), log_config=None, lifespan="off", ws="none")
         server = uvicorn.Server(config)
@@ -226,7 +228,7 @@ MOVE_SLIDERS = """async (positions) => {
   }
   return seen;
 }"""
-"""Move the sliders to each position; return the detections shown there, and whether the page sent a request."""
+"""Moves the sliders to each position, and returns for each the shown detections and whether the page sent a request."""
 
 
 def as_rows(found: Detections) -> list[list[Any]]:
@@ -264,9 +266,9 @@ def test_sliders_show_the_same_detections_as_the_server(
         counts.add(len(found))
         local_scores += [] if requested else [score]
     assert len(counts) > 3
-    if name == "soft":  # not implemented in the page: each position needs a request
+    if name == "soft":  # the page does not implement soft NMS, so it sends a request for each position
         assert local_scores == []
-    elif name == "large crowd":  # the page knows only the best 1000 boxes: lower thresholds need a request
+    elif name == "large crowd":  # the page has only the best 1000 boxes, so lower thresholds need a request
         assert local_scores
         assert 0.05 < min(local_scores) < 1
     else:
@@ -341,7 +343,7 @@ def test_page_reports_files_that_are_refused(browser: Browser, tmp_path: Path) -
     browser.upload(large)
     expected = "large.png has 0.3 MB; the server accepts at most 0.3 MB."
     assert browser.run("byId('error').textContent") == expected
-    # A program that does not check the size gets the same error from the server, and its connection does not break.
+    # The server refuses the same file if a program sends it, and the connection does not break.
     body = f"new Blob([new Uint8Array({int(1.9 * MAX_BYTES)})], {{ type: 'image/png' }})"
     assert browser.run(f"fetch('detect', {{ method: 'POST', body: {body} }}).then((reply) => reply.status)") == 413
 

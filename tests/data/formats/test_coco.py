@@ -27,7 +27,7 @@ def data_of(*annotations: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, data: Any, images: tuple[str, ...] = ("a.png",)) -> Path:
-    """Write val.json with one annotation per line, the first on line 4, and the image files."""
+    """Write val.json, with one annotation per line from line 4 on, and the image files; return the path of val.json."""
     for name in images:
         (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / "images" / name, np.zeros((*HW, 3), np.uint8))
@@ -114,7 +114,7 @@ def test_a_box_beyond_the_image_border_is_clipped(tmp_path: Path) -> None:
     split = read_split(path, "val")
     assert split.annotations[0].boxes.tolist() == [[50, 30, 60, 40], [0, 30, 8, 40]]
     assert (split.ledger.used, split.ledger.clipped) == (1, 1)
-    expected = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) reaches out of the image of 60 x 40 pixels"
+    expected = f"{path}:5: clipped: annotation 2: box (-2, 30, 8, 50) extends beyond the image of 60 x 40 pixels"
     assert str(split.ledger.entries[0]) == expected
     assert split.ledger.entries[0].code == "clipped"
 
@@ -157,16 +157,22 @@ def test_a_file_that_cannot_be_scored_has_no_ground_truth(tmp_path: Path, second
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox": [float("nan"), 1, 2, 3]}, ":5: an annotation without a bbox of four finite numbers cannot be scored"),
-        ({"bbox": [1, 2, float("inf"), 3]}, ":5: an annotation without a bbox of four finite numbers"),
-        ({"bbox": "1 2 3 4"}, ":5: an annotation without a bbox of four finite numbers"),
+        (
+            {"bbox": [float("nan"), 1, 2, 3]},
+            ":5: the annotation cannot be scored; expected a bbox of four finite numbers",
+        ),
+        (
+            {"bbox": [1, 2, float("inf"), 3]},
+            ":5: the annotation cannot be scored; expected a bbox of four finite numbers",
+        ),
+        ({"bbox": "1 2 3 4"}, ":5: the annotation cannot be scored; expected a bbox of four finite numbers"),
         ({"image_id": "x"}, ":5: image_id 'x' is not among the images"),
         ({"image_id": 2**70}, "is not among the images"),
         ({"category_id": None}, ":5: category_id None is not among the categories"),
-        ({"iscrowd": []}, "0 or 1 as `iscrowd` to be scored"),
-        ({"iscrowd": "x"}, "to be scored"),
-        ({"area": float("nan")}, "to be scored"),
-        ({"area": -5}, "to be scored"),
+        ({"iscrowd": []}, "the annotations cannot be scored; each needs .* 0 or 1 as `iscrowd`"),
+        ({"iscrowd": "x"}, "the annotations cannot be scored; each needs"),
+        ({"area": float("nan")}, "the annotations cannot be scored; each needs"),
+        ({"area": -5}, "the annotations cannot be scored; each needs"),
         ({"id": 1}, "a unique `id`"),
     ],
 )
@@ -186,7 +192,7 @@ def test_annotations_that_cannot_be_scored_are_refused(tmp_path: Path, change: d
         ("[]", "expected an object with the list `images`"),
         ('{"images": [], "annotations": []}', "expected an object with the list `categories`"),
         ('{"images": {}, "annotations": [], "categories": []}', "expected an object with the list `images`"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "the values are nested too deeply"),
     ],
 )
 def test_a_file_that_is_not_coco_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -218,8 +224,8 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
         ("images", [{"id": 5, "file_name": "a.png"}, {"id": 6, "file_name": "a.png"}], "file_name 'a.png'"),
         ("images", [{"id": 5}], "image 5 has no `file_name`"),
         ("images", [{"id": "5", "file_name": "a.png"}], "whole number as `id`"),
-        ("images", [], r"no images \(none listed\)"),
-        ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 listed images exists, first: .*z.png"),
+        ("images", [], "the split contains no images"),
+        ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 images can be opened; the first is .*z.png"),
         ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "`categories` contains the id 3 twice"),
         ("categories", [], "`categories` is empty"),
         ("categories", [7], "`categories` contains 7; expected an object"),

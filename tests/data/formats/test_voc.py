@@ -12,14 +12,14 @@ HW = (40, 60)
 
 
 def item(name: str = "cat", corners: str = "1 2 30 20", more: str = "") -> str:
-    """Return an object on one line."""
+    """Return the XML text of an object on one line."""
     keys = ("xmin", "ymin", "xmax", "ymax")
     fields = "".join(f"<{key}>{value}</{key}>" for key, value in zip(keys, corners.split(), strict=False))
     return f"<object><name>{name}</name>{more}<bndbox>{fields}</bndbox></object>\n"
 
 
 def write(folder: Path, stem: str, *objects: str, image: bool = True) -> Path:
-    """Write an XML file whose objects start on line 3, and its image file."""
+    """Write an XML file with objects from line 3 on, and its image file; return the path of the XML file."""
     for name in ("Annotations", "JPEGImages"):
         (folder / name).mkdir(exist_ok=True)
     if image:
@@ -66,9 +66,9 @@ def test_difficult_objects_are_crowd_regions_and_parts_are_ignored(tmp_path: Pat
         (item(corners="nan 2 9 20"), "not_finite", "is not finite"),
         (item(corners="60 2 70 20"), "outside_image", "has no area inside the image of 60 x 40 pixels"),
         (item(corners="1 2 x 20"), "malformed_row", "cat: <xmax> is 'x', not a number"),
-        (item(corners="1 2 3"), "malformed_row", "cat: no <ymax>"),
-        (item(name=""), "malformed_row", "object without <name>"),
-        ("<object><name>cat</name></object>\n", "malformed_row", "cat: object without <bndbox>"),
+        (item(corners="1 2 3"), "malformed_row", "cat: the box has no <ymax>"),
+        (item(name=""), "malformed_row", "the object has no <name>"),
+        ("<object><name>cat</name></object>\n", "malformed_row", "cat: the object has no <bndbox>"),
     ],
 )
 def test_an_invalid_object_is_dropped_with_line_and_reason(tmp_path: Path, row: str, code: str, reason: str) -> None:
@@ -81,7 +81,7 @@ def test_an_invalid_object_is_dropped_with_line_and_reason(tmp_path: Path, row: 
     assert split.ledger.found == 3
 
 
-def test_a_box_that_reaches_out_is_clipped(tmp_path: Path) -> None:
+def test_a_box_beyond_the_image_border_is_clipped(tmp_path: Path) -> None:
     split = read_objects(tmp_path, item(corners="-5 2 61 20"))
     assert split.annotations[0].boxes.tolist() == [[0, 2, 60, 20]]
     assert [(e.action, e.line) for e in split.ledger.entries] == [("clipped", 3)]
@@ -111,7 +111,7 @@ def test_splits_from_lists_have_the_same_ids_and_classes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a\nz\n", r"train\.txt:2: there is no .*z\.xml"), ("a\na", ":2: a is listed")]
+    ("text", "message"), [("a\nz\n", r"train\.txt:2: .*z\.xml does not exist"), ("a\na", ":2: a is listed")]
 )
 def test_an_invalid_list_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, "a", item())
@@ -149,7 +149,7 @@ def test_invalid_xml_is_refused_with_file_and_line(tmp_path: Path, content: byte
 
 def test_a_folder_without_objects_or_without_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a", image=False)
-    with pytest.raises(LabelError, match="no class: none of the XML files"):
+    with pytest.raises(LabelError, match="no XML file contains an object with a name"):
         read_split(tmp_path, "train")
-    with pytest.raises(LabelError, match="none of the 1 listed images exists"):
+    with pytest.raises(LabelError, match="none of the 1 images can be opened"):
         read_split(tmp_path, "train", ("cat",))

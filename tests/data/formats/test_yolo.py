@@ -95,7 +95,7 @@ def test_an_image_without_a_label_file_is_background(tmp_path: Path) -> None:
 def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
     image(tmp_path / "images/train/a.png")
     with pytest.raises(
-        LabelError, match=r"none of the 1 images of train has a label file; expected e\.g\. .*labels/train/a"
+        LabelError, match=r"none of the 1 images of the split train has a label file; .* expected .*labels/train/a"
     ):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")
 
@@ -104,7 +104,7 @@ def test_rows_of_a_label_file_without_an_image_are_dropped(tmp_path: Path) -> No
     orphan = write(tmp_path / "labels/train/z.txt", "\n0 0.5 0.5 0.1 0.1\n")
     write(tmp_path / "labels/train/classes.txt", "cat\ndog\n")
     split = read_rows(tmp_path, "0 0.5 0.5 0.1 0.1\n")
-    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: this label file has no image"]
+    assert [str(e) for e in split.ledger.entries] == [f"{orphan}:2: dropped: there is no image for this label file"]
     assert split.ledger.entries[0].code == "unknown_image"
 
 
@@ -173,14 +173,14 @@ def test_a_class_named_no_keeps_its_name(tmp_path: Path) -> None:
     ("yaml", "message"),
     [
         ("train: images\nnames: [a, b\n", r"data\.yaml:3: column 1: not YAML"),
-        ("train: images\nnames: {1: a}\n", "`names` must count 0, 1, 2"),
+        ("train: images\nnames: {1: a}\n", "the class ids in `names` must be 0, 1, 2"),
         ("train: images\nnames: 3\n", "`names` must list the classes"),
         ("train: images\nnames: [a]\nnc: 2\n", "`nc` is 2, but `names` has 1 classes"),
         ("names: [a]\n", "expected at least one of `train`"),
         ("train: {a: b}\nnames: [a]\n", "`train` must be a folder"),
-        ("val: a\nvalid: b\nnames: [a]\n", "`valid` defines the split val a second time"),
-        ("train: images\n", "neither a YOLO data.yaml"),
-        ("- a\n", "neither a YOLO data.yaml"),
+        ("val: a\nvalid: b\nnames: [a]\n", "two keys define the split val; remove `valid`"),
+        ("train: images\n", "expected the keys of a YOLO data.yaml"),
+        ("- a\n", "expected the keys of a YOLO data.yaml"),
     ],
 )
 def test_an_invalid_data_yaml_is_refused(tmp_path: Path, yaml: str, message: str) -> None:
@@ -196,5 +196,5 @@ def test_a_missing_split_folder_is_refused_when_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images/train").mkdir(parents=True)
-    with pytest.raises(LabelError, match=r"data\.yaml: no images"):
+    with pytest.raises(LabelError, match=r"data\.yaml: the split contains no images"):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")

@@ -14,13 +14,14 @@ from detector.geometry import rotation_matrix
 Mask = Bools
 
 MARGIN = 160
-"""Pixels around an image, for the parts of objects outside of it."""
+"""Width in pixels of the margin around an image, in which the parts of objects outside of the image are drawn."""
 
 
 def silhouette(placement: Placement) -> Mask:
-    """Return a mask of the image with a margin: True where an object is opaque.
+    """Return a mask of an image with margin: True where the object is drawn.
 
-    There, a black and a white background give the same pixels. The shadow is less than half opaque.
+    The object is drawn on a black and on a white background. Where it is opaque, both images have the same pixels. The
+    shadow is not part of the mask, because its opacity is below one half.
     """
     moved = replace(placement, matrix=placement.matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]]))
     height, width = IMAGE_HW
@@ -60,7 +61,7 @@ def test_enough_of_every_object_is_visible() -> None:
         hidden[MARGIN:-MARGIN, MARGIN:-MARGIN] = False
         for placement in reversed(scenes.layout("val", index)):
             mask = silhouette(placement)
-            # The layout counts pixels of a coarse mask without the outline and with holes filled.
+            # The layout counts the pixels of a coarser mask, without the outline and with filled holes.
             assert (mask & ~hidden).sum() > (MIN_VISIBLE - 0.1) * mask.sum()
             hidden |= mask
 
