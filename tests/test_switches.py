@@ -234,7 +234,7 @@ def test_patience_stops_a_run_that_no_longer_improves(tiny_data: Path, tiny_conf
     assert result.steps == 2 * len(scores) < 40
     assert max(scores[-3:]) <= max(scores[:-3])
     assert all(max(scores[n : n + 3]) > max(scores[:n]) for n in range(1, len(scores) - 3))
-    with pytest.raises(InputError, match="patience: there is no val split"):
+    with pytest.raises(InputError, match="patience: early stopping needs the AP on a val split"):
         train(tiny_data, replace(constant, patience=1), out=tmp_path / "other", split="trainval")
 
 

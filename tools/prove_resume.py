@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def fingerprint(run: Path) -> str:
-    """Return a hash of everything a finished run has written: weights, training state with optimizer, and results."""
+    """Return a hash of the results of a finished run: weights, EMA, optimizer state and results.csv."""
     digest = hashlib.sha256((run / "results.csv").read_bytes())
     state = read_state(run / "state")
     assert state is not None

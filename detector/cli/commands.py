@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[options.command](options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.print_error(error)
         return 2
     except BrokenPipeError:  # the program that reads the output has closed it, as `head` does
         sys.stdout = None  # nothing is left to flush at exit

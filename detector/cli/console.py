@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ export of the trained weights:
     --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
 
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters except tab and newline. A file name may contain them; a terminal would obey them."""
+
 
 def set_up_console() -> None:
     """Print log lines of the package to standard output, and allow printing of file names that are not UTF-8."""
@@ -37,8 +41,13 @@ class _ProgressBarSafeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(_CONTROL_CHARACTERS.sub("?", self.format(record)), file=sys.stdout)
         sys.stdout.flush()
+
+
+def print_error(error: Exception) -> None:
+    """Print the message of an error to standard error."""
+    print(f"error: {_CONTROL_CHARACTERS.sub('?', str(error))}", file=sys.stderr)
 
 
 def print_average_precision(ap: "AveragePrecision") -> None:

@@ -130,7 +130,9 @@ def _expand_line(line: _Line, base: Config, trials: int) -> Iterator[Variation]:
             config = override(base, settings)
             _check_length(config)
             if config.seed != base.seed:
-                raise ConfigError("seed: all variations use the same seeds; set the number of seeds with --seeds")
+                raise ConfigError(
+                    "seed cannot vary: all variations use the same seeds; set the number of seeds with --seeds"
+                )
             yield Variation(settings, config, line.group, remark.strip())
 
 

@@ -176,7 +176,7 @@ class Ledger:
         }
 
     def check(self, allowed_fraction: float) -> None:
-        """Raise LabelError if more than a fraction of the found rows was dropped.
+        """Raise LabelError if more than the allowed fraction of the found rows was dropped.
 
         Args:
             allowed_fraction: largest allowed value of `dropped / found`, 0..1, inclusive.

@@ -107,7 +107,7 @@ def _read_thumbnails(split: Split, fraction: float, pool: ThreadPoolExecutor) ->
 
 
 def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None = None) -> Duplicates:
-    """Return the thumbnails that look like a reference thumbnail or like a horizontally flipped reference thumbnail.
+    """Return the pairs of a thumbnail and a reference thumbnail that look the same, also after a horizontal flip.
 
     Args:
         thumbnails: [K, side, side, 3], not uniform (see `is_uniform`).

@@ -33,7 +33,7 @@ _ACCEPTED = """accepted are:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set whose format and splits are known, and whose labels are read by `read`.
+    """A data set of known format with the names of its splits; `read` reads the labels of one split.
 
     Attributes:
         description: format, name and splits of the data set as one line of text.
@@ -246,7 +246,7 @@ def _open_description(path: Path, values: dict[str, Any], options: ReadOptions) 
 
 
 def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
-    """Open the data set that the keys of a data set description name; without the key `expected`.
+    """Return the data set that a data set description points to; the key `expected` is not used.
 
     Args:
         path: the YAML file of the description.

@@ -40,7 +40,7 @@ def diagnose_boxes_with_two_classes(objects: Sequence[Objects]) -> Finding:
 
 
 def _overlapping_pairs(objects: Sequence[Objects], min_iou: float, same_class: bool) -> Iterator[Path]:
-    """Yield the path of the image of each pair of boxes with an IoU above `min_iou`.
+    """For each pair of boxes in one image with an IoU above `min_iou`, yield the path of the image.
 
     Args:
         objects: objects of each split.

@@ -33,7 +33,7 @@ from detector.diagnose.objects import gather_objects
 def diagnose_data(
     splits: Sequence[Split], input_hw: tuple[int, int], config: Config, quick: bool = False
 ) -> list[Finding]:
-    """Run all checks of a data set, and return their findings.
+    """Run the checks of a data set, and return their findings.
 
     Args:
         splits: the training split first, then the evaluation splits.

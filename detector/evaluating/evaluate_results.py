@@ -63,7 +63,10 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     names = sorted({row["file_name"] for row in results})
     ids = {name: _id_of(name, ids_by_path_end) for name in names if (PurePath(name).name,) in ids_by_path_end}
     if names and not ids:
-        raise LabelError(f"none of the images with results is in this split, for example {names[0]}")
+        raise LabelError(
+            f"none of the {len(names)} images with results is in this split (the first is {names[0]}); use results of "
+            "this split, or select another split with --split"
+        )
     if others := len(names) - len(ids):
         log.warning("%d of %d images with results are not in this split; their results are ignored", others, len(names))
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]

@@ -169,7 +169,7 @@ class DetectionDataset:
 
     @cached_property
     def _donor_probabilities(self) -> Doubles:
-        """Probabilities [len(self)] of each image to be the donor of copy-paste.
+        """Return the probability [len(self)] of each image to be the donor of copy-paste.
 
         The probability of an image is proportional to the sum of the class weights of its objects, so that objects of
         all classes are pasted equally often.
@@ -189,7 +189,7 @@ class DetectionDataset:
         return min(image_hw[0], int(scaled_h * _STORED_SCALE)), min(image_hw[1], int(scaled_w * _STORED_SCALE))
 
     def _stored_bytes(self, annotation: Annotation) -> int:
-        """Return the number of bytes that the stored image of an annotation needs."""
+        """Return the number of bytes that the image of an annotation takes in the memory cache."""
         height, width = self._stored_hw(annotation.image_hw)
         return height * width * 3
 

@@ -173,7 +173,7 @@ def squared_error(distances: Tensor, target_distances: Tensor) -> Tensor:
 
 
 def _outside_crowds(grid: Grid, batch: Batch, targets: AssignedTargets) -> Tensor:
-    """Return the weight [B, P] of the class loss of each point: 0 in crowd regions, 1 elsewhere and at positives."""
+    """Return the weight [B, P] of each point in the class loss: 0 at negatives in crowd regions, 1 at all others."""
     x, y = grid.points[:, 0], grid.points[:, 1]
     x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
     inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]

@@ -246,7 +246,7 @@ def _read_stdin(max_pixels: int) -> ImageArray:
         InputError: standard input cannot be read, is too large, or is not an image that can be decoded.
     """
     if sys.stdin is None:
-        raise FileError("-: there is no standard input")
+        raise FileError("-: standard input is closed; pipe an image into the command")
     try:
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
     except OSError as error:

@@ -26,7 +26,7 @@ class Predictions(Protocol):
         """Return the class scores [B, P, C], 0..1."""
 
     def with_grid(self, grid: Grid) -> Self:
-        """Return a copy of the predictions with another grid; `grid` must have the same points.
+        """Return a copy that holds `grid` instead of the present grid object; both must have the same points.
 
         The ONNX export uses this method to store the points as constants.
         """

@@ -100,8 +100,8 @@ def points_from_detections(
         n = len(scores)
         if boxes.shape != (n, 4) or class_ids.shape != (n,) or not np.isin(class_ids, range(class_count)).all():
             raise ValueError(
-                f"the outputs do not match: boxes {boxes.shape}, scores {scores.shape}, class_ids {class_ids.shape}, "
-                f"{class_count} classes"
+                f"expected boxes [{n}, 4], scores [{n}] and class ids [{n}] below {class_count} from the model, "
+                f"got boxes {list(boxes.shape)}, scores {list(scores.shape)}, class ids {class_ids.tolist()}"
             )
         all_boxes[image, :n] = boxes
         all_scores[image, np.arange(n), class_ids] = scores

@@ -257,7 +257,7 @@ def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:
 
 
 def _check_same_spp(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
-    """Raise WeightsError if a network has an SPP block at only one of the two input sizes; see `uses_spp`."""
+    """Raise WeightsError if only one of the initial weights and the new network has an SPP block; see `uses_spp`."""
     if uses_spp(input_hw) != uses_spp(info.input_hw):
         raise WeightsError(
             f"{request.weights}: these weights were trained at {max(info.input_hw)} pixels and do not fit a network "

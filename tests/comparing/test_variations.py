@@ -59,7 +59,7 @@ def test_without_specs_only_the_baseline_is_returned() -> None:
         ("flip=2", "flip: must be from 0 to 1"),
         ("flip", "--set flip: expected key=value"),
         ("flip=0 nothing lr=1", "flip: expected a number, got '0 nothing'"),
-        ("seed=1", "seed: all variations use the same seeds"),
+        ("seed=1", "seed cannot vary: all variations use the same seeds"),
         ("epochs=3", "minutes, epochs, steps: set only one of them"),
         ("steps=null", "the same number of steps"),
         ("steps=null minutes=3", "the same number of steps"),

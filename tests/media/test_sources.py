@@ -310,7 +310,7 @@ def test_standard_input_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(FileError, match=r"the file on standard input is larger than .* MB; pass its path"):
         find_sources(["-"])[0].read()
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(FileError, match="there is no standard input"):
+    with pytest.raises(FileError, match="standard input is closed"):
         find_sources(["-"])[0].read()
 
 

@@ -156,7 +156,7 @@ def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str |
 
 
 def to_coco(split: Split) -> dict[str, Any]:
-    """Return the images, annotations and categories of a split as a COCO dictionary; ids are those of the split."""
+    """Return the images, annotations and categories of a split as a COCO dictionary with the ids of the split."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for annotation in split.annotations:

@@ -251,7 +251,7 @@ class _SplitFiles:
 
 
 def _list_images(data: DataYaml, name: str, options: ReadOptions) -> _SplitFiles:
-    """List the images of one split: those in its folders and those in its list files.
+    """List the images in the folders and in the list files of one split, and return their paths.
 
     Raises:
         LabelError: a folder or a list file does not exist, an image is listed twice, or an image is outside of the data

@@ -75,7 +75,7 @@ class Placement:
         return float(np.hypot(*self.matrix[:, 0]))
 
     def to_image(self, points: Doubles) -> Doubles:
-        """Map points [..., 2] from coordinates of the shape to pixels of the image; return an array of this shape."""
+        """Map points [..., 2] from shape coordinates to pixels of the image; the result is also [..., 2]."""
         return np.asarray(points @ self.matrix[:, :2].T + self.matrix[:, 2])
 
     def box(self) -> Floats:
