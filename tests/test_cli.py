@@ -504,6 +504,6 @@ def test_files_outside_the_data_set_need_permission(
     assert main([*arguments, "--device", "cpu", "--allow-outside"]) == 0
 
 
-def test_control_characters_of_a_file_name_are_not_printed(capsys):
+def test_control_characters_of_a_file_name_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "a\x1b[2J.png", "--weights", "scenes"]) == 2
     assert "error: a?[2J.png" in capsys.readouterr().err

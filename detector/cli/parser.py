@@ -5,17 +5,23 @@ import typing
 from pathlib import Path
 
 import detector
-from detector.options import (
-    IOU_THRESHOLD,
-    MAX_DETECTIONS,
-    MAX_PIXELS,
-    SCORE_THRESHOLD,
-    TILE_OVERLAP,
-    RuntimeName,
-    SuppressionName,
+from detector.cli.arguments import (
+    add_backend,
+    add_conf,
+    add_data,
+    add_input_size,
+    add_iou,
+    add_max_det,
+    add_max_pixels,
+    add_nms_variant,
+    add_run,
+    add_settings,
+    count,
+    fraction,
+    port,
 )
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, RuntimeName
 
-_Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 _Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, scenes"
@@ -43,12 +49,12 @@ def _check(commands: _Commands) -> None:
         help="find problems before a long training run",
         description="Check data, network and training in about a minute. Exit status: 0: ok, 4: look, 5: stop.",
     )
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the findings to this JSON file")
-    _add_run(parser)
+    add_run(parser)
 
 
 def _train(commands: _Commands) -> None:
@@ -57,7 +63,7 @@ def _train(commands: _Commands) -> None:
         help="train on a data set",
         description="Train a detector, from random weights or from given weights.",
     )
-    _add_data(parser, required=False)
+    add_data(parser, required=False)
     parser.add_argument("--weights", help=f"initial weights: {_TRAINED} (default: random weights)")
     parser.add_argument(
         "--reuse-backbone",
@@ -87,7 +93,7 @@ def _train(commands: _Commands) -> None:
         help="largest fraction of the label boxes that may be dropped (default: 0.02; without a number: 1, that is, "
         "any number of boxes)",
     )
-    _add_run(parser)
+    add_run(parser)
 
 
 def _detect(commands: _Commands) -> None:
@@ -114,22 +120,22 @@ def _detect(commands: _Commands) -> None:
     parser.add_argument(
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
     )
-    _add_max_pixels(parser)
+    add_max_pixels(parser)
     detection = parser.add_argument_group("detection")
-    _add_conf(detection, SCORE_THRESHOLD)
-    _add_iou(detection, IOU_THRESHOLD)
-    _add_max_det(detection, MAX_DETECTIONS)
+    add_conf(detection, SCORE_THRESHOLD)
+    add_iou(detection, IOU_THRESHOLD)
+    add_max_det(detection, MAX_DETECTIONS)
     detection.add_argument("--classes", nargs="+", metavar="CLASS", help="detect only these classes (names or ids)")
     detection.add_argument(
         "--tile",
-        type=_count,
+        type=count,
         metavar="PIXELS",
         help="also detect in overlapping tiles with this long side, to find small objects in large images; increase "
         "--max-det too",
     )
     detection.add_argument(
         "--overlap",
-        type=_fraction,
+        type=fraction,
         default=TILE_OVERLAP,
         help="overlap of neighboring tiles, as a fraction of the tile size (default: %(default)s)",
     )
@@ -138,10 +144,10 @@ def _detect(commands: _Commands) -> None:
         action="store_true",
         help="test-time augmentation (TTA): also detect in the flipped image; twice the time, slightly higher AP",
     )
-    _add_nms_variant(detection)
+    add_nms_variant(detection)
     video = parser.add_argument_group("video")
     video.add_argument(
-        "--every", type=_count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
+        "--every", type=count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
     )
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
@@ -157,15 +163,15 @@ def _detect(commands: _Commands) -> None:
         action="store_true",
         help="skip images whose results are already in the output folder, to continue an interrupted run",
     )
-    _add_input_size(parser)
-    _add_backend(parser)
+    add_input_size(parser)
+    add_backend(parser)
 
 
 def _evaluate(commands: _Commands) -> None:
     parser = commands.add_parser(
         "evaluate", help="measure average precision", description="Measure COCO's average precision (AP) on a split."
     )
-    _add_data(parser)
+    add_data(parser)
     parser.add_argument("--split", help="name of the split (default: test, or the only split)")
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--weights", help=_WEIGHTS)
@@ -174,10 +180,10 @@ def _evaluate(commands: _Commands) -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the AP to this JSON file")
     parser.add_argument("--results", type=Path, help="also write the detections to this file, in COCO results format")
-    _add_input_size(parser)
-    _add_backend(parser)
-    _add_iou(parser, IOU_THRESHOLD)
-    _add_nms_variant(parser)
+    add_input_size(parser)
+    add_backend(parser)
+    add_iou(parser, IOU_THRESHOLD)
+    add_nms_variant(parser)
 
 
 def _serve(commands: _Commands) -> None:
@@ -196,13 +202,13 @@ def _serve(commands: _Commands) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--port", type=_port, default=8000, help="port to listen on; 0: any free port (default: %(default)s)"
+        "--port", type=port, default=8000, help="port to listen on; 0: any free port (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-megabytes", type=_count, default=20, help="largest upload, in megabytes (default: %(default)s)"
+        "--max-megabytes", type=count, default=20, help="largest upload, in megabytes (default: %(default)s)"
     )
-    _add_max_pixels(parser, _SERVER_MAX_PIXELS)
-    _add_backend(parser)
+    add_max_pixels(parser, _SERVER_MAX_PIXELS)
+    add_backend(parser)
 
 
 def _export(commands: _Commands) -> None:
@@ -235,11 +241,11 @@ def _export(commands: _Commands) -> None:
         help="in: the graph contains NMS; out: the program that runs the graph does NMS (default: %(default)s)",
     )
     inside = parser.add_argument_group("thresholds of the NMS in the graph, only with --nms in")
-    _add_conf(inside, None)
-    _add_iou(inside, None)
-    _add_max_det(inside, None)
+    add_conf(inside, None)
+    add_iou(inside, None)
+    add_max_det(inside, None)
     comparison = parser.add_argument_group("comparison for the certificate")
-    _add_data(comparison, required=False)
+    add_data(comparison, required=False)
     comparison.add_argument("--split", default="test", help="split of --data (default: %(default)s)")
     comparison.add_argument(
         "--runtime",
@@ -247,7 +253,7 @@ def _export(commands: _Commands) -> None:
         default="auto",
         help="inference backend that runs the export (default: %(default)s)",
     )
-    _add_input_size(parser)
+    add_input_size(parser)
 
 
 def _verify(commands: _Commands) -> None:
@@ -273,8 +279,8 @@ def _compare(commands: _Commands) -> None:
         description="Train with the given settings (the baseline) and with each variation, with several seeds each, "
         "and compare the AP on val. An interrupted comparison continues where it stopped.",
     )
-    _add_data(parser)
-    _add_settings(parser)
+    add_data(parser)
+    add_settings(parser)
     parser.add_argument(
         "--settings",
         nargs="+",
@@ -285,22 +291,22 @@ def _compare(commands: _Commands) -> None:
     )
     parser.add_argument(
         "--steps",
-        type=_count,
+        type=count,
         help="number of steps of each run; required unless --set or --config sets steps or epochs",
     )
     parser.add_argument(
         "--seeds",
-        type=_count,
+        type=count,
         default=3,
         help="number of runs per variation, each with another seed (default: %(default)s)",
     )
     parser.add_argument(
         "--trials",
-        type=_count,
+        type=count,
         default=10,
         help="number of random draws per variation with a range (default: %(default)s)",
     )
-    parser.add_argument("--jobs", type=_count, default=1, help="number of runs at the same time (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, help="number of runs at the same time (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
     )
@@ -315,135 +321,8 @@ def _summary(commands: _Commands) -> None:
         help="print the layers of a network",
         description="Print the output shape, number of parameters, FLOPs and receptive field of each layer.",
     )
-    _add_settings(parser)
+    add_settings(parser)
     parser.add_argument("--weights", help=f"print the network of these weights: {_TRAINED}")
     parser.add_argument(
-        "--classes", type=_count, default=20, help="number of classes, without --weights (default: %(default)s)"
+        "--classes", type=count, default=20, help="number of classes, without --weights (default: %(default)s)"
     )
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `check` and `train` share: settings, length, split, seed and batch size."""
-    _add_settings(parser)
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--minutes",
-        type=float,
-        help="length of the run in minutes, from the start of the command to the saved weights (default: 10)",
-    )
-    length.add_argument("--epochs", type=float, help="length of the run in passes over the training images")
-    parser.add_argument(
-        "--split", default="train", help="split to train on; trainval: train and val (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, help="random seed of the run (default: 0)")
-    parser.add_argument("--batch", type=int, help="batch size: number of images per step (default: auto)")
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML file with settings; see configs/README.md")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated"
-    )
-    parser.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
-    parser.add_argument("--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: auto)")
-
-
-def _add_data(parser: _Arguments, required: bool = True) -> None:
-    parser.add_argument(
-        "--data",
-        required=required,
-        help="data set: a data.yaml, a COCO JSON file, a folder, or `scenes` (built in); see datasets/README.md",
-    )
-    parser.add_argument(
-        "--allow-outside",
-        action="store_true",
-        default=None,
-        help="allow links and paths in the data set that lead to files outside its folder",
-    )
-    _add_max_pixels(parser)
-
-
-def _add_max_pixels(parser: _Arguments, default: int = MAX_PIXELS) -> None:
-    parser.add_argument(
-        "--max-pixels",
-        type=_count,
-        help=f"largest number of pixels of an image; larger images are errors (default: {default / 1e6:.0f} million)",
-    )
-
-
-def _add_input_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: as in training)"
-    )
-
-
-def _add_backend(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments --runtime and --device, which select the inference backend."""
-    parser.add_argument(
-        "--runtime",
-        choices=typing.get_args(RuntimeName),
-        default="auto",
-        help="inference backend (default: auto, which is torch for a .safetensors file, else OpenVINO or ONNX Runtime)",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
-    )
-
-
-def _add_conf(parser: _Arguments, default: float | None) -> None:
-    parser.add_argument(
-        "--conf",
-        type=_fraction,
-        default=default,
-        help=f"score threshold: lowest confidence score of a detection (default: {SCORE_THRESHOLD})",
-    )
-
-
-def _add_iou(parser: _Arguments, default: float | None) -> None:
-    parser.add_argument("--iou", type=_fraction, default=default, help=f"NMS IoU threshold (default: {IOU_THRESHOLD})")
-
-
-def _add_max_det(parser: _Arguments, default: int | None) -> None:
-    parser.add_argument(
-        "--max-det",
-        type=_count,
-        default=default,
-        help=f"largest number of detections per image (default: {MAX_DETECTIONS})",
-    )
-
-
-def _add_nms_variant(parser: _Arguments) -> None:
-    parser.add_argument(
-        "--suppression",
-        choices=typing.get_args(SuppressionName),
-        help="NMS variant (default: the setting of the weights)",
-    )
-    parser.add_argument(
-        "--agnostic-nms",
-        action=argparse.BooleanOptionalAction,
-        help="let boxes of different classes suppress each other in NMS (default: the setting of the weights)",
-    )
-
-
-def _fraction(text: str) -> float:
-    """Return the number in an argument if it is from 0 to 1, else raise ArgumentTypeError."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
-    return value
-
-
-def _port(text: str) -> int:
-    """Return the integer in an argument if it is from 0 to 65535, else raise ArgumentTypeError."""
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    """Return the integer in an argument if it is at least 1, else raise ArgumentTypeError."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value

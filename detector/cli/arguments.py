@@ -1,0 +1,144 @@
+"""Arguments that several commands share, and the types of their values. This module does not import PyTorch."""
+
+import argparse
+import typing
+from pathlib import Path
+
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, MAX_PIXELS, SCORE_THRESHOLD, RuntimeName, SuppressionName
+
+Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `check` and `train` share: settings, length, split, seed and batch size."""
+    add_settings(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--minutes",
+        type=float,
+        help="length of the run in minutes, from the start of the command to the saved weights (default: 10)",
+    )
+    length.add_argument("--epochs", type=float, help="length of the run in passes over the training images")
+    parser.add_argument(
+        "--split", default="train", help="split to train on; trainval: train and val (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, help="random seed of the run (default: 0)")
+    parser.add_argument("--batch", type=int, help="batch size: number of images per step (default: auto)")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that change settings: --config, --set, --model and --imgsz."""
+    parser.add_argument("--config", type=Path, help="YAML file with settings; see configs/README.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated"
+    )
+    parser.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
+    parser.add_argument("--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: auto)")
+
+
+def add_data(parser: Arguments, required: bool = True) -> None:
+    """Add --data, and the arguments that say what a data set may contain."""
+    parser.add_argument(
+        "--data",
+        required=required,
+        help="data set: a data.yaml, a COCO JSON file, a folder, or `scenes` (built in); see datasets/README.md",
+    )
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        default=None,
+        help="allow links and paths in the data set that lead to files outside its folder",
+    )
+    add_max_pixels(parser)
+
+
+def add_max_pixels(parser: Arguments, default: int = MAX_PIXELS) -> None:
+    """Add --max-pixels; `default` is only shown in the help."""
+    parser.add_argument(
+        "--max-pixels",
+        type=count,
+        help=f"largest number of pixels of an image; larger images are errors (default: {default / 1e6:.0f} million)",
+    )
+
+
+def add_input_size(parser: argparse.ArgumentParser) -> None:
+    """Add --imgsz for weights that were trained at another input size."""
+    parser.add_argument(
+        "--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: as in training)"
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments --runtime and --device, which select the inference backend."""
+    parser.add_argument(
+        "--runtime",
+        choices=typing.get_args(RuntimeName),
+        default="auto",
+        help="inference backend (default: auto, which is torch for a .safetensors file, else OpenVINO or ONNX Runtime)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
+    )
+
+
+def add_conf(parser: Arguments, default: float | None) -> None:
+    """Add --conf, the score threshold."""
+    parser.add_argument(
+        "--conf",
+        type=fraction,
+        default=default,
+        help=f"score threshold: lowest confidence score of a detection (default: {SCORE_THRESHOLD})",
+    )
+
+
+def add_iou(parser: Arguments, default: float | None) -> None:
+    """Add --iou, the IoU threshold of NMS."""
+    parser.add_argument("--iou", type=fraction, default=default, help=f"NMS IoU threshold (default: {IOU_THRESHOLD})")
+
+
+def add_max_det(parser: Arguments, default: int | None) -> None:
+    """Add --max-det, the largest number of detections per image."""
+    parser.add_argument(
+        "--max-det",
+        type=count,
+        default=default,
+        help=f"largest number of detections per image (default: {MAX_DETECTIONS})",
+    )
+
+
+def add_nms_variant(parser: Arguments) -> None:
+    """Add --suppression and --agnostic-nms; without them the settings of the weights apply."""
+    parser.add_argument(
+        "--suppression",
+        choices=typing.get_args(SuppressionName),
+        help="NMS variant (default: the setting of the weights)",
+    )
+    parser.add_argument(
+        "--agnostic-nms",
+        action=argparse.BooleanOptionalAction,
+        help="let boxes of different classes suppress each other in NMS (default: the setting of the weights)",
+    )
+
+
+def fraction(text: str) -> float:
+    """Return the number in an argument if it is from 0 to 1, else raise ArgumentTypeError."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return value
+
+
+def port(text: str) -> int:
+    """Return the integer in an argument if it is from 0 to 65535, else raise ArgumentTypeError."""
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """Return the integer in an argument if it is at least 1, else raise ArgumentTypeError."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
