@@ -26,5 +26,5 @@ def test_no_detections_become_no_points() -> None:
 
 @pytest.mark.parametrize("class_id", [-1, 3])
 def test_class_id_out_of_range_is_an_error(class_id: int) -> None:
-    with pytest.raises(ValueError, match="class_ids"):
+    with pytest.raises(ValueError, match=r"class ids \[1\] below 3 .* got .* class ids \["):
         points_from_detections([(BOX, np.ones(1, np.float32), np.array([class_id]))], 3, DetectOptions())
