@@ -311,7 +311,9 @@ def test_options_without_effect_on_images_are_reported(
     assert "--track and --every work on videos only, and no video is given" in caplog.text
     assert "of an earlier run" not in caplog.text
     assert run(*arguments) == 0
-    assert "found: the results of an earlier run in this folder are replaced" in caplog.text
+    assert (
+        "found: the results of an earlier run in this folder are replaced; its other images stay there" in caplog.text
+    )
 
 
 def test_unknown_export_suffix_is_refused(capsys: Capture, tiny_weights: Path) -> None:

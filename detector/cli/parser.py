@@ -125,7 +125,9 @@ def _detect(commands: _Commands) -> None:
     add_conf(detection, SCORE_THRESHOLD)
     add_iou(detection, IOU_THRESHOLD)
     add_max_det(detection, MAX_DETECTIONS)
-    detection.add_argument("--classes", nargs="+", metavar="CLASS", help="detect only these classes (names or ids)")
+    detection.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="detect only these classes: names, or class ids from 0"
+    )
     detection.add_argument(
         "--tile",
         type=count,

@@ -91,8 +91,9 @@ def detect_images(
             results of an earlier run.
 
     Raises:
-        InputError: as for `DetectionWriter`, or a result cannot be written.
+        InputError: as for `DetectionWriter`, a class in `options` is unknown, or a result cannot be written.
     """
+    resolved = detector.resolve_options(options)  # before the writer replaces the results of an earlier run
     loaded = {
         "weights": _fingerprint(weights),
         "runtime": detector.runtime.name,
@@ -108,7 +109,7 @@ def detect_images(
         skip_done=skip_done,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        results = detector.detect_with_images((source.read for source in remaining), options)
+        results = detector.detect_with_images((source.read for source in remaining), resolved)
         bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
@@ -152,8 +153,10 @@ def detect_videos(
         For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
 
     Raises:
+        ConfigError: a class in `options` is unknown.
         KeyboardInterrupt: as for `detect_video`.
     """
+    options = detector.resolve_options(options)
     summaries: list[VideoSummary | InputError] = []
     for name in names:
         try:

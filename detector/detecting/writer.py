@@ -174,7 +174,9 @@ class DetectionWriter:
                     "--skip-done, or pass another --out"
                 )
         if has_results and not skip_done:
-            _LOG.warning("%s: the results of an earlier run in this folder are replaced", folder)
+            _LOG.warning(
+                "%s: the results of an earlier run in this folder are replaced; its other images stay there", folder
+            )
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:

@@ -168,7 +168,7 @@ def _compare_ap(reference: Detector, model: Detector, split: Split) -> ApCompari
     return ApComparison(
         weights=round(weights, 4),
         export=round(export, 4),
-        lost=round(weights - export, 4),
+        lost=round(weights - export, 4) + 0.0,  # not -0.0
         split=split.name,
         images=len(split.annotations),
         options=options,

@@ -215,7 +215,7 @@ class Detector:
         if isinstance(source, list | tuple):
             with closing(self.detect_with_images(source, options)) as results:
                 return [_or_raise(result)[1] for result in results]
-        options = self._resolved(options)
+        options = self.resolve_options(options)
         return self._detect_batch([self._prepare(source, options)], options)[0]  # type: ignore[arg-type]
 
     def detect_each(
@@ -285,7 +285,7 @@ class Detector:
         Raises:
             ConfigError: a class is unknown.
         """
-        options = self._resolved(options)
+        options = self.resolve_options(options)
         batches = self._read_batches(images, options)
         with ThreadPoolExecutor(max_workers=1) as pool:
             ahead = pool.submit(lambda: next(batches, None))
@@ -307,10 +307,14 @@ class Detector:
         Raises:
             ConfigError: a class is unknown.
         """
-        return self._predict(inputs, self._resolved(options)) if inputs else []
+        return self._predict(inputs, self.resolve_options(options)) if inputs else []
 
-    def _resolved(self, options: DetectOptions) -> DetectOptions:
-        """Return options in which None is replaced by the NMS settings of the weights, and class names by class ids."""
+    def resolve_options(self, options: DetectOptions) -> DetectOptions:
+        """Return options in which None is replaced by the NMS settings of the weights, and class names by class ids.
+
+        Raises:
+            ConfigError: the weights have no class with one of the given names or ids.
+        """
         return replace(
             options,
             suppression=self.suppression if options.suppression is None else options.suppression,
@@ -328,6 +332,8 @@ class Detector:
         if not entries:
             return []
         first_results = self._predict([entry.letterboxed for entry in entries], options)
+        if all(len(entry.views) == 1 for entry in entries):
+            return first_results
         inputs = (view.letterbox(entry.image, self.input_hw) for entry in entries for view in entry.views[1:])
         # At least the default: boxes of partial objects, which are removed later, must not displace complete objects.
         view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))

@@ -45,6 +45,18 @@ def test_a_video_url_needs_permission() -> None:
     assert find_inputs(["http://host/a.mp4"], ReadOptions(allow_url=True)) == ([], ["http://host/a.mp4"])
 
 
+def test_an_unknown_class_is_refused_before_earlier_results_are_replaced(detector: Detector, folder: Path) -> None:
+    sources, options = find_sources(["images/a.png"]), DetectOptions(score_threshold=0)
+    detect_images(detector, sources, folder / "out", options, weights="tiny")
+    before = {path.name: path.read_bytes() for path in (folder / "out").glob("detections.*")}
+    wrong = replace(options, classes=("no such class",))
+    with pytest.raises(ConfigError, match="classes: no class 'no such class'"):
+        detect_images(detector, sources, folder / "out", wrong, weights="tiny")
+    with pytest.raises(ConfigError, match="classes: no class 'no such class'"):
+        detect_videos(detector, ["clip.mp4"], folder / "out", wrong)
+    assert {path.name: path.read_bytes() for path in (folder / "out").glob("detections.*")} == before
+
+
 def test_the_summary_counts_done_failed_and_earlier_images(
     detector: Detector, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
