@@ -5,7 +5,6 @@ and 5: the verdicts "look" and "stop" of `check`. PyTorch is imported only by th
 """
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -91,11 +90,12 @@ def check(options: argparse.Namespace) -> int:
     """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
     config = settings(options)
     from detector.checking.check import check as run
+    from detector.files import write_json
 
     report = run(options.data, config, out=options.out, split=options.split, report=print)
     print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, report.to_json())
     return _EXIT_STATUS[report.verdict]
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,8 @@ def evaluation_options(
     Raises:
         ConfigError: a value is out of range.
     """
-    return DetectOptions(
-        score_threshold=EVALUATION_OPTIONS.score_threshold,
-        max_detections=EVALUATION_OPTIONS.max_detections,
-        multi_label=EVALUATION_OPTIONS.multi_label,
-        iou_threshold=iou_threshold,
-        suppression=suppression,
-        class_agnostic=class_agnostic,
+    return replace(
+        EVALUATION_OPTIONS, iou_threshold=iou_threshold, suppression=suppression, class_agnostic=class_agnostic
     )
 
 
