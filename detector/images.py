@@ -95,6 +95,18 @@ def read_image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return (width, height) if rotated else (height, width)
 
 
+def read_stored_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of an image as it is stored, and its EXIF orientation, 1 to 8.
+
+    For TIFF, the orientation may already be applied, depending on the version of Pillow; it is then 1.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    with _open(path, max_pixels) as file:
+        return (file.height, file.width), _orientation(file)
+
+
 def read_thumbnail(path: Path | str, side: int, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Decode an image and return a thumbnail [side, side, 3] RGB, stretched to a square. Fast for large JPEG files.
 

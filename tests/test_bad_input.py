@@ -66,7 +66,7 @@ def error_message(action: Callable[[], object]) -> str:
 
 def ledger_message(split: Split) -> str:
     """Return the ledger entries of a split, or "read: ..." with the number of boxes if there are no entries."""
-    return "; ".join(map(str, split.ledger.entries)) or f"read: {split.ledger.summary()}"
+    return "; ".join(map(str, (*split.ledger.entries, *split.ledger.notes))) or f"read: {split.ledger.summary()}"
 
 
 def read_message(folder: Path, name: str = "train") -> str:
@@ -281,8 +281,8 @@ YOLO = [
     Case("an image file that is not an image", yolo_with(lambda f: write(f / "images/a.png", "x")),
          "none of the 1 images can be opened"),
     Case("no image", yolo_with(lambda f: (f / "images/a.png").unlink()), "the split contains no images"),
-    Case("no such folder", data_yaml("train: photos\nnames: [cat]\n"), "is neither a folder nor a .txt list"),
-    Case("an image listed twice", list_of(lambda _: "images/a.png"), "lists data/images/a.png 2 times"),
+    Case("no such folder", data_yaml("train: photos\nnames: [cat]\n"), "train at photos does not exist"),
+    Case("an image listed twice", list_of(lambda _: "images/a.png"), "listed more than once; used once"),
     Case("a missing image in a list", list_of(lambda _: "images/gone.png"), "read: 1 boxes found"),
     Case("a listed name too long for a file", list_of(lambda _: "a" * 300 + ".png"), "train.txt:2: not a valid path"),
     Case("a list that leaves the folder with ..",
@@ -304,7 +304,7 @@ DATA_YAML = [
     Case("an alias bomb as class count", data_yaml(ALIASES + "train: images\nnames: [a]\nnc: *i\n"), "`nc` must be"),
     Case("an alias bomb as format", data_yaml(ALIASES + "format: *i\n"), "unknown key 'a'"),
     Case("a Python object", data_yaml("train: !!python/object/apply:os.system [echo]\nnames: [a]\n"),
-         "is neither a folder nor a .txt list"),
+         "no images: train at echo does not exist"),
     Case("the same class twice", data_yaml("train: images\nnames: [cat, cat]\n"), "contains 'cat' twice"),
     Case("class ids that do not start at 0", data_yaml("train: images\nnames: {1: cat}\n"), "must be 0, 1, 2"),
     Case("`nc` that differs from the number of names", data_yaml("train: images\nnames: [cat]\nnc: 2\n"), "`nc` is 2"),
@@ -312,13 +312,13 @@ DATA_YAML = [
     Case("a folder name too long", data_yaml(f"train: {'a' * 300}\nnames: [cat]\n"), "not a valid path"),
     Case("unknown format", data_yaml("format: cooc\npath: .\n"), "did you mean 'coco'"),
     Case("a misspelled key", data_yaml("format: coco\npath: .\nexpcted: 3\n"), "did you mean 'expected'"),
-    Case("a `path` that leads back to the same data.yaml", data_yaml("format: yolo\npath: .\n"), "`names` must list"),
+    Case("a `path` that leads back to the same data.yaml", data_yaml("format: yolo\npath: .\n"), "no file names the classes"),
     Case("missing data", data_yaml("format: coco\npath: gone\nsource: https://example.org\n"), "get the data from"),
     Case("another number of boxes than expected",
          lambda folder: read_message(write(yolo(folder / "d") / "../data.yaml",
                                       "format: yolo\npath: d\nexpected: {train: {boxes: 5}}\n")), "train has 1 boxes"),
     Case("a path that does not exist", lambda folder: read_message(folder / "gone"), "no such file or folder"),
-    Case("an unknown layout", lambda folder: read_message(folder), "not a data set in a known layout"),
+    Case("an unknown layout", lambda folder: read_message(folder), "not a data set in a known format"),
 ]  # fmt: skip
 
 
@@ -394,7 +394,7 @@ COCO = [
     Case("an image twice", coco_with(images=[{"id": i, "file_name": "a.png"} for i in (5, 6)]), "two images have"),
     Case("a category id twice", coco_with(categories=[{"id": 3, "name": n} for n in "ab"]), "id 3 twice"),
     Case("no category", coco_with(categories=[]), "`categories` is empty"),
-    Case("an id as text", coco_with(images=[{"id": "5", "file_name": "a.png"}]), "with a whole number as `id`"),
+    Case("a list as id", coco_with(images=[{"id": [5], "file_name": "a.png"}]), "with a whole number as `id`"),
     Case("an image without name", coco_with(images=[{"id": 5}]), "image 5 has no `file_name`"),
     Case("a missing image", coco_image(lambda _: "gone.png"), "1 images missing"),
     Case("all images missing", coco_with(images=[{"id": 5, "file_name": "gone.png"}]), "none of the 1 images"),
@@ -488,14 +488,15 @@ VOC = [
     Case("a web page", voc_text("<html><body/></html>"), "the root element is <html>, expected <annotation>"),
     Case("an unknown encoding", voc_text('<?xml version="1.0" encoding="nonsense"?><annotation/>'), "not XML"),
     Case("nested 100,000 deep", voc_text("<annotation>" + "<a>" * 100_000), "not XML: no element found"),
-    Case("a folder named .xml", voc_and(lambda f: (f / "Annotations/b.xml").mkdir()), "cannot be read"),
     Case("an XML file without image", voc_and(voc_names("gone.png")), "gone.png not found"),
     Case("a name that leaves the folder with ..", voc_and(voc_names("../../private/images/s.png")), "is outside of"),
     Case("a system file as image", voc_and(voc_names("/etc/passwd")), "/etc/passwd is outside of"),
-    Case("two images with the same stem", voc_and(second_image("JPEGImages/a.jpg")), "name one of these files"),
+    Case("two images with the same stem", voc_and(second_image("JPEGImages/a.jpg")),
+         "a may be data/JPEGImages/a.png or data/JPEGImages/a.jpg"),
     Case("a list with an unknown name", voc_and(lambda f: write(f / MAIN / "train.txt", "a\nz\n")), "train.txt:2"),
-    Case("a list with the same name twice", voc_and(lambda f: write(f / MAIN / "train.txt", "a\na\n")), "list it once"),
-    Case("no object in any file", voc_text("<annotation/>"), "no XML file contains an object with a name"),
+    Case("a list with the same name twice", voc_and(lambda f: write(f / MAIN / "train.txt", "a\na\n")),
+         "listed more than once; used once"),
+    Case("no object in any file", voc_text("<annotation/>"), "contains an object with a class name"),
 ]  # fmt: skip
 
 

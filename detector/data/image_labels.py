@@ -77,6 +77,7 @@ class LabelFormat:
             "xml" the tag of the root element; for "csv" and "txt" the first lines of the file, at most 20.
         read: reads one label file and returns the labels of its images. Raises InputError if the file cannot be read.
         per_image: whether each label file contains the labels of one image, as in Pascal VOC.
+        matches_stem: whether `ImageLabels.image_name` may be without suffix, or with a wrong one.
     """
 
     name: str
@@ -84,3 +85,4 @@ class LabelFormat:
     matches: Callable[[Any], bool]
     read: Callable[[Path], Iterable[ImageLabels]]
     per_image: bool = False
+    matches_stem: bool = False

@@ -61,8 +61,10 @@ class LedgerEntry:
 
     Attributes:
         code: the kind of problem, for programs. Programs must not parse the text of `reason`.
-        path: the label file that contains the row; the image file if the code is `image_unusable`.
-        line: line number of the row in the label file, counted from 1; None if the code is `image_unusable`.
+        path: the label file that contains the row, or the image file if the image turned out to be unusable only when
+            it was decoded.
+        line: line number of the row in the label file, counted from 1; None if `path` is an image file, or if the row
+            has no line of its own.
         reason: the problem and the value that caused it, as text for people.
         image: path of the image that the row belongs to; None if the image is unknown.
     """
@@ -93,6 +95,8 @@ class Ledger:
         missing: paths of the images that the data set names, but that do not exist or cannot be opened. These images
             are not part of the split, and their rows are dropped.
         entries: one entry per clipped or dropped row.
+        notes: what else the user should know about the label files, such as files that are not labels; one sentence
+            each.
     """
 
     used: int = 0
@@ -100,6 +104,7 @@ class Ledger:
     background: int = 0
     missing: tuple[Path, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(
@@ -108,6 +113,7 @@ class Ledger:
             background=self.background + other.background,
             missing=self.missing + other.missing,
             entries=self.entries + other.entries,
+            notes=(*self.notes, *(note for note in other.notes if note not in self.notes)),
         )
 
     def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
@@ -130,6 +136,7 @@ class Ledger:
             background=self.background - was_background,
             missing=(*self.missing, image),
             entries=kept + (LedgerEntry("image_unusable", image, None, reason, image),) * rows,
+            notes=self.notes,
         )
 
     @property
@@ -169,6 +176,7 @@ class Ledger:
             "crowd": self.crowd,
             "background_images": self.background,
             "missing_images": [str(path) for path in self.missing],
+            "notes": list(self.notes),
             "entries": [
                 {"action": e.action, "code": e.code, "file": str(e.path), "line": e.line, "reason": e.reason}
                 for e in self.entries

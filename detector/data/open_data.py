@@ -4,7 +4,8 @@ Besides the files and folders of the label formats, a path may be `scenes` (the 
 description: a YAML file with `format` and `path`, as in datasets/.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,23 +13,26 @@ from typing import Any
 
 import yaml
 
-from detector.data.formats import coco, voc, yolo
+from detector.data.file_index import FileIndex
+from detector.data.formats import coco, voc, yolo, yolo_layout
+from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
+from detector.data.image_labels import LabelFormat
+from detector.data.named_labels import NamedLabels, split_of
+from detector.data.recognize import explain_unknown, find_coco_files, find_named_files, is_coco_file, named_format_of
 from detector.data.scenes import scenes
-from detector.data.split import Split, canonical_name, join
-from detector.errors import FileError, LabelError, did_you_mean, location
+from detector.data.split import SPLITS, Split, canonical_name, join, split_in
+from detector.errors import FileError, InputError, LabelError, did_you_mean, location
 from detector.files import read_text
 from detector.options import MAX_PIXELS, ReadOptions
 
-_SPLITS = ("train", "val", "test")
-_FORMATS = ("coco", "yolo", "voc", "scenes")
+_FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
+_FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
+_KEY_WITHOUT_SPACE = re.compile(r"^(path|train|val|valid|validation|test|nc|names):(?=\S)", re.MULTILINE)
 _KEYS = ("format", "path", "names", "source", "license", "expected")
-_ACCEPTED = """accepted are:
-  scenes                                     the built-in data set of rendered scenes
-  a .yaml with train, val, test, names       YOLO as other tools export it; also the folder that contains data.yaml
-  a .yaml with format, path                  a data set description, such as those in datasets/
-  a folder with train.json, images/          COCO JSON; also annotations/instances_*.json or */_annotations.coco.json
-  a folder with Annotations/, JPEGImages/    Pascal VOC
-  a COCO .json file                          a single split"""
+_ACCEPTED = (
+    "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, CreateML, VIA, LabelMe, CVAT, Label Studio, Supervisely, "
+    "KITTI, OpenImages and Datumaro, or `scenes` (built in); see datasets/README.md"
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class DataSet:
         readers: split name → function that reads the split.
         expected: split name → counts of a complete copy: {"images": number of images, "boxes": number of label rows}.
         coco_files: split name → COCO JSON file of the split; empty for other formats.
+        absent: split name → path that the data set names for the split, but that does not exist.
     """
 
     description: str
     readers: Mapping[str, Callable[[], Split]]
     expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     coco_files: Mapping[str, Path] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
     _classes_read: dict[str, set[str]] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,6 +73,8 @@ class DataSet:
         name = canonical_name(split_name)
         if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
             return join(name, self.read("train"), self.read("val"))
+        if name in self.absent:
+            raise LabelError(f"{self.description}: the images of {name} are not there: {self.absent[name]}")
         if name not in self.readers:
             raise LabelError(f"{self.description}: no split '{split_name}'; {did_you_mean(name, self.readers)}")
         split = self.readers[name]()
@@ -107,16 +115,16 @@ class DataSet:
 
 
 def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS) -> DataSet:
-    """Recognize the format and the splits of a data set, and return the `DataSet` without reading its labels.
+    """Recognize the format and the splits of a data set, and return the `DataSet` without reading all its labels.
 
     Args:
-        spec: `scenes`, or the path of a file or folder in one of the layouts described in datasets/README.md.
+        spec: `scenes`, or the path of a file or folder in one of the formats described in datasets/README.md.
         allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
         max_pixels: largest number of pixels of an image that is decoded. Larger images count as missing or unreadable.
 
     Raises:
         FileError: `spec` is not "scenes", and no file or folder exists at this path.
-        LabelError: the file or folder has no known layout. The message lists the known layouts.
+        LabelError: the file or folder has no known format. The message says what was found, and what to do.
         ConfigError: `max_pixels` is below 1.
     """
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
@@ -125,14 +133,11 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
         if str(spec) == "scenes":
             return _open_scenes()
         raise FileError(f"{spec}: no such file or folder; {_ACCEPTED}")
+    if path.is_dir():
+        return _open_folder(path, options)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _open_yaml(path, options)
-    if path.suffix.lower() == ".json":
-        return _open_coco(path, options)
-    data_set = _open_folder(path, options) if path.is_dir() else None
-    if data_set is None:
-        raise LabelError(f"{path}: not a data set in a known layout; {_ACCEPTED}")
-    return data_set
+    return _open_file(path, options)
 
 
 def _exists(path: Path) -> bool:
@@ -142,45 +147,78 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _open_folder(folder: Path, options: ReadOptions) -> DataSet | None:
-    if _coco_files(folder):
-        return _open_coco(folder, options)
-    for name in ("data.yaml", "data.yml"):
-        if (folder / name).is_file():
-            return _open_yaml(folder / name, options)
-    return _open_voc(folder, (), options) if (folder / "Annotations").is_dir() else None
+def _open_folder(folder: Path, options: ReadOptions, described: bool = False) -> DataSet:
+    """Open a folder: COCO JSON with the usual names, a YAML file, other COCO JSON, other formats, then plain YOLO.
+
+    Args:
+        folder: the folder.
+        options: what may be read.
+        described: whether a data set description led to this folder. Another description in it is then ignored.
+
+    Raises:
+        LabelError: the folder has no known format.
+    """
+    index = FileIndex(folder)
+    if files := _usual_coco_files(index):
+        return _open_coco(files, index, options)
+    if (yaml_file := _find_yaml(index, described)) is not None:
+        return _open_yaml(yaml_file, options)
+    if coco_files := find_coco_files(index):
+        return _open_coco(_coco_splits(coco_files, index), index, options)
+    named = find_named_files(index)
+    if named:
+        (label_format, paths), *others = named.values()
+        also = [f"{len(other_paths)} {other.name}" for other, other_paths in others]
+        return _open_named(label_format, paths, index, (), options, also)
+    for path in index.with_suffix(".data"):
+        return _open_yolo(parse_obj_data(path, index), options)
+    if (data := find_folders(index)) is not None:
+        return _open_yolo(data, options)
+    raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+
+
+def _open_file(path: Path, options: ReadOptions) -> DataSet:
+    """Open a label file, whose images are in its folder or in a folder beside it.
+
+    Raises:
+        LabelError: the file has no known format.
+    """
+    folder = path.parent.parent if path.parent.name.lower() in ("annotations", "labels") else path.parent
+    name = split_in(path.stem) or canonical_name(path.parent.name)
+    name = name if name in SPLITS else "train"
+    if path.suffix.lower() == ".data":
+        return _open_yolo(parse_obj_data(path, FileIndex(path.parent)), options)
+    is_coco = path.suffix.lower() == ".json" and is_coco_file(path)
+    if not is_coco and (label_format := named_format_of(path)) is not None:
+        return _open_named(label_format, (path,), FileIndex(folder), (), options, [])
+    if path.suffix.lower() == ".json":
+        return _open_coco({name: path}, FileIndex(folder), options, kind="file")
+    raise LabelError(f"{path}: not a label file in a known format; {_ACCEPTED}")
 
 
 def _open_scenes() -> DataSet:
-    readers = {name: partial(scenes.read_split, name) for name in _SPLITS}
+    readers = {name: partial(scenes.read_split, name) for name in SPLITS}
     return DataSet("built-in scenes: train, val, test", readers)
 
 
-def _open_coco(path: Path, options: ReadOptions) -> DataSet:
-    if path.is_file():
-        name = canonical_name(path.stem.removeprefix("instances_"))
-        files, kind = {name if name in _SPLITS else "train": path}, "file"
-    else:
-        files, kind = _coco_files(path), "folder"
-        if not files:
-            raise LabelError(
-                f"{path}: no COCO file found; expected train.json, val.json or test.json in this folder, or "
-                "annotations/instances_*.json, or */_annotations.coco.json"
-            )
-    readers = {name: partial(coco.read_split, file, name, options) for name, file in files.items()}
+def _open_coco(files: Mapping[str, Path], index: FileIndex, options: ReadOptions, kind: str = "folder") -> DataSet:
+    coco_files = coco.CocoFiles(files, index, options)
+    readers = {name: partial(coco_files.read, name) for name in files}
+    path = index.folder if kind == "folder" else next(iter(files.values()))
     return DataSet(_describe(f"COCO JSON {kind}", path, files), readers, coco_files=files)
 
 
-def _coco_files(folder: Path) -> dict[str, Path]:
-    """Return split name → COCO file of a folder; empty if the folder has none of the three COCO layouts.
+def _usual_coco_files(index: FileIndex) -> dict[str, Path]:
+    """Return split name → COCO file of a folder; empty if the folder has none of the three usual COCO layouts.
 
     If a folder has files of more than one layout, only the files of the first layout are returned.
 
     Raises:
         LabelError: two files contain the same split.
     """
+    folder = index.folder
     plain = [(canonical_name(path.stem), path) for path in folder.glob("*.json")]
-    plain = [(name, path) for name, path in plain if name in _SPLITS]
+    plain = [(name, path) for name, path in plain if name in SPLITS and named_format_of(path) is None]
     standard = [
         (canonical_name(path.stem.removeprefix("instances_")), path)
         for path in folder.glob("annotations/instances_*.json")
@@ -193,28 +231,133 @@ def _coco_files(folder: Path) -> dict[str, Path]:
                 f"{folder}: both {files[name]} and {path} contain the split {name}; pass the path of one of these files"
             )
         files[name] = path
-    return files
+    return {"train": path} if list(files) == ["default"] else files
+
+
+def _coco_splits(paths: Sequence[Path], index: FileIndex) -> dict[str, Path]:
+    """Return split name → COCO file, for COCO files of any name.
+
+    The split is a word in the name of the file or of one of its folders. Without such words, a single file is the
+    split train, and several files are splits with the names of the files.
+
+    Raises:
+        LabelError: two files contain the same split.
+    """
+    splits: dict[str, Path] = {}
+    # COCO's own person_keypoints_*.json contain only one class; instances_*.json contain all of them.
+    ordered = sorted(paths, key=lambda path: ("instances" not in path.stem, len(path.parts), path))
+    for path in ordered:
+        name = split_of(path, index.folder)
+        if name is None:
+            continue
+        if name in splits and ("instances" in path.stem or "instances" not in splits[name].stem):
+            raise LabelError(
+                f"{index.folder}: both {splits[name]} and {path} contain the split {name}; pass the path of one of "
+                "these files, or remove one"
+            )
+        splits.setdefault(name, path)
+    if not splits:
+        names = ["train"] if len(paths) == 1 else [path.stem for path in paths]
+        splits = dict(zip(names, paths, strict=True))
+    return dict(sorted(splits.items(), key=lambda item: (_rank(item[0]), item[0])))
 
 
 def _rank(name: str) -> int:
-    return _SPLITS.index(name) if name in _SPLITS else len(_SPLITS)
+    return SPLITS.index(name) if name in SPLITS else len(SPLITS)
 
 
-def _open_voc(folder: Path, class_names: tuple[str, ...], options: ReadOptions) -> DataSet:
-    names = voc.split_names(folder)
-    readers = {name: partial(voc.read_split, folder, name, class_names, options) for name in names}
-    return DataSet(_describe("Pascal VOC folder", folder, names), readers)
+def _open_named(
+    label_format: LabelFormat,
+    paths: Sequence[Path],
+    index: FileIndex,
+    class_names: tuple[str, ...],
+    options: ReadOptions,
+    also: Sequence[str],
+) -> DataSet:
+    """Open label files in a format whose rows name their classes.
+
+    Args:
+        label_format: the format.
+        paths: the label files.
+        index: all files of the data set.
+        class_names: names of the classes in the order of the class ids; empty: all names in the files, sorted.
+        options: what may be read.
+        also: label files in other formats in the same folder, as text for the description.
+    """
+    lists, notes = voc.split_lists(index, paths) if label_format is voc.FORMAT else ({}, {})
+    labels = NamedLabels(label_format, index, tuple(paths), options, class_names, lists, notes)
+    names = labels.split_names
+    details = []
+    if len(names) > 1:
+        details.append("splits by ImageSets" if lists else "splits by folder or file name")
+    if also:
+        details.append(f"not used: {', '.join(also)} files in the same folder")
+    kind, path = ("file", paths[0]) if len(paths) == 1 else ("folder", index.folder)
+    text = _describe(f"{label_format.name} {kind}", path, names) + (f" ({'; '.join(details)})" if details else "")
+    return DataSet(text, {name: partial(labels.read, name) for name in names})
+
+
+def _find_yaml(index: FileIndex, described: bool) -> Path | None:
+    """Return the YAML file of a YOLO data set or a data set description in a folder or its subfolders, or None.
+
+    Raises:
+        LabelError: there are several, and none is called data.yaml.
+    """
+    depth = len(index.folder.parts)
+    for level in (1, 2):
+        paths = [path for path in index.with_suffix(".yaml", ".yml") if len(path.parts) == depth + level]
+        found = [path for path in paths if _is_data_yaml(path, described)]
+        named = [path for path in found if path.stem == "data"]
+        if len(found) > 1 and len(named) != 1:
+            raise LabelError(
+                f"{index.folder}: {', '.join(path.name for path in found)} are YAML files of data sets; pass the path "
+                "of one of them"
+            )
+        if found:
+            return (named or found)[0]
+    return None
+
+
+def _is_data_yaml(path: Path, described: bool) -> bool:
+    """Return whether a YAML file is that of a YOLO data set or a description, or is called data.yaml and damaged."""
+    try:
+        values = _parse_yaml(path)
+    except InputError:
+        return path.stem == "data"
+    is_description = isinstance(values, dict) and "format" in values
+    return not described if is_description else path.stem == "data" or _is_yolo_yaml(values)
+
+
+def _is_yolo_yaml(values: Any) -> bool:
+    return isinstance(values, dict) and "names" in values and bool({"train", "val", "valid", "test"} & set(values))
 
 
 def _open_yaml(path: Path, options: ReadOptions) -> DataSet:
     values = _read_yaml(path)
-    return (_open_description if "format" in values else _open_yolo)(path, values, options)
+    if "format" in values:
+        return _open_description(path, values, options)
+    return _open_yolo(yolo_layout.parse_data_yaml(path, values), options)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    values = _parse_yaml(path)
+    if not isinstance(values, dict) or not {"format", "names", "train", "val", "test"} & set(values):
+        raise LabelError(
+            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
+            "or of a data set description (`format`, `path`)"
+        )
+    return values
+
+
+def _parse_yaml(path: Path) -> Any:
+    """Return the contents of a YAML file, every scalar as text; raise LabelError if it is not YAML."""
+    text = read_text(path)
     try:
         # BaseLoader returns every scalar as text. Other loaders read a class named `no` as False.
-        values = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+        values = yaml.load(text, Loader=yaml.BaseLoader)
+        if not isinstance(values, dict):
+            # Some files are written by hand without the space after the colon, which YAML needs.
+            values = yaml.load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text), Loader=yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
@@ -223,18 +366,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise LabelError(f"{path}: not YAML: {error}") from None
     except RecursionError:
         raise LabelError(f"{path}: not the YAML file of a data set: the values are nested too deeply") from None
-    if not isinstance(values, dict) or not {"format", "names"} & set(values):
-        raise LabelError(
-            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
-            "or of a data set description (`format`, `path`)"
-        )
     return values
 
 
-def _open_yolo(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
-    data = yolo.parse_data_yaml(path, values)
-    readers = {name: partial(yolo.read_split, data, name, options) for name in data.splits}
-    return DataSet(_describe("YOLO data set", path.parent if path.stem == "data" else path, data.splits), readers)
+def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
+    """Open a YOLO data set.
+
+    Raises:
+        LabelError: none of its splits exists.
+    """
+    absent = ", ".join(f"{name} at {place}" for name, place in data.absent.items())
+    if not data.splits:
+        raise LabelError(
+            f"{data.source}: no images: {absent} does not exist; searched the ends of these paths in {data.roots[-1]}"
+        )
+    splits = {name: data.splits[name] for name in sorted(data.splits, key=_rank)}
+    readers = {name: partial(yolo.read_split, data, name, options) for name in splits}
+    source = data.source.parent if data.source.stem in ("data", "obj") else data.source
+    text = _describe("YOLO data set", source, splits)
+    return DataSet(text + (f" (named, but absent: {absent})" if absent else ""), readers, absent=data.absent)
 
 
 def _open_description(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
@@ -273,20 +423,24 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not is_list or (names and format_name != "voc"):
         raise LabelError(f"{path}: `names` must be a list of class names, and is allowed only with `format: voc`")
-    if format_name == "coco":
-        return _open_coco(place, options)
-    if format_name == "voc":
-        return _open_voc(place, tuple(names), options)
-    file = next((file for file in (place / "data.yaml", place / "data.yml") if file.is_file()), place)
-    if not file.is_file():
-        raise FileError(f"{path}: `path` is {place}, which contains no data.yaml")
-    return _open_yolo(file, _read_yaml(file), options)
+    if place.is_dir() and format_name == "voc":
+        index = FileIndex(place)
+        _, paths = find_named_files(index).get(voc.FORMAT.name, (voc.FORMAT, ()))
+        if not paths:
+            raise LabelError(f"{path}: `path` is {place}, which contains no Pascal VOC file (.xml)")
+        return _open_named(voc.FORMAT, paths, index, tuple(names), options, [])
+    if place.suffix.lower() in (".yaml", ".yml"):
+        return _open_yolo(yolo_layout.parse_data_yaml(place, _read_yaml(place)), options)
+    data_set = _open_folder(place, options, described=True) if place.is_dir() else _open_file(place, options)
+    if not data_set.description.lower().startswith(_FORMAT_TITLES.get(format_name, "")):
+        raise LabelError(f"{path}: `format` is {format_name}, but {place} is a {data_set.description}")
+    return data_set
 
 
 def _parse_expected(path: Path, expected: Any) -> dict[str, dict[str, int]]:
     try:
         counts = {split: {key: int(values[key]) for key in values} for split, values in expected.items()}
-        if {*counts} <= {*_SPLITS} and all({*keys} <= {"images", "boxes"} for keys in counts.values()):
+        if {*counts} <= {*SPLITS} and all({*keys} <= {"images", "boxes"} for keys in counts.values()):
             return counts
     except (AttributeError, TypeError, ValueError):
         pass

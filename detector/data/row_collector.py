@@ -12,9 +12,9 @@ from detector.annotation import Annotation
 from detector.arrays import Bools, Floats
 from detector.boxes import area
 from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode, without_control_characters
-from detector.errors import FileError, InputError, LabelError
+from detector.errors import FileError, ImageError, InputError, LabelError
 from detector.files import is_file
-from detector.images import read_image_size
+from detector.images import read_image_size, read_stored_size
 from detector.options import ReadOptions
 
 CUT_TOLERANCE = 0.01
@@ -28,6 +28,29 @@ Corners = tuple[float, float, float, float]
 
 _MAX_REASON_LENGTH = 300
 """Longer reasons are cut off: text from a label file may be very long."""
+
+
+def size_mismatch(path: Path, found: tuple[int, int], declared: tuple[int, int], max_pixels: int) -> str:
+    """Return the reason why an image cannot be used whose size differs from the size in its label file.
+
+    Args:
+        path: the image file.
+        found: (height, width) of the image, after its EXIF orientation is applied.
+        declared: (height, width) that the label file gives.
+        max_pixels: largest number of pixels of an image that is read.
+    """
+    problem = f"the image {path} has {found[1]}x{found[0]} pixels, but its label file says {declared[1]}x{declared[0]}"
+    stored, orientation = read_stored_size(path, max_pixels=max_pixels)
+    if declared == stored:
+        return (
+            f"{problem}: it has the EXIF orientation {orientation}, and the labels were made on the stored image; "
+            "rotate the pixels and remove the EXIF tag, or label the upright image"
+        )
+    if declared == found[::-1]:
+        return f"{problem}: the image was rotated, or the label file has width and height swapped"
+    if abs(found[0] * declared[1] - found[1] * declared[0]) <= max(*found, *declared):
+        return f"{problem}: the image was resized after labeling; use the original image, or scale the boxes"
+    return f"{problem}: the image was cropped or replaced after labeling, or the label file belongs to another image"
 
 
 class RowError(Exception):
@@ -50,7 +73,7 @@ class LabelRow(NamedTuple):
     Attributes:
         image_id: id of an image that was passed to `RowCollector.add_image`.
         path: the label file that contains the row.
-        line: line number of the row in the label file, counted from 1.
+        line: line number of the row in the label file, counted from 1; None if the row has no line of its own.
         class_id: 0..C-1.
         corners: the box.
         is_crowd: whether the row marks a crowd region or ignore region.
@@ -59,7 +82,7 @@ class LabelRow(NamedTuple):
 
     image_id: int
     path: Path
-    line: int
+    line: int | None
     class_id: int
     corners: Corners
     is_crowd: bool = False
@@ -77,22 +100,23 @@ class RowCollector:
     def __init__(self, options: ReadOptions) -> None:
         self._max_pixels = options.max_pixels
         self._images: dict[int, tuple[Path, tuple[int, int]]] = {}
-        self._missing: dict[int, str] = {}
+        self._unusable: dict[int, InputError] = {}
         self._missing_paths: list[Path] = []
         self._rows: list[LabelRow] = []
         self._entries: list[LedgerEntry] = []
         self._image_ids_with_drops: set[int | None] = set()
+        self._notes: dict[str, None] = {}  # an ordered set
 
     def add_image(self, image_id: int, path: Path, hw: tuple[int, int] | None = None) -> tuple[int, int] | None:
-        """Add an image and return its size, or None if the image is missing.
+        """Add an image and return its size, or None if the image cannot be used.
 
-        An image is missing if the file does not exist, or if `hw` is None and the size cannot be read from the file.
-        All rows of a missing image are dropped.
+        An image cannot be used if the file does not exist, if its size cannot be read, or if its size differs from the
+        size in the label file. All rows of such an image are dropped.
 
         Args:
             image_id: id of the image, unique in the split.
             path: the image file.
-            hw: (height, width) in pixels; None: read the size from the file.
+            hw: (height, width) in pixels, as given by the label file; None: the label file gives no size.
 
         Returns:
             (height, width) in pixels, or None.
@@ -100,28 +124,46 @@ class RowCollector:
         try:
             if not is_file(path):
                 raise FileError(f"image {path} not found")
-            hw = hw or read_image_size(path, max_pixels=self._max_pixels)
+            found = read_image_size(path, max_pixels=self._max_pixels)
+            if hw is not None and hw != found:
+                raise ImageError(size_mismatch(path, found, hw, self._max_pixels))
         except InputError as error:
-            self._missing[image_id] = str(error)
+            self._unusable[image_id] = error
             self._missing_paths.append(path)
             return None
-        self._images[image_id] = (path, hw)
-        return hw
+        self._images[image_id] = (path, found)
+        return found
+
+    def add_missing_image(self, image_id: int, name: str, path: Path) -> None:
+        """Add an image for which no file was found. All its rows are dropped.
+
+        Args:
+            image_id: id of the image, unique in the split.
+            name: name of the image in the label file.
+            path: where the image was expected.
+        """
+        self._unusable[image_id] = FileError(f"image {name} not found in the data set")
+        self._missing_paths.append(path)
 
     def add_row(self, row: LabelRow) -> None:
-        """Add a row that was parsed without error, or drop the row if its image is missing."""
-        if row.image_id in self._missing:
-            self.drop(row.image_id, row.path, row.line, RowError("image_missing", self._missing[row.image_id]))
+        """Add a row that was parsed without error, or drop the row if its image cannot be used."""
+        if (error := self._unusable.get(row.image_id)) is not None:
+            code: DropCode = "image_unusable" if isinstance(error, ImageError) else "image_missing"
+            self.drop(row.image_id, row.path, row.line, RowError(code, str(error)))
         else:
             self._rows.append(row)
 
-    def drop(self, image_id: int | None, path: Path, line: int, error: RowError) -> None:
+    def add_note(self, note: str) -> None:
+        """Add a note about the label files to the ledger, such as the number of polygons that became boxes."""
+        self._notes["\n".join(map(without_control_characters, note.split("\n")))] = None
+
+    def drop(self, image_id: int | None, path: Path, line: int | None, error: RowError) -> None:
         """Count one row as dropped and add it to the entries of the ledger.
 
         Args:
             image_id: id of the image that the row belongs to; None if unknown.
             path: the label file that contains the row.
-            line: line number of the row, counted from 1.
+            line: line number of the row, counted from 1; None if the row has no line of its own.
             error: code and reason.
         """
         self._image_ids_with_drops.add(image_id)
@@ -181,6 +223,7 @@ class RowCollector:
             background=len(without_objects - self._image_ids_with_drops),
             missing=tuple(self._missing_paths),
             entries=tuple(sorted(self._entries, key=lambda entry: (entry.path, entry.line or 0))),
+            notes=tuple(self._notes),
         )
 
     def _check_boxes(self) -> tuple[Floats, Bools]:
@@ -219,7 +262,7 @@ class RowCollector:
             self.drop(row.image_id, row.path, row.line, error)
         return boxes, keep
 
-    def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int, reason: str) -> None:
+    def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int | None, reason: str) -> None:
         image = self._images[image_id][0] if image_id in self._images else None
         reason = without_control_characters(reason)
         if len(reason) > _MAX_REASON_LENGTH:

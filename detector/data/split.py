@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,17 +14,32 @@ from detector.data.ledger import Ledger
 from detector.images import read_image
 from detector.options import MAX_PIXELS
 
+SPLITS = ("train", "val", "test")
+"""The usual names of splits."""
+
 _Item = TypeVar("_Item")
 
 
 def canonical_name(name: str) -> str:
     """Return "train", "val" or "test" if `name` is a common variant of it, else return `name` unchanged.
 
-    >>> [canonical_name(name) for name in ("train2017", "valid", "test", "night")]
+    >>> [canonical_name(name) for name in ("train2017", "valid", "testing", "night")]
     ['train', 'val', 'test', 'night']
     """
-    match = re.fullmatch(r"(train|val|test)(?:id|idation)?[-_]?\d*", name, re.IGNORECASE)
+    match = re.fullmatch(r"(train|val|test)(?:ing|id|idation)?[-_]?\d*", name, re.IGNORECASE)
     return match[1].lower() if match else name
+
+
+@lru_cache(maxsize=4096)
+def split_in(name: str) -> str | None:
+    """Return the split whose name is a word in the name of a file or folder; None if there is none or several.
+
+    >>> [split_in(name) for name in ("instances_val2017", "my-train-set", "train_val", "trains")]
+    ['val', 'train', None, None]
+    """
+    words = {canonical_name(word) for word in re.split(r"[^A-Za-z0-9]+", name)}
+    found = words & set(SPLITS)
+    return found.pop() if len(found) == 1 else None
 
 
 def evenly_spaced(items: Sequence[_Item], max_count: int) -> list[_Item]:

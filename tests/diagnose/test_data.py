@@ -16,6 +16,7 @@ from detector.arrays import ImageArray
 from detector.boxes import area
 from detector.config import Config
 from detector.data.formats import yolo
+from detector.data.formats.yolo_layout import parse_data_yaml
 from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.near_duplicates import read_thumbnails
 from detector.data.open_data import open_data
@@ -211,7 +212,7 @@ def test_yolo_ids_that_start_at_one_stop(tmp_path: Path) -> None:
         write_image(tmp_path / "images" / f"{i}.png", np.zeros((8, 8, 3), dtype=np.uint8))
         (tmp_path / "labels" / f"{i}.txt").write_text(f"{i % 4 + 1} 0.5 0.5 0.5 0.5\n")
     values = {"names": list(NAMES), "train": "images"}
-    split = yolo.read_split(yolo.parse_data_yaml(tmp_path / "data.yaml", values), "train")
+    split = yolo.read_split(parse_data_yaml(tmp_path / "data.yaml", values), "train")
     finding = diagnose_class_ids(gather(split))
     assert_found(finding, "stop", "id 0 (ant) is never used", "2 label rows have the id 4", "start at 1")
 

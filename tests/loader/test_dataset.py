@@ -17,8 +17,8 @@ from detector.augment.mosaic import mosaic
 from detector.augment.pipeline import augment, random_placement
 from detector.boxes import area
 from detector.config import Config
-from detector.data.formats import coco
 from detector.data.ledger import Ledger
+from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError, LabelError
 from detector.images import write_image
@@ -186,7 +186,7 @@ def test_all_rows_of_an_unusable_image_are_counted_as_dropped(tmp_path: Path) ->
     rows: list[tuple[list[float], int]] = [
         ([1, 1, 5, 5], 0), ([1, 1, 5, 5], 1), ([28, 1, 5, 5], 0), ([1, 1, 0, 5], 0)
     ]  # fmt: skip
-    split = coco.read_split(write_coco(tmp_path, rows), "train")
+    split = open_data(write_coco(tmp_path, rows)).read("train")
     ledger = split.ledger
     assert (ledger.found, ledger.used, ledger.clipped, ledger.dropped, ledger.crowd) == (5, 3, 1, 1, 1)
     dataset = make(split)
@@ -201,7 +201,7 @@ def test_an_unusable_image_does_not_count_as_background(
     tmp_path: Path, row: tuple[list[float], int], before: int
 ) -> None:
     # An image with only crowd regions counts as background; one whose rows are all dropped does not.
-    split = coco.read_split(write_coco(tmp_path, [row]), "train")
+    split = open_data(write_coco(tmp_path, [row])).read("train")
     assert split.ledger.background == before
     assert make(split).ledger.background == 0
 

@@ -3,15 +3,20 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detector.annotation import Annotation
+from detector.data.coordinates import look_like_corners, look_like_fractions
+from detector.data.file_index import FULL, FileIndex, Match
+from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
+from detector.data.formats.coco_masks import mask_box
 from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
@@ -26,98 +31,299 @@ _MAX_AREA = 1e12
 _REFERS_TO = {"image_id": "images", "category_id": "categories"}
 
 
-def read_split(path: Path, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
-    """Read the labels in one COCO file and return them as a split; the images are not decoded.
+@dataclass(frozen=True)
+class CocoFiles:
+    """The COCO files of a data set, one per split.
 
-    An image file is searched in the folder `images` next to the JSON file, then in the folder of the JSON file. For a
-    JSON file in a folder `annotations`, the image file is also searched in the folder of the same name next to
-    `annotations` (`annotations/instances_val2017.json` → `val2017/`), in the subfolder of that name in `images` next
-    to `annotations`, and in that `images`. The classes are the categories, sorted by id. An annotation with `iscrowd`
-    or `ignore` of 1 is a crowd region. The size of an image is read from the JSON file, or from the image file if the
-    JSON file does not contain it.
-
-    Args:
-        path: the JSON file.
-        name: name of the returned split.
-        options: `allow_outside` allows images outside of the data set's folder; `max_pixels` is the largest number of
-            pixels of an image that is decoded.
-
-    Returns:
-        The split. `ground_truth` is the contents of the JSON file if all its annotations and images can be used and
-        COCO's scoring accepts it, else None.
-
-    Raises:
-        InputError: the file is not JSON or not in COCO format, an id or a file name occurs twice, an image is outside
-            of the data set's folder, or no image exists.
+    Attributes:
+        files: split name → JSON file.
+        index: all files of the data set.
+        options: what may be read.
     """
-    with _nesting_errors(path):
-        return _read_split(path, name, options)
+
+    files: Mapping[str, Path]
+    index: FileIndex
+    options: ReadOptions
+
+    def read(self, name: str) -> Split:
+        """Read the labels of one split; the images are not decoded.
+
+        The classes are the categories of all files, sorted by id. An unused category that is only the supercategory of
+        the others, as in exports of Roboflow, is left out. An annotation with `iscrowd` or `ignore` of 1 is a crowd
+        region. An annotation without `bbox` gets the bounding box of its mask. Numbers may be written as text.
+
+        Args:
+            name: a key of `files`.
+
+        Returns:
+            The split. `ground_truth` is the contents of the JSON file if all of it is used unchanged and COCO's scoring
+            accepts it, else None.
+
+        Raises:
+            InputError: the file is not JSON or not in COCO format, an id or a file name occurs twice, boxes are
+                fractions or corners, an image is outside of the data set's folder, or no image exists.
+        """
+        path = self.files[name]
+        with _nesting_errors(path):
+            data = _load(path)
+            own = {i: make_category(i, item) for i, item in _by_id(path, data, "categories").items()}
+            if not own:
+                raise LabelError(f"{path}: `categories` is empty; expected at least one category")
+            others = [other for other in self.files.values() if other != path]
+            categories = merge_categories(path, own, others)
+            placeholder = find_placeholder(categories, self.files.values())
+            category_ids = tuple(i for i in sorted(categories) if i != placeholder)
+            reader = _Reader(path, name, data, {i: n for n, i in enumerate(category_ids)}, self)
+            if placeholder is not None:
+                reader.collector.add_note(
+                    f"category {placeholder} ({categories[placeholder].name}) has no object and is only the "
+                    "supercategory of the others, as in exports of Roboflow; it is not a class"
+                )
+            annotations, ledger = reader.read()
+            is_unchanged = reader.is_unchanged and placeholder is None and not ledger.dropped and not ledger.missing
+            return Split(
+                name,
+                tuple(categories[i].name for i in category_ids),
+                category_ids,
+                annotations,
+                ledger=_with_lines(path, data["annotations"], ledger),
+                read_image=partial(read_file, max_pixels=self.options.max_pixels),
+                ground_truth=data if is_unchanged and _can_be_scored(data["annotations"]) else None,
+                max_pixels=self.options.max_pixels,
+            )
 
 
-def _read_split(path: Path, name: str, options: ReadOptions) -> Split:
-    data = _load(path)
-    categories = {i: _class_name(category) for i, category in _by_id(path, data, "categories").items()}
-    if not categories:
-        raise LabelError(f"{path}: `categories` is empty; expected at least one category")
-    category_ids = tuple(sorted(categories))
-    class_ids = {category_id: class_id for class_id, category_id in enumerate(category_ids)}
-    images = _by_id(path, data, "images")
-    collector = RowCollector(options)
-    _add_images(collector, path, images, options)
-    for index, annotation in enumerate(data["annotations"]):
-        # The JSON parser does not report line numbers. `_with_lines` later replaces the index by the line number.
-        try:
-            collector.add_row(_parse_annotation(annotation, path, index, images, class_ids))
-        except RowError as error:
-            collector.drop(_image_id(annotation, images), path, index, error)
-    annotations, ledger = collector.finish(path)
-    is_complete = not ledger.dropped and not ledger.missing and _can_be_scored(data["annotations"])
-    return Split(
-        name,
-        tuple(categories[i] for i in category_ids),
-        category_ids,
-        annotations,
-        ledger=_with_lines(path, data["annotations"], ledger),
-        read_image=partial(read_file, max_pixels=options.max_pixels),
-        ground_truth=data if is_complete else None,
-        max_pixels=options.max_pixels,
-    )
-
-
-def _parse_annotation(
-    annotation: Any, path: Path, index: int, images: Mapping[int, Any], class_ids: Mapping[int, int]
-) -> LabelRow:
-    """Parse one annotation of the JSON file and return it as a label row.
+class _Reader:
+    """Reads the images and annotations of one COCO file.
 
     Args:
-        annotation: an element of `annotations`, any JSON value.
         path: the JSON file.
-        index: position in `annotations`; the `line` of the returned row.
-        images: image id → element of `images`.
+        name: name of the split.
+        data: contents of the file.
         class_ids: category id → class id.
+        files: the COCO files of the data set.
+
+    Attributes:
+        collector: collects images and rows.
+        is_unchanged: whether all ids and boxes are used as they are written.
+    """
+
+    def __init__(
+        self, path: Path, name: str, data: dict[str, Any], class_ids: Mapping[int, int], files: CocoFiles
+    ) -> None:
+        self.collector = RowCollector(files.options)
+        self._path, self._name, self._data, self._class_ids, self._files = path, name, data, class_ids, files
+        self._image_ids = _image_ids(path, data["images"])
+        self.is_unchanged = all(key == image_id for key, image_id in self._image_ids.items())
+        self._from_masks = 0
+
+    def read(self) -> tuple[tuple[Annotation, ...], Ledger]:
+        """Read all images and annotations; return the annotations per image and the ledger.
+
+        Raises:
+            InputError: as for `CocoFiles.read`.
+        """
+        sizes = self._add_images()
+        written: list[Corners] = []
+        rows: list[LabelRow] = []
+        for index, annotation in enumerate(self._data["annotations"]):
+            # The JSON parser does not report line numbers. `_with_lines` later replaces the index by the line number.
+            try:
+                row = self._parse(annotation, index)
+            except RowError as error:
+                self.collector.drop(self._image_id(annotation), self._path, index, error)
+                continue
+            self.collector.add_row(row)
+            if sizes.get(row.image_id) and (bbox := _numbers(annotation.get("bbox"))):
+                written.append(bbox)
+                rows.append(row)
+        _check_coordinates(self._path, written, rows, sizes)
+        if self._from_masks:
+            self.is_unchanged = False
+            self.collector.add_note(
+                f"{self._from_masks} annotations have no bbox; the bounding boxes of their masks are used"
+            )
+        return self.collector.finish(self._path)
+
+    def _parse(self, annotation: Any, index: int) -> LabelRow:
+        """Parse one annotation of the JSON file and return it as a label row.
+
+        Args:
+            annotation: an element of `annotations`, any JSON value.
+            index: position in `annotations`; the `line` of the returned row.
+
+        Raises:
+            RowError: the annotation cannot be used.
+        """
+        if not isinstance(annotation, dict):
+            raise RowError("malformed_row", f"expected an object, got {annotation!r:.60}")
+        image_id = self._image_id(annotation)
+        if image_id is None:
+            raise RowError("unknown_image", f"image_id {annotation.get('image_id')!r:.60} is not among the images")
+        category_id = whole_number(annotation.get("category_id"))
+        if category_id is None or category_id not in self._class_ids:
+            reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
+            raise RowError("unknown_class", reason)
+        bbox = annotation.get("bbox")
+        if bbox in (None, []) and (corners := mask_box(annotation.get("segmentation"))) is not None:
+            self._from_masks += 1
+        elif (numbers := _numbers(bbox)) is not None:
+            x, y, width, height = numbers
+            corners = x, y, x + width, y + height
+            self.is_unchanged &= _corners(bbox) is not None
+        else:
+            reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
+            raise RowError("malformed_row", reason)
+        self.is_unchanged &= type(annotation["image_id"]) is type(annotation["category_id"]) is int
+        area = annotation.get("area")
+        area = float(area) if isinstance(area, int | float) and 0 < area < _MAX_AREA else 0.0
+        return LabelRow(image_id, self._path, index, self._class_ids[category_id], corners, _is_crowd(annotation), area)
+
+    def _image_id(self, annotation: Any) -> int | None:
+        """Return the id of the image of an annotation, or None if the file has no image with this id."""
+        key = annotation.get("image_id") if isinstance(annotation, dict) else None
+        number = whole_number(key)
+        if number in self._image_ids:
+            return self._image_ids[number]
+        return self._image_ids.get(key) if isinstance(key, str) else None
+
+    def _add_images(self) -> dict[int, tuple[int, int]]:
+        """Find the file of each image and add it to the collector; return image id → (height, width).
+
+        Raises:
+            LabelError: an image has no file name, two images have the same file, or a file is outside of the folder.
+        """
+        folders = _image_folders(self._path, self._name)
+        outer = self._path.parent.parent if self._path.parent.name == "annotations" else self._path.parent
+        guard = PathGuard([self._files.index.folder, outer, *folders], self._files.options)
+        found = [self._find(index, folders, guard) for index in range(len(self._image_ids))]
+        best: dict[Path, int] = {}
+        for match in found:
+            if match is not None:
+                best[match.path] = max(match.parts, best.get(match.path, 0))
+        owners: dict[Path, int] = {}
+        sizes: dict[int, tuple[int, int]] = {}
+        for index, (image_id, match) in enumerate(zip(self._image_ids.values(), found, strict=True)):
+            image = self._data["images"][index]
+            # Of "a/1.jpg" and "b/1.jpg", only one can be the file a/1.jpg. The other image is missing.
+            if match is None or match.parts < best[match.path]:
+                self.collector.add_missing_image(image_id, image["file_name"], folders[0] / image["file_name"])
+                continue
+            if (other := owners.setdefault(match.path, index)) != index:
+                first = self._data["images"][other]
+                reason = (
+                    f"two images have the file_name {image['file_name']!r}"
+                    if first["file_name"] == image["file_name"]
+                    else f"the images {first['file_name']!r} and {image['file_name']!r} are the same file {match.path}"
+                )
+                raise _error_at(self._path, "images", index, f"{reason}; merge their annotations under one id")
+            if (size := self.collector.add_image(image_id, match.path, _image_hw(image))) is not None:
+                sizes[image_id] = size
+        return sizes
+
+    def _find(self, index: int, folders: Sequence[Path], guard: PathGuard) -> Match | None:
+        """Return the image file that an element of `images` names, or None if it does not exist."""
+        image = self._data["images"][index]
+        file_name = image.get("file_name")
+        if not isinstance(file_name, str) or not file_name:
+            raise _error_at(self._path, "images", index, f"image {image['id']} has no `file_name`")
+        match = self._files.index.find_image(file_name, self._path, self._name, folders=folders)
+        if match is None or (match.parts < FULL and self._files.options.allow_outside):
+            # Links in subfolders and paths out of the folder are not in the index.
+            outside = next((place / file_name for place in folders if is_file(place / file_name)), None)
+            match = Match(outside, FULL) if outside is not None else match
+        if match is not None and not guard.allows(match.path):
+            guard.check(match.path, self._path, _line_of(self._path, "images", index))
+        return match
+
+
+def _image_folders(path: Path, name: str) -> list[Path]:
+    """Return the folders in which the images of a COCO file usually are, in the order in which they are searched."""
+    folder, outer, stem = path.parent, path.parent.parent, path.stem.removeprefix("instances_")
+    folders = [folder / "images", folder]
+    if folder.name == "annotations":
+        folders += [outer / stem, outer / "images" / stem, outer / "images", outer / name, outer / "images" / name]
+    folders += [folder / "images" / name, folder / name, folder / "data"]
+    return [place for place in folders if place.is_dir()]
+
+
+def _check_coordinates(
+    path: Path, written: Sequence[Corners], rows: Sequence[LabelRow], sizes: Mapping[int, tuple[int, int]]
+) -> None:
+    """Raise LabelError if the boxes look like fractions of the image size, or like corners.
+
+    Args:
+        path: the JSON file.
+        written: the `bbox` of each annotation of a usable image.
+        rows: the rows made from them.
+        sizes: image id → (height, width).
+    """
+    if look_like_fractions(written):
+        raise LabelError(
+            f"{path}: all {len(written)} boxes lie within 0..1: they look like fractions of the image size; COCO's "
+            "bbox is [x, y, width, height] in pixels: multiply x and width by the image width, y and height by the "
+            "image height"
+        )
+    image_wh = [(sizes[row.image_id][1], sizes[row.image_id][0]) for row in rows]
+    areas = [row.area for row in rows]
+    if look_like_corners(written, [row.corners for row in rows], image_wh, areas):
+        raise LabelError(
+            f"{path}: the boxes look like corners [x1, y1, x2, y2]: as COCO's [x, y, width, height], many of them "
+            "extend beyond their image or do not fit their `area`; write width = x2 - x1 and height = y2 - y1"
+        )
+
+
+def _image_ids(path: Path, images: Sequence[Any]) -> dict[int | str, int]:
+    """Return id as in the file → image id, in the order of the file. Ids that are not whole numbers are numbered.
 
     Raises:
-        RowError: the annotation cannot be used.
+        LabelError: an image has no id, or an id occurs twice.
     """
-    if not isinstance(annotation, dict):
-        raise RowError("malformed_row", f"expected an object, got {annotation!r:.60}")
-    image_id, category_id, bbox = _image_id(annotation, images), annotation.get("category_id"), annotation.get("bbox")
-    if image_id is None:
-        raise RowError("unknown_image", f"image_id {annotation.get('image_id')!r:.60} is not among the images")
-    if type(category_id) is not int or category_id not in class_ids:
-        raise RowError("unknown_class", f"category_id {category_id!r:.60} is not among the categories")
-    if (corners := _corners(bbox)) is None:
-        reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
-        raise RowError("malformed_row", reason)
-    area = annotation.get("area")
-    area = float(area) if isinstance(area, int | float) and 0 < area < _MAX_AREA else 0.0
-    return LabelRow(image_id, path, index, class_ids[category_id], corners, _is_crowd(annotation), area)
+    ids: dict[int | str, int] = {}
+    for index, image in enumerate(images):
+        key = image.get("id") if isinstance(image, dict) else None
+        number = whole_number(key)
+        key = key if number is None else number
+        if not isinstance(key, str | int) or isinstance(key, bool) or (isinstance(key, int) and abs(key) > _MAX_ID):
+            reason = f"`images` contains {image!r:.60}; expected an object with a whole number as `id`"
+            raise _error_at(path, "images", index, reason)
+        if key in ids:
+            raise _error_at(path, "images", index, f"`images` contains the id {key} twice; ids must be unique")
+        ids[key] = index + 1
+    if all(isinstance(key, int) for key in ids):
+        return {key: int(key) for key in ids}
+    return ids
 
 
-def _image_id(annotation: Any, images: Mapping[int, Any]) -> int | None:
-    """Return the `image_id` of an annotation, or None if `images` has no image with this id."""
-    image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
-    return image_id if type(image_id) is int and image_id in images else None
+def whole_number(value: object) -> int | None:
+    """Return a whole number that may be written as 1, 1.0 or "1"; None if the value is not a whole number.
+
+    >>> [whole_number(value) for value in (1, 1.0, "007", "1.0", 1.5, True, "x", None)]
+    [1, 1, 7, 1, None, None, None, None]
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{1,18}(\.0+)?", value):
+        return int(value.partition(".")[0])
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
+
+
+def _numbers(bbox: object) -> Corners | None:
+    """Return the four numbers of a bbox, which may be written as text, or None if it is not four numbers."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return None
+    if all(isinstance(value, str) for value in bbox):
+        try:
+            bbox = [float(value) for value in bbox if "_" not in value]
+        except ValueError:
+            return None
+    if len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
+        return None
+    try:
+        x, y, width, height = map(float, bbox)
+    except OverflowError:  # an integer that is too large for a float
+        return None
+    return x, y, width, height
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
@@ -208,12 +414,13 @@ def _load(path: Path) -> dict[str, Any]:
 def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, Any]]:
     items: dict[int, dict[str, Any]] = {}
     for index, item in enumerate(data[key]):
-        if not isinstance(item, dict) or type(item.get("id")) is not int or abs(item["id"]) > _MAX_ID:
+        item_id = whole_number(item.get("id")) if isinstance(item, dict) else None
+        if item_id is None or abs(item_id) > _MAX_ID:
             reason = f"`{key}` contains {item!r:.60}; expected an object with a whole number as `id`"
             raise _error_at(path, key, index, reason)
-        if item["id"] in items:
-            raise _error_at(path, key, index, f"`{key}` contains the id {item['id']} twice; ids must be unique")
-        items[item["id"]] = item
+        if item_id in items:
+            raise _error_at(path, key, index, f"`{key}` contains the id {item_id} twice; ids must be unique")
+        items[item_id] = item
     return items
 
 
@@ -222,40 +429,12 @@ def _error_at(path: Path, key: str, index: int, reason: str) -> LabelError:
     return LabelError(f"{location(path, _line_of(path, key, index))}: {reason}")
 
 
-def _add_images(collector: RowCollector, path: Path, images: dict[int, dict[str, Any]], options: ReadOptions) -> None:
-    folder, outer, stem = path.parent, path.parent.parent, path.stem.removeprefix("instances_")
-    roots = [folder / "images", folder]
-    if folder.name == "annotations":
-        roots += [outer / stem, outer / "images" / stem, outer / "images"]
-    roots = [root for root in roots if root.is_dir()]
-    guard = PathGuard([outer if folder.name == "annotations" else folder, *roots], options)
-    seen: set[str] = set()
-    for index, (image_id, image) in enumerate(images.items()):
-        file_name = image.get("file_name")
-        if not isinstance(file_name, str) or not file_name:
-            raise _error_at(path, "images", index, f"image {image_id} has no `file_name`")
-        if file_name in seen:
-            reason = f"two images have the file_name {file_name!r}; merge their annotations under one id"
-            raise _error_at(path, "images", index, reason)
-        seen.add(file_name)
-        candidates = [root / file_name for root in roots]
-        image_path = next((candidate for candidate in candidates if is_file(candidate)), candidates[0])
-        if not guard.allows(image_path):
-            guard.check(image_path, path, _line_of(path, "images", index))
-        collector.add_image(image_id, image_path, _image_hw(image))
-
-
 def _image_hw(image: dict[str, Any]) -> tuple[int, int] | None:
     """Return (height, width) from an element of `images`, or None if a value is missing or invalid."""
-    height, width = image.get("height"), image.get("width")
-    if type(height) is int and type(width) is int and 0 < height < 2**31 and 0 < width < 2**31:
+    height, width = whole_number(image.get("height")), whole_number(image.get("width"))
+    if height is not None and width is not None and 0 < height < 2**31 and 0 < width < 2**31:
         return height, width
     return None
-
-
-def _class_name(category: dict[str, Any]) -> str:
-    name = category.get("name")
-    return str(category["id"] if name in (None, "") else name)
 
 
 def _corners(bbox: object) -> Corners | None:

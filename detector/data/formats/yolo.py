@@ -1,141 +1,75 @@
 """Reads YOLO label files: one text file per image, one row `class cx cy width height` per box.
 
-The coordinates are fractions of the image width and height. A `data.yaml` contains the class names and the splits.
+The coordinates are fractions of the image width and height. `yolo_layout.py` finds the images and the class names.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from detector.data.coordinates import look_like_corners
+from detector.data.file_index import FileIndex
+from detector.data.formats.yolo_layout import YoloData, find_place
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
-from detector.data.split import Split, canonical_name, read_file
-from detector.errors import LabelError, location
-from detector.files import read_text
+from detector.data.split import Split, read_file
+from detector.errors import LabelError
+from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
 from detector.options import ReadOptions
 
 _MAX_FRACTION = 2.0
 """Larger coordinates count as pixels: no tool writes a box that extends beyond the image by a whole image size."""
 
-
-@dataclass(frozen=True)
-class DataYaml:
-    """The parsed contents of a `data.yaml`.
-
-    Attributes:
-        path: the YAML file.
-        roots: folders that the paths in `splits` may be relative to, in the order in which they are tried.
-        class_names: names of the C classes, in the order of the class ids.
-        splits: split name → paths of folders or list files, as written in the YAML file.
-    """
-
-    path: Path
-    roots: tuple[Path, ...]
-    class_names: tuple[str, ...]
-    splits: Mapping[str, tuple[str, ...]]
+_NAME_FILES = ("classes.txt", "_darknet.labels")
 
 
-def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> DataYaml:
-    """Check the contents of a `data.yaml` and return them as a `DataYaml`.
-
-    The keys are `path`, `train`, `val` (or `valid`, `validation`), `test`, `names` and `nc`; other keys are ignored.
-
-    Args:
-        path: the YAML file.
-        values: contents of the YAML file with every scalar as text, so that a class named `no` does not become False.
-
-    Raises:
-        LabelError: there is no class or no split, a class name occurs twice, the class ids are not 0..C-1, or a key has
-            a wrong value.
-    """
-    names = _parse_names(path, values)
-    splits: dict[str, tuple[str, ...]] = {}
-    for key in ("train", "val", "valid", "validation", "test"):
-        value = values.get(key)
-        places = tuple(value) if isinstance(value, list) else (value,)
-        if places in ((None,), ("",), ("null",), ("~",), ()):
-            continue
-        if not all(isinstance(place, str) for place in places):
-            raise LabelError(
-                f"{path}: `{key}` must be a folder, a .txt list of images, or a YAML list of folders and .txt lists"
-            )
-        if canonical_name(key) in splits:
-            raise LabelError(
-                f"{path}: two keys define the split {canonical_name(key)}; remove `{key}` or the other key"
-            )
-        splits[canonical_name(key)] = places
-    if not splits:
-        raise LabelError(f"{path}: expected at least one of `train`, `val`, `test`")
-    # In an exported data set, `path` is often a path on another computer: the folder of the YAML file is tried too.
-    roots = (path.parent / values.get("path", ""), path.parent)
-    return DataYaml(path, roots, names, splits)
-
-
-def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[str, ...]:
-    names = values.get("names")
-    if isinstance(names, dict):
-        if set(names) != {str(i) for i in range(len(names))}:
-            raise LabelError(
-                f"{path}: the class ids in `names` must be 0, 1, 2, ... without a gap, got {', '.join(names)}"
-            )
-        names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise LabelError(f"{path}: `names` must list the classes, for example `names: [cat, dog]`")
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise LabelError(f"{path}: `names` contains {repeated[0]!r:.60} twice; give each class a different name")
-    # Messages contain only text values: a value with nested YAML aliases could become endlessly long.
-    if not isinstance(values.get("nc", ""), str) or not isinstance(values.get("path", ""), str):
-        raise LabelError(f"{path}: `nc` must be a number and `path` a folder")
-    if "nc" in values and values["nc"] != str(len(names)):
-        raise LabelError(f"{path}: `nc` is {values['nc']}, but `names` has {len(names)} classes")
-    return tuple(names)
-
-
-def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
+def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
     """List the images of one split, read their label files, and return the split; the images are not decoded.
 
     The label file of `.../images/a.jpg` is `.../labels/a.txt`: the last folder `images` in the path is replaced by
-    `labels`. If the path contains no folder `images`, the label file is in the folder of the image. An image without a
+    `labels`. If this file does not exist, the label file is in the folder of the image. If no image of the split has a
+    label file in these places, it is the .txt file with the same stem anywhere in the data set. An image without a
     label file is a background image. The rows of a label file without an image are dropped. Blank lines and lines that
     start with # are not rows. Image sizes are read from the image files.
 
     Args:
-        data: contents of the `data.yaml`.
+        data: where the images and class names are.
         name: name of the split, a key of `data.splits`.
         options: `allow_outside` allows paths in lists, and links, that lead to files outside of the folders in `data`;
             `max_pixels` is the largest number of pixels of an image that is decoded.
 
     Raises:
-        InputError: the folder or the list of the split does not exist, no image exists, no image has a label file, two
-            images have the same label file, or a file is outside of the data set's folders.
+        InputError: no image exists, no image has a label file, two images have the same label file, a file is outside
+            of the data set's folders, or the rows are not in YOLO's format.
     """
-    files = _list_images(data, name, options)
-    labels = _label_files(data, name, files.images)
+    data = data if data.class_names is not None else _with_numbered_classes(data, options)
+    assert data.class_names is not None
+    files = _list_files(data, name, options)
     collector = RowCollector(options)
-    for image_id, (image, label) in enumerate(zip(files.images, labels, strict=True), start=1):
+    for note in (*data.notes, *files.notes):
+        collector.add_note(note)
+    rows = _Rows(len(data.class_names), data.has_keypoints)
+    for image_id, (image, label) in enumerate(zip(files.images, files.labels, strict=True), start=1):
         # The rows of a missing image are dropped, so any image size will do.
         height, width = collector.add_image(image_id, image) or (1, 1)
         files.guard.check(label, label.parent)
-        for line, text in _read_lines(label) if label.is_file() else ():
+        for line, text in _read_lines(label) if is_file(label) else ():
             try:
-                class_id, (x1, y1, x2, y2) = _parse_row(text, len(data.class_names))
+                class_id, (x1, y1, x2, y2) = rows.parse(text)
             except RowError as error:
                 collector.drop(image_id, label, line, error)
             else:
                 corners = (x1 * width, y1 * height, x2 * width, y2 * height)
                 collector.add_row(LabelRow(image_id, label, line, class_id, corners))
-    label_folders = {_label_folder(folder) for folder in files.folders}
-    for orphan in sorted({path for folder in label_folders for path in folder.rglob("*.txt")} - {*labels}):
-        if orphan.name != "classes.txt":  # labeling tools write the class names to labels/classes.txt
-            files.guard.check(orphan, orphan.parent)
-            for line, _ in _read_lines(orphan):
-                collector.drop(None, orphan, line, RowError("unknown_image", "there is no image for this label file"))
-    annotations, ledger = collector.finish(data.path)
+    rows.check(data.source)
+    if rows.polygons:
+        collector.add_note(f"{rows.polygons} polygons or oriented boxes were replaced by their bounding boxes")
+    _drop_orphans(files, collector, rows)
+    annotations, ledger = collector.finish(data.source)
+    if data.name_files and any(e.code in ("unknown_class", "class_id_equals_class_count") for e in ledger.entries):
+        _raise_other_names(data)
     return Split(
         name,
         data.class_names,
@@ -147,30 +81,104 @@ def read_split(data: DataYaml, name: str, options: ReadOptions = ReadOptions()) 
     )
 
 
-def _label_files(data: DataYaml, name: str, images: Sequence[Path]) -> list[Path]:
-    """Return the path of the label file of each image, in the order of `images`; a label file may be missing.
+def _with_numbered_classes(data: YoloData, options: ReadOptions) -> YoloData:
+    """Return a copy of `data` with the class names `class_0`, `class_1`, ..., up to the largest id in any split."""
+    largest = 0
+    for name in data.splits:
+        for label in _list_files(data, name, options).labels:
+            for _, text in _read_lines(label) if is_file(label) else ():
+                if (first := text.split()[0]).isdecimal():
+                    largest = max(largest, int(first[:4]))
+    names = tuple(f"class_{i}" for i in range(largest + 1))
+    splits = "".join(f"{split}: {_as_written(places, data)}\n" for split, places in data.splits.items())
+    note = (
+        f"no file names the classes, so they are called {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
+        f"to name them, save this as {data.roots[-1] / 'data.yaml'}:\n{splits}names: [{', '.join(names)}]"
+    )
+    return replace(data, class_names=names, notes=(*data.notes, note))
+
+
+def _as_written(places: Sequence[Path], data: YoloData) -> str:
+    """Return folders, lists or images as the value of a key in a data.yaml; of images, the common folders."""
+    root = data.roots[-1]
+    folders = dict.fromkeys(p if p.suffix.lower() not in IMAGE_SUFFIXES else p.parent for p in places)
+    texts = [p.relative_to(root).as_posix() if p.is_relative_to(root) else p.as_posix() for p in folders]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def _raise_other_names(data: YoloData) -> None:
+    """Raise LabelError: a label row has an id without a name, and another file has other names."""
+    others = "; ".join(f"{file.path} has {list(file.names)}" for file in data.name_files)
+    raise LabelError(
+        f"{data.source}: label rows have class ids without a name, and the files that name the classes differ: "
+        f"{list(data.class_names or ())} are used, but {others}; make the files equal"
+    )
+
+
+class _Rows:
+    """Parses the rows of a split, counts polygons, and checks that the rows are in YOLO's format.
 
     Args:
-        data: contents of the `data.yaml`, for error messages.
-        name: name of the split, for error messages.
-        images: paths of the images.
+        class_count: number of classes.
+        has_keypoints: whether rows contain keypoints after the box.
 
-    Raises:
-        LabelError: no image has a label file, or two images have the same label file.
+    Attributes:
+        polygons: number of rows that were replaced by their bounding box.
     """
-    labels = [_label_folder(image.parent) / f"{image.stem}.txt" for image in images]
-    if images and not any(label.is_file() for label in labels):
-        raise LabelError(
-            f"{data.path}: none of the {len(labels)} images of the split {name} has a label file; "
-            f"for the first image, expected {labels[0]}"
-        )
-    owners: dict[Path, Path] = {}
-    for image, label in zip(images, labels, strict=True):
-        if owners.setdefault(label, image) != image and label.is_file():
+
+    def __init__(self, class_count: int, has_keypoints: bool) -> None:
+        self.class_count = class_count
+        self.polygons = 0
+        self._columns = 5 if has_keypoints else None
+        self._written: list[Corners] = []
+        self._boxes: list[Corners] = []
+
+    def parse(self, row: str) -> tuple[int, Corners]:
+        """Return the class id and the corners of a row, as fractions; raise RowError if the row cannot be used."""
+        fields = row.split()
+        class_id, values = _parse_row(fields[: self._columns], self.class_count)
+        if len(values) > 4:
+            self.polygons += 1
+            return class_id, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+        cx, cy, width, height = values
+        box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+        self._written.append((cx, cy, width, height))
+        self._boxes.append(box)
+        return class_id, box
+
+    def check(self, source: Path) -> None:
+        """Raise LabelError if the rows are corners instead of center, width and height."""
+        if look_like_corners(self._written, self._boxes, [(1.0, 1.0)] * len(self._boxes)):
             raise LabelError(
-                f"{label}: is the label file of both {owners[label]} and {image.name}; rename one of the images"
+                f"{source}: the rows look like `class x1 y1 x2 y2`: as `class cx cy width height`, many boxes extend "
+                "beyond their image; write center, width and height, as fractions of the image size"
             )
-    return labels
+
+
+def _drop_orphans(files: "_SplitFiles", collector: RowCollector, rows: _Rows) -> None:
+    """Drop the rows of label files without an image. A text file without any label row is left alone, with a note."""
+    known = {*files.labels}
+    for folder in dict.fromkeys(files.label_folders):
+        for orphan in FileIndex(folder).with_suffix(".txt"):
+            if orphan in known or orphan.name in _NAME_FILES:
+                continue
+            known.add(orphan)
+            files.guard.check(orphan, orphan.parent)
+            lines = list(_read_lines(orphan))
+            if not any(_is_row(text, rows) for _, text in lines):
+                if lines:
+                    collector.add_note(f"{orphan} contains no label rows and is not used")
+                continue
+            for line, _ in lines:
+                collector.drop(None, orphan, line, RowError("unknown_image", "there is no image for this label file"))
+
+
+def _is_row(text: str, rows: _Rows) -> bool:
+    try:
+        _parse_row(text.split(), rows.class_count)
+    except RowError as error:
+        return error.code != "malformed_row"
+    return True
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -180,24 +188,23 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield line, text.strip()
 
 
-def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
-    """Return the class id and the corners (x1, y1, x2, y2), as fractions of the image width and height.
+def _parse_row(fields: Sequence[str], class_count: int) -> tuple[int, list[float]]:
+    """Return the class id and the numbers after it, as fractions of the image width and height.
 
     Args:
-        row: a row `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` with the corners of a polygon; the
-            bounding box of the polygon is returned.
+        fields: a row `class cx cy width height`, or `class x1 y1 x2 y2 x3 y3 ...` with the corners of a polygon.
         class_count: number of classes.
 
     Raises:
         RowError: the row cannot be used.
 
-    >>> _parse_row("1 0.5 0.5 0.5 0.25", 2)
-    (1, (0.25, 0.375, 0.75, 0.625))
+    >>> _parse_row("1 0.5 0.5 0.5 0.25".split(), 2)
+    (1, [0.5, 0.5, 0.5, 0.25])
     """
-    fields = row.split()
     if len(fields) < 5 or len(fields) % 2 == 0:
         expected = "expected `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`"
-        raise RowError("malformed_row", f"the row has {len(fields)} columns; {expected}")
+        cause = " (6 columns: are these detections with a score?)" if len(fields) == 6 else ""
+        raise RowError("malformed_row", f"the row has {len(fields)} columns; {expected}{cause}")
     class_value, *values = map(_parse_number, fields)
     if not class_value.is_integer() or not 0 <= class_value < class_count:
         raise RowError(
@@ -207,10 +214,7 @@ def _parse_row(row: str, class_count: int) -> tuple[int, Corners]:
     if any(_MAX_FRACTION < value < float("inf") for value in values):
         reason = f"coordinates {' '.join(fields[1:5])} look like pixels; expected fractions of the image size, 0 to 1"
         raise RowError("pixel_coordinates", reason)
-    if len(values) == 4:
-        cx, cy, width, height = values
-        return int(class_value), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    return int(class_value), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+    return int(class_value), values
 
 
 def _parse_number(text: str) -> float:
@@ -237,73 +241,109 @@ def _label_folder(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class _SplitFiles:
-    """The image files of one split, listed but not read.
+    """The image files and label files of one split, listed but not read.
 
     Attributes:
-        folders: the folders that were searched for images.
         images: paths of all images, sorted. An image from a list file may be missing.
+        labels: path of the label file of each image; a label file may be missing.
+        label_folders: the folders that belong to folders of images. All label files in them should have an image.
         guard: allows the files in the data set's own folders.
+        notes: what the user should know, one sentence each.
     """
 
-    folders: list[Path]
-    images: list[Path]
+    images: Sequence[Path]
+    labels: Sequence[Path]
+    label_folders: Sequence[Path]
     guard: PathGuard
+    notes: Sequence[str]
 
 
-def _list_images(data: DataYaml, name: str, options: ReadOptions) -> _SplitFiles:
-    """List the images in the folders and in the list files of one split, and return their paths.
+def _list_files(data: YoloData, name: str, options: ReadOptions) -> _SplitFiles:
+    """List the images of one split and find their label files.
 
     Raises:
-        LabelError: a folder or a list file does not exist, an image is listed twice, or an image is outside of the data
-            set's folders.
+        LabelError: no image exists, no image has a label file, two images have the same label file, or an image is
+            outside of the data set's folders.
     """
-    folders, lists, images = [], [], []
-    for place in data.splits[name]:
-        path = _first_existing(place, data.roots, data.path)
-        if path.is_dir():
-            folders.append(path)
-            images += [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
-        elif path.suffix == ".txt" and path.is_file():
-            lists.append(path)
-        else:
-            raise LabelError(
-                f"{data.path}: `{name}: {place}` is neither a folder nor a .txt list of images; searched {path}"
-            )
+    places = data.splits[name]
+    folders = [place for place in places if place.is_dir()]
+    lists = [place for place in places if place.suffix.lower() not in IMAGE_SUFFIXES and not place.is_dir()]
     # Paths in the YAML file itself may lead anywhere. Paths in list files and targets of links are restricted.
     own = [*data.roots, *folders, *(path.parent for path in lists)]
     guard = PathGuard([*own, *map(_label_folder, own)], options)
+    images = [place for place in places if place.suffix.lower() in IMAGE_SUFFIXES and not place.is_dir()]
+    for folder in folders:
+        images += FileIndex(folder).images
     for image in images:
         guard.check(image, image.parent)
     for path in lists:
-        for line, text in _read_lines(path):
-            images.append(_first_existing(text, (path.parent, *data.roots), path, line))
-            guard.check(images[-1], path, line)
-    for image, count in Counter(images).items():
-        if count > 1:
-            raise LabelError(f"{data.path}: the split {name} lists {image} {count} times; list it once")
-    return _SplitFiles(folders, sorted(images), guard)
+        images += _read_list(path, data, guard)
+    unique = sorted(dict.fromkeys(images))
+    notes = []
+    if len(unique) < len(images):
+        notes.append(f"{len(images) - len(unique)} images of the split {name} are listed more than once; used once")
+    if lists and unique and not any(map(is_file, unique)):
+        raise LabelError(
+            f"{lists[0]}: none of the {len(unique)} images in this list exists; the first is {unique[0]}; "
+            f"the ends of these paths were searched in {data.roots[-1]}"
+        )
+    labels = _find_labels(data, name, unique)
+    label_folders = [_label_folder(folder) for folder in folders if _label_folder(folder).is_dir()]
+    return _SplitFiles(unique, labels, label_folders, guard, notes)
 
 
-def _first_existing(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path:
-    """Return the path of the file or folder `place`, relative to the first root in which it exists.
-
-    If it exists in no root, leading `../` are removed from `place`, and all roots are tried again. If nothing exists,
-    return the first tried path whose parent folder exists, or the first tried path if there is no such path.
-
-    Args:
-        place: path as written in the YAML file or in a list file.
-        roots: folders that `place` may be relative to.
-        named_in: the file that contains `place`, for error messages.
-        line: line of that file.
+def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
+    """Return the images in a list file; an image that is not found is returned as written.
 
     Raises:
-        LabelError: `place` is not a valid path.
+        LabelError: an image exists, but is outside of the data set's folders.
     """
-    # Exports from Roboflow contain ../train/images, but the folder is train/images next to the YAML file.
-    candidates = [root / path for path in (place, re.sub(r"^(\.\./)+", "", place)) for root in roots]
-    in_folder = (path for path in candidates if path.parent.is_dir())
-    try:
-        return next((path for path in candidates if path.exists()), None) or next(in_folder, candidates[0])
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabelError(f"{location(named_in, line)}: not a valid path: {place!r:.60} ({reason})") from None
+    if path.suffix.lower() != ".txt":
+        raise LabelError(f"{data.source}: {path} is neither a folder nor a .txt list of images")
+    images = []
+    roots = tuple(dict.fromkeys((path.parent, *data.roots)))
+    for line, text in _read_lines(path):
+        image = find_place(text, roots, path, line)
+        if image is None:
+            written = [root / text.replace("\\", "/") for root in roots]
+            image = next((place for place in written if place.parent.is_dir()), written[0])
+        if is_file(image):
+            guard.check(image, path, line)
+        images.append(image)
+    return images
+
+
+def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path]:
+    """Return the path of the label file of each image, in the order of `images`; a label file may be missing.
+
+    Args:
+        data: the data set.
+        name: name of the split, for error messages.
+        images: paths of the images.
+
+    Raises:
+        LabelError: no image has a label file, or two images have the same label file.
+    """
+    folders = {folder: _label_folder(folder) for folder in {image.parent for image in images}}
+    expected = [folders[image.parent] / f"{image.stem}.txt" for image in images]
+    labels = [
+        label
+        if label.parent == image.parent or is_file(label) or not is_file(beside := image.with_suffix(".txt"))
+        else beside
+        for image, label in zip(images, expected, strict=True)
+    ]
+    if images and not any(map(is_file, labels)):
+        found = [data.index.find_text(image) for image in images]
+        if not any(found):
+            raise LabelError(
+                f"{data.source}: none of the {len(labels)} images of the split {name} has a label file; "
+                f"for the first image, expected {labels[0]}"
+            )
+        labels = [text or label for text, label in zip(found, labels, strict=True)]
+    owners: dict[Path, Path] = {}
+    for image, label in zip(images, labels, strict=True):
+        if owners.setdefault(label, image) != image and is_file(label):
+            raise LabelError(
+                f"{label}: is the label file of both {owners[label]} and {image.name}; rename one of the images"
+            )
+    return labels

@@ -1,0 +1,265 @@
+"""`FileIndex`: all files in the folder of a data set, and the search for the image file that a label file names.
+
+Label files often come from another computer: their paths begin with folders that do not exist here, or have
+backslashes, or another case or Unicode form. The search therefore compares the ends of paths.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from detector.data.split import split_in
+from detector.errors import LabelError
+from detector.images import IMAGE_SUFFIXES
+
+_MAX_FILES = 5_000_000
+"""Largest number of files in the folder of a data set. More files mean that the folder is not a data set."""
+
+_NOT_DATA = ("__MACOSX", "@eaDir", "lost+found", "node_modules")
+"""Folders that operating systems, network drives and tools create. Folders that begin with a dot are skipped too."""
+
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
+"""Label Studio puts eight hexadecimal digits before the name of an uploaded file."""
+
+
+class Match(NamedTuple):
+    """An image file that matches a name.
+
+    Attributes:
+        path: the image file.
+        parts: number of path parts at the end of the name that match, at least 1; `FULL` if the path is exactly the
+            one that the label file names.
+    """
+
+    path: Path
+    parts: int
+
+
+FULL = 1000
+"""`Match.parts` of a path that a label file names exactly."""
+
+
+class FileIndex:
+    """The files in a folder and its subfolders, without hidden files and files of the operating system.
+
+    A name that begins with a dot, such as `.ipynb_checkpoints` or `._a.jpg`, belongs to a tool or to the operating
+    system. A link to a folder is followed only directly in the folder.
+
+    Args:
+        folder: the folder of the data set.
+
+    Attributes:
+        folder: the argument.
+        files: all files, sorted by path.
+
+    Raises:
+        LabelError: there are too many files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        found: list[str] = []
+        for path in _walk(str(folder)):
+            found.append(path)
+            if len(found) > _MAX_FILES:
+                raise LabelError(f"{folder}: more than {_MAX_FILES:,} files; put the data set into a folder of its own")
+        self._paths = sorted(found)
+
+    def __contains__(self, path: Path) -> bool:
+        return str(path) in self._known
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """All files, sorted by path."""
+        return tuple(map(Path, self._paths))
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """Return the files with one of these suffixes (lower case, with dot), sorted by path."""
+        return [Path(path) for path in self._paths if path.lower().endswith(suffixes)]
+
+    @cached_property
+    def images(self) -> tuple[Path, ...]:
+        """All image files, sorted by path."""
+        return tuple(self.with_suffix(*IMAGE_SUFFIXES))
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self._paths)
+
+    @cached_property
+    def _images_by_name(self) -> dict[str, list[str]]:
+        return _group(map(str, self.images), os.path.basename)
+
+    @cached_property
+    def _images_by_stem(self) -> dict[str, list[str]]:
+        return _group(map(str, self.images), _stem)
+
+    @cached_property
+    def _texts_by_stem(self) -> dict[str, list[str]]:
+        return _group(map(str, self.with_suffix(".txt")), _stem)
+
+    def find_image(
+        self,
+        name: str,
+        label_file: Path,
+        split_name: str | None = None,
+        *,
+        folders: Sequence[Path] = (),
+        any_suffix: bool = False,
+    ) -> Match | None:
+        """Return the image that a label file names, or None if there is none.
+
+        First, the name is tried as a path relative to `folders`, the folder of the label file and the folder of the
+        data set. Then the image whose path has the longest common end with the name is searched. An image in a folder
+        of another split (`train/`, `val/`, ...) is not a match.
+
+        Args:
+            name: file name or path, as written in the label file.
+            label_file: the label file.
+            split_name: split of the label file; None: unknown.
+            folders: folders in which the name is tried first, in this order.
+            any_suffix: whether an image with the same name but another suffix is a match, or the name has no suffix.
+
+        Raises:
+            LabelError: several images match equally well.
+        """
+        bases = [*folders, label_file.parent, self.folder]
+        for variant in _variants(name):
+            for base in bases:
+                path = os.path.normpath(os.path.join(base, variant))
+                if path in self._known:
+                    return Match(Path(path), FULL)
+            last = variant.rpartition("/")[2]
+            candidates = self._images_by_name.get(_key(last), ())
+            if not candidates and any_suffix:
+                candidates = self._images_by_stem.get(_key(_stem(last) if _has_image_suffix(last) else last), ())
+            if match := self._best(candidates, variant, label_file, split_name):
+                return match
+        return None
+
+    def find_text(self, image: Path) -> Path | None:
+        """Return the only .txt file in the data set with the stem of an image, or the one in a folder of its split.
+
+        Raises:
+            LabelError: several files match equally well.
+        """
+        candidates = self._texts_by_stem.get(_key(image.stem), ())
+        name = os.path.relpath(image, self.folder).replace(os.sep, "/")
+        match = self._best(candidates, name, image, None)
+        return match and match.path
+
+    def _best(self, candidates: Sequence[str], name: str, label_file: Path, split_name: str | None) -> Match | None:
+        """Return the candidate whose path fits best, or None if all are in folders of other splits.
+
+        Raises:
+            LabelError: several candidates fit equally well.
+        """
+        if not candidates:
+            return None
+        parts = [_key(part) for part in name.split("/") if part not in ("", ".", "..")]
+        wanted = {split for part in parts[:-1] if (split := split_in(part))} or {split_name} - {None}
+        ranked = []
+        for path in candidates:
+            own = [_key(part) for part in os.path.relpath(path, self.folder).split(os.sep)]
+            splits = {split for part in own[:-1] if (split := split_in(part))}
+            if splits and wanted and not splits & wanted:
+                continue
+            count = _common_end(parts[:-1], own[:-1]) + 1
+            near = len(os.path.commonpath([os.path.dirname(path), label_file.parent]))
+            ranked.append((count, len(splits & wanted), near, path))
+        ranked.sort(reverse=True)
+        if len(ranked) > 1 and ranked[0][:3] == ranked[1][:3]:
+            raise LabelError(
+                f"{label_file}: {name} may be {ranked[0][3]} or {ranked[1][3]}; "
+                "write the folder of the image into the label file, or move one of the files out of the data set"
+            )
+        return Match(Path(ranked[0][3]), ranked[0][0]) if ranked else None
+
+
+def find_end(place: str, roots: Iterable[Path]) -> Path | None:
+    """Return the file or folder with the longest end of the path `place` that exists in one of the folders.
+
+    The end always contains the name of a split in the path: of `/content/x/val/images`, `val/images` is searched, but
+    not `images`, which may contain the images of another split.
+
+    Args:
+        place: a path, possibly of another computer, with slashes or backslashes.
+        roots: folders in which the end of the path is searched.
+    """
+    parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    last_split = max((i for i, part in enumerate(parts) if split_in(part)), default=len(parts) - 1)
+    for start in range(last_split + 1):
+        for root in roots:
+            path = root.joinpath(*parts[start:])
+            try:
+                if path.exists():
+                    return path
+            except (OSError, ValueError):  # not a valid path
+                return None
+    return None
+
+
+def _walk(folder: str, is_root: bool = True) -> Iterator[str]:
+    """Yield the paths of all files in a folder and its subfolders that are not hidden."""
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError:  # no permission: the files in it cannot be read either
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in _NOT_DATA:
+            continue
+        if entry.is_dir(follow_symlinks=is_root):
+            yield from _walk(entry.path, False)
+        else:
+            yield entry.path
+
+
+def _variants(name: str) -> Iterator[str]:
+    """Yield a name as written, then with `/` for backslashes, then decoded as a URL, then without an upload prefix."""
+    yield name
+    plain = name.replace("\\", "/")
+    if plain != name:
+        yield plain
+    if "%" in plain or "?" in plain:
+        decoded = unquote(plain.partition("?d=")[2] or plain.partition("?")[0] or plain)
+        yield decoded
+        plain = decoded
+    folder, slash, last = plain.rpartition("/")
+    if _UPLOAD_PREFIX.match(last):
+        yield folder + slash + _UPLOAD_PREFIX.sub("", last)
+
+
+def _group(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(_key(key(path)), []).append(path)
+    return groups
+
+
+def _key(text: str) -> str:
+    """Return a text in the form in which names are compared: without case, in one Unicode form."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _has_image_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _common_end(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return the number of equal parts at the end of two paths."""
+    count = 0
+    for x, y in zip(reversed(a), reversed(b), strict=False):
+        if x != y:
+            break
+        count += 1
+    return count

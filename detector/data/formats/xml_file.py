@@ -1,0 +1,47 @@
+"""Parses an XML label file of untrusted content. Shared by the readers of XML formats."""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from detector.errors import FileError, LabelError, location
+
+
+def parse_xml(path: Path) -> Element:
+    """Parse an XML file and return its root element; each element gets its line number as the attribute `line`.
+
+    Raises:
+        FileError: the file cannot be read.
+        LabelError: the file is not XML or has a document type declaration.
+    """
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        builder.start(tag, attributes | {"line": str(parser.CurrentLineNumber)})
+
+    def refuse_dtd(*_: object) -> None:
+        # Entities of a DTD can expand without limit or read other files, and label files do not need a DTD.
+        place = location(path, parser.CurrentLineNumber)
+        raise LabelError(f"{place}: a document type declaration is not allowed; remove it")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = refuse_dtd
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        place, message = location(path, error.lineno), expat.ErrorString(error.code)
+        raise LabelError(f"{place}: not XML: {message} in column {error.offset + 1}") from None
+    except LabelError:
+        raise
+    except (LookupError, ValueError) as error:
+        raise LabelError(f"{path}: not XML: the text cannot be decoded ({error}); save the file as UTF-8") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    return builder.close()
+
+
+def line_of(element: Element) -> int:
+    """Return the line number of an element of `parse_xml`, counted from 1."""
+    return int(element.attrib["line"])

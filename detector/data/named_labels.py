@@ -1,0 +1,236 @@
+"""Makes splits from the labels of formats whose rows name their classes, such as CreateML, CVAT or Pascal VOC.
+
+A format reader returns `ImageLabels`. This module finds the image files, numbers classes and images, and checks every
+box. The classes are the names in all label files of the data set, sorted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+from detector.data.file_index import FULL, FileIndex, Match
+from detector.data.image_labels import BadRow, ImageLabels, LabelFormat
+from detector.data.path_guard import PathGuard
+from detector.data.row_collector import LabelRow, RowCollector, RowError
+from detector.data.split import SPLITS, Split, read_file, split_in
+from detector.errors import LabelError, location
+from detector.files import is_file
+from detector.options import ReadOptions
+
+
+@dataclass(frozen=True)
+class NamedLabels:
+    """The label files of a data set in one format, and the splits in them.
+
+    Attributes:
+        format: the format of all label files.
+        index: all files of the data set.
+        files: the label files.
+        options: what may be read.
+        class_names: names of the C classes in the order of the class ids; empty: all names in the files, sorted.
+        lists: split name → stems of the label files of the split, for formats with lists of splits. Empty: the splits
+            follow from the label files and their folders.
+        notes: split name → what the user should know about its list.
+    """
+
+    format: LabelFormat
+    index: FileIndex
+    files: tuple[Path, ...]
+    options: ReadOptions
+    class_names: tuple[str, ...] = ()
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits: those of the lists, or of the label files, with the usual names first."""
+        if self.lists:
+            return tuple(self.lists)
+        folder = self.index.folder
+        names = {labels.split_name or split_of(labels.label_file, folder) or "train" for labels in self._labels}
+        return tuple(
+            sorted(names or {"train"}, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+        )
+
+    def read(self, name: str) -> Split:
+        """Return the split with this name, one of `split_names`; the images are not decoded.
+
+        Raises:
+            InputError: a label file cannot be read, there is no class, several images match a name equally well, an
+                image is outside of the folder, or no image exists.
+        """
+        class_names = self.class_names or self._all_class_names()
+        class_ids = {class_name: i for i, class_name in enumerate(class_names)}
+        chosen = self._labels_of(name)
+        paths = _find_images(self, [labels for _, labels in chosen], name)
+        collector = RowCollector(self.options)
+        if name in self.notes:
+            collector.add_note(self.notes[name])
+        guard = PathGuard([self.index.folder], self.options)
+        for (image_id, labels), path in zip(chosen, paths, strict=True):
+            image_hw = labels.image_hw if labels.image_hw and min(labels.image_hw) > 0 else None
+            found = None
+            if path is None:
+                collector.add_missing_image(image_id, labels.image_name, labels.label_file.parent / labels.image_name)
+            else:
+                guard.check(path, labels.label_file, labels.line)
+                found = collector.add_image(image_id, path, image_hw)
+            _add_rows(collector, image_id, labels, class_ids, found or (1, 1))
+        _note_unlabeled(collector, self, name, {path for path in paths if path})
+        annotations, ledger = collector.finish(self.index.folder)
+        return Split(
+            name,
+            class_names,
+            category_ids=tuple(range(1, len(class_names) + 1)),
+            annotations=annotations,
+            ledger=ledger,
+            read_image=partial(read_file, max_pixels=self.options.max_pixels),
+            max_pixels=self.options.max_pixels,
+        )
+
+    @cached_property
+    def _labels(self) -> tuple[ImageLabels, ...]:
+        """The labels of all images of the data set, in the order of the files."""
+        guard = PathGuard([self.index.folder], self.options)
+        labels: list[ImageLabels] = []
+        for file in self.files:
+            guard.check(file, file.parent)
+            labels += self.format.read(file)
+        return tuple(labels)
+
+    def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
+        """Return (image id, labels) of the images of a split; image ids are unique in the data set."""
+        numbered = list(enumerate(self._labels, start=1))
+        if self.lists:
+            by_stem = {labels.label_file.stem: (i, labels) for i, labels in numbered}
+            return [by_stem[stem] for stem in self.lists[name]]
+        folder = self.index.folder
+        return [
+            (i, labels)
+            for i, labels in numbered
+            if (labels.split_name or split_of(labels.label_file, folder) or "train") == name
+        ]
+
+    def _all_class_names(self) -> tuple[str, ...]:
+        """Return the class names in all label files, sorted.
+
+        Raises:
+            LabelError: there is no class name.
+        """
+        rows = (row for labels in self._labels for row in labels.rows)
+        names = {row.class_name for row in rows if not isinstance(row, BadRow)}
+        if not names:
+            count = len(self.files)
+            raise LabelError(
+                f"{self.index.folder}: no label file ({self.format.name}, {count} in total) contains an object with a "
+                "class name; expected at least one"
+            )
+        return tuple(sorted(names))
+
+
+def split_of(file: Path, folder: Path) -> str | None:
+    """Return the split that the name of a label file or the nearest of its folders names; None if none does.
+
+    Args:
+        file: the label file.
+        folder: the folder of the data set; its own name does not count.
+
+    >>> split_of(Path("mine/valid/_annotations.csv"), Path("mine")), split_of(Path("test/all.csv"), Path("test"))
+    ('val', None)
+    """
+    parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
+    names = [Path(parts[-1]).stem, *reversed(parts[:-1])]
+    return next((split for name in names if (split := split_in(name))), None)
+
+
+def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) -> list[Path | None]:
+    """Return the image file of each `ImageLabels`, or None if it has none.
+
+    Raises:
+        LabelError: several images match equally well, or an image is named by several `ImageLabels`.
+    """
+    matches = [_find_image(data, own, name) for own in labels]
+    owners: dict[Path, list[int]] = {}
+    for i, match in enumerate(matches):
+        if match is not None:
+            owners.setdefault(match.path, []).append(i)
+    for path, rivals in owners.items():
+        if len(rivals) == 1:
+            continue
+        # Of "a/1.jpg" and "b/1.jpg", only one can be the file a/1.jpg. The other image is missing.
+        parts = [match.parts for i in rivals if (match := matches[i])]
+        exact = [i for i, count in zip(rivals, parts, strict=True) if count == max(parts)]
+        if len(exact) > 1:
+            first, second = (labels[i] for i in exact[:2])
+            places = [location(own.label_file, own.line) for own in (first, second)]
+            raise LabelError(
+                f"{places[1]}: {second.image_name} is the image {path}, which {places[0]} names too; "
+                "merge the labels of an image into one place"
+            )
+        for i in set(rivals) - set(exact):
+            matches[i] = None
+    return [match and match.path for match in matches]
+
+
+def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | None:
+    """Return the image file of one `ImageLabels`, or None if it has none."""
+    file, image_name = labels.label_file, labels.image_name
+    any_suffix = data.format.per_image or data.format.matches_stem
+    match = None
+    if image_name:
+        folders = [file.parent / "images"]
+        match = data.index.find_image(image_name, file, name, folders=folders, any_suffix=any_suffix)
+        if match is None or (match.parts < FULL and data.options.allow_outside):
+            # Links in subfolders and paths out of the folder are not in the index.
+            outside = file.parent / image_name
+            match = Match(outside, FULL) if is_file(outside) else match
+    if match is None and data.format.per_image:
+        # In many data sets, images were renamed without changing the name in the label file.
+        match = data.index.find_image(file.stem, file, name, any_suffix=True)
+    return match
+
+
+def _add_rows(
+    collector: RowCollector,
+    image_id: int,
+    labels: ImageLabels,
+    class_ids: Mapping[str, int],
+    image_hw: tuple[int, int],
+) -> None:
+    """Add the rows of one image to the collector; drop the rows that cannot be used."""
+    height, width = image_hw if labels.are_fractions else (1, 1)
+    for row in labels.rows:
+        if isinstance(row, BadRow):
+            collector.drop(image_id, labels.label_file, row.line, row.error)
+        elif row.class_name not in class_ids:
+            error = RowError("unknown_class", f"class {row.class_name!r:.60} is not among the class names")
+            collector.drop(image_id, labels.label_file, row.line, error)
+        else:
+            x1, y1, x2, y2 = row.corners
+            corners = (x1 * width, y1 * height, x2 * width, y2 * height)
+            class_id = class_ids[row.class_name]
+            collector.add_row(LabelRow(image_id, labels.label_file, row.line, class_id, corners, row.is_crowd))
+
+
+def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:
+    """Add a note about images of a split that no label file names: they are not used."""
+    folders = {path.parent for path in used}
+    known = used | _named_elsewhere(data, name)
+    unlabeled = [image for image in data.index.images if image.parent in folders and image not in known]
+    if unlabeled:
+        collector.add_note(
+            f"{len(unlabeled)} image(s) without labels are not used, first: {unlabeled[0]}; to use an image as a "
+            "background image, add it to the label file without boxes"
+        )
+
+
+def _named_elsewhere(data: NamedLabels, name: str) -> set[Path]:
+    """Return the images of the other splits."""
+    others: Iterable[str] = (other for other in data.split_names if other != name)
+    return {
+        path
+        for other in others
+        for path in _find_images(data, [labels for _, labels in data._labels_of(other)], other)
+        if path is not None
+    }

@@ -1,0 +1,175 @@
+"""Recognizes the format of label files by their content."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from detector.data.file_index import FileIndex
+from detector.data.formats import voc
+from detector.data.formats.named_formats import NAMED_FORMATS
+from detector.data.image_labels import LabelFormat
+from detector.images import IMAGE_SUFFIXES
+
+_MAX_SNIFFED = 500
+"""In a folder with more files of one suffix, only the first few are opened to recognize their format."""
+
+_MAX_PARSED = 32_000_000
+"""Larger JSON files, in bytes, are recognized by their beginning and end, which contain the names of the lists."""
+
+_LINES = 20
+"""Number of lines of a text file that are read to recognize its format."""
+
+_ROOT_TAG = re.compile(r"<([A-Za-z_][\w.-]*)")
+
+_UNKNOWN: Mapping[str, str] = {
+    ".tfrecord": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
+    ".tfrecords": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
+    ".record": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
+    ".parquet": "Parquet files are not read: save the images as files, and the labels as COCO JSON",
+    ".arrow": "Arrow files are not read: save the images as files, and the labels as COCO JSON",
+    ".h5": "HDF5 files are not read: save the images as files, and the labels as COCO JSON",
+    ".hdf5": "HDF5 files are not read: save the images as files, and the labels as COCO JSON",
+    ".mat": "MATLAB files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
+    ".npz": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
+    ".npy": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
+    ".pkl": "pickle files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
+    ".jsonl": "JSON lines are not read: save the labels as COCO JSON",
+    ".ndjson": "JSON lines are not read: save the labels as COCO JSON",
+}
+"""Suffix of a label file that is not read → what to do."""
+
+
+def is_coco(value: object) -> bool:
+    """Return whether a parsed JSON value is a COCO file with boxes: it has images, annotations and categories."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
+    )
+
+
+def named_format_of(path: Path) -> LabelFormat | None:
+    """Return the format of a label file whose rows name their classes; None if it has no such format."""
+    kind = {".json": "json", ".xml": "xml", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}.get(path.suffix.lower())
+    if kind is None:
+        return None
+    content: Any = {"json": read_json_or_none, "xml": _root_tag, "csv": _first_lines, "txt": _first_lines}[kind](path)
+    if content in (None, [], ""):
+        return None
+    return next((f for f in NAMED_FORMATS if f.kind == kind and f.matches(content)), None)
+
+
+def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Path, ...]]]:
+    """Return name of a format → (format, label files in this format), in the order of `NAMED_FORMATS`."""
+    found: dict[str, list[Path]] = {}
+    for suffix in (".json", ".xml", ".csv", ".tsv", ".txt"):
+        by_folder: dict[Path, list[Path]] = {}
+        for path in index.with_suffix(suffix):
+            by_folder.setdefault(path.parent, []).append(path)
+        for paths in by_folder.values():
+            for path, label_format in _formats_in_folder(paths):
+                found.setdefault(label_format.name, []).append(path)
+    return {f.name: (f, tuple(found[f.name])) for f in NAMED_FORMATS if f.name in found}
+
+
+def _formats_in_folder(paths: list[Path]) -> Iterable[tuple[Path, LabelFormat]]:
+    """Yield (path, format) of the files of one suffix in a folder, except files without a known format.
+
+    Beside label files of single images, a file that cannot be parsed is yielded too, so that reading it reports the
+    fault. In a folder `Annotations`, every XML file without another format counts as Pascal VOC.
+    """
+    sniffed = {path: named_format_of(path) for path in (paths if len(paths) <= _MAX_SNIFFED else paths[:10])}
+    per_image = [
+        label_format for label_format in sniffed.values() if label_format is not None and label_format.per_image
+    ]
+    if not per_image and paths[0].suffix == ".xml" and paths[0].parent.name.lower() == "annotations":
+        per_image = [voc.FORMAT]
+    common = per_image[0] if per_image else None
+    for path in paths:
+        label_format = sniffed.get(path)
+        if label_format is not None:
+            yield path, label_format
+        elif common is not None and (path not in sniffed or common.kind == "xml" or _is_damaged(path)):
+            yield path, common
+
+
+def _is_damaged(path: Path) -> bool:
+    """Return whether a file is not JSON, although its suffix says so."""
+    return path.suffix.lower() == ".json" and read_json_or_none(path) is None
+
+
+def find_coco_files(index: FileIndex) -> list[Path]:
+    """Return the JSON files that are COCO files with boxes."""
+    paths = index.with_suffix(".json")
+    crowded = {folder for folder, count in Counter(p.parent for p in paths).items() if count > _MAX_SNIFFED}
+    return [path for path in paths if path.parent not in crowded and is_coco_file(path)]
+
+
+def is_coco_file(path: Path) -> bool:
+    """Return whether a file is a COCO file with boxes. A large file is not parsed completely."""
+    try:
+        size = path.stat().st_size
+        if size <= _MAX_PARSED:
+            return is_coco(read_json_or_none(path))
+        with path.open("rb") as file:
+            head = file.read(1_000_000)
+            file.seek(size - 1_000_000)
+            text = head + file.read()
+    except OSError:
+        return False
+    return b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text)
+
+
+def read_json_or_none(path: Path) -> Any:
+    """Return the parsed contents of a JSON file, or None if it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def explain_unknown(index: FileIndex) -> str:
+    """Return what is in a folder that has no known format, and what to do, as the end of an error message."""
+    counts = Counter(path.suffix.lower() for path in index.files)
+    images = len(index.images)
+    for suffix, advice in _UNKNOWN.items():
+        if counts[suffix]:
+            example = index.with_suffix(suffix)[0]
+            return f"{counts[suffix]} files such as {example}; {advice}"
+    texts = index.with_suffix(".json", ".xml", ".csv", ".txt", ".tsv")
+    if not index.files:
+        return "the folder is empty"
+    if not images:
+        return f"{len(index.files)} files, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    if not texts:
+        return f"{images} images, and no label file; label the images, or use `detector detect` to find objects in them"
+    if damaged := next((path for path in texts if _is_damaged(path)), None):
+        return f"{images} images, and {damaged}, which is not valid JSON"
+    return (
+        f"{images} images, and no label file in a known format; the label files may be {texts[0]}; "
+        "save the labels as COCO JSON, YOLO or Pascal VOC, or as CSV: filename,class,xmin,ymin,xmax,ymax"
+    )
+
+
+def _root_tag(path: Path) -> str:
+    """Return the tag of the root element of an XML file; an empty text if there is none."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    head = re.sub(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(\[.*?\])?[^>]*>", "", head, flags=re.DOTALL)
+    match = _ROOT_TAG.search(head)
+    return match[1] if match else ""
+
+
+def _first_lines(path: Path) -> list[str]:
+    """Return the first lines of a text file without line ends."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline=None) as file:
+            return [line.rstrip("\n")[: csv.field_size_limit()] for line in islice(file, _LINES)]
+    except OSError:
+        return []
