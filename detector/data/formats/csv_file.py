@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +35,12 @@ def read_csv_file(path: Path, delimiter: str) -> list[CsvRow]:
 
 
 def first_rows(lines: Sequence[str], delimiter: str) -> list[CsvRow]:
-    """Return the rows in the first lines of a file that are not blank; an empty list if the lines are not CSV."""
-    try:
-        return list(_rows([line.lstrip("\ufeff").rstrip("\r\n") for line in lines], delimiter, Path()))
-    except LabelError:
-        return []
+    """Return the rows in the first lines of a file that are not blank, up to the first line that is not CSV."""
+    rows: list[CsvRow] = []
+    with suppress(LabelError):
+        for row in _rows([line.lstrip("\ufeff").rstrip("\r\n") for line in lines], delimiter, Path()):
+            rows.append(row)
+    return rows
 
 
 def _rows(lines: Sequence[str], delimiter: str, path: Path) -> Iterator[CsvRow]:

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from detector.data.formats.named_formats import NAMED_FORMATS
+from detector.data.image_labels import NamedRow
+
+VIA_IMAGE = {
+    "filename": "a.jpg",
+    "size": 9,
+    "regions": [
+        {
+            "shape_attributes": {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4},
+            "region_attributes": {"class": "cat"},
+        }
+    ],
+}
+SAMPLES: dict[str, Any] = {
+    "CreateML JSON": [
+        {
+            "image": "a.jpg",
+            "annotations": [{"label": "cat", "coordinates": {"x": 2.5, "y": 4, "width": 3, "height": 4}}],
+        }
+    ],
+    "VIA JSON": {"a.jpg9": VIA_IMAGE},
+    "Supervisely JSON": {
+        "size": {"height": 40, "width": 60},
+        "objects": [{"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [4, 6]]}}],
+    },
+    "CVAT XML": '<annotations><image name="a.jpg"><box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
+    "VIA CSV": "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    'a.jpg,9,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""class"":""cat""}"\n',
+    "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
+}
+"""Name of the format → a file with one cat at (1, 2, 4, 6) in an image named a or a.jpg."""
+
+FOREIGN: dict[str, Any] = {
+    "COCO": {"images": [], "annotations": [], "categories": [], "info": {}, "licenses": []},
+    "COCO results": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "GeoJSON": {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}, "geometry": None}]},
+    "package.json": {"name": "x", "version": "1", "dependencies": {"a": "1"}},
+    "notes.json": {"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2026}},
+    "meta.json": {"classes": [{"title": "cat", "shape": "rectangle"}], "tags": [], "projectType": "images"},
+    "empty list": [],
+    "empty object": {},
+    "number": 3,
+    "text": "cat",
+    "lists": [[1], [2]],
+    "VIA 3": {"project": {"pid": "x"}, "config": {}, "attribute": {}, "file": {}, "metadata": {}, "view": {}},
+}
+FOREIGN_TEXT = {
+    "results.csv": "epoch,train/box_loss,metrics/mAP50(B)\n1,0.5,0.1\n",
+    "classes.csv": "cat\ndog\n",
+    "README.txt": "This data set has 15 images.\n\nhttps://universe.roboflow.com/x\nProvided by a user of Roboflow\n",
+    "YOLO txt": "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.1 0.1\n",
+    "YOLO polygon": "0 0.5 0.5 0.2 0.2 0.1 0.1 0.5 0.5 0.2 0.2 0.1 0.1 0.3 0.4\n",
+    "list of images": "images/a.jpg\nimages/b.jpg\n",
+    "predictions.csv": "image,score\na.jpg,0.5\n",
+    "empty": "",
+    "blank": "\n\n",
+}
+
+
+def argument(kind: str, sample: Any) -> Any:
+    """Return the argument of `matches` for a sample."""
+    if kind == "json":
+        return sample
+    return ElementTree.fromstring(sample).tag if kind == "xml" else sample.split("\n")[:20]
+
+
+def kinds_of(sample: Any) -> set[str]:
+    """Return the kinds of formats that a sample may be opened as."""
+    if not isinstance(sample, str):
+        return {"json"}
+    return {"xml"} if sample.startswith("<") else {"csv", "txt"}
+
+
+def matching(sample: Any, kinds: set[str]) -> list[str]:
+    """Return the names of the formats that match a sample."""
+    return [f.name for f in NAMED_FORMATS if f.kind in kinds and f.matches(argument(f.kind, sample))]
+
+
+def test_every_format_has_a_sample() -> None:
+    assert list(SAMPLES) == [f.name for f in NAMED_FORMATS]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_only_its_own_format_matches_a_sample(name: str) -> None:
+    assert matching(SAMPLES[name], kinds_of(SAMPLES[name])) == [name]
+
+
+@pytest.mark.parametrize("label_format", NAMED_FORMATS, ids=lambda f: f.name)
+def test_every_format_reads_the_same_box(label_format: Any, tmp_path: Path) -> None:
+    sample = SAMPLES[label_format.name]
+    path = tmp_path / ("a.json" if label_format.kind == "json" else "a.txt")
+    path.write_text(sample if isinstance(sample, str) else json.dumps(sample))
+    [labels] = label_format.read(path)
+    [row] = labels.rows
+    assert isinstance(row, NamedRow), row
+    assert labels.label_file == path
+    assert labels.image_name in ("a.jpg", "a")
+    scale = [60, 40, 60, 40] if labels.are_fractions else [1, 1, 1, 1]
+    assert [value * s for value, s in zip(row.corners, scale, strict=True)] == pytest.approx([1, 2, 4, 6])
+    assert row.class_name == "cat"
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_json_matches_no_format(name: str) -> None:
+    assert matching(FOREIGN[name], {"json"}) == []
+
+
+@pytest.mark.parametrize("name", FOREIGN_TEXT)
+def test_foreign_text_matches_no_format(name: str) -> None:
+    assert matching(FOREIGN_TEXT[name], {"csv", "txt"}) == []
+
+
+@pytest.mark.parametrize("tag", ["annotation", "project", "html", "svg", "{http://maven.apache.org/POM/4.0.0}project"])
+def test_foreign_xml_matches_no_format(tag: str) -> None:
+    assert [f.name for f in NAMED_FORMATS if f.kind == "xml" and f.matches(tag)] == []
