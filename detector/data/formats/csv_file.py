@@ -53,7 +53,7 @@ def _rows(lines: Sequence[str], delimiter: str, path: Path) -> Iterator[CsvRow]:
             if any(cell.strip() for cell in cells):
                 yield CsvRow(line, tuple(cell.strip() for cell in cells))
     except csv.Error as error:
-        if "unexpected end of data" in str(error):
+        if lines[line].count('"') % 2:
             raise _quote_error(path, line + 1) from None
         raise LabelError(f"{location(path, line + 1)}: not CSV: {error}; correct the row") from None
 

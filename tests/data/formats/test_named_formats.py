@@ -30,7 +30,8 @@ SAMPLES: dict[str, Any] = {
         "size": {"height": 40, "width": 60},
         "objects": [{"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [4, 6]]}}],
     },
-    "CVAT XML": '<annotations><image name="a.jpg"><box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
+    "CVAT XML": '<annotations><image name="a.jpg">'
+    '<box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
     "VIA CSV": "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
     'a.jpg,9,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""class"":""cat""}"\n',
     "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
