@@ -169,7 +169,7 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
     if named:
         (label_format, paths), *others = named.values()
         also = [f"{len(other_paths)} {other.name}" for other, other_paths in others]
-        return _open_named(label_format, paths, index, (), options, also)
+        return _open_named(folder, label_format, paths, index, options, also=also)
     for path in index.with_suffix(".data"):
         return _open_yolo(parse_obj_data(path, index), options)
     if (data := find_folders(index)) is not None:
@@ -190,7 +190,7 @@ def _open_file(path: Path, options: ReadOptions) -> DataSet:
         return _open_yolo(parse_obj_data(path, FileIndex(path.parent)), options)
     is_coco = path.suffix.lower() == ".json" and is_coco_file(path)
     if not is_coco and (label_format := named_format_of(path)) is not None:
-        return _open_named(label_format, (path,), FileIndex(folder), (), options, [])
+        return _open_named(path, label_format, (path,), FileIndex(folder), options)
     if path.suffix.lower() == ".json":
         return _open_coco({name: path}, FileIndex(folder), options, kind="file")
     raise LabelError(f"{path}: not a label file in a known format; {_ACCEPTED}")
@@ -267,21 +267,24 @@ def _rank(name: str) -> int:
 
 
 def _open_named(
+    path: Path,
     label_format: LabelFormat,
     paths: Sequence[Path],
     index: FileIndex,
-    class_names: tuple[str, ...],
     options: ReadOptions,
-    also: Sequence[str],
+    *,
+    class_names: tuple[str, ...] = (),
+    also: Sequence[str] = (),
 ) -> DataSet:
     """Open label files in a format whose rows name their classes.
 
     Args:
+        path: the folder or the label file that the user named.
         label_format: the format.
         paths: the label files.
         index: all files of the data set.
-        class_names: names of the classes in the order of the class ids; empty: all names in the files, sorted.
         options: what may be read.
+        class_names: names of the classes in the order of the class ids; empty: all names in the files, sorted.
         also: label files in other formats in the same folder, as text for the description.
     """
     lists, notes = voc.split_lists(index, paths) if label_format is voc.FORMAT else ({}, {})
@@ -292,7 +295,7 @@ def _open_named(
         details.append("splits by ImageSets" if lists else "splits by folder or file name")
     if also:
         details.append(f"not used: {', '.join(also)} files in the same folder")
-    kind, path = ("file", paths[0]) if len(paths) == 1 else ("folder", index.folder)
+    kind = "folder" if path.is_dir() else "file"
     text = _describe(f"{label_format.name} {kind}", path, names) + (f" ({'; '.join(details)})" if details else "")
     return DataSet(text, {name: partial(labels.read, name) for name in names})
 
@@ -428,7 +431,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
         _, paths = find_named_files(index).get(voc.FORMAT.name, (voc.FORMAT, ()))
         if not paths:
             raise LabelError(f"{path}: `path` is {place}, which contains no Pascal VOC file (.xml)")
-        return _open_named(voc.FORMAT, paths, index, tuple(names), options, [])
+        return _open_named(place, voc.FORMAT, paths, index, options, class_names=tuple(names))
     if place.suffix.lower() in (".yaml", ".yml"):
         return _open_yolo(yolo_layout.parse_data_yaml(place, _read_yaml(place)), options)
     data_set = _open_folder(place, options, described=True) if place.is_dir() else _open_file(place, options)
