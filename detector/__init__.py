@@ -3,8 +3,8 @@
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
- 'check', 'compare', 'draw', 'evaluate', 'export', 'open_data', 'read_config', 'read_image', 'resume', 'train',
- 'verify', 'write_image']
+ 'check', 'compare', 'convert', 'draw', 'evaluate', 'export', 'open_data', 'read_config', 'read_image', 'resume',
+ 'train', 'verify', 'write_image']
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from detector.version import VERSION
 if TYPE_CHECKING:
     from detector.checking.check import check
     from detector.comparing.compare import compare
+    from detector.converting.convert import convert
     from detector.data.open_data import open_data
     from detector.evaluating.evaluate import evaluate
     from detector.exporting.export import export
@@ -42,6 +43,7 @@ __all__ = [
     "TrainingResult",
     "check",
     "compare",
+    "convert",
     "draw",
     "evaluate",
     "export",
@@ -60,6 +62,7 @@ _LAZY = {
     "TrainingResult": "detector.training.run",
     "check": "detector.checking.check",
     "compare": "detector.comparing.compare",
+    "convert": "detector.converting.convert",
     "evaluate": "detector.evaluating.evaluate",
     "export": "detector.exporting.export",
     "open_data": "detector.data.open_data",

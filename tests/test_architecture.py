@@ -45,6 +45,7 @@ COMMANDS = {
     "detecting": set(),
     "serving": set(),
     "describing": set(),
+    "converting": set(),
 }
 """Command → other commands that it may import. Every command may also import vocabulary and stages."""
 

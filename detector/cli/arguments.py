@@ -43,13 +43,18 @@ def add_data(parser: Arguments, required: bool = True) -> None:
         required=required,
         help="data set: a data.yaml, a COCO JSON file, a folder, or `scenes` (built in); see datasets/README.md",
     )
+    add_allow_outside(parser)
+    add_max_pixels(parser)
+
+
+def add_allow_outside(parser: Arguments) -> None:
+    """Add --allow-outside."""
     parser.add_argument(
         "--allow-outside",
         action="store_true",
         default=None,
         help="allow links and paths in the data set that lead to files outside its folder",
     )
-    add_max_pixels(parser)
 
 
 def add_max_pixels(parser: Arguments, default: int = MAX_PIXELS) -> None:

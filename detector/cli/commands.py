@@ -294,6 +294,24 @@ def verify(options: argparse.Namespace) -> int:
     return 0
 
 
+def convert(options: argparse.Namespace) -> int:
+    """Convert a data set to another label format, and print what was written."""
+    from detector.converting.convert import convert as run
+
+    read = _read_options(options)
+    result = run(
+        options.source,
+        options.to,
+        options.out,
+        images=options.images,
+        splits=options.split,
+        allow_outside=read.allow_outside,
+        max_pixels=read.max_pixels,
+    )
+    console.print_conversion(result, quote(str(result.folder)))
+    return 0
+
+
 def settings(options: argparse.Namespace) -> Config:
     """Return the settings of a run: those of the file --config, changed by --set, then by flags such as --model."""
     config = override(read_config(options.config) if options.config else Config(), options.set)
@@ -335,5 +353,6 @@ def _next_free(path: Path) -> Path:
 
 
 _COMMANDS = {
-    command.__name__: command for command in (check, train, detect, evaluate, serve, export, verify, compare, summary)
+    command.__name__: command
+    for command in (check, train, detect, evaluate, serve, export, verify, compare, summary, convert)
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
@@ -23,6 +24,12 @@ export of the trained weights:
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Control characters except tab and newline. A file name may contain them; a terminal would obey them."""
+
+_MAX_CLASSES = 20
+"""Largest number of class names that `convert` prints."""
+
+_MAX_ENTRIES = 5
+"""Largest number of clipped and dropped rows per split that `convert` prints."""
 
 
 def set_up_console() -> None:
@@ -99,3 +106,35 @@ def print_export(result: "ExportResult", advice: str) -> None:
 def int8_advice(data: str, weights: str) -> str:
     """Return the advice for an int8 export that loses too much AP; `data` and `weights` must be quoted for a shell."""
     return _INT8_ADVICE.format(data=data, weights=weights)
+
+
+def print_conversion(conversion: "Conversion", folder: str) -> None:
+    """Print the counts of a converted data set, the first clipped and dropped rows, and the next command.
+
+    Args:
+        conversion: what was written.
+        folder: the folder of the converted data set, quoted for a shell.
+    """
+    print(f"{conversion.description} → {conversion.format} in {conversion.folder}")
+    names = [_printable(name) for name in conversion.class_names]
+    print(f"{len(names)} classes: {', '.join(names[:_MAX_CLASSES])}{', ...' if len(names) > _MAX_CLASSES else ''}")
+    for split, ledger in conversion.ledgers.items():
+        print(f"{split}: {conversion.image_counts[split]} images, {conversion.box_counts[split]} boxes written")
+        print(f"  source: {_printable(ledger.summary())}")
+        for entry in ledger.entries[:_MAX_ENTRIES]:
+            print(f"  {entry}")
+        if len(ledger.entries) > _MAX_ENTRIES:
+            print(f"  ... and {len(ledger.entries) - _MAX_ENTRIES} more: see {conversion.folder / 'ledger.json'}")
+    print("read again and compared with the source: the same classes, images and boxes")
+    outside = " --allow-outside" if conversion.needs_allow_outside else ""
+    if "train" in conversion.ledgers:
+        print(f"next: detector train --data {folder}{outside}")
+    else:
+        print(
+            f"next: detector evaluate --data {folder} --split {next(iter(conversion.ledgers))}{outside} --weights ..."
+        )
+
+
+def _printable(text: str) -> str:
+    """Return text on one line, without control characters that a terminal would obey."""
+    return _CONTROL_CHARACTERS.sub("?", text).replace("\n", "?").replace("\t", " ")

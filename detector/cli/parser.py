@@ -6,6 +6,7 @@ from pathlib import Path
 
 import detector
 from detector.cli.arguments import (
+    add_allow_outside,
     add_backend,
     add_conf,
     add_data,
@@ -34,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the name of the command is stored as `command` in the parsed arguments."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
-    functions = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary)
+    functions = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary, _convert)
     commands = parser.add_subparsers(
         required=True, dest="command", metavar=" | ".join(function.__name__[1:] for function in functions)
     )
@@ -328,3 +329,28 @@ def _summary(commands: _Commands) -> None:
     parser.add_argument(
         "--classes", type=count, default=20, help="number of classes, without --weights (default: %(default)s)"
     )
+
+
+def _convert(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="convert a data set to COCO JSON, YOLO or Pascal VOC",
+        description="Convert a data set to another label format, read the result, and compare all its boxes with those "
+        "of the source. The source is not changed.",
+    )
+    parser.add_argument("source", help="data set in any format that is read, or `scenes`; see datasets/README.md")
+    parser.add_argument("--to", choices=("coco", "yolo", "voc"), required=True, help="format to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the converted data set; it must not exist or be empty"
+    )
+    parser.add_argument(
+        "--images",
+        choices=("copy", "link", "none"),
+        default="copy",
+        help="copy: copy the images; link: create hard links to them, which needs no space but the same drive; none: "
+        "only with --to coco: refer to the images of the source, which then needs --allow-outside (default: "
+        "%(default)s)",
+    )
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="convert only these splits (default: all)")
+    add_allow_outside(parser)
+    add_max_pixels(parser)

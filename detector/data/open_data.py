@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from detector.data.archives import archive_message
 from detector.data.file_index import FileIndex
 from detector.data.formats import coco, voc, yolo, yolo_layout
 from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
@@ -183,6 +184,8 @@ def _open_file(path: Path, options: ReadOptions) -> DataSet:
     Raises:
         LabelError: the file has no known format.
     """
+    if (message := archive_message(path)) is not None:
+        raise LabelError(message)
     folder = path.parent.parent if path.parent.name.lower() in ("annotations", "labels") else path.parent
     name = split_in(path.stem) or canonical_name(path.parent.name)
     name = name if name in SPLITS else "train"
