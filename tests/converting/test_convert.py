@@ -166,7 +166,7 @@ def test_whole_numbers_are_written_without_a_decimal_point(tmp_path: Path) -> No
 def test_other_programs_read_class_names_as_text(tmp_path: Path) -> None:
     source = write_hard(tmp_path / "source")
     for name in ("yolo", "voc"):
-        detector.convert(source, name, tmp_path / name)  # type: ignore[arg-type]
+        detector.convert(source, name, tmp_path / name)
         assert yaml.safe_load((tmp_path / name / "data.yaml").read_text(encoding="utf-8"))["names"] == CLASSES
 
 
@@ -340,7 +340,7 @@ def test_empty_class_name_is_kept_by_yolo_only(tmp_path: Path) -> None:
     assert open_data(tmp_path / "yolo").read("train").class_names == ("", "b")
     for name in ("coco", "voc"):
         with pytest.raises(LabelError, match="cannot hold"):
-            detector.convert(source, name, tmp_path / name)  # type: ignore[arg-type]
+            detector.convert(source, name, tmp_path / name)
 
 
 def test_yolo_refuses_images_that_it_would_not_find(tmp_path: Path) -> None:
