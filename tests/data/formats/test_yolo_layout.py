@@ -1,0 +1,211 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.data.open_data import open_data
+from detector.data.split import Split
+from detector.errors import LabelError
+from detector.images import write_image
+
+ROW = "1 0.5 0.5 0.5 0.5\n"
+"""A row of class 1; in an image of 80 x 40 pixels, the box (20, 10, 60, 30)."""
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.zeros((40, 80, 3), np.uint8))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def labeled(folder: Path, images: str, labels: str, stem: str = "a", rows: str = ROW) -> None:
+    """Write an image and its label file into the two folders."""
+    image(folder / images / f"{stem}.png")
+    write(folder / labels / f"{stem}.txt", rows)
+
+
+def assert_read(split: Split, names: tuple[str, ...] = ("cat", "dog"), count: int = 1) -> None:
+    assert split.class_names == names
+    assert [a.boxes.tolist() for a in split.annotations] == [[[20, 10, 60, 30]]] * count
+    assert [a.class_ids.tolist() for a in split.annotations] == [[1]] * count
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images", "labels"),
+        ("images", "images"),
+        ("photos", "photos"),
+        ("photos", "texts"),
+        (".", "."),
+        ("data", "yolo"),
+    ],
+)
+def test_label_files_are_found_in_any_folder(tmp_path: Path, images: str, labels: str) -> None:
+    labeled(tmp_path, images, labels)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    assert_read(open_data(tmp_path).read("train"))
+
+
+@pytest.mark.parametrize("folders", [("{}/images", "{}/labels"), ("images/{}", "labels/{}"), ("{}", "{}")])
+def test_splits_follow_from_folders_without_a_data_yaml(tmp_path: Path, folders: tuple[str, str]) -> None:
+    for split, stems in (("train", "ab"), ("valid", "c"), ("test", "d")):
+        for stem in stems:
+            labeled(tmp_path, folders[0].format(split), folders[1].format(split), stem)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == ("train", "val", "test")
+    assert_read(data_set.read("train"), count=2)
+    assert_read(data_set.read("val"))
+
+
+def test_a_folder_without_label_files_is_not_a_split(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels")
+    image(tmp_path / "examples/b.png")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    assert len(open_data(tmp_path).read("train").annotations) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("classes.txt", "cat\ndog\n"),
+        ("labels/classes.txt", "cat\ndog\n"),
+        ("obj.names", "cat\ndog"),
+        ("train/_darknet.labels", "cat\ndog\n\n"),
+        ("notes.json", json.dumps({"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}]})),
+    ],
+)
+def test_class_names_come_from_the_files_of_labeling_tools(tmp_path: Path, file: str, text: str) -> None:
+    labeled(tmp_path, "images", "labels")
+    write(tmp_path / file, text)
+    assert_read(open_data(tmp_path).read("train"))
+
+
+def test_without_names_the_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
+    labeled(tmp_path, "train/images", "train/labels")
+    labeled(tmp_path, "val/images", "val/labels", "b", "2 0.5 0.5 0.5 0.5\n")
+    split = open_data(tmp_path).read("train")
+    assert_read(split, ("class_0", "class_1", "class_2"))
+    [note] = split.ledger.notes
+    assert note.startswith("no file names the classes, so they are called class_0, class_1, class_2; ")
+    # The note contains a data.yaml that gives the same data set.
+    write(tmp_path / "data.yaml", note.partition("\n")[2])
+    assert_read(open_data(tmp_path).read("train"), ("class_0", "class_1", "class_2"))
+
+
+def test_data_yaml_wins_over_other_name_files(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels")
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    write(tmp_path / "classes.txt", "dog\ncat\n")
+    split = open_data(tmp_path).read("train")
+    assert_read(split)
+    assert split.ledger.notes == (
+        "data.yaml names the classes ['cat', 'dog'], classes.txt names ['dog', 'cat']; data.yaml is used",
+    )
+
+
+def test_an_id_without_name_stops_if_name_files_differ(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels")
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    with pytest.raises(LabelError, match=r"\['cat'\] are used, but .*classes\.txt has \['cat', 'dog'\]"):
+        open_data(tmp_path).read("train")
+
+
+def test_darknet_files_are_read(tmp_path: Path) -> None:
+    labeled(tmp_path, "obj_train_data", "obj_train_data")
+    labeled(tmp_path, "obj_valid_data", "obj_valid_data", "b")
+    write(tmp_path / "train.txt", "data/obj_train_data/a.png\n")
+    write(tmp_path / "valid.txt", "data/obj_valid_data/b.png\n")
+    write(tmp_path / "obj.names", "cat\ndog\n")
+    obj = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+    write(tmp_path / "obj.data", obj)
+    for spec in (tmp_path, tmp_path / "obj.data"):
+        assert open_data(spec).split_names == ("train", "val")
+        assert_read(open_data(spec).read("train"))
+        assert_read(open_data(spec).read("val"))
+
+
+def test_lists_beside_the_images_define_the_splits(tmp_path: Path) -> None:
+    for stem in "abc":
+        labeled(tmp_path, "images", "labels", stem)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    write(tmp_path / "train.txt", "C:\\set\\images\\a.png\nC:\\set\\images\\b.png\n")
+    write(tmp_path / "val.txt", "/home/me/set/images/c.png\n")
+    data_set = open_data(tmp_path)
+    assert_read(data_set.read("train"), count=2)
+    assert_read(data_set.read("val"))
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: train\\images\nnames: [cat, dog]\n",
+        "train: /content/My-Project-3/train/images\nnames: [cat, dog]\n",
+        "train: C:\\Users\\me\\set\\train\\images\nnames: [cat, dog]\n",
+        "train: set/train/images\nnames: [cat, dog]\n",
+        "path: /Users/me/set\ntrain: train/images\nnames: [cat, dog]\n",
+        "train:train/images\nnc:2\nnames:['cat', 'dog']\n",
+        "train: train/images\nnames: classes.names\n",
+    ],
+)
+def test_paths_of_other_computers_are_found_by_their_end(tmp_path: Path, yaml: str) -> None:
+    labeled(tmp_path, "train/images", "train/labels")
+    write(tmp_path / "classes.names", "cat\ndog\n")
+    assert_read(open_data(write(tmp_path / "data.yaml", yaml)).read("train"))
+
+
+def test_images_of_another_split_are_not_used_for_an_absent_one(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels")
+    yaml = "train: images\nval: /content/set/val/images\nnames: [cat, dog]\n"
+    data_set = open_data(write(tmp_path / "data.yaml", yaml))
+    assert data_set.split_names == ("train",)
+
+
+def test_a_list_without_any_existing_image_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.txt", "/home/kim/gone/a.png\n")
+    yaml = write(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]\n")
+    with pytest.raises(
+        LabelError, match=r"train\.txt: none of the 1 images in this list exists; the first is .*a\.png"
+    ):
+        open_data(yaml).read("train")
+
+
+def test_keypoints_after_the_box_are_ignored(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels", rows="1 0.5 0.5 0.5 0.5 0.9 0.9 2 0.1 0.1 2\n")
+    yaml = write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\nkpt_shape: [2, 3]\n")
+    assert_read(open_data(yaml).read("train"))
+
+
+def test_polygons_and_oriented_boxes_are_counted(tmp_path: Path) -> None:
+    labeled(tmp_path, "images", "labels", rows="1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
+    split = open_data(write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")).read("train")
+    assert_read(split)
+    assert split.ledger.notes == ("1 polygons or oriented boxes were replaced by their bounding boxes",)
+
+
+def test_corners_instead_of_centers_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0.3, 0.6, (40, 2))
+    rows = "".join(f"0 {x:.4f} {y:.4f} {x + 0.35:.4f} {y + 0.35:.4f}\n" for x, y in corners)
+    labeled(tmp_path, "images", "labels", rows=rows)
+    yaml = write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    with pytest.raises(LabelError, match="the rows look like `class x1 y1 x2 y2`"):
+        open_data(yaml).read("train")
+
+
+def test_a_text_file_without_label_rows_is_left_alone(tmp_path: Path) -> None:
+    labeled(tmp_path, "train", "train")
+    notes = write(tmp_path / "train/README.dataset.txt", "my data\nhttps://example.org\n")
+    write(tmp_path / "train/labels.txt", "cat\ndog\n")
+    split = open_data(write(tmp_path / "data.yaml", "train: train\nnames: [cat, dog]\n")).read("train")
+    assert_read(split)
+    assert f"{notes} contains no label rows and is not used" in split.ledger.notes
+    assert split.ledger.found == 1

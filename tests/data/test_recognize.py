@@ -1,0 +1,257 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.data.open_data import open_data
+from detector.errors import LabelError
+from detector.images import write_image
+
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.zeros((40, 80, 3), np.uint8))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def coco(file_name: str = "a.png", **changes: Any) -> str:
+    """Return a COCO file with one image and the box (20, 10, 60, 30) of a dog."""
+    row = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [20, 10, 40, 20], "area": 800, "iscrowd": 0}
+    images = [{"id": 1, "file_name": file_name, "width": 80, "height": 40}]
+    return json.dumps({"images": images, "annotations": [row], "categories": CATEGORIES} | changes)
+
+
+def voc(name: str = "dog", size: str = "<width>80</width><height>40</height>") -> str:
+    box = "<bndbox><xmin>20</xmin><ymin>10</ymin><xmax>60</xmax><ymax>30</ymax></bndbox>"
+    return f"<annotation><size>{size}</size><object><name>{name}</name>{box}</object></annotation>"
+
+
+@pytest.mark.parametrize(
+    ("labels", "images", "split"),
+    [
+        ("result.json", "images", "train"),
+        ("annotations/instances_default.json", "images", "train"),
+        ("annotations/instances_default.json", "images/default", "train"),
+        ("annotations/custom_train.json", "images/train", "train"),
+        ("train.json", "train", "train"),
+        ("train.json", "images/train", "train"),
+        ("train/labels.json", "train/data", "train"),
+        ("_annotations.coco.json", ".", "train"),
+        ("valid/_annotations.coco.json", "valid", "val"),
+        ("export/set.json", "pictures/deep/down", "train"),
+    ],
+)
+def test_coco_files_of_any_name_are_recognized(tmp_path: Path, labels: str, images: str, split: str) -> None:
+    image(tmp_path / images / "a.png")
+    write(tmp_path / labels, coco())
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == (split,)
+    [annotation] = data_set.read(split).annotations
+    assert annotation.boxes.tolist() == [[20, 10, 60, 30]]
+    assert annotation.image_path == (tmp_path / images / "a.png")
+
+
+def test_two_coco_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    for name in ("my_train.json", "train_set.json"):
+        write(tmp_path / name, coco())
+    with pytest.raises(LabelError, match=r"both .* contain the split train"):
+        open_data(tmp_path)
+
+
+def test_val_may_have_only_some_of_the_categories(tmp_path: Path) -> None:
+    for stem in "ab":
+        image(tmp_path / f"images/{stem}.png")
+    write(tmp_path / "train.json", coco())
+    write(tmp_path / "val.json", coco("b.png", categories=CATEGORIES[1:]))
+    data_set = open_data(tmp_path)
+    for name in ("val", "train"):
+        split = data_set.read(name)
+        assert split.class_names == ("cat", "dog")
+        assert split.annotations[0].class_ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("changed", [[{"id": 2, "name": "cow"}], [{"id": 3, "name": "dog"}, *CATEGORIES[:1]]])
+def test_categories_that_contradict_each_other_are_refused(tmp_path: Path, changed: list[Any]) -> None:
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "train.json", coco())
+    write(tmp_path / "val.json", coco(categories=changed))
+    with pytest.raises(LabelError, match="the classes differ between splits"):
+        open_data(tmp_path).read("train")
+
+
+def test_an_unused_supercategory_is_not_a_class(tmp_path: Path) -> None:
+    image(tmp_path / "train/a.png")
+    children = [category | {"supercategory": "pets"} for category in CATEGORIES]
+    categories = [{"id": 0, "name": "pets", "supercategory": "none"}, *children]
+    write(tmp_path / "train/_annotations.coco.json", coco(categories=categories))
+    split = open_data(tmp_path).read("train")
+    assert (split.class_names, split.category_ids) == (("cat", "dog"), (1, 2))
+    assert split.annotations[0].class_ids.tolist() == [1]
+    assert "category 0 (pets) has no object" in split.ledger.notes[0]
+    # If another split uses it, it is a class in all splits.
+    image(tmp_path / "valid/b.png")
+    row = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [20, 10, 40, 20]}
+    write(tmp_path / "valid/_annotations.coco.json", coco("b.png", categories=categories, annotations=[row]))
+    assert open_data(tmp_path).read("train").class_names == ("pets", "cat", "dog")
+
+
+@pytest.mark.parametrize("convert", [float, str, lambda number: f"{number:06d}", lambda number: f"{number}.0"])
+def test_numbers_written_as_text_or_as_floats_are_read(tmp_path: Path, convert: Any) -> None:
+    image(tmp_path / "images/a.png")
+    row = {"id": convert(1), "image_id": convert(1), "category_id": convert(2), "bbox": ["20", "10", "40", "20.0"]}
+    images = [{"id": convert(1), "file_name": "a.png", "width": convert(80), "height": convert(40)}]
+    categories = [{"id": convert(category["id"]), "name": category["name"]} for category in CATEGORIES]
+    write(tmp_path / "train.json", json.dumps({"images": images, "annotations": [row], "categories": categories}))
+    split = open_data(tmp_path).read("train")
+    assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
+    assert split.annotations[0].class_ids.tolist() == [1]
+    assert split.ground_truth is None
+
+
+def test_image_ids_that_are_names_are_numbered(tmp_path: Path) -> None:
+    for stem in "ab":
+        image(tmp_path / f"images/{stem}.png")
+    images = [{"id": stem, "file_name": f"{stem}.png", "width": 80, "height": 40} for stem in "ba"]
+    row = {"id": 1, "image_id": "a", "category_id": 2, "bbox": [20, 10, 40, 20]}
+    write(tmp_path / "train.json", coco(images=images, annotations=[row]))
+    split = open_data(tmp_path).read("train")
+    assert [(a.image_path.name, len(a.boxes)) for a in split.annotations] == [("b.png", 0), ("a.png", 1)]
+
+
+def test_masks_without_boxes_give_their_bounding_boxes(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    row = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [[20, 10, 60, 20, 30, 30]]}
+    write(tmp_path / "train.json", coco(annotations=[row]))
+    split = open_data(tmp_path).read("train")
+    assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
+    assert split.ledger.notes == ("1 annotations have no bbox; the bounding boxes of their masks are used",)
+
+
+def test_fractions_and_corners_in_coco_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    rng = np.random.default_rng(0)
+    corners = [[x, y, x + 35, y + 15] for x, y in rng.integers(5, 20, (20, 2)).tolist()]
+    rows = [{"id": i, "image_id": 1, "category_id": 1, "bbox": bbox} for i, bbox in enumerate(corners)]
+    write(tmp_path / "train.json", coco(annotations=rows))
+    with pytest.raises(LabelError, match="look like corners"):
+        open_data(tmp_path).read("train")
+    rows = [row | {"bbox": [0.1, 0.2, 0.3, 0.4]} for row in rows]
+    write(tmp_path / "train.json", coco(annotations=rows))
+    with pytest.raises(LabelError, match="look like fractions of the image size"):
+        open_data(tmp_path).read("train")
+
+
+def test_only_one_of_two_names_can_be_the_same_file(tmp_path: Path) -> None:
+    image(tmp_path / "images/day/1.png")
+    images = [{"id": i, "file_name": f"{folder}/1.png"} for i, folder in enumerate(("night", "day"))]
+    rows = [{"id": i, "image_id": i, "category_id": 1, "bbox": [20, 10, 40, 20]} for i in range(2)]
+    write(tmp_path / "train.json", coco(images=images, annotations=rows))
+    split = open_data(tmp_path).read("train")
+    assert [a.image_id for a in split.annotations] == [1]
+    [entry] = split.ledger.entries
+    assert entry.code == "image_missing"
+
+
+@pytest.mark.parametrize(
+    ("labels", "images"),
+    [("Annotations", "JPEGImages"), ("annots", "images"), ("annotations", "Images"), ("all", "all"), (".", ".")],
+)
+def test_voc_files_are_paired_with_images_anywhere(tmp_path: Path, labels: str, images: str) -> None:
+    for stem in "ab":
+        image(tmp_path / images / f"{stem}.png")
+        write(tmp_path / labels / f"{stem}.xml", voc())
+    split = open_data(tmp_path).read("train")
+    assert [a.image_path.name for a in split.annotations] == ["a.png", "b.png"]
+    assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
+
+
+def test_voc_splits_follow_from_folders(tmp_path: Path) -> None:
+    for folder, name in (("train", "dog"), ("valid", "cat"), ("test", "dog")):
+        image(tmp_path / folder / "a.png")
+        write(tmp_path / folder / "a.xml", voc(name))
+    data_set = open_data(tmp_path)
+    assert data_set.description.endswith(": train, val, test (splits by folder or file name)")
+    val = data_set.read("val")
+    assert val.class_names == ("cat", "dog")
+    assert [a.image_path.parent.name for a in val.annotations] == ["valid"]
+
+
+def test_a_damaged_xml_file_beside_others_is_reported(tmp_path: Path) -> None:
+    for stem in "ab":
+        image(tmp_path / f"{stem}.png")
+        write(tmp_path / f"{stem}.xml", voc())
+    write(tmp_path / "b.xml", "<annotation><object>")
+    with pytest.raises(LabelError, match=r"b\.xml:1: not XML"):
+        open_data(tmp_path).read("train")
+
+
+@pytest.mark.parametrize("size", ["", "<width>0</width><height>0</height>", "<width>?</width><height>1</height>"])
+def test_a_missing_size_in_voc_is_accepted(tmp_path: Path, size: str) -> None:
+    image(tmp_path / "a.png")
+    write(tmp_path / "a.xml", voc(size=size))
+    assert open_data(tmp_path).read("train").ledger.used == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_an_image_of_another_size_is_left_out_in_every_split(tmp_path: Path, kind: str, split: str) -> None:
+    for stem in "ab":
+        image(tmp_path / f"{split}/{stem}.png")
+        if kind == "voc":
+            write(tmp_path / f"{split}/{stem}.xml", voc())
+    if kind == "coco":
+        images = [{"id": i, "file_name": f"{stem}.png", "width": 80, "height": 40} for i, stem in enumerate("ab", 1)]
+        write(tmp_path / f"{split}.json", coco(images=images))
+    write_image(tmp_path / f"{split}/a.png", np.zeros((20, 40, 3), np.uint8))
+    found = open_data(tmp_path).read(split)
+    assert [a.image_path.name for a in found.annotations] == ["b.png"]
+    [entry] = [entry for entry in found.ledger.entries if entry.code == "image_unusable"]
+    assert "a.png has 40x20 pixels, but its label file says 80x40: the image was resized after labeling" in entry.reason
+
+
+def test_labels_of_the_stored_image_name_the_exif_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for stem in "ab":
+        Image.new("RGB", (80, 40)).save(tmp_path / f"{stem}.jpg", **({"exif": exif} if stem == "a" else {}))
+        write(tmp_path / f"{stem}.xml", voc())
+    [entry] = open_data(tmp_path).read("train").ledger.entries
+    assert "has 40x80 pixels, but its label file says 80x40: it has the EXIF orientation 6" in entry.reason
+    assert "the labels were made on the stored image" in entry.reason
+
+
+def test_images_without_labels_are_not_used_and_reported(tmp_path: Path) -> None:
+    for stem in "abc":
+        image(tmp_path / f"{stem}.png")
+    write(tmp_path / "a.xml", voc())
+    split = open_data(tmp_path).read("train")
+    assert len(split.annotations) == 1
+    assert split.ledger.notes[0].startswith(f"2 image(s) without labels are not used, first: {tmp_path / 'b.png'}")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("labels.tfrecord", "TFRecord files are not read: export"),
+        ("labels.parquet", "Parquet files are not read"),
+        ("notes.txt", "the label files may be .*notes.txt"),
+        ("labels.json", "labels.json, which is not valid JSON"),
+        ("b.png", "2 images, and no label file"),
+    ],
+)
+def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str) -> None:
+    image(tmp_path / "a.png")
+    write(tmp_path / file, "")
+    with pytest.raises(LabelError, match=message):
+        open_data(tmp_path)
