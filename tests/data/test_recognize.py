@@ -224,8 +224,9 @@ def test_labels_of_the_stored_image_name_the_exif_orientation(tmp_path: Path) ->
     exif = Image.Exif()
     exif[0x0112] = 6
     for stem in "ab":
-        Image.new("RGB", (80, 40)).save(tmp_path / f"{stem}.jpg", **({"exif": exif} if stem == "a" else {}))
+        Image.new("RGB", (80, 40)).save(tmp_path / f"{stem}.jpg")
         write(tmp_path / f"{stem}.xml", voc())
+    Image.new("RGB", (80, 40)).save(tmp_path / "a.jpg", exif=exif)
     [entry] = open_data(tmp_path).read("train").ledger.entries
     assert "has 40x80 pixels, but its label file says 80x40: it has the EXIF orientation 6" in entry.reason
     assert "the labels were made on the stored image" in entry.reason

@@ -3,6 +3,7 @@
 The coordinates are fractions of the image width and height. `yolo_layout.py` finds the images and the class names.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,8 +55,10 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
     for image_id, (image, label) in enumerate(zip(files.images, files.labels, strict=True), start=1):
         # The rows of a missing image are dropped, so any image size will do.
         height, width = collector.add_image(image_id, image) or (1, 1)
+        if label is None:
+            continue
         files.guard.check(label, label.parent)
-        for line, text in _read_lines(label) if is_file(label) else ():
+        for line, text in _read_lines(label):
             try:
                 class_id, (x1, y1, x2, y2) = rows.parse(text)
             except RowError as error:
@@ -86,7 +89,7 @@ def _with_numbered_classes(data: YoloData, options: ReadOptions) -> YoloData:
     largest = 0
     for name in data.splits:
         for label in _list_files(data, name, options).labels:
-            for _, text in _read_lines(label) if is_file(label) else ():
+            for _, text in _read_lines(label) if label else ():
                 if (first := text.split()[0]).isdecimal():
                     largest = max(largest, int(first[:4]))
     names = tuple(f"class_{i}" for i in range(largest + 1))
@@ -135,8 +138,8 @@ class _Rows:
 
     def parse(self, row: str) -> tuple[int, Corners]:
         """Return the class id and the corners of a row, as fractions; raise RowError if the row cannot be used."""
-        fields = row.split()
-        class_id, values = _parse_row(fields[: self._columns], self.class_count)
+        fields = row.split()[: self._columns]
+        class_id, values = _parse_fast(fields, self.class_count) or _parse_row(fields, self.class_count)
         if len(values) > 4:
             self.polygons += 1
             return class_id, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
@@ -157,7 +160,7 @@ class _Rows:
 
 def _drop_orphans(files: "_SplitFiles", collector: RowCollector, rows: _Rows) -> None:
     """Drop the rows of label files without an image. A text file without any label row is left alone, with a note."""
-    known = {*files.labels}
+    known = {label for label in files.labels if label is not None}
     for folder in dict.fromkeys(files.label_folders):
         for orphan in FileIndex(folder).with_suffix(".txt"):
             if orphan in known or orphan.name in _NAME_FILES:
@@ -186,6 +189,18 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip() and not text.lstrip().startswith("#"):
             yield line, text.strip()
+
+
+def _parse_fast(fields: Sequence[str], class_count: int) -> tuple[int, list[float]] | None:
+    """Return the result of `_parse_row` for a valid row of five columns; None for any other row."""
+    if len(fields) != 5 or not fields[0].isdecimal() or any("_" in text for text in fields):
+        return None
+    try:
+        values = [float(text) for text in fields[1:]]
+    except ValueError:
+        return None
+    class_id = int(fields[0][:9])
+    return (class_id, values) if class_id < class_count and max(values) <= _MAX_FRACTION else None
 
 
 def _parse_row(fields: Sequence[str], class_count: int) -> tuple[int, list[float]]:
@@ -245,14 +260,14 @@ class _SplitFiles:
 
     Attributes:
         images: paths of all images, sorted. An image from a list file may be missing.
-        labels: path of the label file of each image; a label file may be missing.
+        labels: path of the label file of each image; None: it has none.
         label_folders: the folders that belong to folders of images. All label files in them should have an image.
         guard: allows the files in the data set's own folders.
         notes: what the user should know, one sentence each.
     """
 
     images: Sequence[Path]
-    labels: Sequence[Path]
+    labels: Sequence[Path | None]
     label_folders: Sequence[Path]
     guard: PathGuard
     notes: Sequence[str]
@@ -313,8 +328,8 @@ def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
     return images
 
 
-def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path]:
-    """Return the path of the label file of each image, in the order of `images`; a label file may be missing.
+def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path | None]:
+    """Return the path of the label file of each image, in the order of `images`; None for an image without one.
 
     Args:
         data: the data set.
@@ -325,25 +340,31 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
         LabelError: no image has a label file, or two images have the same label file.
     """
     folders = {folder: _label_folder(folder) for folder in {image.parent for image in images}}
-    expected = [folders[image.parent] / f"{image.stem}.txt" for image in images]
-    labels = [
-        label
-        if label.parent == image.parent or is_file(label) or not is_file(beside := image.with_suffix(".txt"))
-        else beside
-        for image, label in zip(images, expected, strict=True)
-    ]
-    if images and not any(map(is_file, labels)):
-        found = [data.index.find_text(image) for image in images]
-        if not any(found):
+    existing = {path for folder in (*folders, *folders.values()) for path in _text_files(folder)}
+    labels: list[Path | None] = []
+    for image in images:
+        file_name = f"{image.stem}.txt"
+        places = (folders[image.parent] / file_name, image.parent / file_name)
+        labels.append(next((place for place in places if place in existing), None))
+    if images and not any(labels):
+        labels = [data.index.find_text(image) for image in images]
+        if not any(labels):
+            expected = folders[images[0].parent] / f"{images[0].stem}.txt"
             raise LabelError(
                 f"{data.source}: none of the {len(labels)} images of the split {name} has a label file; "
-                f"for the first image, expected {labels[0]}"
+                f"for the first image, expected {expected}"
             )
-        labels = [text or label for text, label in zip(found, labels, strict=True)]
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
-        if owners.setdefault(label, image) != image and is_file(label):
+        if label is not None and owners.setdefault(label, image) != image:
             raise LabelError(
                 f"{label}: is the label file of both {owners[label]} and {image.name}; rename one of the images"
             )
     return labels
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    """Yield the .txt files directly in a folder; none if the folder does not exist."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (folder / entry.name for entry in entries if entry.name.endswith(".txt") and entry.is_file())
