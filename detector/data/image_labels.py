@@ -11,13 +11,19 @@ from typing import Any, Literal, NamedTuple
 
 from detector.data.row_collector import Corners, RowError
 
+EVERY_CLASS = "*"
+"""Class name of a crowd region that belongs to no class in particular, such as `DontCare` in KITTI.
+
+It is a crowd region of every class, and not the name of a class.
+"""
+
 
 class NamedRow(NamedTuple):
     """A label row that names its class.
 
     Attributes:
         line: line number of the row in the label file, counted from 1; None if the row has no line of its own.
-        class_name: name of the class, not empty.
+        class_name: name of the class, not empty; or `EVERY_CLASS`, only for a crowd region.
         corners: the box as (x1, y1, x2, y2), in pixels, or in fractions of the image size if
             `ImageLabels.are_fractions`.
         is_crowd: whether the row marks a crowd region or ignore region.

@@ -1,6 +1,19 @@
 """All label formats whose rows name their classes, in the order in which a folder is searched for them."""
 
-from detector.data.formats import createml, csv_table, cvat, supervisely, via, via_csv, voc
+from detector.data.formats import (
+    createml,
+    csv_table,
+    cvat,
+    datumaro,
+    kitti,
+    label_studio,
+    labelme,
+    openimages,
+    supervisely,
+    via,
+    via_csv,
+    voc,
+)
 from detector.data.image_labels import LabelFormat
 
 NAMED_FORMATS: tuple[LabelFormat, ...] = (
@@ -8,8 +21,13 @@ NAMED_FORMATS: tuple[LabelFormat, ...] = (
     createml.FORMAT,
     via.FORMAT,
     supervisely.FORMAT,
+    labelme.FORMAT,
+    label_studio.FORMAT,
+    datumaro.FORMAT,
     cvat.FORMAT,
     via_csv.FORMAT,
+    openimages.FORMAT,
     csv_table.FORMAT,
+    kitti.FORMAT,
 )
 """The formats. A file matches at most one of them."""

@@ -67,6 +67,18 @@ def rotated_box(center: Point, width: float, height: float, degrees: float) -> C
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
+def turned(point: Point, center: Point, degrees: float) -> Point:
+    """Return a point after a rotation about a center, clockwise in an image.
+
+    Raises:
+        RowError: a value is not finite.
+    """
+    _check_finite((*point, *center, degrees))
+    cos, sin = _cos_sin(degrees)
+    x, y = point[0] - center[0], point[1] - center[1]
+    return center[0] + x * cos - y * sin, center[1] + x * sin + y * cos
+
+
 def ellipse_box(center: Point, radius_x: float, radius_y: float, degrees: float = 0.0) -> Corners:
     """Return the bounding box of an ellipse that is rotated about its center.
 

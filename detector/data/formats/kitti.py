@@ -1,0 +1,62 @@
+"""Reads KITTI text: one file per image, one object per row with 15 or 16 columns.
+
+    type truncated occluded alpha x1 y1 x2 y2 height width length x y z rotation_y [score]
+    Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59
+
+The image name is the name of the label file without suffix. The 2D box is used. `DontCare` is not a class: such a row
+is a crowd region of every class.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.data.formats.row_values import number, parse_row, shown
+from detector.data.image_labels import EVERY_CLASS, ImageLabels, LabelFormat, NamedRow
+from detector.data.row_collector import RowError
+from detector.files import read_text
+
+_COLUMNS = (15, 16)
+_DONT_CARE = "DontCare"
+
+
+def _matches(lines: Sequence[str]) -> bool:
+    """Return whether all of the first lines of a file are rows of KITTI, at least one."""
+    rows = [columns for line in lines if (columns := line.lstrip("\ufeff").split())]
+    return bool(rows) and all(
+        len(columns) in _COLUMNS and number(columns[0]) is None and None not in map(number, columns[1:])
+        for columns in rows
+    )
+
+
+def _read(path: Path) -> tuple[ImageLabels, ...]:
+    """Read the text file of one image; an empty file is a background image.
+
+    Raises:
+        InputError: the file cannot be read or is not UTF-8.
+    """
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    rows = tuple(parse_row(_parse, columns, line, path.stem) for line, text in lines if (columns := text.split()))
+    return (ImageLabels(path, None, path.stem, rows),)
+
+
+def _parse(columns: Sequence[str]) -> NamedRow:
+    """Return a row.
+
+    Raises:
+        RowError: the row cannot be used.
+    """
+    if len(columns) not in _COLUMNS:
+        reason = f"the row has {len(columns)} columns, expected 15 or 16; a class name cannot contain spaces"
+        raise RowError("malformed_row", reason)
+    values = []
+    for name, text in zip(("x1", "y1", "x2", "y2"), columns[4:8], strict=True):
+        if (value := number(text)) is None:
+            raise RowError("malformed_row", f"{name} is {shown(text)}, not a number")
+        values.append(value)
+    x1, y1, x2, y2 = values
+    is_ignored = columns[0] == _DONT_CARE
+    return NamedRow(None, EVERY_CLASS if is_ignored else columns[0], (x1, y1, x2, y2), is_crowd=is_ignored)
+
+
+FORMAT = LabelFormat("KITTI text", "txt", _matches, _read, per_image=True)
+"""KITTI text, one file per image."""
