@@ -22,7 +22,9 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +208,175 @@ def onnx(folder: Path) -> tuple[list[bytes], Run]:
     return [(folder / "w.onnx").read_bytes()], run
 
 
-TARGETS = {f.__name__: f for f in (images, yolo, image_list, data_yaml, coco, voc, metadata, weights, onnx)}
+CAR = b"Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
+BITMAP = (
+    "eJzrDPBz5+WS4mJgYOD19HAJAtLMQMzECCKX7/oSCaTYAnxCXIH0////l96cfxfIYiwJ8gtmcHh2Iw3I"
+    "4fF0cQypmJOckFAA5LkwOE7vzzgNZDF4uvq5rHNKaAIAit4aOA=="
+)
+"""A PNG of 3 x 2 pixels as Supervisely writes it."""
+NAMED_FORMATS: dict[str, list[Any]] = {
+    "createml": [
+        [
+            {"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": dict.fromkeys(("x", "y", "width"), 3)}]},
+            {"imagefilename": "b.jpg", "annotation": []},
+        ],
+        [{"image": "a.jpg", "annotations": [{"label": "a", "coordinates": {"x": 1, "y": 2, "width": 3, "height": 4}}]}],
+    ],
+    "via": [
+        {
+            "a.jpg1": {
+                "filename": "a.jpg",
+                "size": 1,
+                "regions": [
+                    {"shape_attributes": shape, "region_attributes": {"class": "cat", "z": {"a": True}}}
+                    for shape in (
+                        {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4},
+                        {"name": "ellipse", "cx": 1, "cy": 2, "rx": 3, "ry": 4, "theta": 1},
+                        {"name": "polygon", "all_points_x": [1, 2], "all_points_y": [3, 4]},
+                        {"name": "circle", "cx": 1, "cy": 2, "r": 3},
+                    )
+                ],
+            }
+        },
+        {"_via_img_metadata": {"a": {"filename": "a.jpg", "size": 1, "regions": {"0": {"shape_attributes": {}}}}}},
+    ],
+    "supervisely": [
+        {
+            "size": {"height": 40, "width": 60},
+            "tags": [{"name": "train"}],
+            "objects": [
+                {"classTitle": "a", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [3, 4]]}},
+                {"classTitle": "a", "geometryType": "bitmap", "bitmap": {"data": BITMAP, "origin": [1, 2]}},
+            ],
+        }
+    ],
+    "labelme": [
+        {
+            "imagePath": "a.jpg",
+            "imageHeight": 40,
+            "imageWidth": 60,
+            "shapes": [
+                {"label": "a", "shape_type": kind, "points": [[1, 2], [3, 4]]}
+                for kind in ("rectangle", "circle", "polygon", "mask")
+            ],
+        }
+    ],
+    "label_studio": [
+        [
+            {
+                "data": {"image": "/data/local-files/?d=a.jpg"},
+                "annotations": [
+                    {
+                        "result": [
+                            {"id": "r", "type": kind, "original_width": 60, "original_height": 40, "value": value}
+                            for kind, value in (
+                                (
+                                    "rectanglelabels",
+                                    {"x": 1, "y": 2, "width": 3, "height": 4, "rectanglelabels": ["a"]},
+                                ),
+                                ("ellipselabels", {"x": 1, "y": 2, "radiusX": 3, "radiusY": 4, "rotation": 5}),
+                                ("polygonlabels", {"points": [[1, 2], [3, 4]], "polygonlabels": ["a"]}),
+                                ("rectangle", {"x": 1}),
+                            )
+                        ]
+                    }
+                ],
+            }
+        ],
+        [{"id": 1, "image": "s3://a/b.jpg", "label": [{"x": 1, "width": 3, "height": 4, "rectanglelabels": ["a"]}]}],
+    ],
+    "datumaro": [
+        {
+            "categories": {"label": {"labels": [{"name": "a"}, {"name": "b"}]}},
+            "items": [
+                {
+                    "id": "a",
+                    "image": {"path": "a.jpg", "size": [40, 60]},
+                    "annotations": [
+                        {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4], "attributes": {"is_crowd": True}},
+                        {"type": "polygon", "label_id": 1, "points": [1, 2, 3, 4]},
+                        {"type": "mask", "label_id": 1, "rle": {"counts": [4, 2, 6], "size": [3, 4]}},
+                        {"type": "mask", "label_id": 1, "rle": {"counts": "42120", "size": [3, 4]}},
+                        {"type": "rotated_bbox", "label_id": 1, "cx": 1, "cy": 2, "w": 3, "h": 4, "r": 5},
+                    ],
+                }
+            ],
+        }
+    ],
+    "cvat": [
+        b"<?xml version='1.0'?>\n<annotations><image id='0' name='a.jpg' width='60' height='40' subset='train'>\n"
+        b"<box label='a' xtl='1' ytl='2' xbr='3' ybr='4' rotation='5'/><polygon label='a' points='1,2;3,4'/>\n"
+        b"<ellipse label='a' cx='1' cy='2' rx='3' ry='4'/><mask label='a' left='1' top='2' width='3' height='4'/>"
+        b"</image></annotations>",
+        b"<annotations><track id='0'/></annotations>",
+    ],
+    "via_csv": [
+        b"filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+        b'a.jpg,1,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""class"":""a""}"\n'
+    ],
+    "openimages": [b"ImageID,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/1,1,0.1,0.2,0.3,0.4,1\n"],
+    "csv_table": [
+        b"filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,3,4\na.jpg,61,40,,,,,\n",
+        b"a.jpg,1,2,3,4,cat\nb.png,,,,,\n",
+        b'\xef\xbb\xbfimage;label;bbox_x;bbox_y;bbox_width;bbox_height\r\na;"b;c";0.1;0.2;0.3;0.4\r\n',
+    ],
+    "kitti": [CAR + CAR[:-1] + b" 0.9\nDontCare" + CAR[3:]],
+}
+"""Module of a format whose rows name their classes → valid files, as bytes or as JSON values."""
+
+
+def named_format(module: str, folder: Path) -> tuple[list[bytes], Run]:
+    """Target: a file of a format whose rows name their classes. Return seeds and function.
+
+    A JSON file is read twice: as it is, and with one part replaced by another value.
+
+    Args:
+        module: name of the module of the format.
+        folder: folder for the file.
+    """
+    from detector.data.image_labels import LabelFormat
+
+    label_format: LabelFormat = importlib.import_module(f"detector.data.formats.{module}").FORMAT
+    seeds = [
+        seed if isinstance(seed, bytes) else json.dumps(seed, indent=indent).encode()
+        for seed in NAMED_FORMATS[module]
+        for indent in (1, None)
+    ]
+    path = folder / "a.json"
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        _allow_input_error(lambda: list(label_format.read(path)))
+
+    def run(content: bytes) -> None:
+        read(content)
+        if label_format.kind in ("csv", "txt"):
+            label_format.matches(content.decode("utf-8", "replace").split("\n")[:20])
+        elif label_format.kind == "json":
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(content)
+                label_format.matches(value)
+                rng = random.Random(zlib.crc32(content))
+                read(json.dumps(replace_part(value, rng)).encode())
+
+    return seeds, run
+
+
+def replace_part(value: Any, rng: random.Random) -> Any:
+    """Return a JSON value in which a random part is replaced by another value."""
+    if not isinstance(value, list | dict) or not value or rng.random() < 0.15:
+        return rng.choice([None, True, 0, -1, 10**400, 1e400, 0.5, "", "x", "1.0", [], [[]], {}, {"x": 1}, "9" * 5000])
+    if isinstance(value, list):
+        index = rng.randrange(len(value))
+        return [*value[:index], replace_part(value[index], rng), *value[index + 1 :]]
+    key = rng.choice(list(value))
+    return value | {key: replace_part(value[key], rng)}
+
+
+TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Run]]] = {
+    f.__name__: f for f in (images, yolo, image_list, data_yaml, coco, voc, metadata, weights, onnx)
+}
+TARGETS |= {name: partial(named_format, name) for name in NAMED_FORMATS}
 TOKENS = [
     b"-1",
     b"NaN",

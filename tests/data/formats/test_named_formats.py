@@ -1,4 +1,6 @@
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -6,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from detector.data.formats.named_formats import NAMED_FORMATS
-from detector.data.image_labels import NamedRow
+from detector.data.image_labels import LabelFormat, NamedRow
+from detector.errors import InputError
 
 VIA_IMAGE = {
     "filename": "a.jpg",
@@ -18,6 +21,7 @@ VIA_IMAGE = {
         }
     ],
 }
+PERCENT = {"x": 100 / 60, "y": 200 / 40, "width": 300 / 60, "height": 400 / 40}
 SAMPLES: dict[str, Any] = {
     "CreateML JSON": [
         {
@@ -30,11 +34,28 @@ SAMPLES: dict[str, Any] = {
         "size": {"height": 40, "width": 60},
         "objects": [{"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[1, 2], [4, 6]]}}],
     },
+    "LabelMe JSON": {
+        "imagePath": "a.jpg",
+        "shapes": [{"label": "cat", "shape_type": "rectangle", "points": [[1, 2], [4, 6]]}],
+    },
+    "Label Studio JSON": [
+        {
+            "data": {"image": "a.jpg"},
+            "annotations": [{"result": [{"type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["cat"]}}]}],
+        }
+    ],
+    "Datumaro JSON": {
+        "categories": {"label": {"labels": [{"name": "cat"}]}},
+        "items": [{"id": "a", "annotations": [{"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}]}],
+    },
     "CVAT XML": '<annotations><image name="a.jpg">'
     '<box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
     "VIA CSV": "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
     'a.jpg,9,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""class"":""cat""}"\n',
+    "Open Images CSV": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded\n"
+    f"a,xclick,cat,1,{1 / 60},{4 / 60},{2 / 40},{6 / 40},0\n",
     "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
+    "KITTI text": "cat 0 0 -1 1 2 4 6 1 1 1 1 1 1 1\n",
 }
 """Name of the format → a file with one cat at (1, 2, 4, 6) in an image named a or a.jpg."""
 
@@ -94,7 +115,7 @@ def test_only_its_own_format_matches_a_sample(name: str) -> None:
 
 
 @pytest.mark.parametrize("label_format", NAMED_FORMATS, ids=lambda f: f.name)
-def test_every_format_reads_the_same_box(label_format: Any, tmp_path: Path) -> None:
+def test_every_format_reads_the_same_box(label_format: LabelFormat, tmp_path: Path) -> None:
     sample = SAMPLES[label_format.name]
     path = tmp_path / ("a.json" if label_format.kind == "json" else "a.txt")
     path.write_text(sample if isinstance(sample, str) else json.dumps(sample))
@@ -106,6 +127,34 @@ def test_every_format_reads_the_same_box(label_format: Any, tmp_path: Path) -> N
     scale = [60, 40, 60, 40] if labels.are_fractions else [1, 1, 1, 1]
     assert [value * s for value, s in zip(row.corners, scale, strict=True)] == pytest.approx([1, 2, 4, 6])
     assert row.class_name == "cat"
+
+
+def replaced(value: Any, new: Any) -> Iterator[Any]:
+    """Yield copies of a JSON value in which one part is replaced by `new`, for every part."""
+    yield new
+    if isinstance(value, dict):
+        for key in value:
+            yield from (value | {key: part} for part in replaced(value[key], new))
+            yield {k: v for k, v in value.items() if k != key}
+    if isinstance(value, list):
+        for i in range(len(value)):
+            yield from ([*value[:i], part, *value[i + 1 :]] for part in replaced(value[i], new))
+
+
+@pytest.mark.parametrize(
+    "new", [None, True, 3, -1, 1e400, "", "x", "9" * 400, [], [[]], [None], {}, {"x": {}}], ids=str
+)
+@pytest.mark.parametrize("label_format", [f for f in NAMED_FORMATS if f.kind == "json"], ids=lambda f: f.name)
+def test_any_value_in_any_place_is_handled(label_format: LabelFormat, new: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for value in replaced(SAMPLES[label_format.name], new):
+        label_format.matches(value)
+        path.write_text(json.dumps(value))
+        with contextlib.suppress(InputError):
+            for labels in label_format.read(path):
+                assert labels.image_name
+                for row in labels.rows:
+                    assert (row.class_name if isinstance(row, NamedRow) else row.error.reason) != ""
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from detector.data.formats.kitti import FORMAT
+from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, NamedRow
+
+CAR = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59"
+
+
+def read(folder: Path, text: str) -> ImageLabels:
+    path = folder / "000001.txt"
+    path.write_text(text)
+    [labels] = FORMAT.read(path)
+    return labels
+
+
+def test_boxes_are_read_with_and_without_score(tmp_path: Path) -> None:
+    labels = read(tmp_path, f"{CAR}\n\n{CAR} 0.9\n")
+    assert (labels.image_name, labels.image_hw) == ("000001", None)
+    box = (587.01, 173.33, 614.12, 200.12)
+    assert labels.rows == (NamedRow(1, "Car", box), NamedRow(3, "Car", box))
+
+
+def test_dont_care_is_a_crowd_region_of_every_class(tmp_path: Path) -> None:
+    labels = read(tmp_path, "DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10\n")
+    assert labels.rows == (NamedRow(1, EVERY_CLASS, (1, 2, 3, 4), is_crowd=True),)
+
+
+def test_empty_file_is_a_background_image(tmp_path: Path) -> None:
+    assert read(tmp_path, "").rows == ()
+
+
+def test_unusable_rows_say_why(tmp_path: Path) -> None:
+    labels = read(tmp_path, f"Big {CAR} 0.9\n{CAR.replace('173.33', 'x')}\n")
+    assert [(row.line, row.error.reason) for row in labels.rows if isinstance(row, BadRow)] == [
+        (1, "the row has 17 columns, expected 15 or 16; a class name cannot contain spaces"),
+        (2, "y1 is 'x', not a number"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "0 0.5 0.5 0.1 0.1", CAR.replace("Car", "1"), f"{CAR}\nother text", CAR + " 0.5 0.5"]
+)
+def test_other_text_does_not_match(text: str) -> None:
+    assert FORMAT.matches([CAR, "", CAR + " 0.5"])
+    assert not FORMAT.matches(text.split("\n"))
