@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from detector.data.file_index import FULL, FileIndex, Match
-from detector.data.image_labels import BadRow, ImageLabels, LabelFormat
+from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import SPLITS, Split, read_file, split_in
@@ -119,7 +119,7 @@ class NamedLabels:
             LabelError: there is no class name.
         """
         rows = (row for labels in self._labels for row in labels.rows)
-        names = {row.class_name for row in rows if not isinstance(row, BadRow)}
+        names = {row.class_name for row in rows if not isinstance(row, BadRow)} - {EVERY_CLASS}
         if not names:
             count = len(self.files)
             raise LabelError(
@@ -203,14 +203,15 @@ def _add_rows(
     for row in labels.rows:
         if isinstance(row, BadRow):
             collector.drop(image_id, labels.label_file, row.line, row.error)
-        elif row.class_name not in class_ids:
+        elif row.class_name != EVERY_CLASS and row.class_name not in class_ids:
             error = RowError("unknown_class", f"class {row.class_name!r:.60} is not among the class names")
             collector.drop(image_id, labels.label_file, row.line, error)
         else:
             x1, y1, x2, y2 = row.corners
             corners = (x1 * width, y1 * height, x2 * width, y2 * height)
-            class_id = class_ids[row.class_name]
-            collector.add_row(LabelRow(image_id, labels.label_file, row.line, class_id, corners, row.is_crowd))
+            # A crowd region of every class becomes one row per class, because crowd regions are scored per class.
+            for class_id in class_ids.values() if row.class_name == EVERY_CLASS else (class_ids[row.class_name],):
+                collector.add_row(LabelRow(image_id, labels.label_file, row.line, class_id, corners, row.is_crowd))
 
 
 def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:

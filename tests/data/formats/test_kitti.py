@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detector.data.formats.kitti import FORMAT
 from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, NamedRow
+from detector.data.open_data import open_data
+from detector.images import write_image
 
 CAR = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59"
 
@@ -25,6 +28,20 @@ def test_boxes_are_read_with_and_without_score(tmp_path: Path) -> None:
 def test_dont_care_is_a_crowd_region_of_every_class(tmp_path: Path) -> None:
     labels = read(tmp_path, "DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10\n")
     assert labels.rows == (NamedRow(1, EVERY_CLASS, (1, 2, 3, 4), is_crowd=True),)
+
+
+def test_dont_care_is_not_a_class_of_the_data_set(tmp_path: Path) -> None:
+    for name, text in (("a", f"{CAR}\nDontCare -1 -1 -10 1 2 30 40 -1 -1 -1 -1000 -1000 -1000 -10\n"), ("b", CAR)):
+        (tmp_path / "label_2").mkdir(exist_ok=True)
+        (tmp_path / f"label_2/{name}.txt").write_text(text.replace("Car", "Van") if name == "b" else text)
+        (tmp_path / "image_2").mkdir(exist_ok=True)
+        write_image(tmp_path / f"image_2/{name}.png", np.full((300, 700, 3), len(text) % 256, np.uint8))
+    split = open_data(tmp_path).read("train")
+    assert split.class_names == ("Car", "Van")
+    first = split.annotations[0]
+    assert first.is_crowd.tolist() == [False, True, True]
+    assert first.class_ids[first.is_crowd].tolist() == [0, 1]
+    assert first.boxes[first.is_crowd].tolist() == [[1, 2, 30, 40]] * 2
 
 
 def test_empty_file_is_a_background_image(tmp_path: Path) -> None:
