@@ -201,5 +201,5 @@ def _parse(values: Mapping[str, str]) -> tuple[str, Corners]:
     return name, (x, y, x + width, y + height)
 
 
-FORMAT = LabelFormat("CSV table", "csv", _matches, _read)
+FORMAT = LabelFormat("CSV table", "csv", _matches, _read, matches_stem=True)
 """CSV with the columns of TensorFlow and Roboflow, or of Keras RetinaNet."""

@@ -149,5 +149,5 @@ def _floats(annotation: dict[str, Any], key: str, count: int | None) -> list[flo
     return [value for value in values if value is not None]
 
 
-FORMAT = LabelFormat("Datumaro JSON", "json", _matches, _read)
+FORMAT = LabelFormat("Datumaro JSON", "json", _matches, _read, matches_stem=True)
 """Datumaro JSON."""

@@ -89,5 +89,5 @@ def _class_names(path: Path) -> dict[str, str]:
     return {cells[0]: cells[1] for cells in rows if len(cells) >= 2 and cells[1]}
 
 
-FORMAT = LabelFormat("Open Images CSV", "csv", _matches, _read)
+FORMAT = LabelFormat("Open Images CSV", "csv", _matches, _read, matches_stem=True)
 """CSV of the Open Images data set."""

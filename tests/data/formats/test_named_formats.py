@@ -23,6 +23,8 @@ VIA_IMAGE = {
 }
 PERCENT = {"x": 100 / 60, "y": 200 / 40, "width": 300 / 60, "height": 400 / 40}
 SAMPLES: dict[str, Any] = {
+    "Pascal VOC": "<annotation><filename>a.jpg</filename><object><name>cat</name>"
+    "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>4</xmax><ymax>6</ymax></bndbox></object></annotation>",
     "CreateML JSON": [
         {
             "image": "a.jpg",
@@ -167,6 +169,6 @@ def test_foreign_text_matches_no_format(name: str) -> None:
     assert matching(FOREIGN_TEXT[name], {"csv", "txt"}) == []
 
 
-@pytest.mark.parametrize("tag", ["annotation", "project", "html", "svg", "{http://maven.apache.org/POM/4.0.0}project"])
+@pytest.mark.parametrize("tag", ["project", "feed", "html", "svg", "{http://maven.apache.org/POM/4.0.0}project"])
 def test_foreign_xml_matches_no_format(tag: str) -> None:
     assert [f.name for f in NAMED_FORMATS if f.kind == "xml" and f.matches(tag)] == []
