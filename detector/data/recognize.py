@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,21 +65,27 @@ def named_format_of(path: Path) -> LabelFormat | None:
 def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Path, ...]]]:
     """Return name of a format → (format, label files in this format), in the order of `NAMED_FORMATS`."""
     found: dict[str, list[Path]] = {}
+    image_stems = {image.stem for image in index.images}
     for suffix in (".json", ".xml", ".csv", ".tsv", ".txt"):
         by_folder: dict[Path, list[Path]] = {}
         for path in index.with_suffix(suffix):
             by_folder.setdefault(path.parent, []).append(path)
         for paths in by_folder.values():
-            for path, label_format in _formats_in_folder(paths):
+            for path, label_format in _formats_in_folder(paths, image_stems):
                 found.setdefault(label_format.name, []).append(path)
     return {f.name: (f, tuple(found[f.name])) for f in NAMED_FORMATS if f.name in found}
 
 
-def _formats_in_folder(paths: list[Path]) -> Iterable[tuple[Path, LabelFormat]]:
+def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tuple[Path, LabelFormat]]:
     """Yield (path, format) of the files of one suffix in a folder, except files without a known format.
 
     Beside label files of single images, a file that cannot be parsed is yielded too, so that reading it reports the
-    fault. In a folder `Annotations`, every XML file without another format counts as Pascal VOC.
+    fault, and so is a text file with the name of an image, because it may be empty. In a folder `Annotations`, every
+    XML file without another format counts as Pascal VOC.
+
+    Args:
+        paths: the files.
+        image_stems: names of the images of the data set without suffixes.
     """
     sniffed = {path: named_format_of(path) for path in (paths if len(paths) <= _MAX_SNIFFED else paths[:10])}
     per_image = [
@@ -92,6 +98,9 @@ def _formats_in_folder(paths: list[Path]) -> Iterable[tuple[Path, LabelFormat]]:
         label_format = sniffed.get(path)
         if label_format is not None:
             yield path, label_format
+        elif common is not None and common.kind == "txt":
+            if path.stem in image_stems:
+                yield path, common
         elif common is not None and (path not in sniffed or common.kind == "xml" or _is_damaged(path)):
             yield path, common
 

@@ -44,6 +44,18 @@ def test_dont_care_is_not_a_class_of_the_data_set(tmp_path: Path) -> None:
     assert first.boxes[first.is_crowd].tolist() == [[1, 2, 30, 40]] * 2
 
 
+def test_empty_label_file_of_a_folder_is_background(tmp_path: Path) -> None:
+    (tmp_path / "image_2").mkdir()
+    (tmp_path / "label_2").mkdir()
+    for name, text in (("a", CAR), ("b", "")):
+        (tmp_path / f"label_2/{name}.txt").write_text(text)
+        write_image(tmp_path / f"image_2/{name}.png", np.zeros((300, 700, 3), np.uint8))
+    (tmp_path / "label_2/README.txt").write_text("The labels of two images.")
+    split = open_data(tmp_path).read("train")
+    assert [len(annotation.boxes) for annotation in split.annotations] == [1, 0]
+    assert (split.ledger.background, split.ledger.entries) == (1, ())
+
+
 def test_empty_file_is_a_background_image(tmp_path: Path) -> None:
     assert read(tmp_path, "").rows == ()
 
