@@ -18,6 +18,7 @@ from detector.data.formats.csv_file import DELIMITERS, CsvRow, first_rows, read_
 from detector.data.formats.row_values import are_fractions, class_name, image_size, number, numbers, parse_row, shown
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.row_collector import Corners, RowError
+from detector.data.split import canonical_name
 from detector.errors import LabelError, location
 from detector.files import read_text
 from detector.images import IMAGE_SUFFIXES
@@ -173,7 +174,7 @@ def _check_columns(cells: Sequence[str], layout: _Layout) -> None:
 def _update(image: _Image, row: CsvRow, layout: _Layout) -> None:
     """Set size and split of an image from a row, or raise RowError if they differ from those of another row."""
     size = image_size(_cell(row.cells, layout, "height"), _cell(row.cells, layout, "width"))
-    split = _cell(row.cells, layout, "split")
+    split = canonical_name(_cell(row.cells, layout, "split"))
     if image.size and size and image.size != size:
         (height, width), (other_height, other_width) = size, image.size
         reason = f"the image is {width} x {height} in this row, but {other_width} x {other_height} in another row"

@@ -15,6 +15,7 @@ from detector.data.formats.shapes import bounding_box, ellipse_box, rotated_box
 from detector.data.formats.xml_file import line_of, parse_xml
 from detector.data.image_labels import ImageLabels, LabelFormat
 from detector.data.row_collector import Corners, RowError
+from detector.data.split import canonical_name
 from detector.errors import LabelError, location
 
 _NOT_OBJECTS = {"tag"}
@@ -53,7 +54,9 @@ def _read_image(path: Path, image: Element) -> ImageLabels:
         parse_row(_parse, shape, line_of(shape), f"<{shape.tag}>") for shape in image if shape.tag not in _NOT_OBJECTS
     ]
     hw = image_size(image.get("height"), image.get("width"))
-    return ImageLabels(path, line, name, tuple(rows), hw, split_name=image.get("subset", "").strip() or None)
+    return ImageLabels(
+        path, line, name, tuple(rows), hw, split_name=canonical_name(image.get("subset", "").strip()) or None
+    )
 
 
 def _parse(shape: Element) -> tuple[str, Corners]:

@@ -18,6 +18,7 @@ from detector.data.formats.row_values import image_size, number, numbers, parse_
 from detector.data.formats.shapes import bounding_box, mask_box, mask_counts, rotated_box
 from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
 from detector.data.row_collector import Corners, RowError
+from detector.data.split import canonical_name
 
 _NOT_OBJECTS = ("label", "caption")
 """Types of annotations that describe the whole image."""
@@ -43,7 +44,7 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
     if not isinstance(items, list):
         raise file.error(f"not Datumaro JSON: `items` is {shown(items)}; expected a list")
     class_names = _class_names(file)
-    split = None if path.stem == "default" else path.stem
+    split = None if path.stem == "default" else canonical_name(path.stem)
     return tuple(_read_item(file, index, class_names, split) for index in range(len(items)))
 
 

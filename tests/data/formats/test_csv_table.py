@@ -58,8 +58,8 @@ def test_row_without_class_and_box_is_background(tmp_path: Path) -> None:
 
 
 def test_split_column_names_the_split(tmp_path: Path) -> None:
-    a, b = read(tmp_path, "file,class,x1,y1,x2,y2,split\na,cat,1,2,3,4,train\nb,cat,1,2,3,4,\n")
-    assert (a.split_name, b.split_name) == ("train", None)
+    a, b = read(tmp_path, "file,class,x1,y1,x2,y2,split\na,cat,1,2,3,4,VALID\nb,cat,1,2,3,4,\n")
+    assert (a.split_name, b.split_name) == ("val", None)
 
 
 def test_coordinates_up_to_one_are_fractions(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def image(*shapes: str, more: str = "") -> str:
 
 def test_boxes_size_and_subset_are_read(tmp_path: Path) -> None:
     a, b = read(tmp_path, image(BOX, '<tag label="day"/>', more=' subset="Train"'), image())
-    assert (a.image_name, a.image_hw, a.line, a.split_name) == ("x/a.jpg", (40, 60), 3, "Train")
+    assert (a.image_name, a.image_hw, a.line, a.split_name) == ("x/a.jpg", (40, 60), 3, "train")
     assert a.rows == (NamedRow(4, "cat", (10, 20.5, 50, 30)),)
     assert (b.rows, b.split_name) == ((), None)
 

@@ -33,6 +33,11 @@ def test_boxes_size_and_split_are_read(tmp_path: Path) -> None:
     assert (b.image_name, b.image_hw, b.rows) == ("x/a", None, ())
 
 
+def test_variant_of_a_split_name_names_the_split(tmp_path: Path) -> None:
+    [a] = read(tmp_path, item(), name="validation")
+    assert a.split_name == "val"
+
+
 def test_file_named_default_names_no_split(tmp_path: Path) -> None:
     [a] = read(tmp_path, item(), name="default")
     assert a.split_name is None
