@@ -128,7 +128,8 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
         raise LabelError(f"{location(path, 1)}: not a table of boxes; expected a header such as {_EXAMPLE}")
     images: dict[str, _Image] = {}
     for row in read_csv_file(path, layout.delimiter)[layout.has_header :]:
-        name = _cell(row.cells, layout, "image")
+        column = layout.columns["image"]
+        name = row.cells[column] if column < len(row.cells) else ""
         if not name:
             place = location(path, row.line)
             raise LabelError(f"{place}: the row has no image; write the file name of the image, or remove the row")
@@ -140,21 +141,15 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
     )
 
 
-def _cell(cells: Sequence[str], layout: _Layout, meaning: str) -> str:
-    """Return the text of a column, or "" if the table or the row does not have the column."""
-    column = layout.columns.get(meaning, len(cells))
-    return cells[column] if column < len(cells) else ""
-
-
 def _add_row(image: _Image, row: CsvRow, layout: _Layout) -> None:
     """Add a row of the table to its image. A row without class and box adds only the size and the split."""
     try:
         _check_columns(row.cells, layout)
-        _update(image, row, layout)
+        values = {meaning: row.cells[column] for meaning, column in layout.columns.items()}
+        _update(image, values)
     except RowError as error:
         image.rows.append(BadRow(row.line, RowError(error.code, error.reason)))
         return
-    values = {meaning: _cell(row.cells, layout, meaning) for meaning in layout.columns}
     if any(values.get(key) for key in ("class", *_CORNER_KEYS, *_BBOX_KEYS)):
         image.rows.append(parse_row(_parse, values, row.line, f"line {row.line}"))
 
@@ -171,10 +166,10 @@ def _check_columns(cells: Sequence[str], layout: _Layout) -> None:
         raise RowError("malformed_row", reason)
 
 
-def _update(image: _Image, row: CsvRow, layout: _Layout) -> None:
+def _update(image: _Image, values: Mapping[str, str]) -> None:
     """Set size and split of an image from a row, or raise RowError if they differ from those of another row."""
-    size = image_size(_cell(row.cells, layout, "height"), _cell(row.cells, layout, "width"))
-    split = canonical_name(_cell(row.cells, layout, "split"))
+    size = image_size(values.get("height"), values.get("width"))
+    split = canonical_name(values.get("split", ""))
     if image.size and size and image.size != size:
         (height, width), (other_height, other_width) = size, image.size
         reason = f"the image is {width} x {height} in this row, but {other_width} x {other_height} in another row"

@@ -3,7 +3,8 @@
     {"imagePath": "a.jpg", "imageHeight": 480, "imageWidth": 640, "shapes": [
         {"label": "cat", "shape_type": "rectangle", "points": [[10, 20], [50, 30]]}]}
 
-Polygons, circles, lines and masks become their bounding boxes. The image name is `imagePath`, which may contain
+Polygons, circles, lines and masks become their bounding boxes. `group_id` is not used: if an object consists of several
+shapes, each shape is a box. The image name is `imagePath`, which may contain
 backslashes; without `imagePath`, it is the name of the label file without suffix.
 """
 

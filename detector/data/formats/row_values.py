@@ -36,6 +36,8 @@ def number(value: object) -> float | None:
     >>> number(1), number("1.50"), number("1_0"), number(True)
     (1.0, 1.5, None, None)
     """
+    if type(value) is float:
+        return value
     if isinstance(value, str) and "_" in value:  # Python's own syntax, and no other program's
         return None
     if not isinstance(value, int | float | str) or isinstance(value, bool):
