@@ -10,8 +10,9 @@ image. If all coordinates are from 0 to 1, they are fractions of the image size.
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.json_file import JsonFile, read_json_file
-from detector.data.formats.row_values import (
+from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.json_file import JsonFile, read_json_file
+from detector.data.parsing.row_values import (
     are_fractions,
     class_name,
     is_list_of_objects,
@@ -19,7 +20,6 @@ from detector.data.formats.row_values import (
     parse_row,
     shown,
 )
-from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.row_collector import Corners, RowError
 
 _IMAGE_KEYS = ("image", "imagefilename")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
-from detector.data.formats.csv_file import DELIMITERS, CsvRow, first_rows, read_csv_file
-from detector.data.formats.row_values import are_fractions, class_name, image_size, number, numbers, parse_row, shown
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.csv_file import DELIMITERS, CsvRow, first_rows, read_csv_file
+from detector.data.parsing.row_values import are_fractions, class_name, image_size, number, numbers, parse_row, shown
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import canonical_name
 from detector.errors import LabelError, location

@@ -10,10 +10,10 @@ contain the names of the images and is refused.
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from detector.data.formats.row_values import class_name, image_size, number, numbers, parse_row, shown
-from detector.data.formats.shapes import bounding_box, ellipse_box, rotated_box
-from detector.data.formats.xml_file import line_of, parse_xml
 from detector.data.image_labels import ImageLabels, LabelFormat
+from detector.data.parsing.row_values import class_name, image_size, number, numbers, parse_row, shown
+from detector.data.parsing.shapes import bounding_box, ellipse_box, rotated_box
+from detector.data.parsing.xml_file import line_of, parse_xml
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import canonical_name
 from detector.errors import LabelError, location

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.json_file import JsonFile, read_json_file
-from detector.data.formats.row_values import image_size, number, numbers, parse_row, shown
-from detector.data.formats.shapes import bounding_box, mask_box, mask_counts, rotated_box
 from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.json_file import JsonFile, read_json_file
+from detector.data.parsing.row_values import image_size, number, numbers, parse_row, shown
+from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, rotated_box
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import canonical_name
 

@@ -10,8 +10,8 @@ is a crowd region of every class.
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.data.formats.row_values import number, parse_row, shown
 from detector.data.image_labels import EVERY_CLASS, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.row_values import number, parse_row, shown
 from detector.data.row_collector import RowError
 from detector.files import read_text
 

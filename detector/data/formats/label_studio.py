@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detector.data.formats.json_file import JsonFile, Key, read_json_file
-from detector.data.formats.row_values import class_name, image_size, is_list_of_objects, numbers, parse_row, shown
-from detector.data.formats.shapes import Point, bounding_box, ellipse_box, points_of, rotated_box, turned
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat
+from detector.data.parsing.json_file import JsonFile, Key, read_json_file
+from detector.data.parsing.row_values import class_name, image_size, is_list_of_objects, numbers, parse_row, shown
+from detector.data.parsing.shapes import Point, bounding_box, ellipse_box, points_of, rotated_box, turned
 from detector.data.row_collector import Corners, RowError
 from detector.images import IMAGE_SUFFIXES
 

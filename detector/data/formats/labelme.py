@@ -12,10 +12,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.json_file import read_json_file
-from detector.data.formats.row_values import class_name, image_size, parse_row, shown
-from detector.data.formats.shapes import bounding_box, ellipse_box, points_of
 from detector.data.image_labels import ImageLabels, LabelFormat
+from detector.data.parsing.json_file import read_json_file
+from detector.data.parsing.row_values import class_name, image_size, parse_row, shown
+from detector.data.parsing.shapes import bounding_box, ellipse_box, points_of
 from detector.data.row_collector import Corners, RowError
 
 _POLYGONS = ("polygon", "rectangle", "line", "linestrip", "rotation", "oriented_rectangle")

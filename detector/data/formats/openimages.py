@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detector.data.formats.csv_file import first_rows, read_csv_file
 from detector.data.formats.csv_table import is_open_images
-from detector.data.formats.row_values import class_name, number, numbers, parse_row, shown
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.csv_file import first_rows, read_csv_file
+from detector.data.parsing.row_values import class_name, number, numbers, parse_row, shown
 from detector.data.row_collector import RowError
 from detector.data.split import canonical_name
 from detector.errors import LabelError, location

@@ -17,10 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from detector.data.formats.json_file import read_json_file
-from detector.data.formats.row_values import class_name, image_size, parse_row, shown
-from detector.data.formats.shapes import bounding_box, points_of
 from detector.data.image_labels import ImageLabels, LabelFormat
+from detector.data.parsing.json_file import read_json_file
+from detector.data.parsing.row_values import class_name, image_size, parse_row, shown
+from detector.data.parsing.shapes import bounding_box, points_of
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import canonical_name
 from detector.options import MAX_PIXELS

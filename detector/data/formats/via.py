@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.json_file import JsonFile, Key, read_json_file
-from detector.data.formats.row_values import class_name, number, numbers, parse_row, shown
-from detector.data.formats.shapes import bounding_box, ellipse_box
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.json_file import JsonFile, Key, read_json_file
+from detector.data.parsing.row_values import class_name, number, numbers, parse_row, shown
+from detector.data.parsing.shapes import bounding_box, ellipse_box
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.csv_file import CsvRow, first_rows, read_csv_file
-from detector.data.formats.json_file import parse_json
-from detector.data.formats.row_values import parse_row
 from detector.data.formats.via import box_of, class_of, find_class_attribute
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.csv_file import CsvRow, first_rows, read_csv_file
+from detector.data.parsing.json_file import parse_json
+from detector.data.parsing.row_values import parse_row
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError, location
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from detector.data.file_index import FileIndex
-from detector.data.formats.xml_file import line_of, parse_xml
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.xml_file import line_of, parse_xml
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError, location
 from detector.files import read_text

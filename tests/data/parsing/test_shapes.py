@@ -7,7 +7,7 @@ from faster_coco_eval import mask as coco_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.data.formats.shapes import ellipse_box, mask_box, mask_counts, rotated_box, turned
+from detector.data.parsing.shapes import ellipse_box, mask_box, mask_counts, rotated_box, turned
 from detector.data.row_collector import RowError
 
 SIZES = st.floats(0.5, 50)

@@ -6,7 +6,7 @@ Shared by the readers of formats with other shapes than boxes.
 import math
 from collections.abc import Sequence
 
-from detector.data.formats.row_values import number, shown
+from detector.data.parsing.row_values import number, shown
 from detector.data.row_collector import Corners, RowError
 
 Point = tuple[float, float]

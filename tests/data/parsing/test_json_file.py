@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.data.formats.json_file import Key, find_lines, read_json_file
+from detector.data.parsing.json_file import Key, find_lines, read_json_file
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(max_size=3),

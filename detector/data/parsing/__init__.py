@@ -1,0 +1,1 @@
+"""Reads and converts the untrusted contents of label files: JSON, XML, CSV, numbers, names and shapes."""
