@@ -144,7 +144,7 @@ def test_flags_override_the_settings_file(tiny_data: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "missing"], "missing: no such file or folder; accepted are:"),
+        (["--data", "missing"], "missing: no such file or folder; read are COCO JSON"),
         (["--data", "scenes", "--split", "trian"], "no split 'trian'; did you mean 'train'?"),
         (["--data", "scenes", "--set", "epoch=3"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--data", "scenes", "--set", "epochs"], "--set epochs: expected key=value"),

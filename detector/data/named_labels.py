@@ -47,8 +47,7 @@ class NamedLabels:
         """Names of the splits: those of the lists, or of the label files, with the usual names first."""
         if self.lists:
             return tuple(self.lists)
-        folder = self.index.folder
-        names = {labels.split_name or split_of(labels.label_file, folder) or "train" for labels in self._labels}
+        names = {self._split_of(labels) for labels in self._labels}
         return tuple(
             sorted(names or {"train"}, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
         )
@@ -105,12 +104,14 @@ class NamedLabels:
         if self.lists:
             by_stem = {labels.label_file.stem: (i, labels) for i, labels in numbered}
             return [by_stem[stem] for stem in self.lists[name]]
-        folder = self.index.folder
-        return [
-            (i, labels)
-            for i, labels in numbered
-            if (labels.split_name or split_of(labels.label_file, folder) or "train") == name
-        ]
+        return [(i, labels) for i, labels in numbered if self._split_of(labels) == name]
+
+    def _split_of(self, labels: ImageLabels) -> str:
+        """Return the split of an image: the one that its label file or a folder names, else train."""
+        file = labels.label_file
+        # The name of the label file of one image is the name of the image, which may contain any word.
+        place = file.parent / "_" if self.format.per_image else file
+        return labels.split_name or split_of(place, self.index.folder) or "train"
 
     def _all_class_names(self) -> tuple[str, ...]:
         """Return the class names in all label files, sorted.

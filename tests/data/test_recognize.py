@@ -48,7 +48,7 @@ def voc(name: str = "dog", size: str = "<width>80</width><height>40</height>") -
         ("train/labels.json", "train/data", "train"),
         ("_annotations.coco.json", ".", "train"),
         ("valid/_annotations.coco.json", "valid", "val"),
-        ("export/set.json", "pictures/deep/down", "train"),
+        ("export/set.json", "photos/deep/down", "train"),
     ],
 )
 def test_coco_files_of_any_name_are_recognized(tmp_path: Path, labels: str, images: str, split: str) -> None:
@@ -129,13 +129,36 @@ def test_image_ids_that_are_names_are_numbered(tmp_path: Path) -> None:
     assert [(a.image_path.name, len(a.boxes)) for a in split.annotations] == [("b.png", 0), ("a.png", 1)]
 
 
-def test_masks_without_boxes_give_their_bounding_boxes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[20, 10, 60, 20, 30, 30]],
+        [[20, 10, 30, 10, 30, 30], [50, 12, 60, 12, 60, 20]],
+        # 20 columns of 40 background pixels and 10 more; then 40 columns with 20 pixels each.
+        {"size": [40, 80], "counts": [810, *[20, 20] * 39, 20, 810]},
+    ],
+)
+def test_masks_without_boxes_give_their_bounding_boxes(tmp_path: Path, segmentation: Any) -> None:
     image(tmp_path / "images/a.png")
-    row = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": [[20, 10, 60, 20, 30, 30]]}
+    row = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": segmentation}
     write(tmp_path / "train.json", coco(annotations=[row]))
     split = open_data(tmp_path).read("train")
     assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
     assert split.ledger.notes == ("1 annotations have no bbox; the bounding boxes of their masks are used",)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [None, [], "x", [[1, 2, 3]], [["a", "b"]], [[10**400, 1]], {}, {"size": [2], "counts": [4]},
+     {"size": [2, 2], "counts": [5]}, {"size": [2, 2], "counts": [1, -1]}, {"size": [2, 2], "counts": "P"},
+     {"size": [0, 2], "counts": [0]}, {"size": ["2", 2], "counts": [4]}],
+)  # fmt: skip
+def test_an_annotation_without_box_and_mask_is_dropped(tmp_path: Path, segmentation: Any) -> None:
+    image(tmp_path / "images/a.png")
+    row = {"id": 1, "image_id": 1, "category_id": 2, "segmentation": segmentation}
+    write(tmp_path / "train.json", coco(annotations=[row]))
+    [entry] = open_data(tmp_path).read("train").ledger.entries
+    assert (entry.code, entry.reason) == ("malformed_row", "annotation 1: bbox is missing")
 
 
 def test_fractions_and_corners_in_coco_are_refused(tmp_path: Path) -> None:
@@ -185,6 +208,15 @@ def test_voc_splits_follow_from_folders(tmp_path: Path) -> None:
     val = data_set.read("val")
     assert val.class_names == ("cat", "dog")
     assert [a.image_path.parent.name for a in val.annotations] == ["valid"]
+
+
+def test_words_in_the_names_of_images_are_not_splits(tmp_path: Path) -> None:
+    for stem in ("test_1", "val-2", "train 3"):
+        image(tmp_path / f"{stem}.png")
+        write(tmp_path / f"{stem}.xml", voc())
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == ("train",)
+    assert len(data_set.read("train").annotations) == 3
 
 
 def test_a_damaged_xml_file_beside_others_is_reported(tmp_path: Path) -> None:

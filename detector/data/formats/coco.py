@@ -16,8 +16,8 @@ from detector.annotation import Annotation
 from detector.data.coordinates import look_like_corners, look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
-from detector.data.formats.coco_masks import mask_box
 from detector.data.ledger import Ledger, LedgerEntry
+from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, points_of
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
@@ -165,7 +165,7 @@ class _Reader:
             reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
             raise RowError("unknown_class", reason)
         bbox = annotation.get("bbox")
-        if bbox in (None, []) and (corners := mask_box(annotation.get("segmentation"))) is not None:
+        if bbox in (None, []) and (corners := _mask_box(annotation.get("segmentation"))) is not None:
             self._from_masks += 1
         elif (numbers := _numbers(bbox)) is not None:
             x, y, width, height = numbers
@@ -306,6 +306,21 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"\d{1,18}(\.0+)?", value):
         return int(value.partition(".")[0])
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
+
+
+def _mask_box(segmentation: object) -> Corners | None:
+    """Return the bounding box of a list of polygons or of a run-length encoded mask; None if it is neither."""
+    try:
+        if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
+            pairs = [list(pair) for polygon in segmentation for pair in zip(polygon[::2], polygon[1::2], strict=True)]
+            return bounding_box(points_of(pairs))
+        if isinstance(segmentation, dict):
+            size = segmentation.get("size")
+            if isinstance(size, list) and len(size) == 2 and type(size[0]) is type(size[1]) is int and size[0] > 0:
+                return mask_box(mask_counts(segmentation.get("counts")), (size[0], size[1]))
+    except (RowError, ValueError):  # ValueError: a polygon has an odd number of coordinates
+        pass
+    return None
 
 
 def _numbers(bbox: object) -> Corners | None:
