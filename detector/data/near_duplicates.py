@@ -1,6 +1,7 @@
 """Finds near-duplicate images of splits by comparing the brightness gradients of their thumbnails."""
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from detector.annotation import Annotation, pixel_count
 from detector.arrays import Bools, Floats, ImageArray
+from detector.boxes import pairwise_iou
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.images import read_thumbnail
@@ -37,6 +39,18 @@ _NEAR_CORRELATION = 0.97
 Measured: darkened, shrunk, compressed or noisy copies 0.98 to 1 (0.87 on bare floor), different images of a microscope
 at most 0.38, different objects on the same floor under the same lamp at most 0.969.
 """
+
+_SAME_BOX_IOU = 0.8
+"""Lowest IoU (inclusive) at which a box of an image and a box of its copy are the same box."""
+
+_ROUNDING = 1.0
+"""Two boxes whose sides differ by at most this distance are the same box too, in pixels of the smaller image.
+
+Boxes in label files are often rounded to whole pixels, which changes the IoU of a tiny box by more than 0.2.
+"""
+
+_ROBOFLOW_NAME = re.compile(r"(?P<original>.+)\.rf\.[0-9A-Za-z]+")
+"""File name without extension of an image that Roboflow exported: the name of its original, and a hash."""
 
 _BLOCK = 256
 """Number of thumbnails that one matrix product compares with all references."""
@@ -143,6 +157,59 @@ def _find_exact(thumbnails: ImageArray, references: ImageArray) -> dict[int, int
     for j, reference in enumerate(references):
         first.setdefault(reference.tobytes(), j)
     return {i: first[key] for i, thumbnail in enumerate(thumbnails) if (key := thumbnail.tobytes()) in first}
+
+
+def original_name(path: Path) -> str | None:
+    """Return the name of the original that an image was made from, or None if the file name does not tell it.
+
+    Roboflow writes each augmented version of an original as `NAME.rf.HASH.jpg`, where NAME is the same for all versions
+    and usually ends with the former extension, as in `a_jpg`.
+
+    >>> original_name(Path("train/a_jpg.rf.0f3c.jpg")), original_name(Path("a.jpg"))
+    ('a_jpg', None)
+    """
+    match = _ROBOFLOW_NAME.fullmatch(path.stem)
+    return match["original"] if match else None
+
+
+def boxes_agree(a: Annotation, b: Annotation) -> bool:
+    """Return True if two images have the same objects at the same positions, also if one of the images is flipped.
+
+    Images that look the same are copies only if their boxes agree: in two images of a fixed camera, the objects are at
+    different positions. The images may have different sizes; both are stretched to the smaller one. Crowd regions are
+    ignored. Two images without objects agree.
+    """
+    a_boxes, b_boxes = a.boxes[~a.is_crowd], b.boxes[~b.is_crowd]
+    a_classes, b_classes = a.class_ids[~a.is_crowd], b.class_ids[~b.is_crowd]
+    if not np.array_equal(np.sort(a_classes), np.sort(b_classes)):
+        return False
+    height, width = min(a.image_hw, b.image_hw, key=lambda hw: hw[0] * hw[1])
+    a_boxes, b_boxes = (
+        boxes * np.array([width / hw[1], height / hw[0]] * 2, dtype=np.float32)
+        for boxes, hw in ((a_boxes, a.image_hw), (b_boxes, b.image_hw))
+    )
+    flipped = np.stack([width - b_boxes[:, 2], b_boxes[:, 1], width - b_boxes[:, 0], b_boxes[:, 3]], axis=1)
+    same_class = a_classes[:, None] == b_classes
+    return any(_all_boxes_match(a_boxes, boxes, same_class) for boxes in (b_boxes, flipped))
+
+
+def _all_boxes_match(a: Floats, b: Floats, allowed: Bools) -> bool:
+    """Return True if each of N boxes `a` [N, 4] can be paired with another one of the N boxes `b` [N, 4].
+
+    Args:
+        a: boxes of one image.
+        b: boxes of the other image, in the same unit.
+        allowed: [N, N], True where the boxes may be paired.
+    """
+    distance = np.abs(a[:, None] - b).max(axis=2, initial=0)
+    iou = pairwise_iou(a, b)
+    quality = np.where(allowed & ((iou >= _SAME_BOX_IOU) | (distance <= _ROUNDING)), 1 + iou, 0)
+    # The best pairs first: overlapping objects would otherwise take the partner of another object.
+    free_a, free_b = np.ones(len(a), dtype=np.bool_), np.ones(len(b), dtype=np.bool_)
+    for i, j in zip(*np.unravel_index(np.argsort(-quality, axis=None, kind="stable"), quality.shape), strict=True):
+        if quality[i, j] and free_a[i] and free_b[j]:
+            free_a[i] = free_b[j] = False
+    return not free_a.any()
 
 
 def gradient_descriptors(thumbnails: ImageArray) -> Floats:
