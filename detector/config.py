@@ -391,6 +391,13 @@ class RunConfig(_Part):
         5.0, "minutes between checkpoints for resuming, in addition to those at evaluations; 0: only at evaluations", 0
     )
     save_float16: bool = _setting(False, "save weights as float16: half the file size, nearly equal results")
+    val_fraction: float = _setting(
+        0.15,
+        "if the data set has no val split: fraction of the training images that are held back for evaluation; 0: none. "
+        "At least 5 images and at most a third are held back, and none of fewer than 10",
+        0,
+        0.33,
+    )
     allow_dropped: float = _setting(
         0.02, "a run does not start if more than this fraction of the boxes of a split would be dropped", 0, 1
     )

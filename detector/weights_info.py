@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from detector.errors import WeightsError
+from detector.image_hashes import NO_IMAGES, ImageHashes, hashes_from_json
 from detector.letterbox import SIZE_DIVISOR
 
 FORMAT = "detector-weights-2"
+
+_IMAGE_HASHES = "image_hashes"
+"""Key of the hashes of the training images. It is optional: older files do not have it."""
 
 LARGEST_SIDE = 16384
 """Largest side of the network input in pixels. A file with a larger side is damaged, or made to exhaust the memory."""
@@ -25,6 +29,7 @@ class WeightsInfo:
         input_hw: height and width of the network input in training, in pixels.
         config: the settings of the training run.
         facts: facts about the training run: data, number of images, steps, seconds, AP on val, versions.
+        image_hashes: hashes of the images of the training run. Files written by older versions have none.
     """
 
     model: str
@@ -33,11 +38,13 @@ class WeightsInfo:
     input_hw: tuple[int, int]
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
+    image_hashes: ImageHashes = field(default=NO_IMAGES, repr=False)
 
 
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
     """Return the metadata for a file: the name of each attribute, and its value as JSON text."""
-    return {"format": FORMAT} | {key: json.dumps(value) for key, value in asdict(info).items()}
+    texts = {key: json.dumps(getattr(info, key)) for key in _METADATA_RULES}
+    return {"format": FORMAT} | texts | {_IMAGE_HASHES: json.dumps(info.image_hashes.to_json())}
 
 
 def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
@@ -57,6 +64,8 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         )
     try:
         values = {key: json.loads(metadata[key]) for key in _METADATA_RULES}
+        stored = metadata.get(_IMAGE_HASHES)
+        image_hashes = NO_IMAGES if stored is None else hashes_from_json(json.loads(stored))
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise damaged(source, error) from None
     for key, (rule, fits) in _METADATA_RULES.items():
@@ -66,7 +75,13 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
     class_names, category_ids = tuple(values.pop("class_names")), tuple(values.pop("category_ids"))
     if len(category_ids) != len(class_names):
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
-    return WeightsInfo(class_names=class_names, category_ids=category_ids, input_hw=(height, width), **values)
+    return WeightsInfo(
+        class_names=class_names,
+        category_ids=category_ids,
+        input_hw=(height, width),
+        image_hashes=image_hashes,
+        **values,
+    )
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:

@@ -20,10 +20,22 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     length.add_argument("--epochs", type=float, help="length of the run in passes over the training images")
     parser.add_argument(
-        "--split", default="train", help="split to train on; trainval: train and val (default: %(default)s)"
+        "--split", help="split to train on; trainval: train and val (default: train, or the only split)"
     )
+    add_val_fraction(parser)
     parser.add_argument("--seed", type=int, help="random seed of the run (default: 0)")
     parser.add_argument("--batch", type=int, help="batch size: number of images per step (default: auto)")
+
+
+def add_val_fraction(parser: argparse.ArgumentParser) -> None:
+    """Add --val-fraction, for data sets without a val split."""
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="FRACTION",
+        help="without a val split: fraction of the training images that are held back for evaluation; 0: none "
+        "(default: 0.15)",
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

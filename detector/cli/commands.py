@@ -30,6 +30,7 @@ _STARTED = time.monotonic()
 
 _SETTING_FLAGS = (
     "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs",
+    "val_fraction",
 )  # fmt: skip
 """Flags with the same name as a setting."""
 

@@ -17,6 +17,7 @@ from detector.cli.arguments import (
     add_nms_variant,
     add_run,
     add_settings,
+    add_val_fraction,
     count,
     fraction,
     port,
@@ -284,6 +285,7 @@ def _compare(commands: _Commands) -> None:
     )
     add_data(parser)
     add_settings(parser)
+    add_val_fraction(parser)
     parser.add_argument(
         "--settings",
         nargs="+",

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from detector.annotation import Annotation, pixel_count
-from detector.arrays import Bools, Floats, ImageArray
+from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import pairwise_iou
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
@@ -149,6 +149,30 @@ def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None =
             if start + i not in exact:
                 near[start + i] = int(correlation[i].argmax())
     return Duplicates(exact, near)
+
+
+def similar_pairs(thumbnails: ImageArray) -> Iterator[tuple[int, Ints, Floats]]:
+    """Find all pairs of thumbnails that look the same, also after a horizontal flip.
+
+    Args:
+        thumbnails: [K, side, side, 3], not uniform (see `is_uniform`).
+
+    Yields:
+        For each thumbnail: its index, the indices of all earlier thumbnails that look the same, and how similar they
+        are (the correlation).
+    """
+    plain, flipped = gradient_descriptors(thumbnails), gradient_descriptors(thumbnails[:, :, ::-1])
+    for start in range(0, len(thumbnails), _BLOCK):
+        block = plain[start : start + _BLOCK]
+        correlation = np.maximum(block @ plain.T, block @ flipped.T)
+        for i, row in enumerate(correlation, start):
+            found = np.flatnonzero(row[:i] >= _NEAR_CORRELATION)
+            yield i, found, row[found]
+
+
+def can_search(split: Split) -> bool:
+    """Return whether a split is small enough for a search of near duplicates that misses none."""
+    return len(split.annotations) <= _MAX_FILES and pixel_count(split.annotations) <= _MAX_PIXELS
 
 
 def _find_exact(thumbnails: ImageArray, references: ImageArray) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """`Split`: the annotations of one split of a data set in memory, and the function that decodes its images."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -78,6 +78,7 @@ class Split:
             dictionary, which has exactly the numbers in the file; if None, against `annotations`.
         from_files: True if `read_image` decodes the file `Annotation.image_path`; False if it renders the image.
         max_pixels: largest number of pixels of an image file that is decoded.
+        held_back: True if the data set has no such split, and its images were held back from the training split.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Split:
     ground_truth: dict[str, Any] | None = None
     from_files: bool = True
     max_pixels: int = MAX_PIXELS
+    held_back: bool = False
 
 
 def join(name: str, first: Split, second: Split) -> Split:
@@ -115,6 +117,44 @@ def join(name: str, first: Split, second: Split) -> Split:
         partial(_read_source, sources),
         from_files=first.from_files and second.from_files,
         max_pixels=max(first.max_pixels, second.max_pixels),
+    )
+
+
+def select(split: Split, name: str, image_ids: Set[int], *, unassigned_rows: bool = False) -> Split:
+    """Return a split with some of the images of another split; image ids and classes stay the same.
+
+    Args:
+        split: the other split.
+        name: name of the new split.
+        image_ids: ids of the images to select.
+        unassigned_rows: whether the ledger of the new split contains the missing images and the label rows that belong
+            to no image of `split`. When a split is divided, one part must contain them.
+    """
+    annotations = tuple(annotation for annotation in split.annotations if annotation.image_id in image_ids)
+    truth = split.ground_truth
+    if truth is not None:
+        images = [image for image in truth["images"] if image["id"] in image_ids]
+        rows = [row for row in truth["annotations"] if row["image_id"] in image_ids]
+        # Ids that are written in another way than `Annotation.image_id`: then score against the annotations.
+        truth = truth | {"images": images, "annotations": rows} if len(images) == len(annotations) else None
+    ledger = _select_rows(split, annotations, unassigned_rows)
+    return replace(split, name=name, annotations=annotations, ledger=ledger, ground_truth=truth)
+
+
+def _select_rows(split: Split, annotations: Sequence[Annotation], unassigned_rows: bool) -> Ledger:
+    """Return the ledger of some of the images of a split; the arguments are those of `select`."""
+    own = {annotation.image_path for annotation in annotations}
+    others = {annotation.image_path for annotation in split.annotations} - own
+    entries = tuple(
+        entry for entry in split.ledger.entries if entry.image in own or (unassigned_rows and entry.image not in others)
+    )
+    with_drops = {entry.image for entry in entries if entry.action == "dropped"}
+    return Ledger(
+        used=sum(len(a.boxes) for a in annotations) - sum(entry.action == "clipped" for entry in entries),
+        crowd=sum(int(a.is_crowd.sum()) for a in annotations),
+        background=sum(bool(a.is_crowd.all()) and a.image_path not in with_drops for a in annotations),
+        missing=split.ledger.missing if unassigned_rows else (),
+        entries=entries,
     )
 
 

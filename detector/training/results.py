@@ -86,6 +86,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
             "seconds": round(seconds, 1),
             "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
         },
+        image_hashes=inputs.image_hashes,
     )
 
 

@@ -6,6 +6,8 @@ import torch
 
 from detector.config import Config
 from detector.data.split import Split
+from detector.data.training_splits import TrainingSplits
+from detector.image_hashes import ImageHashes
 from detector.loader.dataset import DetectionDataset
 from detector.model.checkpoint import copy_weights
 from detector.model.make_network import make_network
@@ -21,22 +23,32 @@ class RunInputs:
         config: settings of the run.
         device: device that trains the network.
         dataset: the training images.
-        split: the training split, as read from the data set.
-        val: the split on which the run is evaluated. None: the run is not evaluated, and the last weights are the best.
+        splits: the training split, and the split on which the run is evaluated.
         description: description of the data set.
         weights: network with the initial weights, of the same architecture; None: the initial weights are random.
         same_classes: True if the initial weights have the same classes as the data set. Then their last layers are used
             too.
+        image_hashes: hashes of the images of both splits, and of those of the initial weights.
     """
 
     config: Config
     device: torch.device
     dataset: DetectionDataset
-    split: Split
-    val: Split | None
+    splits: TrainingSplits
     description: str
     weights: GridNetwork | None
     same_classes: bool
+    image_hashes: ImageHashes
+
+    @property
+    def split(self) -> Split:
+        """The training split."""
+        return self.splits.train
+
+    @property
+    def val(self) -> Split | None:
+        """The split on which the run is evaluated. None: the run is not evaluated; the last weights are the best."""
+        return self.splits.val
 
     @property
     def batch_size(self) -> int:

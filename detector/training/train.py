@@ -9,7 +9,9 @@ from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_o
 from detector.data.ledger import Ledger
 from detector.data.open_data import open_data
 from detector.data.split import Split
+from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, WeightsError
+from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
 from detector.model.checkpoint import find_weights, load_weights
@@ -33,7 +35,7 @@ class TrainRequest:
 
     Attributes:
         data: name of a built-in data set, or absolute path of a data set.
-        split: name of the training split.
+        split: name of the training split; None: "train", or the only split of the data set.
         config: settings, with a length of the run.
         weights: absolute path of the initial weights; None: random initial weights.
         reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their last
@@ -41,7 +43,7 @@ class TrainRequest:
     """
 
     data: str
-    split: str
+    split: str | None
     config: Config
     weights: str | None
     reuse_backbone: bool
@@ -52,7 +54,7 @@ def train(
     config: Config | None = None,
     *,
     out: str | Path = "runs/train",
-    split: str = "train",
+    split: str | None = None,
     weights: str | Path | None = None,
     reuse_backbone: bool = False,
 ) -> TrainingResult:
@@ -64,11 +66,12 @@ def train(
     was called in the main thread.
 
     Args:
-        data: the data set, in any form that `open_data` accepts. If it has a val split, the run is evaluated on val,
-            and the weights with the highest AP are the best.
+        data: the data set, in any form that `open_data` accepts. The run is evaluated on its val split, and the
+            weights with the highest AP are the best. If it has no val split, some of the training images are held back
+            for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
         out: output folder. It is created if it is missing, and must not contain a run.
-        split: name of the training split. "trainval" trains on train and val; then the run is not evaluated, and the
+        split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train and val; then the run is not evaluated, and the
             last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
             their input size if the setting `input_size` is "auto". None: random initial weights.
@@ -101,7 +104,7 @@ def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
 
 
 def make_request(
-    data: str | Path, config: Config, *, split: str, weights: str | Path | None, reuse_backbone: bool
+    data: str | Path, config: Config, *, split: str | None, weights: str | Path | None, reuse_backbone: bool
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
@@ -133,6 +136,8 @@ def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResul
         inputs, ledgers = _prepare(request)
         folder = RunFolder(out)
         try:
+            if inputs.split.from_files:
+                folder.write_json("split.json", inputs.splits.to_json())
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
             run = TrainingRun(inputs, folder, started)
             folder.write_json("run.json", asdict(request) | {"facts": run.facts()})
@@ -160,7 +165,8 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
         state = folder.read_state()
         try:
             facts = stored.pop("facts")
-            request = TrainRequest(**stored | {"config": config_of(stored["config"])})
+            # A run of an older version has held back no images.
+            request = TrainRequest(**stored | {"config": config_of({"val_fraction": 0.0} | stored["config"])})
         except (KeyError, TypeError) as error:
             raise FileError(f"{path / 'run.json'}: the file is damaged ({error!r}); train again") from None
         if state is not None and state[0].step >= state[0].steps:
@@ -205,13 +211,19 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     device = choose_device(config.device)
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     log.info("%s", source.description)
-    split = source.read(request.split)
-    val = source.read("val") if request.split == "train" and "val" in source.split_names else None
     weights, info = None, None
     if request.weights is not None:
         weights, info = load_weights(request.weights)
         config = _with_architecture(config, info, request.weights)
+    known = NO_IMAGES if info is None else info.image_hashes
+    splits = read_training_splits(source, request.split, config.val_fraction, known)
+    split, val = splits.train, splits.val
+    if info is not None:
         _check_classes(info.class_names, split, request)
+    for note in splits.notes:
+        log.info("%s", note)
+    for warning in splits.warnings:
+        log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
     if info is not None:
         _check_same_spp(info, input_hw, request)
@@ -219,14 +231,17 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     if config.patience and val is None:
         raise ConfigError(
-            "patience: early stopping needs the AP on a val split, and there is no val split; set patience=0"
+            "patience: early stopping needs the AP on a val split, and there is no val split; set patience=0, or let "
+            "--val-fraction hold back images"
         )
     dataset = DetectionDataset(split, input_hw, config)
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
     for read in (split, val) if val else (split,):
         _check_ledger(read, ledgers[read.name], config.allow_dropped)
     same_classes = info is None or info.class_names == split.class_names
-    return RunInputs(config, device, dataset, split, val, source.description, weights, same_classes), ledgers
+    return RunInputs(
+        config, device, dataset, splits, source.description, weights, same_classes, splits.image_hashes(known)
+    ), ledgers
 
 
 def _check_ledger(split: Split, ledger: Ledger, allow_dropped: float) -> None:

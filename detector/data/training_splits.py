@@ -1,0 +1,144 @@
+"""Reads the splits of a training run: the training split, and the split on which the run is evaluated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from detector.data.holdout import hold_back
+from detector.data.open_data import DataSet
+from detector.data.split import Split, canonical_name
+from detector.errors import LabelError
+from detector.image_hashes import NO_IMAGES, ImageHashes, hash_files
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSplits:
+    """The splits of a training run.
+
+    Attributes:
+        train: the training split.
+        val: the split on which the run is evaluated; None: the run is not evaluated.
+        notes: what was chosen, as lines of text.
+        warnings: what makes the results less reliable, as lines of text.
+        known_hashes: the value of `file_hashes` if it is known, so that the files are not read again.
+    """
+
+    train: Split
+    val: Split | None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    known_hashes: Mapping[Path, bytes] | None = None
+
+    @cached_property
+    def file_hashes(self) -> Mapping[Path, bytes]:
+        """Path → hash, for each image file of both splits that can be read."""
+        if self.known_hashes is not None:
+            return self.known_hashes
+        return _hash_images(self.train) | (_hash_images(self.val) if self.val else {})
+
+    def image_hashes(self, known: ImageHashes = NO_IMAGES) -> ImageHashes:
+        """Return the hashes of the images, to be stored with the trained weights.
+
+        Args:
+            known: hashes of the images of the initial weights, which are added.
+        """
+        hashes = self.file_hashes
+        train, val = (
+            {hashes[a.image_path] for a in split.annotations if a.image_path in hashes} if split else set()
+            for split in (self.train, self.val)
+        )
+        train |= known.train
+        return ImageHashes(frozenset(train), frozenset((val | known.val) - train))
+
+    def to_json(self) -> dict[str, object]:
+        """Return the images of both splits with their hashes, for split.json."""
+        hashes = self.file_hashes
+        return {"held_back": self.val is not None and self.val.held_back} | {
+            name: [
+                {"image": str(a.image_path), "hash": hashes[a.image_path].hex() if a.image_path in hashes else None}
+                for a in (split.annotations if split else ())
+            ]
+            for name, split in (("train", self.train), ("val", self.val))
+        }
+
+
+def _hash_images(split: Split) -> dict[Path, bytes]:
+    """Return path → hash of the image files of a split; empty if its images are not files."""
+    return dict(hash_files(a.image_path for a in split.annotations)) if split.from_files else {}
+
+
+def choose_training_split(data_set: DataSet, split_name: str | None) -> str:
+    """Return the name of the training split: `split_name`; if it is None, "train", or the only split of the data set.
+
+    Raises:
+        LabelError: `split_name` is None, and the data set has several splits, but no split "train".
+    """
+    if split_name is not None:
+        return canonical_name(split_name)
+    names = data_set.split_names
+    if "train" in names or not names:
+        return "train"
+    if len(names) > 1:
+        raise LabelError(
+            f"{data_set.description}: no split 'train', only {', '.join(names)}; to train on one of these splits, "
+            f"name it with --split, for example --split {names[0]}"
+        )
+    return names[0]
+
+
+def read_training_splits(
+    data_set: DataSet,
+    split_name: str | None,
+    val_fraction: float,
+    known: ImageHashes = NO_IMAGES,
+) -> TrainingSplits:
+    """Read the training split and the val split; if there is no val split, hold back some of the training images.
+
+    All commands that train or judge a training run use this function, so they use the same images.
+
+    Args:
+        data_set: the data set.
+        split_name: name of the training split; None: "train", or the only split of the data set. With "trainval", there
+            is no val split.
+        val_fraction: fraction of the training images to hold back if the data set has no val split; 0: none.
+        known: hashes of the images of the initial weights; see `hold_back`.
+
+    Raises:
+        InputError: a split does not exist or cannot be read, or no image is left for training.
+    """
+    name = choose_training_split(data_set, split_name)
+    split = data_set.read(name)
+    notes: tuple[str, ...] = ()
+    if split_name is None and name != "train":
+        notes = (f"the only split, '{name}', is used for training",)
+    if name in ("trainval", "val") and split_name is not None:
+        return TrainingSplits(split, None)
+    # Only the images matter from here on: a lone split named "val" must not have the name of the held back split.
+    split = replace(split, name="train") if split_name is None else split
+    if "val" in data_set.split_names and name != "val":
+        val = data_set.read("val")
+        return _with_known(TrainingSplits(split, val, notes), known)
+    if not val_fraction or not split.from_files:
+        return TrainingSplits(split, None, notes)
+    hashes = _hash_images(split)
+    holdout = hold_back(split, val_fraction, hashes, known=known)
+    first, *others = holdout.notes
+    if holdout.held_back:
+        first += " (no val split in the data; --val-fraction 0 turns this off)"
+    return TrainingSplits(holdout.train, holdout.held_back, (*notes, first, *others), holdout.warnings, hashes)
+
+
+def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:
+    """Return the splits with a warning if the initial weights were trained on images of val."""
+    if splits.val is None or not known.train:
+        return splits
+    hashes = splits.file_hashes
+    trained = sum(hashes.get(a.image_path) in known.train for a in splits.val.annotations)
+    if not trained:
+        return splits
+    warning = (
+        f"{trained} of {len(splits.val.annotations)} val images are TRAINING IMAGES of the initial weights: AP on val "
+        "is too high"
+    )
+    return replace(splits, warnings=(*splits.warnings, warning), known_hashes=hashes)
