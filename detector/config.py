@@ -21,7 +21,7 @@ import yaml
 
 from detector.errors import ConfigError, FileError, did_you_mean, location
 from detector.letterbox import check_side
-from detector.options import MAX_PIXELS, ReadOptions, SuppressionName
+from detector.options import MAX_PIXELS, MAX_VAL_FRACTION, VAL_FRACTION, ReadOptions, SuppressionName
 
 PLANNING_STEPS = 20
 """Number of steps after which a budget in minutes is converted to a number of steps. Until then, the length of the run
@@ -392,11 +392,11 @@ class RunConfig(_Part):
     )
     save_float16: bool = _setting(False, "save weights as float16: half the file size, nearly equal results")
     val_fraction: float = _setting(
-        0.15,
+        VAL_FRACTION,
         "if the data set has no val split: fraction of the training images that are held back for evaluation; 0: none. "
         "At least 5 images and at most a third are held back, and none of fewer than 10",
         0,
-        0.33,
+        MAX_VAL_FRACTION,
     )
     allow_dropped: float = _setting(
         0.02, "a run does not start if more than this fraction of the boxes of a split would be dropped", 0, 1

@@ -30,6 +30,12 @@ BATCH_SIZE = 8
 MAX_PIXELS = 89_478_485
 """Default of `max_pixels`, and Pillow's own limit: largest number of pixels of an image that is decoded."""
 
+VAL_FRACTION = 0.15
+"""Default of `val_fraction`: fraction of the training images that are held back if there is no val split."""
+
+MAX_VAL_FRACTION = 0.33
+"""Largest `val_fraction`: at most a third of the images are held back."""
+
 RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast"]
 """Name of an inference backend; `runtime.load.load_runtime` describes each."""
 

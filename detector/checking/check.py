@@ -16,6 +16,7 @@ from detector.checking.overfitting import diagnose_overfitting, overfit_test
 from detector.config import ArchitectureConfig, Config
 from detector.data.open_data import DataSet, open_data
 from detector.data.split import Split, evenly_spaced
+from detector.data.training_splits import choose_training_split, read_training_splits
 from detector.diagnose.augmentation import diagnose_augmentation
 from detector.diagnose.data import diagnose_data
 from detector.diagnose.examples import augmentation_examples, class_examples
@@ -127,7 +128,7 @@ def check(
     config: Config | None = None,
     *,
     out: str | Path | None = None,
-    split: str = "train",
+    split: str | None = None,
     report: Callable[[str], None] = log.info,
 ) -> CheckReport:
     """Run all checks of a data set and of a planned training run on the CPU, and return a report.
@@ -138,7 +139,7 @@ def check(
         data: the data set; see `open_data`.
         config: settings of the planned training run. None: the default settings.
         out: folder for images to inspect. None: no images are written.
-        split: name of the training split.
+        split: name of the training split; None: "train", or the only split of the data set.
         report: function that is called with each line of the report, as soon as the line is known.
 
     Raises:
@@ -149,7 +150,7 @@ def check(
     config = config or Config()
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
-    splits = _read_splits(source, split)
+    splits = _read_splits(source, split, config.val_fraction, report)
     results = _ResultCollector(None if out is None else Path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
@@ -171,14 +172,25 @@ def check(
     return CheckReport(tuple(results.findings), results.images, time.monotonic() - start)
 
 
-def _read_splits(source: DataSet, train: str) -> list[Split]:
-    """Read and return the training split `train`, followed by the evaluation splits val and test if they exist.
+def _read_splits(
+    source: DataSet, split_name: str | None, val_fraction: float, report: Callable[[str], None]
+) -> list[Split]:
+    """Read and return the training split, followed by the splits val and test, as `train` would use them.
 
-    The split val is not read if the training split is trainval, which contains val.
+    Without a val split, val is held back from the training images.
+
+    Args:
+        source: the data set.
+        split_name: name of the training split; None: "train", or the only split.
+        val_fraction: fraction of the training images that is held back.
+        report: function that is called with each line about the choice of the splits.
     """
-    evaluated = [name for name in ("val", "test") if name in source.split_names]
-    names = [train, *(name for name in evaluated if (train, name) != ("trainval", "val"))]
-    return [source.read(name) for name in names]
+    splits = read_training_splits(source, split_name, val_fraction)
+    for line in (*splits.notes, *splits.warnings):
+        report(line)
+    name = choose_training_split(source, split_name)
+    test = [source.read("test")] if "test" in source.split_names and name != "test" else []
+    return [splits.train, *([splits.val] if splits.val else []), *test]
 
 
 def _subset(split: Split, count: int) -> Split:

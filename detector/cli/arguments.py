@@ -4,7 +4,15 @@ import argparse
 import typing
 from pathlib import Path
 
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, MAX_PIXELS, SCORE_THRESHOLD, RuntimeName, SuppressionName
+from detector.options import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    MAX_PIXELS,
+    SCORE_THRESHOLD,
+    VAL_FRACTION,
+    RuntimeName,
+    SuppressionName,
+)
 
 Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
@@ -34,7 +42,7 @@ def add_val_fraction(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="FRACTION",
         help="without a val split: fraction of the training images that are held back for evaluation; 0: none "
-        "(default: 0.15)",
+        f"(default: {VAL_FRACTION})",
     )
 
 

@@ -205,8 +205,9 @@ def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool
 def evaluate(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
     from detector.data.open_data import open_data
-    from detector.evaluating.evaluate import choose_split, evaluate_split, evaluation_options
+    from detector.evaluating.evaluate import evaluate_split, evaluation_options
     from detector.evaluating.evaluate_results import evaluate_results
+    from detector.evaluating.evaluation_data import choose_split, read_evaluation_split
     from detector.files import check_writable
     from detector.predict.detector import Detector
 
@@ -214,14 +215,14 @@ def evaluate(options: argparse.Namespace) -> int:
         check_writable(path)
     read = _read_options(options)
     data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
-    split = choose_split(data_set, options.split)
     if options.detections is not None:
-        evaluation = evaluate_results(data_set, split, options.detections)
+        evaluation = evaluate_results(data_set, choose_split(data_set, options.split), options.detections)
     else:
         model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+        split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
         log.info("%s", data_set.description)
         detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms)
-        evaluation = evaluate_split(model, data_set.read(split), detect_options)
+        evaluation = evaluate_split(model, split, detect_options)
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)
     return 0
@@ -313,6 +314,24 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def split(options: argparse.Namespace) -> int:
+    """Divide a data set into train, val and test by lists of its images, and print the path of the description."""
+    read = _read_options(options)
+    from detector.converting.split import split as run
+
+    result = run(
+        options.data,
+        options.out,
+        val_fraction=options.val_fraction,
+        test_fraction=options.test_fraction,
+        allow_outside=read.allow_outside,
+        max_pixels=read.max_pixels,
+    )
+    print(", ".join(f"{name}: {count} images" for name, count in result.counts.items()))
+    print(f"to train: detector train --data {quote(str(result.description))}")
+    return 0
+
+
 def settings(options: argparse.Namespace) -> Config:
     """Return the settings of a run: those of the file --config, changed by --set, then by flags such as --model."""
     config = override(read_config(options.config) if options.config else Config(), options.set)
@@ -355,5 +374,5 @@ def _next_free(path: Path) -> Path:
 
 _COMMANDS = {
     command.__name__: command
-    for command in (check, train, detect, evaluate, serve, export, verify, compare, summary, convert)
+    for command in (check, train, detect, evaluate, serve, export, verify, compare, summary, convert, split)
 }

@@ -22,7 +22,7 @@ from detector.cli.arguments import (
     fraction,
     port,
 )
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, RuntimeName
+from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, VAL_FRACTION, RuntimeName
 
 _Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; the name of the command is stored as `command` in the parsed arguments."""
     parser = argparse.ArgumentParser(prog="detector", description=detector.__doc__ and detector.__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=detector.__version__)
-    functions = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary, _convert)
+    functions = (_check, _train, _detect, _evaluate, _serve, _export, _verify, _compare, _summary, _convert, _split)
     commands = parser.add_subparsers(
         required=True, dest="command", metavar=" | ".join(function.__name__[1:] for function in functions)
     )
@@ -176,7 +176,11 @@ def _evaluate(commands: _Commands) -> None:
         "evaluate", help="measure average precision", description="Measure COCO's average precision (AP) on a split."
     )
     add_data(parser)
-    parser.add_argument("--split", help="name of the split (default: test, or the only split)")
+    parser.add_argument(
+        "--split",
+        help="name of the split (default: test, or the only split; if there is none, the images that were held back "
+        "from the training of the weights)",
+    )
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--weights", help=_WEIGHTS)
     subject.add_argument(
@@ -250,7 +254,7 @@ def _export(commands: _Commands) -> None:
     add_max_det(inside, None)
     comparison = parser.add_argument_group("comparison for the certificate")
     add_data(comparison, required=False)
-    comparison.add_argument("--split", default="test", help="split of --data (default: %(default)s)")
+    comparison.add_argument("--split", help="split of --data (default: as for evaluate)")
     comparison.add_argument(
         "--runtime",
         choices=_EXPORT_RUNTIMES,
@@ -318,6 +322,31 @@ def _compare(commands: _Commands) -> None:
     parser.add_argument(
         "--keep-weights", action="store_true", help="keep the weights of the runs (default: remove them)"
     )
+
+
+def _split(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "split",
+        help="divide a data set into train, val and test",
+        description="Divide the training images of a data set, in any format, into train, val and test. Writes lists "
+        "of the images and a data.yaml, which --data accepts. The images and labels stay where they are.",
+    )
+    parser.add_argument("data", help="data set, as for --data of other commands")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the lists and data.yaml")
+    parser.add_argument(
+        "--val-fraction",
+        type=fraction,
+        default=VAL_FRACTION,
+        help="fraction of the training images for val, at most 0.33 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=fraction,
+        default=0.0,
+        help="fraction of the training images for test, at most 0.33 (default: none)",
+    )
+    add_allow_outside(parser)
+    add_max_pixels(parser)
 
 
 def _summary(commands: _Commands) -> None:

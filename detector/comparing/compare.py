@@ -34,7 +34,9 @@ from detector.comparing.table import (
 )
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
+from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
+from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, LabelError
 from detector.files import make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
@@ -68,7 +70,8 @@ def compare(
     that already has a line in compare.csv is not repeated; to repeat it, remove the line.
 
     Args:
-        data: the data set, in any form that `open_data` accepts. AP is measured on its val split.
+        data: the data set, in any form that `open_data` accepts. AP is measured on its val split, or on
+            training images that are held back; see the setting `val_fraction`.
         variations: variations as text, and paths of files with variations; see `read_variations`.
         base: the settings of the baseline, which the variations change. `steps` or `epochs` must be set. With
             `evaluations="auto"`, each run is evaluated once, after its last step.
@@ -95,6 +98,7 @@ def compare(
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     to_compare = read_variations(variations, base, trials)
     _check_has_val(data, base)
+    _check_same_val(to_compare, base)
     out = Path(out)
     make_folder(out)
 
@@ -109,13 +113,34 @@ def compare(
 
 
 def _check_has_val(data: str | Path, base: Config) -> None:
-    """Raise LabelError if the data set has no val split."""
-    names = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels).split_names
-    if "val" not in names:
+    """Raise LabelError if the data set has no val split, and no training images are held back instead.
+
+    Every run holds back the same images, because the choice depends on the data only.
+    """
+    data_set = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels)
+    if {"train", "val"} <= set(data_set.split_names):
+        return
+    splits = read_training_splits(data_set, None, base.val_fraction)
+    if splits.val is None:
         raise LabelError(
-            f"{data}: this data set has no val split, only {', '.join(names)}; add a val split, on which the AP of the "
-            "settings is measured"
+            f"{data}: this data set has no val split, only {', '.join(data_set.split_names)}; add a val split, on "
+            "which the AP of the settings is measured, or let --val-fraction hold back some of at least "
+            f"{MIN_IMAGES} training images"
         )
+    for note in splits.notes:
+        log.info("%s", note)
+    for warning in splits.warnings:
+        log.warning("%s", warning)
+
+
+def _check_same_val(variations: Iterable[Variation], base: Config) -> None:
+    """Raise ConfigError if a variation would be evaluated on other images than the baseline."""
+    for variation in variations:
+        if variation.config.val_fraction != base.val_fraction:
+            raise ConfigError(
+                f"{variation.name}: with another val_fraction, AP is measured on other images and cannot be compared; "
+                "set --val-fraction for all runs"
+            )
 
 
 def describe_base(base: Config) -> str:

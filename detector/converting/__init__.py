@@ -1,1 +1,1 @@
-"""Commands that write a data set: `detector convert`."""
+"""The commands `convert` and `split`: write a data set in another format, or lists of its images."""

@@ -18,6 +18,7 @@ from detector.data.file_index import FileIndex
 from detector.data.formats import coco, voc, yolo, yolo_layout
 from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
 from detector.data.image_labels import LabelFormat
+from detector.data.listed_splits import ListedSplits
 from detector.data.named_labels import NamedLabels, split_of
 from detector.data.recognize import explain_unknown, find_coco_files, find_named_files, is_coco_file, named_format_of
 from detector.data.scenes import scenes
@@ -29,7 +30,7 @@ from detector.options import MAX_PIXELS, ReadOptions
 _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
 _FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
 _KEY_WITHOUT_SPACE = re.compile(r"^(path|train|val|valid|validation|test|nc|names):(?=\S)", re.MULTILINE)
-_KEYS = ("format", "path", "names", "source", "license", "expected")
+_KEYS = ("format", "path", "splits", "names", "source", "license", "expected")
 _ACCEPTED = (
     "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, CreateML, VIA, LabelMe, CVAT, Label Studio, Supervisely, "
     "KITTI, OpenImages and Datumaro, or `scenes` (built in); see datasets/README.md"
@@ -398,7 +399,19 @@ def _open_description(path: Path, values: dict[str, Any], options: ReadOptions) 
         if key not in _KEYS:
             raise LabelError(f"{path}: unknown key '{key}'; {did_you_mean(key, _KEYS)}")
     expected = _parse_expected(path, values.get("expected", {}))
-    return replace(_open_described(path, values, options), expected=expected)
+    data_set = _open_described(path, values, options)
+    if "splits" in values:
+        data_set = _open_lists(path, values, data_set)
+    return replace(data_set, expected=expected)
+
+
+def _open_lists(path: Path, values: dict[str, Any], source: DataSet) -> DataSet:
+    """Return the data set whose splits are lists of images of another data set."""
+    if values["format"] == "scenes":
+        raise LabelError(f"{path}: `splits` needs images that are files, and `format: scenes` has none")
+    listed = ListedSplits(path, path.parent / values["path"], values["splits"], source.split_names, source.read)
+    readers = {name: partial(listed.read, name) for name in listed.split_names}
+    return DataSet(_describe("lists of images", path.parent, readers) + f" (from {source.description})", readers)
 
 
 def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
@@ -429,6 +442,11 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     if not is_list or (names and format_name != "voc"):
         raise LabelError(f"{path}: `names` must be a list of class names, and is allowed only with `format: voc`")
+    if format_name == "auto" and "splits" in values and place.resolve() not in (path.resolve(), path.parent.resolve()):
+        try:
+            return open_data(place, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
+        except RecursionError:
+            raise LabelError(f"{path}: `path` leads back to this file") from None
     if place.is_dir() and format_name == "voc":
         index = FileIndex(place)
         _, paths = find_named_files(index).get(voc.FORMAT.name, (voc.FORMAT, ()))

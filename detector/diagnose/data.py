@@ -36,21 +36,23 @@ def diagnose_data(
     """Run the checks of a data set, and return their findings.
 
     Args:
-        splits: the training split first, then the evaluation splits.
+        splits: the training split first, then the evaluation splits. A split that was held back from the training split
+            is not checked for what can only be wrong in a split of the data set.
         input_hw: full height and width of the network input, in pixels.
         config: settings of the training run.
         quick: True: run only the checks of the annotations, which decode no images.
     """
     objects = [gather_objects(split, input_hw) for split in splits]
     train = objects[0]
+    defined = [split for split in splits if not split.held_back]
     findings = [
         diagnose_rows(splits, config.allow_dropped),
         diagnose_background(splits),
         diagnose_classes(objects),
         diagnose_class_balance(train),
         diagnose_class_ids(objects),
-        diagnose_class_distribution(objects),
-        diagnose_shared_files(splits),
+        diagnose_class_distribution([own for own in objects if not own.split.held_back]),
+        diagnose_shared_files(defined),
         diagnose_duplicate_boxes(objects),
         diagnose_boxes_with_two_classes(objects),
         diagnose_unusual_boxes(objects),
@@ -63,7 +65,7 @@ def diagnose_data(
         findings += [
             diagnose_images(thumbnails),
             diagnose_duplicate_images(thumbnails[0]),
-            diagnose_leakage(thumbnails),
+            diagnose_leakage([own for own in thumbnails if not own.split.held_back]),
             diagnose_label_shift(splits[0]),
         ]
     return findings

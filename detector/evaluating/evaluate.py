@@ -10,10 +10,11 @@ from typing import Any
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.formats.coco import to_coco
-from detector.data.open_data import DataSet, open_data
+from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.detections import Detections, coco_results
 from detector.errors import ConfigError, WeightsError
+from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.files import write_json
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import AveragePrecision, average_precision_unchecked
@@ -68,7 +69,7 @@ def evaluate(
     data: str | Path,
     weights: str | Path | Detector,
     *,
-    split: str = "test",
+    split: str | None = None,
     device: str = "auto",
     runtime: RuntimeName = "auto",
     input_size: int | None = None,
@@ -83,7 +84,9 @@ def evaluate(
     Args:
         data: path of a data set, or "scenes", as for `open_data`.
         weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector`.
-        split: "train", "val" or "test".
+        split: "train", "val", "test" or another split of the data set. None: "test", or the only split. If the data
+            set has no such split, or if the weights were trained on the only split, the images that were held back from
+            this training are evaluated. A log message says how many of the evaluated images are training images.
         device: as for `Detector.load`; must not be set with a loaded detector.
         runtime: as for `Detector.load`; must not be set with a loaded detector.
         input_size: as for `Detector.load`; must not be set with a loaded detector.
@@ -105,14 +108,7 @@ def evaluate(
     else:
         detector = Detector.load(weights, device=device, runtime=runtime, input_size=input_size)
     source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
-    return evaluate_split(detector, source.read(split), options).ap
-
-
-def choose_split(data_set: DataSet, split: str | None) -> str:
-    """Return `split` if it is not None; else the only split of the data set, or "test" if there are several."""
-    if split is not None:
-        return split
-    return data_set.split_names[0] if len(data_set.split_names) == 1 else "test"
+    return evaluate_split(detector, read_evaluation_split(source, split, detector.info.image_hashes), options).ap
 
 
 def evaluation_options(

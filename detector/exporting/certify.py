@@ -17,6 +17,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import WeightsError
 from detector.evaluating.evaluate import EVALUATION_OPTIONS, detect_split, score_split
+from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.exporting.certificate import (
     BUILTIN_IMAGES,
     ApComparison,
@@ -56,7 +57,7 @@ def certify_export(
     *,
     runtime: RuntimeName = "auto",
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     images: Sequence[Source] = (),
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -72,7 +73,7 @@ def certify_export(
         path: path of the .onnx file, or of the folder of an OpenVINO export.
         runtime: inference backend that runs the export.
         data: data set on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
-        split: split of this data set.
+        split: split of this data set; None: as for `evaluate`.
         images: the user's images. Detections are compared on the built-in images and on these; if `images` is empty, on
             the images of the split.
         allow_outside: as for `open_data`.
@@ -90,7 +91,8 @@ def certify_export(
     reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw))
     test_split = None
     if data is not None:
-        test_split = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels).read(split)
+        data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
+        test_split = read_evaluation_split(data_set, split, reference.info.image_hashes)
     options = comparison_options(model)
     builtin = builtin_images(model)
     expected, found = (detect_one_by_one(detector, builtin, options) for detector in (reference, model))

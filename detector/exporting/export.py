@@ -10,6 +10,7 @@ from detector.arrays import ImageArray
 from detector.config import config_of
 from detector.data.open_data import open_data
 from detector.data.split import evenly_spaced
+from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError
 from detector.exporting.certificate import Certificate, certificate_path
 from detector.exporting.certify import certify_export
@@ -73,7 +74,7 @@ def export(
     nms: DetectOptions | None = None,
     dynamic: bool = False,
     data: str | Path | None = None,
-    split: str = "test",
+    split: str | None = None,
     runtime: RuntimeName = "auto",
     certificate_images: Sequence[Source | str | Path] = (),
     allow_outside: bool = False,
@@ -98,7 +99,7 @@ def export(
             and returns one prediction per grid point.
         dynamic: whether the graph accepts inputs of any size (multiples of 32).
         data: data set on which the certificate also compares AP, in any form that `open_data` accepts.
-        split: split of this data set.
+        split: split of this data set; None: as for `evaluate`.
         runtime: inference backend that runs the export for the certificate.
         certificate_images: images on which the certificate also compares detections, in the same forms as
             `int8_images`. If empty, the images of the split are used.
@@ -160,17 +161,17 @@ def format_of(path: Path) -> Format:
 
 
 def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIONS) -> list[Source]:
-    """Return the images of the train split of a data set, for int8 calibration.
+    """Return the images of the training split of a data set, for int8 calibration.
 
     Args:
         data: the data set, in any form that `open_data` accepts.
         options: only `allow_outside` and `max_pixels` are used.
 
     Raises:
-        InputError: the data set cannot be read, or has no train split.
+        InputError: the data set cannot be read, or has no training split.
     """
     data_set = open_data(data, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
-    return sources_of(data_set.read("train"))
+    return sources_of(data_set.read(choose_training_split(data_set, None)))
 
 
 def _write(

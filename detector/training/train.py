@@ -71,8 +71,8 @@ def train(
             for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
         out: output folder. It is created if it is missing, and must not contain a run.
-        split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train and val; then the run is not evaluated, and the
-            last weights are the best.
+        split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
+            and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
             their input size if the setting `input_size` is "auto". None: random initial weights.
         reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.

@@ -10,13 +10,13 @@ from detector.data.open_data import open_data
 from detector.detections import Detections
 from detector.errors import ConfigError, LabelError, WeightsError
 from detector.evaluating.evaluate import (
-    choose_split,
     detect_split,
     evaluate,
     evaluate_split,
     evaluation_options,
     score_split,
 )
+from detector.evaluating.evaluation_data import choose_split
 from detector.images import write_image
 from detector.options import IOU_THRESHOLD, SuppressionName
 from detector.predict.detector import Detector
