@@ -100,7 +100,8 @@ def test_finished_run_leaves_last_ap_and_costs_but_no_weights(comparison: tuple[
     assert 0 < float(line["wall_seconds"]) < 600
     assert 100 < float(line["peak_mb"]) < 3000
     assert rows[1].difference == pytest.approx(float(result["AP"]) - 0.875)
-    expected = {"config.json", "errors.txt", "ledger.json", "log.txt", "results.csv", "run.json", "timing.csv"}
+    expected = {"config.json", "errors.txt", "ledger.json", "log.txt", "results.csv", "run.json", "split.json"}
+    expected |= {"timing.csv"}
     assert {path.name for path in folder.iterdir()} - {LOCK_NAME} == expected
 
 
@@ -143,7 +144,7 @@ def test_another_number_of_threads_is_refused(
 
 def test_data_without_a_val_split_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this data set has no val split, only train; add a val split"):
-        compare(tiny_data / "train.json", VARIATIONS, BASE, out=tmp_path)
+        compare(tiny_data / "train.json", VARIATIONS, replace(BASE, val_fraction=0), out=tmp_path)
 
 
 def test_runs_use_the_pixel_limit_of_the_settings(tiny_data: Path, tmp_path: Path) -> None:

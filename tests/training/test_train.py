@@ -50,7 +50,7 @@ def test_run_writes_weights_results_settings_and_ledger(tiny_run: Path, tiny_con
     weights = ["weights/best.safetensors", "weights/last.safetensors"]
     states = [name for name in files if name.startswith("state/")]
     assert [name.split("-")[0] for name in states] == ["state/00000040", "state/00000080"]
-    others = [LOCK_NAME, "config.json", "ledger.json", "results.csv", "run.json", "timing.csv"]
+    others = [LOCK_NAME, "config.json", "ledger.json", "results.csv", "run.json", "split.json", "timing.csv"]
     assert files == sorted([*others, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())
@@ -143,7 +143,7 @@ def test_non_finite_loss_stops_and_names_the_images(tiny_data: Path, tiny_config
 
 
 def test_last_weights_are_the_best_without_val_split(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
-    result = train(tiny_data / "train.json", replace(tiny_config, steps=4), out=tmp_path)
+    result = train(tiny_data / "train.json", replace(tiny_config, steps=4, val_fraction=0), out=tmp_path)
     assert result.best is None
     best, last = (load_weights(tmp_path / "weights" / f"{name}.safetensors") for name in ("best", "last"))
     assert best[1] == last[1]
@@ -175,7 +175,7 @@ def test_too_many_dropped_boxes_stop_the_run_unless_allowed(
             row["bbox"] = [10, 10, 0, 5]
 
     data = copy_of(tiny_data, tmp_path / "data", remove_widths)
-    config = replace(tiny_config, steps=2)
+    config = replace(tiny_config, steps=2, val_fraction=0)
     with pytest.raises(InputError, match=r"3 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
         train(data, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -189,7 +189,7 @@ def test_undecodable_image_is_missing_and_its_boxes_dropped(
     data = copy_of(tiny_data, tmp_path / "data", lambda data: None)
     content = (data / "images" / "1.png").read_bytes()
     (data / "images" / "1.png").write_bytes(content[: len(content) // 2])
-    config = replace(tiny_config, steps=2)
+    config = replace(tiny_config, steps=2, val_fraction=0)
     with pytest.raises(InputError, match=r"2 of 24 boxes would be dropped(.|\n)*1\.png"):
         train(data, config, out=tmp_path / "run")
     train(data, replace(config, allow_dropped=0.1), out=tmp_path / "run")
