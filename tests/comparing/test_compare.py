@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -145,6 +146,16 @@ def test_another_number_of_threads_is_refused(
 def test_data_without_a_val_split_is_refused(tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this data set has no val split, only train; add a val split"):
         compare(tiny_data / "train.json", VARIATIONS, replace(BASE, val_fraction=0), out=tmp_path)
+
+
+def test_runs_are_evaluated_on_the_same_held_back_images(tiny_data: Path, tmp_path: Path) -> None:
+    rows = compare(tiny_data / "train.json", ["flip=0"], BASE, out=tmp_path, seeds=1, jobs=2)
+    assert all(row.AP >= 0 for row in rows)
+    held_back = [json.loads(path.read_text())["val"] for path in tmp_path.rglob("split.json")]
+    assert len(held_back) == 2
+    assert held_back[0] == held_back[1] != []
+    with pytest.raises(InputError, match="with another val_fraction, AP is measured on other images"):
+        compare(tiny_data / "train.json", ["val_fraction=0.3"], BASE, out=tmp_path / "other")
 
 
 def test_runs_use_the_pixel_limit_of_the_settings(tiny_data: Path, tmp_path: Path) -> None:
