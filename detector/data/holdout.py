@@ -71,10 +71,15 @@ def hold_back(
     if count < MIN_IMAGES and not any(hashes[image.image_path] in known.val - known.train for image in images):
         return Holdout(split, None, (f"{name}: no images are held back, because {count} images are too few",))
     groups, searched = group_images(split, hashes)
-    parts: list[list[Annotation]] = []
+    sided: list[Group] = []
     for group in groups:
-        parts += [group] if len(group) <= limit else break_up(group, hashes, _part_size(fraction, count), limit)
-    sided = [side for part in parts for side in _with_sides(part, fraction, hashes, name, known)]
+        if len(group) <= limit:
+            sided += _with_sides(group, fraction, hashes, name, known)
+        else:
+            parts = break_up(group, hashes, max(_MIN_PART, round(fraction * len(group))), limit)
+            sides = [side for part in parts for side in _with_sides(part, fraction, hashes, name, known)]
+            _hold_back_one(sides)
+            sided += sides
     choose_sides(sided, limit)
     ids = {image.image_id for group in sided if group.is_held_back for image in group.images}
     if not ids:
@@ -110,9 +115,11 @@ def _large_group_warning(name: str, group: Sequence[Annotation]) -> str:
     )
 
 
-def _part_size(fraction: float, count: int) -> int:
-    """Return the size of the parts into which a large group is divided: one part is enough for evaluation."""
-    return max(_MIN_PART, round(fraction * count))
+def _hold_back_one(parts: Sequence[Group]) -> None:
+    """Hold back one part of a large group, which is enough: its size is the fraction to hold back; changes `parts`."""
+    free = sorted((part for part in parts if not part.is_fixed), key=lambda part: part.position)
+    for part in free:
+        part.is_held_back = part is free[0] and len(free) == len(parts)
 
 
 def _with_sides(

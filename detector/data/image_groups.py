@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.annotation import Annotation, annotation_bytes
+from detector.arrays import Floats
 from detector.data.near_duplicates import (
     boxes_agree,
     can_search,
@@ -23,7 +24,7 @@ from detector.data.near_duplicates import (
 )
 from detector.data.split import Split
 
-_MAX_SIMILAR = 50
+_MAX_SIMILAR = 10
 """Number of similar images whose boxes are compared with those of an image.
 
 This bounds the time: in the images of a fixed camera, all pairs are similar.
@@ -105,13 +106,39 @@ def _join_near_duplicates(split: Split, images: Sequence[Annotation], different:
     [thumbnails] = read_thumbnails([replace(split, annotations=tuple(images[i] for i in different))])
     kept = np.flatnonzero(~is_uniform(thumbnails.pixels))
     indices = [numbers[thumbnails.paths[k]] for k in kept]
-    classes = [tuple(np.sort(images[i].class_ids[~images[i].is_crowd]).tolist()) for i in indices]
+    objects = [tuple(np.sort(images[i].class_ids[~images[i].is_crowd]).tolist()) for i in indices]
+    numbers_of = {classes: number for number, classes in enumerate(set(objects))}
+    classes = np.array([numbers_of[own] for own in objects], dtype=np.int64)
+    means, tolerances = _mean_boxes([images[i] for i in indices])
     for k, found, correlation in similar_pairs(thumbnails.pixels[kept]):
-        same = [(c, j) for j, c in zip(found.tolist(), correlation.tolist(), strict=True) if classes[j] == classes[k]]
-        for _, j in sorted(same, reverse=True)[:_MAX_SIMILAR]:
+        tolerance = np.maximum(tolerances[found], tolerances[k])
+        may_agree = (np.abs(means[found] - means[k]) <= tolerance).all(axis=1) & (classes[found] == classes[k])
+        best = np.argsort(-correlation[may_agree], kind="stable")[:_MAX_SIMILAR]
+        for j in found[may_agree][best].tolist():
             a, b = indices[k], indices[j]
             if sets.find(a) != sets.find(b) and boxes_agree(images[a], images[b]):
                 sets.join((a, b))
+
+
+def _mean_boxes(images: Sequence[Annotation]) -> tuple[Floats, Floats]:
+    """Return numbers that are nearly the same for images whose boxes agree, so that few images need to be compared.
+
+    Returns:
+        The means [K, 4] over the boxes of each image: distance of the center from the middle (equal for flipped
+        images), y of the center, width, height, as fractions of the image size; and the tolerances [K, 4]. They are 0
+        for images without objects.
+    """
+    means, tolerances = (np.zeros((len(images), 4), np.float32) for _ in range(2))
+    for k, image in enumerate(images):
+        boxes = image.boxes[~image.is_crowd] / np.array([*image.image_hw[::-1]] * 2, dtype=np.float32)
+        if len(boxes):
+            width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+            x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+            means[k] = [column.mean() for column in (np.abs(x - 0.5), y, width, height)]
+            # Boxes with an IoU of 0.8 differ by at most a quarter of their size; rounding adds up to two pixels.
+            pixel = 2 / np.array([*image.image_hw[::-1]] * 2, dtype=np.float32)
+            tolerances[k] = np.tile(means[k, 2:], 2) / 4 + pixel
+    return means, tolerances
 
 
 def break_up(

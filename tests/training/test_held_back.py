@@ -144,10 +144,11 @@ def test_missing_split_is_replaced_by_held_back_images_only(run: Path, tiny_data
         path.rename(tmp_path / "annotations" / path.name)
     data_set = open_data(tmp_path)
     assert len(data_set.split_names) == 2
-    for name in (None, "val", "test"):
-        assert len(read_evaluation_split(data_set, name, hashes_of(run)).annotations) == 4
+    requested: tuple[str | None, ...] = (None, "val", "test")
+    for split_name in requested:
+        assert len(read_evaluation_split(data_set, split_name, hashes_of(run)).annotations) == 4
         with pytest.raises(InputError, match="have held back none of the images"):
-            read_evaluation_split(data_set, name, ImageHashes(train=frozenset({b"12345678"})))
+            read_evaluation_split(data_set, split_name, ImageHashes(train=frozenset({b"12345678"})))
     with pytest.raises(InputError, match="no split 'tset'"):
         read_evaluation_split(data_set, "tset", hashes_of(run))
 
