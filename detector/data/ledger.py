@@ -4,6 +4,7 @@ Always: found rows = used rows + clipped rows + dropped rows.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.errors import LabelError, location
+from detector.wording import plural
 
 DropCode = Literal[
     "malformed_row",
@@ -97,6 +99,8 @@ class Ledger:
         entries: one entry per clipped or dropped row.
         notes: what else the user should know about the label files, such as files that are not labels; one sentence
             each.
+        truncated: paths of the images whose files lack their last bytes. These images are part of the split; the
+            missing part is gray.
     """
 
     used: int = 0
@@ -105,6 +109,7 @@ class Ledger:
     missing: tuple[Path, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
     notes: tuple[str, ...] = ()
+    truncated: tuple[Path, ...] = ()
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(
@@ -114,6 +119,7 @@ class Ledger:
             missing=self.missing + other.missing,
             entries=self.entries + other.entries,
             notes=(*self.notes, *(note for note in other.notes if note not in self.notes)),
+            truncated=self.truncated + other.truncated,
         )
 
     def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
@@ -127,6 +133,7 @@ class Ledger:
             crowd: number of these rows that mark crowd regions.
             reason: why the image cannot be used.
         """
+        reason = reason.removeprefix(f"{image}: ")  # the entry names the image
         kept = tuple(entry for entry in self.entries if entry.action != "clipped" or entry.image != image)
         clipped = len(self.entries) - len(kept)
         was_background = rows == crowd and all(entry.image != image for entry in kept)
@@ -137,6 +144,7 @@ class Ledger:
             missing=(*self.missing, image),
             entries=kept + (LedgerEntry("image_unusable", image, None, reason, image),) * rows,
             notes=self.notes,
+            truncated=self.truncated,
         )
 
     @property
@@ -155,16 +163,32 @@ class Ledger:
         return self.used + len(self.entries)
 
     def summary(self) -> str:
-        """Return one line of text with all counts, and with the path of the first missing image if there is one.
+        """Return one line of text with all counts, and with the first missing image and the reason if there is one.
 
         >>> Ledger(used=3, background=1).summary()
-        '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background images)'
+        '3 boxes found = 3 used + 0 clipped + 0 dropped (0 crowd regions, 1 background image)'
         """
-        return without_control_characters(
-            f"{self.found} boxes found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
-            f"({self.crowd} crowd regions, {self.background} background images)"
-            + (f", {len(self.missing)} images missing, first: {self.missing[0]}" if self.missing else "")
+        text = (
+            f"{plural(self.found, 'box')} found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
+            f"({plural(self.crowd, 'crowd region')}, {plural(self.background, 'background image')})"
         )
+        if self.missing:
+            text += f", {plural(len(self.missing), 'image')} left out because missing or unusable"
+            text += f", {'first' if len(self.missing) > 1 else 'namely'}: {self.missing[0]}"
+        if self.truncated:
+            text += f", {plural(len(self.truncated), 'image')} with missing last bytes (shown gray)"
+            text += f", {'first' if len(self.truncated) > 1 else 'namely'}: {self.truncated[0]}"
+        return without_control_characters(text)
+
+    def distinct_entries(self, limit: int) -> list[tuple[str, int]]:
+        """Return the first different entries as text, each with the number of rows that have this text.
+
+        All rows of an image that cannot be used have the same text.
+
+        Args:
+            limit: largest number of texts.
+        """
+        return list(islice(Counter(map(str, self.entries)).items(), limit))
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts and the entries as a dictionary of values that JSON can represent."""
@@ -177,6 +201,7 @@ class Ledger:
             "background_images": self.background,
             "missing_images": [str(path) for path in self.missing],
             "notes": list(self.notes),
+            "truncated_images": [str(path) for path in self.truncated],
             "entries": [
                 {"action": e.action, "code": e.code, "file": str(e.path), "line": e.line, "reason": e.reason}
                 for e in self.entries

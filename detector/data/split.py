@@ -1,7 +1,7 @@
 """`Split`: the annotations of one split of a data set in memory, and the function that decodes its images."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -11,8 +11,10 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.ledger import Ledger
+from detector.errors import ImageError, LabelError
 from detector.images import read_image
 from detector.options import MAX_PIXELS
+from detector.wording import plural
 
 SPLITS = ("train", "val", "test")
 """The usual names of splits."""
@@ -91,6 +93,57 @@ class Split:
     from_files: bool = True
     max_pixels: int = MAX_PIXELS
     held_back: bool = False
+
+    def decode(self, annotation: Annotation) -> ImageArray:
+        """Decode the image of an annotation, compare its size with the annotation, and return it as [H, W, 3] RGB.
+
+        Raises:
+            InputError: the image cannot be decoded.
+            ImageError: the size of the image differs from the size in the annotation.
+        """
+        image = self.read_image(annotation)
+        if image.shape[:2] != annotation.image_hw:
+            (height, width), found = annotation.image_hw, image.shape
+            raise ImageError(
+                f"{annotation.image_path}: the image has {found[1]}x{found[0]} pixels, "
+                f"but its annotation says {width}x{height}"
+            )
+        return image
+
+    def without_images(self, reasons: Mapping[int, str]) -> "Split":
+        """Return a split without some images: their rows are dropped in the ledger, and are not in the ground truth.
+
+        For images that turn out to be unusable only after the label rows were read.
+
+        Args:
+            reasons: id of an image that cannot be used → the reason.
+
+        Raises:
+            LabelError: no image would be left. The message contains one of the reasons.
+        """
+        if not reasons:
+            return self
+        ledger = self.ledger
+        for annotation in self.annotations:
+            if (reason := reasons.get(annotation.image_id)) is not None:
+                rows, crowd = len(annotation.boxes), int(annotation.is_crowd.sum())
+                ledger = ledger.without_image(annotation.image_path, rows, crowd, reason)
+        kept = tuple(annotation for annotation in self.annotations if annotation.image_id not in reasons)
+        if not kept:
+            count = plural(len(self.annotations), "image")
+            raise LabelError(f"split '{self.name}': none of its {count} can be used; {next(iter(reasons.values()))}")
+        return replace(self, annotations=kept, ledger=ledger, ground_truth=_without(self.ground_truth, reasons))
+
+
+def _without(truth: dict[str, Any] | None, image_ids: Collection[int]) -> dict[str, Any] | None:
+    """Return a copy of a COCO dictionary without some images and their annotations."""
+    if truth is None:
+        return None
+    images = [image for image in truth["images"] if image["id"] not in image_ids]
+    return truth | {
+        "images": images,
+        "annotations": [row for row in truth["annotations"] if row["image_id"] not in image_ids],
+    }
 
 
 def join(name: str, first: Split, second: Split) -> Split:

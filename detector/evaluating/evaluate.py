@@ -1,11 +1,11 @@
 """Evaluate a detector on a split: COCO's average precision (AP)."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
@@ -13,18 +13,22 @@ from detector.data.formats.coco import to_coco
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.detections import Detections, coco_results
-from detector.errors import ConfigError, WeightsError
+from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.files import write_json
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import AveragePrecision, average_precision_unchecked
 from detector.options import IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
 from detector.predict.detector import Detector
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
 EVALUATION_OPTIONS = DetectOptions(score_threshold=0.001, max_detections=100, multi_label=True)
 """Options for an evaluation. AP also needs detections with low scores; COCO counts at most 100 detections per image."""
+
+_REASONS_SHOWN = 10
+"""Largest number of images that a warning about unusable images names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,30 +131,81 @@ def evaluation_options(
 def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS) -> Evaluation:
     """Evaluate a detector on a split, and return metrics and detections.
 
+    An image that cannot be used is left out: its annotations are not part of the ground truth, and a warning is logged.
+
     Raises:
-        InputError: the classes of detector and split differ, or an image cannot be read.
+        InputError: the classes of detector and split differ, or no image can be used.
     """
-    log.info("%s: %d images, %s", split.name, len(split.annotations), split.ledger.summary())
-    found = detect_split(detector, split, options)
-    return Evaluation(score_split(split, found), coco_results(found, split.category_ids))
+    log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
+    usable, found = detect_split(detector, split, options)
+    return Evaluation(score_split(usable, found), coco_results(found, usable.category_ids))
 
 
-def detect_split(
-    detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS
-) -> dict[int, Detections]:
-    """Return image id → detections, for every image of a split.
+class DetectedSplit(NamedTuple):
+    """The result of `detect_split`.
+
+    Attributes:
+        split: the split without the images that cannot be used.
+        found: image id → detections, for every image of `split`.
+    """
+
+    split: Split
+    found: dict[int, Detections]
+
+
+def detect_split(detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS) -> DetectedSplit:
+    """Detect objects in every image of a split; images that cannot be used are left out, with a warning.
 
     Raises:
-        InputError: the classes of detector and split differ, or an image cannot be read.
+        InputError: the classes of detector and split differ, or no image can be used.
     """
     check_classes(detector, split)
-    return detect_letterboxed_split(detector, letterbox_split(split, detector.input_hw), options)
+    unusable: dict[int, str] = {}
+    found = detect_letterboxed_split(detector, letterbox_split(split, detector.input_hw, unusable), options)
+    return DetectedSplit(_without_unusable(split, unusable), found)
 
 
-def letterbox_split(split: Split, input_hw: tuple[int, int]) -> Iterator[LetterboxedImage]:
-    """Read and letterbox each image of a split, and yield the letterboxed images in order."""
+def read_letterboxed_split(split: Split, input_hw: tuple[int, int]) -> tuple[Split, tuple[LetterboxedImage, ...]]:
+    """Read and letterbox each image of a split; return the usable part of the split, and its images.
+
+    Raises:
+        LabelError: no image can be used.
+    """
+    unusable: dict[int, str] = {}
+    images = tuple(letterbox_split(split, input_hw, unusable))
+    return split.without_images(unusable), images
+
+
+def _without_unusable(split: Split, unusable: Mapping[int, str]) -> Split:
+    """Return the split without the images that cannot be used, and log a warning that names them."""
+    usable = split.without_images(unusable)
+    if unusable:
+        log.warning(
+            "%s: %d of %s cannot be used and are left out of the evaluation, with their boxes; now %s",
+            *(split.name, len(unusable), plural(len(split.annotations), "image"), usable.ledger.summary()),
+        )
+        for reason in islice(unusable.values(), _REASONS_SHOWN):
+            log.warning("  %s", reason)
+    return usable
+
+
+def letterbox_split(
+    split: Split, input_hw: tuple[int, int], unusable: MutableMapping[int, str]
+) -> Iterator[LetterboxedImage]:
+    """Read and letterbox each image of a split, and yield the letterboxed images in order.
+
+    Args:
+        split: the split.
+        input_hw: size (height, width) of the letterboxed images.
+        unusable: gets an item, image id → reason, for each image that cannot be used; such images are not yielded.
+    """
     for annotation in split.annotations:
-        yield LetterboxedImage(annotation, *letterbox_image(split.read_image(annotation), input_hw))
+        try:
+            image = split.decode(annotation)
+        except InputError as error:
+            unusable[annotation.image_id] = str(error)
+        else:
+            yield LetterboxedImage(annotation, *letterbox_image(image, input_hw))
 
 
 def detect_letterboxed_split(

@@ -166,13 +166,14 @@ def _compare_ap(reference: Detector, model: Detector, split: Split) -> ApCompari
     If the graph contains NMS, both use the options of that NMS, else the options of the evaluation.
     """
     options = model.runtime.graph_info.nms or EVALUATION_OPTIONS
-    weights, export = (score_split(split, detect_split(detector, split, options)).AP for detector in (reference, model))
+    usable = [detect_split(detector, split, options) for detector in (reference, model)]
+    weights, export = (score_split(*detected).AP for detected in usable)
     return ApComparison(
         weights=round(weights, 4),
         export=round(export, 4),
         lost=round(weights - export, 4) + 0.0,  # not -0.0
         split=split.name,
-        images=len(split.annotations),
+        images=len(usable[0].split.annotations),
         options=options,
     )
 

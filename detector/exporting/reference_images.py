@@ -1,5 +1,6 @@
 """The images on which an export is compared with its weights, and functions that detect objects in them."""
 
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +11,13 @@ from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.data.split import evenly_spaced
 from detector.detections import Detections
+from detector.errors import InputError
 from detector.letterbox import letterbox_image
 from detector.media.sources import Source
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
+
+log = logging.getLogger(__name__)
 
 _IMAGES = 24
 """Number of built-in images, and largest number of the user's images, in a comparison."""
@@ -40,8 +44,24 @@ def builtin_images(model: Detector) -> list[ImageArray]:
 
 
 def read_evenly_spaced(sources: Sequence[Source]) -> list[ImageArray]:
-    """Read and return at most 24 of the images, evenly spaced over the list."""
-    return [source.read() for source in evenly_spaced(sources, _IMAGES)]
+    """Read and return at most 24 of the images, evenly spaced over the list.
+
+    An image that cannot be read is left out, with a warning.
+
+    Raises:
+        InputError: none of these images can be read.
+    """
+    images: list[ImageArray] = []
+    first_error: InputError | None = None
+    for source in evenly_spaced(sources, _IMAGES):
+        try:
+            images.append(source.read())
+        except InputError as error:
+            first_error = first_error or error
+            log.warning("left out of the comparison: %s", error)
+    if not images and first_error is not None:
+        raise first_error
+    return images
 
 
 def prepare_for_comparison(images: Sequence[ImageArray], model: Detector) -> list[ImageArray]:

@@ -22,7 +22,7 @@ from detector.augment.mosaic import mosaic
 from detector.augment.pipeline import augment
 from detector.config import AugmentConfig, Config
 from detector.data.split import Split, evenly_spaced
-from detector.errors import ImageError, InputError, LabelError
+from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.memory import available_memory
 from detector.sample import Sample
@@ -67,26 +67,21 @@ class DetectionDataset:
     def __init__(self, split: Split, input_hw: tuple[int, int], config: Config) -> None:
         self.input_hw = input_hw
         self.config = config
-        self.ledger = split.ledger
-        self._read = split.read_image
+        self._decode = split.decode
         self.image_bytes = sum(self._stored_bytes(annotation) for annotation in split.annotations)
         self.in_memory = self.image_bytes <= _MEMORY_FRACTION * available_memory()
         self._images: list[ImageArray] = []
-        annotations, last_error = [], ""
+        annotations, unusable = [], dict[int, str]()
         digest = hashlib.sha256()
         for annotation, image in self._decode_all(split.annotations):
             if isinstance(image, InputError):
-                rows, crowd = len(annotation.boxes), int(annotation.is_crowd.sum())
-                self.ledger = self.ledger.without_image(annotation.image_path, rows, crowd, str(image))
-                last_error = f", the last one because: {image}"
+                unusable[annotation.image_id] = str(image)
                 continue
             annotations.append(annotation)
             digest.update(annotation_bytes(annotation) + zlib.crc32(np.ascontiguousarray(image).data).to_bytes(4))
             if self.in_memory:
                 self._images.append(image)
-        if not annotations:
-            count = len(split.annotations)
-            raise LabelError(f"split '{split.name}': none of its {count} images can be used for training{last_error}")
+        self.ledger = split.without_images(unusable).ledger
         self.annotations = tuple(annotations)
         self.fingerprint = digest.hexdigest()[:16]
 
@@ -96,7 +91,7 @@ class DetectionDataset:
     def sample(self, index: int) -> Sample:
         """Return sample `index` without augmentation. A large image is reduced to 1.5 times its letterboxed size."""
         annotation = self.annotations[index]
-        image = self._images[index] if self.in_memory else self._downscale(self._read(annotation))
+        image = self._images[index] if self.in_memory else self._downscale(self._decode(annotation))
         height, width = annotation.image_hw
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
         return Sample(image, annotation.boxes * scale, annotation.class_ids, annotation.is_crowd, annotation.image_id)
@@ -209,15 +204,9 @@ class DetectionDataset:
 
         def decode(annotation: Annotation) -> ImageArray | InputError:
             try:
-                image = self._read(annotation)
+                return self._downscale(self._decode(annotation))
             except InputError as error:
                 return error
-            if image.shape[:2] != annotation.image_hw:
-                (height, width), found = annotation.image_hw, image.shape
-                return ImageError(
-                    f"the image has {found[1]}x{found[0]} pixels, but its annotation says {width}x{height}"
-                )
-            return self._downscale(image)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             remaining = iter(annotations)

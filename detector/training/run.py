@@ -17,7 +17,7 @@ from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS
 from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError
-from detector.evaluating.evaluate import detect_letterboxed_split, letterbox_split, score_split
+from detector.evaluating.evaluate import detect_letterboxed_split, score_split
 from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
@@ -81,7 +81,6 @@ class TrainingRun:
         self._inputs, self._folder, self._started = inputs, folder, started
         self._config, self._dataset, self._val = inputs.config, inputs.dataset, inputs.val
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
-        self._val_images = list(letterbox_split(self._val, self._dataset.input_hw)) if self._val else []
         self._progress = Progress(steps=0, evaluations=0)
         self._evaluation_seconds = 0.0
         self._saved_at = time.monotonic()
@@ -104,7 +103,8 @@ class TrainingRun:
         The keys are those of `environment.EFFECTS`.
         """
         val = b"".join(
-            annotation_bytes(image.annotation) + zlib.crc32(image.pixels.data).to_bytes(4) for image in self._val_images
+            annotation_bytes(image.annotation) + zlib.crc32(image.pixels.data).to_bytes(4)
+            for image in self._inputs.val_images
         )
         data = f"{self._dataset.fingerprint}-{zlib.crc32(val):08x}"
         return {"data": data} | environment_facts(self._inputs.device)
@@ -268,7 +268,7 @@ class TrainingRun:
         start = time.monotonic()
         runtime = TorchRuntime(self._trainer.ema.network, self._dataset.input_hw, self._inputs.device)
         detector = Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
-        ap = score_split(self._val, detect_letterboxed_split(detector, self._val_images))
+        ap = score_split(self._val, detect_letterboxed_split(detector, self._inputs.val_images))
         self._evaluation_seconds = time.monotonic() - start
         return ap
 

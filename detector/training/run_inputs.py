@@ -7,6 +7,7 @@ import torch
 from detector.config import Config
 from detector.data.split import Split
 from detector.data.training_splits import TrainingSplits
+from detector.evaluating.evaluate import LetterboxedImage
 from detector.image_hashes import ImageHashes
 from detector.loader.dataset import DetectionDataset
 from detector.model.checkpoint import copy_weights
@@ -24,6 +25,7 @@ class RunInputs:
         device: device that trains the network.
         dataset: the training images.
         splits: the training split, and the split on which the run is evaluated.
+        val_images: letterboxed images of the val split; empty without one.
         description: description of the data set.
         weights: network with the initial weights, of the same architecture; None: the initial weights are random.
         same_classes: True if the initial weights have the same classes as the data set. Then their last layers are used
@@ -35,6 +37,7 @@ class RunInputs:
     device: torch.device
     dataset: DetectionDataset
     splits: TrainingSplits
+    val_images: tuple[LetterboxedImage, ...]
     description: str
     weights: GridNetwork | None
     same_classes: bool

@@ -11,6 +11,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, WeightsError
+from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
@@ -22,8 +23,12 @@ from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_inputs import RunInputs
 from detector.weights_info import WeightsInfo
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
+
+_ENTRIES_SHOWN = 10
+"""Largest number of different ledger entries that are logged for a split."""
 
 DEFAULT_MINUTES = 10.0
 """Length of a run if the settings give no length."""
@@ -235,21 +240,32 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
             "--val-fraction hold back images"
         )
     dataset = DetectionDataset(split, input_hw, config)
+    val_images: tuple[LetterboxedImage, ...] = ()
+    if val is not None:
+        val, val_images = read_letterboxed_split(val, input_hw)
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
-    for read in (split, val) if val else (split,):
-        _check_ledger(read, ledgers[read.name], config.allow_dropped)
+    for name, count in ((split.name, len(dataset)), *([(val.name, len(val_images))] if val else [])):
+        _check_ledger(name, count, ledgers[name], config.allow_dropped)
     same_classes = info is None or info.class_names == split.class_names
-    return RunInputs(
-        config, device, dataset, splits, source.description, weights, same_classes, splits.image_hashes(known)
-    ), ledgers
+    splits = replace(splits, val=val)
+    hashes = splits.image_hashes(known)
+    inputs = RunInputs(config, device, dataset, splits, val_images, source.description, weights, same_classes, hashes)
+    return inputs, ledgers
 
 
-def _check_ledger(split: Split, ledger: Ledger, allow_dropped: float) -> None:
-    """Log the ledger of a split; raise LabelError if it has dropped more than the fraction `allow_dropped` of boxes."""
-    log.info("%s: %d images, %s", split.name, len(split.annotations), ledger.summary())
-    for entry in ledger.entries[:10]:
-        log.info("  %s", entry)
-    ledger.check(allow_dropped)
+def _check_ledger(name: str, images: int, ledger: Ledger, allow_dropped: float) -> None:
+    """Log the ledger of a split; raise LabelError if it has dropped more rows than `allow_dropped` allows.
+
+    Args:
+        name: name of the split.
+        images: number of images of the split that can be used.
+        ledger: ledger of the split.
+        allow_dropped: the setting.
+    """
+    log.info("%s: %s, %s", name, plural(images, "image"), ledger.summary())
+    ledger.check(allow_dropped)  # the error lists entries too, so they are not logged before
+    for text, count in ledger.distinct_entries(_ENTRIES_SHOWN):
+        log.info("  %s%s", text, f" ({count} boxes)" if count > 1 else "")
 
 
 def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:

@@ -39,12 +39,18 @@ def test_every_drop_code_counts_as_dropped(code: DropCode) -> None:
 
 
 def test_summary_names_missing_images() -> None:
-    assert Ledger(missing=(Path("a.jpg"), Path("b.jpg"))).summary().endswith("2 images missing, first: a.jpg")
+    assert (
+        Ledger(missing=(Path("a.jpg"), Path("b.jpg")))
+        .summary()
+        .endswith("2 images left out because missing or unusable, first: a.jpg")
+    )
 
 
 def test_control_characters_in_paths_are_replaced_in_texts() -> None:
     path = Path("a\x1b[2J\n\x9b.jpg")
-    assert Ledger(missing=(path,)).summary().endswith("1 images missing, first: a?[2J??.jpg")
+    assert (
+        Ledger(missing=(path,)).summary().endswith("1 image left out because missing or unusable, namely: a?[2J??.jpg")
+    )
     assert str(LedgerEntry("no_area", path, 1, "no area\r")) == "a?[2J??.jpg:1: dropped: no area?"
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,7 @@ import pytest
 
 from detector.data.open_data import open_data
 from detector.detections import Detections
-from detector.errors import ConfigError, LabelError, WeightsError
+from detector.errors import ConfigError, InputError, LabelError, WeightsError
 from detector.evaluating.evaluate import (
     detect_split,
     evaluate,
@@ -39,7 +40,7 @@ def test_perfect_detections_score_one_and_none_score_zero(tiny_data: Path) -> No
 def test_scoring_the_file_equals_scoring_the_annotations(tiny_data: Path, tiny_weights: Path) -> None:
     split = open_data(tiny_data).read("val")
     assert split.ground_truth is not None
-    found = detect_split(Detector.load(tiny_weights, device="cpu"), split)
+    found = detect_split(Detector.load(tiny_weights, device="cpu"), split).found
     from_file = score_split(split, found).to_json()
     from_annotations = score_split(replace(split, ground_truth=None), found).to_json()
     assert from_file.pop("per_class") == from_annotations.pop("per_class")
@@ -69,17 +70,17 @@ def test_nms_variant_comes_from_the_caller_or_the_weights(
     detector, split = Detector.load(tiny_weights, device="cpu"), open_data(tiny_data).read("val")
     settings = {"suppression": suppression, "class_agnostic": True}
     configured = Detector(detector.runtime, replace(detector.info, config=settings))
-    score = score_split(split, detect_split(configured, split))
+    score = score_split(*detect_split(configured, split))
     assert score.AP50 > 0.5
     options = evaluation_options(IOU_THRESHOLD, suppression, True)
-    assert score == score_split(split, detect_split(detector, split, options))
+    assert score == score_split(*detect_split(detector, split, options))
     assert score == evaluate(
         tiny_data, tiny_weights, split="val", device="cpu", suppression=suppression, class_agnostic=True
     )
-    plain = detect_split(detector, split)
+    plain = detect_split(detector, split).found
     assert any(
         len(found) < len(plain[image_id]) or not np.array_equal(found.scores, plain[image_id].scores)
-        for image_id, found in detect_split(configured, split).items()
+        for image_id, found in detect_split(configured, split).found.items()
     )
 
 
@@ -113,3 +114,45 @@ def test_split_of_background_images_can_be_scored(tmp_path: Path, tiny_weights: 
     ap = evaluate(tmp_path, tiny_weights, split="test", device="cpu")
     assert ap.AP == -1
     assert ap.per_class["red"]["objects"] == 0
+
+
+def damage(folder: Path, *image_ids: int) -> None:
+    for image_id in image_ids:
+        (folder / "images" / f"{image_id}.png").write_bytes(b"not an image")
+
+
+def test_a_damaged_image_is_left_out_of_the_ground_truth(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    split = open_data(tmp_path / "data").read("val")
+    detector = Detector.load(tiny_weights, device="cpu")
+    complete = detect_split(detector, split).found
+    first, *others = split.annotations
+    damage(tmp_path / "data", first.image_id)
+    usable, found = detect_split(detector, split)
+    assert found.keys() == {annotation.image_id for annotation in others}
+    assert usable.ledger.found == split.ledger.found
+    assert usable.ledger.dropped == len(first.boxes)
+    assert usable.ledger.missing == (first.image_path,)
+    expected = replace(split, annotations=tuple(others), ground_truth=None)
+    assert score_split(usable, found) == score_split(expected, {i: complete[i] for i in found})
+    assert "val: 1 of 4 images cannot be used" in caplog.text
+    assert caplog.text.count(str(first.image_path)) == 2  # in the summary, and with the reason
+
+
+def test_an_image_of_another_size_is_left_out(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    split = open_data(tmp_path / "data").read("val")
+    write_image(split.annotations[0].image_path, np.zeros((96, 64, 3), np.uint8))
+    usable = detect_split(Detector.load(tiny_weights, device="cpu"), split).split
+    assert usable.annotations == split.annotations[1:]
+    assert "the image has 64x96 pixels, but its annotation says 96x64" in usable.ledger.entries[0].reason
+
+
+def test_a_split_without_usable_images_is_refused(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    split = open_data(tmp_path / "data").read("val")
+    damage(tmp_path / "data", *(annotation.image_id for annotation in split.annotations))
+    with pytest.raises(InputError, match=r"'val': none of its 4 images can be used; .*not an image in a supported"):
+        detect_split(Detector.load(tiny_weights, device="cpu"), split)

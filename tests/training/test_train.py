@@ -41,7 +41,7 @@ def test_network_overfits_a_few_images() -> None:
         trainer.step(step, steps, batch)
     info = WeightsInfo("pico", split.class_names, split.category_ids, input_hw, {}, {})
     runtime = TorchRuntime(trainer.ema.network, input_hw, torch.device("cpu"))
-    ap = score_split(split, detect_split(Detector(runtime, info), split))
+    ap = score_split(*detect_split(Detector(runtime, info), split))
     assert ap.AP50 > 0.9
 
 
