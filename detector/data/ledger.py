@@ -43,6 +43,9 @@ DropCode = Literal[
 RowCode = DropCode | Literal["clipped"]
 """A `DropCode`, or `clipped`: the box was clipped to the image, and the clipped box is used."""
 
+ALWAYS_ALLOWED = 3
+"""A split may drop this many rows in any case, so that one bad row does not stop a small data set."""
+
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -207,6 +210,18 @@ class Ledger:
                 for e in self.entries
             ],
         }
+
+    def too_many_dropped(self, allowed_fraction: float) -> bool:
+        """Return True if more rows were dropped than a training run accepts.
+
+        A run accepts `ALWAYS_ALLOWED` rows, or the allowed fraction of the found rows if that is more. If the allowed
+        fraction is 0, no row may be dropped.
+
+        Args:
+            allowed_fraction: largest allowed value of `dropped / found`, 0..1, inclusive.
+        """
+        always = ALWAYS_ALLOWED if allowed_fraction > 0 else 0
+        return self.dropped > max(always, allowed_fraction * self.found)
 
     def check(self, allowed_fraction: float) -> None:
         """Raise LabelError if more than the allowed fraction of the found rows was dropped.

@@ -74,6 +74,21 @@ def test_check_fails_above_the_allowed_fraction_of_dropped_rows() -> None:
         make_ledger(9, 0, 1).check(0.09)
 
 
+@pytest.mark.parametrize(
+    ("used", "dropped", "allowed", "too_many"),
+    [
+        (1, 3, 0.02, False),
+        (1, 4, 0.02, True),
+        (196, 4, 0.02, False),
+        (195, 5, 0.02, True),
+        (1000, 1, 0.0, True),
+        (1000, 0, 0.0, False),
+    ],
+)
+def test_three_rows_or_the_fraction_may_be_dropped(used: int, dropped: int, allowed: float, too_many: bool) -> None:
+    assert make_ledger(used, 0, dropped).too_many_dropped(allowed) is too_many
+
+
 def test_check_accepts_a_split_without_rows() -> None:
     Ledger().check(0.0)
 
