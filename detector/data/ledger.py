@@ -224,21 +224,37 @@ class Ledger:
         return self.dropped > max(always, allowed_fraction * self.found)
 
     def check(self, allowed_fraction: float) -> None:
-        """Raise LabelError if more than the allowed fraction of the found rows was dropped.
+        """Raise LabelError if too many rows were dropped, or all.
 
         Args:
-            allowed_fraction: largest allowed value of `dropped / found`, 0..1, inclusive.
+            allowed_fraction: largest allowed value of `dropped / found`, 0..1; see `too_many_dropped`.
 
         Raises:
-            LabelError: more rows were dropped. The message lists the first five dropped rows.
+            LabelError: more rows were dropped. The message has one example and a count for each kind of reason.
         """
-        if self.dropped > allowed_fraction * self.found:
-            first = "\n  ".join(map(str, islice(self._dropped_entries(), 5)))
-            raise LabelError(
-                f"{self.dropped} of {self.found} boxes would be dropped, more than the allowed {allowed_fraction:.1%}:"
-                f"\n  {first}\n"
-                "Fix the label files, or pass a larger fraction as --allow-dropped to continue without these boxes."
-            )
+        nothing_left = 0 < self.dropped == self.found
+        if not nothing_left and not self.too_many_dropped(allowed_fraction):
+            return
+        if nothing_left:
+            problem = "none would be left" if self.dropped > 1 else "which is the only one"
+            advice = "Fix the labels."
+        else:
+            limit = f"more than the allowed {allowed_fraction:.1%}"
+            problem = limit + (f" and more than {ALWAYS_ALLOWED} boxes" if allowed_fraction else "")
+            advice = "Fix the labels, or pass a larger fraction as --allow-dropped to continue without these boxes."
+        listed = "\n  ".join(self._dropped_by_code())
+        raise LabelError(
+            f"{self.dropped} of {plural(self.found, 'box')} would be dropped, {problem}:\n  {listed}\n{advice}"
+        )
+
+    def _dropped_by_code(self) -> Iterator[str]:
+        """Yield one line per drop code that occurs: the first row with this code, and the number of other rows."""
+        by_code: dict[RowCode, list[LedgerEntry]] = {}
+        for entry in self._dropped_entries():
+            by_code.setdefault(entry.code, []).append(entry)
+        for entries in by_code.values():
+            others = len(entries) - 1
+            yield f"{entries[0]}" + (f" (and {plural(others, 'more box', 'more boxes')} like this)" if others else "")
 
     def _dropped_entries(self) -> Iterator[LedgerEntry]:
         return (entry for entry in self.entries if entry.action == "dropped")

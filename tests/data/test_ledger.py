@@ -69,9 +69,30 @@ def test_json_has_counts_missing_images_and_entries() -> None:
 
 
 def test_check_fails_above_the_allowed_fraction_of_dropped_rows() -> None:
-    make_ledger(9, 0, 1).check(0.1)
-    with pytest.raises(LabelError, match=r"1 of 10 boxes .*allowed 9\.0%:\n  labels/a\.txt:1: dropped: no area"):
-        make_ledger(9, 0, 1).check(0.09)
+    make_ledger(36, 0, 4).check(0.1)
+    message = (
+        r"^4 of 40 boxes would be dropped, more than the allowed 9\.0% and more than 3 boxes:\n"
+        r"  labels/a\.txt:1: dropped: no area \(and 3 more boxes like this\)\nFix .*--allow-dropped"
+    )
+    with pytest.raises(LabelError, match=message):
+        make_ledger(36, 0, 4).check(0.09)
+
+
+def test_check_gives_one_example_per_kind_of_reason() -> None:
+    ledger = make_ledger(5, 0, 2) + Ledger(entries=(LedgerEntry("unknown_class", FILE, 9, "class 7"),) * 4)
+    with pytest.raises(LabelError) as caught:
+        ledger.check(0.1)
+    assert str(caught.value).split("\n")[1:-1] == [
+        "  labels/a.txt:1: dropped: no area (and 1 more box like this)",
+        "  labels/a.txt:9: dropped: class 7 (and 3 more boxes like this)",
+    ]
+
+
+@pytest.mark.parametrize(("dropped", "text"), [(1, "1 of 1 box would"), (3, "3 of 3 boxes would .*none would be left")])
+def test_a_split_that_loses_every_row_is_refused(dropped: int, text: str) -> None:
+    with pytest.raises(LabelError, match=text) as caught:
+        make_ledger(0, 0, dropped).check(1.0)
+    assert "--allow-dropped" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
