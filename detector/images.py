@@ -2,7 +2,8 @@
 
 Inside the package, an image is always RGB, uint8, [H, W, 3], in the orientation in which an image viewer shows it.
 The rules: EXIF orientation is applied; 16-bit gray is divided by 256 (12-bit by 16); transparent images are composited
-on white; only the first frame of an animation is used; images of floating-point numbers are errors, because the range
+on white; only the first frame of an animation is used; a JPEG file that lacks its last bytes is read if
+at least 80 % of its rows are there, the rest is gray; images of floating-point numbers are errors, because the range
 of their values is unknown. The format is detected from the content: a PNG file named .jpg is read as a PNG.
 """
 
@@ -24,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError, ImageTooLargeError, InputError
 from detector.options import MAX_PIXELS
+from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missing_rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ _UPRIGHT = {
 Source: EXIF 2.32, tag 0x0112.
 """
 
+_truncated: dict[str, bool] = {}
+"""Path of each file that `read_image` found truncated. Several threads read images, so this is a dictionary whose
+single operations are atomic."""
+
 _TIFF_BITS = 258
 _PILLOW_LOCK = threading.Lock()
 _MORE_PIXELS = "shrink the image, or allow more pixels with --max-pixels"
@@ -70,10 +76,52 @@ def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixel
         ImageError: the file is not an image in a supported format, is damaged, or has an unsupported mode.
     """
     name = name or _name_of(source)
-    with _open(source, max_pixels, name) as file:
-        if file.format in _ANIMATED and getattr(file, "is_animated", False):
-            _warn_animated(name)
-        return to_rgb(file)
+    try:
+        with _open(source, max_pixels, name) as file:
+            if file.format in _ANIMATED and getattr(file, "is_animated", False):
+                _warn_animated(name)
+            image = to_rgb(file)
+    except ImageError as error:
+        return _read_truncated(source, name, max_pixels, error)
+    if _truncated and not isinstance(source, bytes):  # the file may have been repaired
+        _truncated.pop(str(source), None)
+    return image
+
+
+def is_truncated(path: Path | str) -> bool:
+    """Return True if the file at `path` lacked its last bytes when `read_image` read it last in this process."""
+    return str(path) in _truncated
+
+
+def _read_truncated(source: Path | str | bytes, name: str, max_pixels: int, error: ImageError) -> ImageArray:
+    """Decode a JPEG file that lacks its last bytes; the missing part is gray. Log a warning that names the file.
+
+    An image in memory is not accepted: whoever sent it can send it again.
+
+    Args:
+        source: the image, as for `read_image`.
+        name: name of the image in messages.
+        max_pixels: as for `read_image`.
+        error: the error that is raised if the file is not a truncated JPEG, or if too much is missing.
+    """
+    if isinstance(source, bytes) or isinstance(error, ImageTooLargeError):
+        raise error
+    try:
+        if (data := close_jpeg(Path(source).read_bytes())) is None:
+            raise error
+        with _open(data, max_pixels, name) as file:
+            image = to_rgb(file)
+            if file.mode not in ("L", "RGB"):
+                raise error
+            rows = missing_rows(np.asarray(file))
+            if rows > LARGEST_MISSING_FRACTION * file.height:
+                raise error
+            part = f"the last {rows} of {file.height} rows of pixels are gray" if rows else "less than a row is damaged"
+    except (OSError, InputError):
+        raise error from None
+    _truncated[str(source)] = True
+    _warn_truncated(name, part)
+    return image
 
 
 def read_image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -113,6 +161,14 @@ def read_thumbnail(path: Path | str, side: int, *, max_pixels: int = MAX_PIXELS)
     Raises:
         InputError: the image cannot be read.
     """
+    try:
+        return _read_thumbnail(path, side, max_pixels)
+    except ImageError:  # `read_image` also reads truncated files
+        image = Image.fromarray(read_image(path, max_pixels=max_pixels))
+        return np.array(image.resize((side, side), Image.Resampling.BOX))
+
+
+def _read_thumbnail(path: Path | str, side: int, max_pixels: int) -> ImageArray:
     with _open(path, max_pixels) as file:
         # A JPEG is decoded faster at 1/2, 1/4 or 1/8 scale: at least twice `side`, so that all pixels count equally.
         file.draft(None, (2 * side, 2 * side))
@@ -158,6 +214,12 @@ def _orientation(image: Image.Image) -> Any:
     except Exception:  # damaged EXIF data causes many types of errors; an image viewer ignores them
         return 1
     return value if isinstance(value, int) else 1
+
+
+@lru_cache(maxsize=4096)
+def _warn_truncated(name: str, part: str) -> None:
+    """Log a warning that the last bytes of an image file are missing, once per process and image."""
+    _LOG.warning("%s: the file lacks its last bytes; it is read all the same, but %s", name, part)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.ledger import Ledger
 from detector.errors import ImageError, LabelError
-from detector.images import read_image
+from detector.images import is_truncated, read_image
 from detector.options import MAX_PIXELS
 from detector.wording import plural
 
@@ -110,10 +110,11 @@ class Split:
             )
         return image
 
-    def without_images(self, reasons: Mapping[int, str]) -> "Split":
-        """Return a split without some images: their rows are dropped in the ledger, and are not in the ground truth.
+    def after_decoding(self, reasons: Mapping[int, str]) -> "Split":
+        """Return the split after all its images have been decoded, without the images that cannot be used.
 
-        For images that turn out to be unusable only after the label rows were read.
+        The rows of these images are dropped in the ledger, and are not in the ground truth. The ledger also names the
+        images whose files lack their last bytes.
 
         Args:
             reasons: id of an image that cannot be used → the reason.
@@ -121,8 +122,6 @@ class Split:
         Raises:
             LabelError: no image would be left. The message contains one of the reasons.
         """
-        if not reasons:
-            return self
         ledger = self.ledger
         for annotation in self.annotations:
             if (reason := reasons.get(annotation.image_id)) is not None:
@@ -132,6 +131,11 @@ class Split:
         if not kept:
             count = plural(len(self.annotations), "image")
             raise LabelError(f"split '{self.name}': none of its {count} can be used; {next(iter(reasons.values()))}")
+        if self.from_files:
+            truncated = tuple(a.image_path for a in kept if is_truncated(a.image_path))
+            ledger = replace(ledger, truncated=truncated)
+        if not reasons:
+            return replace(self, ledger=ledger)
         return replace(self, annotations=kept, ledger=ledger, ground_truth=_without(self.ground_truth, reasons))
 
 

@@ -173,12 +173,12 @@ def read_letterboxed_split(split: Split, input_hw: tuple[int, int]) -> tuple[Spl
     """
     unusable: dict[int, str] = {}
     images = tuple(letterbox_split(split, input_hw, unusable))
-    return split.without_images(unusable), images
+    return split.after_decoding(unusable), images
 
 
 def _without_unusable(split: Split, unusable: Mapping[int, str]) -> Split:
     """Return the split without the images that cannot be used, and log a warning that names them."""
-    usable = split.without_images(unusable)
+    usable = split.after_decoding(unusable)
     if unusable:
         log.warning(
             "%s: %d of %s cannot be used and are left out of the evaluation, with their boxes; now %s",

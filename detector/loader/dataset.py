@@ -81,7 +81,7 @@ class DetectionDataset:
             digest.update(annotation_bytes(annotation) + zlib.crc32(np.ascontiguousarray(image).data).to_bytes(4))
             if self.in_memory:
                 self._images.append(image)
-        self.ledger = split.without_images(unusable).ledger
+        self.ledger = split.after_decoding(unusable).ledger
         self.annotations = tuple(annotations)
         self.fingerprint = digest.hexdigest()[:16]
 

@@ -1,3 +1,4 @@
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
@@ -374,3 +376,15 @@ def test_mosaic_is_phased_in_and_off_at_the_end(epoch: float, epochs: float) -> 
 
 def test_available_memory_is_a_plausible_number_of_bytes() -> None:
     assert 1 << 20 < available_memory() < 1 << 50
+
+
+def test_a_truncated_jpeg_is_used_and_named_in_the_ledger(tmp_path: Path) -> None:
+    split = coco.read_split(write_coco(tmp_path, [([1, 1, 5, 5], 0)]), "train")
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(buffer, "JPEG")
+    (tmp_path / "truncated.png").write_bytes(buffer.getvalue()[:-2])
+    ledger = make(split).ledger
+    assert (ledger.used, ledger.dropped, ledger.missing) == (2, 0, ())
+    assert ledger.truncated == (tmp_path / "truncated.png",)
+    assert "1 image with missing last bytes (shown gray), namely: " in ledger.summary()
+    assert ledger.to_json()["truncated_images"] == [str(tmp_path / "truncated.png")]
