@@ -1,5 +1,11 @@
 """Wording of messages: numbers with the right form of a noun, and metrics that may be undefined."""
 
+UNDEFINED = -1
+"""Value of a metric of COCO's evaluation that cannot be computed, because there are no such objects."""
+
+_SEPARATORS_FROM = 10_000
+_WITH_ES = ("x", "s", "ch", "sh")
+
 
 def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
     """Return a count with its noun in the singular or the plural.
@@ -18,5 +24,10 @@ def plural(count: int, noun: str, plural_noun: str | None = None) -> str:
     return f"{number} {plural_noun or noun + ('es' if noun.endswith(_WITH_ES) else 's')}"
 
 
-_SEPARATORS_FROM = 10_000
-_WITH_ES = ("x", "s", "ch", "sh")
+def metric(value: float, digits: int = 3) -> str:
+    """Return a metric of COCO's evaluation as text, or "n/a" for -1: there are no objects from which to compute it.
+
+    >>> metric(0.5), metric(-1)
+    ('0.500', 'n/a')
+    """
+    return "n/a" if value == UNDEFINED else f"{value:.{digits}f}"

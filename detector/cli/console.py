@@ -6,6 +6,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from detector.wording import metric, plural
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,19 +63,21 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     """Print the COCO metrics, and a table with AP, AP50 and number of objects per class."""
     for key, value in ap.to_json().items():
         if key != "per_class":
-            print(f"{key:6} {value:7.4f}")
+            print(f"{key:6} {metric(value, 4):>7}")
     width = max([len(name) for name in ap.per_class] + [5])
     print(f"\n{'class':{width}}      AP    AP50  objects")
     for name, row in ap.per_class.items():
-        print(f"{name:{width}} {row['AP']:7.4f} {row['AP50']:7.4f} {row['objects']:8.0f}")
+        print(f"{name:{width}} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
+    if ap.AP == -1 or any(value == -1 for value in ap.to_json().values() if isinstance(value, float)):
+        print("\nn/a: there are no such objects in the split")
 
 
 def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:
     """Print the number of objects and images, and to standard error the number of images that could not be read."""
-    before = f", {summary.before} were done before" if summary.before else ""
-    print(f"{summary.objects} objects in {summary.done} images{before}; see {folder}")
+    before = f", {summary.before} {'was' if summary.before == 1 else 'were'} done before" if summary.before else ""
+    print(f"{plural(summary.objects, 'object')} in {plural(summary.done, 'image')}{before}; see {folder}")
     if summary.failed:
-        print(f"{summary.failed} of {summary.given} images could not be read", file=sys.stderr)
+        print(f"{summary.failed} of {plural(summary.given, 'image')} could not be read", file=sys.stderr)
 
 
 def print_export(result: "ExportResult", advice: str) -> None:
@@ -97,7 +101,7 @@ def print_export(result: "ExportResult", advice: str) -> None:
     latency, ap = certificate.latency_ms, certificate.AP
     print(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
     if ap is not None:
-        print(f"AP {ap.export} on {ap.split}, {ap.weights} with the weights")
+        print(f"AP {metric(ap.export, 4)} on {ap.split}, {metric(ap.weights, 4)} with the weights")
         if advice and certificate.loses_too_much:
             print(advice)
     print(f"certificate: {result.certificate_path}")

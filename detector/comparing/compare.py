@@ -40,6 +40,7 @@ from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, LabelError
 from detector.files import make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
+from detector.wording import metric
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ def _do_runs(
                     shutil.rmtree(folder / name, ignore_errors=True)
             add_run(table, run)
             runs.append(run)
-            outcome = f"failed: {run.error}" if run.error else f"AP {run.AP:.3f}"
+            outcome = f"failed: {run.error}" if run.error else f"AP {metric(run.AP)}"
             log.info(f"{count}/{len(planned)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
     return runs
 

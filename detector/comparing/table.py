@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
 from detector.files import read_text
+from detector.wording import UNDEFINED
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Quantiles t of Student's t distribution for 1 to 10 degrees of freedom: 95 % of the distribution is between -t and t.
@@ -242,7 +243,7 @@ def to_text(rows: Sequence[ComparisonRow]) -> str:
     for row, line in zip(rows, lines, strict=True):
         text += [f"[{row.variation.group}]"] * (row.variation.group != group) + [line]
         group = row.variation.group
-    if scored := [row for row in rows if not math.isnan(row.AP)]:
+    if scored := [row for row in rows if not math.isnan(row.AP) and row.AP != UNDEFINED]:
         best = max(scored, key=lambda row: row.AP)
         text += [
             "",
@@ -277,14 +278,16 @@ def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:
         costs = (_format(row.cpu_seconds / baseline.cpu_seconds), _format(row.peak_mb / baseline.peak_mb))
     return (
         row.variation.name,
-        _format(row.AP, ".3f") + _format(row.std, ".3f", before=" ± "),
+        _format(row.AP, ".3f") + (_format(row.std, ".3f", before=" ± ") if row.AP != UNDEFINED else ""),
         _format(row.AP50, ".3f"),
-        _format(row.difference, "+.3f") + _format(row.margin, ".3f", before=" ± "),
+        _format(row.difference, "+.3f") + _format(row.margin, ".3f", before=" ± ") if row.AP != UNDEFINED else "",
         *costs,
         row.verdict,
     )
 
 
 def _format(value: float, spec: str = ".2f", after: str = "", before: str = "") -> str:
-    """Return a number as text between `before` and `after`; an empty string if the number is nan."""
+    """Return a number as text between `before` and `after`; an empty string for nan, and "n/a" for an undefined AP."""
+    if value == UNDEFINED:
+        return "n/a"
     return "" if math.isnan(value) else f"{before}{value:{spec}}{after}"

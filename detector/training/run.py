@@ -38,6 +38,7 @@ from detector.training.time_budget import (
     plan_minutes,
 )
 from detector.training.trainer import NonFiniteLossError, Trainer
+from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ class TrainingRun:
         log.info(
             f"{self._config.model} network, {parameters:,} parameters; "
             f"input {width}x{height} (width x height), batch size {self._batch_size}, "
-            f"{str(self._dtype).removeprefix('torch.')} on {self._inputs.device}, {torch.get_num_threads()} threads, "
+            f"{str(self._dtype).removeprefix('torch.')} on {self._inputs.device}, "
+            f"{plural(torch.get_num_threads(), 'thread')}, "
             f"images {place}"
         )
 
@@ -171,8 +173,10 @@ class TrainingRun:
             plan = Plan(steps, choose_evaluations(self._config, affordable))
         progress.steps, progress.evaluations = plan.steps, plan.evaluations
         self._folder.write_json("config.json", resolved_settings(self._inputs, progress, self._dtype))
-        log.info(f"{progress.steps} steps, {progress.steps / self._steps_per_epoch:.1f} epochs, "
-                 f"{progress.evaluations} evaluations; to repeat this run: --set steps={progress.steps}")  # fmt: skip
+        log.info(
+            f"{plural(progress.steps, 'step')}, {progress.steps / self._steps_per_epoch:.1f} epochs, "
+            f"{plural(progress.evaluations, 'evaluation')}; to repeat this run: --set steps={progress.steps}"
+        )
         if progress.step:
             self._save_state()
 
@@ -255,7 +259,9 @@ class TrainingRun:
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()
-        scores = "no val split" if ap is None else f"val AP {ap.AP:.3f} AP50 {ap.AP50:.3f} AP75 {ap.AP75:.3f}"
+        scores = (
+            "no val split" if ap is None else (f"val AP {metric(ap.AP)} AP50 {metric(ap.AP50)} AP75 {metric(ap.AP75)}")
+        )
         log.info(
             f"step {progress.step}/{progress.steps} epoch {row['epoch']:g}, {seconds:.0f} s, "
             f"{images_per_second:.0f} img/s, loss {sum(losses.values()):.2f} ({_format_losses(losses)}): {scores}"
@@ -290,7 +296,8 @@ class TrainingRun:
         """Return the result of the run; log the result, and a warning if the run took much longer than its length."""
         progress, minutes = self._progress, self._config.minutes
         seconds = self._seconds()
-        log.info(f"done: {progress.step} steps in {seconds:.1f} s; weights in {self._folder.path / 'weights'}")
+        weights = self._folder.path / "weights"
+        log.info(f"done: {plural(progress.step, 'step')} in {seconds:.1f} s; weights in {weights}")
         if minutes is not None and seconds > OVERRUN * minutes * 60:
             log.warning(
                 f"the run took {seconds / 60:.1f} min instead of {minutes:g} min: the number of steps was computed "

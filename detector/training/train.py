@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
 from detector.data.ledger import Ledger
+from detector.data.objects import check_has_objects, has_objects
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.data.training_splits import read_training_splits
@@ -223,6 +224,7 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     known = NO_IMAGES if info is None else info.image_hashes
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
+    check_has_objects(split.annotations, split.ledger, split.name)
     if info is not None:
         _check_classes(info.class_names, split, request)
     for note in splits.notes:
@@ -234,9 +236,11 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
         _check_same_spp(info, input_hw, request)
     for step in (0, PLANNING_STEPS - 1):
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
-    if config.patience and val is None:
+    has_ap = val is not None and has_objects(val.annotations)
+    if config.patience and not has_ap:
+        problem = "there is no val split" if val is None else "the val split has no objects"
         raise ConfigError(
-            "patience: early stopping needs the AP on a val split, and there is no val split; set patience=0, or let "
+            f"patience: early stopping needs the AP on a val split, and {problem}; set patience=0, or let "
             "--val-fraction hold back images"
         )
     dataset = DetectionDataset(split, input_hw, config)
@@ -246,6 +250,13 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
     for name, count in ((split.name, len(dataset)), *([(val.name, len(val_images))] if val else [])):
         _check_ledger(name, count, ledgers[name], config.allow_dropped)
+    check_has_objects(dataset.annotations, dataset.ledger, split.name)
+    if val is not None and not has_objects(val.annotations):
+        log.warning(
+            "%s: the split has no objects (crowd regions do not count), so its AP is not available (n/a), and the last "
+            "weights count as the best",
+            val.name,
+        )
     same_classes = info is None or info.class_names == split.class_names
     splits = replace(splits, val=val)
     hashes = splits.image_hashes(known)

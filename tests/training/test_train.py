@@ -1,9 +1,12 @@
 import csv
 import json
+import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from detector.config import PLANNING_STEPS, Config
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError, LabelError
 from detector.evaluating.evaluate import detect_split, evaluate, score_split
 from detector.files import LOCK_NAME
 from detector.images import find_images
@@ -171,16 +174,16 @@ def test_too_many_dropped_boxes_stop_the_run_unless_allowed(
     tiny_data: Path, tiny_config: Config, tmp_path: Path
 ) -> None:
     def remove_widths(data: dict[str, list[dict[str, object]]]) -> None:
-        for row in data["annotations"][:3]:
+        for row in data["annotations"][:4]:
             row["bbox"] = [10, 10, 0, 5]
 
     data = copy_of(tiny_data, tmp_path / "data", remove_widths)
     config = replace(tiny_config, steps=2, val_fraction=0)
-    with pytest.raises(InputError, match=r"3 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
+    with pytest.raises(InputError, match=r"4 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
         train(data, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train(data, replace(config, allow_dropped=0.2), out=tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]["dropped"] == 3
+    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]["dropped"] == 4
 
 
 def test_undecodable_image_is_missing_and_its_boxes_dropped(
@@ -191,17 +194,16 @@ def test_undecodable_image_is_missing_and_its_boxes_dropped(
     (data / "images" / "1.png").write_bytes(content[: len(content) // 2])
     config = replace(tiny_config, steps=2, val_fraction=0)
     with pytest.raises(InputError, match=r"2 of 24 boxes would be dropped(.|\n)*1\.png"):
-        train(data, config, out=tmp_path / "run")
+        train(data, replace(config, allow_dropped=0), out=tmp_path / "run")
     train(data, replace(config, allow_dropped=0.1), out=tmp_path / "run")
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["train"]
     assert (ledger["used"], ledger["dropped"], len(ledger["missing_images"])) == (22, 2, 1)
 
 
-def test_background_images_alone_can_be_trained_on(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+def test_background_images_alone_are_refused(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
     data = copy_of(tiny_data, tmp_path / "data", lambda data: data["annotations"].clear())
-    train(data, replace(tiny_config, steps=3), out=tmp_path / "run")
-    detector = Detector.load(tmp_path / "run" / "weights" / "last.safetensors", device="cpu")
-    assert len(detector.detect(data / "images" / "1.png")) == 0
+    with pytest.raises(LabelError, match="no label was found for its 12 images"):
+        train(data, replace(tiny_config, steps=3), out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -278,3 +280,56 @@ def test_settings_that_do_not_fit_the_weights_are_refused(
     config = replace(Config(steps=1, device="cpu"), **settings)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         train(tiny_data, config, out=tmp_path, weights=tiny_weights)
+
+
+def edit_labels(folder: Path, split: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the COCO file of a split."""
+    path = folder / f"{split}.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def mark_all_as_crowd(values: dict[str, Any]) -> None:
+    for annotation in values["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def test_training_without_objects_is_refused_at_once(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    edit_labels(tmp_path / "data", "train", mark_all_as_crowd)
+    with pytest.raises(LabelError, match="no object to learn from: all 24 boxes are marked"):
+        train(tmp_path / "data", tiny_config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ap_without_val_objects_is_reported_as_missing(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shutil.copytree(tiny_data, tmp_path / "data")
+    edit_labels(tmp_path / "data", "val", mark_all_as_crowd)
+    result = train(tmp_path / "data", replace(tiny_config, steps=2, evaluations=1), out=tmp_path / "run")
+    assert result.best is not None
+    assert result.best.AP == -1
+    assert "val: the split has no objects" in caplog.text
+    assert "val AP n/a AP50 n/a AP75 n/a" in caplog.text
+    with pytest.raises(ConfigError, match=r"patience: .* the val split has no objects"):
+        train(tmp_path / "data", replace(tiny_config, patience=2), out=tmp_path / "run2")
+
+
+def test_a_damaged_val_image_is_left_out_of_a_run(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shutil.copytree(tiny_data, tmp_path / "data")
+    first = open_data(tmp_path / "data").read("val").annotations[0]
+    first.image_path.write_bytes(first.image_path.read_bytes()[:200])
+    short = replace(tiny_config, steps=2, evaluations=1)
+    train(tmp_path / "data", short, out=tmp_path / "run")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())["val"]
+    assert (ledger["found"], ledger["dropped"]) == (8, len(first.boxes))
+    assert ledger["missing_images"] == [str(first.image_path)]
+    assert "val: 3 images, 8 boxes found = " in caplog.text
+    with pytest.raises(LabelError, match="of 8 boxes would be dropped"):
+        train(tmp_path / "data", replace(short, allow_dropped=0.0), out=tmp_path / "strict")
