@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from detector.errors import ConfigError, FileError, did_you_mean, location
+from detector.files import local_path
 from detector.letterbox import check_side
 from detector.options import MAX_PIXELS, MAX_VAL_FRACTION, VAL_FRACTION, ReadOptions, SuppressionName
 
@@ -479,7 +480,7 @@ def read_config(path: str | Path) -> Config:
         ConfigError: the file is not a flat mapping, or has an unknown key or an invalid value; the message names the
             line.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)

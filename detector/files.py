@@ -20,11 +20,34 @@ LOCK_NAME = ".detector.lock"
 _NO_FILE_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """Errors of a drive that has no file locks."""
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
+"""The start of a URL. A single letter before the colon is a drive of Windows."""
+
 _LONGEST_NAME = 150
 """Largest length of a generated name in bytes. Most systems allow 255; a number and a suffix are added later."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names reserved for devices on Windows, with or without a suffix."""
+
+
+def local_path(value: str | Path) -> Path:
+    """Return `value` as a path, unless it is a URL, which `Path` would change to the name of a local file.
+
+    A `Path` object that was made from a URL is recognized too: `Path("s3://b/x")` is the path s3:/b/x.
+
+    Args:
+        value: a path.
+
+    Raises:
+        FileError: `value` is a URL.
+    """
+    if match := _URL.match(str(value)):
+        url = f"{match[1]}://{str(value)[match.end() :]}"
+        raise FileError(
+            f"{url}: this is a URL, and only local files and folders can be used; download the files or mount the "
+            "storage first, then pass the local path"
+        )
+    return Path(value)
 
 
 @contextlib.contextmanager
@@ -40,8 +63,9 @@ def make_folder(path: Path) -> None:
     """Create a folder and its parent folders, if they do not exist.
 
     Raises:
-        FileError: the folder cannot be created.
+        FileError: the folder cannot be created, or `path` is a URL.
     """
+    path = local_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,6 +82,7 @@ def check_writable(path: Path | None) -> None:
     """
     if path is None:
         return
+    path = local_path(path)
     make_folder(path.parent)
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise FileError(f"{path}: cannot be written")
@@ -85,7 +110,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         FileError: the file cannot be written. A file that existed before is not changed.
     """
-    temporary = path.with_name(path.name + ".part")
+    temporary = local_path(path).with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError, ImageTooLargeError, InputError
+from detector.files import local_path
 from detector.options import MAX_PIXELS
 from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missing_rows
 
@@ -237,7 +238,7 @@ def _content(source: Path | str | bytes) -> IO[bytes]:
     """Open an image file and return the binary file object; raise FileError if it is not a regular file."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if not stat.S_ISREG(Path(source).stat().st_mode):
+    if not stat.S_ISREG(local_path(source).stat().st_mode):
         raise FileError("not a regular file")  # a folder, or a pipe, which would block
     return Path(source).open("rb")
 
@@ -260,7 +261,8 @@ def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) 
     except FileNotFoundError:
         raise FileError(f"{name}: no such image") from None
     except InputError as error:
-        raise type(error)(f"{name}: {error}") from None
+        reason = str(error).removeprefix(f"{name}: ")
+        raise type(error)(f"{name}: {reason}") from None
     except Exception as error:  # decoders raise many types of errors on damaged data
         input_error = _read_error(error)
         raise type(input_error)(f"{name}: {input_error}") from None
@@ -318,7 +320,7 @@ def write_image(path: str | Path, image: ImageArray) -> None:
         ImageError: not an RGB image, or no format has this suffix.
         OSError: the file cannot be written.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = local_path(path).suffix.lower()
     options: dict[str, Any] = {"quality": 92} if suffix in (".jpg", ".jpeg") else {}
     file = Image.fromarray(check_array(image))
     try:

@@ -17,6 +17,7 @@ from detector.files import (
     check_writable,
     free_name,
     is_file,
+    local_path,
     locked,
     make_folder,
     read_json,
@@ -259,3 +260,26 @@ def test_free_names_are_distinct(stems: list[str]) -> None:
     names = [free_name(stem, taken, ".jpg") for stem in stems]
     assert len(set(names)) == len(names)
     assert all(name.endswith(".jpg") for name in names)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/x", "gs://bucket/x", "http://host/x.zip", "https://host/x", "file:///home/x", "hf://a/b"]
+)
+def test_a_url_is_not_a_path(url: str) -> None:
+    for value in (url, Path(url)):
+        with pytest.raises(FileError, match=r"^\w+://.*: this is a URL, .* download"):
+            local_path(value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "C:/data", "C:\\data", "/a:b/c", "a:b", "", "s3"])
+def test_a_path_that_looks_like_a_url_is_a_path(name: str) -> None:
+    assert local_path(name) == Path(name)
+    assert local_path(Path(name)) == Path(name)
+
+
+def test_nothing_is_written_to_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (make_folder, check_writable, lambda path: write_atomic(path, b"")):
+        with pytest.raises(FileError, match="s3://b/x: this is a URL"):
+            write(Path("s3://b/x"))
+    assert not list(tmp_path.iterdir())

@@ -24,7 +24,7 @@ from detector.diagnose.finding import Finding, Verdict, worst
 from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
 from detector.diagnose.preprocessing import diagnose_preprocessing
 from detector.diagnose.signal import LayerSignal, diagnose_signal, measure_signal
-from detector.files import make_folder, write_errors
+from detector.files import local_path, make_folder, write_errors
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
@@ -151,7 +151,7 @@ def check(
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split, config.val_fraction, report)
-    results = _ResultCollector(None if out is None else Path(out), report)
+    results = _ResultCollector(None if out is None else local_path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))

@@ -4,6 +4,8 @@ import argparse
 import typing
 from pathlib import Path
 
+from detector.errors import FileError
+from detector.files import local_path
 from detector.options import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -48,7 +50,7 @@ def add_val_fraction(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that change settings: --config, --set, --model and --imgsz."""
-    parser.add_argument("--config", type=Path, help="YAML file with settings; see configs/README.md")
+    parser.add_argument("--config", type=path, help="YAML file with settings; see configs/README.md")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated"
     )
@@ -143,6 +145,14 @@ def add_nms_variant(parser: Arguments) -> None:
         action=argparse.BooleanOptionalAction,
         help="let boxes of different classes suppress each other in NMS (default: the setting of the weights)",
     )
+
+
+def path(text: str) -> Path:
+    """Return the path in an argument, or raise ArgumentTypeError if it is a URL."""
+    try:
+        return local_path(text)
+    except FileError as error:  # argparse would replace the message of a FileError
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def fraction(text: str) -> float:

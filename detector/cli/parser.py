@@ -20,6 +20,7 @@ from detector.cli.arguments import (
     add_val_fraction,
     count,
     fraction,
+    path,
     port,
 )
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, VAL_FRACTION, RuntimeName
@@ -53,9 +54,9 @@ def _check(commands: _Commands) -> None:
     )
     add_data(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
+        "--out", type=path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="also write the findings to this JSON file")
+    parser.add_argument("--json", type=path, help="also write the findings to this JSON file")
     add_run(parser)
 
 
@@ -74,7 +75,7 @@ def _train(commands: _Commands) -> None:
     )
     parser.add_argument(
         "--resume",
-        type=Path,
+        type=path,
         metavar="RUN",
         help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
         "result as an uninterrupted run",
@@ -84,7 +85,7 @@ def _train(commands: _Commands) -> None:
         action="store_true",
         help="resume even if the data, a version, the number of threads, the device or the machine has changed",
     )
-    parser.add_argument("--out", type=Path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--allow-dropped",
@@ -117,7 +118,7 @@ def _detect(commands: _Commands) -> None:
         help="the same as the positional argument",
     )
     parser.add_argument("--weights", required=True, help=_WEIGHTS)
-    parser.add_argument("--out", type=Path, default=Path("found"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--out", type=path, default=Path("found"), help="folder for the results (default: %(default)s)")
     parser.add_argument("--recursive", action="store_true", help="also detect in the images of subfolders")
     parser.add_argument(
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
@@ -184,10 +185,10 @@ def _evaluate(commands: _Commands) -> None:
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--weights", help=_WEIGHTS)
     subject.add_argument(
-        "--detections", type=Path, help="evaluate a COCO results file of any program instead of weights"
+        "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
     )
-    parser.add_argument("--json", type=Path, help="also write the AP to this JSON file")
-    parser.add_argument("--results", type=Path, help="also write the detections to this file, in COCO results format")
+    parser.add_argument("--json", type=path, help="also write the AP to this JSON file")
+    parser.add_argument("--results", type=path, help="also write the detections to this file, in COCO results format")
     add_input_size(parser)
     add_backend(parser)
     add_iou(parser, IOU_THRESHOLD)
@@ -228,7 +229,7 @@ def _export(commands: _Commands) -> None:
     )
     parser.add_argument("--weights", required=True, help=_TRAINED)
     parser.add_argument(
-        "--out", type=Path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
+        "--out", type=path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
     )
     parser.add_argument(
         "--format",
@@ -271,7 +272,7 @@ def _verify(commands: _Commands) -> None:
         description="Run an export on the built-in images and compare its detections with those in its certificate. "
         "Works on any machine, without the weights.",
     )
-    parser.add_argument("export", type=Path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
+    parser.add_argument("export", type=path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
     parser.add_argument(
         "--runtime",
         choices=_EXPORT_RUNTIMES,
@@ -317,7 +318,7 @@ def _compare(commands: _Commands) -> None:
     )
     parser.add_argument("--jobs", type=count, default=1, help="number of runs at the same time (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
+        "--out", type=path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
     )
     parser.add_argument(
         "--keep-weights", action="store_true", help="keep the weights of the runs (default: remove them)"

@@ -38,7 +38,7 @@ from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, LabelError
-from detector.files import make_folder, write_atomic
+from detector.files import local_path, make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.wording import metric
 
@@ -98,9 +98,9 @@ def compare(
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     to_compare = read_variations(variations, base, trials)
+    out = local_path(out)
     _check_has_val(data, base)
     _check_same_val(to_compare, base)
-    out = Path(out)
     make_folder(out)
 
     conditions = Conditions(str(data), describe_base(base), _threads_per_run(jobs))

@@ -24,7 +24,7 @@ from detector.data.recognize import explain_unknown, find_coco_files, find_named
 from detector.data.scenes import scenes
 from detector.data.split import SPLITS, Split, canonical_name, join, split_in
 from detector.errors import FileError, InputError, LabelError, did_you_mean, location
-from detector.files import read_text
+from detector.files import local_path, read_text
 from detector.options import MAX_PIXELS, ReadOptions
 
 _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
@@ -130,7 +130,7 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
         ConfigError: `max_pixels` is below 1.
     """
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
-    path = Path(spec)
+    path = local_path(spec)
     if not _exists(path):
         if str(spec) == "scenes":
             return _open_scenes()
@@ -434,7 +434,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
         return _open_scenes()
     if not isinstance(values.get("path"), str):
         raise LabelError(f"{path}: `path` must be the folder or file of the data, relative to this YAML file")
-    place = path.parent / values["path"]
+    place = path.parent / local_path(values["path"])
     if not _exists(place):
         source = f"; get the data from {values['source']}" if isinstance(values.get("source"), str) else ""
         raise FileError(f"{path}: `path` is {place}, which does not exist{source}")

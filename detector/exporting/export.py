@@ -15,7 +15,7 @@ from detector.errors import ConfigError
 from detector.exporting.certificate import Certificate, certificate_path
 from detector.exporting.certify import certify_export
 from detector.exporting.output import check_onnx_path, check_openvino_path, write_openvino
-from detector.files import write_atomic
+from detector.files import local_path, write_atomic
 from detector.graph.int8_onnx import quantize
 from detector.graph.nms_in_graph import add_nms
 from detector.graph.openvino_ir import export_files, to_ir
@@ -116,7 +116,7 @@ def export(
         WeightsError: the detections of a float32 export differ from those of the weights by more than rounding errors.
             The export and the certificate have been written.
     """
-    path = Path(path)
+    path = local_path(path)
     _check_format(format)
     (check_openvino_path if format == "openvino" else check_onnx_path)(path)
     network, info = load_weights(weights)

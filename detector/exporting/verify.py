@@ -13,6 +13,7 @@ from detector.exporting.certificate import (
 )
 from detector.exporting.parity import Parity, compare_detections
 from detector.exporting.reference_images import builtin_images, detect_one_by_one, image_hash
+from detector.files import local_path
 from detector.graph.openvino_ir import export_files
 from detector.options import RuntimeName
 from detector.predict.detector import Detector
@@ -44,7 +45,7 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto") -> VerifyResult:
             float32 export by more than rounding errors, else by more than `Parity.is_similar_to` allows.
         InputError: the runtime is not available.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise FileError(f"{path}: no such file or folder")
     if path.suffix == ".safetensors":

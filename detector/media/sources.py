@@ -15,7 +15,7 @@ from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.data.split import Split
 from detector.errors import ConfigError, FileError, InputError, location
-from detector.files import free_name, is_file
+from detector.files import free_name, is_file, local_path
 from detector.images import IMAGE_SUFFIXES, find_images, read_image
 from detector.media.urls import MAX_BYTES, check_allowed, fetch, file_name_from_url, is_http_url
 from detector.media.video_io import VIDEO_SUFFIXES
@@ -153,6 +153,7 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
     if is_http_url(spec):
         check_allowed(spec, options.allow_url)
         return {spec: Source(file_name_from_url(spec), partial(fetch, spec, max_pixels=options.max_pixels))}
+    local_path(spec)
     try:
         paths = _find_files(spec, folder, options.recursive)
     except InputError:

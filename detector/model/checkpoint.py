@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from detector.config import config_of
 from detector.errors import ConfigError, FileError, WeightsError
-from detector.files import write_atomic
+from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, uses_spp
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
@@ -114,7 +114,7 @@ def find_weights(source: str | Path) -> Path:
     Raises:
         FileError: the file does not exist, and no shipped weights have this name.
     """
-    path = Path(source)
+    path = local_path(source)
     try:
         if path.is_file():
             return path

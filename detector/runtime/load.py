@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.errors import ConfigError, FileError, MissingPackageError, WeightsError
+from detector.files import local_path
 from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.letterbox import input_hw_for_aspect
 from detector.options import RuntimeName
@@ -41,7 +42,8 @@ def load_runtime(
             cannot be combined.
         MissingPackageError: the runtime is not installed.
     """
-    path = Path(weights).parent if Path(weights).name == XML else Path(weights)
+    path = local_path(weights)
+    path = path.parent if path.name == XML else path
     if path.suffix.lower() == ".onnx" or _is_folder(path):
         return _load_export(path, device, runtime, input_size)
     from detector.model.checkpoint import load_weights

@@ -13,6 +13,7 @@ from detector.data.split import Split
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
+from detector.files import local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
@@ -88,7 +89,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
     request = make_request(data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone)
-    return start_run(request, Path(out), time.monotonic())
+    return start_run(request, local_path(out), time.monotonic())
 
 
 def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
@@ -106,7 +107,7 @@ def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(Path(run), anyway, time.monotonic())
+    return resume_run(local_path(run), anyway, time.monotonic())
 
 
 def make_request(
@@ -121,7 +122,7 @@ def make_request(
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
-    place = str(Path(data).resolve()) if Path(data).exists() else str(data)
+    place = str(Path(data).resolve()) if local_path(data).exists() else str(data)
     initial = None if weights is None else str(find_weights(weights).resolve())
     return TrainRequest(place, split, config, initial, reuse_backbone)
 
