@@ -1,6 +1,7 @@
 """Reads COCO JSON: one file per split, with its images, its categories, and boxes as x, y, width, height in pixels."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -24,6 +25,8 @@ from detector.data.split import Split, read_file
 from detector.errors import LabelError, location
 from detector.files import is_file, read_text
 from detector.options import ReadOptions
+
+_LOG = logging.getLogger(__name__)
 
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _MAX_ID = 2**63 - 1
@@ -342,10 +345,16 @@ def _numbers(bbox: object) -> Corners | None:
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Read a COCO file and return its contents unchanged, as ground truth for scoring; the images need not exist.
+    """Read a COCO file and return its contents as ground truth for scoring; the images need not exist.
+
+    The score is the same as that of a split that `read_split` returns. Contents that COCO's scoring accepts are
+    returned unchanged. Else the annotations are converted: they get new ids, a missing area is computed from the box,
+    boxes are clipped to their image, and `ignore` becomes `iscrowd`. A box without area inside its image is left out,
+    with a warning.
 
     Raises:
-        InputError: the file is not JSON or not in COCO format, or an annotation cannot be scored.
+        InputError: the file is not JSON or not in COCO format, or an annotation cannot be scored: its image, category
+            or box is missing or unknown.
     """
     with _nesting_errors(path):
         data = _load(path)
@@ -353,11 +362,42 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
         for index, annotation in enumerate(data["annotations"]):
             if (problem := _scoring_problem(annotation, known)) is not None:
                 raise _error_at(path, "annotations", index, problem)
-    if not _can_be_scored(data["annotations"]):
-        raise LabelError(
-            f"{path}: the annotations cannot be scored; each needs a unique `id`, an `area`, and 0 or 1 as `iscrowd`"
+    converted = [_converted(annotation, known["image_id"]) for annotation in data["annotations"]]
+    scored = [annotation for annotation in converted if annotation is not None]
+    if left_out := len(converted) - len(scored):
+        _LOG.warning(
+            "%s: %d of %d boxes have no area inside their image and are left out", path, left_out, len(converted)
         )
-    return data
+    if not left_out and _can_be_scored(data["annotations"]):
+        return data
+    return data | {"annotations": [{"id": number} | row for number, row in enumerate(scored, start=1)]}
+
+
+def _converted(annotation: dict[str, Any], images: Mapping[int, Any]) -> dict[str, Any] | None:
+    """Return an annotation as `to_coco` writes it, without id; None if the box has no area inside its image.
+
+    Args:
+        annotation: an annotation without a scoring problem.
+        images: image id → element of `images`.
+    """
+    corners = _corners(annotation["bbox"])
+    assert corners is not None
+    x1, y1, x2, y2 = corners
+    height, width = _image_hw(images[annotation["image_id"]]) or (math.inf, math.inf)
+    clipped = np.clip(np.array(corners), 0, [width, height, width, height]).astype(np.float32)
+    width32, height32 = clipped[2:] - clipped[:2]
+    if x2 <= x1 or y2 <= y1 or width32 <= 0 or height32 <= 0:
+        return None
+    left, top, right, bottom = clipped.astype(np.float64).tolist()
+    area = annotation.get("area")
+    is_area = isinstance(area, int | float) and 0 < area < _MAX_AREA
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": [left, top, right - left, bottom - top],
+        "area": float(np.float32(area)) if is_area else float(width32 * height32),
+        "iscrowd": int(_is_crowd(annotation)),
+    }
 
 
 def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
@@ -369,7 +409,8 @@ def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str |
     """
     corners = _corners(annotation.get("bbox")) if isinstance(annotation, dict) else None
     if corners is None or not all(map(math.isfinite, corners)):
-        return "the annotation cannot be scored; expected a bbox of four finite numbers"
+        found = annotation.get("bbox") if isinstance(annotation, dict) else annotation
+        return f"the annotation cannot be scored; expected a bbox of four finite numbers, got {found!r:.60}"
     for key, items in known.items():
         if type(annotation.get(key)) is not int or annotation[key] not in items:
             return f"{key} {annotation.get(key)!r:.60} is not among the {_REFERS_TO[key]}"
