@@ -216,12 +216,13 @@ def evaluate(options: argparse.Namespace) -> int:
     read = _read_options(options)
     data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
     if options.detections is not None:
-        evaluation = evaluate_results(data_set, choose_split(data_set, options.split), options.detections)
+        name = choose_split(data_set, options.split)
+        evaluation = evaluate_results(data_set, name, options.detections, options.max_det)
     else:
         model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
         split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
         log.info("%s", data_set.description)
-        detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms)
+        detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)
         evaluation = evaluate_split(model, split, detect_options)
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)

@@ -62,8 +62,12 @@ def print_error(error: Exception) -> None:
 def print_average_precision(ap: "AveragePrecision") -> None:
     """Print the COCO metrics, and a table with AP, AP50 and number of objects per class."""
     for key, value in ap.to_json().items():
-        if key != "per_class":
+        if key not in ("per_class", "many"):
             print(f"{key:6} {metric(value, 4):>7}")
+    if ap.many is not None:
+        print(f"\nwith at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
+        for key in ("AP", "AP50", "AP75", "AR"):
+            print(f"{key:6} {metric(getattr(ap.many, key), 4):>7}")
     width = max([len(name) for name in ap.per_class] + [5])
     print(f"\n{'class':{width}}      AP    AP50  objects")
     for name, row in ap.per_class.items():

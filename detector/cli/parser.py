@@ -192,6 +192,12 @@ def _evaluate(commands: _Commands) -> None:
     add_input_size(parser)
     add_backend(parser)
     add_iou(parser, IOU_THRESHOLD)
+    parser.add_argument(
+        "--max-det",
+        type=count,
+        help="also print the AP with at most this number of detections per image, for images with more than 100 "
+        "objects; COCO's AP counts at most 100",
+    )
     add_nms_variant(parser)
 
 

@@ -17,7 +17,13 @@ from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.files import write_json
 from detector.letterbox import Letterbox, letterbox_image
-from detector.metrics.average_precision import AveragePrecision, average_precision_unchecked
+from detector.metrics.average_precision import (
+    COCO_MAX_DETECTIONS,
+    AveragePrecision,
+    average_precision_unchecked,
+    crowded_images_note,
+    many_detections,
+)
 from detector.options import IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
 from detector.predict.detector import Detector
 from detector.wording import plural
@@ -82,6 +88,7 @@ def evaluate(
     class_agnostic: bool | None = None,
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
+    max_detections: int | None = None,
 ) -> AveragePrecision:
     """Evaluate weights on a split of a data set, and return COCO's average precision.
 
@@ -99,12 +106,14 @@ def evaluate(
         class_agnostic: as for `Detector.detect`.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
+        max_detections: above 100: also compute `AveragePrecision.many`, with this number of detections per image, for
+            images with more than 100 objects. None: only COCO's metrics, with at most 100 detections per image.
 
     Raises:
         InputError: the data, the split or the weights cannot be read, the classes of data and weights differ, or a
             parameter is out of range.
     """
-    options = evaluation_options(iou_threshold, suppression, class_agnostic)
+    options = evaluation_options(iou_threshold, suppression, class_agnostic, max_detections)
     if isinstance(weights, Detector):
         if (device, runtime, input_size) != ("auto", "auto", None):
             raise ConfigError("device, runtime, input_size: a loaded detector has its own values; leave them out")
@@ -116,16 +125,33 @@ def evaluate(
 
 
 def evaluation_options(
-    iou_threshold: float, suppression: SuppressionName | None, class_agnostic: bool | None
+    iou_threshold: float,
+    suppression: SuppressionName | None,
+    class_agnostic: bool | None,
+    max_detections: int | None = None,
 ) -> DetectOptions:
     """Return a copy of `EVALUATION_OPTIONS` with the given NMS options.
 
     Raises:
         ConfigError: a value is out of range.
     """
+    check_max_detections(max_detections)
     return replace(
-        EVALUATION_OPTIONS, iou_threshold=iou_threshold, suppression=suppression, class_agnostic=class_agnostic
+        EVALUATION_OPTIONS,
+        iou_threshold=iou_threshold,
+        suppression=suppression,
+        class_agnostic=class_agnostic,
+        max_detections=max_detections or EVALUATION_OPTIONS.max_detections,
     )
+
+
+def check_max_detections(max_detections: int | None) -> None:
+    """Raise ConfigError if a number of detections per image is not above COCO's 100; None is accepted."""
+    if max_detections is not None and max_detections <= COCO_MAX_DETECTIONS:
+        raise ConfigError(
+            f"max_detections: COCO's AP counts {COCO_MAX_DETECTIONS} detections per image; expected a larger number, "
+            f"got {max_detections}"
+        )
 
 
 def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EVALUATION_OPTIONS) -> Evaluation:
@@ -138,7 +164,17 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
     """
     log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
     usable, found = detect_split(detector, split, options)
-    return Evaluation(score_split(usable, found), coco_results(found, usable.category_ids))
+    results = coco_results(found, usable.category_ids)
+    truth = _ground_truth(usable)
+    if (note := crowded_images_note(truth, per_class=False)) is not None:
+        log.warning("%s: %s", split.name, note)
+    if options.max_detections <= COCO_MAX_DETECTIONS:
+        return Evaluation(score_split(usable, found), results)
+    # Detections are sorted by score, so COCO's metrics are those of a run with at most 100 detections per image.
+    best = {image_id: detections[:COCO_MAX_DETECTIONS] for image_id, detections in found.items()}
+    ap = score_split(usable, best)
+    many = many_detections(truth, coco_results(found, usable.category_ids), options.max_detections)
+    return Evaluation(replace(ap, many=many), results)
 
 
 class DetectedSplit(NamedTuple):
@@ -227,8 +263,12 @@ def score_split(split: Split, found: dict[int, Detections]) -> AveragePrecision:
         split: the split, with the annotations of all its images.
         found: image id → detections.
     """
-    truth = split.ground_truth if split.ground_truth is not None else to_coco(split)
-    return average_precision_unchecked(truth, coco_results(found, split.category_ids))
+    return average_precision_unchecked(_ground_truth(split), coco_results(found, split.category_ids))
+
+
+def _ground_truth(split: Split) -> dict[str, Any]:
+    """Return the ground truth of a split for COCO's evaluation."""
+    return split.ground_truth if split.ground_truth is not None else to_coco(split)
 
 
 def check_classes(detector: Detector, split: Split) -> None:

@@ -2,33 +2,41 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from detector.data.open_data import DataSet
 from detector.errors import InputError, LabelError
-from detector.evaluating.evaluate import Evaluation
+from detector.evaluating.evaluate import Evaluation, check_max_detections
 from detector.files import read_json
-from detector.metrics.average_precision import average_precision
+from detector.metrics.average_precision import average_precision, crowded_images_note, many_detections
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_results(data_set: DataSet, split: str, path: Path) -> Evaluation:
+def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: int | None = None) -> Evaluation:
     """Evaluate a COCO results file on a split of a data set, and return metrics and detections.
 
     Args:
         data_set: the data set.
         split: name of the split.
         path: JSON file with a list of rows: image_id, category_id, bbox [x, y, w, h], score, and optionally file_name.
+        max_detections: as for `evaluate`; the limits apply to each class of an image.
 
     Raises:
         InputError: the file is not a COCO results file, or does not match the split. The message names the file.
     """
+    check_max_detections(max_detections)
     results, truth = _read_results(path), data_set.ground_truth(split)
+    if (note := crowded_images_note(truth, per_class=True)) is not None:
+        log.warning("%s: %s", split, note)
     try:
         results = _with_ids_of(truth, results)
-        return Evaluation(average_precision(truth, results), results)
+        ap = average_precision(truth, results)
+        if max_detections is not None:
+            ap = replace(ap, many=many_detections(truth, [dict(row) for row in results], max_detections))
+        return Evaluation(ap, results)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
 

@@ -1,6 +1,7 @@
 """COCO's average precision (AP), computed with faster-coco-eval, which gives the same numbers as pycocotools."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -10,8 +11,32 @@ from typing import Any
 from faster_coco_eval import COCO, COCOeval_faster
 
 from detector.errors import InputError
+from detector.wording import plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
+
+
+COCO_MAX_DETECTIONS = 100
+"""Largest number of detections per image that COCO's metrics count."""
+
+
+@dataclass(frozen=True)
+class ManyDetections:
+    """Metrics that count more detections per image than COCO's metrics do, for images with more than 100 objects.
+
+    Attributes:
+        max_detections: largest number of detections of a class per image.
+        AP: average precision as in `AveragePrecision`, with this number of detections.
+        AP50: average precision at the IoU threshold 0.50.
+        AP75: average precision at the IoU threshold 0.75.
+        AR: average recall: the mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over the classes.
+    """
+
+    max_detections: int
+    AP: float
+    AP50: float
+    AP75: float
+    AR: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,7 @@ class AveragePrecision:
         ARl: average recall of large objects, with at most 100 detections per image.
         per_class: class name → {"AP", "AP50", "objects"}. "objects" is the number of objects of the class, without
             crowd regions. If several classes have the same name, the category id is appended: "cat (5)".
+        many: metrics with more than 100 detections per image; None: they were not computed.
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, 2014; cocodataset.org, detection evaluation.
     """
@@ -54,10 +80,11 @@ class AveragePrecision:
     ARm: float
     ARl: float
     per_class: Mapping[str, Mapping[str, float]]
+    many: ManyDetections | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics as a dictionary that can be written as JSON."""
-        return asdict(self)
+        """Return the metrics as a dictionary that can be written as JSON; `many` only if it was computed."""
+        return {key: value for key, value in asdict(self).items() if key != "many" or value is not None}
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
@@ -91,7 +118,51 @@ def average_precision_unchecked(ground_truth: Mapping[str, Any], rows: list[dict
     evaluation.summarize()
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
     metrics = {name: float(value) for name, value in zip(names, evaluation.stats[:12], strict=True)}
-    return AveragePrecision(**metrics, per_class=_per_class(evaluation, truth))
+    return AveragePrecision(**metrics, per_class=_per_class(evaluation, truth), many=None)
+
+
+def many_detections(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]], max_detections: int) -> ManyDetections:
+    """Return the metrics of detections with another largest number of detections per image than COCO's 100.
+
+    Args:
+        ground_truth: COCO dictionary, as for `average_precision`.
+        rows: valid rows, as for `average_precision_unchecked`.
+        max_detections: largest number of detections of a class per image.
+    """
+    truth = COCO(_with_defaults(ground_truth))
+    evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
+    evaluation.params.maxDets = [max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]  # [IoU threshold, recall level, class]
+    recall = evaluation.eval["recall"][:, :, 0, 0]
+    return ManyDetections(max_detections, _mean(precision), _mean(precision[0]), _mean(precision[5]), _mean(recall))
+
+
+def crowded_images_note(ground_truth: Mapping[str, Any], *, per_class: bool) -> str | None:
+    """Return a text that says what COCO's limit of 100 detections means for images with more objects; None if none has.
+
+    Args:
+        ground_truth: COCO dictionary, as for `average_precision`.
+        per_class: True if the limit applies to each class of an image, as in COCO's evaluation; False if an image has
+            at most 100 detections of all classes together.
+    """
+    objects = Counter(
+        (row["image_id"], row["category_id"] if per_class else None)
+        for row in ground_truth["annotations"]
+        if row.get("iscrowd", 0) != 1
+    )
+    images = {image_id for (image_id, _), count in objects.items() if count > COCO_MAX_DETECTIONS}
+    if not images:
+        return None
+    reachable = sum(min(count, COCO_MAX_DETECTIONS) for count in objects.values()) / sum(objects.values())
+    enough = -(-max(objects.values()) // 100) * 100
+    return (
+        f"{plural(len(images), 'image')} with more than {COCO_MAX_DETECTIONS} objects{' of a class' * per_class}: COCO "
+        f"counts at most {COCO_MAX_DETECTIONS} detections per image{' and class' * per_class}, so at most "
+        f"{math.floor(1000 * reachable) / 10:.1f} % of all objects can be found; use `evaluate --max-det {enough}` for "
+        "the AP without this limit"
+    )
 
 
 def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:

@@ -156,3 +156,13 @@ def test_a_split_without_usable_images_is_refused(tiny_data: Path, tiny_weights:
     damage(tmp_path / "data", *(annotation.image_id for annotation in split.annotations))
     with pytest.raises(InputError, match=r"'val': none of its 4 images can be used; .*not an image in a supported"):
         detect_split(Detector.load(tiny_weights, device="cpu"), split)
+
+
+def test_more_than_100_detections_leave_cocos_metrics_unchanged(tiny_data: Path, tiny_weights: Path) -> None:
+    plain = evaluate(tiny_data, tiny_weights, split="val", device="cpu")
+    extended = evaluate(tiny_data, tiny_weights, split="val", device="cpu", max_detections=250)
+    assert replace(extended, many=None) == plain
+    assert extended.many is not None
+    assert extended.many.AP >= plain.AP
+    with pytest.raises(ConfigError, match=r"max_detections: COCO's AP counts 100 .* got 100"):
+        evaluate(tiny_data, tiny_weights, split="val", device="cpu", max_detections=100)

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,12 @@ import pytest
 
 from detector.detections import Detections, coco_results
 from detector.errors import InputError
-from detector.metrics.average_precision import average_precision, average_precision_unchecked
+from detector.metrics.average_precision import (
+    average_precision,
+    average_precision_unchecked,
+    crowded_images_note,
+    many_detections,
+)
 
 SQUARE = [10, 10, 40, 40]
 
@@ -160,3 +166,48 @@ def test_coco_results_have_width_height_and_original_category_ids() -> None:
     named = coco_results({7: two_objects}, (5, 9), {7: "a.png"})
     assert named[1]["file_name"] == "a.png"
     assert {key: value for key, value in named[1].items() if key != "file_name"} == rows[1]
+
+
+def crowded(count: int, categories: int = 1) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the ground truth of an image with `count` separate objects, and perfect results with falling scores."""
+    rows = [
+        {"image_id": 1, "category_id": 1 + i % categories, "bbox": [20.0 * (i % 30), 20.0 * (i // 30), 10.0, 10.0]}
+        for i in range(count)
+    ]
+    labels = {
+        "images": [{"id": 1, "height": 1000, "width": 1000}],
+        "annotations": rows,
+        "categories": [{"id": 1 + i, "name": str(i)} for i in range(categories)],
+    }
+    return labels, [row | {"score": 1 - i / 1000} for i, row in enumerate(rows)]
+
+
+def test_more_detections_than_cocos_hundred_can_be_counted() -> None:
+    labels, results = crowded(200)
+    many = many_detections(labels, results, 300)
+    assert (many.max_detections, many.AP, many.AP50, many.AP75, many.AR) == (300, *[pytest.approx(1)] * 4)
+    # 150 of 200 objects are found without a false detection: the precision is 1 at the 76 recall levels up to 0.75.
+    part = many_detections(labels, results, 150)
+    assert [part.AP, part.AR] == pytest.approx([76 / 101, 0.75])
+    same = many_detections(labels, results, 100)
+    ap = average_precision(labels, results)
+    assert (same.AP, same.AP50, same.AP75, same.AR) == (ap.AP, ap.AP50, ap.AP75, ap.AR100)
+
+
+def test_json_has_the_numbers_of_many_detections_only_on_request() -> None:
+    labels, results = crowded(3)
+    ap = average_precision(labels, results)
+    assert "many" not in ap.to_json()
+    assert replace(ap, many=many_detections(labels, results, 200)).to_json()["many"]["max_detections"] == 200
+
+
+def test_a_note_says_what_cocos_limit_does() -> None:
+    assert crowded_images_note(crowded(100)[0], per_class=True) is None
+    assert crowded_images_note(crowded(200, 2)[0], per_class=True) is None
+    note = crowded_images_note(crowded(240, 2)[0], per_class=False)
+    assert note is not None
+    assert note.startswith("1 image with more than 100 objects: COCO counts at most 100 detections per image, so at ")
+    assert "at most 41.6 % of all objects can be found; use `evaluate --max-det 300`" in note
+    note = crowded_images_note(crowded(240, 2)[0], per_class=True)
+    assert note is not None
+    assert "per image and class, so at most 83.3 % of all objects" in note
