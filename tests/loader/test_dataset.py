@@ -379,7 +379,7 @@ def test_available_memory_is_a_plausible_number_of_bytes() -> None:
 
 
 def test_a_truncated_jpeg_is_used_and_named_in_the_ledger(tmp_path: Path) -> None:
-    split = coco.read_split(write_coco(tmp_path, [([1, 1, 5, 5], 0)]), "train")
+    split = open_data(write_coco(tmp_path, [([1, 1, 5, 5], 0)])).read("train")
     buffer = io.BytesIO()
     Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(buffer, "JPEG")
     (tmp_path / "truncated.png").write_bytes(buffer.getvalue()[:-2])

@@ -188,7 +188,7 @@ def test_more_detections_than_cocos_hundred_can_be_counted() -> None:
     assert (many.max_detections, many.AP, many.AP50, many.AP75, many.AR) == (300, *[pytest.approx(1)] * 4)
     # 150 of 200 objects are found without a false detection: the precision is 1 at the 76 recall levels up to 0.75.
     part = many_detections(labels, results, 150)
-    assert [part.AP, part.AR] == pytest.approx([76 / 101, 0.75])
+    assert pytest.approx([76 / 101, 0.75]) == [part.AP, part.AR]
     same = many_detections(labels, results, 100)
     ap = average_precision(labels, results)
     assert (same.AP, same.AP50, same.AP75, same.AR) == (ap.AP, ap.AP50, ap.AP75, ap.AR100)

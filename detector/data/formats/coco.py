@@ -358,63 +358,84 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     """
     with _nesting_errors(path):
         data = _load(path)
-        known = {key: _by_id(path, data, plural) for key, plural in _REFERS_TO.items()}
+        image_ids = _image_ids(path, data["images"])
+        images = {image_ids[key]: image for key, image in zip(image_ids, data["images"], strict=True)}
+        categories = _by_id(path, data, "categories")
+        rows = []
         for index, annotation in enumerate(data["annotations"]):
-            if (problem := _scoring_problem(annotation, known)) is not None:
-                raise _error_at(path, "annotations", index, problem)
-    converted = [_converted(annotation, known["image_id"]) for annotation in data["annotations"]]
-    scored = [annotation for annotation in converted if annotation is not None]
-    if left_out := len(converted) - len(scored):
-        _LOG.warning(
-            "%s: %d of %d boxes have no area inside their image and are left out", path, left_out, len(converted)
-        )
-    if not left_out and _can_be_scored(data["annotations"]):
+            try:
+                rows.append(_scored(annotation, image_ids, images, categories))
+            except RowError as error:
+                raise _error_at(path, "annotations", index, error.reason) from None
+    kept = [row for row in rows if row is not None]
+    if left_out := len(rows) - len(kept):
+        _LOG.warning("%s: %d of %d boxes have no area inside their image and are left out", path, left_out, len(rows))
+    if not left_out and _is_written_as_scored(data, images):
         return data
-    return data | {"annotations": [{"id": number} | row for number, row in enumerate(scored, start=1)]}
+    return data | {
+        "images": [image | {"id": image_id} for image_id, image in images.items()],
+        "categories": [category | {"id": category_id} for category_id, category in categories.items()],
+        "annotations": [{"id": number} | row for number, row in enumerate(kept, start=1)],
+    }
 
 
-def _converted(annotation: dict[str, Any], images: Mapping[int, Any]) -> dict[str, Any] | None:
+def _is_written_as_scored(data: dict[str, Any], images: Mapping[int, Any]) -> bool:
+    """Return True if COCO's scoring accepts the contents of a file as they are written."""
+    rows = data["annotations"]
+    return (
+        all(image["id"] == image_id and type(image["id"]) is int for image_id, image in images.items())
+        and all(type(category["id"]) is int for category in data["categories"])
+        and all(type(row["image_id"]) is type(row["category_id"]) is int for row in rows)
+        and all(_corners(row.get("bbox")) is not None for row in rows)
+        and _can_be_scored(rows)
+    )
+
+
+def _scored(
+    annotation: Any, image_ids: Mapping[int | str, int], images: Mapping[int, Any], categories: Mapping[int, Any]
+) -> dict[str, Any] | None:
     """Return an annotation as `to_coco` writes it, without id; None if the box has no area inside its image.
 
     Args:
-        annotation: an annotation without a scoring problem.
+        annotation: an element of `annotations`, any JSON value.
+        image_ids: id of an image as in the file → image id.
         images: image id → element of `images`.
+        categories: category id → element of `categories`.
+
+    Raises:
+        RowError: the annotation cannot be scored: its image, category or box is missing or unknown.
     """
-    corners = _corners(annotation["bbox"])
-    assert corners is not None
-    x1, y1, x2, y2 = corners
-    height, width = _image_hw(images[annotation["image_id"]]) or (math.inf, math.inf)
+    if not isinstance(annotation, dict):
+        raise RowError("malformed_row", f"expected an object, got {annotation!r:.60}")
+    key, category_id = annotation.get("image_id"), whole_number(annotation.get("category_id"))
+    number = whole_number(key)
+    image_id = image_ids.get(number if number is not None else key if isinstance(key, str) else -1)
+    if image_id is None:
+        raise RowError("unknown_image", f"image_id {key!r:.60} is not among the images")
+    if category_id is None or category_id not in categories:
+        reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
+        raise RowError("unknown_class", reason)
+    bbox = annotation.get("bbox")
+    corners = mask_box(annotation.get("segmentation")) if bbox in (None, []) else None
+    if (numbers := _numbers(bbox)) is not None:
+        corners = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
+    if corners is None or not all(map(math.isfinite, corners)):
+        raise RowError("malformed_row", f"expected a bbox of four finite numbers, got {bbox!r:.60}")
+    height, width = _image_hw(images[image_id]) or (math.inf, math.inf)
     clipped = np.clip(np.array(corners), 0, [width, height, width, height]).astype(np.float32)
     width32, height32 = clipped[2:] - clipped[:2]
-    if x2 <= x1 or y2 <= y1 or width32 <= 0 or height32 <= 0:
+    if corners[2] <= corners[0] or corners[3] <= corners[1] or width32 <= 0 or height32 <= 0:
         return None
     left, top, right, bottom = clipped.astype(np.float64).tolist()
     area = annotation.get("area")
     is_area = isinstance(area, int | float) and 0 < area < _MAX_AREA
     return {
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
+        "image_id": image_id,
+        "category_id": category_id,
         "bbox": [left, top, right - left, bottom - top],
         "area": float(np.float32(area)) if is_area else float(width32 * height32),
         "iscrowd": int(_is_crowd(annotation)),
     }
-
-
-def _scoring_problem(annotation: Any, known: dict[str, dict[int, Any]]) -> str | None:
-    """Return the reason why an annotation cannot be scored, or None if it can be scored.
-
-    Args:
-        annotation: an element of `annotations`, any JSON value.
-        known: "image_id" or "category_id" → elements of the file by id.
-    """
-    corners = _corners(annotation.get("bbox")) if isinstance(annotation, dict) else None
-    if corners is None or not all(map(math.isfinite, corners)):
-        found = annotation.get("bbox") if isinstance(annotation, dict) else annotation
-        return f"the annotation cannot be scored; expected a bbox of four finite numbers, got {found!r:.60}"
-    for key, items in known.items():
-        if type(annotation.get(key)) is not int or annotation[key] not in items:
-            return f"{key} {annotation.get(key)!r:.60} is not among the {_REFERS_TO[key]}"
-    return None
 
 
 def to_coco(split: Split) -> dict[str, Any]:
