@@ -11,7 +11,7 @@ import io
 import logging
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +30,16 @@ from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missin
 
 _LOG = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""File suffixes (lower case) that count as images when a folder is searched."""
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    }
+)
+"""File suffixes (lower case) that count as images when a folder is searched. Each belongs to a decoded format."""
+
+UNREAD_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"})
+"""File suffixes (lower case) of images in formats that are not decoded."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
 """Formats that are decoded, independent of the file name. Pillow reads more, but EPS files start another program."""
@@ -327,6 +335,21 @@ def write_image(path: str | Path, image: ImageArray) -> None:
         file.save(path, **options)
     except (ValueError, KeyError):
         raise ImageError(f"{path}: no image format has the suffix '{suffix}'; use .png or .jpg") from None
+
+
+def unread_images_note(paths: Iterable[Path]) -> str | None:
+    """Return a text that says how many files are images in formats that are not read; None if there is none.
+
+    >>> unread_images_note([Path("a.HEIC"), Path("b.heic"), Path("c.jpg")])
+    '2 files are images in formats that are not read (.heic): convert them to JPEG or PNG first'
+    """
+    found = [suffix for path in paths if (suffix := path.suffix.lower()) in UNREAD_SUFFIXES]
+    if not found:
+        return None
+    suffixes = ", ".join(sorted(set(found)))
+    if len(found) == 1:
+        return f"1 file is an image in a format that is not read ({suffixes}): convert it to JPEG or PNG first"
+    return f"{len(found)} files are images in formats that are not read ({suffixes}): convert them to JPEG or PNG first"
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -303,3 +303,19 @@ def test_check_array_returns_a_valid_array_unchanged() -> None:
 def test_check_array_names_a_wrong_shape_or_type(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match=re.escape(f"got {image.dtype} {list(image.shape)}")):
         check_array(image)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *((suffix, "JPEG") for suffix in (".jpg", ".jpeg", ".jpe", ".jfif", ".JFIF")),
+        *((suffix, "PPM") for suffix in (".ppm", ".pgm", ".pnm")),
+        (".gif", "GIF"),
+        (".jp2", "JPEG2000"),
+    ],
+)
+def test_images_of_rare_suffixes_are_found_and_read(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encoded(Image.fromarray(np.full((5, 8, 3), 200, np.uint8)), kind))
+    assert find_images(tmp_path) == [path]
+    assert read_image(path).shape == (5, 8, 3)

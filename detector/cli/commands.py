@@ -80,7 +80,11 @@ def _resume(options: argparse.Namespace) -> int:
     own = {"command", "resume", "resume_anyway"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
-        raise ConfigError(f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}")
+        weights = quote(str(options.resume / "weights" / "last.safetensors"))
+        raise ConfigError(
+            f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}. To train longer or with "
+            f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
+        )
     from detector.training.train import resume_run
 
     resume_run(options.resume, options.resume_anyway, _STARTED)

@@ -13,7 +13,8 @@ from detector.data.file_index import FileIndex
 from detector.data.formats import voc
 from detector.data.formats.named_formats import NAMED_FORMATS
 from detector.data.image_labels import LabelFormat
-from detector.images import IMAGE_SUFFIXES
+from detector.images import IMAGE_SUFFIXES, unread_images_note
+from detector.wording import plural
 
 _MAX_SNIFFED = 500
 """In a folder with more files of one suffix, only the first few are opened to recognize their format."""
@@ -152,7 +153,9 @@ def explain_unknown(index: FileIndex) -> str:
     if not index.files:
         return "the folder is empty"
     if not images:
-        return f"{len(index.files)} files, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        note = unread_images_note(index.files)
+        found = f"{plural(len(index.files), 'file')}, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        return f"{found}; {note}" if note else found
     if not texts:
         return f"{images} images, and no label file; label the images, or use `detector detect` to find objects in them"
     if damaged := next((path for path in texts if _is_damaged(path)), None):

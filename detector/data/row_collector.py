@@ -16,6 +16,7 @@ from detector.errors import FileError, ImageError, InputError, LabelError
 from detector.files import is_file
 from detector.images import read_image_size, read_stored_size
 from detector.options import ReadOptions
+from detector.wording import plural
 
 CUT_TOLERANCE = 0.01
 """In pixels: a box that extends beyond its image by at most this distance does not count as clipped.
@@ -184,7 +185,13 @@ class RowCollector:
         if not self._images:
             if not (missing := self._missing_paths):
                 raise LabelError(f"{source}: the split contains no images")
-            problem = f"none of the {len(missing)} images can be opened; the first is {missing[0]}"
+            reason = next(iter(map(str, self._unusable.values())), f"{missing[0]}")
+            count = len(missing)
+            problem = (
+                f"the only image cannot be used: {reason}"
+                if count == 1
+                else f"none of the {plural(count, 'image')} can be used; the first: {reason}"
+            )
             raise LabelError(f"{source}: {without_control_characters(problem)}")
         self._rows.sort(key=lambda row: row.image_id)
         boxes, keep = self._check_boxes()

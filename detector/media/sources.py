@@ -16,16 +16,14 @@ from detector.data.scenes import scenes
 from detector.data.split import Split
 from detector.errors import ConfigError, FileError, InputError, location
 from detector.files import free_name, is_file, local_path
-from detector.images import IMAGE_SUFFIXES, find_images, read_image
+from detector.images import IMAGE_SUFFIXES, find_images, read_image, unread_images_note
 from detector.media.urls import MAX_BYTES, check_allowed, fetch, file_name_from_url, is_http_url
 from detector.media.video_io import VIDEO_SUFFIXES
 from detector.options import ReadOptions
+from detector.wording import plural
 
 _SCENE_COUNT = 12
 """Number of images of the built-in data set that the source `scenes` stands for."""
-
-_SUFFIXES_TO_REPORT = VIDEO_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"}
-"""Suffixes of videos and of images in rare formats. A folder search skips these files and logs a warning."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -192,6 +190,8 @@ def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
         return paths
     where = "in this folder or its subfolders" if recursive else "in this folder"
     message = f"{path}: no images {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    if (note := unread_images_note(path.iterdir())) is not None:
+        message += f"; {note}"
     with suppress(InputError):
         if any(map(find_images, islice(_walk(path), _MAX_FOLDERS_SEARCHED))):
             message += ", but its subfolders contain images: add --recursive"
@@ -199,14 +199,16 @@ def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
 
 
 def _warn_about_skipped_files(folder: Path) -> None:
-    """Log a warning if a folder contains videos or images in rare formats, which a folder search does not return."""
-    suffixes = [suffix for path in folder.iterdir() if (suffix := path.suffix.lower()) in _SUFFIXES_TO_REPORT]
+    """Log a warning if a folder contains videos, or images in formats that are not read."""
+    paths = list(folder.iterdir())
+    suffixes = [suffix for path in paths if (suffix := path.suffix.lower()) in VIDEO_SUFFIXES]
     if suffixes:
         patterns = ", ".join(str(folder / f"*{suffix}") for suffix in sorted(set(suffixes)))
         _LOG.warning(
-            "%s: skipped %d files that are videos or images in rare formats; to include these files, also pass: %s",
-            *(folder, len(suffixes), patterns),
+            "%s: skipped %s; to include videos, also pass: %s", folder, plural(len(suffixes), "video"), patterns
         )
+    if (note := unread_images_note(paths)) is not None:
+        _LOG.warning("%s: skipped: %s", folder, note)
 
 
 def _walk(top: Path) -> Iterator[Path]:

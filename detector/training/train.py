@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from shlex import quote
 
 from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
 from detector.data.ledger import Ledger
@@ -177,7 +178,7 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
         except (KeyError, TypeError) as error:
             raise FileError(f"{path / 'run.json'}: the file is damaged ({error!r}); train again") from None
         if state is not None and state[0].step >= state[0].steps:
-            raise FileError(f"{path}: this run is finished; its weights are in {path / 'weights'}")
+            raise FileError(_finished(path, request, state[0].steps))
         with training_process():
             inputs, ledgers = _prepare(request)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
@@ -191,6 +192,28 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
             return run.train()
     finally:
         folder.close()
+
+
+def _finished(path: Path, request: TrainRequest, steps: int) -> str:
+    """Return the message for a run that cannot be resumed because it is finished, with the command that trains longer.
+
+    Args:
+        path: output folder of the run.
+        request: request of the run.
+        steps: number of steps of the run.
+    """
+    config, last = request.config, path / "weights" / "last.safetensors"
+    command = f"detector train --data {quote(request.data)} --weights {quote(str(last))}"
+    if request.split != "train":
+        command += f" --split {quote(request.split)}"
+    if config.epochs is not None:
+        command += f" --epochs {config.epochs:g}"
+    else:
+        command += f" --set steps={steps}" if config.minutes is None else f" --minutes {config.minutes:g}"
+    return (
+        f"{path}: this run is finished after {plural(steps, 'step')}; its weights are in {path / 'weights'}; to train "
+        f"longer, start a new run from them (with the other settings of the run, if you changed any):\n  {command}"
+    )
 
 
 def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, object]) -> None:

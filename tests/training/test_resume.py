@@ -107,7 +107,8 @@ def test_damaged_checkpoint_is_detected_and_the_previous_used(
 
 
 def test_finished_run_cannot_be_resumed(tiny_run: Path) -> None:
-    with pytest.raises(FileError, match="this run is finished"):
+    message = r"this run is finished after 80 steps; .* to train longer(.|\n)* --weights \S*/weights/last\.safetensors"
+    with pytest.raises(FileError, match=message + " --set steps=80"):
         resume(tiny_run)
 
 

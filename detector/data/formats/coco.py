@@ -547,6 +547,8 @@ def _is_scorable(annotation: dict[str, Any]) -> bool:
 def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
     """Return a copy of the ledger with line numbers instead of indices, and the annotation id in each reason.
 
+    If the whole file is one line, the line numbers are None: the annotation id is enough to find the annotation.
+
     Args:
         path: the JSON file.
         annotations: the list `annotations` of the file.
@@ -554,13 +556,16 @@ def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
     """
     if not ledger.entries:
         return ledger
-    lines = _find_lines(read_text(path), "annotations", {entry.line for entry in ledger.entries})
+    text = read_text(path)
+    lines: dict[int, int | None] = {}
+    if "\n" in text.strip():
+        lines |= _find_lines(text, "annotations", {entry.line for entry in ledger.entries})
 
     def with_line(entry: LedgerEntry) -> LedgerEntry:
         assert entry.line is not None
         annotation = annotations[entry.line]
         name = f"annotation {annotation.get('id')!r:.60}" if isinstance(annotation, dict) else "annotation"
-        return replace(entry, line=lines[entry.line], reason=f"{name}: {entry.reason}")
+        return replace(entry, line=lines.get(entry.line), reason=f"{name}: {entry.reason}")
 
     return replace(ledger, entries=tuple(map(with_line, ledger.entries)))
 

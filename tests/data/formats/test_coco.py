@@ -257,7 +257,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
         ("images", [{"id": 5}], "image 5 has no `file_name`"),
         ("images", [{"id": [5], "file_name": "a.png"}], "whole number as `id`"),
         ("images", [], "the split contains no images"),
-        ("images", [{"id": 5, "file_name": "z.png"}], "none of the 1 images can be opened; the first is .*z.png"),
+        ("images", [{"id": 5, "file_name": "z.png"}], "the only image cannot be used: .*z.png"),
         ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "`categories` contains the id 3 twice"),
         ("categories", [], "`categories` is empty"),
         ("categories", [7], "`categories` contains 7; expected an object"),
@@ -290,3 +290,10 @@ def test_writing_and_reading_coco_changes_nothing(tmp_path: Path, rows: list[tup
         assert (one.image_id, one.image_path, one.image_hw) == (other.image_id, other.image_path, other.image_hw)
         for field in ("boxes", "class_ids", "is_crowd", "areas"):
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+def test_rows_of_a_one_line_file_are_named_by_id_only(tmp_path: Path) -> None:
+    path = write(tmp_path, data_of(annotation(1, [1, 2, 3, 4]), annotation(17, [1, 2, 0, 4])))
+    path.write_text(json.dumps(json.loads(path.read_text())) + "\n")
+    [entry] = read_split(path, "val").ledger.entries
+    assert str(entry).startswith(f"{path}: dropped: annotation 17: box (")
