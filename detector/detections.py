@@ -168,7 +168,7 @@ class Detections:
             import supervision
         except ImportError:
             raise MissingPackageError(
-                "to_supervision needs the package supervision: pip install 'supervision>=0.30'"
+                "to_supervision needs the package supervision: pip install 'detector[track]'"
             ) from None
         return supervision.Detections(
             xyxy=self.boxes,

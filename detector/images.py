@@ -62,12 +62,16 @@ _UPRIGHT = {
 Source: EXIF 2.32, tag 0x0112.
 """
 
+_FEW_LEVELS = 64
+"""A 16-bit image with at most this many of 256 gray levels uses at most a quarter of its range."""
+
 _truncated: dict[str, bool] = {}
 """Path of each file that `read_image` found truncated. Several threads read images, so this is a dictionary whose
 single operations are atomic."""
 
 _TIFF_BITS = 258
 _PILLOW_LOCK = threading.Lock()
+_warned_few_levels = threading.Event()
 _MORE_PIXELS = "shrink the image, or allow more pixels with --max-pixels"
 
 
@@ -89,7 +93,7 @@ def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixel
         with _open(source, max_pixels, name) as file:
             if file.format in _ANIMATED and getattr(file, "is_animated", False):
                 _warn_animated(name)
-            image = to_rgb(file)
+            image = to_rgb(file, name)
     except ImageError as error:
         return _read_truncated(source, name, max_pixels, error)
     if _truncated and not isinstance(source, bytes):  # the file may have been repaired
@@ -144,7 +148,7 @@ def read_image_size(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[
     with _open(path, max_pixels) as file:
         width, height = file.size
         if file.format == "TIFF":  # whether the orientation is applied to `size` depends on Pillow's version
-            height, width = to_rgb(file).shape[:2]
+            height, width = to_rgb(file, str(path)).shape[:2]
             return height, width
         # If the header of a PNG has no EXIF data, `getexif` decodes the whole file to search for it.
         has_exif = file.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in file.info)
@@ -181,11 +185,17 @@ def _read_thumbnail(path: Path | str, side: int, max_pixels: int) -> ImageArray:
     with _open(path, max_pixels) as file:
         # A JPEG is decoded faster at 1/2, 1/4 or 1/8 scale: at least twice `side`, so that all pixels count equally.
         file.draft(None, (2 * side, 2 * side))
-        return np.array(Image.fromarray(to_rgb(file)).resize((side, side), Image.Resampling.BOX))
+        return np.array(Image.fromarray(to_rgb(file, str(path))).resize((side, side), Image.Resampling.BOX))
 
 
-def to_rgb(image: Image.Image) -> ImageArray:
+def to_rgb(image: Image.Image, name: str = "an image") -> ImageArray:
     """Convert a PIL image of any mode to RGB, by the rules of this module, and return the array [H, W, 3].
+
+    The first 16-bit image of a process that uses less than a quarter of its range causes a warning.
+
+    Args:
+        image: the image.
+        name: name of the image in the warning.
 
     Raises:
         ImageError: the image is damaged, consists of floats or 32-bit integers, or cannot be converted to RGB.
@@ -202,6 +212,8 @@ def to_rgb(image: Image.Image) -> ImageArray:
     if image.mode.startswith("I;16"):
         deep = np.asarray(image)
         gray = (deep >> (4 if bits == (12,) else 8)).astype(np.uint8)
+        if bits != (12,) and (levels := int(gray.max(initial=0)) + 1) <= _FEW_LEVELS:
+            _warn_few_levels(levels, name)
         if isinstance(transparent, int):
             gray[deep == transparent] = 255
         return np.repeat(gray[:, :, None], 3, axis=2)
@@ -223,6 +235,20 @@ def _orientation(image: Image.Image) -> Any:
     except Exception:  # damaged EXIF data causes many types of errors; an image viewer ignores them
         return 1
     return value if isinstance(value, int) else 1
+
+
+def _warn_few_levels(levels: int, name: str) -> None:
+    """Log a warning that a 16-bit image is nearly black after the division by 256, once per process."""
+    if _warned_few_levels.is_set():
+        return
+    _warned_few_levels.set()
+    _LOG.warning(
+        "%s: this 16-bit image uses only the lowest %d of 256 gray levels after the division by 256, so it is nearly "
+        "black for the network; if its values have 10 to 14 bits, scale them to the full range of 16 bits first (12-bit "
+        "values times 16), for training and for detection. Other such images are not reported",
+        name,
+        levels,
+    )
 
 
 @lru_cache(maxsize=4096)

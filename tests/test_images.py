@@ -319,3 +319,18 @@ def test_images_of_rare_suffixes_are_found_and_read(tmp_path: Path, suffix: str,
     path.write_bytes(encoded(Image.fromarray(np.full((5, 8, 3), 200, np.uint8)), kind))
     assert find_images(tmp_path) == [path]
     assert read_image(path).shape == (5, 8, 3)
+
+
+def test_the_first_dark_16_bit_image_causes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.images._warned_few_levels", threading.Event())
+    for name, largest in (("full", 65535), ("twelve", 4095), ("ten", 1023)):
+        values = np.linspace(0, largest, 40 * 60).reshape(40, 60).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    read_image(tmp_path / "full.png")
+    assert not caplog.text
+    assert read_image(tmp_path / "twelve.png").max() == 15
+    assert f"{tmp_path / 'twelve.png'}: this 16-bit image uses only the lowest 16 of 256 gray levels" in caplog.text
+    read_image(tmp_path / "ten.png")
+    assert "ten.png" not in caplog.text

@@ -19,6 +19,7 @@ from detector.cli.parser import make_parser
 from detector.config import Config, override, parse_value, read_config
 from detector.errors import ConfigError, InputError
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions
+from detector.wording import plural
 
 if TYPE_CHECKING:
     from detector.detecting.formats import OutputFormat
@@ -179,7 +180,8 @@ def detect(options: argparse.Namespace) -> int:
         if isinstance(video, InputError):
             failed += 1
         else:
-            print(f"{name}: {video.objects} objects in {video.frames_detected} frames; see {options.out}")
+            objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
+            print(f"{name}: {objects} in {frames}; see {options.out}")
     return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
 
 

@@ -40,7 +40,7 @@ from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, LabelError
 from detector.files import local_path, make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
-from detector.wording import metric
+from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,8 @@ def _do_runs(
     todo = [(variation, seed) for variation, seed in planned if (variation.name, seed) not in done]
     already_done = len(planned) - len(todo)
     log.info(
-        f"{len(variations)} variations x {len(seeds)} seeds = {len(planned)} runs, {already_done} already done; "
+        f"{plural(len(variations), 'variation')} x {plural(len(seeds), 'seed')} = {plural(len(planned), 'run')}, "
+        f"{already_done} already done; "
         f"runs at the same time: {jobs}; threads per run: {conditions.threads}"
     )
     with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out / "runs", jobs)) as ended_runs:

@@ -148,7 +148,7 @@ def explain_unknown(index: FileIndex) -> str:
     for suffix, advice in _UNKNOWN.items():
         if counts[suffix]:
             example = index.with_suffix(suffix)[0]
-            return f"{counts[suffix]} files such as {example}; {advice}"
+            return f"{plural(counts[suffix], 'file')} such as {example}; {advice}"
     texts = index.with_suffix(".json", ".xml", ".csv", ".txt", ".tsv")
     if not index.files:
         return "the folder is empty"
@@ -157,11 +157,14 @@ def explain_unknown(index: FileIndex) -> str:
         found = f"{plural(len(index.files), 'file')}, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
         return f"{found}; {note}" if note else found
     if not texts:
-        return f"{images} images, and no label file; label the images, or use `detector detect` to find objects in them"
+        return (
+            f"{plural(images, 'image')}, and no label file; label the images, or use `detector detect` to find objects "
+            "in them"
+        )
     if damaged := next((path for path in texts if _is_damaged(path)), None):
-        return f"{images} images, and {damaged}, which is not valid JSON"
+        return f"{plural(images, 'image')}, and {damaged}, which is not valid JSON"
     return (
-        f"{images} images, and no label file in a known format; the label files may be {texts[0]}; "
+        f"{plural(images, 'image')}, and no label file in a known format; the label files may be {texts[0]}; "
         "save the labels as COCO JSON, YOLO or Pascal VOC, or as CSV: filename,class,xmin,ymin,xmax,ymax"
     )
 

@@ -29,6 +29,7 @@ from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
+from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def detect_video(
             bar.update()
     if stop.requested and not (reader.is_live and detected):
         if detected:
-            _LOG.warning("%s: stopped after %d frames; the results are kept", name, reader.frames_read)
+            _LOG.warning("%s: stopped after %s; the results are kept", name, plural(reader.frames_read, "frame"))
         raise KeyboardInterrupt
     if not detected:
         raise FileError(f"{name}: the video contains no frames that can be read")

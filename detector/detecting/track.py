@@ -37,7 +37,7 @@ class Tracker:
             from trackers import ByteTrackTracker
         except ImportError:
             raise MissingPackageError(
-                "tracking needs the package trackers; run pip install 'trackers>=2.1,<2.2' 'supervision>=0.30'"
+                "tracking needs the package trackers: pip install 'detector[track]'"
             ) from None
         self._tracker = ByteTrackTracker(
             lost_track_buffer=max(round(frame_rate), _MIN_LOST_FRAMES),

@@ -11,6 +11,7 @@ from detector.errors import InputError, LabelError
 from detector.evaluating.evaluate import Evaluation, check_max_detections
 from detector.files import read_json
 from detector.metrics.average_precision import average_precision, crowded_images_note, many_detections
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,14 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     ids = {name: _id_of(name, ids_by_path_end) for name in names if (PurePath(name).name,) in ids_by_path_end}
     if names and not ids:
         raise LabelError(
-            f"none of the {len(names)} images with results is in this split (the first is {names[0]}); use results of "
-            "this split, or select another split with --split"
+            f"none of the {plural(len(names), 'image')} with results is in this split (the first is {names[0]}); use "
+            "results of this split, or select another split with --split"
         )
     if others := len(names) - len(ids):
-        log.warning("%d of %d images with results are not in this split; their results are ignored", others, len(names))
+        log.warning(
+            "%d of %s with results %s not in this split; their results are ignored",
+            *(others, plural(len(names), "image"), "is" if others == 1 else "are"),
+        )
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from detector.boxes import pairwise_iou
 from detector.detections import Detections
+from detector.wording import plural
 
 _BOX_TOLERANCE, _SCORE_TOLERANCE = 0.5, 0.01
 """Largest difference of a box coordinate (in image pixels) and of a score that float32 rounding errors may cause."""
@@ -57,8 +58,8 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.detections} detections in {self.images} images: {self.unmatched} unmatched, boxes within "
-            f"{self.box:.3g} px, scores within {self.score:.2g}"
+            f"{plural(self.detections, 'detection')} in {plural(self.images, 'image')}: {self.unmatched} unmatched, "
+            f"boxes within {self.box:.3g} px, scores within {self.score:.2g}"
         )
 
 

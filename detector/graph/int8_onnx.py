@@ -43,7 +43,7 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
         raise MissingPackageError(
-            "int8 quantization needs the packages onnx and onnxruntime: pip install onnx onnxruntime"
+            "int8 quantization needs the packages onnx and onnxruntime: pip install 'detector[onnx]'"
         ) from None
 
     metadata = onnx.load_from_string(graph).metadata_props

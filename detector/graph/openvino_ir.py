@@ -58,7 +58,7 @@ def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
         openvino = import_openvino()
     except ImportError:
         raise MissingPackageError(
-            "writing an OpenVINO IR needs the packages openvino and onnx: pip install openvino onnx"
+            "writing an OpenVINO IR needs the packages openvino and onnx: pip install 'detector[openvino]'"
         ) from None
     model = openvino_core().read_model(graph)
     if inputs is not None:

@@ -17,6 +17,7 @@ from detector.errors import FileError
 from detector.files import write_errors
 from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
+from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class VideoReader:
         """
         count, read = self.frame_count, self.frames_read
         if self.is_live:
-            _LOG.warning("%s: the source ended after %d frames", name, read)
+            _LOG.warning("%s: the source ended after %s", name, plural(read, "frame"))
         elif count and count - read > max(2, count / 20):
             _LOG.warning(
                 "%s: only %d of about %d frames can be read; their results are kept. The file is damaged or "

@@ -131,7 +131,7 @@ def _start_runtime(
     """
     package = runtime.removesuffix("-fast")
     if not find_spec(package):
-        raise MissingPackageError(f"{source}: the runtime {runtime} needs the package {package}: pip install {package}")
+        raise MissingPackageError(f"{source}: the runtime {runtime} needs the package {package}: pip install 'detector[{_EXTRAS[package]}]'")
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 

@@ -37,7 +37,7 @@ try:
     from starlette.types import ASGIApp
 except ImportError as error:
     raise MissingPackageError(
-        f"the server needs the package {error.name}; run pip install 'starlette>=1.0' uvicorn python-multipart"
+        f"the server needs the package {error.name}: pip install 'detector[serve]'"
     ) from None
 
 from detector.serving.guard import guard, is_loopback, page_headers

@@ -25,6 +25,7 @@ from detector.data.split import Split, read_file
 from detector.errors import LabelError, location
 from detector.files import is_file, read_text
 from detector.options import ReadOptions
+from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
 
@@ -369,7 +370,7 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
                 raise _error_at(path, "annotations", index, error.reason) from None
     kept = [row for row in rows if row is not None]
     if left_out := len(rows) - len(kept):
-        _LOG.warning("%s: %d of %d boxes have no area inside their image and are left out", path, left_out, len(rows))
+        _LOG.warning("%s: %d of %s left out: no area inside the image", path, left_out, plural(len(rows), "box"))
     if not left_out and _is_written_as_scored(data, images):
         return data
     return data | {

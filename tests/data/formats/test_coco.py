@@ -213,7 +213,7 @@ def test_ground_truth_without_images_equals_that_of_the_split(tmp_path: Path, ch
 def test_boxes_left_out_of_the_ground_truth_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, data_of(annotation(1, [1, 2, 3, 4], area=12), annotation(2, [70, 2, 3, 4], area=12)))
     assert len(read_ground_truth(path)["annotations"]) == 1
-    assert "1 of 2 boxes have no area inside their image" in caplog.text
+    assert "1 of 2 boxes left out: no area inside the image" in caplog.text
 
 
 @pytest.mark.parametrize(
