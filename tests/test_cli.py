@@ -145,7 +145,7 @@ def test_flags_override_the_settings_file(tiny_data: Path, tmp_path: Path) -> No
     ("arguments", "message"),
     [
         (["--data", "missing"], "missing: no such file or folder; read are COCO JSON"),
-        (["--data", "scenes", "--split", "trian"], "no split 'trian'; did you mean 'train'?"),
+        (["--data", "scenes", "--split", "trian"], "did you mean 'train'?"),
         (["--data", "scenes", "--set", "epoch=3"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--data", "scenes", "--set", "epochs"], "--set epochs: expected key=value"),
         (["--data", "scenes", "--set", "batch=four"], "batch: expected auto or a whole number, got 'four'"),
@@ -437,7 +437,7 @@ def test_evaluate_prints_numbers_and_its_results_score_equally(
     [
         (["--data", "missing", "--weights", "w"], "missing: no such file or folder"),
         (["--data", "DATA", "--weights", "missing"], "missing: there is no such weights file"),
-        (["--data", "DATA", "--weights", "WEIGHTS", "--split", "tset"], "no split 'tset'; did you mean 'test'?"),
+        (["--data", "DATA", "--weights", "WEIGHTS", "--split", "tset"], "did you mean 'test'?"),
         (["--data", "DATA", "--detections", "missing.json"], "missing.json: no such file"),
         (["--data", "DATA", "--detections", "bad.json"], "result 0: the field 'image_id' is missing"),
         (["--data", "scenes", "--weights", "WEIGHTS"], "the classes of the weights are ['red', 'blue']"),

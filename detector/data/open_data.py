@@ -78,7 +78,9 @@ class DataSet:
         if name in self.absent:
             raise LabelError(f"{self.description}: the images of {name} are not there: {self.absent[name]}")
         if name not in self.readers:
-            raise LabelError(f"{self.description}: no split '{split_name}'; {did_you_mean(name, self.readers)}")
+            raise LabelError(
+                f"no split '{split_name}' in this data set ({self.description}); {did_you_mean(name, self.readers)}"
+            )
         split = self.readers[name]()
         self._check_classes(split)
         self._check_counts(split)

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
-from detector.errors import InputError
+from detector.errors import FileError, InputError
 from detector.graph.openvino_ir import export_files, is_ir
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
+from detector.media.video_io import is_camera
 from detector.options import DetectOptions, ReadOptions
 from detector.predict.detector import Detector
 
@@ -50,11 +51,14 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
         The images, and the names of the videos, cameras and streams, for which `is_video` is True.
 
     Raises:
-        InputError: as for `find_sources`; or a spec is the http:// or https:// URL of a video and URLs are not allowed.
+        InputError: as for `find_sources`; a spec is the http:// or https:// URL of a video and URLs are not
+            allowed; or a video file does not exist.
     """
     videos = dict.fromkeys(spec for spec in specs if is_video(spec))
     for spec in videos:
         check_allowed(spec, options.allow_url)
+        if "://" not in spec and not is_camera(spec) and not Path(spec).exists():
+            raise FileError(f"{spec}: no such video file")
     remaining = [spec for spec in specs if spec not in videos]
     images = []
     for source in find_sources(remaining, options) if remaining or not videos else []:

@@ -1,5 +1,6 @@
 """Export weights to a graph file that runs without PyTorch, and compare the export with the weights."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -128,20 +129,29 @@ def export(
     int8_inputs = None
     if int8_images is not None:
         int8_inputs = _calibration_inputs(list(_as_sources(int8_images, options)), input_hw)
+    sources = list(_as_sources(certificate_images, options))
     graph = to_onnx(network, info, input_hw, dynamic)
+    existed = path.exists()
     _write(path, graph, format, int8_inputs, nms)
     certificate = None
     if certify and (find_spec("openvino") or find_spec("onnxruntime")):
-        certificate = certify_export(
-            weights,
-            path,
-            runtime=runtime,
-            data=data,
-            split=split,
-            images=list(_as_sources(certificate_images, options)),
-            allow_outside=allow_outside,
-            max_pixels=max_pixels,
-        )
+        certificate_file = certificate_path(path)
+        try:
+            certificate = certify_export(
+                weights,
+                path,
+                runtime=runtime,
+                data=data,
+                split=split,
+                images=sources,
+                allow_outside=allow_outside,
+                max_pixels=max_pixels,
+            )
+        except BaseException:
+            # With a certificate, the export is complete: its differences are too large, and the user may inspect it.
+            if not existed and not certificate_file.exists():
+                _remove(path)
+            raise
     size_bytes = sum(file.stat().st_size for file in export_files(path))
     return ExportResult(path, input_hw, size_bytes, certificate)
 
@@ -194,6 +204,14 @@ def _write(
         write_openvino(path, to_ir(graph, int8_inputs))
     else:
         write_atomic(path, graph)
+
+
+def _remove(path: Path) -> None:
+    """Remove the .onnx file or the OpenVINO folder of an export that could not be certified."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_format(format: str) -> None:

@@ -33,7 +33,9 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "op
     try:
         nncf = import_nncf()
     except ImportError:
-        raise MissingPackageError("int8 quantization for OpenVINO needs the package nncf: pip install 'detector[int8]'") from None
+        raise MissingPackageError(
+            "int8 quantization for OpenVINO needs the package nncf: pip install 'detector[int8]'"
+        ) from None
     names = [node.get_friendly_name() for node in model.get_ops()]
     not_quantized = [name for name in names if not is_quantizable(name)]
     # Hide the progress bars of NNCF and its warnings about an unknown graph.

@@ -131,7 +131,10 @@ def _start_runtime(
     """
     package = runtime.removesuffix("-fast")
     if not find_spec(package):
-        raise MissingPackageError(f"{source}: the runtime {runtime} needs the package {package}: pip install 'detector[{_EXTRAS[package]}]'")
+        extra = "onnx" if package == "onnxruntime" else package
+        raise MissingPackageError(
+            f"{source}: the runtime {runtime} needs the package {package}: pip install 'detector[{extra}]'"
+        )
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 

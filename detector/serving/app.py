@@ -36,9 +36,7 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp
 except ImportError as error:
-    raise MissingPackageError(
-        f"the server needs the package {error.name}: pip install 'detector[serve]'"
-    ) from None
+    raise MissingPackageError(f"the server needs the package {error.name}: pip install 'detector[serve]'") from None
 
 from detector.serving.guard import guard, is_loopback, page_headers
 from detector.serving.openapi import describe_api

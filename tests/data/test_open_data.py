@@ -161,7 +161,7 @@ def test_an_unknown_split_is_refused_with_a_suggestion(tmp_path: Path) -> None:
         ("test", "known: train"),
         ("trainval", "did you mean 'train'"),
     ):
-        with pytest.raises(LabelError, match=rf"COCO JSON folder .*: no split '{name}'; {hint}"):
+        with pytest.raises(LabelError, match=rf"no split '{name}' in this data set \(COCO.*\); {hint}"):
             data_set.read(name)
 
 

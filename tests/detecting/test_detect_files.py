@@ -107,3 +107,8 @@ def test_remaining_images_are_complete_batches(is_done: list[bool], batch_size: 
     remaining = [sources.index(source) for source in remaining_batches(sources, done, batch_size)]
     open_batches = {index // batch_size for index, image_is_done in enumerate(is_done) if not image_is_done}
     assert remaining == [index for index in range(len(sources)) if index // batch_size in open_batches]
+
+
+def test_a_missing_video_file_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"gone\.mp4: no such video file"):
+        find_inputs([str(tmp_path / "gone.mp4")], ReadOptions())

@@ -248,7 +248,7 @@ def test_tracking_without_its_package_names_the_package(
     detector: Detector, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'trackers>=2\.1,<2\.2'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'detector\[track\]'"):
         detect_video(detector, str(video), tmp_path, OPTIONS, track=True)
     assert not list(tmp_path.iterdir())
 
