@@ -400,7 +400,10 @@ class RunConfig(_Part):
         MAX_VAL_FRACTION,
     )
     allow_dropped: float = _setting(
-        0.02, "a run does not start if more than this fraction of the boxes of a split would be dropped", 0, 1
+        0.02,
+        "a run does not start if more than this fraction of the boxes of a split (and more than 3) would be dropped",
+        0,
+        1,
     )
     allow_outside: bool = _setting(False, "whether a data set may read files outside its folder")
     max_pixels: int = _setting(MAX_PIXELS, "largest number of pixels of an image that is decoded", 1)

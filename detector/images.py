@@ -244,8 +244,8 @@ def _warn_few_levels(levels: int, name: str) -> None:
     _warned_few_levels.set()
     _LOG.warning(
         "%s: this 16-bit image uses only the lowest %d of 256 gray levels after the division by 256, so it is nearly "
-        "black for the network; if its values have 10 to 14 bits, scale them to the full range of 16 bits first (12-bit "
-        "values times 16), for training and for detection. Other such images are not reported",
+        "black for the network; if its values have 10 to 14 bits, scale them to the full range of 16 bits first "
+        "(12-bit values times 16), for training and for detection. Other such images are not reported",
         name,
         levels,
     )

@@ -298,7 +298,8 @@ def verify(options: argparse.Namespace) -> int:
     result = run(options.export, runtime=options.runtime)
     print(
         f"{options.export}: the detections match the certificate, which was written with "
-        f"{result.certificate.runtime}: {result.parity} (the certificate rounds boxes to 0.001 px and scores to 0.000001)"
+        f"{result.certificate.runtime}: {result.parity} (the certificate has boxes rounded to 0.001 px "
+        "and scores rounded to 0.000001)"
     )
     return 0
 

@@ -204,7 +204,7 @@ def _finished(path: Path, request: TrainRequest, steps: int) -> str:
     """
     config, last = request.config, path / "weights" / "last.safetensors"
     command = f"detector train --data {quote(request.data)} --weights {quote(str(last))}"
-    if request.split != "train":
+    if request.split not in (None, "train"):
         command += f" --split {quote(request.split)}"
     if config.epochs is not None:
         command += f" --epochs {config.epochs:g}"

@@ -417,7 +417,7 @@ def _scored(
         reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
         raise RowError("unknown_class", reason)
     bbox = annotation.get("bbox")
-    corners = mask_box(annotation.get("segmentation")) if bbox in (None, []) else None
+    corners = _mask_box(annotation.get("segmentation")) if bbox in (None, []) else None
     if (numbers := _numbers(bbox)) is not None:
         corners = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
     if corners is None or not all(map(math.isfinite, corners)):
