@@ -6,7 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from detector.wording import metric, plural
+from detector.wording import UNDEFINED, metric, plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,8 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     for key, value in ap.to_json().items():
         if key not in ("per_class", "many"):
             print(f"{key:6} {metric(value, 4):>7}")
+    if any(value == UNDEFINED for value in ap.to_json().values()):
+        print("n/a: the split has no such objects")
     if ap.many is not None:
         print(f"\nwith at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
         for key in ("AP", "AP50", "AP75", "AR"):
@@ -72,8 +74,6 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     print(f"\n{'class':{width}}      AP    AP50  objects")
     for name, row in ap.per_class.items():
         print(f"{name:{width}} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
-    if ap.AP == -1 or any(value == -1 for value in ap.to_json().values() if isinstance(value, float)):
-        print("\nn/a: there are no such objects in the split")
 
 
 def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:

@@ -73,7 +73,7 @@ def test_results_with_file_names_are_matched_by_name(
         (renumbered, r"results\.json: result \d+: image_id \d+ is not in the data set"),
         (
             [named[0] | {"file_name": "other.png"}],
-            r"results\.json: none of the 1 images with results is in this split \(the first is other\.png\)",
+            r"results\.json: none of the 1 image with results is in this split \(the first is other\.png\)",
         ),
     ]:
         results.write_text(json.dumps(invalid))

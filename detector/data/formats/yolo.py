@@ -19,6 +19,7 @@ from detector.errors import LabelError
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
 from detector.options import ReadOptions
+from detector.wording import plural
 
 _MAX_FRACTION = 2.0
 """Larger coordinates count as pixels: no tool writes a box that extends beyond the image by a whole image size."""
@@ -296,7 +297,10 @@ def _list_files(data: YoloData, name: str, options: ReadOptions) -> _SplitFiles:
     unique = sorted(dict.fromkeys(images))
     notes = []
     if len(unique) < len(images):
-        notes.append(f"{len(images) - len(unique)} images of the split {name} are listed more than once; used once")
+        notes.append(
+            f"{plural(len(images) - len(unique), 'repeated line')} in the lists of the split {name}; each image is "
+            "used once"
+        )
     if lists and unique and not any(map(is_file, unique)):
         raise LabelError(
             f"{lists[0]}: none of the {len(unique)} images in this list exists; the first is {unique[0]}; "
@@ -351,7 +355,7 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
         if not any(labels):
             expected = folders[images[0].parent] / f"{images[0].stem}.txt"
             raise LabelError(
-                f"{data.source}: none of the {len(labels)} images of the split {name} has a label file; "
+                f"{data.source}: none of the {plural(len(labels), 'image')} of the split {name} has a label file; "
                 f"for the first image, expected {expected}"
             )
     owners: dict[Path, Path] = {}

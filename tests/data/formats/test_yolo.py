@@ -95,7 +95,7 @@ def test_an_image_without_a_label_file_is_background(tmp_path: Path) -> None:
 def test_a_split_without_any_label_file_is_refused(tmp_path: Path) -> None:
     image(tmp_path / "images/train/a.png")
     with pytest.raises(
-        LabelError, match=r"none of the 1 images of the split train has a label file; .* expected .*labels/train/a"
+        LabelError, match=r"none of the 1 image of the split train has a label file; .* expected .*labels/train/a"
     ):
         open_data(write(tmp_path / "data.yaml", YAML)).read("train")
 
@@ -141,7 +141,7 @@ def test_an_image_listed_twice_is_used_once(tmp_path: Path) -> None:
     yaml = write(tmp_path / "data.yaml", "train: [images, images/train]\nnames: [cat]\n")
     split = open_data(yaml).read("train")
     assert (len(split.annotations), split.ledger.found) == (1, 1)
-    assert split.ledger.notes == ("1 images of the split train are listed more than once; used once",)
+    assert split.ledger.notes == ("1 repeated line in the lists of the split train; each image is used once",)
 
 
 @pytest.mark.parametrize(
