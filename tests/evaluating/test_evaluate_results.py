@@ -81,7 +81,7 @@ def test_results_with_file_names_are_matched_by_name(
             score_file(tiny_data, "val", results)
     results.write_text(json.dumps([named[0] | {"file_name": "other.png"}, *named]))
     assert score_file(tiny_data, "val", results).AP > 0.999
-    assert re.search(r"1 of \d images with results are not in this split; their results are ignored", caplog.text)
+    assert re.search(r"1 of \d images with results is not in this split; their results are ignored", caplog.text)
 
 
 def test_longest_common_path_selects_among_equal_names(tmp_path: Path) -> None:
