@@ -179,7 +179,7 @@ def test_too_many_dropped_boxes_stop_the_run_unless_allowed(
 
     data = copy_of(tiny_data, tmp_path / "data", remove_widths)
     config = replace(tiny_config, steps=2, val_fraction=0)
-    with pytest.raises(InputError, match=r"4 of 24 boxes would be dropped(.|\n)*train.json:1: dropped"):
+    with pytest.raises(InputError, match=r"4 of 24 boxes would be dropped(.|\n)*train.json: dropped: annotation 1: "):
         train(data, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train(data, replace(config, allow_dropped=0.2), out=tmp_path / "run")
