@@ -81,6 +81,8 @@ class Split:
         from_files: True if `read_image` decodes the file `Annotation.image_path`; False if it renders the image.
         max_pixels: largest number of pixels of an image file that is decoded.
         held_back: True if the data set has no such split, and its images were held back from the training split.
+        ids_are_positions: True if a class id in the label files is a position in a list of names, as in YOLO: then ids
+            and names can be off by one. False if each label or its category names the class.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Split:
     from_files: bool = True
     max_pixels: int = MAX_PIXELS
     held_back: bool = False
+    ids_are_positions: bool = False
 
     def decode(self, annotation: Annotation) -> ImageArray:
         """Decode the image of an annotation, compare its size with the annotation, and return it as [H, W, 3] RGB.
@@ -174,6 +177,7 @@ def join(name: str, first: Split, second: Split) -> Split:
         partial(_read_source, sources),
         from_files=first.from_files and second.from_files,
         max_pixels=max(first.max_pixels, second.max_pixels),
+        ids_are_positions=first.ids_are_positions,
     )
 
 

@@ -11,6 +11,10 @@ from detector.arrays import Bools
 from detector.boxes import pairwise_iou
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects, first_few
+from detector.wording import counted
+
+_MAX_UNUSUAL, _FEW_UNUSUAL = 0.1, 5
+"""Largest acceptable fraction and number of unusual boxes; whichever allows more."""
 
 
 def diagnose_duplicate_boxes(objects: Sequence[Objects]) -> Finding:
@@ -19,7 +23,7 @@ def diagnose_duplicate_boxes(objects: Sequence[Objects]) -> Finding:
     return Finding(
         "data: duplicate boxes",
         "look" if paths else "ok",
-        f"{len(paths)} pairs of boxes of the same class with an IoU above 0.95",
+        f"{counted(len(paths), 'pair')} of boxes of the same class with an IoU above 0.95",
         "none",
         f"Objects labeled twice reduce precision: delete one box of each pair in {_first_paths(paths)}."
         if paths
@@ -33,7 +37,7 @@ def diagnose_boxes_with_two_classes(objects: Sequence[Objects]) -> Finding:
     return Finding(
         "data: boxes with two classes",
         "look" if paths else "ok",
-        f"{len(paths)} pairs of boxes of different classes with an IoU above 0.9",
+        f"{counted(len(paths), 'pair')} of boxes of different classes with an IoU above 0.9",
         "none",
         f"One of the two classes is probably wrong: check the boxes in {_first_paths(paths)}." if paths else "",
     )
@@ -61,7 +65,10 @@ def _first_paths(paths: Sequence[Path]) -> str:
 
 
 def diagnose_unusual_boxes(objects: Sequence[Objects]) -> Finding:
-    """Check that no box fills its image, is very thin, or has an unusual size for its class; return a finding."""
+    """Check that few boxes fill their image, are very thin, or have an unusual size for their class; return a finding.
+
+    A few such boxes are normal. They are counted, and the drawn examples show the smallest and the largest boxes.
+    """
     counts: Counter[str] = Counter()
     descriptions = []
     for split_objects in objects:
@@ -73,12 +80,14 @@ def diagnose_unusual_boxes(objects: Sequence[Objects]) -> Finding:
                 f"{names[split_objects.class_ids[i]]} in {annotations[split_objects.image_index[i]].image_path}"
                 for i in rows
             ]
+    total = sum(len(split_objects.boxes) for split_objects in objects)
+    too_many = max(counts.values(), default=0) > max(_FEW_UNUSUAL, _MAX_UNUSUAL * total)
     return Finding(
         "data: unusual boxes",
-        "look" if descriptions else "ok",
-        ", ".join(f"{count} boxes {reason}" for reason, count in counts.items()),
-        "none",
-        f"Check whether these boxes are correct: {first_few(descriptions)}." if descriptions else "",
+        "look" if too_many else "ok",
+        ", ".join(f"{counted(count, 'box', 'boxes')} {reason}" for reason, count in counts.items()),
+        f"at most {_MAX_UNUSUAL:.0%} of the boxes, for each reason",
+        f"Check whether these boxes are correct: {first_few(descriptions)}." if too_many else "",
     )
 
 
@@ -94,8 +103,11 @@ def _unusual(objects: Objects) -> dict[str, Bools]:
             from_median = np.abs(log_fraction[is_class] - np.median(log_fraction[is_class]))
             # Of normally distributed values, 1.48 times the median absolute deviation is one standard deviation.
             unusual_size[is_class] = from_median > 6 * max(1.48 * float(np.median(from_median)), 0.1)
+    height, width = objects.image_hw.T
+    x1, y1, x2, y2 = objects.boxes.T
+    at_border = (x1 < 1) | (y1 < 1) | (x2 > width - 1) | (y2 > height - 1)  # only a part of the object is visible
     return {
-        "fill more than 95% of their image": fraction > 0.95,
-        "have one side more than 20 times as long as the other": wh.max(axis=1) > 20 * wh.min(axis=1),
-        "have an unusual size for their class": unusual_size,
+        "with more than 95% of the image area": fraction > 0.95,
+        "with one side more than 20 times as long as the other": wh.max(axis=1) > 20 * wh.min(axis=1),
+        "of an unusual size for the class": unusual_size & ~at_border,
     }

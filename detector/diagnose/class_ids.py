@@ -7,6 +7,7 @@ import numpy as np
 from detector.arrays import Doubles, Ints
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects
+from detector.wording import counted
 
 _CHECK = "data: class ids"
 _EXPECTED = "class ids start at 0, and each id means the same class in every split"
@@ -14,6 +15,9 @@ _EXPECTED = "class ids start at 0, and each id means the same class in every spl
 
 def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     """Check that class ids start at 0 and that each id means the same class in every split; return a finding.
+
+    Only formats in which an id is a position in a list of names can have these faults. An unused class is no fault:
+    lists of names are often longer than a data set needs.
 
     The check cannot find two faults, which are visible only in drawn examples: ids that are shifted equally in all
     splits while every class name is used; and shifted ids of classes that are all equal in frequency, size and aspect.
@@ -23,19 +27,26 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     """
     names = objects[0].split.class_names
     counts = sum((o.class_counts() for o in objects), np.zeros(len(names), dtype=np.int64))
+    used = np.flatnonzero(counts)
+    if not objects[0].split.ids_are_positions:
+        measured = f"{len(used)} of {counted(len(names), 'class', 'classes')} are used; each label names its class"
+        return Finding(_CHECK, "ok", measured, "each label names its class")
     finding = _diagnose_ids_from_one(objects, counts)
     if finding is None:
         shifted = (_diagnose_shifted_ids(objects[0], other) for other in objects[1:])
         finding = next((found for found in shifted if found is not None), None)
     if finding is not None:
         return finding
-    used = np.flatnonzero(counts)
-    measured = f"{len(used)} of {len(names)} ids are used" + (f": {used[0]} to {used[-1]}" if len(used) else "")
+    measured = f"{len(used)} of {counted(len(names), 'id')} are used" + (
+        f": {used[0]} to {used[-1]}" if len(used) else ""
+    )
     return Finding(_CHECK, "ok", measured, _EXPECTED)
 
 
 def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding | None:
     """Return a finding if the class ids seem to start at 1 instead of 0, else None.
+
+    The evidence is a row whose id has no name because it is one too large, while id 0 is never used.
 
     Args:
         objects: objects of each split.
@@ -45,15 +56,17 @@ def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding 
     if len(names) == 1 or counts[0]:
         return None
     rows = sum(entry.code == "class_id_equals_class_count" for o in objects for entry in o.split.ledger.entries)
-    if not rows and not counts[-1]:
+    if not rows:
         return None
-    measured = f"id 0 ({names[0]}) is never used, id {len(names) - 1} ({names[-1]}) is used {counts[-1]} times"
-    measured += f", and {rows} label rows have the id {len(names)}" if rows else ""
+    measured = (
+        f"id 0 ({names[0]}) is never used, and {counted(rows, 'label row has', 'label rows have')} the id "
+        f"{len(names)}, which has no name"
+    )
     advice = (
         "The ids seem to start at 1, but the names start at 0, so that every object gets the name of the next class: "
         "subtract 1 from all ids, or insert a class name for id 0."
     )
-    return Finding(_CHECK, "stop" if rows else "look", measured, _EXPECTED, advice)
+    return Finding(_CHECK, "stop", measured, _EXPECTED, advice)
 
 
 def _diagnose_shifted_ids(train: Objects, other: Objects) -> Finding | None:

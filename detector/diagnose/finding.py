@@ -22,6 +22,8 @@ class Finding:
         measured: what the check measured, with numbers.
         expected: what a good result is.
         advice: likely causes and what to do, in full sentences; empty if the verdict is "ok".
+        from_data: whether the finding follows from the data set alone, and from no setting. `train` does not start if
+            such a finding has the verdict "stop".
 
     >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Remove them from one split."))
     look  data: leakage: 2 of 87 images of val (expected: none). Remove them from one split.
@@ -32,12 +34,13 @@ class Finding:
     measured: str
     expected: str
     advice: str = ""
+    from_data: bool = False
 
     def __str__(self) -> str:
         line = f"{self.verdict:<4}  {self.check}: {self.measured} (expected: {self.expected})"
         return f"{line}. {self.advice}" if self.advice else line
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, object]:
         """Return the fields as a dictionary that can be written as JSON."""
         return asdict(self)
 

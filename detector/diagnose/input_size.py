@@ -3,7 +3,7 @@
 import numpy as np
 
 from detector.boxes import area
-from detector.config import Config
+from detector.config import Config, InputSizeConfig
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import Objects
 from detector.letterbox import SIZE_DIVISOR, input_hw_for_aspect
@@ -14,10 +14,11 @@ _MIN_SIDE = 3.0
 """An object with a side below this many input pixels contains almost no information."""
 
 
-def diagnose_input_size(train: Objects, input_hw: tuple[int, int]) -> Finding:
+def diagnose_input_size(train: Objects, input_hw: tuple[int, int], config: InputSizeConfig) -> Finding:
     """Check that images fill at least 75% of the network input and are scaled by 0.33 to 1.5; return a finding.
 
-    A smaller scale is accepted if at most 25% of the objects are then smaller than 10 input pixels.
+    A smaller scale is accepted if at most 25% of the objects are then smaller than 10 input pixels. An automatic input
+    size is never criticized: it is the best one that the program knows.
     """
     sizes = np.array([annotation.image_hw for annotation in train.split.annotations], dtype=np.float64)
     scales = (np.array(input_hw) / sizes).min(axis=1)
@@ -27,17 +28,17 @@ def diagnose_input_size(train: Objects, input_hw: tuple[int, int]) -> Finding:
     best_hw = input_hw_for_aspect(max(input_hw), float(np.median(sizes[:, 1] / sizes[:, 0])))
     small = float(np.sum(np.sqrt(area(train.input_boxes)) < 10)) / max(1, len(train.input_boxes))
     advice = ""
-    if scale > 1.5:
+    if scale > 1.5 and full_side < max(input_hw):
         advice = f"Images are enlarged, which costs time and adds no detail: use --imgsz {full_side}."
     elif scale < 1 / 3 and small > 0.25:
         advice = (
             f"{small:.0%} of the objects are smaller than 10 input pixels: use a larger --imgsz, up to {full_side}."
         )
-    elif padding > 0.25 and best_hw != tuple(input_hw):
+    elif padding > 0.25 and isinstance(config.input_size, tuple) and best_hw != input_hw:
         advice = f"The images have another aspect than the input: use --set input_size={list(best_hw)} (height, width)."
-    elif padding > 0.25:
-        advice = "The images have very different aspects: crop or split the longest images."
     height, width = input_hw
+    if config.input_size == "auto":
+        advice = ""
     return Finding(
         "data: input size",
         "look" if advice else "ok",
@@ -47,12 +48,15 @@ def diagnose_input_size(train: Objects, input_hw: tuple[int, int]) -> Finding:
     )
 
 
-def diagnose_small_objects(train: Objects, input_hw: tuple[int, int]) -> Finding:
-    """Check that at most 5% of the objects have a side below 3 pixels in the network input, and return a finding."""
+def diagnose_small_objects(train: Objects, input_hw: tuple[int, int], config: InputSizeConfig) -> Finding:
+    """Check that at most 5% of the objects have a side below 3 pixels in the network input, and return a finding.
+
+    An automatic input size is never criticized.
+    """
     sides = (train.input_boxes[:, 2:] - train.input_boxes[:, :2]).min(axis=1)
     fraction = float(np.mean(sides < _MIN_SIDE)) if len(sides) else 0.0
     advice = ""
-    if fraction > 0.05:
+    if fraction > 0.05 and config.input_size != "auto":
         needed = _input_side(max(input_hw) * _MIN_SIDE / float(np.quantile(sides, 0.05)))
         full_side = _input_side(float(np.median([max(a.image_hw) for a in train.split.annotations])))
         if min(needed, full_side) > max(input_hw):
@@ -86,7 +90,7 @@ def diagnose_grid_points(train: Objects, config: Config) -> Finding:
     advice = ""
     if without:
         advice = "Use --set assign_radius=0.5 or more: then every object has a candidate."
-    elif crowded > 0.01 * total:
+    elif crowded > 0.01 * total and config.input_size != "auto":
         advice = "The network cannot separate objects with nearly the same center: use a larger --imgsz."
     return Finding(
         "data: grid points",

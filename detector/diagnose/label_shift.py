@@ -39,6 +39,9 @@ _MIN_CONTRAST = 0.4
 Measured: 0.97 to 3.6 for correct boxes; mostly 0.1 to 0.6 for boxes of other images.
 """
 
+_SAMPLES = 100
+"""Number of random samples of the images, drawn with replacement."""
+
 _MIN_OBJECTS = 80
 """Smallest number of objects away from the image border; with fewer objects, the measurement is unreliable."""
 
@@ -52,8 +55,8 @@ class _AxisShift:
     Attributes:
         shift: shift of the boxes relative to the image edges around them, in pixels of the scaled image; positive to
             the right or down.
-        confirmed: the part of the shift that both halves of the objects confirm: the smaller of their two absolute
-            shifts, or 0 if the directions differ. Random errors differ between the halves, a common shift does not.
+        confirmed: the absolute shift that 95% of the random samples of the images exceed, or 0 if fewer of them have
+            the same direction. Random errors differ between samples, a common shift does not.
         contrast: contrast of the mean edge profile; see `_MIN_CONTRAST`.
     """
 
@@ -66,7 +69,7 @@ def diagnose_label_shift(split: Split) -> Finding:
     """Check that the sides of boxes lie on image edges and are not all shifted in one direction; return a finding.
 
     In pixels of the scaled image, the check measures shifts of 5 to 16 pixels correctly. It finds shifts of up to 24
-    pixels, possibly with a wrong size. Larger shifts, if they are found at all, look like boxes without image edges.
+    pixels, possibly with a wrong size. `diagnose_label_fit` finds larger shifts.
     """
     axes = _measure_axes(split)
     if len(axes) < 2:
@@ -75,14 +78,9 @@ def diagnose_label_shift(split: Split) -> Finding:
     x, y = axes
     contrast = min(x.contrast, y.contrast)
     if contrast < _MIN_CONTRAST:
-        measured = (
-            f"the image edges at the sides of boxes are hardly stronger than beside them: contrast {contrast:.2f}"
-        )
-        advice = (
-            "Possible causes: labels of other images, boxes far from their objects, swapped coordinates, or objects "
-            "without clear edges. Check the drawn examples."
-        )
-        return Finding("data: label shift", "look", measured, f"a contrast of at least {_MIN_CONTRAST:g}", advice)
+        # No evidence of a fault: many objects have no clear edges. `label_fit` finds boxes that are elsewhere.
+        measured = f"not measured: the sides of boxes have no clear image edges (contrast {contrast:.2f})"
+        return Finding("data: label shift", "ok", measured, _EXPECTED)
     measured = (
         f"boxes are shifted from the image edges by {x.shift:+.1f} pixels to the right and {y.shift:+.1f} pixels down"
     )
@@ -102,17 +100,25 @@ def _measure_axes(split: Split) -> list[_AxisShift]:
     chosen = evenly_spaced(with_objects, min(_MAX_IMAGES, int(affordable)))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         by_image = [profiles for profiles in pool.map(partial(_image_profiles, split), chosen) if profiles]
-    axes = (np.concatenate(axis_profiles) for axis_profiles in zip(*by_image, strict=True))
-    return [_measure_axis(profiles) for profiles in axes if len(profiles) >= _MIN_OBJECTS]
+    axes: list[Sequence[Floats]] = list(zip(*by_image, strict=True))
+    return [_measure_axis(profiles) for profiles in axes if sum(map(len, profiles)) >= _MIN_OBJECTS]
 
 
-def _measure_axis(profiles: Floats) -> _AxisShift:
-    """Return the common shift along one axis, from the edge profiles [K, 2, 49] of all objects; see `edge_profiles`."""
-    halves: Sequence[float] = [symmetry_center(profiles[half::2]) for half in (0, 1)]
+def _measure_axis(by_image: Sequence[Floats]) -> _AxisShift:
+    """Return the common shift along one axis, from the edge profiles [K, 2, 49] of each image; see `edge_profiles`."""
+    sums = np.stack([profiles.sum(axis=0) for profiles in by_image])
+    counts = np.array([len(profiles) for profiles in by_image])
+    rng = np.random.default_rng(0)
+    shifts = []
+    for _ in range(_SAMPLES):
+        chosen = rng.integers(len(sums), size=len(sums))
+        shifts.append(symmetry_center(sums[chosen].sum(axis=0)[None] / max(1, counts[chosen].sum())))
+    low, high = np.quantile(shifts, (0.05, 0.95))
+    mean = sums.sum(axis=0) / counts.sum()
     return _AxisShift(
-        shift=0.0 - symmetry_center(profiles),
-        confirmed=min(map(abs, halves)) if halves[0] * halves[1] > 0 else 0.0,
-        contrast=float(np.ptp(profiles.mean(axis=0), axis=1).sum()),
+        shift=0.0 - symmetry_center(mean[None]),
+        confirmed=float(max(low, -high, 0.0)),
+        contrast=float(np.ptp(mean, axis=1).sum()),
     )
 
 

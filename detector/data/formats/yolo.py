@@ -82,6 +82,7 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
         ledger=ledger,
         read_image=partial(read_file, max_pixels=options.max_pixels),
         max_pixels=options.max_pixels,
+        ids_are_positions=True,
     )
 
 
