@@ -13,6 +13,7 @@ from detector.arrays import ImageArray
 from detector.checking.cost import diagnose_cost
 from detector.checking.learning_rate import diagnose_learning_rate, range_test
 from detector.checking.overfitting import diagnose_overfitting, overfit_test
+from detector.checking.progress import report_progress
 from detector.config import ArchitectureConfig, Config
 from detector.data.open_data import DataSet, open_data
 from detector.data.split import Split, evenly_spaced
@@ -46,17 +47,14 @@ _MAX_IMAGES = 160
 _GRADIENT_SIDE = 64
 """Longer side of the network input in the gradient check, in pixels. The check runs many forward passes in float64."""
 
-_OVERFIT_SIDE = 320
-"""Longest side of the network input in the overfit test, in pixels."""
+_OVERFIT_SIDE = 192
+"""Longest side of the network input in the overfit test, in pixels. Parts of images with tiny objects are enlarged."""
 
-_OVERFIT_SECONDS = 25.0
-"""Time limit of the overfit test."""
+_RANGE_TEST_SIDE = 224
+"""Longest side of the network input in the range test, in pixels: the learning rate hardly depends on it."""
 
-_RANGE_TEST_SECONDS = 15.0
-"""Time limit of the learning rate range test."""
-
-_RANGE_TEST_BATCH = 8
-"""Largest batch size of the range test: in limited time, more steps are more useful than more images per step."""
+_RANGE_TEST_BATCH, _RANGE_TEST_IMAGES = 8, 48
+"""Largest batch size and number of images of the range test: more steps are more useful than more images per step."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +162,8 @@ def check(
     check_padding(input_size_at(input_hw, 0, 1, config), config)
     dtype = choose_precision(config.precision, torch.device("cpu"))
     network = _run_network_checks(sampled, dataset, batch_size, results)
-    _run_range_test(network, dataset, batch_size, dtype, results)
-    results.add(_run_overfit_test(sampled, dataset, dtype))
+    _run_range_test(network, sampled, dataset, batch_size, dtype, results)
+    results.add(_run_overfit_test(sampled, dataset, dtype, report))
     trainer = Trainer(network, config, torch.device("cpu"), dtype, image_count / batch_size)
     results.add(diagnose_cost(trainer, dataset, batch_size, config, image_count))
     results.report_images()
@@ -250,22 +248,33 @@ def _report_signal(layers: Sequence[LayerSignal], results: _ResultCollector) -> 
 
 
 def _run_range_test(
-    network: GridNetwork, dataset: DetectionDataset, batch_size: int, dtype: torch.dtype, results: _ResultCollector
+    network: GridNetwork,
+    split: Split,
+    dataset: DetectionDataset,
+    batch_size: int,
+    dtype: torch.dtype,
+    results: _ResultCollector,
 ) -> None:
     """Run the learning rate range test on a copy of the network, and add a finding and a chart to `results`."""
-    batch_size = min(batch_size, _RANGE_TEST_BATCH)
-    batches = (training_batch(dataset, step, batch_size, 10**6) for step in itertools.count(0))
-    test = range_test(network, batches, dataset.config, dtype, _RANGE_TEST_SECONDS)
+    batch_size, config = min(batch_size, _RANGE_TEST_BATCH), dataset.config
+    input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _RANGE_TEST_SIDE), config)
+    small = DetectionDataset(_subset(split, _RANGE_TEST_IMAGES), input_hw, replace(config, first_input_size=1.0))
+    batches = (training_batch(small, step, batch_size, 10**6) for step in itertools.count(0))
+    progress = report_progress("learning rate range test", results.report)
+    test = range_test(network, batches, config, dtype, progress)
     marks = {"peak": test.peak, "suggested": test.suggested, "diverges": test.diverges}
     chart = line_chart("loss while the learning rate increases", test.rates, test.losses, marks)
     results.add_image("learning-rate.png", chart)
     results.add(diagnose_learning_rate(test))
 
 
-def _run_overfit_test(split: Split, dataset: DetectionDataset, dtype: torch.dtype) -> Finding:
+def _run_overfit_test(
+    split: Split, dataset: DetectionDataset, dtype: torch.dtype, report: Callable[[str], None]
+) -> Finding:
     """Run the overfit test with a small network input, and return a finding."""
     input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
-    return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, _OVERFIT_SECONDS))
+    progress = report_progress("overfit test", report)
+    return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, progress=progress))
 
 
 def _with_long_side(input_hw: tuple[int, int], long_side: int, config: ArchitectureConfig) -> tuple[int, int]:

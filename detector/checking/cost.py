@@ -18,6 +18,9 @@ def diagnose_cost(
 ) -> Finding:
     """Measure the time of a few training steps, predict the cost of the planned run, and return a finding.
 
+    The verdict does not depend on the speed of the machine: if the length of the run is given in minutes, the number of
+    epochs is only reported.
+
     Args:
         trainer: trainer that runs the steps.
         dataset: dataset of some or all training images.
@@ -37,14 +40,14 @@ def diagnose_cost(
         f"{batch_size / seconds:.0f} images/s; decoded images need {image_bytes / 1e9:.2f} GB, "
         f"{free / 1e9:.1f} GB of memory are free"
     )
-    expected = "at least 3 epochs; decoded images need at most half of the free memory"
+    if image_bytes > free / 2:
+        measured += ", so that images are decoded again in every epoch, which is slower"
+    expected = "at least 3 epochs if the length is given in epochs or steps"
     advice = ""
-    if steps / per_epoch < 3:
+    if (config.steps or config.epochs) and steps / per_epoch < 3:
         advice = (
             "The run is too short to train on every image three times: train longer, or use a smaller model or --imgsz."
         )
-    elif image_bytes > free / 2:
-        advice = "Images are decoded again in every epoch, which is slower: use more memory, or a smaller --imgsz."
     return Finding("cost: training run", "look" if advice else "ok", measured, expected, advice)
 
 

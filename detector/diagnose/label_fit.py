@@ -301,7 +301,8 @@ class _Regions:
 
         The surroundings extend by half of the box size at each side. The fit is the difference of the mean colors, in
         units of the standard deviation of the image, plus the difference of the logarithms of the standard deviations,
-        plus the logarithm of the strength of the image edges along the box sides relative to the surroundings. It is NaN for a box that is too small or whose surroundings are outside of the image.
+        plus the logarithm of the strength of the image edges along the box sides relative to the surroundings. It is
+        NaN for a box that is too small or whose surroundings are outside of the image.
 
         Args:
             boxes: boxes in fractions of the image size.
@@ -363,4 +364,4 @@ class _Regions:
 def _sum_in(table: npt.NDArray[Any], boxes: Ints) -> Doubles:
     """Return the sums [N] or [N, channels] of an image in boxes [N, 4], from its integral image."""
     x1, y1, x2, y2 = boxes.T
-    return (table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]).astype(np.float64)
+    return np.asarray(table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1], dtype=np.float64)
