@@ -405,6 +405,9 @@ class RunConfig(_Part):
         0,
         1,
     )
+    ignore_check: bool = _setting(
+        False, "start a run although the check of the data has a finding with the verdict stop"
+    )
     allow_outside: bool = _setting(False, "whether a data set may read files outside its folder")
     max_pixels: int = _setting(MAX_PIXELS, "largest number of pixels of an image that is decoded", 1)
 

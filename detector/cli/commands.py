@@ -30,8 +30,8 @@ _STARTED = time.monotonic()
 """Start of the process. A length of a training run in minutes includes the time since this moment."""
 
 _SETTING_FLAGS = (
-    "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "minutes", "epochs",
-    "val_fraction",
+    "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "ignore_check", "minutes",
+    "epochs", "val_fraction",
 )  # fmt: skip
 """Flags with the same name as a setting."""
 

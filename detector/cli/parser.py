@@ -88,6 +88,12 @@ def _train(commands: _Commands) -> None:
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
+        "--ignore-check",
+        action="store_true",
+        default=None,
+        help="start the run although the check of the data says stop",
+    )
+    parser.add_argument(
         "--allow-dropped",
         type=float,
         nargs="?",

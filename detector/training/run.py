@@ -16,7 +16,7 @@ from tqdm import tqdm
 from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS
 from detector.diagnose.short_check import short_check
-from detector.errors import ConfigError
+from detector.errors import ConfigError, LabelError
 from detector.evaluating.evaluate import detect_letterboxed_split, score_split
 from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.loader import training_batches
@@ -122,7 +122,6 @@ class TrainingRun:
         bar = tqdm(total=total, initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
         with self._shutdown, bar:
             if not progress.steps:
-                self._log_short_check()
                 self._make_plan(total, bar)
             after = set(schedule.evaluation_steps(progress.steps, progress.evaluations))
             if not self._shutdown.requested and not self._stopped_early():
@@ -146,13 +145,25 @@ class TrainingRun:
             f"images {place}"
         )
 
-    def _log_short_check(self) -> None:
-        """Log each problem that a short check of data and network finds; random initial weights are checked too."""
+    def check_inputs(self) -> None:
+        """Log each problem that a short check of data and network finds; random initial weights are checked too.
+
+        Raises:
+            LabelError: a finding that follows from the data alone has the verdict "stop", unless the settings ignore it.
+        """
         splits = [self._inputs.split, self._val] if self._val else [self._inputs.split]
         fresh = self._trainer.network if self._inputs.weights is None else None
-        for finding in short_check(splits, self._dataset, fresh, self._batch_size):
+        findings = short_check(splits, self._dataset, fresh, self._batch_size)
+        for finding in findings:
             if finding.verdict != "ok":
                 log.warning("%s", finding)
+        stops = [finding for finding in findings if finding.from_data and finding.verdict == "stop"]
+        if stops and not self._config.ignore_check:
+            listed = "\n  ".join(map(str, stops))
+            raise LabelError(
+                f"the check of the data says stop:\n  {listed}\nSee all findings with `detector check`. To train anyway: "
+                "--ignore-check"
+            )
 
     def _make_plan(self, steps: int | None, bar: "tqdm[Any]") -> None:
         """Set the number of steps and evaluations of the run, and write config.json.

@@ -148,6 +148,7 @@ def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResul
                 folder.write_json("split.json", inputs.splits.to_json())
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
             run = TrainingRun(inputs, folder, started)
+            run.check_inputs()  # before run.json: the folder can be used again if the check stops the run
             folder.write_json("run.json", asdict(request) | {"facts": run.facts()})
             return run.train()
         finally:
