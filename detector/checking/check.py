@@ -20,7 +20,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.data.training_splits import choose_training_split, read_training_splits
 from detector.diagnose.augmentation import diagnose_augmentation
 from detector.diagnose.data import diagnose_data
-from detector.diagnose.examples import augmentation_examples, class_examples
+from detector.diagnose.examples import augmentation_examples, class_examples, example_sheets
 from detector.diagnose.finding import Finding, Verdict, worst
 from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
 from detector.diagnose.preprocessing import diagnose_preprocessing
@@ -153,6 +153,8 @@ def check(
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))
+    for name, sheet in example_sheets(splits[0]).items():
+        results.add_image(name, sheet)
 
     image_count = len(splits[0].annotations)
     batch_size = choose_batch_size(config, image_count)

@@ -1,36 +1,107 @@
-"""Creates images for visual inspection: example objects of each class, and augmented training samples."""
+"""Creates images for visual inspection: sheets of objects and images with their file names, and augmented samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from detector.annotation import Annotation
 from detector.arrays import Floats, ImageArray, Ints
+from detector.boxes import area, pairwise_iou
 from detector.data.split import Split, evenly_spaced
 from detector.detections import Detections
+from detector.drawing import class_color
 from detector.errors import InputError
 from detector.letterbox import FILL, letterbox_image
 from detector.loader.dataset import DetectionDataset
 
 _TILE_SIDE = 160
-"""Side of the square tile that shows one object, in pixels."""
+"""Side of the square image of a tile, in pixels."""
+
+_LINE_HEIGHT, _FONT_SIZE = 13, 11
+"""Height of a line of text below a tile, and size of its font, in pixels."""
+
+_MAX_CLASSES = 100
+"""Largest number of classes with examples."""
+
+_PER_SHEET = 24
+"""Largest number of tiles of a sheet that does not show classes."""
+
+_MAX_NAMED = 8
+"""In a tile with more boxes, class names would cover each other and the objects: only the boxes are drawn."""
+
+_MIN_OVERLAP = 0.3
+"""Smallest IoU of two boxes that the sheet of overlapping boxes shows."""
+
+
+class _Place(NamedTuple):
+    """Objects of an image that a tile shows.
+
+    Attributes:
+        annotation: annotation of the image.
+        rows: indices of the objects; empty: the tile shows the whole image.
+    """
+
+    annotation: Annotation
+    rows: tuple[int, ...]
 
 
 def class_examples(split: Split, per_class: int = 4) -> ImageArray:
     """Return an image [H, W, 3] that shows up to `per_class` objects of each class, evenly spaced in the split.
 
-    Each object has a tile with its surroundings, its box and its class name. Each class has one row of tiles. With many
-    classes, the rows of several classes are side by side. If an image cannot be decoded, the tile stays empty.
+    Each object has a tile with its surroundings and its box, and below it the class name and the file name. Each class
+    that has objects has one row of tiles. With many classes, the rows of several classes are side by side. If an image
+    cannot be decoded, the tile stays empty.
     """
-    by_class: list[list[tuple[Annotation, int]]] = [[] for _ in split.class_names]
+    by_class: list[list[_Place]] = [[] for _ in split.class_names]
     for annotation in split.annotations:
-        for row in np.flatnonzero(~annotation.is_crowd):
-            by_class[annotation.class_ids[row]].append((annotation, int(row)))
+        for row in np.flatnonzero(~annotation.is_crowd).tolist():
+            by_class[annotation.class_ids[row]].append(_Place(annotation, (row,)))
     rows = []
-    for objects in by_class:
-        tiles = [_object_tile(split, annotation, row) for annotation, row in evenly_spaced(objects, per_class)]
-        rows.append(_arrange_in_grid([*tiles, *[_empty_tile()] * (per_class - len(tiles))], per_class))
-    return _arrange_in_grid(rows, columns=max(1, round((len(rows) / per_class) ** 0.5)))
+    for places in evenly_spaced([places for places in by_class if places], _MAX_CLASSES):
+        tiles = [_place_tile(split, place) for place in evenly_spaced(places, per_class)]
+        rows.append(_arrange_in_grid([*tiles, *[_empty_tile(2)] * (per_class - len(tiles))], per_class))
+    return _arrange_in_grid(rows or [_empty_tile(2)], columns=max(1, round((len(rows) / per_class) ** 0.5)))
+
+
+def example_sheets(split: Split) -> Mapping[str, ImageArray]:
+    """Return sheets of images and boxes that deserve a look, as file name → image [H, W, 3].
+
+    There are sheets of images without objects, of the smallest and the largest boxes relative to their images, and of
+    the boxes that overlap most. A sheet with nothing to show is left out.
+    """
+    objects = [
+        (float(size) / (annotation.image_hw[0] * annotation.image_hw[1]), _Place(annotation, (int(row),)))
+        for annotation in split.annotations
+        for row, size in zip(
+            np.flatnonzero(~annotation.is_crowd), area(annotation.boxes)[~annotation.is_crowd], strict=True
+        )
+    ]
+    by_size = [place for _, place in sorted(objects, key=lambda item: item[0])]
+    background = [_Place(annotation, ()) for annotation in split.annotations if not len(annotation.boxes)]
+    sheets = {
+        "background.jpg": evenly_spaced(background, _PER_SHEET),
+        "smallest-boxes.jpg": by_size[:_PER_SHEET],
+        "largest-boxes.jpg": by_size[::-1][:_PER_SHEET],
+        "overlapping-boxes.jpg": _most_overlapping(split),
+    }
+    return {name: _sheet(split, places) for name, places in sheets.items() if places}
+
+
+def _most_overlapping(split: Split) -> list[_Place]:
+    """Return the pairs of boxes with the largest IoU, at most one pair per image."""
+    pairs = []
+    for annotation in split.annotations:
+        rows = np.flatnonzero(~annotation.is_crowd)
+        if len(rows) < 2:
+            continue
+        iou = np.triu(pairwise_iou(annotation.boxes[rows], annotation.boxes[rows]), 1)
+        first, second = divmod(int(iou.argmax()), len(rows))
+        if iou[first, second] >= _MIN_OVERLAP:
+            pairs.append((float(iou.max()), _Place(annotation, (int(rows[first]), int(rows[second])))))
+    return [place for _, place in sorted(pairs, key=lambda item: -item[0])][:_PER_SHEET]
 
 
 def augmentation_examples(
@@ -38,44 +109,86 @@ def augmentation_examples(
 ) -> ImageArray:
     """Return an image [H, W, 3] that shows augmented training samples with their boxes in a grid.
 
+    Below each sample is the name of its file; a mosaic also contains other images.
+
     Args:
         dataset: the dataset that provides the samples.
         class_names: names of the classes of the dataset.
         count: number of samples.
         epochs: length of the training run; the samples are evenly spaced over the run.
     """
+    paths = {annotation.image_id: annotation.image_path for annotation in dataset.annotations}
     tiles = []
     for position in np.linspace(0, epochs * len(dataset) - 1, count):
         sample = dataset.training_sample(max(0, int(position)), epochs)
         objects = ~sample.is_crowd
-        tiles.append(_draw_objects(sample.image, sample.boxes[objects], sample.class_ids[objects], class_names))
+        drawn = _draw_objects(sample.image, sample.boxes[objects], sample.class_ids[objects], class_names)
+        tiles.append(_with_text(drawn, [_short_name(paths[sample.image_id], drawn.shape[1])]))
     return _arrange_in_grid(tiles, columns=max(1, round(count**0.5)))
 
 
-def _object_tile(split: Split, annotation: Annotation, row: int) -> ImageArray:
-    """Return a tile that shows the object with index `row` of an annotation; empty if the image cannot be decoded."""
+def _sheet(split: Split, places: Sequence[_Place]) -> ImageArray:
+    """Return an image that shows a tile for each place in a grid."""
+    return _arrange_in_grid([_place_tile(split, place) for place in places], columns=min(6, len(places)))
+
+
+def _place_tile(split: Split, place: _Place) -> ImageArray:
+    """Return a tile with class and file name; the image part is empty if the image cannot be decoded."""
+    annotation, rows = place.annotation, list(place.rows)
+    names = dict.fromkeys(split.class_names[class_id] for class_id in annotation.class_ids[rows])
+    text = [", ".join(names) or "no objects", _short_name(annotation.image_path, _TILE_SIDE)]
     try:
         image = split.read_image(annotation)
     except InputError:
-        return _empty_tile()
-    box = annotation.boxes[row : row + 1]
-    center, margin = (box[0, :2] + box[0, 2:]) / 2, max(16.0, 0.8 * float((box[0, 2:] - box[0, :2]).max()))
+        return _with_text(_empty_tile(0), [*text[:1], f"unreadable: {text[1]}"])
+    if not rows:
+        return _with_text(letterbox_image(image, (_TILE_SIDE, _TILE_SIDE))[1], text)
+    boxes = annotation.boxes[rows]
+    around = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+    center, margin = (around[:2] + around[2:]) / 2, max(16.0, 0.8 * float((around[2:] - around[:2]).max()))
     left, top = np.maximum(center - margin, 0).astype(int)
     right, bottom = np.ceil(center + margin).astype(int)
     letterbox, tile = letterbox_image(image[top:bottom, left:right], (_TILE_SIDE, _TILE_SIDE))
-    tile_box = letterbox.to_input(box - np.array([left, top] * 2, dtype=np.float32))
-    return _draw_objects(tile, tile_box, annotation.class_ids[row : row + 1], split.class_names)
+    tile_boxes = letterbox.to_input(boxes - np.array([left, top] * 2, dtype=np.float32))
+    return _with_text(_draw_lines(tile, tile_boxes, annotation.class_ids[rows]), text)
+
+
+def _draw_lines(image: ImageArray, boxes: Floats, class_ids: Ints) -> ImageArray:
+    """Return a copy of `image` [H, W, 3] on which the outlines of boxes [N, 4] are drawn."""
+    drawn = Image.fromarray(image)
+    pen = ImageDraw.Draw(drawn)
+    for box, class_id in zip(np.round(boxes).tolist(), class_ids.tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=class_color(class_id))
+    return np.array(drawn)
 
 
 def _draw_objects(image: ImageArray, boxes: Floats, class_ids: Ints, class_names: tuple[str, ...]) -> ImageArray:
-    """Return a copy of `image` [H, W, 3] on which boxes [N, 4] and their class names are drawn."""
+    """Return a copy of `image` [H, W, 3] on which boxes [N, 4] are drawn, with class names if there are few."""
+    if len(boxes) > _MAX_NAMED:
+        return _draw_lines(image, boxes, class_ids)
     objects = Detections(boxes, np.ones(len(boxes), dtype=np.float32), class_ids, class_names)
     return objects.draw_on(image, with_scores=False)
 
 
-def _empty_tile() -> ImageArray:
-    """Return a gray tile."""
-    return np.full((_TILE_SIDE, _TILE_SIDE, 3), FILL, dtype=np.uint8)
+def _short_name(path: Path, width: int) -> str:
+    """Return the end of a file name that fits below a tile of this width in pixels."""
+    most = max(8, width // 6)
+    return path.name if len(path.name) <= most else "…" + path.name[1 - most :]
+
+
+def _with_text(image: ImageArray, lines: Sequence[str]) -> ImageArray:
+    """Return an image [H, W, 3] with lines of text below it."""
+    strip = Image.new("RGB", (image.shape[1], _LINE_HEIGHT * len(lines)), "white")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(_FONT_SIZE)
+    for index, line in enumerate(lines):
+        pen.text((2, index * _LINE_HEIGHT), line, fill="black", font=font)
+    return np.concatenate([image, np.array(strip)], axis=0)
+
+
+def _empty_tile(lines: int) -> ImageArray:
+    """Return a gray tile with the height of a tile that has this number of lines of text."""
+    return np.full((_TILE_SIDE + lines * _LINE_HEIGHT, _TILE_SIDE, 3), FILL, dtype=np.uint8)
 
 
 def _arrange_in_grid(tiles: Sequence[ImageArray], columns: int) -> ImageArray:

@@ -149,19 +149,20 @@ class TrainingRun:
         """Log each problem that a short check of data and network finds; random initial weights are checked too.
 
         Raises:
-            LabelError: a finding that follows from the data alone has the verdict "stop", unless the settings ignore it.
+            LabelError: a finding that follows from the data alone has the verdict "stop", and `ignore_check` is False.
         """
         splits = [self._inputs.split, self._val] if self._val else [self._inputs.split]
         fresh = self._trainer.network if self._inputs.weights is None else None
         findings = short_check(splits, self._dataset, fresh, self._batch_size)
+        refuses = not self._config.ignore_check
+        stops = [finding for finding in findings if refuses and finding.from_data and finding.verdict == "stop"]
         for finding in findings:
-            if finding.verdict != "ok":
+            if finding.verdict != "ok" and finding not in stops:
                 log.warning("%s", finding)
-        stops = [finding for finding in findings if finding.from_data and finding.verdict == "stop"]
-        if stops and not self._config.ignore_check:
+        if stops:
             listed = "\n  ".join(map(str, stops))
             raise LabelError(
-                f"the check of the data says stop:\n  {listed}\nSee all findings with `detector check`. To train anyway: "
+                f"the check of the data says stop:\n  {listed}\nTo see all findings: detector check. To train anyway: "
                 "--ignore-check"
             )
 

@@ -1,6 +1,7 @@
 """The complete check: correct data gives no "stop", a fault gives "stop", and images for inspection are written."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from detector.checking.check import CheckReport, check
 from detector.cli.commands import main
 from detector.config import Config
+from detector.errors import InputError
 from detector.images import check_array
 
 
@@ -48,7 +50,13 @@ def test_every_finding_is_reported_in_order(report: CheckReport, lines: list[str
 
 
 def test_images_for_inspection_are_not_blank(report: CheckReport) -> None:
-    assert set(report.images) == {"classes.jpg", "augmentation.jpg", "signal.png", "learning-rate.png"}
+    assert set(report.images) >= {
+        "classes.jpg",
+        "augmentation.jpg",
+        "signal.png",
+        "learning-rate.png",
+        "largest-boxes.jpg",
+    }
     for image in report.images.values():
         assert check_array(image).std() > 10
 
@@ -80,9 +88,22 @@ def test_training_logs_findings_of_the_short_check(
 ) -> None:
     from detector.training.train import train
 
+    config = replace(tiny_config, steps=1, augment_ramp=0, input_size=(160, 224))
     with caplog.at_level("WARNING", logger="detector"):
-        train(tiny_data, replace(tiny_config, steps=1, class_weight=50.0), out=tmp_path / "a")
+        train(tiny_data, config, out=tmp_path / "a")
     messages = [record.message for record in caplog.records]
-    # There are 24 objects of two classes: one of the classes has fewer than 20 objects.
-    assert [message for message in messages if message.startswith("look  data: class balance: ")]
+    # The images have 64 x 96 pixels: the input is needlessly large.
+    assert [message for message in messages if message.startswith("look  data: input size: ")]
     assert not [message for message in messages if message.startswith("stop")]
+
+
+def test_training_stops_if_the_data_says_stop(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    from detector.training.train import train
+
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    shutil.copy(data / "train.json", data / "val.json")
+    config, out = replace(tiny_config, steps=1), tmp_path / "run"
+    with pytest.raises(InputError, match=r"stop  data: shared files: (.|\n)*--ignore-check"):
+        train(data, config, out=out)
+    assert train(data, replace(config, ignore_check=True), out=out).steps == 1

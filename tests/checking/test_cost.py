@@ -10,7 +10,8 @@ from detector.training.trainer import Trainer
 
 
 @pytest.mark.parametrize(
-    ("settings", "verdict", "epochs"), [({"epochs": 10}, "ok", "10.0 epochs"), ({"steps": 2}, "look", "0.7 epochs")]
+    ("settings", "verdict", "epochs"),
+    [({"epochs": 10}, "ok", "10.0 epochs"), ({"steps": 2}, "look", "0.7 epochs"), ({"minutes": 0.05}, "ok", "epochs")],
 )
 def test_cost_of_a_run_is_predicted(tiny_split: Split, settings: dict[str, object], verdict: str, epochs: str) -> None:
     config = Config(model="pico", **settings)  # type: ignore[arg-type]

@@ -11,11 +11,10 @@ from detector.config import Config
 from detector.data.split import Split
 
 INPUT_HW = (64, 96)
-NO_TIME_LIMIT = 1e6
 
 
 def run(split: Split, config: Config, steps: int) -> OverfitTest:
-    return overfit_test(split, config, INPUT_HW, torch.float32, NO_TIME_LIMIT, steps)
+    return overfit_test(split, config, INPUT_HW, torch.float32, steps)
 
 
 def test_sound_network_overfits_a_few_images(tiny_split: Split) -> None:
@@ -45,28 +44,49 @@ def test_split_without_objects_cannot_be_overfitted(tiny_split: Split) -> None:
     )
     test = run(replace(tiny_split, annotations=annotations), Config(model="pico"), 10)
     assert test.image_count == 0
-    assert diagnose_overfitting(test).verdict == "look"
+    assert diagnose_overfitting(test).verdict == "stop"
 
 
-def test_time_limit_ends_the_overfit_test(tiny_split: Split) -> None:
-    test = overfit_test(tiny_split, Config(model="pico"), INPUT_HW, torch.float32, 0.0)
-    assert len(test.losses) == 1
-    assert test.AP50 >= 0
+def test_tiny_objects_are_enlarged(tiny_split: Split) -> None:
+    # With an input of 32 x 32 pixels, the objects of whole images would have a side of a few pixels.
+    large = [replace(a, image_hw=(a.image_hw[0], a.image_hw[1])) for a in tiny_split.annotations]
+    test = overfit_test(
+        replace(tiny_split, annotations=tuple(large)),
+        Config(model="pico", precision="fp32"),
+        (32, 32),
+        torch.float32,
+        400,
+    )
+    assert diagnose_overfitting(test).verdict == "ok", test
+
+
+def test_progress_counts_the_steps(tiny_split: Split) -> None:
+    calls: list[tuple[int, int]] = []
+    overfit_test(
+        tiny_split,
+        Config(model="pico"),
+        INPUT_HW,
+        torch.float32,
+        3,
+        lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
-    ("ap50", "losses", "verdict", "text"),
+    ("scores", "losses", "verdict", "text"),
     [
-        (0.95, [3.0, 0.2], "ok", ""),
-        (0.95, [3.0, 2.9], "ok", ""),
-        (0.2, [3.0, 0.2], "look", "too few"),
-        (0.2, [3.0, 2.9], "stop", "does not decrease"),
-        (0.2, [3.0] * 399 + [0.2], "stop", "do not match the label files"),
-        (0.6, [3.0] * 399 + [0.2], "look", "do not match the label files"),
-        (0.2, [3.0, float("inf")], "stop", "infinite"),
+        ([0.95], [3.0, 0.2], "ok", ""),
+        ([0.95], [3.0, 2.9], "ok", ""),
+        ([0.2, 0.4, 0.7], [3.0, 0.2], "ok", ""),
+        ([0.7, 0.6, 0.6], [3.0, 0.2], "look", "do not match the label files"),
+        ([0.1, 0.2, 0.5], [3.0, 0.2], "look", "do not match the label files"),
+        ([0.2], [3.0, 2.9], "stop", "does not decrease"),
+        ([0.2], [3.0, 0.2], "stop", "do not match the label files"),
+        ([0.2], [3.0, float("inf")], "stop", "infinite"),
     ],
 )
-def test_verdict_follows_ap_loss_and_number_of_steps(ap50: float, losses: list[float], verdict: str, text: str) -> None:
-    finding = diagnose_overfitting(OverfitTest(4, losses, ap50, seconds=3.0, time_limit=25.0))
+def test_verdict_follows_scores_and_loss(scores: list[float], losses: list[float], verdict: str, text: str) -> None:
+    finding = diagnose_overfitting(OverfitTest(4, losses, scores))
     assert finding.verdict == verdict
     assert text in finding.advice

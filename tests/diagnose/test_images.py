@@ -16,6 +16,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.diagnose.finding import Finding
 from detector.diagnose.images import (
+    diagnose_different_labels,
     diagnose_duplicate_images,
     diagnose_images,
     diagnose_leakage,
@@ -25,11 +26,26 @@ from detector.errors import ImageError
 from detector.images import read_image
 
 
-def make_split(images: Sequence[ImageArray | None], name: str = "train") -> Split:
-    """Return a split of these images, without objects; None stands for an image that cannot be decoded."""
-    boxes = np.zeros((0, 4), dtype=np.float32)
-    objects = (boxes, np.zeros(0, np.int64), np.zeros(0, np.bool_), area(boxes))
-    annotations = [Annotation(i, Path(name) / f"{i}.png", (96, 128), *objects) for i in range(len(images))]
+def make_split(
+    images: Sequence[ImageArray | None],
+    name: str = "train",
+    boxes: Sequence[Sequence[float]] = ((44, 30, 84, 60),),
+    file_names: Sequence[str] = (),
+) -> Split:
+    """Return a split of these images, with one object each; None stands for an image that cannot be decoded.
+
+    Args:
+        images: the images.
+        name: name of the split.
+        boxes: box of the object in each image, repeated in turn.
+        file_names: names of the files; by default 0.png, 1.png, ...
+    """
+    names = file_names or [f"{i}.png" for i in range(len(images))]
+    annotations = []
+    for i, file_name in enumerate(names):
+        box = np.array([boxes[i % len(boxes)]], dtype=np.float32)
+        one = (box, np.zeros(1, np.int64), np.zeros(1, np.bool_), area(box))
+        annotations.append(Annotation(i, Path(name) / file_name, (96, 128), *one))
 
     def read_image(annotation: Annotation) -> ImageArray:
         image = images[annotation.image_id]
@@ -37,7 +53,7 @@ def make_split(images: Sequence[ImageArray | None], name: str = "train") -> Spli
             raise ImageError(f"{annotation.image_path}: truncated")
         return image
 
-    ledger = Ledger(background=len(images))
+    ledger = Ledger(used=len(images))
     return Split(name, ("ant", "bee"), (0, 1), tuple(annotations), ledger, read_image, from_files=False)
 
 
@@ -106,6 +122,45 @@ def test_changed_copy_is_a_near_duplicate(change: Callable[[ImageArray], ImageAr
     val = [change(train[7]), *others[1:]]
     finding = diagnose_leakage(read_thumbnails([make_split(train), make_split(val, "val")]))
     assert_found(finding, "look", "0 exact and 1 near in val", "val/0.png = train/7.png")
+
+
+def test_similar_images_with_other_boxes_are_no_copies() -> None:
+    train, elsewhere = random_images(40), [(4, 10, 40, 50)]
+    val = list(map(noisy, train[:20]))
+    splits = [make_split(train), make_split(val, "val", elsewhere)]
+    assert_found(diagnose_leakage(read_thumbnails(splits)), "ok", "0 exact and 0 near in val")
+    frames = make_split([*train[:10], *val[:10]], boxes=[*[(44, 30, 84, 60)] * 10, *elsewhere * 10])
+    assert_found(diagnose_duplicate_images(read_thumbnails([frames])[0]), "ok", "0 are near copies")
+
+
+def test_augmentations_of_one_original_are_no_copies_in_one_split() -> None:
+    images = random_images(6)
+    names = [f"{i}_jpg.rf.{version}a.jpg" for i in range(6) for version in range(2)]
+    both = [version for image in images for version in (image, noisy(image))]
+    finding = diagnose_duplicate_images(read_thumbnails([make_split(both, file_names=names)])[0])
+    assert_found(finding, "ok", "0 of 12 images", "6 are other augmentations")
+
+
+def test_augmentations_of_one_original_in_two_splits_stop() -> None:
+    train = make_split(random_images(6), file_names=[f"{i}_jpg.rf.0a.jpg" for i in range(6)])
+    val = make_split(random_images(3, seed=1), "val", file_names=[f"{i}_jpg.rf.1b.jpg" for i in range(3)])
+    finding = diagnose_leakage(read_thumbnails([train, val]))
+    assert_found(finding, "stop", "augmentations of one original in both splits: 3 images", "0 exact and 0 near")
+
+
+def test_equal_images_with_different_labels_are_shown() -> None:
+    images = random_images(5)
+    train = make_split([*images, images[2]], boxes=[(44, 30, 84, 60)] * 5 + [(50, 30, 84, 60)])
+    finding = diagnose_different_labels(read_thumbnails([train]))
+    assert_found(finding, "look", "1 pair", "train/2.png (ant 44 30 84 60) = train/5.png (ant 50 30 84 60)")
+    same = make_split([*images, images[2]])
+    assert_found(diagnose_different_labels(read_thumbnails([same])), "ok", "0 pairs")
+
+
+def test_small_object_on_a_plain_background_is_not_a_single_color() -> None:
+    image = np.full((960, 1280, 3), 120, dtype=np.uint8)
+    image[500:506, 700:706] = 200
+    assert_found(diagnose_images(read_thumbnails([make_split([image])])), "ok", "0 of 1 image ")
 
 
 def test_near_duplicates_equal_a_comparison_of_all_pairs() -> None:

@@ -46,5 +46,5 @@ def test_short_check_counts_images_that_cannot_be_decoded(splits: list[Split]) -
     dataset = DetectionDataset(train, INPUT_HW, Config())
     rows = short_check([train, val], dataset, None, batch_size=4)[0]
     assert rows.check == "data: label rows"
-    assert rows.verdict == "stop"
+    assert rows.verdict == "look"
     assert str(first.image_path) in rows.advice
