@@ -6,10 +6,13 @@ import numpy as np
 
 from detector.annotation import Annotation
 from detector.config import PLANNING_STEPS, InputSizeConfig
-from detector.letterbox import input_hw_for_aspect
+from detector.letterbox import SIZE_DIVISOR, input_hw_for_aspect
 
 _LONG_SIDES = (320, 480, 640)
 """Long sides in pixels from which "auto" chooses."""
+
+_SMALL_IMAGE, _LARGEST_ENLARGEMENT = 160, 2.0
+"""Images whose long side is shorter than the first number of pixels are enlarged at most this many times."""
 
 _SMALL_FRACTION = 0.25
 """Largest fraction of the objects that may be smaller than `_SMALL_OBJECT` in the input."""
@@ -32,7 +35,8 @@ def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]
     If `config.input_size` is a single number, it is the long side. The short side follows from the median aspect ratio
     of the images. "auto" chooses the smallest long side of 320, 480 and 640 at which three quarters of the objects have
     a size (square root of the area) of at least 10 input pixels. A long side that is not
-    smaller than the median long side of the images is also large enough.
+    smaller than the median long side of the images is also large enough. Images of less than 160 pixels get a smaller
+    input, in which they are enlarged at most twice.
 
     Args:
         config: the setting `input_size`.
@@ -53,10 +57,15 @@ def _long_side(annotations: Sequence[Annotation]) -> int:
         sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64))
         relative_sizes.append(sides / max(annotation.image_hw))
     relative_size = np.concatenate(relative_sizes)
+    median_long_side = float(np.median([max(annotation.image_hw) for annotation in annotations]))
+    for_objects = _SMALL_OBJECT / float(np.quantile(relative_size, _SMALL_FRACTION)) if len(relative_size) else np.inf
+    if median_long_side < _SMALL_IMAGE:
+        # Not smaller than the images, so that no detail is lost.
+        needed = max(median_long_side, min(for_objects, _LARGEST_ENLARGEMENT * median_long_side))
+        return int(np.ceil(needed / SIZE_DIVISOR)) * SIZE_DIVISOR
     if not len(relative_size):
         return _LONG_SIDES[0]
-    median_long_side = np.median([max(annotation.image_hw) for annotation in annotations])
-    needed = min(_SMALL_OBJECT / float(np.quantile(relative_size, _SMALL_FRACTION)), median_long_side)
+    needed = min(for_objects, median_long_side)
     return next((side for side in _LONG_SIDES if side >= needed), _LONG_SIDES[-1])
 
 

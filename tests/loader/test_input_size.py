@@ -51,6 +51,21 @@ def test_small_objects_need_a_large_input(sides: tuple[float, ...], long_side: i
     assert max(choose_input_size(InputSizeConfig(), [annotate((640, 640), sides)])) == long_side
 
 
+@pytest.mark.parametrize(
+    ("image_hw", "side", "expected"),
+    [
+        ((16, 20), 10.0, (32, 32)),
+        ((32, 40), 10.0, (64, 64)),
+        ((32, 40), 4.0, (64, 96)),
+        ((120, 159), 40.0, (128, 160)),
+        ((120, 159), 5.0, (256, 320)),
+        ((120, 160), 10.0, (256, 320)),
+    ],
+)
+def test_small_images_have_a_small_input(image_hw: HW, side: float, expected: HW) -> None:
+    assert choose_input_size(InputSizeConfig(), [annotate(image_hw, [side])]) == expected
+
+
 def test_the_input_is_limited_by_images_and_ignores_crowds() -> None:
     assert choose_input_size(InputSizeConfig(), [annotate((300, 300), [2.0])]) == (320, 320)
     assert choose_input_size(InputSizeConfig(), [annotate((640, 640), [4.0], crowd=True)]) == (320, 320)
