@@ -31,6 +31,3 @@ def metric(value: float, digits: int = 3) -> str:
     ('0.500', 'n/a')
     """
     return "n/a" if value == UNDEFINED else f"{value:.{digits}f}"
-
-
-counted = plural

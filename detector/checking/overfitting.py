@@ -25,7 +25,7 @@ from detector.predict.detector import Detector
 from detector.runtime.pytorch import TorchRuntime
 from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.weights_info import WeightsInfo
-from detector.wording import counted
+from detector.wording import plural
 
 _STEPS = 400
 """Largest number of training steps. Measured: correct data needs 25 to 150. Only steps end the test, never time."""
@@ -256,7 +256,7 @@ def diagnose_overfitting(test: OverfitTest) -> Finding:
         advice = "The loss became infinite on a few images: use a much lower lr, or norm=batch."
         return Finding(check, "stop", f"the loss is not finite at step {steps - 1}", expected, advice)
     measured = (
-        f"AP50 {test.AP50:.2f} on {counted(test.image_count, 'image')} after {counted(steps, 'step')}; "
+        f"AP50 {test.AP50:.2f} on {plural(test.image_count, 'image')} after {plural(steps, 'step')}; "
         f"the loss changed from {first:.2f} to {last:.2f}"
     )
     if test.AP50 > _MIN_AP50 or (test.AP50 > _IMPROVING_AP50 and test.is_improving):

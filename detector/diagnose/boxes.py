@@ -11,7 +11,7 @@ from detector.arrays import Bools
 from detector.boxes import pairwise_iou
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects, first_few
-from detector.wording import counted
+from detector.wording import plural
 
 _MAX_UNUSUAL, _FEW_UNUSUAL = 0.1, 5
 """Largest acceptable fraction and number of unusual boxes; whichever allows more."""
@@ -23,7 +23,7 @@ def diagnose_duplicate_boxes(objects: Sequence[Objects]) -> Finding:
     return Finding(
         "data: duplicate boxes",
         "look" if paths else "ok",
-        f"{counted(len(paths), 'pair')} of boxes of the same class with an IoU above 0.95",
+        f"{plural(len(paths), 'pair')} of boxes of the same class with an IoU above 0.95",
         "none",
         f"Objects labeled twice reduce precision: delete one box of each pair in {_first_paths(paths)}."
         if paths
@@ -37,7 +37,7 @@ def diagnose_boxes_with_two_classes(objects: Sequence[Objects]) -> Finding:
     return Finding(
         "data: boxes with two classes",
         "look" if paths else "ok",
-        f"{counted(len(paths), 'pair')} of boxes of different classes with an IoU above 0.9",
+        f"{plural(len(paths), 'pair')} of boxes of different classes with an IoU above 0.9",
         "none",
         f"One of the two classes is probably wrong: check the boxes in {_first_paths(paths)}." if paths else "",
     )
@@ -85,7 +85,7 @@ def diagnose_unusual_boxes(objects: Sequence[Objects]) -> Finding:
     return Finding(
         "data: unusual boxes",
         "look" if too_many else "ok",
-        ", ".join(f"{counted(count, 'box', 'boxes')} {reason}" for reason, count in counts.items()),
+        ", ".join(f"{plural(count, 'box', 'boxes')} {reason}" for reason, count in counts.items()),
         f"at most {_MAX_UNUSUAL:.0%} of the boxes, for each reason",
         f"Check whether these boxes are correct: {first_few(descriptions)}." if too_many else "",
     )

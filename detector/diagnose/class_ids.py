@@ -7,7 +7,7 @@ import numpy as np
 from detector.arrays import Doubles, Ints
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects
-from detector.wording import counted
+from detector.wording import plural
 
 _CHECK = "data: class ids"
 _EXPECTED = "class ids start at 0, and each id means the same class in every split"
@@ -29,7 +29,7 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     counts = sum((o.class_counts() for o in objects), np.zeros(len(names), dtype=np.int64))
     used = np.flatnonzero(counts)
     if not objects[0].split.ids_are_positions:
-        measured = f"{len(used)} of {counted(len(names), 'class', 'classes')} are used; each label names its class"
+        measured = f"{len(used)} of {plural(len(names), 'class', 'classes')} are used; each label names its class"
         return Finding(_CHECK, "ok", measured, "each label names its class")
     finding = _diagnose_ids_from_one(objects, counts)
     if finding is None:
@@ -37,7 +37,7 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
         finding = next((found for found in shifted if found is not None), None)
     if finding is not None:
         return finding
-    measured = f"{len(used)} of {counted(len(names), 'id')} are used" + (
+    measured = f"{len(used)} of {plural(len(names), 'id')} are used" + (
         f": {used[0]} to {used[-1]}" if len(used) else ""
     )
     return Finding(_CHECK, "ok", measured, _EXPECTED)
@@ -59,7 +59,7 @@ def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding 
     if not rows:
         return None
     measured = (
-        f"id 0 ({names[0]}) is never used, and {counted(rows, 'label row has', 'label rows have')} the id "
+        f"id 0 ({names[0]}) is never used, and {plural(rows, 'label row has', 'label rows have')} the id "
         f"{len(names)}, which has no name"
     )
     advice = (

@@ -25,7 +25,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding, Verdict
 from detector.diagnose.objects import first_few
 from detector.errors import InputError
-from detector.wording import counted
+from detector.wording import plural
 
 _MAX_SHARED = 0.05
 """If more than this fraction of an evaluation split are training images, its scores are wrong."""
@@ -53,7 +53,7 @@ def diagnose_shared_files(splits: Sequence[Split]) -> Finding:
         shared |= both
         largest = max(largest, len(both) / max(1, len(other.annotations)))
     verdict: Verdict = "stop" if largest > _MAX_SHARED else "look" if shared else "ok"
-    files = counted(len(shared), "file")
+    files = plural(len(shared), "file")
     return Finding(
         "data: shared files",
         verdict,
@@ -264,7 +264,7 @@ def diagnose_different_labels(thumbnails: Sequence[Thumbnails]) -> Finding:
     return Finding(
         "data: different labels",
         "look" if pairs else "ok",
-        f"{counted(len(pairs), 'pair')} of images with equal bytes and different labels",
+        f"{plural(len(pairs), 'pair')} of images with equal bytes and different labels",
         "none",
         f"One of the two label files is wrong or incomplete: {first_few(pairs)}." if pairs else "",
     )
@@ -286,7 +286,7 @@ def _rows(annotation: Annotation, other: Annotation, class_names: Sequence[str])
     """Return the first label of an image that its copy does not have, or the number of its labels."""
     rows = _only_in_first(annotation, other)
     if not rows:
-        return counted(len(annotation.boxes), "box", "boxes")
+        return plural(len(annotation.boxes), "box", "boxes")
     x1, y1, x2, y2 = annotation.boxes[rows[0]].tolist()
     return f"{class_names[annotation.class_ids[rows[0]]]} {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}"
 
@@ -317,7 +317,7 @@ def diagnose_leakage(thumbnails: Sequence[Thumbnails]) -> Finding:
         pairs += [f"{in_other.path(i)} = {in_train.path(j)}" for i, j in all_pairs]
     measured = f"copies of {train.split.name} images: {', '.join(counts) or 'no other split'}"
     if augmented:
-        images = counted(augmented, "image has", "images have")
+        images = plural(augmented, "image has", "images have")
         measured += f"; augmentations of one original in both splits: {images} the original of a training image"
     verdict: Verdict = "stop" if largest > _MAX_SHARED else "look" if largest or near > _FEW_NEAR else "ok"
     return Finding(
@@ -336,4 +336,4 @@ def _count_text(thumbnails: Sequence[Thumbnails]) -> str:
     """Return a text with the number of checked images; if only a sample was checked, also the number of all images."""
     checked = sum(len(t.paths) + len(t.unreadable) for t in thumbnails)
     total = sum(len(t.split.annotations) for t in thumbnails)
-    return counted(checked, "image") + (f" (a sample of {total})" if checked < total else "")
+    return plural(checked, "image") + (f" (a sample of {total})" if checked < total else "")

@@ -9,7 +9,7 @@ from detector.data.ledger import Ledger
 from detector.data.split import Split
 from detector.diagnose.finding import Finding, Verdict
 from detector.diagnose.objects import FEW_OBJECTS, Objects, first_few
-from detector.wording import counted
+from detector.wording import plural
 
 _MAX_CLIPPED = 0.3
 """Largest acceptable fraction of clipped rows. In correct labels, rounding clips boxes that touch the image border."""
@@ -67,7 +67,7 @@ def diagnose_objects(train: Objects) -> Finding:
     The finding also tells how many images have more objects than COCO's evaluation uses detections.
     """
     images = len(train.split.annotations)
-    measured = f"{counted(len(train.boxes), 'object')} in {counted(images, 'training image')}"
+    measured = f"{plural(len(train.boxes), 'object')} in {plural(images, 'training image')}"
     expected = "at least one object in the training split"
     if not len(train.boxes):
         crowd = sum(int(annotation.is_crowd.sum()) for annotation in train.split.annotations)
@@ -93,7 +93,7 @@ def diagnose_crowded_images(objects: Sequence[Objects]) -> Finding:
         if crowded:
             recall = np.minimum(counts, _COCO_MAX_DETECTIONS).sum() / counts.sum()
             reachable = min(reachable, float(recall))
-            parts.append(f"{counted(crowded, 'image')} of {evaluated.split.name}, with up to {counts.max()} objects")
+            parts.append(f"{plural(crowded, 'image')} of {evaluated.split.name}, with up to {counts.max()} objects")
     if not parts:
         return Finding("data: objects per image", "ok", "no image has more", expected)
     # This is a property of the metric, not a fault of the data.
@@ -144,13 +144,13 @@ def diagnose_classes(objects: Sequence[Objects]) -> Finding:
         unknown = int(evaluation[train == 0].sum())
         has = "has" if len(not_in_train) == 1 else "have"
         measured = (
-            f"{len(not_in_train)} of {counted(len(names), 'class', 'classes')} {has} objects only in other splits "
-            f"({unknown} of their {counted(int(evaluation.sum()), 'object')}): {first_few(not_in_train)}"
+            f"{len(not_in_train)} of {plural(len(names), 'class', 'classes')} {has} objects only in other splits "
+            f"({unknown} of their {plural(int(evaluation.sum()), 'object')}): {first_few(not_in_train)}"
         )
         advice = "These classes are evaluated but cannot be learned: split the images again, or check their labels."
         verdict: Verdict = "stop" if unknown > _MAX_UNKNOWN * evaluation.sum() else "look"
         return Finding("data: classes", verdict, measured, expected, advice)
-    measured = f"{len(names) - len(empty)} of {counted(len(names), 'class', 'classes')} have objects"
+    measured = f"{len(names) - len(empty)} of {plural(len(names), 'class', 'classes')} have objects"
     measured += f"; without any object: {first_few(empty)}" if empty else ""
     return Finding("data: classes", "ok", measured, expected)
 
@@ -170,7 +170,7 @@ def diagnose_class_balance(train: Objects) -> Finding:
     rarest, most_frequent = int(used[counts[used].argmin()]), int(counts.argmax())
     few = [i for i in used[np.argsort(counts[used], kind="stable")].tolist() if counts[i] < FEW_OBJECTS]
     measured = (
-        f"the rarest class is {names[rarest]} with {counted(counts[rarest], 'object')}, "
+        f"the rarest class is {names[rarest]} with {plural(counts[rarest], 'object')}, "
         f"the most frequent class is {names[most_frequent]} with {counts[most_frequent]}"
     )
     if few:
