@@ -95,6 +95,8 @@ def read_training_splits(
 ) -> TrainingSplits:
     """Read the training split and the val split; if there is no val split, hold back some of the training images.
 
+    A val split with the same image files as the training split counts as no val split.
+
     All commands that train or judge a training run use this function, so they use the same images.
 
     Args:
@@ -116,17 +118,29 @@ def read_training_splits(
         return TrainingSplits(split, None)
     # Only the images matter from here on: a lone split named "val" must not have the name of the held back split.
     split = replace(split, name="train") if split_name is None else split
+    reason = "no val split in the data"
     if "val" in data_set.split_names and name != "val":
         val = data_set.read("val")
-        return _with_known(TrainingSplits(split, val, notes), known)
+        if not _has_same_images(split, val):
+            return _with_known(TrainingSplits(split, val, notes), known)
+        # Some tools write this if there is no val split. An AP on the training images would say nothing.
+        reason = "the val split of the data has the same images as the training split"
+        notes = (*notes, f"{reason}, so it is not used")
     if not val_fraction or not split.from_files:
         return TrainingSplits(split, None, notes)
     hashes = _hash_images(split)
     holdout = hold_back(split, val_fraction, hashes, known=known)
     first, *others = holdout.notes
     if holdout.held_back:
-        first += " (no val split in the data; --val-fraction 0 turns this off)"
+        first += f" ({reason}; --val-fraction 0 turns this off)"
     return TrainingSplits(holdout.train, holdout.held_back, (*notes, first, *others), holdout.warnings, hashes)
+
+
+def _has_same_images(split: Split, other: Split) -> bool:
+    """Return whether two splits have the same image files."""
+    if not (split.from_files and other.from_files):
+        return False
+    return {a.image_path for a in split.annotations} == {a.image_path for a in other.annotations}
 
 
 def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:
