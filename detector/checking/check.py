@@ -15,6 +15,7 @@ from detector.checking.learning_rate import diagnose_learning_rate, range_test
 from detector.checking.overfitting import diagnose_overfitting, overfit_test
 from detector.checking.progress import report_progress
 from detector.config import ArchitectureConfig, Config
+from detector.data.ledger import Ledger
 from detector.data.open_data import DataSet, open_data
 from detector.data.split import Split, evenly_spaced
 from detector.data.training_splits import choose_training_split, read_training_splits
@@ -149,6 +150,8 @@ def check(
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split, config.val_fraction, report)
+    for line in sum((read.ledger for read in splits), Ledger()).note_lines():
+        report(line)
     results = _ResultCollector(None if out is None else local_path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))

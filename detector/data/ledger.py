@@ -193,6 +193,10 @@ class Ledger:
         """
         return list(islice(Counter(map(str, self.entries)).items(), limit))
 
+    def note_lines(self) -> list[str]:
+        """Return the notes as lines of text. A note may have several lines, such as a data.yaml to copy."""
+        return [line for note in self.notes for line in note.split("\n")]
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts and the entries as a dictionary of values that JSON can represent."""
         return {

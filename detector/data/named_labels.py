@@ -17,6 +17,7 @@ from detector.data.split import SPLITS, Split, read_file, split_in
 from detector.errors import LabelError, location
 from detector.files import is_file
 from detector.options import ReadOptions
+from detector.wording import plural
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used:
     unlabeled = [image for image in data.index.images if image.parent in folders and image not in known]
     if unlabeled:
         collector.add_note(
-            f"{len(unlabeled)} image(s) without labels are not used, first: {unlabeled[0]}; to use an image as a "
+            f"not used: {plural(len(unlabeled), 'image')} without labels, first: {unlabeled[0]}; to use an image as a "
             "background image, add it to the label file without boxes"
         )
 

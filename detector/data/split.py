@@ -216,6 +216,8 @@ def _select_rows(split: Split, annotations: Sequence[Annotation], unassigned_row
         background=sum(bool(a.is_crowd.all()) and a.image_path not in with_drops for a in annotations),
         missing=split.ledger.missing if unassigned_rows else (),
         entries=entries,
+        notes=split.ledger.notes,
+        truncated=tuple(path for path in split.ledger.truncated if path in own),
     )
 
 

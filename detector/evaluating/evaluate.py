@@ -163,6 +163,8 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
         InputError: the classes of detector and split differ, or no image can be used.
     """
     log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
+    for line in split.ledger.note_lines():
+        log.info("%s", line)
     usable, found = detect_split(detector, split, options)
     results = coco_results(found, usable.category_ids)
     truth = _ground_truth(usable)

@@ -273,6 +273,8 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     if val is not None:
         val, val_images = read_letterboxed_split(val, input_hw)
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
+    for line in sum(ledgers.values(), Ledger()).note_lines():
+        log.info("%s", line)
     for name, count in ((split.name, len(dataset)), *([(val.name, len(val_images))] if val else [])):
         _check_ledger(name, count, ledgers[name], config.allow_dropped)
     check_has_objects(dataset.annotations, dataset.ledger, split.name)

@@ -144,7 +144,7 @@ def test_masks_without_boxes_give_their_bounding_boxes(tmp_path: Path, segmentat
     write(tmp_path / "train.json", coco(annotations=[row]))
     split = open_data(tmp_path).read("train")
     assert split.annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
-    assert split.ledger.notes == ("1 annotations have no bbox; the bounding boxes of their masks are used",)
+    assert split.ledger.notes == ("bounding boxes of masks are used for 1 annotation without bbox",)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_images_without_labels_are_not_used_and_reported(tmp_path: Path) -> None
     write(tmp_path / "a.xml", voc())
     split = open_data(tmp_path).read("train")
     assert len(split.annotations) == 1
-    assert split.ledger.notes[0].startswith(f"2 image(s) without labels are not used, first: {tmp_path / 'b.png'}")
+    assert split.ledger.notes[0].startswith(f"not used: 2 images without labels, first: {tmp_path / 'b.png'}")
 
 
 @pytest.mark.parametrize(

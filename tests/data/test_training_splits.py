@@ -35,3 +35,12 @@ def test_a_val_split_with_some_training_images_is_kept(tmp_path: Path) -> None:
     splits = read_training_splits(open_data(tmp_path), None, 0.15)
     assert splits.val is not None
     assert [a.image_path.name for a in splits.val.annotations] == ["0.png"]
+
+
+def test_held_back_images_keep_the_notes_of_the_labels(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "images")
+    (tmp_path / "labels/0.txt").write_text("0 0.2 0.2 0.4 0.2 0.4 0.4 0.2 0.4\n")
+    splits = read_training_splits(open_data(tmp_path), None, 0.15)
+    assert splits.val is not None
+    assert splits.train.ledger.notes == splits.val.ledger.notes
+    assert splits.train.ledger.note_lines() == ["bounding boxes replace 1 polygon or oriented box"]

@@ -145,7 +145,7 @@ class _Reader:
         if self._from_masks:
             self.is_unchanged = False
             self.collector.add_note(
-                f"{self._from_masks} annotations have no bbox; the bounding boxes of their masks are used"
+                f"bounding boxes of masks are used for {plural(self._from_masks, 'annotation')} without bbox"
             )
         return self.collector.finish(self._path)
 

@@ -69,7 +69,9 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
                 collector.add_row(LabelRow(image_id, label, line, class_id, corners))
     rows.check(data.source)
     if rows.polygons:
-        collector.add_note(f"{rows.polygons} polygons or oriented boxes were replaced by their bounding boxes")
+        collector.add_note(
+            f"bounding boxes replace {plural(rows.polygons, 'polygon or oriented box', 'polygons or oriented boxes')}"
+        )
     _drop_orphans(files, collector, rows)
     annotations, ledger = collector.finish(data.source)
     if data.name_files and any(e.code in ("unknown_class", "class_id_equals_class_count") for e in ledger.entries):

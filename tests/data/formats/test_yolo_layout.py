@@ -188,7 +188,7 @@ def test_polygons_and_oriented_boxes_are_counted(tmp_path: Path) -> None:
     labeled(tmp_path, "images", "labels", rows="1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75\n")
     split = open_data(write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")).read("train")
     assert_read(split)
-    assert split.ledger.notes == ("1 polygons or oriented boxes were replaced by their bounding boxes",)
+    assert split.ledger.notes == ("bounding boxes replace 1 polygon or oriented box",)
 
 
 def test_corners_instead_of_centers_are_refused(tmp_path: Path) -> None:
