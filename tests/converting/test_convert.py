@@ -346,12 +346,12 @@ def test_empty_class_name_is_kept_by_yolo_only(tmp_path: Path) -> None:
 def test_yolo_refuses_images_that_it_would_not_find(tmp_path: Path) -> None:
     source = write_hard(tmp_path / "source")
     old = source / "images" / "val" / "A.PNG"
-    Image.open(old).save(old.with_suffix(".gif"))
-    (source / "val.json").write_text((source / "val.json").read_text().replace("A.PNG", "A.gif"))
-    with pytest.raises(LabelError, match=r"A\.gif.*suffixes"):
+    old.rename(old.with_suffix(".image"))
+    (source / "val.json").write_text((source / "val.json").read_text().replace("A.PNG", "A.image"))
+    with pytest.raises(LabelError, match=r"A\.image.*suffixes"):
         detector.convert(source, "yolo", tmp_path / "yolo")
     detector.convert(source, "coco", tmp_path / "coco")
-    assert (tmp_path / "coco" / "images" / "val" / "A.gif").is_file()
+    assert (tmp_path / "coco" / "images" / "val" / "A.image").is_file()
 
 
 def test_clipped_and_dropped_rows_are_printed_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

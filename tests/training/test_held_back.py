@@ -121,6 +121,7 @@ def test_own_val_split_with_training_images_is_reported(
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     shutil.copy(data / "train.json", data / "val.json")
+    shutil.copy(data / "test.json", data / "train.json")
     train(data, short, out=tmp_path / "run", weights=weights_of(run))
     assert any(line.startswith("8 of 12 val images are TRAINING IMAGES") for line in lines(caplog))
 
