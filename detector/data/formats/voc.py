@@ -35,7 +35,9 @@ def read_file(path: Path) -> Iterator[ImageLabels]:
 def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return split name → stems of the XML files of the split, from the lists in `ImageSets/Main/`, and notes.
 
-    A stem that is listed twice is used once. Both results are empty if there is no list.
+    Lists directly in `ImageSets/` are used if `Main/` has none. The lists in `ImageSets/Action/`, `Layout/` and
+    `Segmentation/` of the VOC challenge belong to other tasks and contain other images. A stem that is listed twice is
+    used once. Both results are empty if there is no list.
 
     Args:
         index: all files of the data set.
@@ -50,9 +52,11 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     known = {path.stem for path in files}
     lists: dict[str, list[str]] = {}
     notes: dict[str, str] = {}
-    for path in index.with_suffix(".txt"):
+    texts = [path for path in index.with_suffix(".txt") if path.stem in _LISTS]
+    main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
+    for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
         name = path.stem
-        if name in _LISTS and name not in lists and "ImageSets" in path.parts:
+        if name not in lists:
             stems = _read_list(path, known)
             lists[name] = list(dict.fromkeys(stems))
             if repeated := len(stems) - len(lists[name]):
@@ -61,10 +65,11 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
 
 
 def _read_list(path: Path, known: set[str]) -> list[str]:
-    """Return the stems in a list file; a stem may be followed by a suffix or by other columns."""
+    """Return the stems in a list file without comments; a stem may be followed by a suffix or by other columns."""
     stems = []
     for line, text in enumerate(read_text(path).split("\n"), start=1):
-        if not (name := text.strip()):
+        name = text.strip()
+        if not name or (name.startswith("#") and name not in known):
             continue
         stem = next((s for s in (name, Path(name).stem, name.split()[0]) if s in known), None)
         if stem is None:

@@ -165,3 +165,26 @@ def test_a_folder_without_objects_or_without_images_is_refused(tmp_path: Path) -
         read_split(tmp_path, "train")
     with pytest.raises(LabelError, match="the only image cannot be used"):
         read_split(tmp_path, "train", ("cat",))
+
+
+def test_lists_of_other_voc_tasks_are_not_splits(tmp_path: Path) -> None:
+    for stem in "abcd":
+        write(tmp_path, stem, item())
+    write_list(tmp_path, "train", "# by hand\na\nb\n")
+    write_list(tmp_path, "val", "c\nd\n")
+    for task in ("Action", "Layout", "Segmentation"):
+        (tmp_path / "ImageSets" / task).mkdir()
+        (tmp_path / "ImageSets" / task / "train.txt").write_text("d 1\n")
+        (tmp_path / "ImageSets" / task / "trainval.txt").write_text("c 1\nd 1\n")
+    data = open_data(tmp_path)
+    assert data.split_names == ("train", "val")
+    assert [a.image_path.stem for a in data.read("train").annotations] == ["a", "b"]
+
+
+def test_lists_directly_in_imagesets_define_the_splits(tmp_path: Path) -> None:
+    for stem in "ab":
+        write(tmp_path, stem, item())
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets/train.txt").write_text("b\n")
+    (tmp_path / "ImageSets/val.txt").write_text("a\n")
+    assert [a.image_path.stem for a in open_data(tmp_path).read("train").annotations] == ["b"]
