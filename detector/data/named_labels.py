@@ -100,11 +100,24 @@ class NamedLabels:
         return tuple(labels)
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
-        """Return (image id, labels) of the images of a split; image ids are unique in the data set."""
+        """Return (image id, labels) of the images of a split; image ids are unique in the data set.
+
+        Raises:
+            LabelError: a name in a list is the name of two label files.
+        """
         numbered = list(enumerate(self._labels, start=1))
         if self.lists:
-            by_stem = {labels.label_file.stem: (i, labels) for i, labels in numbered}
-            return [by_stem[stem] for stem in self.lists[name]]
+            by_stem: dict[str, list[tuple[int, ImageLabels]]] = {}
+            for i, labels in numbered:
+                by_stem.setdefault(labels.label_file.stem, []).append((i, labels))
+            for stem in self.lists[name]:
+                if len(by_stem[stem]) > 1:
+                    first, second = (labels.label_file for _, labels in by_stem[stem][:2])
+                    raise LabelError(
+                        f"the list of the split {name} contains {stem}, which may be {first} or {second}; "
+                        "remove one of the files, or put the data sets into folders of their own"
+                    )
+            return [by_stem[stem][0] for stem in self.lists[name]]
         return [(i, labels) for i, labels in numbered if self._split_of(labels) == name]
 
     def _split_of(self, labels: ImageLabels) -> str:

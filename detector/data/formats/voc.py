@@ -50,18 +50,18 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
         LabelError: a listed XML file does not exist.
     """
     known = {path.stem for path in files}
-    lists: dict[str, list[str]] = {}
+    lists: dict[str, dict[str, None]] = {}
     notes: dict[str, str] = {}
     texts = [path for path in index.with_suffix(".txt") if path.stem in _LISTS]
     main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
+    # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
     for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
-        name = path.stem
-        if name not in lists:
-            stems = _read_list(path, known)
-            lists[name] = list(dict.fromkeys(stems))
-            if repeated := len(stems) - len(lists[name]):
-                notes[name] = f"{path}: {repeated} names are listed more than once; used once"
-    return {name: lists[name] for name in _LISTS if name in lists}, notes
+        stems = _read_list(path, known)
+        unique = dict.fromkeys(stems)
+        lists.setdefault(path.stem, {}).update(unique)
+        if repeated := len(stems) - len(unique):
+            notes[path.stem] = f"{path}: {repeated} names are listed more than once; used once"
+    return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
 
 def _read_list(path: Path, known: set[str]) -> list[str]:

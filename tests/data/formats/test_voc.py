@@ -188,3 +188,20 @@ def test_lists_directly_in_imagesets_define_the_splits(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/train.txt").write_text("b\n")
     (tmp_path / "ImageSets/val.txt").write_text("a\n")
     assert [a.image_path.stem for a in open_data(tmp_path).read("train").annotations] == ["b"]
+
+
+def test_lists_of_several_years_are_joined(tmp_path: Path) -> None:
+    for year, stem in (("VOC2007", "a"), ("VOC2012", "b")):
+        (tmp_path / year).mkdir()
+        write(tmp_path / year, stem, item())
+        write_list(tmp_path / year, "train", f"{stem}\n")
+    assert [a.image_path.stem for a in open_data(tmp_path).read("train").annotations] == ["a", "b"]
+
+
+def test_a_listed_name_of_two_files_is_refused(tmp_path: Path) -> None:
+    for part in ("first", "second"):
+        (tmp_path / part).mkdir()
+        write(tmp_path / part, "a", item())
+    write_list(tmp_path, "train", "a\n")
+    with pytest.raises(LabelError, match=r"contains a, which may be .*first.*a\.xml or .*second.*a\.xml"):
+        open_data(tmp_path).read("train")
