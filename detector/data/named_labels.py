@@ -4,13 +4,14 @@ A format reader returns `ImageLabels`. This module finds the image files, number
 box. The classes are the names in all label files of the data set, sorted.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from detector.data.file_index import FULL, FileIndex, Match
-from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat
+from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import SPLITS, Split, read_file, split_in
@@ -65,8 +66,8 @@ class NamedLabels:
         chosen = self._labels_of(name)
         paths = _find_images(self, [labels for _, labels in chosen], name)
         collector = RowCollector(self.options)
-        if name in self.notes:
-            collector.add_note(self.notes[name])
+        for note in (*self._read_files[1], *([self.notes[name]] if name in self.notes else ())):
+            collector.add_note(note)
         guard = PathGuard([self.index.folder], self.options)
         for (image_id, labels), path in zip(chosen, paths, strict=True):
             image_hw = labels.image_hw if labels.image_hw and min(labels.image_hw) > 0 else None
@@ -89,15 +90,20 @@ class NamedLabels:
             max_pixels=self.options.max_pixels,
         )
 
-    @cached_property
+    @property
     def _labels(self) -> tuple[ImageLabels, ...]:
         """The labels of all images of the data set, in the order of the files."""
+        return self._read_files[0]
+
+    @cached_property
+    def _read_files(self) -> tuple[tuple[ImageLabels, ...], tuple[str, ...]]:
+        """The labels of all images of the data set, in the order of the files, and notes for the user."""
         guard = PathGuard([self.index.folder], self.options)
         labels: list[ImageLabels] = []
         for file in self.files:
             guard.check(file, file.parent)
             labels += self.format.read(file)
-        return tuple(labels)
+        return (tuple(labels), ()) if self.format.per_image else _without_copies(labels)
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
         """Return (image id, labels) of the images of a split; image ids are unique in the data set.
@@ -125,7 +131,15 @@ class NamedLabels:
         file = labels.label_file
         # The name of the label file of one image is the name of the image, which may contain any word.
         place = file.parent / "_" if self.format.per_image else file
-        return labels.split_name or split_of(place, self.index.folder) or "train"
+        named = labels.split_name
+        if named == "default":  # CVAT's name for no split
+            named = None if self._has_no_other_split else named
+        return named or split_of(place, self.index.folder) or "train"
+
+    @cached_property
+    def _has_no_other_split(self) -> bool:
+        """Whether no label file gives the name of a split other than default."""
+        return all(labels.split_name in (None, "default") for labels in self._labels)
 
     def _all_class_names(self) -> tuple[str, ...]:
         """Return the class names in all label files, sorted.
@@ -157,6 +171,34 @@ def split_of(file: Path, folder: Path) -> str | None:
     parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
     names = [Path(parts[-1]).stem, *reversed(parts[:-1])]
     return next((split for name in names if (split := split_in(name))), None)
+
+
+def _without_copies(labels: Iterable[ImageLabels]) -> tuple[tuple[ImageLabels, ...], tuple[str, ...]]:
+    """Return the labels without those that another file in the same folder repeats, and one note per such file.
+
+    VIA, for example, saves the same labels as a project and as an export.
+    """
+    first: dict[tuple[Path, str], ImageLabels] = {}
+    kept: list[ImageLabels] = []
+    copies: Counter[tuple[Path, Path]] = Counter()
+    for own in labels:
+        other = first.setdefault((own.label_file.parent, own.image_name), own)
+        if other.label_file != own.label_file and _content(other) == _content(own):
+            copies[own.label_file, other.label_file] += 1
+        else:
+            kept.append(own)
+    notes = (
+        f"{copy} has the same labels as {original} for {plural(count, 'image')}; they are used once"
+        for (copy, original), count in copies.items()
+    )
+    return tuple(kept), tuple(notes)
+
+
+def _content(labels: ImageLabels) -> tuple[object, ...]:
+    """Return everything that the labels of an image say, without the places in the label file."""
+    rows = [row._replace(line=None) for row in labels.rows if isinstance(row, NamedRow)]
+    bad = [(row.error.code, row.error.reason) for row in labels.rows if isinstance(row, BadRow)]
+    return rows, bad, labels.image_hw, labels.are_fractions, labels.split_name
 
 
 def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) -> list[Path | None]:
@@ -195,11 +237,13 @@ def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | No
     match = None
     if image_name:
         folders = [file.parent / "images"]
+        if file.parent / image_name not in data.index:
+            folders += [file.parent.parent / "JPEGImages", file.parent.parent / "images"]
         match = data.index.find_image(image_name, file, name, folders=folders, any_suffix=any_suffix)
         if match is None or (match.parts < FULL and data.options.allow_outside):
             # Links in subfolders and paths out of the folder are not in the index.
             outside = file.parent / image_name
-            match = Match(outside, FULL) if is_file(outside) else match
+            match = Match(outside, FULL) if is_file(outside) and outside != file else match
     if match is None and data.format.per_image:
         # In many data sets, images were renamed without changing the name in the label file.
         match = data.index.find_image(file.stem, file, name, any_suffix=True)

@@ -81,7 +81,8 @@ def test_bad_rows_and_rows_of_missing_images_are_counted(tmp_path: Path) -> None
 
 def test_two_places_that_name_the_same_image_are_refused(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    labels = [labels_of(tmp_path / f"{name}.txt", "a.png") for name in ("one", "two")]
+    boxes = {"one": (20, 10, 60, 30), "two": (20, 10, 60, 31)}
+    labels = [labels_of(tmp_path / f"{name}.txt", "a.png", NamedRow(1, "cat", box)) for name, box in boxes.items()]
     with pytest.raises(LabelError, match=r"two\.txt:1: a\.png is the image .*a\.png, which .*one\.txt:1 names too"):
         open_labels(tmp_path, labels).read("train")
 
@@ -108,3 +109,48 @@ def test_a_file_of_one_image_may_name_another_suffix(tmp_path: Path) -> None:
 )
 def test_the_split_is_a_word_of_the_nearest_name(file: str, expected: str | None) -> None:
     assert split_of(Path("test-project") / file, Path("test-project")) == expected
+
+
+def test_labels_that_a_second_file_repeats_are_used_once(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        image(tmp_path / name)
+    first = [labels_of(tmp_path / "project.txt", name) for name in ("a.png", "b.png")]
+    second = [
+        labels_of(tmp_path / "export.txt", name, NamedRow(9, "cat", (20, 10, 60, 30))) for name in ("a.png", "b.png")
+    ]
+    split = open_labels(tmp_path, [*first, *second]).read("train")
+    assert [a.boxes.tolist() for a in split.annotations] == [[[20, 10, 60, 30]]] * 2
+    assert split.ledger.found == 2
+    assert [note.partition(" for ")[2] for note in split.ledger.notes] == ["2 images; they are used once"]
+
+
+def test_the_folder_of_images_beside_annotations_is_preferred(tmp_path: Path) -> None:
+    for folder in ("AnnotationsVisualization", "JPEGImages", "SegmentationClassVisualization"):
+        image(tmp_path / folder / "a.png")
+    data = open_labels(tmp_path, [labels_of(tmp_path / "Annotations/a.txt", "a.png")], per_image=True)
+    assert [a.image_path.parent.name for a in data.read("train").annotations] == ["JPEGImages"]
+
+
+def test_an_image_beside_its_label_file_comes_first(tmp_path: Path) -> None:
+    for name in ("labels/a.png", "images/a.png"):
+        image(tmp_path / name)
+    data = open_labels(tmp_path, [labels_of(tmp_path / "labels/a.txt", "a.png")], per_image=True)
+    assert [a.image_path.parent.name for a in data.read("train").annotations] == ["labels"]
+
+
+def test_a_label_file_that_names_itself_as_image(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    file = tmp_path / "a.txt"
+    file.write_text("")
+    data = open_labels(tmp_path, [labels_of(file, "a.txt")], per_image=True)
+    assert [a.image_path.name for a in data.read("train").annotations] == ["a.png"]
+
+
+def test_only_default_as_split_name_means_no_split(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        image(tmp_path / name)
+    file = tmp_path / "labels.txt"
+    first = labels_of(file, "a.png", split="default")
+    assert open_labels(tmp_path, [first]).split_names == ("train",)
+    second = labels_of(file, "b.png", split="val")
+    assert open_labels(tmp_path, [first, second]).split_names == ("val", "default")
