@@ -132,7 +132,7 @@ class FileIndex:
         for variant in _variants(name):
             for base in bases:
                 path = os.path.normpath(os.path.join(base, variant))
-                if path in self._known:
+                if path in self._known and path != str(label_file):
                     return Match(Path(path), FULL)
             last = variant.rpartition("/")[2]
             candidates = self._images_by_name.get(_key(last), ())

@@ -4,14 +4,14 @@ A format reader returns `ImageLabels`. This module finds the image files, number
 box. The classes are the names in all label files of the data set, sorted.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from detector.data.file_index import FULL, FileIndex, Match
-from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat
+from detector.data.label_copies import without_copies
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import SPLITS, Split, read_file, split_in
@@ -103,7 +103,10 @@ class NamedLabels:
         for file in self.files:
             guard.check(file, file.parent)
             labels += self.format.read(file)
-        return (tuple(labels), ()) if self.format.per_image else _without_copies(labels)
+        if self.format.per_image:
+            return tuple(labels), ()
+        folder = self.index.folder
+        return without_copies(labels, [own.split_name or split_of(own.label_file, folder) for own in labels])
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
         """Return (image id, labels) of the images of a split; image ids are unique in the data set.
@@ -171,34 +174,6 @@ def split_of(file: Path, folder: Path) -> str | None:
     parts = file.relative_to(folder).parts if file.is_relative_to(folder) else (file.name,)
     names = [Path(parts[-1]).stem, *reversed(parts[:-1])]
     return next((split for name in names if (split := split_in(name))), None)
-
-
-def _without_copies(labels: Iterable[ImageLabels]) -> tuple[tuple[ImageLabels, ...], tuple[str, ...]]:
-    """Return the labels without those that another file in the same folder repeats, and one note per such file.
-
-    VIA, for example, saves the same labels as a project and as an export.
-    """
-    first: dict[tuple[Path, str], ImageLabels] = {}
-    kept: list[ImageLabels] = []
-    copies: Counter[tuple[Path, Path]] = Counter()
-    for own in labels:
-        other = first.setdefault((own.label_file.parent, own.image_name), own)
-        if other.label_file != own.label_file and _content(other) == _content(own):
-            copies[own.label_file, other.label_file] += 1
-        else:
-            kept.append(own)
-    notes = (
-        f"{copy} has the same labels as {original} for {plural(count, 'image')}; they are used once"
-        for (copy, original), count in copies.items()
-    )
-    return tuple(kept), tuple(notes)
-
-
-def _content(labels: ImageLabels) -> tuple[object, ...]:
-    """Return everything that the labels of an image say, without the places in the label file."""
-    rows = [row._replace(line=None) for row in labels.rows if isinstance(row, NamedRow)]
-    bad = [(row.error.code, row.error.reason) for row in labels.rows if isinstance(row, BadRow)]
-    return rows, bad, labels.image_hw, labels.are_fractions, labels.split_name
 
 
 def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) -> list[Path | None]:

@@ -174,10 +174,18 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         (label_format, paths), *others = named.values()
         also = [f"{len(other_paths)} {other.name}" for other, other_paths in others]
         return _open_named(folder, label_format, paths, index, options, also=also)
-    for path in index.with_suffix(".data"):
-        return _open_yolo(parse_obj_data(path, index), options)
+    darknet = [parse_obj_data(path, index) for path in index.with_suffix(".data")[:1]]
+    if darknet and darknet[0].splits:
+        return _open_yolo(darknet[0], options)
     if (data := find_folders(index)) is not None:
-        return _open_yolo(data, options)
+        absent = [
+            f"{own.source.name}: {name} is {place}, which does not exist; all images with labels are used"
+            for own in darknet
+            for name, place in own.absent.items()
+        ]
+        return _open_yolo(replace(data, notes=(*absent, *data.notes)), options)
+    if darknet:
+        return _open_yolo(darknet[0], options)
     raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
 
 

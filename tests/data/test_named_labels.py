@@ -154,3 +154,20 @@ def test_only_default_as_split_name_means_no_split(tmp_path: Path) -> None:
     assert open_labels(tmp_path, [first]).split_names == ("train",)
     second = labels_of(file, "b.png", split="val")
     assert open_labels(tmp_path, [first, second]).split_names == ("val", "default")
+
+
+def test_a_file_without_split_may_repeat_files_with_splits(tmp_path: Path) -> None:
+    names = ("a.png", "b.png", "c.png")
+    for name in names:
+        image(tmp_path / name)
+    everything = [labels_of(tmp_path / "all.txt", name) for name in names]
+    parts = [labels_of(tmp_path / f"{split}.txt", f"{name}.png") for split, name in (("train", "a"), ("test", "b"))]
+    data = open_labels(tmp_path, [*everything, *parts])
+    read = {split: [a.image_path.stem for a in data.read(split).annotations] for split in data.split_names}
+    assert read == {"train": ["c", "a"], "test": ["b"]}
+
+
+def test_labels_in_two_splits_are_kept_in_both(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    data = open_labels(tmp_path, [labels_of(tmp_path / f"{split}.txt", "a.png") for split in ("train", "val")])
+    assert [len(data.read(split).annotations) for split in ("train", "val")] == [1, 1]

@@ -109,7 +109,7 @@ def test_an_unused_supercategory_is_not_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("convert", [float, str, lambda number: f"{number:06d}", lambda number: f"{number}.0"])
 def test_numbers_written_as_text_or_as_floats_are_read(tmp_path: Path, convert: Any) -> None:
     image(tmp_path / "images/a.png")
-    row = {"id": convert(1), "image_id": convert(1), "category_id": convert(2), "bbox": ["20", "10", "40", "20.0"]}
+    row = {"id": convert(1), "image_id": convert(1), "category_id": convert(2), "bbox": [20, 10.0, "40", "20.0"]}
     images = [{"id": convert(1), "file_name": "a.png", "width": convert(80), "height": convert(40)}]
     categories = [{"id": convert(category["id"]), "name": category["name"]} for category in CATEGORIES]
     write(tmp_path / "train.json", json.dumps({"images": images, "annotations": [row], "categories": categories}))

@@ -18,6 +18,7 @@ from detector.data.coordinates import look_like_corners, look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
 from detector.data.ledger import Ledger, LedgerEntry
+from detector.data.parsing.row_values import number
 from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, points_of
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
@@ -331,16 +332,8 @@ def _numbers(bbox: object) -> Corners | None:
     """Return the four numbers of a bbox, which may be written as text, or None if it is not four numbers."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None
-    if all(isinstance(value, str) for value in bbox):
-        try:
-            bbox = [float(value) for value in bbox if "_" not in value]
-        except ValueError:
-            return None
-    if len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
-        return None
-    try:
-        x, y, width, height = map(float, bbox)
-    except OverflowError:  # an integer that is too large for a float
+    x, y, width, height = map(number, bbox)
+    if x is None or y is None or width is None or height is None:
         return None
     return x, y, width, height
 

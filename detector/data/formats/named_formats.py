@@ -5,6 +5,7 @@ from detector.data.formats import (
     csv_table,
     cvat,
     datumaro,
+    keras_txt,
     kitti,
     label_studio,
     labelme,
@@ -29,5 +30,6 @@ NAMED_FORMATS: tuple[LabelFormat, ...] = (
     openimages.FORMAT,
     csv_table.FORMAT,
     kitti.FORMAT,
+    keras_txt.FORMAT,
 )
 """The formats. A file matches at most one of them."""

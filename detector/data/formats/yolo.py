@@ -4,6 +4,7 @@ The coordinates are fractions of the image width and height. `yolo_layout.py` fi
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from detector.data.file_index import FileIndex
 from detector.data.formats.yolo_layout import YoloData, find_place
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
-from detector.data.split import Split, read_file
+from detector.data.split import Split, read_file, split_in
 from detector.errors import LabelError
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
@@ -317,15 +318,28 @@ def _list_files(data: YoloData, name: str, options: ReadOptions) -> _SplitFiles:
 def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
     """Return the images in a list file; an image that is not found is returned as written.
 
+    A path that does not exist is the image with the longest common end of the path.
+
     Raises:
-        LabelError: an image exists, but is outside of the data set's folders.
+        LabelError: an image exists, but is outside of the data set's folders; or several images match equally well.
     """
     if path.suffix.lower() != ".txt":
         raise LabelError(f"{data.source}: {path} is neither a folder nor a .txt list of images")
-    images = []
     roots = tuple(dict.fromkeys((path.parent, *data.roots)))
-    for line, text in _read_lines(path):
-        image = find_place(text, roots, path, line)
+    lines = list(_read_lines(path))
+    found = [find_place(text, roots, path, line) for line, text in lines]
+    searched = {
+        i: match.path
+        for i, (_, text) in enumerate(lines)
+        if found[i] is None and (match := data.index.find_image(text, path, split_in(path.stem)))
+    }
+    # Of a/1.jpg and b/1.jpg, only one can be the file c/1.jpg: which one is unknown, so both are missing.
+    owners = Counter([*searched.values(), *(place for place in found if place is not None)])
+    images = []
+    for i, (line, text) in enumerate(lines):
+        image = found[i]
+        if image is None and i in searched and owners[searched[i]] == 1:
+            image = searched[i]
         if image is None:
             written = [root / text.replace("\\", "/") for root in roots]
             image = next((place for place in written if place.parent.is_dir()), written[0])

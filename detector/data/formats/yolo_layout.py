@@ -18,6 +18,7 @@ from detector.data.split import SPLITS, canonical_name, split_in
 from detector.errors import FileError, LabelError, location
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
+from detector.wording import plural
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "predefined_classes.txt", "class_names.txt")
 """Files with one class name per line, in the order in which they are preferred; also `*.names`."""
@@ -153,7 +154,8 @@ def find_folders(index: FileIndex) -> YoloData | None:
         name = split_in(path.stem)
         if name and path.parent == index.folder and _names_images(path):
             splits.setdefault(name, []).append(path)
-    if not splits:
+    has_lists = bool(splits)
+    if not has_lists:
         for image in index.images:
             # A folder without any label file, such as a folder of example images, is not part of the data set.
             if image.parent in folders:
@@ -167,6 +169,9 @@ def find_folders(index: FileIndex) -> YoloData | None:
         for file in name_files
         if file.names != names
     )
+    if unused := [image for image in index.images if not has_lists and image.parent not in folders]:
+        are = "is" if len(unused) == 1 else "are"
+        notes += (f"{plural(len(unused), 'image')} in folders without label files {are} not used, first: {unused[0]}",)
     others = tuple(file for file in name_files if file.names != names)
     places = {name: tuple(splits[name]) for name in ordered}
     return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=notes)

@@ -209,3 +209,38 @@ def test_a_text_file_without_label_rows_is_left_alone(tmp_path: Path) -> None:
     assert_read(split)
     assert f"{notes} contains no label rows and is not used" in split.ledger.notes
     assert split.ledger.found == 1
+
+
+def test_absent_darknet_lists_leave_the_folders_to_use(tmp_path: Path) -> None:
+    labeled(tmp_path, "train", "train")
+    labeled(tmp_path, "val", "val", "b")
+    write(tmp_path / "obj.data", "classes = 2\ntrain = data/train.txt\nvalid = data/val.txt\nnames = data/obj.names\n")
+    write(tmp_path / "train/_darknet.labels", "cat\ndog\n")
+    write(tmp_path / "other.names", "dog\ncat\n")
+    data = open_data(tmp_path)
+    assert data.split_names == ("train", "val")
+    split = data.read("train")
+    assert_read(split)
+    assert split.ledger.notes[0].startswith("obj.data: train is data/train.txt, which does not exist")
+    assert any("other.names names ['dog', 'cat']" in note for note in split.ledger.notes)
+
+
+def test_images_of_a_list_are_searched_in_other_folders(tmp_path: Path) -> None:
+    labeled(tmp_path, "photos", "obj_train_data")
+    for name in ("x/same.png", "photos/b.png"):
+        image(tmp_path / name)
+    write(tmp_path / "obj.data", "train = train.txt\nnames = obj.names\n")
+    write(tmp_path / "obj.names", "cat\ndog\n")
+    write(tmp_path / "train.txt", "data/obj_train_data/a.png\n/home/me/1/same.png\n/home/me/2/same.png\n")
+    split = open_data(tmp_path).read("train")
+    assert_read(split)
+    assert [path.name for path in split.ledger.missing] == ["same.png", "same.png"]
+
+
+def test_images_in_folders_without_labels_are_reported(tmp_path: Path) -> None:
+    labeled(tmp_path, "test", "test")
+    image(tmp_path / "train/b.png")
+    image(tmp_path / "train/c.png")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    [note] = open_data(tmp_path).read("test").ledger.notes
+    assert note.startswith("2 images in folders without label files are not used, first: ")
