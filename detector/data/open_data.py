@@ -166,7 +166,11 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
     if files := _usual_coco_files(index):
         return _open_coco(files, index, options)
     if (yaml_file := _find_yaml(index, described)) is not None:
-        return _open_yaml(yaml_file, options)
+        values = _read_yaml(yaml_file)
+        if "format" in values:
+            return _open_description(yaml_file, values, options)
+        yaml_data = yolo_layout.parse_data_yaml(yaml_file, values)
+        return _open_yolo(yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data, options)
     if coco_files := find_coco_files(index):
         return _open_coco(_coco_splits(coco_files, index), index, options)
     named = find_named_files(index)
@@ -174,19 +178,40 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         (label_format, paths), *others = named.values()
         also = [f"{len(other_paths)} {other.name}" for other, other_paths in others]
         return _open_named(folder, label_format, paths, index, options, also=also)
-    darknet = [parse_obj_data(path, index) for path in index.with_suffix(".data")[:1]]
-    if darknet and darknet[0].splits:
-        return _open_yolo(darknet[0], options)
-    if (data := find_folders(index)) is not None:
-        absent = [
-            f"{own.source.name}: {name} is {place}, which does not exist; all images with labels are used"
-            for own in darknet
+    if (data := _search_yolo(index)) is not None:
+        return _open_yolo(data, options)
+    raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+
+
+def _search_yolo(index: FileIndex, incomplete: YoloData | None = None) -> YoloData | None:
+    """Return the YOLO data set that darknet's `obj.data` or the folders define; None if it is not YOLO.
+
+    Args:
+        index: all files of the data set.
+        incomplete: contents of a `data.yaml` whose splits do not exist. Its class names are used if no other file names
+            the classes.
+    """
+    sources = [] if incomplete is None else [incomplete]
+    sources += [parse_obj_data(path, index) for path in index.with_suffix(".data")[:1]]
+    data = next((own for own in sources if own.splits), None) or find_folders(index)
+    if data is None:
+        return sources[-1] if sources else None
+    notes = []
+    is_darknet = any(own is data for own in sources)
+    used_instead = f"{data.source.name} is used" if is_darknet else "all images with labels are used"
+    for own in sources:
+        if own is data:
+            break
+        notes += [
+            f"{own.source.name}: {name} is {place}, which does not exist; {used_instead}"
             for name, place in own.absent.items()
         ]
-        return _open_yolo(replace(data, notes=(*absent, *data.notes)), options)
-    if darknet:
-        return _open_yolo(darknet[0], options)
-    raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+        if own is incomplete and data.class_names is None:
+            data = replace(data, class_names=own.class_names)
+        elif own is incomplete and data.class_names != own.class_names:
+            theirs, used = list(own.class_names or ()), list(data.class_names or ())
+            notes.append(f"{own.source.name} names the classes {theirs}, but {used} are used, from another file")
+    return replace(data, notes=(*notes, *data.notes))
 
 
 def _open_file(path: Path, options: ReadOptions) -> DataSet:

@@ -139,6 +139,9 @@ def find_folders(index: FileIndex) -> YoloData | None:
 
     It is YOLO if .txt files with the stems of images contain label rows. The splits are lists such as `train.txt`, or
     folders such as `train/`; without them, all images are in the split train.
+
+    Raises:
+        LabelError: two files with the same name, such as `classes.txt`, name different classes.
     """
     texts: dict[str, list[Path]] = {}
     for path in index.with_suffix(".txt"):
@@ -163,6 +166,11 @@ def find_folders(index: FileIndex) -> YoloData | None:
     ordered = sorted(splits, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
     name_files = find_name_files(index.files)
     names = name_files[0].names if name_files else None
+    if twin := next((file for file in name_files[1:] if file.path.name == name_files[0].path.name), None):
+        raise LabelError(
+            f"{index.folder}: {name_files[0].path} and {twin.path} name different classes; pass the path of one of "
+            "their folders, or move the data sets into folders of their own"
+        )
     notes = tuple(
         f"{name_files[0].path.name} names the classes {list(names or ())}, {file.path.name} names {list(file.names)}; "
         f"{name_files[0].path.name} is used"

@@ -244,3 +244,37 @@ def test_images_in_folders_without_labels_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "cat\ndog\n")
     [note] = open_data(tmp_path).read("test").ledger.notes
     assert note.startswith("2 images in folders without label files are not used, first: ")
+
+
+def test_two_folders_with_their_own_classes_are_refused(tmp_path: Path) -> None:
+    labeled(tmp_path, "a", "a")
+    labeled(tmp_path, "b", "b", "b")
+    write(tmp_path / "a/_darknet.labels", "cat\ndog\n")
+    write(tmp_path / "b/_darknet.labels", "bell\nbuzzer\n")
+    with pytest.raises(LabelError, match="name different classes; pass the path of one of their folders"):
+        open_data(tmp_path)
+    assert_read(open_data(tmp_path / "a").read("train"))
+
+
+def test_a_data_yaml_without_existing_split_leaves_the_folders(tmp_path: Path) -> None:
+    labeled(tmp_path, "dataset/sample/images/train", "dataset/sample/labels/train")
+    write(tmp_path / "data.yaml", "path: dataset\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n")
+    data = open_data(tmp_path)
+    assert data.split_names == ("train",)
+    split = data.read("train")
+    assert_read(split)
+    assert split.ledger.notes[0].startswith("data.yaml: train is images/train, which does not exist")
+
+
+def test_darknet_lists_are_read_if_the_data_yaml_has_no_images(tmp_path: Path) -> None:
+    labeled(tmp_path, "obj", "obj")
+    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [dog, cat]\n")
+    write(tmp_path / "obj.data", "train = /content/x/train.txt\nnames = /content/x/obj.names\n")
+    write(tmp_path / "train.txt", "/content/x/obj/a.png\n")
+    write(tmp_path / "obj.names", "cat\ndog\n")
+    split = open_data(tmp_path).read("train")
+    assert_read(split)
+    assert (
+        "data.yaml names the classes ['dog', 'cat'], but ['cat', 'dog'] are used, from another file"
+        in split.ledger.notes
+    )
