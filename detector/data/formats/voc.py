@@ -37,7 +37,8 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
 
     Lists directly in `ImageSets/` are used if `Main/` has none. The lists in `ImageSets/Action/`, `Layout/` and
     `Segmentation/` of the VOC challenge belong to other tasks and contain other images. A stem that is listed twice is
-    used once. Both results are empty if there is no list.
+    used once. A list without any XML file, such as that of a test split whose labels are not published, is not used.
+    Both results are empty if there is no list.
 
     Args:
         index: all files of the data set.
@@ -57,6 +58,8 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
     for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
         stems = _read_list(path, known)
+        if not stems:
+            continue
         unique = dict.fromkeys(stems)
         lists.setdefault(path.stem, {}).update(unique)
         if repeated := len(stems) - len(unique):
@@ -65,16 +68,26 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
 
 
 def _read_list(path: Path, known: set[str]) -> list[str]:
-    """Return the stems in a list file without comments; a stem may be followed by a suffix or by other columns."""
+    """Return the stems in a list file without comments; empty if none of them has an XML file.
+
+    A stem may be followed by a suffix or by other columns.
+
+    Raises:
+        LabelError: some of the stems have an XML file, and another one has none.
+    """
     stems = []
+    missing = ""
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         name = text.strip()
         if not name or (name.startswith("#") and name not in known):
             continue
         stem = next((s for s in (name, Path(name).stem, name.split()[0]) if s in known), None)
-        if stem is None:
-            raise LabelError(f"{location(path, line)}: {name}.xml does not exist; remove the line, or add the file")
-        stems.append(stem)
+        if stem is not None:
+            stems.append(stem)
+        elif not missing:
+            missing = f"{location(path, line)}: {name}.xml does not exist; remove the line, or add the file"
+    if stems and missing:
+        raise LabelError(missing)
     return stems
 
 

@@ -125,6 +125,13 @@ def test_a_list_with_a_missing_file_is_refused_with_its_line(tmp_path: Path) -> 
         read_split(tmp_path, "train")
 
 
+def test_a_list_without_any_xml_file_is_no_split(tmp_path: Path) -> None:
+    write(tmp_path, "a", item())
+    write_list(tmp_path, "train", "a\n")
+    write_list(tmp_path, "test", "y\nz\n")
+    assert open_data(tmp_path).split_names == ("train",)
+
+
 def test_a_name_listed_twice_is_used_once(tmp_path: Path) -> None:
     for stem in ("a", "b"):
         write(tmp_path, stem, item())
