@@ -53,17 +53,21 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     known = {path.stem for path in files}
     lists: dict[str, dict[str, None]] = {}
     notes: dict[str, str] = {}
+    unlabeled: list[str] = []
     texts = [path for path in index.with_suffix(".txt") if path.stem in _LISTS]
     main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
     # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
     for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
         stems = _read_list(path, known)
         if not stems:
+            unlabeled.append(f"{path} is not used: none of its names has an XML file")
             continue
         unique = dict.fromkeys(stems)
         lists.setdefault(path.stem, {}).update(unique)
         if repeated := len(stems) - len(unique):
             notes[path.stem] = f"{path}: {repeated} names are listed more than once; used once"
+    for name in lists:
+        notes[name] = "\n".join([*([notes[name]] if name in notes else []), *unlabeled])
     return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
 

@@ -129,7 +129,10 @@ def test_a_list_without_any_xml_file_is_no_split(tmp_path: Path) -> None:
     write(tmp_path, "a", item())
     write_list(tmp_path, "train", "a\n")
     write_list(tmp_path, "test", "y\nz\n")
-    assert open_data(tmp_path).split_names == ("train",)
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == ("train",)
+    [note] = data_set.read("train").ledger.notes
+    assert note.endswith("test.txt is not used: none of its names has an XML file")
 
 
 def test_a_name_listed_twice_is_used_once(tmp_path: Path) -> None:
