@@ -321,6 +321,7 @@ NAMED_FORMATS: dict[str, list[Any]] = {
         b'\xef\xbb\xbfimage;label;bbox_x;bbox_y;bbox_width;bbox_height\r\na;"b;c";0.1;0.2;0.3;0.4\r\n',
     ],
     "kitti": [CAR + CAR[:-1] + b" 0.9\nDontCare" + CAR[3:]],
+    "keras_txt": [b"a b.jpg 10,20,50,30,0 60,20,70.5,40,1\nc.png\nd.jpg 1,2,3,4,9 x,y\n"],
 }
 """Module of a format whose rows name their classes → valid files, as bytes or as JSON values."""
 
@@ -343,6 +344,7 @@ def named_format(module: str, folder: Path) -> tuple[list[bytes], Run]:
         for indent in (1, None)
     ]
     path = folder / "a.json"
+    (folder / "classes.txt").write_text("cat\ndog\n")  # the class names of Keras YOLO text
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
