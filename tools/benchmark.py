@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from detector.boxes import from_cxcywh
 from detector.config import Config
-from detector.data.formats.coco import to_coco
+from detector.data.formats.coco_scoring import to_coco
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
 from detector.data.split import Split

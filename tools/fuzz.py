@@ -125,10 +125,10 @@ def coco(folder: Path) -> tuple[list[bytes], Run]:
     read = _reader(folder, folder / "train.json", folder / "train.json")
 
     def run(content: bytes) -> None:
-        from detector.data.formats import coco
+        from detector.data.formats.coco_scoring import read_ground_truth
 
         read(content)
-        _allow_input_error(lambda: coco.read_ground_truth(folder / "train.json"))
+        _allow_input_error(lambda: read_ground_truth(folder / "train.json"))
 
     return seeds, run
 

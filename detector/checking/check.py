@@ -15,8 +15,9 @@ from detector.checking.learning_rate import diagnose_learning_rate, range_test
 from detector.checking.overfitting import diagnose_overfitting, overfit_test
 from detector.checking.progress import report_progress
 from detector.config import ArchitectureConfig, Config
+from detector.data.data_set import DataSet
 from detector.data.ledger import Ledger
-from detector.data.open_data import DataSet, open_data
+from detector.data.open_data import open_data
 from detector.data.split import Split, evenly_spaced
 from detector.data.training_splits import choose_training_split, read_training_splits
 from detector.diagnose.augmentation import diagnose_augmentation

@@ -14,10 +14,11 @@ from detector.annotation import Annotation
 from detector.boxes import area
 from detector.converting.image_files import image_folders, with_target_paths, write_images
 from detector.converting.read_back import check_result
+from detector.data.data_set import DataSet
 from detector.data.formats import coco_writer, voc_writer, yolo_writer
 from detector.data.label_writer import LabelWriter
 from detector.data.ledger import Ledger
-from detector.data.open_data import DataSet, open_data
+from detector.data.open_data import open_data
 from detector.data.split import Split, canonical_name
 from detector.errors import ConfigError, FileError, LabelError, did_you_mean
 from detector.files import make_folder, write_errors, write_json

@@ -14,7 +14,7 @@ from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFo
 from detector.data.label_copies import without_copies
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import LabelRow, RowCollector, RowError
-from detector.data.split import SPLITS, Split, read_file, split_in
+from detector.data.split import Split, read_file, split_in, split_rank
 from detector.errors import LabelError, location
 from detector.files import is_file
 from detector.options import ReadOptions
@@ -50,9 +50,7 @@ class NamedLabels:
         if self.lists:
             return tuple(self.lists)
         names = {self._split_of(labels) for labels in self._labels}
-        return tuple(
-            sorted(names or {"train"}, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
-        )
+        return tuple(sorted(names or {"train"}, key=lambda name: (split_rank(name), name)))
 
     def read(self, name: str) -> Split:
         """Return the split with this name, one of `split_names`; the images are not decoded.

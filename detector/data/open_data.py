@@ -4,118 +4,36 @@ Besides the files and folders of the label formats, a path may be `scenes` (the 
 description: a YAML file with `format` and `path`, as in datasets/.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from detector.data.archives import archive_message
+from detector.data.data_set import DataSet
 from detector.data.file_index import FileIndex
 from detector.data.formats import coco, voc, yolo, yolo_layout
+from detector.data.formats.coco_layout import coco_splits, usual_coco_files
 from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
 from detector.data.image_labels import LabelFormat
 from detector.data.listed_splits import ListedSplits
-from detector.data.named_labels import NamedLabels, split_of
+from detector.data.named_labels import NamedLabels
 from detector.data.recognize import explain_unknown, find_coco_files, find_named_files, is_coco_file, named_format_of
 from detector.data.scenes import scenes
-from detector.data.split import SPLITS, Split, canonical_name, join, split_in
-from detector.errors import FileError, InputError, LabelError, did_you_mean, location
-from detector.files import local_path, read_text
+from detector.data.split import SPLITS, canonical_name, split_in, split_rank
+from detector.data.yaml_files import find_yaml, read_data_yaml
+from detector.errors import FileError, LabelError, did_you_mean
+from detector.files import local_path
 from detector.options import MAX_PIXELS, ReadOptions
 
 _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
 _FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
-_KEY_WITHOUT_SPACE = re.compile(r"^(path|train|val|valid|validation|test|nc|names):(?=\S)", re.MULTILINE)
 _KEYS = ("format", "path", "splits", "names", "source", "license", "expected")
 _ACCEPTED = (
     "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, CreateML, VIA, LabelMe, CVAT, Label Studio, Supervisely, "
     "KITTI, OpenImages and Datumaro, or `scenes` (built in); see datasets/README.md"
 )
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set of known format with the names of its splits; `read` reads the labels of one split.
-
-    Attributes:
-        description: format, name and splits of the data set as one line of text.
-        readers: split name → function that reads the split.
-        expected: split name → counts of a complete copy: {"images": number of images, "boxes": number of label rows}.
-        coco_files: split name → COCO JSON file of the split; empty for other formats.
-        absent: split name → path that the data set names for the split, but that does not exist.
-    """
-
-    description: str
-    readers: Mapping[str, Callable[[], Split]]
-    expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    coco_files: Mapping[str, Path] = field(default_factory=dict)
-    absent: Mapping[str, str] = field(default_factory=dict)
-    _classes_read: dict[str, set[str]] = field(default_factory=dict, repr=False)
-
-    @property
-    def split_names(self) -> tuple[str, ...]:
-        """Names of the splits. If "train" and "val" are among them, `read` also accepts "trainval"."""
-        return tuple(self.readers)
-
-    def read(self, split_name: str) -> Split:
-        """Read the labels of one split and return the split; the images are not decoded.
-
-        Args:
-            split_name: one of `split_names`, or a variant that other tools write, such as "valid" for "val"; or
-                "trainval" for the images of "train" and "val" together.
-
-        Raises:
-            InputError: the split does not exist, a file cannot be read, the classes differ from those of a split that
-                was read before, or the number of images or boxes differs from `expected`.
-        """
-        name = canonical_name(split_name)
-        if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
-            return join(name, self.read("train"), self.read("val"))
-        if name in self.absent:
-            raise LabelError(f"{self.description}: the images of {name} are not there: {self.absent[name]}")
-        if name not in self.readers:
-            raise LabelError(
-                f"no split '{split_name}' in this data set ({self.description}); {did_you_mean(name, self.readers)}"
-            )
-        split = self.readers[name]()
-        self._check_classes(split)
-        self._check_counts(split)
-        return split
-
-    def ground_truth(self, split_name: str) -> dict[str, Any]:
-        """Return the labels of one split as a COCO dictionary, the ground truth for scoring a results file.
-
-        If the split is a COCO file, the dictionary is the contents of that file, and the images do not need to exist.
-
-        Raises:
-            InputError: as for `read`; or, for a COCO file, an annotation that cannot be scored.
-        """
-        file = self.coco_files.get(canonical_name(split_name))
-        return coco.read_ground_truth(file) if file else coco.to_coco(self.read(split_name))
-
-    def _check_classes(self, split: Split) -> None:
-        classes = {f"{i} {name}" for i, name in zip(split.category_ids, split.class_names, strict=True)}
-        for other_name, other_classes in self._classes_read.items():
-            if classes != other_classes:
-                only, other_only = sorted(classes - other_classes), sorted(other_classes - classes)
-                raise LabelError(
-                    f"{self.description}: the classes differ between splits: "
-                    f"only in {split.name}: {only}; only in {other_name}: {other_only}"
-                )
-        self._classes_read[split.name] = classes
-
-    def _check_counts(self, split: Split) -> None:
-        counts = {"images": len(split.annotations), "boxes": split.ledger.found}
-        for key, expected in self.expected.get(split.name, {}).items():
-            if counts[key] != expected:
-                raise LabelError(
-                    f"{self.description}: {split.name} has {counts[key]} {key}, expected {expected}: "
-                    "the copy is incomplete or a different version"
-                )
 
 
 def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS) -> DataSet:
@@ -163,16 +81,16 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         LabelError: the folder has no known format.
     """
     index = FileIndex(folder)
-    if files := _usual_coco_files(index):
+    if files := usual_coco_files(index):
         return _open_coco(files, index, options)
-    if (yaml_file := _find_yaml(index, described)) is not None:
-        values = _read_yaml(yaml_file)
+    if (yaml_file := find_yaml(index, described)) is not None:
+        values = read_data_yaml(yaml_file)
         if "format" in values:
             return _open_description(yaml_file, values, options)
         yaml_data = yolo_layout.parse_data_yaml(yaml_file, values)
         return _open_yolo(yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data, options)
     if coco_files := find_coco_files(index):
-        return _open_coco(_coco_splits(coco_files, index), index, options)
+        return _open_coco(coco_splits(coco_files, index), index, options)
     named = find_named_files(index)
     if named:
         (label_format, paths), *others = named.values()
@@ -247,64 +165,6 @@ def _open_coco(files: Mapping[str, Path], index: FileIndex, options: ReadOptions
     return DataSet(_describe(f"COCO JSON {kind}", path, files), readers, coco_files=files)
 
 
-def _usual_coco_files(index: FileIndex) -> dict[str, Path]:
-    """Return split name → COCO file of a folder; empty if the folder has none of the three usual COCO layouts.
-
-    If a folder has files of more than one layout, only the files of the first layout are returned.
-
-    Raises:
-        LabelError: two files contain the same split.
-    """
-    folder = index.folder
-    plain = [(canonical_name(path.stem), path) for path in folder.glob("*.json")]
-    plain = [(name, path) for name, path in plain if name in SPLITS and named_format_of(path) is None]
-    standard = [
-        (canonical_name(path.stem.removeprefix("instances_")), path)
-        for path in folder.glob("annotations/instances_*.json")
-    ]
-    roboflow = [(canonical_name(path.parent.name), path) for path in folder.glob("*/_annotations.coco.json")]
-    files: dict[str, Path] = {}
-    for name, path in sorted(plain or standard or roboflow, key=lambda pair: (_rank(pair[0]), pair)):
-        if name in files:
-            raise LabelError(
-                f"{folder}: both {files[name]} and {path} contain the split {name}; pass the path of one of these files"
-            )
-        files[name] = path
-    return {"train": path} if list(files) == ["default"] else files
-
-
-def _coco_splits(paths: Sequence[Path], index: FileIndex) -> dict[str, Path]:
-    """Return split name → COCO file, for COCO files of any name.
-
-    The split is a word in the name of the file or of one of its folders. Without such words, a single file is the
-    split train, and several files are splits with the names of the files.
-
-    Raises:
-        LabelError: two files contain the same split.
-    """
-    splits: dict[str, Path] = {}
-    # COCO's own person_keypoints_*.json contain only one class; instances_*.json contain all of them.
-    ordered = sorted(paths, key=lambda path: ("instances" not in path.stem, len(path.parts), path))
-    for path in ordered:
-        name = split_of(path, index.folder)
-        if name is None:
-            continue
-        if name in splits and ("instances" in path.stem or "instances" not in splits[name].stem):
-            raise LabelError(
-                f"{index.folder}: both {splits[name]} and {path} contain the split {name}; pass the path of one of "
-                "these files, or remove one"
-            )
-        splits.setdefault(name, path)
-    if not splits:
-        names = ["train"] if len(paths) == 1 else [path.stem for path in paths]
-        splits = dict(zip(names, paths, strict=True))
-    return dict(sorted(splits.items(), key=lambda item: (_rank(item[0]), item[0])))
-
-
-def _rank(name: str) -> int:
-    return SPLITS.index(name) if name in SPLITS else len(SPLITS)
-
-
 def _open_named(
     path: Path,
     label_format: LabelFormat,
@@ -339,76 +199,11 @@ def _open_named(
     return DataSet(text, {name: partial(labels.read, name) for name in names})
 
 
-def _find_yaml(index: FileIndex, described: bool) -> Path | None:
-    """Return the YAML file of a YOLO data set or a data set description in a folder or its subfolders, or None.
-
-    Raises:
-        LabelError: there are several, and none is called data.yaml.
-    """
-    depth = len(index.folder.parts)
-    for level in (1, 2):
-        paths = [path for path in index.with_suffix(".yaml", ".yml") if len(path.parts) == depth + level]
-        found = [path for path in paths if _is_data_yaml(path, described)]
-        named = [path for path in found if path.stem == "data"]
-        if len(found) > 1 and len(named) != 1:
-            raise LabelError(
-                f"{index.folder}: {', '.join(path.name for path in found)} are YAML files of data sets; pass the path "
-                "of one of them"
-            )
-        if found:
-            return (named or found)[0]
-    return None
-
-
-def _is_data_yaml(path: Path, described: bool) -> bool:
-    """Return whether a YAML file is that of a YOLO data set or a description, or is called data.yaml and damaged."""
-    try:
-        values = _parse_yaml(path)
-    except InputError:
-        return path.stem == "data"
-    is_description = isinstance(values, dict) and "format" in values
-    return not described if is_description else path.stem == "data" or _is_yolo_yaml(values)
-
-
-def _is_yolo_yaml(values: Any) -> bool:
-    return isinstance(values, dict) and "names" in values and bool({"train", "val", "valid", "test"} & set(values))
-
-
 def _open_yaml(path: Path, options: ReadOptions) -> DataSet:
-    values = _read_yaml(path)
+    values = read_data_yaml(path)
     if "format" in values:
         return _open_description(path, values, options)
     return _open_yolo(yolo_layout.parse_data_yaml(path, values), options)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    values = _parse_yaml(path)
-    if not isinstance(values, dict) or not {"format", "names", "train", "val", "test"} & set(values):
-        raise LabelError(
-            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
-            "or of a data set description (`format`, `path`)"
-        )
-    return values
-
-
-def _parse_yaml(path: Path) -> Any:
-    """Return the contents of a YAML file, every scalar as text; raise LabelError if it is not YAML."""
-    text = read_text(path)
-    try:
-        # BaseLoader returns every scalar as text. Other loaders read a class named `no` as False.
-        values = yaml.load(text, Loader=yaml.BaseLoader)
-        if not isinstance(values, dict):
-            # Some files are written by hand without the space after the colon, which YAML needs.
-            values = yaml.load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text), Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
-        raise LabelError(f"{place}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise LabelError(f"{path}: not YAML: {error}") from None
-    except RecursionError:
-        raise LabelError(f"{path}: not the YAML file of a data set: the values are nested too deeply") from None
-    return values
 
 
 def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
@@ -422,7 +217,7 @@ def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
         raise LabelError(
             f"{data.source}: no images: {absent} does not exist; searched the ends of these paths in {data.roots[-1]}"
         )
-    splits = {name: data.splits[name] for name in sorted(data.splits, key=_rank)}
+    splits = {name: data.splits[name] for name in sorted(data.splits, key=split_rank)}
     readers = {name: partial(yolo.read_split, data, name, options) for name in splits}
     source = data.source.parent if data.source.stem in ("data", "obj") else data.source
     text = _describe("YOLO data set", source, splits)
@@ -489,7 +284,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
             raise LabelError(f"{path}: `path` is {place}, which contains no Pascal VOC file (.xml)")
         return _open_named(place, voc.FORMAT, paths, index, options, class_names=tuple(names))
     if place.suffix.lower() in (".yaml", ".yml"):
-        return _open_yolo(yolo_layout.parse_data_yaml(place, _read_yaml(place)), options)
+        return _open_yolo(yolo_layout.parse_data_yaml(place, read_data_yaml(place)), options)
     data_set = _open_folder(place, options, described=True) if place.is_dir() else _open_file(place, options)
     if not data_set.description.lower().startswith(_FORMAT_TITLES.get(format_name, "")):
         raise LabelError(f"{path}: `format` is {format_name}, but {place} is a {data_set.description}")

@@ -32,6 +32,11 @@ def canonical_name(name: str) -> str:
     return match[1].lower() if match else name
 
 
+def split_rank(name: str) -> int:
+    """Return the position of a split in lists of splits: train, val, test, then all others."""
+    return SPLITS.index(name) if name in SPLITS else len(SPLITS)
+
+
 @lru_cache(maxsize=4096)
 def split_in(name: str) -> str | None:
     """Return the split whose name is a word in the name of a file or folder; None if there is none or several.

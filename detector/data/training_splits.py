@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from detector.data.data_set import DataSet
 from detector.data.holdout import hold_back
-from detector.data.open_data import DataSet
 from detector.data.split import Split, canonical_name
 from detector.errors import LabelError
 from detector.image_hashes import NO_IMAGES, ImageHashes, hash_files

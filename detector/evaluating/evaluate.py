@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
-from detector.data.formats.coco import to_coco
+from detector.data.formats.coco_scoring import to_coco
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.detections import Detections, coco_results

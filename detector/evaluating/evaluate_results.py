@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from detector.data.open_data import DataSet
+from detector.data.data_set import DataSet
 from detector.errors import InputError, LabelError
 from detector.evaluating.evaluate import Evaluation, check_max_detections
 from detector.files import read_json

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from detector.data.open_data import DataSet
+from detector.data.data_set import DataSet
 from detector.data.split import Split, canonical_name, select
 from detector.errors import LabelError
 from detector.image_hashes import ImageHashes, hash_files

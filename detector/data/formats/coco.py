@@ -1,39 +1,40 @@
 """Reads COCO JSON: one file per split, with its images, its categories, and boxes as x, y, width, height in pixels."""
 
-import json
-import logging
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from detector.annotation import Annotation
 from detector.data.coordinates import look_like_corners, look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
-from detector.data.ledger import Ledger, LedgerEntry
-from detector.data.parsing.row_values import number
-from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, points_of
+from detector.data.formats.coco_json import (
+    MAX_AREA,
+    bbox_numbers,
+    by_id,
+    declared_hw,
+    error_at,
+    line_of,
+    load_coco,
+    marks_crowd,
+    nesting_errors,
+    plain_corners,
+    read_image_ids,
+    segmentation_box,
+    whole_number,
+    with_lines,
+)
+from detector.data.formats.coco_scoring import can_be_scored
+from detector.data.ledger import Ledger
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
-from detector.errors import LabelError, location
-from detector.files import is_file, read_text
+from detector.errors import LabelError
+from detector.files import is_file
 from detector.options import ReadOptions
 from detector.wording import plural
-
-_LOG = logging.getLogger(__name__)
-
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
-_MAX_ID = 2**63 - 1
-_MAX_AREA = 1e12
-_REFERS_TO = {"image_id": "images", "category_id": "categories"}
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class CocoFiles:
                 fractions or corners, an image is outside of the data set's folder, or no image exists.
         """
         path = self.files[name]
-        with _nesting_errors(path):
-            data = _load(path)
-            own = {i: make_category(i, item) for i, item in _by_id(path, data, "categories").items()}
+        with nesting_errors(path):
+            data = load_coco(path)
+            own = {i: make_category(i, item) for i, item in by_id(path, data, "categories").items()}
             if not own:
                 raise LabelError(f"{path}: `categories` is empty; expected at least one category")
             others = [other for other in self.files.values() if other != path]
@@ -91,9 +92,9 @@ class CocoFiles:
                 tuple(categories[i].name for i in category_ids),
                 category_ids,
                 annotations,
-                ledger=_with_lines(path, data["annotations"], ledger),
+                ledger=with_lines(path, data["annotations"], ledger),
                 read_image=partial(read_file, max_pixels=self.options.max_pixels),
-                ground_truth=data if is_unchanged and _can_be_scored(data["annotations"]) else None,
+                ground_truth=data if is_unchanged and can_be_scored(data["annotations"]) else None,
                 max_pixels=self.options.max_pixels,
             )
 
@@ -118,7 +119,7 @@ class _Reader:
     ) -> None:
         self.collector = RowCollector(files.options)
         self._path, self._name, self._data, self._class_ids, self._files = path, name, data, class_ids, files
-        self._image_ids = _image_ids(path, data["images"])
+        self._image_ids = read_image_ids(path, data["images"])
         self.is_unchanged = all(key == image_id for key, image_id in self._image_ids.items())
         self._from_masks = 0
 
@@ -132,14 +133,14 @@ class _Reader:
         written: list[Corners] = []
         rows: list[LabelRow] = []
         for index, annotation in enumerate(self._data["annotations"]):
-            # The JSON parser does not report line numbers. `_with_lines` later replaces the index by the line number.
+            # The JSON parser does not report line numbers. `with_lines` later replaces the index by the line number.
             try:
                 row = self._parse(annotation, index)
             except RowError as error:
                 self.collector.drop(self._image_id(annotation), self._path, index, error)
                 continue
             self.collector.add_row(row)
-            if sizes.get(row.image_id) and (bbox := _numbers(annotation.get("bbox"))):
+            if sizes.get(row.image_id) and (bbox := bbox_numbers(annotation.get("bbox"))):
                 written.append(bbox)
                 rows.append(row)
         _check_coordinates(self._path, written, rows, sizes)
@@ -170,19 +171,21 @@ class _Reader:
             reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
             raise RowError("unknown_class", reason)
         bbox = annotation.get("bbox")
-        if bbox in (None, []) and (corners := _mask_box(annotation.get("segmentation"))) is not None:
+        if bbox in (None, []) and (corners := segmentation_box(annotation.get("segmentation"))) is not None:
             self._from_masks += 1
-        elif (numbers := _numbers(bbox)) is not None:
+        elif (numbers := bbox_numbers(bbox)) is not None:
             x, y, width, height = numbers
             corners = x, y, x + width, y + height
-            self.is_unchanged &= _corners(bbox) is not None
+            self.is_unchanged &= plain_corners(bbox) is not None
         else:
             reason = "bbox is missing" if bbox is None else f"bbox {bbox!r:.60} is not four numbers"
             raise RowError("malformed_row", reason)
         self.is_unchanged &= type(annotation["image_id"]) is type(annotation["category_id"]) is int
         area = annotation.get("area")
-        area = float(area) if isinstance(area, int | float) and 0 < area < _MAX_AREA else 0.0
-        return LabelRow(image_id, self._path, index, self._class_ids[category_id], corners, _is_crowd(annotation), area)
+        area = float(area) if isinstance(area, int | float) and 0 < area < MAX_AREA else 0.0
+        return LabelRow(
+            image_id, self._path, index, self._class_ids[category_id], corners, marks_crowd(annotation), area
+        )
 
     def _image_id(self, annotation: Any) -> int | None:
         """Return the id of the image of an annotation, or None if the file has no image with this id."""
@@ -221,8 +224,8 @@ class _Reader:
                     if first["file_name"] == image["file_name"]
                     else f"the images {first['file_name']!r} and {image['file_name']!r} are the same file {match.path}"
                 )
-                raise _error_at(self._path, "images", index, f"{reason}; merge their annotations under one id")
-            if (size := self.collector.add_image(image_id, match.path, _image_hw(image))) is not None:
+                raise error_at(self._path, "images", index, f"{reason}; merge their annotations under one id")
+            if (size := self.collector.add_image(image_id, match.path, declared_hw(image))) is not None:
                 sizes[image_id] = size
         return sizes
 
@@ -231,14 +234,14 @@ class _Reader:
         image = self._data["images"][index]
         file_name = image.get("file_name")
         if not isinstance(file_name, str) or not file_name:
-            raise _error_at(self._path, "images", index, f"image {image['id']} has no `file_name`")
+            raise error_at(self._path, "images", index, f"image {image['id']} has no `file_name`")
         match = self._files.index.find_image(file_name, self._path, self._name, folders=folders)
         if match is None or (match.parts < FULL and self._files.options.allow_outside):
             # Links in subfolders and paths out of the folder are not in the index.
             outside = next((place / file_name for place in folders if is_file(place / file_name)), None)
             match = Match(outside, FULL) if outside is not None else match
         if match is not None and not guard.allows(match.path):
-            guard.check(match.path, self._path, _line_of(self._path, "images", index))
+            guard.check(match.path, self._path, line_of(self._path, "images", index))
         return match
 
 
@@ -276,331 +279,3 @@ def _check_coordinates(
             f"{path}: the boxes look like corners [x1, y1, x2, y2]: as COCO's [x, y, width, height], many of them "
             "extend beyond their image or do not fit their `area`; write width = x2 - x1 and height = y2 - y1"
         )
-
-
-def _image_ids(path: Path, images: Sequence[Any]) -> dict[int | str, int]:
-    """Return id as in the file → image id, in the order of the file. Ids that are not whole numbers are numbered.
-
-    Raises:
-        LabelError: an image has no id, or an id occurs twice.
-    """
-    ids: dict[int | str, int] = {}
-    for index, image in enumerate(images):
-        key = image.get("id") if isinstance(image, dict) else None
-        number = whole_number(key)
-        key = key if number is None else number
-        if not isinstance(key, str | int) or isinstance(key, bool) or (isinstance(key, int) and abs(key) > _MAX_ID):
-            reason = f"`images` contains {image!r:.60}; expected an object with a whole number as `id`"
-            raise _error_at(path, "images", index, reason)
-        if key in ids:
-            raise _error_at(path, "images", index, f"`images` contains the id {key} twice; ids must be unique")
-        ids[key] = index + 1
-    if all(isinstance(key, int) for key in ids):
-        return {key: int(key) for key in ids}
-    return ids
-
-
-def whole_number(value: object) -> int | None:
-    """Return a whole number that may be written as 1, 1.0 or "1"; None if the value is not a whole number.
-
-    >>> [whole_number(value) for value in (1, 1.0, "007", "1.0", 1.5, True, "x", None)]
-    [1, 1, 7, 1, None, None, None, None]
-    """
-    if type(value) is int:
-        return value
-    if isinstance(value, str) and re.fullmatch(r"\d{1,18}(\.0+)?", value):
-        return int(value.partition(".")[0])
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
-
-
-def _mask_box(segmentation: object) -> Corners | None:
-    """Return the bounding box of a list of polygons or of a run-length encoded mask; None if it is neither."""
-    try:
-        if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
-            pairs = [list(pair) for polygon in segmentation for pair in zip(polygon[::2], polygon[1::2], strict=True)]
-            return bounding_box(points_of(pairs))
-        if isinstance(segmentation, dict):
-            size = segmentation.get("size")
-            if isinstance(size, list) and len(size) == 2 and type(size[0]) is type(size[1]) is int and size[0] > 0:
-                return mask_box(mask_counts(segmentation.get("counts")), (size[0], size[1]))
-    except (RowError, ValueError):  # ValueError: a polygon has an odd number of coordinates
-        pass
-    return None
-
-
-def _numbers(bbox: object) -> Corners | None:
-    """Return the four numbers of a bbox, which may be written as text, or None if it is not four numbers."""
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return None
-    x, y, width, height = map(number, bbox)
-    if x is None or y is None or width is None or height is None:
-        return None
-    return x, y, width, height
-
-
-def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Read a COCO file and return its contents as ground truth for scoring; the images need not exist.
-
-    The score is the same as that of a split that `read_split` returns. Contents that COCO's scoring accepts are
-    returned unchanged. Else the annotations are converted: they get new ids, a missing area is computed from the box,
-    boxes are clipped to their image, and `ignore` becomes `iscrowd`. A box without area inside its image is left out,
-    with a warning.
-
-    Raises:
-        InputError: the file is not JSON or not in COCO format, or an annotation cannot be scored: its image, category
-            or box is missing or unknown.
-    """
-    with _nesting_errors(path):
-        data = _load(path)
-        image_ids = _image_ids(path, data["images"])
-        images = {image_ids[key]: image for key, image in zip(image_ids, data["images"], strict=True)}
-        categories = _by_id(path, data, "categories")
-        rows = []
-        for index, annotation in enumerate(data["annotations"]):
-            try:
-                rows.append(_scored(annotation, image_ids, images, categories))
-            except RowError as error:
-                raise _error_at(path, "annotations", index, error.reason) from None
-    kept = [row for row in rows if row is not None]
-    if left_out := len(rows) - len(kept):
-        _LOG.warning("%s: %d of %s left out: no area inside the image", path, left_out, plural(len(rows), "box"))
-    if not left_out and _is_written_as_scored(data, images):
-        return data
-    return data | {
-        "images": [image | {"id": image_id} for image_id, image in images.items()],
-        "categories": [category | {"id": category_id} for category_id, category in categories.items()],
-        "annotations": [{"id": number} | row for number, row in enumerate(kept, start=1)],
-    }
-
-
-def _is_written_as_scored(data: dict[str, Any], images: Mapping[int, Any]) -> bool:
-    """Return True if COCO's scoring accepts the contents of a file as they are written."""
-    rows = data["annotations"]
-    return (
-        all(image["id"] == image_id and type(image["id"]) is int for image_id, image in images.items())
-        and all(type(category["id"]) is int for category in data["categories"])
-        and all(type(row["image_id"]) is type(row["category_id"]) is int for row in rows)
-        and all(_corners(row.get("bbox")) is not None for row in rows)
-        and _can_be_scored(rows)
-    )
-
-
-def _scored(
-    annotation: Any, image_ids: Mapping[int | str, int], images: Mapping[int, Any], categories: Mapping[int, Any]
-) -> dict[str, Any] | None:
-    """Return an annotation as `to_coco` writes it, without id; None if the box has no area inside its image.
-
-    Args:
-        annotation: an element of `annotations`, any JSON value.
-        image_ids: id of an image as in the file → image id.
-        images: image id → element of `images`.
-        categories: category id → element of `categories`.
-
-    Raises:
-        RowError: the annotation cannot be scored: its image, category or box is missing or unknown.
-    """
-    if not isinstance(annotation, dict):
-        raise RowError("malformed_row", f"expected an object, got {annotation!r:.60}")
-    key, category_id = annotation.get("image_id"), whole_number(annotation.get("category_id"))
-    number = whole_number(key)
-    image_id = image_ids.get(number if number is not None else key if isinstance(key, str) else -1)
-    if image_id is None:
-        raise RowError("unknown_image", f"image_id {key!r:.60} is not among the images")
-    if category_id is None or category_id not in categories:
-        reason = f"category_id {annotation.get('category_id')!r:.60} is not among the categories"
-        raise RowError("unknown_class", reason)
-    bbox = annotation.get("bbox")
-    corners = _mask_box(annotation.get("segmentation")) if bbox in (None, []) else None
-    if (numbers := _numbers(bbox)) is not None:
-        corners = numbers[0], numbers[1], numbers[0] + numbers[2], numbers[1] + numbers[3]
-    if corners is None or not all(map(math.isfinite, corners)):
-        raise RowError("malformed_row", f"expected a bbox of four finite numbers, got {bbox!r:.60}")
-    height, width = _image_hw(images[image_id]) or (math.inf, math.inf)
-    clipped = np.clip(np.array(corners), 0, [width, height, width, height]).astype(np.float32)
-    width32, height32 = clipped[2:] - clipped[:2]
-    if corners[2] <= corners[0] or corners[3] <= corners[1] or width32 <= 0 or height32 <= 0:
-        return None
-    left, top, right, bottom = clipped.astype(np.float64).tolist()
-    area = annotation.get("area")
-    is_area = isinstance(area, int | float) and 0 < area < _MAX_AREA
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [left, top, right - left, bottom - top],
-        "area": float(np.float32(area)) if is_area else float(width32 * height32),
-        "iscrowd": int(_is_crowd(annotation)),
-    }
-
-
-def to_coco(split: Split) -> dict[str, Any]:
-    """Return the images, annotations and categories of a split as a COCO dictionary with the ids of the split."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for annotation in split.annotations:
-        height, width = annotation.image_hw
-        file_name = annotation.image_path.as_posix()
-        images.append({"id": annotation.image_id, "file_name": file_name, "height": height, "width": width})
-        # In float64, x + width is exactly the right side x2 of the box.
-        bboxes = annotation.boxes.astype(np.float64)
-        bboxes[:, 2:] -= bboxes[:, :2]
-        rows = zip(bboxes.tolist(), annotation.class_ids, annotation.is_crowd, annotation.areas.tolist(), strict=True)
-        for bbox, class_id, is_crowd, area in rows:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": annotation.image_id,
-                    "category_id": split.category_ids[class_id],
-                    "bbox": bbox,
-                    "area": area,
-                    "iscrowd": int(is_crowd),
-                }
-            )
-    categories = [{"id": i, "name": name} for i, name in zip(split.category_ids, split.class_names, strict=True)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-@contextmanager
-def _nesting_errors(path: Path) -> Iterator[None]:
-    """Convert a RecursionError in the `with` block to a LabelError: deeply nested JSON values raise RecursionError."""
-    try:
-        yield
-    except RecursionError:
-        raise LabelError(f"{path}: not COCO JSON: the values are nested too deeply") from None
-
-
-def _load(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LabelError(f"{location(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
-    except ValueError:
-        raise LabelError(f"{path}: not COCO JSON: it contains a number with thousands of digits") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise LabelError(f"{path}: not COCO JSON: expected an object with the list `{key}`")
-    return data  # type: ignore[no-any-return]
-
-
-def _by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, Any]]:
-    items: dict[int, dict[str, Any]] = {}
-    for index, item in enumerate(data[key]):
-        item_id = whole_number(item.get("id")) if isinstance(item, dict) else None
-        if item_id is None or abs(item_id) > _MAX_ID:
-            reason = f"`{key}` contains {item!r:.60}; expected an object with a whole number as `id`"
-            raise _error_at(path, key, index, reason)
-        if item_id in items:
-            raise _error_at(path, key, index, f"`{key}` contains the id {item_id} twice; ids must be unique")
-        items[item_id] = item
-    return items
-
-
-def _error_at(path: Path, key: str, index: int, reason: str) -> LabelError:
-    """Return a LabelError for the element `index` of the top-level list `key`; its message has the line number."""
-    return LabelError(f"{location(path, _line_of(path, key, index))}: {reason}")
-
-
-def _image_hw(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Return (height, width) from an element of `images`, or None if a value is missing or invalid."""
-    height, width = whole_number(image.get("height")), whole_number(image.get("width"))
-    if height is not None and width is not None and 0 < height < 2**31 and 0 < width < 2**31:
-        return height, width
-    return None
-
-
-def _corners(bbox: object) -> Corners | None:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
-        return None
-    try:
-        x, y, width, height = map(float, bbox)
-    except OverflowError:  # an integer that is too large for a float
-        return None
-    return x, y, x + width, y + height
-
-
-def _is_crowd(annotation: dict[str, Any]) -> bool:
-    return annotation.get("iscrowd") == 1 or annotation.get("ignore") == 1
-
-
-def _can_be_scored(annotations: list[dict[str, Any]]) -> bool:
-    """Return True if COCO's scoring accepts the annotations.
-
-    COCO's scoring needs a unique `id` and an `area` for each annotation, and it does not know the key `ignore`.
-    """
-    ids = {a["id"] for a in annotations if _is_scorable(a)}
-    return len(ids) == len(annotations)
-
-
-def _is_scorable(annotation: dict[str, Any]) -> bool:
-    area, is_crowd = annotation.get("area"), annotation.get("iscrowd", 0)
-    is_area = isinstance(area, int | float) and 0 <= area < _MAX_AREA
-    is_valid = type(annotation.get("id")) is int and is_area and is_crowd in (0, 1)
-    return is_valid and _is_crowd(annotation) == (is_crowd == 1)
-
-
-def _with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
-    """Return a copy of the ledger with line numbers instead of indices, and the annotation id in each reason.
-
-    If the whole file is one line, the line numbers are None: the annotation id is enough to find the annotation.
-
-    Args:
-        path: the JSON file.
-        annotations: the list `annotations` of the file.
-        ledger: a ledger whose entries have an index into `annotations` as `line`.
-    """
-    if not ledger.entries:
-        return ledger
-    text = read_text(path)
-    lines: dict[int, int | None] = {}
-    if "\n" in text.strip():
-        lines |= _find_lines(text, "annotations", {entry.line for entry in ledger.entries})
-
-    def with_line(entry: LedgerEntry) -> LedgerEntry:
-        assert entry.line is not None
-        annotation = annotations[entry.line]
-        name = f"annotation {annotation.get('id')!r:.60}" if isinstance(annotation, dict) else "annotation"
-        return replace(entry, line=lines.get(entry.line), reason=f"{name}: {entry.reason}")
-
-    return replace(ledger, entries=tuple(map(with_line, ledger.entries)))
-
-
-def _line_of(path: Path, key: str, index: int) -> int:
-    """Return the number of the line on which the element `index` of the top-level list `key` starts."""
-    return _find_lines(read_text(path), key, {index})[index]
-
-
-def _find_lines(text: str, key: str, indices: Set[int | None]) -> dict[int, int]:
-    """Return index → number of the line on which this element of the top-level list `key` starts.
-
-    Args:
-        text: valid JSON.
-        key: key of the list.
-        indices: indices of elements of the list.
-    """
-    decode = json.JSONDecoder().raw_decode
-
-    def skip(position: int, character: str = "") -> int:
-        """Return the position after whitespace, then at most one `character`, then more whitespace."""
-        position = _WHITESPACE.match(text, position).end()  # type: ignore[union-attr]
-        return skip(position + 1) if character and text[position] == character else position
-
-    starts: dict[int, int] = {}
-    position = skip(0, "{")
-    while text[position] != "}":
-        name, position = decode(text, position)
-        position = skip(position, ":")
-        if name == key and text[position] == "[":
-            position, index = skip(position, "["), 0
-            while text[position] != "]":
-                if index in indices:
-                    starts[index] = position
-                position, index = skip(decode(text, position)[1], ","), index + 1
-            position += 1
-        else:
-            position = decode(text, position)[1]
-        position = skip(position, ",")
-    lines, line, before = {}, 1, 0
-    for index, start in starts.items():
-        line, before = line + text.count("\n", before, start), start
-        lines[index] = line
-    return lines

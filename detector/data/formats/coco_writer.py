@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.data.formats.coco import to_coco
+from detector.data.formats.coco_scoring import to_coco
 from detector.data.label_writer import LabelWriter, shortest, write_text
 from detector.data.split import Split
 from detector.errors import LabelError

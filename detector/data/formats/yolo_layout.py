@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.file_index import FileIndex, find_end
-from detector.data.split import SPLITS, canonical_name, split_in
+from detector.data.split import canonical_name, split_in, split_rank
 from detector.errors import FileError, LabelError, location
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
@@ -163,7 +163,7 @@ def find_folders(index: FileIndex) -> YoloData | None:
             # A folder without any label file, such as a folder of example images, is not part of the data set.
             if image.parent in folders:
                 splits.setdefault(_split_of_image(image, index.folder) or "train", []).append(image)
-    ordered = sorted(splits, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
+    ordered = sorted(splits, key=split_rank)
     name_files = find_name_files(index.files)
     names = name_files[0].names if name_files else None
     if twin := next((file for file in name_files[1:] if file.path.name == name_files[0].path.name), None):

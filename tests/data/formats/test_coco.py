@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detector.data.formats.coco import read_ground_truth, to_coco
+from detector.data.formats.coco_scoring import read_ground_truth, to_coco
 from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import FileError, LabelError

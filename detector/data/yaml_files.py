@@ -1,0 +1,83 @@
+"""Finds and reads the YAML file of a YOLO data set, or a data set description."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector.data.file_index import FileIndex
+from detector.errors import InputError, LabelError, location
+from detector.files import read_text
+
+_KEY_WITHOUT_SPACE = re.compile(r"^(path|train|val|valid|validation|test|nc|names):(?=\S)", re.MULTILINE)
+
+
+def find_yaml(index: FileIndex, described: bool) -> Path | None:
+    """Return the YAML file of a YOLO data set or a data set description in a folder or its subfolders, or None.
+
+    Raises:
+        LabelError: there are several, and none is called data.yaml.
+    """
+    depth = len(index.folder.parts)
+    for level in (1, 2):
+        paths = [path for path in index.with_suffix(".yaml", ".yml") if len(path.parts) == depth + level]
+        found = [path for path in paths if _is_data_yaml(path, described)]
+        named = [path for path in found if path.stem == "data"]
+        if len(found) > 1 and len(named) != 1:
+            raise LabelError(
+                f"{index.folder}: {', '.join(path.name for path in found)} are YAML files of data sets; pass the path "
+                "of one of them"
+            )
+        if found:
+            return (named or found)[0]
+    return None
+
+
+def _is_data_yaml(path: Path, described: bool) -> bool:
+    """Return whether a YAML file is that of a YOLO data set or a description, or is called data.yaml and damaged."""
+    try:
+        values = _parse_yaml(path)
+    except InputError:
+        return path.stem == "data"
+    is_description = isinstance(values, dict) and "format" in values
+    return not described if is_description else path.stem == "data" or _is_yolo_yaml(values)
+
+
+def _is_yolo_yaml(values: Any) -> bool:
+    return isinstance(values, dict) and "names" in values and bool({"train", "val", "valid", "test"} & set(values))
+
+
+def read_data_yaml(path: Path) -> dict[str, Any]:
+    """Return the contents of the YAML file of a data set, every scalar as text.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or has none of the keys of a data set.
+    """
+    values = _parse_yaml(path)
+    if not isinstance(values, dict) or not {"format", "names", "train", "val", "test"} & set(values):
+        raise LabelError(
+            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
+            "or of a data set description (`format`, `path`)"
+        )
+    return values
+
+
+def _parse_yaml(path: Path) -> Any:
+    """Return the contents of a YAML file, every scalar as text; raise LabelError if it is not YAML."""
+    text = read_text(path)
+    try:
+        # BaseLoader returns every scalar as text. Other loaders read a class named `no` as False.
+        values = yaml.load(text, Loader=yaml.BaseLoader)
+        if not isinstance(values, dict):
+            # Some files are written by hand without the space after the colon, which YAML needs.
+            values = yaml.load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text), Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
+        raise LabelError(f"{place}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise LabelError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise LabelError(f"{path}: not the YAML file of a data set: the values are nested too deeply") from None
+    return values
