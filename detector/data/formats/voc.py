@@ -66,7 +66,7 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
         lists.setdefault(path.stem, {}).update(unique)
         if repeated := len(stems) - len(unique):
             notes[path.stem] = f"{path}: {repeated} names are listed more than once; used once"
-    for name in lists:
+    for name in lists if unlabeled else ():
         notes[name] = "\n".join([*([notes[name]] if name in notes else []), *unlabeled])
     return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
