@@ -63,7 +63,7 @@ def add_data(parser: Arguments, required: bool = True) -> None:
     parser.add_argument(
         "--data",
         required=required,
-        help="data set: a data.yaml, a COCO JSON file, a folder, or `scenes` (built in); see datasets/README.md",
+        help="data set: a folder, a label file, a data.yaml, or `scenes` (built in); docs/data.md lists the formats",
     )
     add_allow_outside(parser)
     add_max_pixels(parser)

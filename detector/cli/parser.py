@@ -382,7 +382,7 @@ def _convert(commands: _Commands) -> None:
         description="Convert a data set to another label format, read the result, and compare all its boxes with those "
         "of the source. The source is not changed.",
     )
-    parser.add_argument("source", help="data set in any format that is read, or `scenes`; see datasets/README.md")
+    parser.add_argument("source", help="data set in any format that is read, or `scenes`; see docs/data.md")
     parser.add_argument("--to", choices=("coco", "yolo", "voc"), required=True, help="format to write")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the converted data set; it must not exist or be empty"

@@ -31,8 +31,8 @@ _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
 _FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
 _KEYS = ("format", "path", "splits", "names", "source", "license", "expected")
 _ACCEPTED = (
-    "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, CreateML, VIA, LabelMe, CVAT, Label Studio, Supervisely, "
-    "KITTI, OpenImages and Datumaro, or `scenes` (built in); see datasets/README.md"
+    "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, Keras YOLO text, CreateML, VIA, LabelMe, CVAT, Label Studio, "
+    "Supervisely, KITTI, OpenImages and Datumaro, or `scenes` (built in); see docs/data.md"
 )
 
 
@@ -40,7 +40,7 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
     """Recognize the format and the splits of a data set, and return the `DataSet` without reading all its labels.
 
     Args:
-        spec: `scenes`, or the path of a file or folder in one of the formats described in datasets/README.md.
+        spec: `scenes`, or the path of a file or folder in one of the formats described in docs/data.md.
         allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
         max_pixels: largest number of pixels of an image that is decoded. Larger images count as missing or unreadable.
 

@@ -149,7 +149,9 @@ def test_built_in_scenes_open_by_name_and_by_description(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["nothing", ".", "notes.txt"])
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
     write(tmp_path / "notes.txt", "")
-    with pytest.raises(FileError if name == "nothing" else LabelError, match=r"read are COCO JSON, YOLO, Pascal VOC"):
+    with pytest.raises(
+        FileError if name == "nothing" else LabelError, match=r"read are COCO JSON, YOLO, .*see docs/data.md"
+    ):
         open_data(tmp_path / name)
 
 
