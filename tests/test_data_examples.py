@@ -11,7 +11,7 @@ import pytest
 from detector.cli.parser import make_parser
 from detector.data.formats.named_formats import NAMED_FORMATS
 from detector.data.open_data import open_data
-from detector.data.split import Split
+from detector.data.split import Split, split_in
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES, write_image
 
@@ -279,3 +279,48 @@ def test_csv_columns_of_the_page_are_accepted(tmp_path: Path) -> None:
         assert set(box.split(",")) <= set(names["or: corner and size"])
         (tmp_path / "labels.csv").write_text(f"class,image,{box}\ndog,a.jpg,100,120,200,80\n")
         check_split(open_data(tmp_path).read("train"), {"a.jpg": [DOG]}, tmp_path)
+
+
+ROW = "0 0.5 0.5 0.25 0.25\n"
+HEADER = "filename,class,xmin,ymin,xmax,ymax\n"
+
+
+def test_note_about_unnamed_classes_is_the_one_on_the_page(tmp_path: Path) -> None:
+    images = {"images/train/a.jpg": (640, 480), "images/val/b.jpg": (640, 480)}
+    labels = {"labels/train/a.txt": ROW, "labels/val/b.txt": ROW.replace("0 ", "2 ", 1)}
+    write_example(Example(images, labels), tmp_path)
+    [note] = open_data(tmp_path).read("train").ledger.notes
+    assert f"```text\n{note.replace(str(tmp_path), 'my_images')}\n```" in sections()["Class names"]
+
+
+@pytest.mark.parametrize("name", ["a\u0308.jpg", "\u00c4.JPG", r"C:\photos\images\ä.jpg", "/content/images/ä.jpg", "ä"])
+def test_image_is_found_by_the_end_of_its_path(name: str, tmp_path: Path) -> None:
+    images = {"images/ä.jpg": (640, 480), ".hidden/ä.jpg": (64, 48), "__MACOSX/images/ä.jpg": (64, 48)}
+    write_example(Example(images, {"labels.csv": f"{HEADER}{name},dog,100,120,300,200\n"}), tmp_path)
+    check_split(open_data(tmp_path).read("train"), {"images/ä.jpg": [DOG]}, tmp_path)
+
+
+def test_image_of_another_split_is_not_used(tmp_path: Path) -> None:
+    images = {"train/a.jpg": (640, 480), "val/b.jpg": (640, 480)}
+    rows = f"{HEADER}a.jpg,dog,100,120,300,200\nb.jpg,dog,100,120,300,200\n"
+    write_example(Example(images, {"val.csv": rows}), tmp_path)
+    val = open_data(tmp_path).read("val")
+    assert [annotation.image_path.name for annotation in val.annotations] == ["b.jpg"]
+    assert [entry.code for entry in val.ledger.entries] == ["image_missing"]
+
+
+def test_two_images_that_fit_equally_well_are_refused(tmp_path: Path) -> None:
+    images = {"x/a.jpg": (640, 480), "y/a.jpg": (640, 480)}
+    write_example(Example(images, {"labels.csv": f"{HEADER}a.jpg,dog,100,120,300,200\n"}), tmp_path)
+    with pytest.raises(LabelError, match="write the folder of the image"):
+        open_data(tmp_path).read("train")
+
+
+def test_every_split_word_of_the_page_is_a_split() -> None:
+    text = sections()["Splits"].partition(". A word")[2]
+    before, _, after = text.partition("Words end")
+    words = re.findall(r"`(\w+)`", before)
+    assert len(words) == 8
+    assert {split_in(word.upper()) for word in words} == {"train", "val", "test"}
+    named = {name: split_in(name) for name in re.findall(r"`([\w-]+)`", after.partition("The name of")[0])}
+    assert named == {"my-train-set": "train", "labels_val": "val", "trains": None, "train_val": None}
