@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+from detector.data.coordinates import look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match
-from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat
+from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.label_copies import without_copies
 from detector.data.path_guard import PathGuard
 from detector.data.row_collector import LabelRow, RowCollector, RowError
@@ -59,6 +60,7 @@ class NamedLabels:
             InputError: a label file cannot be read, there is no class, several images match a name equally well, an
                 image is outside of the folder, or no image exists.
         """
+        self._check_fractions()
         class_names = self.class_names or self._all_class_names()
         class_ids = {class_name: i for i, class_name in enumerate(class_names)}
         chosen = self._labels_of(name)
@@ -131,7 +133,8 @@ class NamedLabels:
         """Return the split of an image: the one that its label file or a folder names, else train."""
         file = labels.label_file
         # The name of the label file of one image is the name of the image, which may contain any word.
-        place = file.parent / "_" if self.format.per_image else file
+        is_image_name = self.format.per_image or Path(labels.image_name.replace("\\", "/")).stem == file.stem
+        place = file.parent / "_" if is_image_name else file
         named = labels.split_name
         if named == "default":  # CVAT's name for no split
             named = None if self._has_no_other_split else named
@@ -141,6 +144,20 @@ class NamedLabels:
     def _has_no_other_split(self) -> bool:
         """Whether no label file gives the name of a split other than default."""
         return all(labels.split_name in (None, "default") for labels in self._labels)
+
+    def has_objects(self) -> bool:
+        """Return whether any label file contains a row."""
+        return any(labels.rows for labels in self._labels)
+
+    def _check_fractions(self) -> None:
+        """Raise LabelError if the boxes, which should be in pixels, look like fractions of the image size."""
+        rows = (row for labels in self._labels if not labels.are_fractions for row in labels.rows)
+        corners = [row.corners for row in rows if isinstance(row, NamedRow)]
+        if look_like_fractions(corners):
+            raise LabelError(
+                f"{self.index.folder}: all {len(corners)} boxes ({self.format.name}) lie within 0..1: they look like "
+                "fractions of the image size, but this format has pixels; multiply them by the image width and height"
+            )
 
     def _all_class_names(self) -> tuple[str, ...]:
         """Return the class names in all label files, sorted.

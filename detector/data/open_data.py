@@ -23,9 +23,10 @@ from detector.data.recognize import explain_unknown, find_coco_files, find_named
 from detector.data.scenes import scenes
 from detector.data.split import SPLITS, canonical_name, split_in, split_rank
 from detector.data.yaml_files import find_yaml, read_data_yaml
-from detector.errors import FileError, LabelError, did_you_mean
+from detector.errors import FileError, InputError, LabelError, did_you_mean
 from detector.files import local_path
 from detector.options import MAX_PIXELS, ReadOptions
+from detector.wording import plural
 
 _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
 _FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
@@ -93,12 +94,28 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         return _open_coco(coco_splits(coco_files, index), index, options)
     named = find_named_files(index)
     if named:
-        (label_format, paths), *others = named.values()
-        also = [f"{len(other_paths)} {other.name}" for other, other_paths in others]
-        return _open_named(folder, label_format, paths, index, options, also=also)
+        found = list(named.values())
+        chosen, paths = (
+            found[0]
+            if len(found) == 1
+            else next((pair for pair in found if _has_objects(*pair, index, options)), found[0])
+        )
+        also = [plural(len(others), f"{other.name} file") for other, others in found if other is not chosen]
+        return _open_named(folder, chosen, paths, index, options, also=also)
     if (data := _search_yolo(index)) is not None:
         return _open_yolo(data, options)
     raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+
+
+def _has_objects(label_format: LabelFormat, paths: tuple[Path, ...], index: FileIndex, options: ReadOptions) -> bool:
+    """Return whether label files contain any object. Some tools write an empty file of another format too.
+
+    Files that cannot be read count as files with objects, so that reading them reports the fault.
+    """
+    try:
+        return NamedLabels(label_format, index, paths, options).has_objects()
+    except InputError:
+        return True
 
 
 def _search_yolo(index: FileIndex, incomplete: YoloData | None = None) -> YoloData | None:
@@ -191,9 +208,9 @@ def _open_named(
     names = labels.split_names
     details = []
     if len(names) > 1:
-        details.append("splits by ImageSets" if lists else "splits by folder or file name")
+        details.append("splits by ImageSets" if lists else "splits by label files and folders")
     if also:
-        details.append(f"not used: {', '.join(also)} files in the same folder")
+        details.append(f"not used: {', '.join(also)} in the same folder")
     kind = "folder" if path.is_dir() else "file"
     text = _describe(f"{label_format.name} {kind}", path, names) + (f" ({'; '.join(details)})" if details else "")
     return DataSet(text, {name: partial(labels.read, name) for name in names})

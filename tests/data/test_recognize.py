@@ -204,7 +204,7 @@ def test_voc_splits_follow_from_folders(tmp_path: Path) -> None:
         image(tmp_path / folder / "a.png")
         write(tmp_path / folder / "a.xml", voc(name))
     data_set = open_data(tmp_path)
-    assert data_set.description.endswith(": train, val, test (splits by folder or file name)")
+    assert data_set.description.endswith(": train, val, test (splits by label files and folders)")
     val = data_set.read("val")
     assert val.class_names == ("cat", "dog")
     assert [a.image_path.parent.name for a in val.annotations] == ["valid"]
@@ -217,6 +217,33 @@ def test_words_in_the_names_of_images_are_not_splits(tmp_path: Path) -> None:
     data_set = open_data(tmp_path)
     assert data_set.split_names == ("train",)
     assert len(data_set.read("train").annotations) == 3
+
+
+def test_an_empty_file_of_another_format_is_not_chosen(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    write(tmp_path / "empty.json", json.dumps([{"image": "a.png", "annotations": []}]))
+    write(tmp_path / "labels.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,80,40,dog,20,10,60,30\n")
+    data_set = open_data(tmp_path)
+    assert data_set.description.endswith(": train (not used: 1 CreateML JSON file in the same folder)")
+    assert data_set.read("train").annotations[0].boxes.tolist() == [[20, 10, 60, 30]]
+
+
+def test_one_label_file_per_image_names_no_split(tmp_path: Path) -> None:
+    for stem in ("test_a", "train_b"):
+        image(tmp_path / f"{stem}.png")
+        box = {"label": "cat", "coordinates": {"x": 40, "y": 20, "width": 40, "height": 20}}
+        write(tmp_path / f"{stem}.json", json.dumps([{"image": f"{stem}.png", "annotations": [box]}]))
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == ("train",)
+    assert len(data_set.read("train").annotations) == 2
+
+
+def test_fractions_in_a_format_of_pixels_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    box = "<bndbox><xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.5</xmax><ymax>0.7</ymax></bndbox>"
+    write(tmp_path / "a.xml", f"<annotation>{f'<object><name>cat</name>{box}</object>' * 3}</annotation>")
+    with pytest.raises(LabelError, match=r"all 3 boxes \(Pascal VOC\) lie within 0\.\.1: they look like fractions"):
+        open_data(tmp_path).read("train")
 
 
 def test_a_damaged_xml_file_beside_others_is_reported(tmp_path: Path) -> None:
