@@ -28,7 +28,7 @@ def run(split: Split, config: Config) -> RangeTest:
 
 
 def test_range_test_accepts_the_default_learning_rate(tiny_split: Split) -> None:
-    # Measured with three seeds: the suggestion is 0.13 to 0.15. The finding is ok for suggestions of 0.005 to 0.5.
+    # Measured with three seeds: the suggestion is 0.13 to 0.15. The finding is ok for suggestions of 0.0017 to 1.5.
     test = run(tiny_split, Config(model="pico"))
     assert test.peak == 0.05
     assert diagnose_learning_rate(test).verdict == "ok", test
@@ -41,7 +41,7 @@ def test_range_test_stops_at_a_far_too_high_learning_rate(tiny_split: Split) -> 
     assert diagnose_learning_rate(test).verdict == "stop", test
 
 
-@pytest.mark.parametrize(("peak", "verdict"), [(0.05, "ok"), (0.9, "stop"), (0.001, "look"), (0.55, "look")])
+@pytest.mark.parametrize(("peak", "verdict"), [(0.05, "ok"), (0.9, "stop"), (0.001, "look"), (0.55, "ok")])
 def test_verdict_follows_suggested_and_diverging_rate(peak: float, verdict: str) -> None:
     test = RangeTest([0.1, 0.5], [1.0, 0.5], peak, suggested=0.05, diverges=0.8)
     assert diagnose_learning_rate(test).verdict == verdict
