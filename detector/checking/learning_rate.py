@@ -106,7 +106,10 @@ def range_test(
 def diagnose_learning_rate(test: RangeTest) -> Finding:
     """Compare the peak learning rate in the settings with the result of the range test, and return a finding."""
     check = "learning: learning rate"
-    expected = f"the loss does not diverge at the peak learning rate, which is within a factor of {_MAX_FACTOR} of the suggestion"
+    expected = (
+        "the loss does not diverge at the peak learning rate, which is within a factor of "
+        f"{_MAX_FACTOR} of the suggestion"
+    )
     divergence = f"diverges from {test.diverges:.2g} on" if math.isfinite(test.diverges) else "does not diverge"
     measured = f"peak learning rate {test.peak:g}, suggested about {test.suggested:.2g}; the loss {divergence}"
     if test.losses[0] - min(test.losses) < _MIN_DECREASE * test.losses[0]:
