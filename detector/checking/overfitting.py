@@ -209,15 +209,17 @@ class _Evaluation:
 def _images_with_large_objects(split: Split, input_hw: tuple[int, int]) -> list[Annotation]:
     """Return the annotations of up to 4 images whose smallest object is as large as possible in the network input.
 
-    Images without objects or with crowd regions are not used. Images with few objects are preferred.
+    Images without objects are not used. Images without crowd regions and with few objects are preferred.
     """
 
     def smallest_side(annotation: Annotation) -> float:
-        """Return the shortest side of all boxes of an image, in pixels of the network input."""
-        boxes = Letterbox.fit(annotation.image_hw, input_hw).to_input(annotation.boxes)
+        """Return the shortest side of all objects of an image, in pixels of the network input."""
+        objects = annotation.boxes[~annotation.is_crowd]
+        boxes = Letterbox.fit(annotation.image_hw, input_hw).to_input(objects)
         return float((boxes[:, 2:] - boxes[:, :2]).min())
 
-    usable = [a for a in split.annotations if len(a.boxes) and not a.is_crowd.any()]
+    with_objects = [a for a in split.annotations if not a.is_crowd.all()]
+    usable = [a for a in with_objects if not a.is_crowd.any()] or with_objects
     sparse = [a for a in usable if len(a.boxes) <= _MAX_OBJECTS] or usable
     return sorted(sparse, key=smallest_side, reverse=True)[:_IMAGE_COUNT]
 
