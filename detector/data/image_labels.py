@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 from detector.data.row_collector import Corners, RowError
 
-EVERY_CLASS = "*"
+EVERY_CLASS = " * "
 """Class name of a crowd region that belongs to no class in particular, such as `DontCare` in KITTI.
 
-It is a crowd region of every class, and not the name of a class.
+It is a crowd region of every class, and not the name of a class. The spaces make it different from all class names in
+label files, which are stripped.
 """
 
 

@@ -5,6 +5,7 @@ box. The classes are the names in all label files of the data set, sorted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,7 +33,7 @@ class NamedLabels:
         files: the label files.
         options: what may be read.
         class_names: names of the C classes in the order of the class ids; empty: all names in the files, sorted.
-        lists: split name → stems of the label files of the split, for formats with lists of splits. Empty: the splits
+        lists: split name → label files of the split, for formats with lists of splits. Empty: the splits
             follow from the label files and their folders.
         notes: split name → what the user should know about its list.
     """
@@ -42,7 +43,7 @@ class NamedLabels:
     files: tuple[Path, ...]
     options: ReadOptions
     class_names: tuple[str, ...] = ()
-    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -109,24 +110,11 @@ class NamedLabels:
         return without_copies(labels, [own.split_name or split_of(own.label_file, folder) for own in labels])
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
-        """Return (image id, labels) of the images of a split; image ids are unique in the data set.
-
-        Raises:
-            LabelError: a name in a list is the name of two label files.
-        """
+        """Return (image id, labels) of the images of a split; image ids are unique in the data set."""
         numbered = list(enumerate(self._labels, start=1))
         if self.lists:
-            by_stem: dict[str, list[tuple[int, ImageLabels]]] = {}
-            for i, labels in numbered:
-                by_stem.setdefault(labels.label_file.stem, []).append((i, labels))
-            for stem in self.lists[name]:
-                if len(by_stem[stem]) > 1:
-                    first, second = (labels.label_file for _, labels in by_stem[stem][:2])
-                    raise LabelError(
-                        f"the list of the split {name} contains {stem}, which may be {first} or {second}; "
-                        "remove one of the files, or put the data sets into folders of their own"
-                    )
-            return [by_stem[stem][0] for stem in self.lists[name]]
+            by_file = {labels.label_file: (i, labels) for i, labels in numbered}
+            return [by_file[file] for file in self.lists[name]]
         return [(i, labels) for i, labels in numbered if self._split_of(labels) == name]
 
     def _split_of(self, labels: ImageLabels) -> str:
@@ -237,6 +225,10 @@ def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | No
     if match is None and data.format.per_image:
         # In many data sets, images were renamed without changing the name in the label file.
         match = data.index.find_image(file.stem, file, name, any_suffix=True)
+    elif match is not None and data.format.per_image and match.path.stem != file.stem:
+        # Files were renamed or copied: both images exist, so the label file with the name of the image belongs to it.
+        with suppress(LabelError):
+            match = data.index.find_image(file.stem, file, name, any_suffix=True) or match
     return match
 
 
@@ -267,6 +259,13 @@ def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used:
     """Add a note about images of a split that no label file names: they are not used."""
     folders = {path.parent for path in used}
     known = used | _named_elsewhere(data, name)
+    if data.lists:
+        listed = {file for files in data.lists.values() for file in files}
+        unlisted = [labels for labels in data._labels if labels.label_file not in listed]
+        known |= {path for path in _find_images(data, unlisted, name) if path is not None}
+        if unlisted:
+            first = unlisted[0].label_file
+            collector.add_note(f"not used: {plural(len(unlisted), 'label file')} in no list of a split, first: {first}")
     unlabeled = [image for image in data.index.images if image.parent in folders and image not in known]
     if unlabeled:
         collector.add_note(

@@ -48,12 +48,12 @@ def _parse(columns: Sequence[str]) -> NamedRow:
     if len(columns) not in _COLUMNS:
         reason = f"the row has {len(columns)} columns, expected 15 or 16; a class name cannot contain spaces"
         raise RowError("malformed_row", reason)
-    values = []
-    for name, text in zip(("x1", "y1", "x2", "y2"), columns[4:8], strict=True):
-        if (value := number(text)) is None:
-            raise RowError("malformed_row", f"{name} is {shown(text)}, not a number")
-        values.append(value)
-    x1, y1, x2, y2 = values
+    values = [number(text) for text in columns[1:]]
+    if None in values:
+        text = columns[1 + values.index(None)]
+        reason = f"{shown(text)} is not a number; only the first column is text, so a class name cannot contain spaces"
+        raise RowError("malformed_row", reason)
+    x1, y1, x2, y2 = (value for value in values[3:7] if value is not None)
     is_ignored = columns[0] == _DONT_CARE
     return NamedRow(None, EVERY_CLASS if is_ignored else columns[0], (x1, y1, x2, y2), is_crowd=is_ignored)
 

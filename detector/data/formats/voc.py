@@ -4,7 +4,7 @@ The corners `xmin, ymin, xmax, ymax` are used unchanged. The code of the VOC cha
 today's tools write continuous coordinates that start at 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -21,8 +21,8 @@ _LISTS = ("train", "val", "test", "trainval")
 def read_file(path: Path) -> Iterator[ImageLabels]:
     """Read one XML file and yield the labels of its image.
 
-    An object with `difficult` of 1 is an ignore region, as in VOC's own evaluation. The image is the one that
-    `<filename>` names, or the one with the same stem as the XML file.
+    An object with `difficult` of 1 is an ignore region, as in VOC's own evaluation. The image is the one with the
+    same stem as the XML file, or the one that `<filename>` names.
 
     Raises:
         InputError: the file cannot be read, is not XML, has a DTD, or is not a Pascal VOC file.
@@ -32,8 +32,8 @@ def read_file(path: Path) -> Iterator[ImageLabels]:
     yield ImageLabels(path, None, root.findtext("filename", "").strip(), rows, _image_hw(root))
 
 
-def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return split name → stems of the XML files of the split, from the lists in `ImageSets/Main/`, and notes.
+def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return split name → the XML files of the split, from the lists in `ImageSets/Main/`, and notes.
 
     Lists directly in `ImageSets/` are used if `Main/` has none. The lists in `ImageSets/Action/`, `Layout/` and
     `Segmentation/` of the VOC challenge belong to other tasks and contain other images. A stem that is listed twice is
@@ -45,41 +45,43 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
         files: the XML files.
 
     Returns:
-        The stems, and split name → note about its list for the user.
+        The files, and split name → note about its list for the user.
 
     Raises:
-        LabelError: a listed XML file does not exist.
+        LabelError: a listed XML file does not exist, or several match equally well.
     """
-    known = {path.stem for path in files}
-    lists: dict[str, dict[str, None]] = {}
+    known: dict[str, list[Path]] = {}
+    for path in files:
+        known.setdefault(path.stem, []).append(path)
+    lists: dict[str, dict[Path, None]] = {}
     notes: dict[str, str] = {}
     unlabeled: list[str] = []
     texts = [path for path in index.with_suffix(".txt") if path.stem in _LISTS]
     main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
     # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
     for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
-        stems = _read_list(path, known)
-        if not stems:
+        listed = _read_list(path, known)
+        if not listed:
             unlabeled.append(f"{path} is not used: none of its names has an XML file")
             continue
-        unique = dict.fromkeys(stems)
+        unique = dict.fromkeys(listed)
         lists.setdefault(path.stem, {}).update(unique)
-        if repeated := len(stems) - len(unique):
+        if repeated := len(listed) - len(unique):
             notes[path.stem] = f"{path}: {repeated} names are listed more than once; used once"
     for name in lists if unlabeled else ():
         notes[name] = "\n".join([*([notes[name]] if name in notes else []), *unlabeled])
     return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
 
-def _read_list(path: Path, known: set[str]) -> list[str]:
-    """Return the stems in a list file without comments; empty if none of them has an XML file.
+def _read_list(path: Path, known: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Return the XML files of the stems in a list file without comments; empty if none of them has an XML file.
 
     A stem may be followed by a suffix or by other columns.
 
     Raises:
         LabelError: some of the stems have an XML file, and another one has none.
     """
-    stems = []
+    files = []
     missing = ""
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         name = text.strip()
@@ -87,12 +89,26 @@ def _read_list(path: Path, known: set[str]) -> list[str]:
             continue
         stem = next((s for s in (name, Path(name).stem, name.split()[0]) if s in known), None)
         if stem is not None:
-            stems.append(stem)
+            files.append(_file_of(stem, known[stem], path, line))
         elif not missing:
             missing = f"{location(path, line)}: {name}.xml does not exist; remove the line, or add the file"
-    if stems and missing:
+    if files and missing:
         raise LabelError(missing)
-    return stems
+    return files
+
+
+def _file_of(stem: str, files: Sequence[Path], list_file: Path, line: int) -> Path:
+    """Return the XML file with a stem; of several, the one in the folder that contains the folder `ImageSets`.
+
+    Raises:
+        LabelError: several files match equally well.
+    """
+    root = next((folder.parent for folder in list_file.parents if folder.name == "ImageSets"), list_file.parent)
+    found = [file for file in files if file.is_relative_to(root)] if len(files) > 1 else list(files)
+    if len(found) != 1:
+        place = location(list_file, line)
+        raise LabelError(f"{place}: {stem} may be {files[0]} or {files[1]}; rename one of the files")
+    return found[0]
 
 
 def _image_hw(root: Element) -> tuple[int, int] | None:

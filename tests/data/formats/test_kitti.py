@@ -64,7 +64,7 @@ def test_unusable_rows_say_why(tmp_path: Path) -> None:
     labels = read(tmp_path, f"Big {CAR} 0.9\n{CAR.replace('173.33', 'x')}\n")
     assert [(row.line, row.error.reason) for row in labels.rows if isinstance(row, BadRow)] == [
         (1, "the row has 17 columns, expected 15 or 16; a class name cannot contain spaces"),
-        (2, "y1 is 'x', not a number"),
+        (2, "'x' is not a number; only the first column is text, so a class name cannot contain spaces"),
     ]
 
 
@@ -74,3 +74,9 @@ def test_unusable_rows_say_why(tmp_path: Path) -> None:
 def test_other_text_does_not_match(text: str) -> None:
     assert FORMAT.matches([CAR, "", CAR + " 0.5"])
     assert not FORMAT.matches(text.split("\n"))
+
+
+def test_class_with_a_space_does_not_move_the_box(tmp_path: Path) -> None:
+    [row] = read(tmp_path, f"Traffic {CAR.lower()}\n").rows
+    assert isinstance(row, BadRow)
+    assert row.error.reason.startswith("'car' is not a number; only the first column is text")

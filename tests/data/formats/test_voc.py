@@ -213,5 +213,42 @@ def test_a_listed_name_of_two_files_is_refused(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         write(tmp_path / part, "a", item())
     write_list(tmp_path, "train", "a\n")
-    with pytest.raises(LabelError, match=r"contains a, which may be .*first.*a\.xml or .*second.*a\.xml"):
+    with pytest.raises(LabelError, match=r"train.txt:1: a may be .*first.*a\.xml or .*second.*a\.xml"):
         open_data(tmp_path).read("train")
+
+
+def test_lists_of_other_tasks_are_not_used(tmp_path: Path) -> None:
+    for stem in "abc":
+        write(tmp_path, stem, item())
+    write_list(tmp_path, "train", "a\nb\n")
+    (tmp_path / "ImageSets/Layout").mkdir()
+    (tmp_path / "ImageSets/Layout/train.txt").write_text("c 1\n")
+    split = read_split(tmp_path, "train")
+    assert [a.image_path.stem for a in split.annotations] == ["a", "b"]
+    [note] = split.ledger.notes
+    assert note.startswith("not used: 1 label file in no list of a split")
+
+
+def test_lists_of_several_data_sets_are_joined(tmp_path: Path) -> None:
+    for name in ("VOC2007", "VOC2012"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "same", item(name))
+        write_list(tmp_path / name, "train", "same\n")
+    split = read_split(tmp_path, "train")
+    assert split.class_names == ("VOC2007", "VOC2012")
+    found = [(a.image_path.parts[-3], a.class_ids.tolist()) for a in split.annotations]
+    assert found == [("VOC2007", [0]), ("VOC2012", [1])]
+
+
+def test_image_with_the_stem_wins_over_filename(tmp_path: Path) -> None:
+    for stem, other in (("a", "b"), ("b", "b")):
+        path = write(tmp_path, stem, item(stem))
+        path.write_text(path.read_text().replace(f"{stem}.png", f"{other}.png"))
+    split = read_split(tmp_path, "train")
+    assert [(a.image_path.stem, a.class_ids.tolist()) for a in split.annotations] == [("a", [0]), ("b", [1])]
+
+
+def test_class_may_have_the_name_of_a_wildcard(tmp_path: Path) -> None:
+    split = read_objects(tmp_path, item("*"), item("cat"))
+    assert split.class_names == ("*", "cat")
+    assert split.annotations[0].class_ids.tolist() == [0, 1]
