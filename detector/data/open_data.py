@@ -14,12 +14,19 @@ from detector.data.archives import archive_message
 from detector.data.data_set import DataSet
 from detector.data.file_index import FileIndex
 from detector.data.formats import coco, voc, yolo, yolo_layout
-from detector.data.formats.coco_layout import coco_splits, usual_coco_files
+from detector.data.formats.coco_layout import coco_splits, named_like_splits, usual_coco_files
 from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
 from detector.data.image_labels import LabelFormat
 from detector.data.listed_splits import ListedSplits
 from detector.data.named_labels import NamedLabels
-from detector.data.recognize import explain_unknown, find_coco_files, find_named_files, is_coco_file, named_format_of
+from detector.data.recognize import (
+    explain_unknown,
+    find_coco_files,
+    find_named_files,
+    is_coco_file,
+    named_format_of,
+    unused_label_files,
+)
 from detector.data.scenes import scenes
 from detector.data.split import SPLITS, canonical_name, split_in, split_rank
 from detector.data.yaml_files import find_yaml, read_data_yaml
@@ -83,15 +90,17 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
     """
     index = FileIndex(folder)
     if files := usual_coco_files(index):
-        return _open_coco(files, index, options)
+        return _with_unused(_open_coco(files, index, options), index, files.values(), "coco")
     if (yaml_file := find_yaml(index, described)) is not None:
         values = read_data_yaml(yaml_file)
         if "format" in values:
             return _open_description(yaml_file, values, options)
         yaml_data = yolo_layout.parse_data_yaml(yaml_file, values)
-        return _open_yolo(yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data, options)
+        data_set = _open_yolo(yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data, options)
+        return _with_unused(data_set, index, (), "yolo")
     if coco_files := find_coco_files(index):
-        return _open_coco(coco_splits(coco_files, index), index, options)
+        files = coco_splits(coco_files, index)
+        return _with_unused(_open_coco(files, index, options), index, files.values(), "coco")
     named = find_named_files(index)
     if named:
         found = list(named.values())
@@ -101,10 +110,20 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
             else next((pair for pair in found if _has_objects(*pair, index, options)), found[0])
         )
         also = [plural(len(others), f"{other.name} file") for other, others in found if other is not chosen]
+        also += [text for text in unused_label_files(index, paths, chosen.name) if text not in also]
         return _open_named(folder, chosen, paths, index, options, also=also)
     if (data := _search_yolo(index)) is not None:
-        return _open_yolo(data, options)
+        return _with_unused(_open_yolo(data, options), index, (), "yolo")
+    if files := named_like_splits(index):
+        return _open_coco(files, index, options)  # reading it says what is wrong with the file
     raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+
+
+def _with_unused(data_set: DataSet, index: FileIndex, used: Iterable[Path], kind: str) -> DataSet:
+    """Return the data set with the label files that are not used in its description; see `unused_label_files`."""
+    unused = unused_label_files(index, used, kind)
+    text = f" (not used: {', '.join(unused)} in the same folder)" if unused else ""
+    return replace(data_set, description=data_set.description + text)
 
 
 def _has_objects(label_format: LabelFormat, paths: tuple[Path, ...], index: FileIndex, options: ReadOptions) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from detector.data.file_index import FileIndex
 from detector.data.formats import voc
 from detector.data.formats.named_formats import NAMED_FORMATS
+from detector.data.formats.yolo_layout import find_folders
 from detector.data.image_labels import LabelFormat
 from detector.images import IMAGE_SUFFIXES, unread_images_note
 from detector.wording import plural
@@ -102,11 +103,11 @@ def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tup
         elif common is not None and common.kind == "txt":
             if path.stem in image_stems:
                 yield path, common
-        elif common is not None and (path not in sniffed or common.kind == "xml" or _is_damaged(path)):
+        elif common is not None and (path not in sniffed or common.kind == "xml" or is_damaged(path)):
             yield path, common
 
 
-def _is_damaged(path: Path) -> bool:
+def is_damaged(path: Path) -> bool:
     """Return whether a file is not JSON, although its suffix says so."""
     return path.suffix.lower() == ".json" and read_json_or_none(path) is None
 
@@ -131,6 +132,52 @@ def is_coco_file(path: Path) -> bool:
     except OSError:
         return False
     return b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text)
+
+
+def unused_label_files(index: FileIndex, used: Iterable[Path], kind: str) -> list[str]:
+    """Return the label files of a folder that are not used, such as "2 VIA JSON files", as texts for the user.
+
+    Only the first file of each suffix and folder is opened to recognize its format, except JSON files.
+
+    Args:
+        index: all files of the data set.
+        used: the label files that are used.
+        kind: what is used: "coco", "yolo", or the name of another format.
+    """
+    used, found = set(used), Counter[str]()
+    names: list[str] = []
+    for (_, suffix), paths in _by_folder_and_suffix(index, (".json", ".xml", ".csv", ".tsv")).items():
+        rest = [path for path in paths if path not in used]
+        if suffix == ".json" and len(rest) <= _MAX_SNIFFED // 10:
+            names += [f"{path.name} (not valid JSON)" for path in rest if _is_small(path) and is_damaged(path)]
+            coco = [path for path in rest if is_coco_file(path)]
+            names += [path.name for path in coco]
+            rest = [path for path in rest if path not in coco]
+        label_format = named_format_of(rest[0]) if rest and _is_small(rest[0]) else None
+        if label_format is not None and label_format.name != kind:
+            found[f"{label_format.name} file"] += len(rest)
+        elif rest and suffix != ".json" and used & set(paths):
+            names += [path.name for path in rest[:3]]  # beside files of the same suffix, such as a CSV in UTF-16
+    if kind != "yolo" and kind != "KITTI text" and find_folders(index) is not None:
+        names.append("YOLO text files")
+    shown = [*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])]
+    return shown + [plural(count, name) for name, count in found.items()]
+
+
+def _by_folder_and_suffix(index: FileIndex, suffixes: tuple[str, ...]) -> dict[tuple[Path, str], list[Path]]:
+    """Return (folder, suffix) → files."""
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for path in index.with_suffix(*suffixes):
+        groups.setdefault((path.parent, path.suffix.lower()), []).append(path)
+    return groups
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether a file is small enough to be parsed only to recognize it."""
+    try:
+        return path.stat().st_size <= _MAX_PARSED
+    except OSError:
+        return False
 
 
 def read_json_or_none(path: Path) -> Any:
@@ -161,7 +208,7 @@ def explain_unknown(index: FileIndex) -> str:
             f"{plural(images, 'image')}, and no label file; label the images, or use `detector detect` to find objects "
             "in them"
         )
-    if damaged := next((path for path in texts if _is_damaged(path)), None):
+    if damaged := next((path for path in texts if is_damaged(path)), None):
         return f"{plural(images, 'image')}, and {damaged}, which is not valid JSON"
     return (
         f"{plural(images, 'image')}, and no label file in a known format; the label files may be {texts[0]}; "

@@ -315,3 +315,51 @@ def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str)
     write(tmp_path / file, "")
     with pytest.raises(LabelError, match=message):
         open_data(tmp_path)
+
+
+def test_other_label_files_in_the_folder_are_named(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "train.json", coco())
+    write(tmp_path / "my_val.json", coco()[:-9])
+    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "boxes.csv", "filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,2,3,4\n")
+    text = open_data(tmp_path).description
+    assert "not used: my_val.json (not valid JSON), YOLO text files, 1 CSV table file in the same folder" in text
+
+
+def test_a_file_of_another_encoding_beside_csv_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    text = "filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,2,3,4\n"
+    write(tmp_path / "train.csv", text)
+    (tmp_path / "val.csv").write_bytes(text.encode("utf-16"))
+    assert "not used: val.csv in the same folder" in open_data(tmp_path).description
+
+
+def test_coco_layouts_with_different_splits_are_joined(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / f"images/{name}.png")
+    write(tmp_path / "annotations/instances_train.json", coco("a.png"))
+    write(tmp_path / "test.json", coco("b.png"))
+    assert open_data(tmp_path).split_names == ("train", "test")
+
+
+def test_coco_file_of_unknown_split_beside_val_is_refused(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "annotations/coco.json", coco())
+    write(tmp_path / "annotations/coco_val.json", coco())
+    with pytest.raises(LabelError, match=r"the split of .*coco\.json is unknown"):
+        open_data(tmp_path)
+
+
+def test_coco_files_of_the_same_name_are_different_splits(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        image(tmp_path / name / f"{name}.png")
+        write(tmp_path / name / "labels.json", coco(f"{name}.png"))
+    assert open_data(tmp_path).split_names == ("one", "two")
+
+
+def test_a_stray_json_named_test_is_not_a_split(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "test.json", "{}")
+    assert open_data(tmp_path).description.startswith("YOLO data set")
