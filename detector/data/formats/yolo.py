@@ -25,6 +25,12 @@ from detector.wording import plural
 _MAX_FRACTION = 2.0
 """Larger coordinates count as pixels: no tool writes a box that extends beyond the image by a whole image size."""
 
+_MIN_KEYPOINT_ROWS = 3
+"""With fewer rows, a polygon may look like keypoints by chance."""
+
+_MARGIN = 0.01
+"""Keypoints may be this far outside of their box, as a fraction of the image size."""
+
 _NAME_FILES = ("classes.txt", "_darknet.labels")
 
 
@@ -74,6 +80,8 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
             f"bounding boxes replace {plural(rows.polygons, 'polygon or oriented box', 'polygons or oriented boxes')}"
         )
     _drop_orphans(files, collector, rows)
+    if name == next(iter(data.splits)):
+        _drop_other_orphans(data, files, collector, rows)
     annotations, ledger = collector.finish(data.source)
     if data.name_files and any(e.code in ("unknown_class", "class_id_equals_class_count") for e in ledger.entries):
         _raise_other_names(data)
@@ -137,6 +145,7 @@ class _Rows:
     def __init__(self, class_count: int, has_keypoints: bool) -> None:
         self.class_count = class_count
         self.polygons = 0
+        self._with_keypoints = 0
         self._columns = 5 if has_keypoints else None
         self._written: list[Corners] = []
         self._boxes: list[Corners] = []
@@ -147,6 +156,7 @@ class _Rows:
         class_id, values = _parse_fast(fields, self.class_count) or _parse_row(fields, self.class_count)
         if len(values) > 4:
             self.polygons += 1
+            self._with_keypoints += _has_keypoints(values)
             return class_id, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
         cx, cy, width, height = values
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
@@ -155,12 +165,38 @@ class _Rows:
         return class_id, box
 
     def check(self, source: Path) -> None:
-        """Raise LabelError if the rows are corners instead of center, width and height."""
+        """Raise LabelError if the rows are corners instead of center, width and height, or have keypoints."""
+        if self._with_keypoints >= max(_MIN_KEYPOINT_ROWS, 0.3 * self.polygons):
+            raise LabelError(
+                f"{source}: the rows look like boxes with keypoints after them, not like polygons; save a data.yaml "
+                "with the key `kpt_shape: [number of keypoints, 2 or 3]` beside `names` and `train`"
+            )
         if look_like_corners(self._written, self._boxes, [(1.0, 1.0)] * len(self._boxes)):
             raise LabelError(
                 f"{source}: the rows look like `class x1 y1 x2 y2`: as `class cx cy width height`, many boxes extend "
                 "beyond their image; write center, width and height, as fractions of the image size"
             )
+
+
+def _has_keypoints(values: Sequence[float]) -> bool:
+    """Return whether the numbers after a class id look like a box and keypoints, rather than like a polygon.
+
+    >>> _has_keypoints([0.5, 0.5, 0.4, 0.4, 0.6, 0.4, 2, 0.5, 0.6, 0]), _has_keypoints([0.1, 0.1, 0.5, 0.1, 0.5, 0.5])
+    (True, False)
+    """
+    cx, cy, width, height, *rest = values
+    if len(rest) % 3 == 0 and all(visibility in (0, 1, 2) for visibility in rest[2::3]):
+        return len(rest) > 3 or rest[2] == 2
+    # Four points are an oriented box.
+    points = [(x, y) for x, y in zip(rest[::2], rest[1::2], strict=False) if x or y]  # 0 0: a keypoint without label
+    if len(rest) < 6 or len(rest) % 2 or not points:
+        return False
+    inside = all(abs(x - cx) <= width / 2 + _MARGIN and abs(y - cy) <= height / 2 + _MARGIN for x, y in points)
+    # The second point of a polygon is near the others. The size of a box is not a point.
+    xs, ys = zip(*points, (cx, cy), strict=True)
+    wide, high = max(xs) - min(xs) + _MARGIN, max(ys) - min(ys) + _MARGIN
+    is_near = min(xs) - wide <= width <= max(xs) + wide and min(ys) - high <= height <= max(ys) + high
+    return inside and not is_near
 
 
 def _drop_orphans(files: "_SplitFiles", collector: RowCollector, rows: _Rows) -> None:
@@ -179,6 +215,30 @@ def _drop_orphans(files: "_SplitFiles", collector: RowCollector, rows: _Rows) ->
                 continue
             for line, _ in lines:
                 collector.drop(None, orphan, line, RowError("unknown_image", "there is no image for this label file"))
+
+
+def _drop_other_orphans(data: YoloData, files: "_SplitFiles", collector: RowCollector, rows: _Rows) -> None:
+    """Drop the rows of label files without an image in label folders that no folder of the data set names.
+
+    These are the folders of the label files if the images are in a list, or if there is no data.yaml. Such a folder may
+    have the label files of several splits, so an image of any split counts.
+    """
+    folders = {label.parent for label in files.labels if label} | {_label_folder(i.parent) for i in files.images}
+    stems = {image.stem for image in (*data.index.images, *files.images)}
+    for folder in sorted(folders):
+        if not folder.is_dir() or any(folder.is_relative_to(other) for other in files.label_folders):
+            continue
+        for path in sorted(folder.iterdir()):
+            is_orphan = path.suffix.lower() == ".txt" and (path.stem not in stems or path.suffix != ".txt")
+            if not is_orphan or path.name.startswith(".") or path.name in _NAME_FILES or not path.is_file():
+                continue
+            files.guard.check(path, path.parent)
+            lines = list(_read_lines(path))
+            if not any(_is_row(text, rows) for _, text in lines):
+                continue  # not a label file
+            for line, _ in lines:
+                reason = "there is no image for this label file (upper and lower case count)"
+                collector.drop(None, path, line, RowError("unknown_image", reason))
 
 
 def _is_row(text: str, rows: _Rows) -> bool:
@@ -375,6 +435,9 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
                 f"{data.source}: none of the {plural(len(labels), 'image')} of the split {name} has a label file; "
                 f"for the first image, expected {expected}"
             )
+    elif None in labels:
+        labels = _with_labels_elsewhere(data, images, labels)
+    _check_other_splits(data, name, images, labels)
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if label is not None and owners.setdefault(label, image) != image:
@@ -382,6 +445,35 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
                 f"{label}: is the label file of both {owners[label]} and {image.name}; rename one of the images"
             )
     return labels
+
+
+def _with_labels_elsewhere(data: YoloData, images: Sequence[Path], labels: Sequence[Path | None]) -> list[Path | None]:
+    """Return the labels with those of image folders in which no image has a label file in the usual places.
+
+    A label file anywhere in the data set is used only if no other image has its stem.
+    """
+    labeled = {image.parent for image, label in zip(images, labels, strict=True) if label}
+    if labeled >= {image.parent for image in images}:
+        return list(labels)
+    stems = Counter(image.stem for image in data.index.images)
+    return [
+        data.index.find_text(image) if image.parent not in labeled and stems[image.stem] == 1 else label
+        for image, label in zip(images, labels, strict=True)
+    ]
+
+
+def _check_other_splits(data: YoloData, name: str, images: Sequence[Path], labels: Sequence[Path | None]) -> None:
+    """Raise LabelError if a label file that is far from its image is also that of an image of another split."""
+    folders = [place for other, places in data.splits.items() if other != name for place in places if place.is_dir()]
+    if not folders:
+        return
+    for image, label in zip(images, labels, strict=True):
+        if label is None or label.parent in (image.parent, _label_folder(image.parent)):
+            continue
+        for folder in folders:
+            other = folder / image.name
+            if other != image and is_file(other) and data.index.find_text(other) == label:
+                raise LabelError(f"{label}: is the label file of both {other} and {image}; rename one of the images")
 
 
 def _text_files(folder: Path) -> Iterator[Path]:

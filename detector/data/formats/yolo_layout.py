@@ -204,11 +204,27 @@ def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | No
         for written in dict.fromkeys((place, place.replace("\\", "/"))):
             for root in roots:
                 if (root / written).exists():
+                    if written.startswith("../"):
+                        _check_unambiguous(root / written, place, roots, named_in, line)
                     return root / written
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LabelError(f"{location(named_in, line)}: not a valid path: {place!r:.60} ({reason})") from None
     return find_end(place, roots)
+
+
+def _check_unambiguous(found: Path, place: str, roots: Sequence[Path], named_in: Path, line: int | None) -> None:
+    """Raise LabelError if a path such as `../train/images` exists both as written and without the `..`.
+
+    Roboflow writes such paths, but means the folder inside of the data set. What exists outside may be another data
+    set.
+    """
+    inside = find_end(place, roots)
+    if inside is not None and inside.resolve() != found.resolve():
+        raise LabelError(
+            f"{location(named_in, line)}: {place} may be {found.resolve()} or {inside.resolve()}; write the absolute "
+            "path of the one that you mean"
+        )
 
 
 def find_name_files(files: Iterable[Path]) -> list[NameFile]:

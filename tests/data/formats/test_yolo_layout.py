@@ -278,3 +278,68 @@ def test_darknet_lists_are_read_if_the_data_yaml_has_no_images(tmp_path: Path) -
         "data.yaml names the classes ['dog', 'cat'], but ['cat', 'dog'] are used, from another file"
         in split.ledger.notes
     )
+
+
+@pytest.mark.parametrize("with_list", [False, True])
+def test_label_files_without_image_are_counted_in_every_layout(tmp_path: Path, with_list: bool) -> None:
+    labeled(tmp_path, "images", "labels")
+    for name in ("B.txt", "c.TXT"):
+        write(tmp_path / "labels" / name, ROW)
+    image(tmp_path / "images/b.png")
+    image(tmp_path / "images/c.png")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    if with_list:
+        write(tmp_path / "train.txt", "images/a.png\nimages/b.png\nimages/c.png\n")
+        write(tmp_path / "data.yaml", "train: train.txt\nnames: [cat, dog]\n")
+    ledger = open_data(tmp_path).read("train").ledger
+    assert [(entry.path.name, entry.code) for entry in ledger.entries] == [
+        ("B.txt", "unknown_image"),
+        ("c.TXT", "unknown_image"),
+    ]
+
+
+def test_label_places_may_differ_between_image_folders(tmp_path: Path) -> None:
+    labeled(tmp_path, "one", "one", "a")
+    labeled(tmp_path, "two", "two_texts", "b")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    assert_read(open_data(tmp_path).read("train"), count=2)
+
+
+def test_a_label_file_of_two_splits_is_refused(tmp_path: Path) -> None:
+    labeled(tmp_path, "train", "texts")
+    image(tmp_path / "val/a.png")
+    write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat, dog]\n")
+    with pytest.raises(LabelError, match=r"a\.txt: is the label file of both .*val/a\.png and .*train/a\.png"):
+        open_data(tmp_path).read("train")
+
+
+@pytest.mark.parametrize("points", ["0.75 0.75 2 0.85 0.85 1", "0.79 0.79 0.81 0.81 0.8 0.79 0 0"])
+def test_keypoints_without_kpt_shape_are_refused(tmp_path: Path, points: str) -> None:
+    labeled(tmp_path, "images", "labels", rows=f"0 0.8 0.8 0.2 0.2 {points}\n" * 3)
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    with pytest.raises(LabelError, match="look like boxes with keypoints"):
+        open_data(tmp_path).read("train")
+
+
+def test_a_path_that_may_be_another_data_set_is_refused(tmp_path: Path) -> None:
+    labeled(tmp_path, "train/images", "train/labels")
+    labeled(tmp_path / "set", "train/images", "train/labels")
+    write(tmp_path / "set/data.yaml", "train: ../train/images\nnames: [cat, dog]\n")
+    with pytest.raises(LabelError, match=r"\.\./train/images may be .*/train/images or .*/set/train/images"):
+        open_data(tmp_path / "set")
+
+
+@pytest.mark.parametrize("corners", [3, 4, 5, 8, 12])
+def test_polygons_anywhere_do_not_look_like_keypoints(tmp_path: Path, corners: int) -> None:
+    generator = np.random.default_rng(corners)
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    rows = ""
+    for center, radius in zip(generator.uniform(0.1, 0.9, (200, 2)), generator.uniform(0.01, 0.1, 200), strict=True):
+        turned = angles + generator.uniform(0, 6.3)
+        points = center + radius * generator.uniform(0.5, 1, (corners, 1)) * np.stack(
+            [np.cos(turned), np.sin(turned)], 1
+        )
+        rows += f"1 {' '.join(f'{value:.6f}' for value in points.flat)}\n"
+    labeled(tmp_path, "images", "labels", rows=rows)
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    assert len(open_data(tmp_path).read("train").annotations[0].boxes) == 200
