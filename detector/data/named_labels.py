@@ -80,6 +80,7 @@ class NamedLabels:
                 found = collector.add_image(image_id, path, image_hw)
             _add_rows(collector, image_id, labels, class_ids, found or (1, 1))
         _note_unlabeled(collector, self, name, {path for path in paths if path})
+        _note_similar_names(collector, class_names)
         annotations, ledger = collector.finish(self.index.folder)
         return Split(
             name,
@@ -253,6 +254,16 @@ def _add_rows(
             # A crowd region of every class becomes one row per class, because crowd regions are scored per class.
             for class_id in class_ids.values() if row.class_name == EVERY_CLASS else (class_ids[row.class_name],):
                 collector.add_row(LabelRow(image_id, labels.label_file, row.line, class_id, corners, row.is_crowd))
+
+
+def _note_similar_names(collector: RowCollector, class_names: Sequence[str]) -> None:
+    """Add a note if class names differ only in upper and lower case: they are different classes."""
+    groups: dict[str, list[str]] = {}
+    for class_name in class_names:
+        groups.setdefault(class_name.casefold(), []).append(class_name)
+    for names in groups.values():
+        if len(names) > 1:
+            collector.add_note(f"{', '.join(names)} are different classes; if they are one class, give it one name")
 
 
 def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:

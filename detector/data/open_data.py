@@ -19,6 +19,7 @@ from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_
 from detector.data.image_labels import LabelFormat
 from detector.data.listed_splits import ListedSplits
 from detector.data.named_labels import NamedLabels
+from detector.data.path_guard import PathGuard
 from detector.data.recognize import (
     explain_unknown,
     find_coco_files,
@@ -161,7 +162,7 @@ def _search_yolo(index: FileIndex, incomplete: YoloData | None = None) -> YoloDa
             for name, place in own.absent.items()
         ]
         if own is incomplete and data.class_names is None:
-            data = replace(data, class_names=own.class_names)
+            data = replace(data, class_names=own.class_names, names_from=own.names_from)
         elif own is incomplete and data.class_names != own.class_names:
             theirs, used = list(own.class_names or ()), list(data.class_names or ())
             notes.append(f"{own.source.name} names the classes {theirs}, but {used} are used, from another file")
@@ -246,8 +247,11 @@ def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
     """Open a YOLO data set.
 
     Raises:
-        LabelError: none of its splits exists.
+        LabelError: none of its splits exists, or the file with the class names is outside of its folders.
     """
+    if data.names_from is not None:
+        # The names are stored with the weights, so a downloaded data set must not take them from any file.
+        PathGuard(data.roots, options).check(data.names_from, data.source)
     absent = ", ".join(f"{name} at {place}" for name, place in data.absent.items())
     if not data.splits:
         raise LabelError(

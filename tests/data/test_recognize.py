@@ -363,3 +363,34 @@ def test_a_stray_json_named_test_is_not_a_split(tmp_path: Path) -> None:
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
     write(tmp_path / "test.json", "{}")
     assert open_data(tmp_path).description.startswith("YOLO data set")
+
+
+def test_class_names_that_differ_in_case_are_noted(tmp_path: Path) -> None:
+    for name in ("Cat", "cat"):
+        image(tmp_path / f"{ord(name[0])}.png")
+        write(tmp_path / f"{ord(name[0])}.xml", voc(name))
+    assert "Cat, cat are different classes; if they are one class, give it one name" in (
+        open_data(tmp_path).read("train").ledger.notes
+    )
+
+
+def test_a_link_to_a_folder_that_is_not_followed_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "set/images/train/a.png")
+    write(tmp_path / "set/labels/train/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    image(tmp_path / "outside/b.png")
+    (tmp_path / "set/images/val").symlink_to(tmp_path / "outside")
+    assert f"not used: the link {tmp_path / 'set/images/val'} in" in open_data(tmp_path / "set").description
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_class_names_are_not_read_from_outside(tmp_path: Path, is_link: bool) -> None:
+    image(tmp_path / "set/images/a.png")
+    write(tmp_path / "set/labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    secret = write(tmp_path / "secret.txt", "password\n")
+    if is_link:
+        (tmp_path / "set/classes.txt").symlink_to(secret)
+    else:
+        write(tmp_path / "set/data.yaml", f"train: images\nnames: {secret}\n")
+    with pytest.raises(LabelError, match=r"secret\.txt is outside|classes\.txt is outside"):
+        open_data(tmp_path / "set")
+    assert open_data(tmp_path / "set", allow_outside=True).read("train").class_names == ("password",)

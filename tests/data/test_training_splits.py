@@ -44,3 +44,21 @@ def test_held_back_images_keep_the_notes_of_the_labels(tmp_path: Path) -> None:
     assert splits.val is not None
     assert splits.train.ledger.notes == splits.val.ledger.notes
     assert splits.train.ledger.note_lines() == ["bounding boxes replace 1 polygon or oriented box"]
+
+
+def test_val_images_that_are_also_training_images_are_a_warning(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "val.txt")
+    [warning] = read_training_splits(open_data(tmp_path), None, 0.15).warnings
+    assert warning.startswith("1 of 1 val image are also in the training split")
+
+
+def test_copies_of_training_images_in_val_are_a_warning(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "other/images")
+    (tmp_path / "other/images").mkdir(parents=True)
+    (tmp_path / "other/labels").mkdir()
+    for i, old in enumerate(("images/3.png", "val.txt")):
+        (tmp_path / f"other/images/copy{i}.png").write_bytes((tmp_path / old).read_bytes())
+        (tmp_path / f"other/labels/copy{i}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    write_image(tmp_path / "other/images/copy1.png", np.zeros((32, 32, 3), np.uint8))
+    [warning] = read_training_splits(open_data(tmp_path), None, 0.15).warnings
+    assert warning.startswith("1 of 2 val images are also in the training split")

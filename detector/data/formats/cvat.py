@@ -54,9 +54,8 @@ def _read_image(path: Path, image: Element) -> ImageLabels:
         parse_row(_parse, shape, line_of(shape), f"<{shape.tag}>") for shape in image if shape.tag not in _NOT_OBJECTS
     ]
     hw = image_size(image.get("height"), image.get("width"))
-    return ImageLabels(
-        path, line, name, tuple(rows), hw, split_name=canonical_name(image.get("subset", "").strip()) or None
-    )
+    subset = canonical_name(image.get("subset", "").strip())
+    return ImageLabels(path, line, name, tuple(rows), hw, split_name=None if subset in ("", "default") else subset)
 
 
 def _parse(shape: Element) -> tuple[str, Corners]:

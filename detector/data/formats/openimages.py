@@ -36,7 +36,7 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
 
     Raises:
         InputError: the file or the file with the names of the classes cannot be read as CSV, a column is missing, or a
-            row has no image.
+            row has no image; or the file with the names is a link to a file elsewhere.
     """
     rows = read_csv_file(path, ",")
     if not rows or not is_open_images(rows[0].cells):
@@ -85,6 +85,8 @@ def _class_names(path: Path) -> dict[str, str]:
     files += [file for file in (path.parent.parent / "metadata" / "classes.csv",) if file.is_file()]
     if not files:
         return {}
+    if not files[0].resolve().is_relative_to(path.parent.parent.resolve()):
+        raise LabelError(f"{files[0]}: is a link to a file outside of the data set; copy the file to its place")
     rows = [row.cells for row in read_csv_file(files[0], ",")]
     return {cells[0]: cells[1] for cells in rows if len(cells) >= 2 and cells[1]}
 

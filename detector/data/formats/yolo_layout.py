@@ -50,6 +50,7 @@ class YoloData:
         absent: split name → path that the source names, but that does not exist.
         class_names: names of the C classes, in the order of the class ids; None: unknown.
         name_files: other files that name the classes.
+        names_from: the file of which each line is a class name; None: the names are in `source`, or unknown.
         has_keypoints: whether rows contain keypoints after the box.
         notes: what the user should know about the layout, one sentence each.
     """
@@ -62,6 +63,7 @@ class YoloData:
     name_files: tuple[NameFile, ...] = ()
     has_keypoints: bool = False
     notes: tuple[str, ...] = ()
+    names_from: Path | None = None
 
     @cached_property
     def index(self) -> FileIndex:
@@ -99,7 +101,10 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
     if not splits and not absent:
         raise LabelError(f"{path}: expected at least one of `train`, `val`, `test`")
     name_files = find_name_files(_top_files(path.parent))
+    names_at = values.get("names")
+    names_from = find_place(names_at, (path.parent,), path) if isinstance(names_at, str) and names_at else None
     if names is None and name_files:
+        names_from = name_files[0].path
         names = name_files[0].names
         notes.append(f"the class names are those of {name_files[0].path.name}, because {path.name} has no `names`")
     others = tuple(file for file in name_files if file.names != names)
@@ -108,7 +113,7 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
         f"{path.name} is used"
         for file in others
     ]
-    return YoloData(path, roots, splits, absent, names, others, "kpt_shape" in values, tuple(notes))
+    return YoloData(path, roots, splits, absent, names, others, "kpt_shape" in values, tuple(notes), names_from)
 
 
 def parse_obj_data(path: Path, index: FileIndex) -> YoloData:
@@ -131,7 +136,9 @@ def parse_obj_data(path: Path, index: FileIndex) -> YoloData:
     names_at = find_place(values["names"], roots, path) if values.get("names") else None
     name_files = find_name_files(index.files)
     names = _read_names(names_at) if names_at else name_files[0].names if name_files else None
-    return YoloData(path, roots, splits, absent, names, tuple(f for f in name_files if f.names != names))
+    names_from = names_at or (name_files[0].path if name_files else None)
+    others = tuple(file for file in name_files if file.names != names)
+    return YoloData(path, roots, splits, absent, names, others, names_from=names_from)
 
 
 def find_folders(index: FileIndex) -> YoloData | None:
@@ -182,7 +189,8 @@ def find_folders(index: FileIndex) -> YoloData | None:
         notes += (f"{plural(len(unused), 'image')} in folders without label files {are} not used, first: {unused[0]}",)
     others = tuple(file for file in name_files if file.names != names)
     places = {name: tuple(splits[name]) for name in ordered}
-    return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=notes)
+    names_from = name_files[0].path if name_files else None
+    return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=notes, names_from=names_from)
 
 
 def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path | None:
