@@ -216,7 +216,7 @@ def _walk(folder: str, is_root: bool = True) -> Iterator[str]:
             continue
         if entry.is_dir(follow_symlinks=is_root):
             yield from _walk(entry.path, False)
-        else:
+        elif entry.is_file() or entry.is_symlink():  # reading a pipe would never end
             yield entry.path
 
 

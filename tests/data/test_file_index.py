@@ -1,3 +1,4 @@
+import os
 import unicodedata
 from pathlib import Path
 
@@ -91,3 +92,9 @@ def test_the_end_of_a_path_keeps_the_name_of_the_split(tmp_path: Path) -> None:
     # `images` exists, but may contain the images of another split.
     assert find_end("/content/set-3/train/images", [tmp_path]) is None
     assert find_end("C:\\set\\images", [tmp_path]) == tmp_path / "images"
+
+
+def test_pipes_are_not_files_of_a_data_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.json")
+    (tmp_path / "a.txt").write_text("")
+    assert FileIndex(tmp_path).files == (tmp_path / "a.txt",)

@@ -208,17 +208,18 @@ def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | No
     Raises:
         LabelError: `place` is not a valid path.
     """
+    found: Path | None = None
     try:
         for written in dict.fromkeys((place, place.replace("\\", "/"))):
             for root in roots:
-                if (root / written).exists():
-                    if written.startswith("../"):
-                        _check_unambiguous(root / written, place, roots, named_in, line)
-                    return root / written
+                if found is None and (root / written).exists():
+                    found = root / written
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LabelError(f"{location(named_in, line)}: not a valid path: {place!r:.60} ({reason})") from None
-    return find_end(place, roots)
+    if found is not None and place.replace("\\", "/").startswith("../"):
+        _check_unambiguous(found, place, roots, named_in, line)
+    return found or find_end(place, roots)
 
 
 def _check_unambiguous(found: Path, place: str, roots: Sequence[Path], named_in: Path, line: int | None) -> None:
