@@ -14,8 +14,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from detector.data.split import split_in
-from detector.errors import LabelError
+from detector.errors import FileError, LabelError
 from detector.images import IMAGE_SUFFIXES
+from detector.wording import plural
 
 _MAX_FILES = 5_000_000
 """Largest number of files in the folder of a data set. More files mean that the folder is not a data set."""
@@ -25,6 +26,23 @@ _NOT_DATA = ("__MACOSX", "@eaDir", "lost+found", "node_modules")
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """Label Studio puts eight hexadecimal digits before the name of an uploaded file."""
+
+
+def other_folder_note(found: Sequence[tuple[str, "Match | None"]]) -> str:
+    """Return a note about images whose folder differs from the one in the label file; empty if there are none.
+
+    Args:
+        found: name of an image in the label file, and the image that was found for it.
+    """
+    moved = [
+        (name, match.path) for name, match in found if match and match.parts == 1 and re.search(r"[^/\\][/\\]", name)
+    ]
+    if not moved:
+        return ""
+    return (
+        f"{plural(len(moved), 'image')} found by the file name only, in another folder than the label file says, the "
+        f"first: {moved[0][0]} → {moved[0][1]}"
+    )
 
 
 class Match(NamedTuple):
@@ -171,14 +189,15 @@ class FileIndex:
                 continue
             count = _common_end(parts[:-1], own[:-1]) + 1
             near = len(os.path.commonpath([os.path.dirname(path), label_file.parent]))
-            ranked.append((count, len(splits & wanted), near, path))
+            same_case = _stem(path) == _stem(name)
+            ranked.append((count, len(splits & wanted), near, same_case, path))
         ranked.sort(reverse=True)
-        if len(ranked) > 1 and ranked[0][:3] == ranked[1][:3]:
+        if len(ranked) > 1 and ranked[0][:4] == ranked[1][:4]:
             raise LabelError(
-                f"{label_file}: {name} may be {ranked[0][3]} or {ranked[1][3]}; "
+                f"{label_file}: {name} may be {ranked[0][4]} or {ranked[1][4]}; "
                 "write the folder of the image into the label file, or move one of the files out of the data set"
             )
-        return Match(Path(ranked[0][3]), ranked[0][0]) if ranked else None
+        return Match(Path(ranked[0][4]), ranked[0][0]) if ranked else None
 
 
 def find_end(place: str, roots: Iterable[Path]) -> Path | None:
@@ -209,8 +228,9 @@ def _walk(folder: str, is_root: bool = True) -> Iterator[str]:
     try:
         with os.scandir(folder) as found:
             entries = list(found)
-    except OSError:  # no permission: the files in it cannot be read either
-        return
+    except OSError as error:
+        problem = f"{folder}: the folder cannot be read ({error.strerror})"
+        raise FileError(f"{problem}; change its permissions, or move it out of the data set") from None
     for entry in entries:
         if entry.name.startswith(".") or entry.name in _NOT_DATA:
             continue

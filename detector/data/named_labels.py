@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from detector.data.coordinates import look_like_fractions
-from detector.data.file_index import FULL, FileIndex, Match
+from detector.data.file_index import FULL, FileIndex, Match, other_folder_note
 from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.label_copies import without_copies
 from detector.data.path_guard import PathGuard
@@ -65,9 +65,13 @@ class NamedLabels:
         class_names = self.class_names or self._all_class_names()
         class_ids = {class_name: i for i, class_name in enumerate(class_names)}
         chosen = self._labels_of(name)
-        paths = _find_images(self, [labels for _, labels in chosen], name)
+        matches = _find_images(self, [labels for _, labels in chosen], name)
+        paths = [match and match.path for match in matches]
         collector = RowCollector(self.options)
         for note in (*self._read_files[1], *([self.notes[name]] if name in self.notes else ())):
+            collector.add_note(note)
+        names = [labels.image_name for _, labels in chosen]
+        if note := other_folder_note(list(zip(names, matches, strict=True))):
             collector.add_note(note)
         guard = PathGuard([self.index.folder], self.options)
         for (image_id, labels), path in zip(chosen, paths, strict=True):
@@ -180,7 +184,7 @@ def split_of(file: Path, folder: Path) -> str | None:
     return next((split for name in names if (split := split_in(name))), None)
 
 
-def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) -> list[Path | None]:
+def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) -> list[Match | None]:
     """Return the image file of each `ImageLabels`, or None if it has none.
 
     Raises:
@@ -206,7 +210,7 @@ def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) ->
             )
         for i in set(rivals) - set(exact):
             matches[i] = None
-    return [match and match.path for match in matches]
+    return matches
 
 
 def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | None:
@@ -273,7 +277,7 @@ def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used:
     if data.lists:
         listed = {file for files in data.lists.values() for file in files}
         unlisted = [labels for labels in data._labels if labels.label_file not in listed]
-        known |= {path for path in _find_images(data, unlisted, name) if path is not None}
+        known |= {match.path for match in _find_images(data, unlisted, name) if match is not None}
         if unlisted:
             first = unlisted[0].label_file
             collector.add_note(f"not used: {plural(len(unlisted), 'label file')} in no list of a split, first: {first}")
@@ -289,8 +293,8 @@ def _named_elsewhere(data: NamedLabels, name: str) -> set[Path]:
     """Return the images of the other splits."""
     others: Iterable[str] = (other for other in data.split_names if other != name)
     return {
-        path
+        match.path
         for other in others
-        for path in _find_images(data, [labels for _, labels in data._labels_of(other)], other)
-        if path is not None
+        for match in _find_images(data, [labels for _, labels in data._labels_of(other)], other)
+        if match is not None
     }

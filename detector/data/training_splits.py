@@ -123,7 +123,7 @@ def read_training_splits(
     if "val" in data_set.split_names and name != "val":
         val = data_set.read("val")
         if not _has_same_images(split, val):
-            return _with_known(TrainingSplits(split, val, notes, _overlap_warnings(split, val)), known)
+            return _with_known(_with_overlap(TrainingSplits(split, val, notes)), known)
         # Some tools write this if there is no val split. An AP on the training images would say nothing.
         reason = "the val split of the data has the same images as the training split"
         notes = (*notes, f"{reason}, so it is not used")
@@ -144,29 +144,20 @@ def _has_same_images(split: Split, other: Split) -> bool:
     return {a.image_path for a in split.annotations} == {a.image_path for a in other.annotations}
 
 
-def _overlap_warnings(train: Split, val: Split) -> tuple[str, ...]:
-    """Return a warning if image files of val are also in the training split, under the same path or as a copy."""
-    if not (train.from_files and val.from_files):
-        return ()
-    sizes = {_size(a.image_path) for a in val.annotations} - {None}
-    paths = [a.image_path for a in train.annotations if _size(a.image_path) in sizes]  # a copy has the same size
-    trained = set(hash_files(paths).values()) if paths else set()
-    own = hash_files(a.image_path for a in val.annotations) if trained else {}
-    same = [path for path, digest in own.items() if digest in trained]
+def _with_overlap(splits: TrainingSplits) -> TrainingSplits:
+    """Return the splits with a warning if image files of val are also in the training split, also as copies."""
+    if splits.val is None or not (splits.train.from_files and splits.val.from_files):
+        return splits
+    hashes = splits.file_hashes
+    trained = {hashes.get(a.image_path) for a in splits.train.annotations} - {None}
+    same = [a.image_path for a in splits.val.annotations if hashes.get(a.image_path) in trained]
     if not same:
-        return ()
-    return (
-        f"{len(same)} of {plural(len(val.annotations), 'val image')} are also in the training split, the first: "
-        f"{same[0]}. AP on val is too high; remove them from one of the splits",
+        return splits
+    warning = (
+        f"the training split also contains {len(same)} of {plural(len(splits.val.annotations), 'val image')}, the "
+        f"first: {same[0]}. AP on val is too high; remove them from one of the splits"
     )
-
-
-def _size(path: Path) -> int | None:
-    """Return the size of a file in bytes, or None if it cannot be read."""
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return None
+    return replace(splits, warnings=(*splits.warnings, warning), known_hashes=hashes)
 
 
 def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:

@@ -13,6 +13,22 @@ from detector.files import read_text
 _KEY_WITHOUT_SPACE = re.compile(r"^(path|train|val|valid|validation|test|nc|names):(?=\S)", re.MULTILINE)
 
 
+class _Loader(yaml.BaseLoader):
+    """Returns every scalar as text, unlike other loaders, which read a class named `no` as False.
+
+    A key that occurs twice is an error: otherwise the last value would win silently.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node; raise ConstructorError if a key occurs twice."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            problem = f"the key {repeated!r:.60} occurs twice; remove one of them"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
 def find_yaml(index: FileIndex, described: bool) -> Path | None:
     """Return the YAML file of a YOLO data set or a data set description in a folder or its subfolders, or None.
 
@@ -67,11 +83,10 @@ def _parse_yaml(path: Path) -> Any:
     """Return the contents of a YAML file, every scalar as text; raise LabelError if it is not YAML."""
     text = read_text(path)
     try:
-        # BaseLoader returns every scalar as text. Other loaders read a class named `no` as False.
-        values = yaml.load(text, Loader=yaml.BaseLoader)
+        values = yaml.load(text, Loader=_Loader)
         if not isinstance(values, dict):
             # Some files are written by hand without the space after the colon, which YAML needs.
-            values = yaml.load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text), Loader=yaml.BaseLoader)
+            values = yaml.load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)

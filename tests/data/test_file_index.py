@@ -98,3 +98,9 @@ def test_pipes_are_not_files_of_a_data_set(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.json")
     (tmp_path / "a.txt").write_text("")
     assert FileIndex(tmp_path).files == (tmp_path / "a.txt",)
+
+
+def test_the_case_decides_between_equal_names(tmp_path: Path) -> None:
+    index = make(tmp_path, "images/Cat1.png", "images/cat1.png")
+    assert find(index, "x/cat1.png") == "images/cat1.png"
+    assert find(index, "x/Cat1.png") == "images/Cat1.png"

@@ -219,6 +219,17 @@ def test_words_in_the_names_of_images_are_not_splits(tmp_path: Path) -> None:
     assert len(data_set.read("train").annotations) == 3
 
 
+def test_images_in_another_folder_than_named_are_reported(tmp_path: Path) -> None:
+    image(tmp_path / "csv/photos/a.png")
+    rows = "filename,width,height,class,xmin,ymin,xmax,ymax\nC:\\set\\images\\a.png,80,40,dog,20,10,60,30\n"
+    write(tmp_path / "csv/labels.csv", rows)
+    write(tmp_path / "coco/train.json", coco("images/a.png"))
+    image(tmp_path / "coco/photos/a.png")
+    for folder, file in ((tmp_path / "csv", "labels.csv"), (tmp_path / "coco", "train.json")):
+        [note] = open_data(folder / file).read("train").ledger.notes
+        assert note.startswith("1 image found by the file name only, in another folder than the label file says")
+
+
 def test_an_empty_file_of_another_format_is_not_chosen(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     write(tmp_path / "empty.json", json.dumps([{"image": "a.png", "annotations": []}]))

@@ -49,7 +49,7 @@ def test_held_back_images_keep_the_notes_of_the_labels(tmp_path: Path) -> None:
 def test_val_images_that_are_also_training_images_are_a_warning(tmp_path: Path) -> None:
     write_yolo(tmp_path, "val.txt")
     [warning] = read_training_splits(open_data(tmp_path), None, 0.15).warnings
-    assert warning.startswith("1 of 1 val image are also in the training split")
+    assert warning.startswith("the training split also contains 1 of 1 val image")
 
 
 def test_copies_of_training_images_in_val_are_a_warning(tmp_path: Path) -> None:
@@ -61,4 +61,4 @@ def test_copies_of_training_images_in_val_are_a_warning(tmp_path: Path) -> None:
         (tmp_path / f"other/labels/copy{i}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     write_image(tmp_path / "other/images/copy1.png", np.zeros((32, 32, 3), np.uint8))
     [warning] = read_training_splits(open_data(tmp_path), None, 0.15).warnings
-    assert warning.startswith("1 of 2 val images are also in the training split")
+    assert warning.startswith("the training split also contains 1 of 2 val images")

@@ -8,7 +8,7 @@ from typing import Any
 
 from detector.annotation import Annotation
 from detector.data.coordinates import look_like_corners, look_like_fractions
-from detector.data.file_index import FULL, FileIndex, Match
+from detector.data.file_index import FULL, FileIndex, Match, other_folder_note
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
 from detector.data.formats.coco_json import (
     MAX_AREA,
@@ -205,6 +205,8 @@ class _Reader:
         outer = self._path.parent.parent if self._path.parent.name == "annotations" else self._path.parent
         guard = PathGuard([self._files.index.folder, outer, *folders], self._files.options)
         found = [self._find(index, folders, guard) for index in range(len(self._image_ids))]
+        if note := other_folder_note([(i["file_name"], m) for i, m in zip(self._data["images"], found, strict=True)]):
+            self.collector.add_note(note)
         best: dict[Path, int] = {}
         for match in found:
             if match is not None:

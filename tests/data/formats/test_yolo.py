@@ -178,6 +178,7 @@ def test_a_class_named_no_keeps_its_name(tmp_path: Path) -> None:
         ("train: images\nnames: {1: a}\n", "the class ids in `names` must be 0, 1, 2"),
         ("train: images\nnames: 3\n", "`names` must list the classes"),
         ("names: [a]\n", "expected at least one of `train`"),
+        ("train: images\nnames: {0: a, 1: b, 1: c}\n", "the key '1' occurs twice"),
         ("train: {a: b}\nnames: [a]\n", "`train` must be a folder"),
         ("val: a\nvalid: b\nnames: [a]\n", "two keys define the split val; remove `valid`"),
         ("- a\n", "expected the keys of a YOLO data.yaml"),
