@@ -129,8 +129,8 @@ def print_conversion(conversion: "Conversion", folder: str) -> None:
     for split, ledger in conversion.ledgers.items():
         print(f"{split}: {conversion.image_counts[split]} images, {conversion.box_counts[split]} boxes written")
         print(f"  source: {_printable(ledger.summary())}")
-        for note in ledger.notes:
-            print(f"  {_printable(note)}")
+        for line in ledger.note_lines():
+            print(f"  {_printable(line)}")
         for entry in ledger.entries[:_MAX_ENTRIES]:
             print(f"  {entry}")
         if len(ledger.entries) > _MAX_ENTRIES:

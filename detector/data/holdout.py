@@ -91,10 +91,11 @@ def hold_back(
             "left for training; to train on them, use --val-fraction 0"
         )
     others = {annotation.image_id for annotation in split.annotations} - ids
+    purpose = "testing" if name == "test" else "validation"
     return Holdout(
         select(split, split.name, others, unassigned_rows=True),
         replace(select(split, name, ids), held_back=True),
-        (f"{name}: {len(ids)} of {len(split.annotations)} images are held back for validation",)
+        (f"{name}: {len(ids)} of {len(split.annotations)} images are held back for {purpose}",)
         + (() if searched else (_NOT_SEARCHED,)),
         tuple(_large_group_warning(name, group) for group in groups if len(group) > limit),
     )

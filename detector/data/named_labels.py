@@ -271,8 +271,7 @@ def _note_similar_names(collector: RowCollector, class_names: Sequence[str]) -> 
 
 
 def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:
-    """Add a note about images of a split that no label file names: they are not used."""
-    folders = {path.parent for path in used}
+    """Add a note about images of the data set that no label file names: they are not used."""
     known = used | _named_elsewhere(data, name)
     if data.lists:
         listed = {file for files in data.lists.values() for file in files}
@@ -281,7 +280,7 @@ def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used:
         if unlisted:
             first = unlisted[0].label_file
             collector.add_note(f"not used: {plural(len(unlisted), 'label file')} in no list of a split, first: {first}")
-    unlabeled = [image for image in data.index.images if image.parent in folders and image not in known]
+    unlabeled = [image for image in data.index.images if image not in known]
     if unlabeled:
         collector.add_note(
             f"not used: {plural(len(unlabeled), 'image')} without labels, first: {unlabeled[0]}; to use an image as a "

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from detector.data.archives import archive_message
 from detector.data.file_index import FileIndex
 from detector.data.formats import voc
 from detector.data.formats.named_formats import NAMED_FORMATS
@@ -202,6 +203,9 @@ def explain_unknown(index: FileIndex) -> str:
     if not index.files:
         return "the folder is empty"
     if not images:
+        archives = (message for path in index.files[:100] if (message := archive_message(path)) is not None)
+        if (message := next(archives, None)) is not None:
+            return message
         note = unread_images_note(index.files)
         found = f"{plural(len(index.files), 'file')}, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
         return f"{found}; {note}" if note else found

@@ -55,6 +55,7 @@ def _read_held_back(data_set: DataSet, name: str, image_hashes: ImageHashes) -> 
     Raises:
         LabelError: there are no such images.
     """
+    log.info("the data has no split '%s'", name)
     for other in sorted(data_set.split_names, key="train".__eq__) if image_hashes.val else ():
         split = data_set.read(other)
         if split.from_files:
@@ -76,7 +77,7 @@ def _select_held_back(split: Split, hashes: Mapping[Path, bytes], image_hashes: 
     if not ids:
         return None
     log.info(
-        "val: %d of %d images of the split '%s' are evaluated, which were held back from the training of these weights",
+        "evaluated are the %d of %d images of the split '%s' that were held back when these weights were trained (val)",
         len(ids), len(split.annotations), split.name,
     )  # fmt: skip
     return select(split, "val", ids)

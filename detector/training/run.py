@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from statistics import median
 from typing import Any
 
@@ -310,11 +311,15 @@ class TrainingRun:
         seconds = self._seconds()
         weights = self._folder.path / "weights"
         log.info(f"done: {plural(progress.step, 'step')} in {seconds:.1f} s; weights in {weights}")
+        log.info(f"next: detector detect IMAGES --weights {quote(str(weights / 'best.safetensors'))}")
         if minutes is not None and seconds > OVERRUN * minutes * 60:
-            log.warning(
-                f"the run took {seconds / 60:.1f} min instead of {minutes:g} min: the number of steps was computed "
-                f"from the speed of the first {PLANNING_STEPS} steps, and the later steps were slower"
+            reason = (
+                f"a run has at least {PLANNING_STEPS + 1} steps"
+                if progress.steps <= PLANNING_STEPS + 1
+                else f"the number of steps was computed from the speed of the first {PLANNING_STEPS} steps, and the "
+                "later steps were slower"
             )
+            log.warning(f"the run took {seconds / 60:.1f} min instead of {minutes:g} min: {reason}")
         best = None if progress.best is None else AveragePrecision(**progress.best)
         return TrainingResult(self._folder.path, progress.step, seconds, best)
 

@@ -1,4 +1,5 @@
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,13 @@ def test_images_without_labels_are_not_used_and_reported(tmp_path: Path) -> None
     split = open_data(tmp_path).read("train")
     assert len(split.annotations) == 1
     assert split.ledger.notes[0].startswith(f"not used: 2 images without labels, first: {tmp_path / 'b.png'}")
+
+
+def test_a_folder_with_only_an_archive_names_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a.txt", "")
+    with pytest.raises(LabelError, match=r"set\.zip: is a zip archive, not a folder; unpack it"):
+        open_data(tmp_path)
 
 
 @pytest.mark.parametrize(

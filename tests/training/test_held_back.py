@@ -130,7 +130,7 @@ def test_evaluation_uses_the_held_back_images(run: Path, lone_test: Path, caplog
     caplog.set_level(logging.INFO, "detector")
     expected = load_weights(weights_of(run))[1].facts["val"]["AP"]
     assert pytest.approx(expected, abs=1e-3) == evaluate(lone_test, weights_of(run), device="cpu").AP
-    assert lines(caplog)[0].startswith("val: 4 of 12 images of the split 'test' are evaluated, which were held back")
+    assert lines(caplog)[0].startswith("evaluated are the 4 of 12 images of the split 'test' that were held back")
     caplog.clear()
     evaluate(lone_test, weights_of(run), split="test", device="cpu")
     assert lines(caplog)[0].startswith("8 of 12 are TRAINING IMAGES")
