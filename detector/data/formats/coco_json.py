@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detector.data.ledger import Ledger, LedgerEntry
+from detector.data.parsing.json_file import find_lines
 from detector.data.parsing.row_values import number
 from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, points_of
 from detector.data.row_collector import Corners, RowError
@@ -18,7 +19,6 @@ from detector.files import read_text
 MAX_AREA = 1e12
 """Larger areas, in square pixels, are not areas of objects."""
 
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
 _MAX_ID = 2**63 - 1
 
 
@@ -73,46 +73,9 @@ def error_at(path: Path, key: str, index: int, reason: str) -> LabelError:
     return LabelError(f"{location(path, line_of(path, key, index))}: {reason}")
 
 
-def line_of(path: Path, key: str, index: int) -> int:
-    """Return the number of the line on which the element `index` of the top-level list `key` starts."""
-    return _find_lines(read_text(path), key, {index})[index]
-
-
-def _find_lines(text: str, key: str, indices: Set[int | None]) -> dict[int, int]:
-    """Return index → number of the line on which this element of the top-level list `key` starts.
-
-    Args:
-        text: valid JSON.
-        key: key of the list.
-        indices: indices of elements of the list.
-    """
-    decode = json.JSONDecoder().raw_decode
-
-    def skip(position: int, character: str = "") -> int:
-        """Return the position after whitespace, then at most one `character`, then more whitespace."""
-        position = _WHITESPACE.match(text, position).end()  # type: ignore[union-attr]
-        return skip(position + 1) if character and text[position] == character else position
-
-    starts: dict[int, int] = {}
-    position = skip(0, "{")
-    while text[position] != "}":
-        name, position = decode(text, position)
-        position = skip(position, ":")
-        if name == key and text[position] == "[":
-            position, index = skip(position, "["), 0
-            while text[position] != "]":
-                if index in indices:
-                    starts[index] = position
-                position, index = skip(decode(text, position)[1], ","), index + 1
-            position += 1
-        else:
-            position = decode(text, position)[1]
-        position = skip(position, ",")
-    lines, line, before = {}, 1, 0
-    for index, start in starts.items():
-        line, before = line + text.count("\n", before, start), start
-        lines[index] = line
-    return lines
+def line_of(path: Path, key: str, index: int) -> int | None:
+    """Return the number of the line on which the element `index` of the top-level list `key` starts, if it is known."""
+    return find_lines(read_text(path), (key, {index})).get((key, index))
 
 
 def with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
@@ -128,15 +91,14 @@ def with_lines(path: Path, annotations: list[Any], ledger: Ledger) -> Ledger:
     if not ledger.entries:
         return ledger
     text = read_text(path)
-    lines: dict[int, int | None] = {}
-    if "\n" in text.strip():
-        lines |= _find_lines(text, "annotations", {entry.line for entry in ledger.entries})
+    indices = {entry.line for entry in ledger.entries if entry.line is not None}
+    lines = find_lines(text, ("annotations", indices)) if "\n" in text.strip() else {}
 
     def with_line(entry: LedgerEntry) -> LedgerEntry:
         assert entry.line is not None
         annotation = annotations[entry.line]
         name = f"annotation {annotation.get('id')!r:.60}" if isinstance(annotation, dict) else "annotation"
-        return replace(entry, line=lines.get(entry.line), reason=f"{name}: {entry.reason}")
+        return replace(entry, line=lines.get(("annotations", entry.line)), reason=f"{name}: {entry.reason}")
 
     return replace(ledger, entries=tuple(map(with_line, ledger.entries)))
 

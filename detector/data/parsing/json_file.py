@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,14 @@ def parse_json(text: str, path: Path) -> Any:
         raise LabelError(f"{path}: the JSON values are nested too deeply for a label file") from None
 
 
-def find_lines(text: str, pattern: Sequence[Key]) -> dict[tuple[Key, ...], int]:
+def find_lines(text: str, pattern: Sequence[Key | Set[int]]) -> dict[tuple[Key, ...], int]:
     """Return path → line number, counted from 1, of all elements whose path matches the start of a pattern.
 
     Args:
         text: valid JSON. Lines end with a newline character.
-        pattern: one item per level: a key, or "*" for all keys and indices. For example, `("*", "annotations", "*")`
-            matches the elements of a list, the lists `annotations` in these, and the elements of these lists.
+        pattern: one item per level: a key, a set of indices, or "*" for all keys and indices. For example,
+            `("*", "annotations", "*")` matches the elements of a list, the lists `annotations` in these, and the
+            elements of these lists.
 
     >>> find_lines('{"a": [1,' + chr(10) + '2], "b": 3}', ("a", "*"))
     {('a',): 1, ('a', 0): 1, ('a', 1): 2}
@@ -109,12 +110,13 @@ class _Scanner:
         self._text, self._starts = text, starts
         self._decode = json.JSONDecoder().raw_decode
 
-    def walk(self, position: int, path: tuple[Key, ...], pattern: Sequence[Key]) -> int:
+    def walk(self, position: int, path: tuple[Key, ...], pattern: Sequence[Key | Set[int]]) -> int:
         """Add the elements inside the value at `position` that match the pattern, and return the end of the value."""
         if not pattern or self._text[position] not in "[{":
             return self._decode(self._text, position)[1]
         for key, start in self._elements(position):
-            if pattern[0] in ("*", key):
+            wanted = pattern[0]
+            if key in wanted if isinstance(wanted, Set) else wanted in ("*", key):
                 self._starts[*path, key] = start
                 self._end = self.walk(start, (*path, key), pattern[1:])
             else:
