@@ -62,6 +62,18 @@ FULL = 1000
 """`Match.parts` of a path that a label file names exactly."""
 
 
+def without_weaker(matches: Sequence[Match | None]) -> list[Match | None]:
+    """Return the matches, with None for a match whose file another name matches better.
+
+    Of "a/1.jpg" and "b/1.jpg", only one can be the file a/1.jpg. The other image is missing.
+    """
+    best: dict[Path, int] = {}
+    for match in matches:
+        if match is not None:
+            best[match.path] = max(match.parts, best.get(match.path, 0))
+    return [match if match is not None and match.parts == best[match.path] else None for match in matches]
+
+
 class FileIndex:
     """The files in a folder and its subfolders, without hidden files and files of the operating system.
 

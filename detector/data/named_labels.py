@@ -4,14 +4,14 @@ A format reader returns `ImageLabels`. This module finds the image files, number
 box. The classes are the names in all label files of the data set, sorted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 from detector.data.coordinates import look_like_fractions
-from detector.data.file_index import FULL, FileIndex, Match, other_folder_note
+from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, without_weaker
 from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.label_copies import without_copies
 from detector.data.path_guard import PathGuard
@@ -45,6 +45,7 @@ class NamedLabels:
     class_names: tuple[str, ...] = ()
     lists: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    _matches: dict[str, list[Match | None]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def split_names(self) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ class NamedLabels:
         class_names = self.class_names or self._all_class_names()
         class_ids = {class_name: i for i, class_name in enumerate(class_names)}
         chosen = self._labels_of(name)
-        matches = _find_images(self, [labels for _, labels in chosen], name)
+        matches = self._matches_of(name)
         paths = [match and match.path for match in matches]
         collector = RowCollector(self.options)
         for note in (*self._read_files[1], *([self.notes[name]] if name in self.notes else ())):
@@ -96,6 +97,12 @@ class NamedLabels:
             max_pixels=self.options.max_pixels,
         )
 
+    def _matches_of(self, name: str) -> list[Match | None]:
+        """Return the image file of each image of a split. They are searched once, but needed for each of the splits."""
+        if name not in self._matches:
+            self._matches[name] = _find_images(self, [labels for _, labels in self._labels_of(name)], name)
+        return self._matches[name]
+
     @property
     def _labels(self) -> tuple[ImageLabels, ...]:
         """The labels of all images of the data set, in the order of the files."""
@@ -104,15 +111,18 @@ class NamedLabels:
     @cached_property
     def _read_files(self) -> tuple[tuple[ImageLabels, ...], tuple[str, ...]]:
         """The labels of all images of the data set, in the order of the files, and notes for the user."""
-        guard = PathGuard([self.index.folder], self.options)
-        labels: list[ImageLabels] = []
-        for file in self.files:
-            guard.check(file, file.parent)
-            labels += self.format.read(file)
+        labels = list(self._read_in_turn())
         if self.format.per_image:
             return tuple(labels), ()
         folder = self.index.folder
         return without_copies(labels, [own.split_name or split_of(own.label_file, folder) for own in labels])
+
+    def _read_in_turn(self) -> Iterator[ImageLabels]:
+        """Read one label file after the other, and yield the labels of its images."""
+        guard = PathGuard([self.index.folder], self.options)
+        for file in self.files:
+            guard.check(file, file.parent)
+            yield from self.format.read(file)
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
         """Return (image id, labels) of the images of a split; image ids are unique in the data set."""
@@ -139,8 +149,8 @@ class NamedLabels:
         return all(labels.split_name in (None, "default") for labels in self._labels)
 
     def has_objects(self) -> bool:
-        """Return whether any label file contains a row."""
-        return any(labels.rows for labels in self._labels)
+        """Return whether any label file contains a row; only the files up to the first one with a row are read."""
+        return any(labels.rows for labels in self._read_in_turn())
 
     def _check_fractions(self) -> None:
         """Raise LabelError if the boxes, which should be in pixels, look like fractions of the image size."""
@@ -190,26 +200,15 @@ def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) ->
     Raises:
         LabelError: several images match equally well, or an image is named by several `ImageLabels`.
     """
-    matches = [_find_image(data, own, name) for own in labels]
-    owners: dict[Path, list[int]] = {}
-    for i, match in enumerate(matches):
-        if match is not None:
-            owners.setdefault(match.path, []).append(i)
-    for path, rivals in owners.items():
-        if len(rivals) == 1:
-            continue
-        # Of "a/1.jpg" and "b/1.jpg", only one can be the file a/1.jpg. The other image is missing.
-        parts = [match.parts for i in rivals if (match := matches[i])]
-        exact = [i for i, count in zip(rivals, parts, strict=True) if count == max(parts)]
-        if len(exact) > 1:
-            first, second = (labels[i] for i in exact[:2])
-            places = [location(own.label_file, own.line) for own in (first, second)]
+    matches = without_weaker([_find_image(data, own, name) for own in labels])
+    owners: dict[Path, ImageLabels] = {}
+    for own, match in zip(labels, matches, strict=True):
+        if match is not None and (other := owners.setdefault(match.path, own)) is not own:
+            places = [location(each.label_file, each.line) for each in (other, own)]
             raise LabelError(
-                f"{places[1]}: {second.image_name} is the image {path}, which {places[0]} names too; "
+                f"{places[1]}: {own.image_name} is the image {match.path}, which {places[0]} names too; "
                 "merge the labels of an image into one place"
             )
-        for i in set(rivals) - set(exact):
-            matches[i] = None
     return matches
 
 
@@ -290,10 +289,5 @@ def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used:
 
 def _named_elsewhere(data: NamedLabels, name: str) -> set[Path]:
     """Return the images of the other splits."""
-    others: Iterable[str] = (other for other in data.split_names if other != name)
-    return {
-        match.path
-        for other in others
-        for match in _find_images(data, [labels for _, labels in data._labels_of(other)], other)
-        if match is not None
-    }
+    others = (other for other in data.split_names if other != name)
+    return {match.path for other in others for match in data._matches_of(other) if match is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 from detector.annotation import Annotation
 from detector.data.coordinates import look_like_corners, look_like_fractions
-from detector.data.file_index import FULL, FileIndex, Match, other_folder_note
+from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, without_weaker
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
 from detector.data.formats.coco_json import (
     MAX_AREA,
@@ -207,16 +207,11 @@ class _Reader:
         found = [self._find(index, folders, guard) for index in range(len(self._image_ids))]
         if note := other_folder_note([(i["file_name"], m) for i, m in zip(self._data["images"], found, strict=True)]):
             self.collector.add_note(note)
-        best: dict[Path, int] = {}
-        for match in found:
-            if match is not None:
-                best[match.path] = max(match.parts, best.get(match.path, 0))
         owners: dict[Path, int] = {}
         sizes: dict[int, tuple[int, int]] = {}
-        for index, (image_id, match) in enumerate(zip(self._image_ids.values(), found, strict=True)):
+        for index, (image_id, match) in enumerate(zip(self._image_ids.values(), without_weaker(found), strict=True)):
             image = self._data["images"][index]
-            # Of "a/1.jpg" and "b/1.jpg", only one can be the file a/1.jpg. The other image is missing.
-            if match is None or match.parts < best[match.path]:
+            if match is None:
                 self.collector.add_missing_image(image_id, image["file_name"], folders[0] / image["file_name"])
                 continue
             if (other := owners.setdefault(match.path, index)) != index:
