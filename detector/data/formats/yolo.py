@@ -129,13 +129,8 @@ def _drop_orphans(files: "SplitFiles", collector: RowCollector, rows: Rows) -> N
                 continue
             known.add(orphan)
             files.guard.check(orphan, orphan.parent)
-            lines = list(read_lines(orphan))
-            if not any(is_row(text, rows) for _, text in lines):
-                if lines:
-                    collector.add_note(f"{orphan} contains no label rows and is not used")
-                continue
-            for line, _ in lines:
-                collector.drop(None, orphan, line, RowError("unknown_image", "there is no image for this label file"))
+            if _drop_rows(orphan, "there is no image for this label file", collector, rows):
+                collector.add_note(f"{orphan} contains no label rows and is not used")
 
 
 def _drop_other_orphans(data: YoloData, files: "SplitFiles", collector: RowCollector, rows: Rows) -> None:
@@ -154,9 +149,13 @@ def _drop_other_orphans(data: YoloData, files: "SplitFiles", collector: RowColle
             if not is_orphan or path.name.startswith(".") or path.name in _NAME_FILES or not path.is_file():
                 continue
             files.guard.check(path, path.parent)
-            lines = list(read_lines(path))
-            if not any(is_row(text, rows) for _, text in lines):
-                continue  # not a label file
-            for line, _ in lines:
-                reason = "there is no image for this label file (upper and lower case count)"
-                collector.drop(None, path, line, RowError("unknown_image", reason))
+            _drop_rows(path, "there is no image for this label file (upper and lower case count)", collector, rows)
+
+
+def _drop_rows(path: Path, reason: str, collector: RowCollector, rows: Rows) -> bool:
+    """Drop all rows of a text file without an image, if it is a label file; return whether it has only other text."""
+    lines = list(read_lines(path))
+    is_label_file = any(is_row(text, rows) for _, text in lines)
+    for line, _ in lines if is_label_file else ():
+        collector.drop(None, path, line, RowError("unknown_image", reason))
+    return bool(lines) and not is_label_file

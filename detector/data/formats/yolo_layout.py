@@ -108,11 +108,7 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
         names = name_files[0].names
         notes.append(f"the class names are those of {name_files[0].path.name}, because {path.name} has no `names`")
     others = tuple(file for file in name_files if file.names != names)
-    notes += [
-        f"{path.name} names the classes {list(names or ())}, {file.path.name} names {list(file.names)}; "
-        f"{path.name} is used"
-        for file in others
-    ]
+    notes += _other_names_notes(path, names, others)
     return YoloData(path, roots, splits, absent, names, others, "kpt_shape" in values, tuple(notes), names_from)
 
 
@@ -178,19 +174,25 @@ def find_folders(index: FileIndex) -> YoloData | None:
             f"{index.folder}: {name_files[0].path} and {twin.path} name different classes; pass the path of one of "
             "their folders, or move the data sets into folders of their own"
         )
-    notes = tuple(
-        f"{name_files[0].path.name} names the classes {list(names or ())}, {file.path.name} names {list(file.names)}; "
-        f"{name_files[0].path.name} is used"
-        for file in name_files
-        if file.names != names
-    )
+    others = tuple(name_files[1:])
+    notes = _other_names_notes(name_files[0].path, names, others) if others else []
     if unused := [image for image in index.images if not has_lists and image.parent not in folders]:
         are = "is" if len(unused) == 1 else "are"
-        notes += (f"{plural(len(unused), 'image')} in folders without label files {are} not used, first: {unused[0]}",)
-    others = tuple(file for file in name_files if file.names != names)
+        notes.append(
+            f"{plural(len(unused), 'image')} in folders without label files {are} not used, first: {unused[0]}"
+        )
     places = {name: tuple(splits[name]) for name in ordered}
     names_from = name_files[0].path if name_files else None
-    return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=notes, names_from=names_from)
+    return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=tuple(notes), names_from=names_from)
+
+
+def _other_names_notes(used: Path, names: Sequence[str] | None, others: Iterable[NameFile]) -> list[str]:
+    """Return notes about files that name other classes than the file that is used."""
+    return [
+        f"{used.name} names the classes {list(names or ())}, {file.path.name} names {list(file.names)}; "
+        f"{used.name} is used"
+        for file in others
+    ]
 
 
 def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path | None:
