@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detector.annotation import Annotation, pixel_count
+from detector.annotation import Annotation
 from detector.arrays import Doubles, ImageArray, Ints
 from detector.boxes import pairwise_iou
 from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding
-from detector.diagnose.objects import first_few
+from detector.diagnose.objects import first_few, sample_with_objects
 from detector.errors import InputError
 
 _LONG_SIDE = 480
@@ -238,9 +238,7 @@ def _classes_without_fit(fits: Sequence[_Fits]) -> list[int]:
 
 def _measure_fits(split: Split) -> list[_Fits]:
     """Return the fits of up to `_MAX_IMAGES` images with objects that can be compared."""
-    with_objects = [annotation for annotation in split.annotations if not annotation.is_crowd.all()]
-    affordable = _MAX_PIXELS / max(1, pixel_count(with_objects)) * len(with_objects)
-    chosen = evenly_spaced(with_objects, min(_MAX_IMAGES, int(affordable)))
+    chosen = sample_with_objects(split, _MAX_IMAGES, _MAX_PIXELS)
     rng = np.random.default_rng(0)
     # Neighbors in the list are often similar: frames of a video, augmentations of one image.
     others = [[chosen[int(j)] for j in rng.choice(len(chosen), _OTHERS)] for _ in chosen]

@@ -9,10 +9,11 @@ from functools import partial
 import cv2
 import numpy as np
 
-from detector.annotation import Annotation, pixel_count
+from detector.annotation import Annotation
 from detector.arrays import Floats, ImageArray
-from detector.data.split import Split, evenly_spaced
+from detector.data.split import Split
 from detector.diagnose.finding import Finding
+from detector.diagnose.objects import sample_with_objects
 from detector.errors import InputError
 
 _MAX_SHIFT = 24
@@ -95,9 +96,7 @@ def diagnose_label_shift(split: Split) -> Finding:
 
 def _measure_axes(split: Split) -> list[_AxisShift]:
     """Return the shifts along x and y; an axis with fewer than `_MIN_OBJECTS` objects is omitted."""
-    with_objects = [annotation for annotation in split.annotations if not annotation.is_crowd.all()]
-    affordable = _MAX_PIXELS / max(1, pixel_count(with_objects)) * len(with_objects)
-    chosen = evenly_spaced(with_objects, min(_MAX_IMAGES, int(affordable)))
+    chosen = sample_with_objects(split, _MAX_IMAGES, _MAX_PIXELS)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         by_image = [profiles for profiles in pool.map(partial(_image_profiles, split), chosen) if profiles]
     axes: list[Sequence[Floats]] = list(zip(*by_image, strict=True))

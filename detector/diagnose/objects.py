@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detector.annotation import Annotation, pixel_count
 from detector.arrays import Floats, Ints
-from detector.data.split import Split
+from detector.data.split import Split, evenly_spaced
 from detector.letterbox import Letterbox
 
 FEW_OBJECTS = 20
@@ -64,6 +65,13 @@ def gather_objects(split: Split, input_hw: tuple[int, int]) -> Objects:
         image_index=image_index,
         image_hw=sizes[image_index],
     )
+
+
+def sample_with_objects(split: Split, max_images: int, max_pixels: float) -> list[Annotation]:
+    """Return evenly spaced images with objects, within a limit of images and of pixels in all of them together."""
+    with_objects = [annotation for annotation in split.annotations if not annotation.is_crowd.all()]
+    affordable = max_pixels / max(1, pixel_count(with_objects)) * len(with_objects)
+    return evenly_spaced(with_objects, min(max_images, int(affordable)))
 
 
 def first_few(items: Iterable[object], most: int = 3) -> str:
