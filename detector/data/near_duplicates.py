@@ -134,17 +134,11 @@ def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None =
     only_earlier = references is None
     if references is None:
         references = thumbnails
-    exact = _find_exact(thumbnails, references)
-    if only_earlier:
-        exact = {i: j for i, j in exact.items() if j < i}
+    exact = find_identical(thumbnails, None if only_earlier else references)
     near: dict[int, int] = {}
-    descriptors = gradient_descriptors(thumbnails)
-    plain, flipped = gradient_descriptors(references), gradient_descriptors(references[:, :, ::-1])
-    for start in range(0, len(thumbnails), _BLOCK):
-        block = descriptors[start : start + _BLOCK]
-        correlation = np.maximum(block @ plain.T, block @ flipped.T)
+    for start, correlation in _correlations(thumbnails, references):
         if only_earlier:
-            correlation[np.arange(len(references)) >= start + np.arange(len(block))[:, None]] = 0
+            correlation[np.arange(len(references)) >= start + np.arange(len(correlation))[:, None]] = 0
         for i in np.flatnonzero((correlation >= _NEAR_CORRELATION).any(axis=1)).tolist():
             if start + i not in exact:
                 near[start + i] = int(correlation[i].argmax())
@@ -161,13 +155,22 @@ def similar_pairs(thumbnails: ImageArray) -> Iterator[tuple[int, Ints, Floats]]:
         For each thumbnail: its index, the indices of all earlier thumbnails that look the same, and how similar they
         are (the correlation).
     """
-    plain, flipped = gradient_descriptors(thumbnails), gradient_descriptors(thumbnails[:, :, ::-1])
-    for start in range(0, len(thumbnails), _BLOCK):
-        block = plain[start : start + _BLOCK]
-        correlation = np.maximum(block @ plain.T, block @ flipped.T)
+    for start, correlation in _correlations(thumbnails, thumbnails):
         for i, row in enumerate(correlation, start):
             found = np.flatnonzero(row[:i] >= _NEAR_CORRELATION)
             yield i, found, row[found]
+
+
+def _correlations(thumbnails: ImageArray, references: ImageArray) -> Iterator[tuple[int, Floats]]:
+    """Yield (index of the first thumbnail, correlations [block, R] with all references) of each block of thumbnails.
+
+    A reference also counts in its flipped form.
+    """
+    descriptors = gradient_descriptors(thumbnails)
+    plain, flipped = gradient_descriptors(references), gradient_descriptors(references[:, :, ::-1])
+    for start in range(0, len(thumbnails), _BLOCK):
+        block = descriptors[start : start + _BLOCK]
+        yield start, np.maximum(block @ plain.T, block @ flipped.T)
 
 
 def can_search(split: Split) -> bool:
@@ -175,12 +178,18 @@ def can_search(split: Split) -> bool:
     return len(split.annotations) <= _MAX_FILES and pixel_count(split.annotations) <= _MAX_PIXELS
 
 
-def _find_exact(thumbnails: ImageArray, references: ImageArray) -> dict[int, int]:
-    """Return index of a thumbnail → index of the first identical reference, for thumbnails that have one."""
+def find_identical(thumbnails: ImageArray, references: ImageArray | None = None) -> dict[int, int]:
+    """Return index of a thumbnail → index of the first identical reference, for thumbnails that have one.
+
+    Args:
+        thumbnails: [K, side, side, 3].
+        references: [R, side, side, 3]; None: compare each thumbnail with the thumbnails before it.
+    """
     first: dict[bytes, int] = {}
-    for j, reference in enumerate(references):
+    for j, reference in enumerate(thumbnails if references is None else references):
         first.setdefault(reference.tobytes(), j)
-    return {i: first[key] for i, thumbnail in enumerate(thumbnails) if (key := thumbnail.tobytes()) in first}
+    found = {i: first[key] for i, thumbnail in enumerate(thumbnails) if (key := thumbnail.tobytes()) in first}
+    return {i: j for i, j in found.items() if references is not None or j < i}
 
 
 def original_name(path: Path) -> str | None:

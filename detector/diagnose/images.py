@@ -4,7 +4,7 @@ The checks of copies compare thumbnails. If there are very many images, only an 
 checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,7 @@ from detector.arrays import ImageArray, Ints
 from detector.data.near_duplicates import (
     Thumbnails,
     boxes_agree,
+    find_identical,
     find_near_duplicates,
     is_uniform,
     original_name,
@@ -161,16 +162,25 @@ def _find_copies(images: _Images, references: _Images | None = None) -> _Copies:
     others = references or images
     similar = find_near_duplicates(images.pixels, None if references is None else references.pixels)
     augmented = _find_augmented(images, references)
-    exact, near = [], []
-    for i, j in sorted({**similar.near, **similar.exact}.items()):
+    exact = _with_equal_bytes(similar.exact, images, others)
+    near = []
+    for i, j in sorted({**similar.near, **similar.exact}.items() - set(exact)):
         a, b = images.annotation(i), others.annotation(j)
-        if i in similar.exact and _equal_bytes(images.thumbnails.split, a, others.thumbnails.split, b):
-            exact.append((i, j))
-        elif i not in augmented and len(a.boxes) and boxes_agree(a, b):
+        if i not in augmented and len(a.boxes) and boxes_agree(a, b):
             near.append((i, j))
     for i, _ in exact:
         augmented.pop(i, None)
     return _Copies(exact, near, list(augmented.items()))
+
+
+def _with_equal_bytes(identical: Mapping[int, int], images: _Images, others: _Images) -> list[tuple[int, int]]:
+    """Return the pairs of images with identical thumbnails whose files have equal bytes."""
+    split, other_split = images.thumbnails.split, others.thumbnails.split
+    return [
+        (i, j)
+        for i, j in sorted(identical.items())
+        if _equal_bytes(split, images.annotation(i), other_split, others.annotation(j))
+    ]
 
 
 def _find_augmented(images: _Images, references: _Images | None) -> dict[int, int]:
@@ -255,8 +265,8 @@ def diagnose_different_labels(thumbnails: Sequence[Thumbnails]) -> Finding:
     pairs = []
     for place, own in enumerate(images):
         for others in images[: place + 1]:
-            copies = _find_copies(own, None if others is own else others)
-            for i, j in copies.exact:
+            identical = find_identical(own.pixels, None if others is own else others.pixels)
+            for i, j in _with_equal_bytes(identical, own, others):
                 a, b = own.annotation(i), others.annotation(j)
                 if not _equal_labels(a, b):
                     names = own.thumbnails.split.class_names
