@@ -123,7 +123,8 @@ def read_training_splits(
     if "val" in data_set.split_names and name != "val":
         val = data_set.read("val")
         if not _has_same_images(split, val):
-            return _with_known(_with_overlap(TrainingSplits(split, val, notes)), known)
+            hashes = _hash_images(split) | _hash_images(val)
+            return _with_known(_with_overlap(TrainingSplits(split, val, notes, known_hashes=hashes)), known)
         # Some tools write this if there is no val split. An AP on the training images would say nothing.
         reason = "the val split of the data has the same images as the training split"
         notes = (*notes, f"{reason}, so it is not used")
@@ -157,7 +158,7 @@ def _with_overlap(splits: TrainingSplits) -> TrainingSplits:
         f"the training split also contains {len(same)} of {plural(len(splits.val.annotations), 'val image')}, the "
         f"first: {same[0]}. AP on val is too high; remove them from one of the splits"
     )
-    return replace(splits, warnings=(*splits.warnings, warning), known_hashes=hashes)
+    return replace(splits, warnings=(*splits.warnings, warning))
 
 
 def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:
@@ -172,4 +173,4 @@ def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:
         f"{trained} of {len(splits.val.annotations)} val images are TRAINING IMAGES of the initial weights: AP on val "
         "is too high"
     )
-    return replace(splits, warnings=(*splits.warnings, warning), known_hashes=hashes)
+    return replace(splits, warnings=(*splits.warnings, warning))

@@ -38,7 +38,8 @@ def read_evaluation_split(data_set: DataSet, split_name: str | None, image_hashe
     if name not in names and name in ("val", "test"):
         return _read_held_back(data_set, name, image_hashes)
     split = data_set.read(name)
-    hashes = hash_files(a.image_path for a in split.annotations) if split.from_files else {}
+    # Weights of older versions know no images: then no file needs to be read.
+    hashes = hash_files(a.image_path for a in split.annotations) if split.from_files and image_hashes.train else {}
     trained = sum(digest in image_hashes.train for digest in _hashes_of(split, hashes))
     if trained and split_name is None and len(names) == 1:
         held_back = _select_held_back(split, hashes, image_hashes)
