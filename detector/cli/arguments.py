@@ -17,6 +17,15 @@ from detector.options import (
 )
 
 Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, scenes"
+"""Help for an argument that takes any weights."""
+
+TRAINED = "a .safetensors file, or shipped weights: cells, scenes"
+"""Help for an argument that takes weights as they were trained, no exported graph."""
+
+EXPORT_RUNTIMES = tuple(name for name in typing.get_args(RuntimeName) if name != "torch")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,38 @@
+"""The command `check`."""
+
+import argparse
+from pathlib import Path
+
+from detector.cli.arguments import Commands, add_data, add_run, path
+from detector.cli.settings import settings
+
+_EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
+"""Verdict → exit status."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser of all commands."""
+    parser = commands.add_parser(
+        "check",
+        help="find problems before a long training run",
+        description="Check data, network and training in about a minute. Exit status: 0: ok, 4: look, 5: stop.",
+    )
+    add_data(parser)
+    parser.add_argument(
+        "--out", type=path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=path, help="also write the findings to this JSON file")
+    add_run(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
+    config = settings(options)
+    from detector.checking.check import check
+    from detector.files import write_json
+
+    report = check(options.data, config, out=options.out, split=options.split, report=print)
+    print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
+    if options.json:
+        write_json(options.json, report.to_json())
+    return _EXIT_STATUS[report.verdict]

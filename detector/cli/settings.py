@@ -1,0 +1,48 @@
+"""Objects made from the arguments of several commands: the settings of a run, and the options for reading files."""
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any
+
+from detector.config import Config, override, parse_value, read_config
+from detector.options import MAX_PIXELS, ReadOptions
+
+STARTED = time.monotonic()
+"""Start of the process. A length of a training run in minutes includes the time since this moment."""
+
+_SETTING_FLAGS = (
+    "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "ignore_check", "minutes",
+    "epochs", "val_fraction",
+)  # fmt: skip
+"""Flags with the same name as a setting."""
+
+
+def settings(options: argparse.Namespace) -> Config:
+    """Return the settings of a run: those of the file --config, changed by --set, then by flags such as --model."""
+    config = override(read_config(options.config) if options.config else Config(), options.set)
+    flags = {"imgsz": "input_size"} | {key: key for key in _SETTING_FLAGS}
+    given = {name: getattr(options, flag, None) for flag, name in flags.items()}
+    return apply_flags(config, {key: value for key, value in given.items() if value is not None})
+
+
+def apply_flags(config: Config, flags: dict[str, Any]) -> Config:
+    """Return the configuration with the values of flags; --minutes or --epochs replaces any other length of the run.
+
+    Args:
+        config: configuration from the file and --set.
+        flags: name of a setting → value from the command line.
+    """
+    if flags.keys() & {"minutes", "epochs"}:
+        config = replace(config, minutes=None, epochs=None, steps=None)
+    return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})
+
+
+def read_options(options: argparse.Namespace) -> ReadOptions:
+    """Return the options for reading files from the flags of a command; a missing flag has its default value."""
+    return ReadOptions(
+        allow_outside=bool(getattr(options, "allow_outside", None)),
+        allow_url=getattr(options, "allow_url", False),
+        recursive=getattr(options, "recursive", False),
+        max_pixels=options.max_pixels or MAX_PIXELS,
+    )

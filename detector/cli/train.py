@@ -1,0 +1,97 @@
+"""The command `train`."""
+
+import argparse
+from pathlib import Path
+from shlex import quote
+
+from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
+from detector.cli.settings import STARTED, settings
+from detector.errors import ConfigError
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser of all commands."""
+    parser = commands.add_parser(
+        "train",
+        help="train on a data set",
+        description="Train a detector, from random weights or from given weights.",
+    )
+    add_data(parser, required=False)
+    parser.add_argument("--weights", help=f"initial weights: {TRAINED} (default: random weights)")
+    parser.add_argument(
+        "--reuse-backbone",
+        action="store_true",
+        help="accept --weights with other classes than the data set, and use all but their last layers",
+    )
+    parser.add_argument(
+        "--resume",
+        type=path,
+        metavar="RUN",
+        help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
+        "result as an uninterrupted run",
+    )
+    parser.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="resume even if the data, a version, the number of threads, the device or the machine has changed",
+    )
+    parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--ignore-check",
+        action="store_true",
+        default=None,
+        help="start the run although the check of the data says stop",
+    )
+    parser.add_argument(
+        "--allow-dropped",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="FRACTION",
+        help="largest fraction of the label boxes that may be dropped (default: 0.02; without a number: 1, that is, "
+        "any number of boxes)",
+    )
+    add_run(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train a detector, or resume a run."""
+    if options.resume is not None:
+        return _resume(options)
+    if options.data is None:
+        raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
+    config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
+    from detector.training.train import make_request, start_run
+
+    request = make_request(
+        options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
+    )
+    start_run(request, options.out or _next_free(Path("runs/train")), STARTED)
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    """Resume a run; raise ConfigError if another option than --resume and --resume-anyway is given."""
+    own = {"command", "resume", "resume_anyway"}
+    other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
+    if other:
+        weights = quote(str(options.resume / "weights" / "last.safetensors"))
+        raise ConfigError(
+            f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}. To train longer or with "
+            f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
+        )
+    from detector.training.train import resume_run
+
+    resume_run(options.resume, options.resume_anyway, STARTED)
+    return 0
+
+
+def _next_free(path: Path) -> Path:
+    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

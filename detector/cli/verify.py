@@ -1,0 +1,35 @@
+"""The command `verify`."""
+
+import argparse
+
+from detector.cli.arguments import EXPORT_RUNTIMES, Commands, path
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser of all commands."""
+    parser = commands.add_parser(
+        "verify",
+        help="check that an export gives the detections in its certificate",
+        description="Run an export on the built-in images and compare its detections with those in its certificate. "
+        "Works on any machine, without the weights.",
+    )
+    parser.add_argument("export", type=path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
+    parser.add_argument(
+        "--runtime",
+        choices=EXPORT_RUNTIMES,
+        default="auto",
+        help="inference backend that runs the export (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare an export with its certificate, and print the differences."""
+    from detector.exporting.verify import verify
+
+    result = verify(options.export, runtime=options.runtime)
+    print(
+        f"{options.export}: the detections match the certificate, which was written with "
+        f"{result.certificate.runtime}: {result.parity} (the certificate has boxes rounded to 0.001 px "
+        "and scores rounded to 0.000001)"
+    )
+    return 0
