@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def check_writable(path: Path | None) -> None:
         raise FileError(f"{path}: cannot be written")
 
 
+def part_name() -> str:
+    """Return a new name for a temporary file, which no other file or link can have."""
+    return f".{secrets.token_hex(8)}.part"
+
+
 def append_line(file: io.FileIO, values: Any) -> None:
     """Append values to an unbuffered file as one line of JSON. If an error occurs, the file is not changed.
 
@@ -110,10 +116,10 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         FileError: the file cannot be written. A file that existed before is not changed.
     """
-    temporary = local_path(path).with_name(path.name + ".part")
+    temporary = local_path(path).with_name(part_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -189,9 +195,13 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         doing: what a process does that locks this folder, such as "training"; part of the error message.
 
     Raises:
-        FileError: another process holds the lock, or the lock file cannot be created.
+        FileError: another process holds the lock, the lock file cannot be created, or a file or link of another
+            program has its name.
     """
-    lock = filelock.FileLock(folder / LOCK_NAME, thread_local=False)
+    path = folder / LOCK_NAME
+    if path.is_symlink() or (path.is_file() and path.stat().st_size):  # to lock a file truncates it
+        raise FileError(f"{path}: this file is not a lock of this program, so it is not used; move it away")
+    lock = filelock.FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:

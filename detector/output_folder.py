@@ -1,0 +1,274 @@
+"""Output folders: files are written only where nothing is, or where the manifest proves that this package wrote them.
+
+`outputs.py` has the rule, and the functions for single files that the user names.
+"""
+
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from detector.errors import FileError
+from detector.files import LOCK_NAME, local_path, locked, make_folder, write_errors
+from detector.manifest import MANIFEST_NAME, Manifest, Proof
+from detector.wording import plural
+
+_LOG = logging.getLogger(__name__)
+
+_NAMES_SHOWN = 5
+"""Largest number of files that a message names."""
+
+
+def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite: bool = False) -> "OutputFolder":
+    """Create and lock an output folder, check that files can be written there, and return the folder.
+
+    Called before the work whose results are written to the folder. No file in the folder is changed until the first
+    result is written. Links in `path` are followed; a link inside the folder never is.
+
+    Args:
+        path: the folder.
+        doing: what the process does that locks this folder, such as "training"; part of an error message.
+        names: names of the files that the command will write, as far as they are known.
+        overwrite: whether to replace files that this package did not write, or that were changed since.
+
+    Raises:
+        FileError: the folder cannot be created or is in use; its manifest cannot be used; or a file must not be
+            written, see `OutputFolder.claim`.
+    """
+    folder = OutputFolder(local_path(path), doing, overwrite)
+    try:
+        folder.claim(names)
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+class OutputFolder:
+    """A folder into which one command writes its files. `claim_folder` creates this object.
+
+    The names of files are relative to the folder, with `/` as separator. Use it as a context manager: the folder is
+    locked against other processes until `close` is called or the `with` block ends.
+
+    Attributes:
+        path: path of the folder.
+    """
+
+    def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
+        self.path, self._overwrite = path, overwrite
+        self._parts = 0
+        make_folder(path)
+        with ExitStack() as stack:
+            stack.enter_context(locked(path, doing))
+            self._manifest = Manifest(path)
+            stack.callback(self._manifest.close)
+            self._stack = stack.pop_all()
+        self._earlier = {name for name in self._manifest.proofs if os.path.lexists(path / name)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unlock the folder."""
+        self._stack.close()
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether files of an earlier command are in the folder, which were neither replaced nor removed yet."""
+        return bool(self._earlier)
+
+    def has(self, name: str) -> bool:
+        """Return True if this package wrote a file, and it still exists and is unchanged."""
+        return name in self._manifest.proofs and os.path.lexists(self.path / name) and not self._foreign(name)
+
+    def is_foreign(self) -> bool:
+        """Return True if the folder contains files, and this package wrote none of them."""
+        with write_errors(self.path):
+            names = {path.name for path in self.path.iterdir()}
+        return bool(names - {LOCK_NAME, MANIFEST_NAME}) and not self._manifest.proofs
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Raise FileError if one of the files must not be written.
+
+        Raises:
+            FileError: a file or link is there that is not provably an unchanged file of an earlier command; or a link
+                or a file is in the place of one of its folders.
+        """
+        refused = []
+        for name in names:
+            if reason := self._blocked(name):
+                raise FileError(
+                    f"{self.path / name}: {reason}, so nothing is written there; use another --out, or move it away"
+                )
+            if not self._overwrite and (reason := self._foreign(name)):
+                refused.append(f"{self.path / name}: {reason}")
+        if refused:
+            more = f", nor is {plural(len(refused) - 1, 'more file')}" if refused[1:] else ""
+            raise FileError(
+                f"{refused[0]}, so it is not overwritten{more}; use another --out, move the file away, or add "
+                "--overwrite to replace it"
+            )
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Count files as written by this package: the files of a run of an older version, which wrote no manifest."""
+        for name in names:
+            path = self.path / name
+            if name not in self._manifest.proofs and path.is_file() and not path.is_symlink():
+                self._manifest.add(name, Proof.of(path))
+
+    def remove_earlier(self) -> None:
+        """Remove the unchanged files of earlier commands; log their number, and the files that stay.
+
+        Called when the first result exists. A file that was written before this call is not removed. With
+        `--overwrite`, changed files of earlier commands are removed too.
+        """
+        if not self._earlier:
+            return
+        removed = sum(self.remove(name) for name in sorted(self._earlier))
+        self._earlier = set()
+        if removed:
+            _LOG.info("%s: %s of an earlier run replaced", self.path, plural(removed, "file"))
+        if stay := sorted(self.foreign_files()):
+            shown = ", ".join(stay[:_NAMES_SHOWN]) + (", ..." if stay[_NAMES_SHOWN:] else "")
+            _LOG.warning(
+                "%s: %s not written by this program or changed since, and kept: %s",
+                *(self.path, plural(len(stay), "file"), shown),
+            )
+
+    def foreign_files(self) -> Iterator[str]:
+        """Yield the name of each file and link in the folder that this package did not write, or that was changed.
+
+        Subfolders with a manifest of their own are left out.
+        """
+        for place, folders, files in os.walk(self.path):
+            here = Path(place)
+            if here != self.path and MANIFEST_NAME in files:
+                folders.clear()
+                continue
+            links = [name for name in folders if (here / name).is_symlink()]
+            for file in (*files, *links):
+                name = (here / file).relative_to(self.path).as_posix()
+                is_own = name in (LOCK_NAME, MANIFEST_NAME) or self._manifest.is_part(file)
+                if not is_own and self._foreign(name):
+                    yield name
+
+    def remove(self, name: str) -> bool:
+        """Remove a file that this package wrote, and the folders that become empty; return whether it was removed.
+
+        A file that was changed stays, unless the user passed `--overwrite`.
+
+        Raises:
+            FileError: the file cannot be removed.
+        """
+        path = self.path / name
+        if name not in self._manifest.proofs or not os.path.lexists(path) or self._blocked(name):
+            return False
+        if not self._overwrite and self._foreign(name):
+            return False
+        with write_errors(path):
+            path.unlink()
+        self._manifest.remove(name)
+        with suppress(OSError):  # the folder is not empty
+            for parent in list(PurePosixPath(name).parents)[:-1]:
+                (self.path / parent).rmdir()
+        return True
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file atomically.
+
+        Raises:
+            FileError: the file cannot be written, or must not be written; see `claim`.
+        """
+        with self.writing(name) as part, part.open("xb") as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: str, suffix: str = "") -> Iterator[Path]:
+        """Context manager that yields the path of a new temporary file, and renames the file at the end of the block.
+
+        If an error occurs in the block, the temporary file is removed, and a file that existed before is unchanged.
+
+        Args:
+            name: name of the file.
+            suffix: suffix of the temporary file, for writers that choose the format by the suffix.
+
+        Raises:
+            FileError: as for `write`.
+        """
+        with self._replacing(name, suffix) as part:
+            yield part
+        self.seal(name)
+
+    def appending(self, name: str, head: bytes) -> io.FileIO:
+        """Write the beginning of a file that grows line by line, and return the file, opened for appending.
+
+        Call `seal` when the file is complete. Until then, its name in the manifest has no hash: it counts as written by
+        this package, whatever its content. A file that existed before is replaced, not changed, because another name
+        (a hard link of a backup) may lead to it. To continue a file, `head` is its content.
+
+        Raises:
+            FileError: as for `write`.
+        """
+        with self._replacing(name) as part, part.open("xb") as file:
+            file.write(head)
+        with write_errors(self.path / name):
+            return (self.path / name).open("ab", buffering=0)
+
+    def seal(self, name: str) -> None:
+        """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.
+
+        Raises:
+            FileError: the file cannot be read, or the manifest cannot be written.
+        """
+        with write_errors(self.path / name):
+            self._manifest.add(name, Proof.of(self.path / name))
+
+    @contextmanager
+    def _replacing(self, name: str, suffix: str = "") -> Iterator[Path]:
+        """Add a name to the manifest, yield the path of a temporary file, and rename it at the end of the block."""
+        self.claim([name])  # again: the file may have appeared during the work
+        path, before = self.path / name, self._manifest.proofs.get(name)
+        self._parts += 1
+        part = path.with_name(f"{self._manifest.part}{self._parts}{suffix}")
+        self._manifest.add(name, Proof())
+        with write_errors(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield part
+                part.replace(path)
+            except BaseException:
+                with suppress(OSError):  # what prevented writing may also prevent removing
+                    part.unlink(missing_ok=True)
+                if before is not None:
+                    with suppress(FileError):
+                        self._manifest.add(name, before)
+                raise
+        self._earlier.discard(name)
+
+    def _blocked(self, name: str) -> str | None:
+        """Return why a file can never be written: what is in its place or in the place of its folder; else None."""
+        for parent in list(PurePosixPath(name).parents)[-2::-1]:
+            place = self.path / parent
+            if place.is_symlink():
+                return f"{place} is a link to {place.readlink()}"
+            if place.exists() and not place.is_dir():
+                return f"{place} is not a folder"
+        path = self.path / name
+        return "is a folder" if path.is_dir() and not path.is_symlink() else None
+
+    def _foreign(self, name: str) -> str | None:
+        """Return why a file must not be replaced; None if nothing is there, or this package wrote it."""
+        path, proof = self.path / name, self._manifest.proofs.get(name)
+        if not os.path.lexists(path):
+            return None
+        if path.is_symlink():
+            return f"is a link to {path.readlink()}"
+        if proof is None or not path.is_file():
+            return "was not written by this program"
+        return None if proof.holds_for(path) else "was changed after it was written"
