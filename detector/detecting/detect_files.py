@@ -18,6 +18,7 @@ from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
 from detector.options import DetectOptions, ReadOptions
 from detector.predict.detector import Detector
+from detector.shipped_weights import find_shipped
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def remaining_batches(sources: Sequence[Source], done: Container[str], batch_siz
 def _fingerprint(weights: str | Path) -> str:
     """Return the SHA-256 hash of the weights files, or the name if `weights` is the name of shipped weights."""
     path = Path(weights)
+    if find_shipped(weights) is not None:
+        return str(weights)
     files = export_files(path) if is_ir(path) else [path] if path.is_file() else []
     digest = hashlib.sha256()
     for file in files:

@@ -16,10 +16,8 @@ from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, uses_spp
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
+from detector.shipped_weights import find_shipped, shipped_weights
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
-
-SHIPPED = Path(__file__).parent.parent / "weights"
-"""Folder of the shipped weights, which are part of the package."""
 
 _PYTORCH = "PyTorch files are not read, since they can run code when they are loaded: pass a .safetensors file"
 _OTHER_FORMATS = {
@@ -106,7 +104,7 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
 
 
 def find_weights(source: str | Path) -> Path:
-    """Return the path of a weights file: `source` if that file exists, else the path of the shipped weights `source`.
+    """Return the path of a weights file: of the shipped weights with the name `source`, else the path `source`.
 
     Args:
         source: a path, or the name of shipped weights.
@@ -114,18 +112,16 @@ def find_weights(source: str | Path) -> Path:
     Raises:
         FileError: the file does not exist, and no shipped weights have this name.
     """
+    if (shipped := find_shipped(source)) is not None:
+        return shipped
     path = local_path(source)
     try:
         if path.is_file():
             return path
     except OSError as error:  # for example a name that is too long, or a folder without permission
         raise FileError(f"{source!s:.60}: the weights file cannot be opened: {error.strerror}") from None
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
-    if str(source) in shipped:
-        return shipped[str(source)]
-    raise FileError(
-        f"{source}: there is no such weights file; pass a path, or the name of shipped weights: {', '.join(shipped)}"
-    )
+    names = ", ".join(shipped_weights())
+    raise FileError(f"{source}: there is no such weights file; pass a path, or the name of shipped weights: {names}")
 
 
 def _load_tensors(network: GridNetwork, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -14,6 +14,7 @@ from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.letterbox import input_hw_for_aspect
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
+from detector.shipped_weights import find_shipped
 from detector.weights_info import WeightsInfo
 
 
@@ -44,7 +45,7 @@ def load_runtime(
     """
     path = local_path(weights)
     path = path.parent if path.name == XML else path
-    if path.suffix.lower() == ".onnx" or _is_folder(path):
+    if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or _is_folder(path)):
         return _load_export(path, device, runtime, input_size)
     from detector.model.checkpoint import load_weights
     from detector.runtime.hardware import choose_device

@@ -123,7 +123,8 @@ def make_request(
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
-    place = str(Path(data).resolve()) if local_path(data).exists() else str(data)
+    is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
+    place = str(Path(data).resolve()) if is_path else str(data)
     initial = None if weights is None else str(find_weights(weights).resolve())
     return TrainRequest(place, split, config, initial, reuse_backbone)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detector.config import Config
 from detector.errors import FileError, InputError, WeightsError
-from detector.model.checkpoint import copy_weights, load_weights, save_weights
+from detector.model.checkpoint import copy_weights, find_weights, load_weights, save_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.weights_info import WeightsInfo
@@ -170,6 +170,21 @@ def with_metadata(**values: object) -> Callable[[Path], None]:
         save_file(tensors, path, metadata | {key: json.dumps(value) for key, value in values.items()})
 
     return damage
+
+
+def test_a_shipped_name_means_the_shipped_weights(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = {name: find_weights(name) for name in ("cells", "scenes")}
+    assert {file.parent.name for file in shipped.values()} == {"weights"}
+    monkeypatch.chdir(tmp_path)
+    path.rename("cells")  # a weights file
+    Path("scenes").mkdir()
+    assert {name: find_weights(name) for name in shipped} == shipped
+    for source in ("./cells", str(Path("cells").resolve()), Path("cells")):
+        assert load_weights(source)[1] == INFO
+    with pytest.raises(FileError, match="no such weights file"):
+        find_weights("./scenes")
 
 
 def without_class_names(path: Path) -> None:

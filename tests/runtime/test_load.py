@@ -67,6 +67,15 @@ def assert_equal_detections(expected: Detections, found: Detections) -> None:
     np.testing.assert_allclose(expected.scores, found.scores[match], atol=SCORE_TOLERANCE)
 
 
+def test_a_folder_does_not_hide_shipped_weights(
+    exports: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(exports["folder"], tmp_path / "cells")
+    monkeypatch.chdir(tmp_path)
+    assert Detector.load("cells").class_names == ("RBC", "WBC", "Platelets")
+    assert Detector.load("./cells").class_names == Detector.load("scenes").class_names
+
+
 KINDS: list[tuple[str, RuntimeName]] = [
     ("plain", "onnxruntime"),
     ("plain", "openvino"),
