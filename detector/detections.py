@@ -161,6 +161,8 @@ class Detections:
     def to_supervision(self) -> Any:
         """Convert these detections to `supervision.Detections`, with the class names in `data["class_name"]`.
 
+        The arrays are copies: changing them does not change these detections.
+
         Raises:
             MissingPackageError: the package supervision is not installed.
         """
@@ -171,10 +173,10 @@ class Detections:
                 "to_supervision needs the package supervision: pip install 'detector[track]'"
             ) from None
         return supervision.Detections(
-            xyxy=self.boxes,
-            confidence=self.scores,
-            class_id=self.class_ids,
-            tracker_id=self.track_ids,
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.copy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={"class_name": np.array([label for label, _, _ in self], dtype=str)},
         )
 

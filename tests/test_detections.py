@@ -253,6 +253,22 @@ def test_supervision_round_trip_changes_nothing(scores: list[float], is_tracked:
     assert restored.class_names == found.class_names
 
 
+@pytest.mark.parametrize("direction", ["to", "from"])
+def test_supervision_detections_share_no_memory(direction: str) -> None:
+    pytest.importorskip("supervision")
+    found = tracked([0.9, 0.4], [0, 1])
+    converted = found.to_supervision()
+    changed = converted if direction == "to" else Detections.from_supervision(converted, NAMES)
+    for name, array in vars(changed).items():
+        if isinstance(array, np.ndarray) and array.size:
+            array[:] = 0
+            assert not array.any(), name
+    original = found if direction == "to" else converted
+    kept = (original.boxes, original.scores) if direction == "to" else (original.xyxy, original.confidence)
+    np.testing.assert_array_equal(kept[0], tracked([0.9, 0.4], [0, 1]).boxes)
+    np.testing.assert_array_equal(kept[1], tracked([0.9, 0.4], [0, 1]).scores)
+
+
 def test_from_supervision_sorts_by_score_and_needs_no_names() -> None:
     supervision = pytest.importorskip("supervision")
     unsorted = supervision.Detections(
