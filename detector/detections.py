@@ -10,12 +10,15 @@ import numpy as np
 
 from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import to_xywh
-from detector.drawing import draw_boxes
+from detector.drawing import add_legend, captions_cover, draw_boxes, drawable_name
 from detector.errors import InputError, MissingPackageError
 from detector.images import check_array, read_image, to_rgb
+from detector.options import DrawOptions
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_DEFAULT_DRAW_OPTIONS = DrawOptions()
 
 _ROWS_SHOWN = 20
 """Largest number of rows in the table that a notebook shows."""
@@ -111,17 +114,28 @@ class Detections:
         return np.atleast_1d(array)
 
     def draw(
-        self, image: "str | Path | bytes | ImageArray | Image.Image", *, with_scores: bool = True
+        self,
+        image: "str | Path | bytes | ImageArray | Image.Image",
+        *,
+        with_scores: bool = True,
+        with_labels: bool = True,
+        line_width: int | None = None,
     ) -> "Image.Image":
         """Draw boxes, class names and scores on a copy of an image, and return the copy as a PIL image.
+
+        Where the names would cover the image, each box gets only its class id, and a legend of the classes is added
+        below the image. A class name is drawn as its id, with a warning, if no font on this machine has its letters.
 
         Args:
             image: the image in which the objects were detected: a path, the bytes of an image file, an RGB array uint8
                 [H, W, 3] or a PIL image.
             with_scores: whether to draw the scores.
+            with_labels: whether to draw class names, scores and track ids; False: only the boxes.
+            line_width: width of the lines in pixels, at least 1; None: chosen from the size of the image.
 
         Raises:
             InputError: the image cannot be read, or the array is not uint8 [H, W, 3].
+            ConfigError: `line_width` is not a whole number of at least 1.
         """
         from PIL import Image
 
@@ -129,18 +143,41 @@ class Detections:
             pixels = check_array(image)
         else:
             pixels = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
-        return Image.fromarray(self.draw_on(pixels, with_scores=with_scores))
+        options = DrawOptions(scores=with_scores, labels=with_labels, line_width=line_width)
+        return Image.fromarray(self.draw_on(pixels, options, legend=True))
 
-    def draw_on(self, image: ImageArray, *, with_scores: bool = True) -> ImageArray:
-        """Draw boxes, class names and scores on a copy of an RGB image [H, W, 3], and return the copy [H, W, 3]."""
-        return draw_boxes(image, self.boxes, self._captions(with_scores), self.class_ids)
+    def draw_on(
+        self, image: ImageArray, options: DrawOptions = _DEFAULT_DRAW_OPTIONS, *, legend: bool = False
+    ) -> ImageArray:
+        """Draw boxes, class names and scores on a copy of an RGB image [H, W, 3], and return the copy.
 
-    def _captions(self, with_scores: bool) -> list[str]:
-        """Return the caption of each object: `#7 cat 0.83`, where 7 is the track id and 0.83 the score."""
+        Args:
+            image: [H, W, 3] RGB.
+            options: what is drawn, and how.
+            legend: whether a legend below the image may replace names that would cover the image. The copy is then
+                higher than the image, and for long names wider. False: the copy has the shape of the image.
+        """
+        names = {int(class_id): drawable_name(self.class_names[class_id], class_id) for class_id in self.class_ids}
+        captions = self._captions(names, options)
+        if not (legend and captions_cover((image.shape[0], image.shape[1]), self.boxes, captions)):
+            return draw_boxes(image, self.boxes, captions, self.class_ids, options.line_width)
+        short = self._captions({class_id: str(class_id) for class_id in names}, replace(options, scores=False))
+        drawn = draw_boxes(image, self.boxes, short, self.class_ids, options.line_width)
+        return add_legend(drawn, {class_id: f"{class_id} {names[class_id]}" for class_id in sorted(names)})
+
+    def _captions(self, names: Mapping[int, str], options: DrawOptions) -> list[str]:
+        """Return the caption of each object: `#7 cat 0.83`, where 7 is the track id and 0.83 the score.
+
+        Args:
+            names: class id → name of the class in the caption.
+            options: whether captions are drawn, and with scores; without labels, all captions are "".
+        """
+        if not options.labels:
+            return [""] * len(self)
         tracks = self.track_ids if self.track_ids is not None else np.full(len(self), -1)
         return [
-            (f"#{track_id} " if track_id >= 0 else "") + name + (f" {score:.2f}" if with_scores else "")
-            for track_id, (name, score, _) in zip(tracks, self, strict=True)
+            (f"#{track_id} " if track_id >= 0 else "") + names[class_id] + (f" {score:.2f}" * options.scores)
+            for track_id, class_id, score in zip(tracks, self.class_ids.tolist(), self.scores, strict=True)
         ]
 
     def __repr__(self) -> str:

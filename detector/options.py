@@ -120,6 +120,28 @@ class ReadOptions:
         object.__setattr__(self, "max_pixels", _count("max_pixels", self.max_pixels))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """Options that determine how detections are drawn on an image.
+
+    Attributes:
+        labels: whether each box has a caption with the class name, the score and the track id.
+        scores: whether the captions contain the scores.
+        line_width: width of the lines in pixels; None: chosen from the size of the image.
+
+    Raises:
+        ConfigError: `line_width` is not a whole number of at least 1.
+    """
+
+    labels: bool = True
+    scores: bool = True
+    line_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.line_width is not None:
+            object.__setattr__(self, "line_width", _count("line_width", self.line_width))
+
+
 def _fraction(name: str, value: object) -> float:
     """Return `value` as a float if it is a number from 0 to 1, else raise ConfigError (also for NaN)."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]

@@ -1,11 +1,16 @@
+import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from detector.arrays import ImageArray
 from detector.detections import Detections
-from detector.drawing import class_color
+from detector.drawing import class_color, drawable_name
+from detector.errors import ConfigError
+from detector.fonts import layout_text, split_runs
+from detector.options import DrawOptions
 
 NAMES = ("cat", "a dog with a very long name")
 
@@ -111,3 +116,118 @@ def test_captions_do_not_cover_each_other_if_there_is_space() -> None:
     both = draw(gray(300, 300), found(best, other, class_ids=(0, 1)))
     assert caption_area(both, 0) > 0.9 * caption_area(draw(gray(300, 300), found(best, class_ids=(0,))), 0)
     assert caption_area(both, 1) > 0.9 * caption_area(draw(gray(300, 300), found(other, class_ids=(1,))), 1)
+
+
+def named(*names: str) -> Detections:
+    """Return one object per name, in boxes of 100 x 40 pixels below each other."""
+    boxes = np.array([[10, 40 + 60 * row, 110, 80 + 60 * row] for row in range(len(names))], np.float32)
+    return Detections(boxes, np.linspace(0.9, 0.5, len(names), dtype=np.float32), np.arange(len(names)), names)
+
+
+needs_font = pytest.mark.skipif(split_runs("äЖ") is None, reason="this machine has no font with Cyrillic letters")
+
+
+@needs_font
+@pytest.mark.parametrize("text", ["äöüßéñ", "ЭритоцЖ", "αβγδ"])
+def test_letters_beyond_ascii_are_drawn_differently(text: str) -> None:
+    if split_runs(text) is None:
+        pytest.skip("this machine has no font with these letters")
+    # Without glyphs, each letter is drawn as the same sign for a missing character.
+    drawn = {draw(gray(100, 200), named(letter)).tobytes() for letter in text}
+    assert len(drawn) == len(text)
+
+
+def test_each_word_is_drawn_with_a_font_that_has_its_letters() -> None:
+    runs = split_runs("ab Größe Эб 红细胞 خلية")
+    if runs is None:
+        pytest.skip("this machine has no font with one of these words")
+    assert "".join(text for text, _ in runs) == "ab Größe Эб 红细胞 خلية"
+    for text, path in runs:
+        font = ImageFont.truetype(path, 40) if path else ImageFont.load_default(40)
+        missing = bytes(font.getmask("\uffff"))
+        assert all(bytes(font.getmask(letter)) != missing for letter in text.replace(" ", ""))
+
+
+def test_names_without_a_font_are_drawn_as_class_ids(caplog: pytest.LogCaptureFixture) -> None:
+    cuneiform = "\U00012000\U00012001"
+    if split_runs(cuneiform) is not None:
+        pytest.skip("this machine has a font with cuneiform")
+    caplog.set_level(logging.WARNING)
+    image = gray(300, 300)
+    first = draw(image, named("cat", cuneiform, cuneiform + "!"))
+    np.testing.assert_array_equal(first, draw(image, named("cat", "class 1", "class 2")))
+    draw(image, named(cuneiform))
+    warnings = [record for record in caplog.records if "no font on this machine" in record.message]
+    assert len(warnings) <= 1  # one per process: an earlier test may have caused it
+
+
+def test_names_are_drawn_on_one_line_without_control_characters() -> None:
+    assert drawable_name("red\nblood \t cell\x1b[31m\u202e", 0) == "red blood cell [31m"
+    assert drawable_name(" \n", 3) == "class 3"
+    assert drawable_name("plain", 0) == "plain"
+
+
+def test_hidden_labels_leave_only_the_boxes() -> None:
+    drawn = named("cat").draw(gray(200, 200), with_labels=False)
+    is_line = (np.array(drawn) == class_color(0)).all(axis=2)
+    expected = np.zeros((200, 200), dtype=np.bool_)
+    expected[40:80, 10:110] = True
+    expected[41:79, 11:109] = False
+    np.testing.assert_array_equal(is_line, expected)
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_line_width_is_the_number_of_pixels(width: int) -> None:
+    drawn = named("cat").draw_on(gray(200, 200), DrawOptions(line_width=width))
+    assert (drawn[60, :60] == class_color(0)).all(axis=1).sum() == width
+
+
+@pytest.mark.parametrize("width", [0, -1, 1.5, True])
+def test_an_invalid_line_width_is_an_error(width: object) -> None:
+    with pytest.raises(ConfigError, match="line_width: expected a whole number of at least 1"):
+        named("cat").draw(gray(50, 50), line_width=width)  # type: ignore[arg-type]
+
+
+LONG = "a name that is much wider than the image, whatever the font is, because it never ends"
+
+
+@pytest.mark.parametrize("hw", [(48, 64), (200, 200), (1100, 1100)])
+def test_a_caption_is_shortened_to_the_width_of_the_image(hw: tuple[int, int]) -> None:
+    drawn = draw(gray(*hw), named(LONG * 3))
+    assert drawn.shape == (*hw, 3)
+    is_background = (drawn == class_color(0)).all(axis=2)
+    assert is_background.any(axis=0).sum() > 0.6 * hw[1]
+    # Text that was cut off would end at the edge, without the background around it.
+    edge = drawn[:, -2:]
+    assert ((edge == 40).all(axis=2) | is_background[:, -2:]).all()
+
+
+def test_a_legend_replaces_names_that_would_cover_the_image() -> None:
+    image = gray(60, 80)
+    many = found((2, 2, 30, 30), (40, 2, 70, 30), (2, 30, 30, 55), class_ids=(0, 1, 0))
+    drawn = np.array(many.draw(image))
+    assert drawn.shape[0] > 60
+    assert drawn.shape[1] >= 80
+    np.testing.assert_array_equal(drawn[59, 71:80], image[59, 71:80])
+    legend = drawn[60:]
+    for class_id in (0, 1):
+        assert (legend == class_color(class_id)).all(axis=2).sum() >= 100
+    assert many.draw_on(image).shape == image.shape  # as the frames of a video need it
+    assert many.draw(image, with_labels=False).size == (80, 60)
+
+
+def test_there_is_no_legend_if_the_captions_fit() -> None:
+    image = gray(480, 640)
+    assert named("cat", "dog", "mouse").draw(image).size == (640, 480)
+    assert found().draw(gray(5, 5)).size == (5, 5)
+
+
+def test_a_legend_has_the_width_of_its_longest_name() -> None:
+    drawn = named(LONG * 3).draw(gray(40, 40))
+    assert 100 < drawn.width < 500
+    assert drawn.height < 100
+
+
+def test_fonts_are_read_once_per_size() -> None:
+    before = layout_text("cat 0.50", 12)
+    assert layout_text("cat 0.50", 12) is before

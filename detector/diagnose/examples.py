@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detector.annotation import Annotation
 from detector.arrays import Floats, ImageArray, Ints
@@ -14,8 +14,10 @@ from detector.data.split import Split, evenly_spaced
 from detector.detections import Detections
 from detector.drawing import class_color
 from detector.errors import InputError
+from detector.fonts import draw_text, layout_text
 from detector.letterbox import FILL, letterbox_image
 from detector.loader.dataset import DetectionDataset
+from detector.options import DrawOptions
 
 _TILE_SIDE = 160
 """Side of the square image of a tile, in pixels."""
@@ -168,7 +170,7 @@ def _draw_objects(image: ImageArray, boxes: Floats, class_ids: Ints, class_names
     if len(boxes) > _MAX_NAMED:
         return _draw_lines(image, boxes, class_ids)
     objects = Detections(boxes, np.ones(len(boxes), dtype=np.float32), class_ids, class_names)
-    return objects.draw_on(image, with_scores=False)
+    return objects.draw_on(image, DrawOptions(scores=False))
 
 
 def _short_name(path: Path, width: int) -> str:
@@ -180,9 +182,9 @@ def _short_name(path: Path, width: int) -> str:
 def _with_text(image: ImageArray, lines: Sequence[str]) -> ImageArray:
     """Return an image [H, W, 3] with lines of text below it."""
     strip = Image.new("RGB", (image.shape[1], _LINE_HEIGHT * len(lines)), "white")
-    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(_FONT_SIZE)
+    pen = ImageDraw.Draw(strip)
     for index, line in enumerate(lines):
-        pen.text((2, index * _LINE_HEIGHT), line, fill="black", font=font)
+        draw_text(pen, (2, index * _LINE_HEIGHT + _FONT_SIZE), layout_text(line, _FONT_SIZE), "black")
     return np.concatenate([image, np.array(strip)], axis=0)
 
 
