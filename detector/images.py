@@ -3,7 +3,8 @@
 Inside the package, an image is always RGB, uint8, [H, W, 3], in the orientation in which an image viewer shows it.
 The rules: EXIF orientation is applied; 16-bit gray is divided by 256 (12-bit by 16); transparent images are composited
 on white; only the first frame of an animation is used; a JPEG file that lacks its last bytes is read if
-at least 80 % of its rows are there, the rest is gray; images of floating-point numbers are errors, because the range
+at least 80 % of its rows are there, the rest is gray; a JPEG file with more than 100 scans is an error, because it would
+take minutes; images of floating-point numbers are errors, because the range
 of their values is unknown. The format is detected from the content: a PNG file named .jpg is read as a PNG.
 """
 
@@ -20,11 +21,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError, ImageTooLargeError, InputError
 from detector.files import local_path
+from detector.jpeg_scans import MAX_SCANS, count_scans
 from detector.options import MAX_PIXELS
 from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missing_rows
 
@@ -198,11 +201,15 @@ def to_rgb(image: Image.Image, name: str = "an image") -> ImageArray:
         name: name of the image in the warning.
 
     Raises:
-        ImageError: the image is damaged, consists of floats or 32-bit integers, or cannot be converted to RGB.
+        ImageError: the image is damaged, has too many scans, consists of floats or 32-bit integers, or cannot be
+            converted to RGB.
         FileError: the image is read from its file only now, and the file cannot be read.
     """
     try:
+        _check_scans(image)
         image.load()  # `Image.open` reads only the header: damage is detected here
+    except InputError:
+        raise
     except Exception as error:  # decoders raise many types of errors on damaged data
         raise _read_error(error) from None
     bits = image.tag_v2.get(_TIFF_BITS, (16,)) if isinstance(image, TiffImageFile) else (16,)
@@ -333,6 +340,21 @@ def _check_pixels(file: Image.Image, max_pixels: int) -> None:
     if file.width * file.height > max_pixels:
         raise ImageTooLargeError(
             f"the image has {file.width} x {file.height} pixels, more than {max_pixels}: {_MORE_PIXELS}"
+        )
+
+
+def _check_scans(image: Image.Image) -> None:
+    """Raise ImageError if an image is a JPEG file that is not decoded yet and has too many scans."""
+    if not isinstance(image, JpegImageFile) or not image.tile or image.fp is None:
+        return
+    position = image.fp.tell()
+    image.fp.seek(0)
+    scans = count_scans(image.fp.read())
+    image.fp.seek(position)
+    if scans > MAX_SCANS:
+        raise ImageError(
+            f"the JPEG file has more than {MAX_SCANS} scans, and each takes as long as a whole image; image programs "
+            "write about 10, so the file is damaged or made to waste time: save the image again"
         )
 
 
