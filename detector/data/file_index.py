@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from detector.data.folder_walk import FolderWalk
+from detector.data.path_guard import PathGuard, real_path
 from detector.data.split import split_in
-from detector.errors import FileError, LabelError
+from detector.errors import LabelError
+from detector.files import is_file
 from detector.images import IMAGE_SUFFIXES
+from detector.options import ReadOptions
 from detector.wording import plural
-
-_MAX_FILES = 5_000_000
-"""Largest number of files in the folder of a data set. More files mean that the folder is not a data set."""
-
-_NOT_DATA = ("__MACOSX", "@eaDir", "lost+found", "node_modules")
-"""Folders that operating systems, network drives and tools create. Folders that begin with a dot are skipped too."""
 
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """Label Studio puts eight hexadecimal digits before the name of an uploaded file."""
@@ -78,30 +76,50 @@ class FileIndex:
     """The files in a folder and its subfolders, without hidden files and files of the operating system.
 
     A name that begins with a dot, such as `.ipynb_checkpoints` or `._a.jpg`, belongs to a tool or to the operating
-    system. A link to a folder is followed only directly in the folder.
+    system. A link to a folder is followed if the guard allows it, unless its files are in the index already. Links that
+    the guard does not allow are not in the index; `check_links` refuses them.
 
     Args:
         folder: the folder of the data set.
+        guard: decides which links may be followed; None: those that a data set in `folder` may have.
 
     Attributes:
         folder: the argument.
-        files: all files, sorted by path.
+        guard: the guard.
 
     Raises:
         LabelError: there are too many files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: PathGuard | None = None) -> None:
         self.folder = folder
-        found: list[str] = []
-        for path in _walk(str(folder)):
-            found.append(path)
-            if len(found) > _MAX_FILES:
-                raise LabelError(f"{folder}: more than {_MAX_FILES:,} files; put the data set into a folder of its own")
-        self._paths = sorted(found)
+        self.guard = guard or PathGuard([folder], ReadOptions())
+        walk = FolderWalk(str(folder), self.guard)
+        self._paths = sorted(walk.files)
+        self._refused, self._repeated = sorted(walk.refused), sorted(walk.repeated)
 
     def __contains__(self, path: Path) -> bool:
-        return str(path) in self._known
+        return self._is_known(str(path))
+
+    def check_links(self, guard: PathGuard | None = None) -> None:
+        """Raise LabelError if a link in the folder leads to a folder, an image or a label file outside of it.
+
+        Args:
+            guard: a guard that allows more than that of the index; None: the guard of the index.
+        """
+        for link in self._refused:
+            (guard or self.guard).check_link(Path(link))
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the links in the folder, one sentence each."""
+        notes = [self.guard.note] if self.guard.note else []
+        if self._repeated:
+            notes.append(
+                f"{plural(len(self._repeated), 'link')} to folders of the data set itself, whose files are used once, "
+                f"first: {self._repeated[0]}"
+            )
+        return tuple(notes)
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -162,7 +180,7 @@ class FileIndex:
         for variant in _variants(name):
             for base in bases:
                 path = os.path.normpath(os.path.join(base, variant))
-                if path in self._known and path != str(label_file):
+                if path != str(label_file) and self._is_known(path):
                     return Match(Path(path), FULL)
             last = variant.rpartition("/")[2]
             candidates = self._images_by_name.get(_key(last), ())
@@ -171,6 +189,12 @@ class FileIndex:
             if match := self._best(candidates, variant, label_file, split_name):
                 return match
         return None
+
+    def _is_known(self, path: str) -> bool:
+        """Return whether a path is one of the files, or leads to one of them through a link to a folder."""
+        if path in self._known:
+            return True
+        return any(path.startswith(link + os.sep) for link in self._repeated) and is_file(Path(path))
 
     def find_text(self, image: Path) -> Path | None:
         """Return the only .txt file in the data set with the stem of an image, or the one in a folder of its split.
@@ -204,7 +228,8 @@ class FileIndex:
             same_case = _stem(path) == _stem(name)
             ranked.append((count, len(splits & wanted), near, same_case, path))
         ranked.sort(reverse=True)
-        if len(ranked) > 1 and ranked[0][:4] == ranked[1][:4]:
+        best = [path for *rank, path in ranked if rank == list(ranked[0][:4])]
+        if len(best) > 1 and len({real_path(Path(path)) for path in best}) > 1:
             raise LabelError(
                 f"{label_file}: {name} may be {ranked[0][4]} or {ranked[1][4]}; "
                 "write the folder of the image into the label file, or move one of the files out of the data set"
@@ -233,23 +258,6 @@ def find_end(place: str, roots: Iterable[Path]) -> Path | None:
             except (OSError, ValueError):  # not a valid path
                 return None
     return None
-
-
-def _walk(folder: str, is_root: bool = True) -> Iterator[str]:
-    """Yield the paths of all files in a folder and its subfolders that are not hidden."""
-    try:
-        with os.scandir(folder) as found:
-            entries = list(found)
-    except OSError as error:
-        problem = f"{folder}: the folder cannot be read ({error.strerror})"
-        raise FileError(f"{problem}; change its permissions, or move it out of the data set") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in _NOT_DATA:
-            continue
-        if entry.is_dir(follow_symlinks=is_root):
-            yield from _walk(entry.path, False)
-        elif entry.is_file() or entry.is_symlink():  # reading a pipe would never end
-            yield entry.path
 
 
 def _variants(name: str) -> Iterator[str]:

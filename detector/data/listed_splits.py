@@ -5,9 +5,10 @@ labels stay where they are, in whatever format they have.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
+from detector.data.path_guard import real_path
 from detector.data.split import Split, canonical_name, join, select
 from detector.errors import LabelError, location
 from detector.files import read_text
@@ -74,7 +75,7 @@ class ListedSplits:
     def _find(self, text: str) -> int | None:
         """Return the id of the image in a line of a list; None if there is no such image."""
         for name in (text, text.strip()):
-            if (image_id := self._image_ids.get(_key(self._folder / name))) is not None:
+            if (image_id := self._image_ids.get(real_path(self._folder / name))) is not None:
                 return image_id
         return None
 
@@ -89,7 +90,7 @@ class ListedSplits:
     @cached_property
     def _image_ids(self) -> Mapping[Path, int]:
         """Absolute path → image id, for all images of the other data set."""
-        return {_key(annotation.image_path): annotation.image_id for annotation in self._all_images.annotations}
+        return {real_path(annotation.image_path): annotation.image_id for annotation in self._all_images.annotations}
 
 
 def image_folder(source: Path) -> Path:
@@ -123,14 +124,3 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
             yield line, text
-
-
-def _key(path: Path) -> Path:
-    """Return the path of an image with an absolute folder, whose links are resolved."""
-    return _resolve(path.parent) / path.name
-
-
-@lru_cache(maxsize=1024)
-def _resolve(folder: Path) -> Path:
-    """Return the absolute path of a folder without links."""
-    return folder.resolve()

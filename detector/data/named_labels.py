@@ -14,7 +14,7 @@ from detector.data.coordinates import look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, without_weaker
 from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.label_copies import without_copies
-from detector.data.path_guard import PathGuard
+from detector.data.path_guard import real_path
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file, split_in, split_rank
 from detector.errors import LabelError, location
@@ -69,12 +69,12 @@ class NamedLabels:
         matches = self._matches_of(name)
         paths = [match and match.path for match in matches]
         collector = RowCollector(self.options)
-        for note in (*self._read_files[1], *([self.notes[name]] if name in self.notes else ())):
+        for note in (*self.index.notes, *self._read_files[1], *([self.notes[name]] if name in self.notes else ())):
             collector.add_note(note)
         names = [labels.image_name for _, labels in chosen]
         if note := other_folder_note(list(zip(names, matches, strict=True))):
             collector.add_note(note)
-        guard = PathGuard([self.index.folder], self.options)
+        guard = self.index.guard
         for (image_id, labels), path in zip(chosen, paths, strict=True):
             image_hw = labels.image_hw if labels.image_hw and min(labels.image_hw) > 0 else None
             found = None
@@ -119,7 +119,7 @@ class NamedLabels:
 
     def _read_in_turn(self) -> Iterator[ImageLabels]:
         """Read one label file after the other, and yield the labels of its images."""
-        guard = PathGuard([self.index.folder], self.options)
+        guard = self.index.guard
         for file in self.files:
             guard.check(file, file.parent)
             yield from self.format.read(file)
@@ -203,7 +203,7 @@ def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) ->
     matches = without_weaker([_find_image(data, own, name) for own in labels])
     owners: dict[Path, ImageLabels] = {}
     for own, match in zip(labels, matches, strict=True):
-        if match is not None and (other := owners.setdefault(match.path, own)) is not own:
+        if match is not None and (other := owners.setdefault(real_path(match.path), own)) is not own:
             places = [location(each.label_file, each.line) for each in (other, own)]
             raise LabelError(
                 f"{places[1]}: {own.image_name} is the image {match.path}, which {places[0]} names too; "
@@ -271,15 +271,15 @@ def _note_similar_names(collector: RowCollector, class_names: Sequence[str]) -> 
 
 def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:
     """Add a note about images of the data set that no label file names: they are not used."""
-    known = used | _named_elsewhere(data, name)
+    known = set(map(real_path, used | _named_elsewhere(data, name)))
     if data.lists:
         listed = {file for files in data.lists.values() for file in files}
         unlisted = [labels for labels in data._labels if labels.label_file not in listed]
-        known |= {match.path for match in _find_images(data, unlisted, name) if match is not None}
+        known |= {real_path(match.path) for match in _find_images(data, unlisted, name) if match is not None}
         if unlisted:
             first = unlisted[0].label_file
             collector.add_note(f"not used: {plural(len(unlisted), 'label file')} in no list of a split, first: {first}")
-    unlabeled = [image for image in data.index.images if image not in known]
+    unlabeled = [image for image in data.index.images if real_path(image) not in known]
     if unlabeled:
         collector.add_note(
             f"not used: {plural(len(unlabeled), 'image')} without labels, first: {unlabeled[0]}; to use an image as a "

@@ -38,6 +38,7 @@ from detector.wording import plural
 
 _FORMATS = ("coco", "yolo", "voc", "scenes", "auto")
 _FORMAT_TITLES: Mapping[str, str] = {"coco": "coco json", "yolo": "yolo", "voc": "pascal voc"}
+_LABEL_FOLDERS = ("annotations", "labels")
 _KEYS = ("format", "path", "splits", "names", "source", "license", "expected")
 _ACCEPTED = (
     "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, Keras YOLO text, CreateML, VIA, LabelMe, CVAT, Label Studio, "
@@ -89,7 +90,7 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
     Raises:
         LabelError: the folder has no known format.
     """
-    index = FileIndex(folder)
+    index = _index(folder, options)
     if files := usual_coco_files(index):
         return _with_unused(_open_coco(files, index, options), index, files.values(), "coco")
     if (yaml_file := find_yaml(index, described)) is not None:
@@ -97,7 +98,9 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         if "format" in values:
             return _open_description(yaml_file, values, options)
         yaml_data = yolo_layout.parse_data_yaml(yaml_file, values)
-        data_set = _open_yolo(yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data, options)
+        yolo_data = yaml_data if yaml_data.splits else _search_yolo(index, yaml_data) or yaml_data
+        index.check_links(replace(yolo_data, options=options).guard)
+        data_set = _open_yolo(yolo_data, options)
         return _with_unused(data_set, index, (), "yolo")
     if coco_files := find_coco_files(index):
         files = coco_splits(coco_files, index)
@@ -113,11 +116,18 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         also = [plural(len(others), f"{other.name} file") for other, others in found if other is not chosen]
         also += [text for text in unused_label_files(index, paths, chosen.name) if text not in also]
         return _open_named(folder, chosen, paths, index, options, also=also)
+    index.check_links()
     if (data := _search_yolo(index)) is not None:
         return _with_unused(_open_yolo(data, options), index, (), "yolo")
     if files := named_like_splits(index):
         return _open_coco(files, index, options)  # reading it says what is wrong with the file
     raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+
+
+def _index(folder: Path, options: ReadOptions) -> FileIndex:
+    """Return the files of a data set. Of a folder with only the label files, the images are in the folder above."""
+    is_inner = folder.name.lower() in _LABEL_FOLDERS
+    return FileIndex(folder, PathGuard([folder, *([folder.parent] if is_inner else [])], options))
 
 
 def _with_unused(data_set: DataSet, index: FileIndex, used: Iterable[Path], kind: str) -> DataSet:
@@ -177,16 +187,16 @@ def _open_file(path: Path, options: ReadOptions) -> DataSet:
     """
     if (message := archive_message(path)) is not None:
         raise LabelError(message)
-    folder = path.parent.parent if path.parent.name.lower() in ("annotations", "labels") else path.parent
+    folder = path.parent.parent if path.parent.name.lower() in _LABEL_FOLDERS else path.parent
     name = split_in(path.stem) or canonical_name(path.parent.name)
     name = name if name in SPLITS else "train"
     if path.suffix.lower() == ".data":
-        return _open_yolo(parse_obj_data(path, FileIndex(path.parent)), options)
+        return _open_yolo(parse_obj_data(path, _index(path.parent, options)), options)
     is_coco = path.suffix.lower() == ".json" and is_coco_file(path)
     if not is_coco and (label_format := named_format_of(path)) is not None:
-        return _open_named(path, label_format, (path,), FileIndex(folder), options)
+        return _open_named(path, label_format, (path,), _index(folder, options), options)
     if path.suffix.lower() == ".json":
-        return _open_coco({name: path}, FileIndex(folder), options, kind="file")
+        return _open_coco({name: path}, _index(folder, options), options, kind="file")
     raise LabelError(f"{path}: not a label file in a known format; {_ACCEPTED}")
 
 
@@ -196,6 +206,7 @@ def _open_scenes() -> DataSet:
 
 
 def _open_coco(files: Mapping[str, Path], index: FileIndex, options: ReadOptions, kind: str = "folder") -> DataSet:
+    index.check_links()
     coco_files = coco.CocoFiles(files, index, options)
     readers = {name: partial(coco_files.read, name) for name in files}
     path = index.folder if kind == "folder" else next(iter(files.values()))
@@ -223,6 +234,7 @@ def _open_named(
         class_names: names of the classes in the order of the class ids; empty: all names in the files, sorted.
         also: label files in other formats in the same folder, as text for the description.
     """
+    index.check_links()
     lists, notes = voc.split_lists(index, paths) if label_format is voc.FORMAT else ({}, {})
     labels = NamedLabels(label_format, index, tuple(paths), options, class_names, lists, notes)
     names = labels.split_names
@@ -249,16 +261,18 @@ def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
     Raises:
         LabelError: none of its splits exists, or the file with the class names is outside of its folders.
     """
-    if data.names_from is not None:
-        # The names are stored with the weights, so a downloaded data set must not take them from any file.
-        PathGuard(data.roots, options).check(data.names_from, data.source)
+    data = replace(data, options=options)
+    # The names are stored with the weights and shown, so a downloaded data set must not take them from any file.
+    guard = PathGuard(data.roots, options)
+    for file in (*([data.names_from] if data.names_from else []), *(file.path for file in data.name_files)):
+        guard.check(file, data.source)
     absent = ", ".join(f"{name} at {place}" for name, place in data.absent.items())
     if not data.splits:
         raise LabelError(
             f"{data.source}: no images: {absent} does not exist; searched the ends of these paths in {data.roots[-1]}"
         )
     splits = {name: data.splits[name] for name in sorted(data.splits, key=split_rank)}
-    readers = {name: partial(yolo.read_split, data, name, options) for name in splits}
+    readers = {name: partial(yolo.read_split, data, name) for name in splits}
     source = data.source.parent if data.source.stem in ("data", "obj") else data.source
     text = _describe("YOLO data set", source, splits)
     return DataSet(text + (f" (named, but absent: {absent})" if absent else ""), readers, absent=data.absent)
@@ -318,7 +332,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
         except RecursionError:
             raise LabelError(f"{path}: `path` leads back to this file") from None
     if place.is_dir() and format_name == "voc":
-        index = FileIndex(place)
+        index = _index(place, options)
         _, paths = find_named_files(index).get(voc.FORMAT.name, (voc.FORMAT, ()))
         if not paths:
             raise LabelError(f"{path}: `path` is {place}, which contains no Pascal VOC file (.xml)")

@@ -161,8 +161,6 @@ def unused_label_files(index: FileIndex, used: Iterable[Path], kind: str) -> lis
             names += [path.name for path in rest[:3]]  # beside files of the same suffix, such as a CSV in UTF-16
     if kind != "yolo" and kind != "KITTI text" and find_folders(index) is not None:
         names.append("YOLO text files")
-    # A link in a subfolder may lead anywhere, so it is not followed.
-    names += [f"the link {path}" for path in index.files if not path.suffix and path.is_symlink() and path.is_dir()]
     shown = [*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])]
     return shown + [plural(count, name) for name, count in found.items()]
 

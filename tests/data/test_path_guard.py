@@ -103,8 +103,9 @@ def test_paths_in_a_yolo_yaml_may_be_anywhere(tmp_path: Path) -> None:
 
 def test_allow_outside_reads_files_outside_of_the_folder(tmp_path: Path) -> None:
     secret = image(tmp_path / "private" / "images" / "s.png")
+    image(tmp_path / "private" / "images" / "t.png")
     write(tmp_path / "private" / "labels" / "s.txt", "0 0.5 0.5 0.1 0.1\n")
-    coco(tmp_path / "coco" / "train.json", str(secret), "../private/images/../images/s.png")
+    coco(tmp_path / "coco" / "train.json", str(secret), "../private/images/t.png")
     write(tmp_path / "yolo" / "train.txt", f"{secret}\n")
     write(tmp_path / "yolo" / "data.yaml", "train: train.txt\nnames: [cat]\n")
     write(

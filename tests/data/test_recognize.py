@@ -393,14 +393,6 @@ def test_class_names_that_differ_in_case_are_noted(tmp_path: Path) -> None:
     )
 
 
-def test_a_link_to_a_folder_that_is_not_followed_is_named(tmp_path: Path) -> None:
-    image(tmp_path / "set/images/train/a.png")
-    write(tmp_path / "set/labels/train/a.txt", "0 0.5 0.5 0.5 0.5\n")
-    image(tmp_path / "outside/b.png")
-    (tmp_path / "set/images/val").symlink_to(tmp_path / "outside")
-    assert f"not used: the link {tmp_path / 'set/images/val'} in" in open_data(tmp_path / "set").description
-
-
 @pytest.mark.parametrize("is_link", [False, True])
 def test_class_names_are_not_read_from_outside(tmp_path: Path, is_link: bool) -> None:
     image(tmp_path / "set/images/a.png")

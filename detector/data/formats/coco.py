@@ -28,7 +28,7 @@ from detector.data.formats.coco_json import (
 )
 from detector.data.formats.coco_scoring import can_be_scored
 from detector.data.ledger import Ledger
-from detector.data.path_guard import PathGuard
+from detector.data.path_guard import PathGuard, real_path
 from detector.data.row_collector import Corners, LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import LabelError
@@ -202,8 +202,9 @@ class _Reader:
             LabelError: an image has no file name, two images have the same file, or a file is outside of the folder.
         """
         folders = _image_folders(self._path, self._name)
-        outer = self._path.parent.parent if self._path.parent.name == "annotations" else self._path.parent
-        guard = PathGuard([self._files.index.folder, outer, *folders], self._files.options)
+        guard = self._files.index.guard
+        for note in self._files.index.notes:
+            self.collector.add_note(note)
         found = [self._find(index, folders, guard) for index in range(len(self._image_ids))]
         if note := other_folder_note([(i["file_name"], m) for i, m in zip(self._data["images"], found, strict=True)]):
             self.collector.add_note(note)
@@ -214,7 +215,7 @@ class _Reader:
             if match is None:
                 self.collector.add_missing_image(image_id, image["file_name"], folders[0] / image["file_name"])
                 continue
-            if (other := owners.setdefault(match.path, index)) != index:
+            if (other := owners.setdefault(real_path(match.path), index)) != index:
                 first = self._data["images"][other]
                 reason = (
                     f"two images have the file_name {image['file_name']!r}"

@@ -10,20 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from detector.data.file_index import FileIndex
-from detector.data.formats.yolo_files import SplitFiles, label_folder, list_files
-from detector.data.formats.yolo_layout import YoloData
+from detector.data.formats.yolo_files import SplitFiles, list_files
+from detector.data.formats.yolo_layout import YoloData, label_folder
 from detector.data.formats.yolo_rows import Rows, is_row, read_lines
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES
-from detector.options import ReadOptions
 from detector.wording import plural
 
 _NAME_FILES = ("classes.txt", "_darknet.labels")
 
 
-def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) -> Split:  # noqa: B008 (immutable)
+def read_split(data: YoloData, name: str) -> Split:
     """List the images of one split, read their label files, and return the split; the images are not decoded.
 
     The label file of `.../images/a.jpg` is `.../labels/a.txt`: the last folder `images` in the path is replaced by
@@ -33,19 +32,17 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
     start with # are not rows. Image sizes are read from the image files.
 
     Args:
-        data: where the images and class names are.
+        data: where the images and class names are, and what may be read.
         name: name of the split, a key of `data.splits`.
-        options: `allow_outside` allows paths in lists, and links, that lead to files outside of the folders in `data`;
-            `max_pixels` is the largest number of pixels of an image that is decoded.
 
     Raises:
         InputError: no image exists, no image has a label file, two images have the same label file, a file is outside
             of the data set's folders, or the rows are not in YOLO's format.
     """
-    data = data if data.class_names is not None else _with_numbered_classes(data, options)
+    data = data if data.class_names is not None else _with_numbered_classes(data)
     assert data.class_names is not None
-    files = list_files(data, name, options)
-    collector = RowCollector(options)
+    files = list_files(data, name)
+    collector = RowCollector(data.options)
     for note in (*data.notes, *files.notes):
         collector.add_note(note)
     rows = Rows(len(data.class_names), data.has_keypoints)
@@ -80,17 +77,17 @@ def read_split(data: YoloData, name: str, options: ReadOptions = ReadOptions()) 
         category_ids=tuple(range(len(data.class_names))),
         annotations=annotations,
         ledger=ledger,
-        read_image=partial(read_file, max_pixels=options.max_pixels),
-        max_pixels=options.max_pixels,
+        read_image=partial(read_file, max_pixels=data.options.max_pixels),
+        max_pixels=data.options.max_pixels,
         ids_are_positions=True,
     )
 
 
-def _with_numbered_classes(data: YoloData, options: ReadOptions) -> YoloData:
+def _with_numbered_classes(data: YoloData) -> YoloData:
     """Return a copy of `data` with the class names `class_0`, `class_1`, ..., up to the largest id in any split."""
     largest = 0
     for name in data.splits:
-        for label in list_files(data, name, options).labels:
+        for label in list_files(data, name).labels:
             for _, text in read_lines(label) if label else ():
                 if (first := text.split()[0]).isdecimal():
                     largest = max(largest, int(first[:4]))

@@ -7,27 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.data.file_index import FileIndex
-from detector.data.formats.yolo_layout import YoloData, find_place
+from detector.data.formats.yolo_layout import YoloData, find_place, is_image_name, label_folder
 from detector.data.formats.yolo_rows import read_lines
-from detector.data.path_guard import PathGuard
+from detector.data.path_guard import PathGuard, have_one_path_each, real_path
 from detector.data.split import split_in
 from detector.errors import LabelError
 from detector.files import is_file
-from detector.images import IMAGE_SUFFIXES
-from detector.options import ReadOptions
 from detector.wording import plural
-
-
-def label_folder(folder: Path) -> Path:
-    """Return the path `folder` with the last `images` in it replaced by `labels`, or unchanged without `images`.
-
-    >>> label_folder(Path("images/a/images/b")).as_posix()
-    'images/a/labels/b'
-    """
-    parts = list(folder.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts)
 
 
 @dataclass(frozen=True)
@@ -49,33 +35,36 @@ class SplitFiles:
     notes: Sequence[str]
 
 
-def list_files(data: YoloData, name: str, options: ReadOptions) -> SplitFiles:
+def list_files(data: YoloData, name: str) -> SplitFiles:
     """List the images of one split and find their label files.
 
     Raises:
         LabelError: no image exists, no image has a label file, two images have the same label file, or an image is
             outside of the data set's folders.
     """
-    places = data.splits[name]
+    places, guard = data.splits[name], data.guard
+    images = [place for place in places if is_image_name(place) and not place.is_dir()]
     folders = [place for place in places if place.is_dir()]
-    lists = [place for place in places if place.suffix.lower() not in IMAGE_SUFFIXES and not place.is_dir()]
-    # Paths in the YAML file itself may lead anywhere. Paths in list files and targets of links are restricted.
-    own = [*data.roots, *folders, *(path.parent for path in lists)]
-    guard = PathGuard([*own, *map(label_folder, own)], options)
-    images = [place for place in places if place.suffix.lower() in IMAGE_SUFFIXES and not place.is_dir()]
+    lists = [place for place in places if not is_image_name(place) and not place.is_dir()]
+    for place in (*folders, *lists):
+        guard.check(place, data.source)
     for folder in folders:
-        images += FileIndex(folder).images
+        index = FileIndex(folder, guard)
+        index.check_links()
+        images += index.images
     for image in images:
         guard.check(image, image.parent)
     for path in lists:
         images += _read_list(path, data, guard)
-    unique = sorted(dict.fromkeys(images))
-    notes = []
-    if len(unique) < len(images):
-        notes.append(
-            f"{plural(len(images) - len(unique), 'repeated line')} in the lists of the split {name}; each image is "
-            "used once"
-        )
+    paths = sorted(dict.fromkeys(images))
+    unique = _without_repeated(paths)
+    notes = [guard.note] if guard.note else []
+    if len(paths) < len(images):
+        repeated = plural(len(images) - len(paths), "repeated line")
+        notes.append(f"{repeated} in the lists of the split {name}; each image is used once")
+    if len(unique) < len(paths):
+        repeated = plural(len(paths) - len(unique), "image")
+        notes.append(f"{repeated} of the split {name} found by two paths, because of `..` or links; each is used once")
     if lists and unique and not any(map(is_file, unique)):
         raise LabelError(
             f"{lists[0]}: none of the {len(unique)} images in this list exists; the first is {unique[0]}; "
@@ -84,6 +73,28 @@ def list_files(data: YoloData, name: str, options: ReadOptions) -> SplitFiles:
     labels = _find_labels(data, name, unique)
     label_folders = [label_folder(folder) for folder in folders if label_folder(folder).is_dir()]
     return SplitFiles(unique, labels, label_folders, guard, notes)
+
+
+def _without_repeated(images: list[Path]) -> list[Path]:
+    """Return the images without those that are the same file as another path, because of `..` or a link to a folder.
+
+    Of several paths of a file, the first one with a label file in the usual place is kept.
+    """
+    if have_one_path_each(images):
+        return images
+    groups: dict[Path, list[Path]] = {}
+    for image in images:
+        groups.setdefault(real_path(image), []).append(image)
+    return sorted(
+        next((path for path in paths if any(map(is_file, label_places(path)))), paths[0]) if paths[1:] else paths[0]
+        for paths in groups.values()
+    )
+
+
+def label_places(image: Path) -> tuple[Path, Path]:
+    """Return the paths where the label file of an image usually is, in the order in which they are tried."""
+    name = f"{image.stem}.txt"
+    return label_folder(image.parent) / name, image.parent / name
 
 
 def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:

@@ -14,16 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.file_index import FileIndex, find_end
+from detector.data.path_guard import PathGuard, absolute
 from detector.data.split import canonical_name, split_in, split_rank
 from detector.errors import FileError, LabelError, location
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
+from detector.options import ReadOptions
 from detector.wording import plural
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "predefined_classes.txt", "class_names.txt")
 """Files with one class name per line, in the order in which they are preferred; also `*.names`."""
 
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+
+
+def label_folder(folder: Path) -> Path:
+    """Return the path `folder` with the last `images` in it replaced by `labels`, or unchanged without `images`.
+
+    >>> label_folder(Path("images/a/images/b")).as_posix()
+    'images/a/labels/b'
+    """
+    parts = list(folder.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
+def is_image_name(place: Path) -> bool:
+    """Return whether a path has the suffix of an image."""
+    return place.suffix.lower() in IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,7 @@ class YoloData:
         names_from: the file of which each line is a class name; None: the names are in `source`, or unknown.
         has_keypoints: whether rows contain keypoints after the box.
         notes: what the user should know about the layout, one sentence each.
+        options: what may be read.
     """
 
     source: Path
@@ -64,11 +84,26 @@ class YoloData:
     has_keypoints: bool = False
     notes: tuple[str, ...] = ()
     names_from: Path | None = None
+    options: ReadOptions = ReadOptions()  # noqa: RUF009 (immutable)
 
     @cached_property
     def index(self) -> FileIndex:
-        """The files in the folder of the data set."""
-        return FileIndex(self.roots[-1])
+        """The files in the folder of the data set. Links that lead outside are not in it."""
+        return FileIndex(self.roots[-1], self.guard)
+
+    @cached_property
+    def guard(self) -> PathGuard:
+        """Allows the files in the data set's own folders.
+
+        The paths in the YAML file may lead anywhere, but not through a link in the folder of the data set. Paths in
+        lists, and the targets of links, are restricted.
+        """
+        roots = [absolute(root) for root in self.roots]
+        places = [place for places in self.splits.values() for place in places if not is_image_name(place)]
+        folders = {place if place.is_dir() else place.parent for place in places}
+        outer = [f for f in folders if not any(absolute(f).is_relative_to(root) for root in roots)]
+        own = [*self.roots, *sorted(outer)]
+        return PathGuard(dict.fromkeys([*own, *map(label_folder, own)]), self.options)
 
 
 def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
