@@ -263,7 +263,7 @@ def test_supervision_detections_share_no_memory(direction: str) -> None:
         if isinstance(array, np.ndarray) and array.size:
             array[:] = 0
             assert not array.any(), name
-    original = found if direction == "to" else converted
+    original: Any = found if direction == "to" else converted
     kept = (original.boxes, original.scores) if direction == "to" else (original.xyxy, original.confidence)
     np.testing.assert_array_equal(kept[0], tracked([0.9, 0.4], [0, 1]).boxes)
     np.testing.assert_array_equal(kept[1], tracked([0.9, 0.4], [0, 1]).scores)
