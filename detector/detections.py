@@ -3,20 +3,17 @@
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import to_xywh
 from detector.drawing import add_legend, captions_cover, draw_boxes, drawable_name
 from detector.errors import InputError, MissingPackageError
-from detector.images import check_array, read_image, to_rgb
+from detector.image_inputs import ImageLike, to_image
 from detector.options import DrawOptions
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _DEFAULT_DRAW_OPTIONS = DrawOptions()
 
@@ -115,36 +112,29 @@ class Detections:
 
     def draw(
         self,
-        image: "str | Path | bytes | ImageArray | Image.Image",
+        image: ImageLike,
         *,
         with_scores: bool = True,
         with_labels: bool = True,
         line_width: int | None = None,
-    ) -> "Image.Image":
+    ) -> Image.Image:
         """Draw boxes, class names and scores on a copy of an image, and return the copy as a PIL image.
 
         Where the names would cover the image, each box gets only its class id, and a legend of the classes is added
         below the image. A class name is drawn as its id, with a warning, if no font on this machine has its letters.
 
         Args:
-            image: the image in which the objects were detected: a path, the bytes of an image file, an RGB array uint8
-                [H, W, 3] or a PIL image.
+            image: the image in which the objects were detected, of any kind that `Detector.detect` accepts.
             with_scores: whether to draw the scores.
             with_labels: whether to draw class names, scores and track ids; False: only the boxes.
             line_width: width of the lines in pixels, at least 1; None: chosen from the size of the image.
 
         Raises:
-            InputError: the image cannot be read, or the array is not uint8 [H, W, 3].
+            InputError: the image cannot be read, or is of another kind.
             ConfigError: `line_width` is not a whole number of at least 1.
         """
-        from PIL import Image
-
-        if isinstance(image, np.ndarray):
-            pixels = check_array(image)
-        else:
-            pixels = to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
         options = DrawOptions(scores=with_scores, labels=with_labels, line_width=line_width)
-        return Image.fromarray(self.draw_on(pixels, options, legend=True))
+        return Image.fromarray(self.draw_on(to_image(image), options, legend=True))
 
     def draw_on(
         self, image: ImageArray, options: DrawOptions = _DEFAULT_DRAW_OPTIONS, *, legend: bool = False
@@ -248,11 +238,11 @@ class Detections:
         return detections
 
 
-def draw(image: "str | Path | bytes | ImageArray | Image.Image", found: Detections) -> "Image.Image":
+def draw(image: ImageLike, found: Detections) -> Image.Image:
     """Draw detections on a copy of an image, and return the copy as a PIL image. The same as `found.draw(image)`.
 
     Args:
-        image: a path, the bytes of an image file, an RGB array uint8 [H, W, 3] or a PIL image.
+        image: an image of any kind that `Detector.detect` accepts.
         found: the detections in the image.
 
     Raises:

@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError, ImageTooLargeError, InputError
 from detector.files import local_path
+from detector.image_files import ImageFile, path_or_bytes
 from detector.jpeg_scans import MAX_SCANS, count_scans
 from detector.options import MAX_PIXELS
 from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missing_rows
@@ -78,11 +79,11 @@ _warned_few_levels = threading.Event()
 _MORE_PIXELS = "shrink the image, or allow more pixels with --max-pixels"
 
 
-def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def read_image(source: ImageFile, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Decode an image file and return an RGB array [H, W, 3].
 
     Args:
-        source: a path, or the bytes of an image file.
+        source: a path, the bytes of an image file, or an open binary file.
         name: name of the image in error messages; None: the path.
         max_pixels: largest number of pixels of an image that is decoded.
 
@@ -91,7 +92,8 @@ def read_image(source: Path | str | bytes, *, name: str | None = None, max_pixel
         ImageTooLargeError: the image has more than `max_pixels` pixels.
         ImageError: the file is not an image in a supported format, is damaged, or has an unsupported mode.
     """
-    name = name or _name_of(source)
+    source, file_name = path_or_bytes(source)
+    name = name or file_name or _name_of(source)
     try:
         with _open(source, max_pixels, name) as file:
             if file.format in _ANIMATED and getattr(file, "is_animated", False):

@@ -114,7 +114,7 @@ def detect_images(
         skip_done=skip_done,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        results = detector.detect_with_images((source.read for source in remaining), resolved)
+        results = detector.detect_with_images([source.read for source in remaining], resolved)
         bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:

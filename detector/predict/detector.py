@@ -1,23 +1,19 @@
 """The class `Detector`, which loads trained weights and detects objects in images."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from detector.arrays import ImageArray
 from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
 from detector.errors import ConfigError, InputError, WeightsError, did_you_mean
-from detector.images import check_array, read_image, to_rgb
-from detector.letterbox import Letterbox
+from detector.image_inputs import ImageLike, is_image, several_images, to_image
 from detector.options import (
     BATCH_SIZE,
     IOU_THRESHOLD,
@@ -29,31 +25,13 @@ from detector.options import (
     SuppressionName,
 )
 from detector.predict.postprocess import postprocess
-from detector.predict.tiling import View, merge_views, views_of
+from detector.predict.stream import Entry, Letterboxed, read_batches
+from detector.predict.tiling import merge_views, views_of
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo
 
-ImageLike = str | Path | bytes | npt.NDArray[Any] | Image.Image | Callable[[], ImageArray]
-"""A path, the bytes of an image file, an RGB array uint8 [H, W, 3], a PIL image, or a function that returns an RGB
-array uint8 [H, W, 3]."""
-
-Letterboxed = tuple[Letterbox, ImageArray]
-"""A letterbox, and the letterboxed image [input height, input width, 3]."""
-
 _DEFAULTS = DetectOptions()
-
-_BATCH_PIXELS = 2**25
-"""Number of pixels (100 MB) at which a batch is complete even with few images: large images need much memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Entry:
-    """A decoded image [H, W, 3], its views, and its letterboxed first view, which is the whole image."""
-
-    image: ImageArray
-    views: list[View]
-    letterboxed: Letterboxed
 
 
 class Detector:
@@ -121,7 +99,7 @@ class Detector:
         return self.runtime.input_hw
 
     @overload
-    def detect(  # type: ignore[overload-overlap]  # a str is a sequence of str
+    def detect(  # type: ignore[overload-overlap]  # a str is an iterable of str
         self,
         source: ImageLike,
         *,
@@ -140,7 +118,7 @@ class Detector:
     @overload
     def detect(
         self,
-        source: Sequence[ImageLike],
+        source: Iterable[ImageLike],
         *,
         score_threshold: float = ...,
         iou_threshold: float = ...,
@@ -157,7 +135,7 @@ class Detector:
 
     def detect(
         self,
-        source: ImageLike | Sequence[ImageLike],
+        source: ImageLike | Iterable[ImageLike],
         *,
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
@@ -171,11 +149,17 @@ class Detector:
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> Detections | list[Detections]:
-        """Detect the objects in one image and return `Detections`, or in a list of images and return a list.
+        """Detect the objects in one image and return `Detections`, or in several images and return a list.
 
         Args:
-            source: an image, or a list of images. An image is a path, the bytes of an image file, an RGB uint8 array
-                [H, W, 3] or a PIL image.
+            source: an image, or several images: a list, an iterator, or an array [N, H, W, 3]. An image is
+
+                - an image file: a path, its bytes (bytes, bytearray, memoryview), or an open binary file;
+                - an array: RGB [H, W, 3], gray [H, W] or [H, W, 1], or RGBA [H, W, 4] (composited on white); uint8 is
+                  0..255, floats are 0..1, other types are refused because their range is unknown;
+                - a torch tensor: as an array, or with the channels first, [3, H, W]. A shape that fits both, such as
+                  [3, 100, 3], is refused;
+                - a PIL image.
             score_threshold: 0..1; a detection must have a confidence score above this threshold.
             iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
             max_detections: largest number of detections per image.
@@ -193,7 +177,7 @@ class Detector:
             batch_size: largest number of images or tiles per inference batch.
 
         Returns:
-            `Detections` for one image; for a list of images, a list with the `Detections` of each image.
+            `Detections` for one image; for several images, a list with the `Detections` of each image.
 
         Raises:
             ConfigError: a parameter is out of range, or a class is unknown.
@@ -212,15 +196,15 @@ class Detector:
             tta=tta,
             batch_size=batch_size,
         )
-        if isinstance(source, list | tuple):
-            with closing(self.detect_with_images(source, options)) as results:
+        if not is_image(source):
+            with closing(self.detect_with_images(several_images(source), options)) as results:
                 return [_or_raise(result)[1] for result in results]
         options = self.resolve_options(options)
-        return self._detect_batch([self._prepare(source, options)], options)[0]  # type: ignore[arg-type]
+        return self._detect_batch([self._prepare(source, options)], options)[0]
 
     def detect_each(
         self,
-        images: Iterable[ImageLike],
+        images: Iterable[ImageLike] | ImageLike,
         *,
         score_threshold: float = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
@@ -233,14 +217,23 @@ class Detector:
         tile_overlap: float = TILE_OVERLAP,
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
-    ) -> Iterator[Detections | InputError]:
+    ) -> Generator[Detections | InputError, None, None]:
         """Yield the detections of each image of an iterable, in order; suitable for any number of images.
 
-        Another thread reads a few images in advance. If an image cannot be read, its error is yielded instead of
-        raised, and the next image follows.
+        Another thread reads at most a batch of images in advance. If an image cannot be read, its error is yielded
+        instead of raised, and the next image follows. The source may block and may be endless: the end of the loop
+        (`break`, an exception, Ctrl-C) does not wait for it. The thread then ends with the next image of the source,
+        which is lost.
+
+        How images become batches depends on the source:
+
+        - A list, or another source with a length: always `batch_size` images. The results are the same in each run.
+        - An iterator, such as a generator that reads a camera: the images that have arrived, at most `batch_size`.
+          No result waits for a later image. On some processors, the size of a batch changes the last digits of a
+          score; with `batch_size=1`, and with a list, they are the same in each run.
 
         Args:
-            images: an iterable of images: paths, bytes, arrays or PIL images, as in `detect`.
+            images: an iterable of images, as in `detect`. A single image is accepted: it is an iterable of one.
             score_threshold: as in `detect`, like all following parameters.
             iou_threshold: as in `detect`.
             max_detections: as in `detect`.
@@ -258,6 +251,7 @@ class Detector:
 
         Raises:
             ConfigError: a parameter is out of range, or a class is unknown.
+            InputError: `images` is a set, which has no order, or not an iterable.
         """
         options = DetectOptions(
             score_threshold=score_threshold,
@@ -272,25 +266,37 @@ class Detector:
             tta=tta,
             batch_size=batch_size,
         )
-        for result in self.detect_with_images(images, options):
-            yield result if isinstance(result, InputError) else result[1]
+        source: Iterable[ImageLike] = [images] if is_image(images) else several_images(images)
+        options = self.resolve_options(options)
+        return _without_images(self.detect_with_images(source, options, full_batches=isinstance(source, Sized)))
 
     def detect_with_images(
-        self, images: Iterable[ImageLike], options: DetectOptions = _DEFAULTS
+        self,
+        images: Iterable[ImageLike],
+        options: DetectOptions = _DEFAULTS,
+        *,
+        full_batches: bool = True,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Generator[tuple[ImageArray, Detections] | InputError, None, None]:
         """Yield (image [H, W, 3], detections) for each image of an iterable, in order, or the InputError of the image.
 
         Works like `detect_each`. The caller gets the decoded image and does not have to read it again.
 
+        Args:
+            images: an iterable of images.
+            options: thresholds, NMS, tiling and batch size.
+            full_batches: True: each batch has `batch_size` images, so that the results are the same in each run.
+                False: a batch contains the images that have arrived.
+            stop: called while the source blocks; True ends the iteration.
+
         Raises:
             ConfigError: a class is unknown.
         """
         options = self.resolve_options(options)
-        batches = self._read_batches(images, options)
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            ahead = pool.submit(lambda: next(batches, None))
-            while (entries := ahead.result()) is not None:
-                ahead = pool.submit(lambda: next(batches, None))
+        prepare = partial(self._prepare, options=options)
+        batches = read_batches(images, prepare, batch_size=options.batch_size, full=full_batches, stop=stop)
+        with closing(batches):
+            for entries in batches:
                 readable = [entry for entry in entries if not isinstance(entry, InputError)]
                 found = iter(self._detect_batch(readable, options))
                 for entry in entries:
@@ -327,7 +333,7 @@ class Detector:
         predictions = self.runtime.predict([pixels for _, pixels in inputs])
         return postprocess(predictions, [letterbox for letterbox, _ in inputs], self.class_names, options)
 
-    def _detect_batch(self, entries: Sequence[_Entry], options: DetectOptions) -> list[Detections]:
+    def _detect_batch(self, entries: Sequence[Entry], options: DetectOptions) -> list[Detections]:
         """Return the detections of each entry, merged from all views of its image."""
         if not entries:
             return []
@@ -338,7 +344,7 @@ class Detector:
         # At least the default: boxes of partial objects, which are removed later, must not displace complete objects.
         view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))
         other_results: list[Detections] = []
-        while batch := list(islice(inputs, options.batch_size)):
+        while batch := list(islice(inputs, min(options.batch_size, sys.maxsize))):
             other_results += self._predict(batch, view_options)
         remaining = iter(other_results)
         return [
@@ -346,33 +352,11 @@ class Detector:
             for entry, first in zip(entries, first_results, strict=True)
         ]
 
-    def _read_batches(self, images: Iterable[ImageLike], options: DetectOptions) -> Iterator[list[_Entry | InputError]]:
-        """Read the images and yield lists of at most `batch_size` entries or errors, fewer if the images are large."""
-        batch: list[_Entry | InputError] = []
-        pixels = 0
-        try:
-            for count, image in enumerate(images, 1):
-                try:
-                    entry = self._prepare(image, options)
-                    batch.append(entry)
-                    pixels += entry.image.shape[0] * entry.image.shape[1]
-                except InputError as error:
-                    batch.append(error)
-                # `count` is the number of the image, so that a batch that ends early does not shift the next batches.
-                if count % options.batch_size == 0 or pixels >= _BATCH_PIXELS:
-                    yield batch
-                    batch, pixels = [], 0
-        except Exception:  # raised by the caller's iterable: first yield the images that were read before the error
-            yield batch
-            raise
-        if batch:
-            yield batch
-
-    def _prepare(self, image: ImageLike, options: DetectOptions) -> _Entry:
+    def _prepare(self, image: ImageLike, options: DetectOptions) -> Entry:
         """Read and letterbox an image, and return its entry; raise InputError if the image cannot be used."""
-        pixels = _read(image)
+        pixels = to_image(image)
         views = views_of((pixels.shape[0], pixels.shape[1]), self.input_hw, options)
-        return _Entry(pixels, views, views[0].letterbox(pixels, self.input_hw))
+        return Entry(pixels, views, views[0].letterbox(pixels, self.input_hw))
 
 
 def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
@@ -410,15 +394,13 @@ def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...])
     return tuple(ids)
 
 
-def _read(image: ImageLike) -> ImageArray:
-    """Return an image as an RGB array [H, W, 3]; raise InputError if it cannot be read."""
-    if isinstance(image, np.ndarray):
-        return check_array(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if callable(image):
-        return image()
-    return read_image(image)
+def _without_images(
+    results: Generator[tuple[ImageArray, Detections] | InputError, None, None],
+) -> Generator[Detections | InputError, None, None]:
+    """Yield the results of `detect_with_images` without the images."""
+    with closing(results):
+        for result in results:
+            yield result if isinstance(result, InputError) else result[1]
 
 
 def _or_raise(result: tuple[ImageArray, Detections] | InputError) -> tuple[ImageArray, Detections]:
