@@ -1,6 +1,7 @@
 """Detections: the objects detected in one image."""
 
 import html
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,15 @@ from detector.drawing import add_legend, captions_cover, draw_boxes, drawable_na
 from detector.errors import InputError, MissingPackageError
 from detector.image_inputs import ImageLike, to_image
 from detector.options import DrawOptions
+from detector.wording import plural
 
 _DEFAULT_DRAW_OPTIONS = DrawOptions()
+
+_NAMES_SHOWN = 5
+"""Largest number of detections in the text of `repr`."""
+
+_LONGEST_NAME = 40
+"""Largest number of characters of a class name in the text of `repr`."""
 
 _ROWS_SHOWN = 20
 """Largest number of rows in the table that a notebook shows."""
@@ -171,8 +179,9 @@ class Detections:
         ]
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {score:.2f}" for name, score, _ in list(self)[:5])
-        more = f", ... ({len(self)} in all)" if len(self) > 5 else ""
+        best = self[:_NAMES_SHOWN]
+        shown = ", ".join(f"{_shortened(name)} {score:.2f}" for name, score, _ in best)
+        more = f", ... ({len(self)} in all)" if len(self) > len(best) else ""
         return f"Detections({shown}{more})" if len(self) else "Detections(nothing found)"
 
     def _repr_html_(self) -> str:
@@ -184,6 +193,60 @@ class Detections:
         )
         more = f"<caption>{len(self)} detections, the best {_ROWS_SHOWN} shown</caption>" * (len(self) > _ROWS_SHOWN)
         return f"<table>{more}<tr><th>class</th><th>score</th><th>box (x1, y1, x2, y2)</th></tr>{rows}</table>"
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return the detections as columns of Python values, one row per object: `pandas.DataFrame(found.to_dict())`.
+
+        The columns are class, class_id, score, x1, y1, x2, y2 (in pixels), and track_id if there are track ids. The
+        numbers are not rounded.
+
+        >>> found = Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.array([1]), ("a", "b"))
+        >>> found.to_dict()
+        {'class': ['b'], 'class_id': [1], 'score': [0.5], 'x1': [1.0], 'y1': [2.0], 'x2': [3.0], 'y2': [4.0]}
+        """
+        columns: dict[str, list[Any]] = {
+            "class": self.labels.tolist(),
+            "class_id": self.class_ids.tolist(),
+            "score": self.scores.tolist(),
+        }
+        columns |= {name: self.boxes[:, side].tolist() for side, name in enumerate(("x1", "y1", "x2", "y2"))}
+        return columns if self.track_ids is None else columns | {"track_id": self.track_ids.tolist()}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the detections as JSON: a list with one object per detection, best first.
+
+        The keys are class, class_id, score, box [x1, y1, x2, y2] (in pixels), and track_id if there are track ids. The
+        numbers are not rounded: read as float32, they are exactly the same.
+
+        Args:
+            indent: number of spaces per level; None: everything is on one line.
+
+        >>> Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.array([1]), ("a", "b")).to_json()
+        '[{"class": "b", "class_id": 1, "score": 0.5, "box": [1.0, 2.0, 3.0, 4.0]}]'
+        """
+        columns = self.to_dict()
+        columns["box"] = self.boxes.tolist()
+        keys = ["class", "class_id", "score", "box", *(["track_id"] if "track_id" in columns else [])]
+        rows = [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
+        return json.dumps(rows, indent=indent)
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Return one row per detection in COCO's results format: image_id, category_id, bbox [x, y, w, h] and score.
+
+        Args:
+            image_id: id of the image in the COCO file that the results are compared with.
+            category_ids: category id of each class, in the order of class ids, such as `model.info.category_ids`. In
+                most COCO files, it differs from the class id.
+
+        Raises:
+            InputError: the number of category ids is not the number of classes.
+        """
+        if len(category_ids) != len(self.class_names):
+            raise InputError(
+                f"category_ids: expected one id for each of {plural(len(self.class_names), 'class')}, got "
+                f"{len(category_ids)}"
+            )
+        return coco_results({image_id: self}, category_ids)
 
     def to_supervision(self) -> Any:
         """Convert these detections to `supervision.Detections`, with the class names in `data["class_name"]`.
@@ -236,6 +299,12 @@ class Detections:
                         "the class names of the model that created the detections"
                     )
         return detections
+
+
+def _shortened(name: str) -> str:
+    """Return a class name on one line and with at most `_LONGEST_NAME` characters."""
+    name = " ".join(name.split())
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
 
 
 def draw(image: ImageLike, found: Detections) -> Image.Image:

@@ -4,8 +4,14 @@ Code branches on the type of an error, never on its message.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+_MOST_NAMES = 100
+"""Largest number of known names that a message lists."""
+
+_LONGEST_WORD = 1000
+"""A word with more characters is not compared with the known words, which would take long."""
 
 
 class InputError(ValueError):
@@ -59,5 +65,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     "did you mean 'epochs'?"
     """
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(known)
+    near = difflib.get_close_matches(word, known, n=1) if len(word) <= _LONGEST_WORD else []
+    return f"did you mean '{near[0]}'?" if near else known_names(known)
+
+
+def known_names(names: Sequence[str]) -> str:
+    """Return a text that lists known names: all, or the first 100 and the number of the others.
+
+    >>> known_names(["a", "b"]), known_names([str(number) for number in range(300)])[-17:]
+    ('known: a, b', '99 and 200 others')
+    """
+    others = len(names) - _MOST_NAMES
+    return "known: " + ", ".join(names[:_MOST_NAMES]) + (f" and {others} others" if others > 0 else "")

@@ -3,9 +3,10 @@
 Inside the package, an image is always RGB, uint8, [H, W, 3], in the orientation in which an image viewer shows it.
 The rules: EXIF orientation is applied; 16-bit gray is divided by 256 (12-bit by 16); transparent images are composited
 on white; only the first frame of an animation is used; a JPEG file that lacks its last bytes is read if
-at least 80 % of its rows are there, the rest is gray; a JPEG file with more than 100 scans is an error, because it would
-take minutes; images of floating-point numbers are errors, because the range
-of their values is unknown. The format is detected from the content: a PNG file named .jpg is read as a PNG.
+at least 80 % of its rows are there, the rest is gray; a JPEG file with more than 100 scans is an error, because it
+would take minutes; images of floating-point numbers are errors, because the range of their values is unknown. The
+format is detected from the content: a PNG file named .jpg is read as a PNG. HEIC and AVIF are read where
+`optional_formats` finds what they need.
 """
 
 import io
@@ -29,6 +30,14 @@ from detector.errors import FileError, ImageError, ImageTooLargeError, InputErro
 from detector.files import local_path
 from detector.image_files import ImageFile, path_or_bytes
 from detector.jpeg_scans import MAX_SCANS, count_scans
+from detector.optional_formats import (
+    AVIF_SUFFIXES,
+    HEAD_BYTES,
+    HEIC_HINT,
+    HEIC_SUFFIXES,
+    optional_format,
+    optional_suffixes,
+)
 from detector.options import MAX_PIXELS
 from detector.truncated_jpeg import LARGEST_MISSING_FRACTION, close_jpeg, missing_rows
 
@@ -38,17 +47,21 @@ IMAGE_SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2"),
         *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *optional_suffixes(),
     }
 )
 """File suffixes (lower case) that count as images when a folder is searched. Each belongs to a decoded format."""
 
-UNREAD_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"})
+UNREAD_SUFFIXES = (
+    frozenset({".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".psd"}) | HEIC_SUFFIXES | AVIF_SUFFIXES
+) - IMAGE_SUFFIXES
 """File suffixes (lower case) of images in formats that are not decoded."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
-"""Formats that are decoded, independent of the file name. Pillow reads more, but EPS files start another program."""
+"""Formats that are decoded, independent of the file name, besides those of `optional_formats`. Pillow reads more, but
+EPS files start another program."""
 
-_ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")
+_ANIMATED = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
 """Formats for which several frames cause a warning. In a JPEG of a camera, the other frames are previews."""
 
 _EXIF_ORIENTATION = 0x0112
@@ -293,11 +306,12 @@ def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) 
     try:
         # Pillow gets the open file, not the path: with a path it would memory-map the file and corrupt a rotated TIFF.
         with _content(source) as content:
-            if not content.read(1):
+            if not (head := content.read(HEAD_BYTES)):
                 raise ImageError("the file is empty")
             content.seek(0)
+            other = optional_format(head)
             with _pillow_limit(max_pixels):
-                file = Image.open(content, formats=_FORMATS)
+                file = Image.open(content, formats=_FORMATS if other is None else [other])
             with file:
                 _check_pixels(file, max_pixels)
                 yield file
@@ -390,16 +404,18 @@ def write_image(path: str | Path, image: ImageArray) -> None:
 def unread_images_note(paths: Iterable[Path]) -> str | None:
     """Return a text that says how many files are images in formats that are not read; None if there is none.
 
-    >>> unread_images_note([Path("a.HEIC"), Path("b.heic"), Path("c.jpg")])
-    '2 files are images in formats that are not read (.heic): convert them to JPEG or PNG first'
+    >>> unread_images_note([Path("a.DNG"), Path("b.psd"), Path("c.jpg")])
+    '2 files are images in formats that are not read (.dng, .psd): convert them to JPEG or PNG first'
     """
     found = [suffix for path in paths if (suffix := path.suffix.lower()) in UNREAD_SUFFIXES]
     if not found:
         return None
     suffixes = ", ".join(sorted(set(found)))
+    hint = f", or {HEIC_HINT}" if HEIC_SUFFIXES & set(found) else ""
     if len(found) == 1:
-        return f"1 file is an image in a format that is not read ({suffixes}): convert it to JPEG or PNG first"
-    return f"{len(found)} files are images in formats that are not read ({suffixes}): convert them to JPEG or PNG first"
+        return f"1 file is an image in a format that is not read ({suffixes}): convert it to JPEG or PNG first{hint}"
+    note = f"{len(found)} files are images in formats that are not read ({suffixes})"
+    return f"{note}: convert them to JPEG or PNG first{hint}"
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 Public functions have keyword-only parameters with the same names and defaults, and create one option object from them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal, get_args
@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from detector.errors import ConfigError
+from detector.wording import shown
 
 SCORE_THRESHOLD = 0.25
 """Default of `score_threshold`."""
@@ -88,13 +89,17 @@ class DetectOptions:
             value = getattr(self, name)
             if value is not None or name not in ("tile", "class_agnostic"):
                 object.__setattr__(self, name, convert(name, value))
-        if self.classes is not None and not isinstance(self.classes, Iterable):
-            raise ConfigError(f"classes: expected a list of names or ids, got {self.classes!r}")
+        if self.classes is not None:
+            if not isinstance(self.classes, Iterable) or isinstance(self.classes, bytes | bytearray):
+                raise ConfigError(f"classes: expected a list of names or ids, got {shown(self.classes)}")
+            if isinstance(self.classes, Iterator):  # it could be read only once
+                object.__setattr__(self, "classes", tuple(self.classes))
         if self.tile_overlap == 1:
             raise ConfigError("tile_overlap: must be below 1")
-        if self.suppression is not None and self.suppression not in get_args(SuppressionName):
+        is_known = isinstance(self.suppression, str) and self.suppression in get_args(SuppressionName)
+        if self.suppression is not None and not is_known:
             names = " or ".join(get_args(SuppressionName))
-            raise ConfigError(f"suppression: expected {names}, got {self.suppression!r}")
+            raise ConfigError(f"suppression: expected {names}, got {shown(self.suppression)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +150,21 @@ class DrawOptions:
 def _fraction(name: str, value: object) -> float:
     """Return `value` as a float if it is a number from 0 to 1, else raise ConfigError (also for NaN)."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]
-        raise ConfigError(f"{name}: expected a number from 0 to 1, got {value!r}")
+        raise ConfigError(f"{name}: expected a number from 0 to 1, got {shown(value)}")
     return float(value)
 
 
 def _count(name: str, value: object) -> int:
     """Return `value` as an int if it is a whole number of at least 1, else raise ConfigError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        raise ConfigError(f"{name}: expected a whole number of at least 1, got {shown(value)}")
     return int(value)
 
 
 def _flag(name: str, value: object) -> bool:
     """Return `value` as a bool if it is True or False, else raise ConfigError (a text such as "no" is refused too)."""
     if not isinstance(value, bool | np.bool_):
-        raise ConfigError(f"{name}: expected True or False, got {value!r}")
+        raise ConfigError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)
 
 

@@ -1,7 +1,12 @@
 """Wording of messages: numbers with the right form of a noun, and metrics that may be undefined."""
 
+import reprlib
+
 UNDEFINED = -1
 """Value of a metric of COCO's evaluation that cannot be computed, because there are no such objects."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 120
 
 _SEPARATORS_FROM = 10_000
 _WITH_ES = ("x", "s", "ch", "sh")
@@ -31,3 +36,15 @@ def metric(value: float, digits: int = 3) -> str:
     ('0.500', 'n/a')
     """
     return "n/a" if value == UNDEFINED else f"{value:.{digits}f}"
+
+
+def shown(value: object) -> str:
+    """Return the representation of a wrong value for a message: one line, and shortened if it is long.
+
+    >>> shown("no"), shown(list(range(1000))), shown(10**5000)
+    ("'no'", '[0, 1, 2, 3, 4, 5, ...]', 'a value of type int')
+    """
+    try:
+        return " ".join(_REPR.repr(value).split())
+    except Exception:  # a very large int, or an error in the value's own `__repr__`
+        return f"a value of type {type(value).__name__}"

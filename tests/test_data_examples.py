@@ -14,6 +14,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split, split_in
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES, write_image
+from detector.optional_formats import AVIF_SUFFIXES, HEIC_SUFFIXES
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 LISTING = re.compile(r"\n*```text\n((?:[\w./-]+(?: +(?:\d+ x \d+ pixels|empty))?\n)+)```\n")
@@ -242,7 +243,7 @@ def test_another_image_size_makes_an_example_unusable(heading: str, tmp_path: Pa
 
 def test_page_lists_all_suffixes_of_images() -> None:
     text = sections()["How image files are found"]
-    assert set(re.findall(r"`(\.[a-z0-9]+)`", text)) == IMAGE_SUFFIXES
+    assert set(re.findall(r"`(\.[a-z0-9]+)`", text)) == IMAGE_SUFFIXES | HEIC_SUFFIXES | AVIF_SUFFIXES
 
 
 def test_table_links_to_every_example() -> None:

@@ -1,3 +1,5 @@
+import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from detector.detections import Detections, draw
+from detector.detections import Detections, coco_results, draw
 from detector.drawing import class_color
 from detector.errors import FileError, ImageError, InputError
 from detector.images import write_image
@@ -299,3 +301,73 @@ def test_from_supervision_needs_scores_and_matching_classes(changes: dict[str, o
     fields = {"xyxy": np.zeros((2, 4)), "confidence": np.array([0.9, 0.8]), "class_id": np.array([0, 1])}
     with pytest.raises(InputError, match=re.escape(message)):
         Detections.from_supervision(supervision.Detections(**fields | changes), NAMES)
+
+
+def some_detections(track_ids: list[int] | None = None) -> Detections:
+    """Return detections whose numbers have all digits of float32."""
+    return tracked([0.1, 1 / 3, 0.7, np.nextafter(np.float32(0.9), np.float32(1))], track_ids)
+
+
+@pytest.mark.parametrize("track_ids", [None, [3, -1, 7, 8]])
+def test_columns_have_one_exact_value_per_object(track_ids: list[int] | None) -> None:
+    found = some_detections(track_ids)
+    columns = found.to_dict()
+    tracks = [] if track_ids is None else ["track_id"]
+    assert list(columns) == ["class", "class_id", "score", "x1", "y1", "x2", "y2", *tracks]
+    assert {len(column) for column in columns.values()} == {4}
+    assert {type(value) for column in columns.values() for value in column} == {str, int, float}
+    assert columns["class"] == [name for name, _, _ in found]
+    assert columns["class_id"] == found.class_ids.tolist()
+    np.testing.assert_array_equal(np.array(columns["score"], np.float32), found.scores)
+    np.testing.assert_array_equal(
+        np.array([columns[side] for side in ("x1", "y1", "x2", "y2")], np.float32).T, found.boxes
+    )
+    assert columns.get("track_id") == track_ids
+
+
+def test_pandas_takes_the_columns() -> None:
+    pandas = pytest.importorskip("pandas")
+    found = some_detections()
+    frame = pandas.DataFrame(found.to_dict())
+    assert frame.shape == (4, 7)
+    text = pandas.read_csv(io.StringIO(frame.to_csv(index=False)))
+    np.testing.assert_array_equal(text[["x1", "y1", "x2", "y2"]].to_numpy(np.float32), found.boxes)
+    np.testing.assert_array_equal(text["score"].to_numpy(np.float32), found.scores)
+    assert pandas.DataFrame(make(0, (), ()).to_dict()).shape == (0, 7)
+
+
+@pytest.mark.parametrize("track_ids", [None, [3, -1, 7, 8]])
+def test_json_has_the_exact_numbers_of_each_object(track_ids: list[int] | None) -> None:
+    found = some_detections(track_ids)
+    for rows in (json.loads(found.to_json()), json.loads(found.to_json(indent=1))):
+        np.testing.assert_array_equal(np.array([row["score"] for row in rows], np.float32), found.scores)
+        np.testing.assert_array_equal(np.array([row["box"] for row in rows], np.float32), found.boxes)
+        assert [(row["class"], row["class_id"]) for row in rows] == list(
+            zip(found.labels, found.class_ids, strict=True)
+        )
+        assert [row.get("track_id") for row in rows] == (track_ids if track_ids else [None, None, None, None])
+    assert found.to_json().count("\n") == 0
+    assert make(0, (), ()).to_json() == "[]"
+
+
+def test_coco_rows_have_image_and_category_ids() -> None:
+    found = some_detections()
+    rows = found.to_coco(71, (5, 9))
+    assert rows == coco_results({71: found}, (5, 9))
+    assert [row["category_id"] for row in rows] == [5, 9, 5, 9]
+    assert {row["image_id"] for row in rows} == {71}
+    x, y, w, h = np.array([row["bbox"] for row in rows]).T
+    np.testing.assert_array_equal(np.array([x, y, x + w, y + h], np.float32).T, found.boxes)
+    for wrong in ((5,), (5, 9, 11)):
+        with pytest.raises(InputError, match=f"one id for each of 2 classes, got {len(wrong)}"):
+            found.to_coco(71, wrong)
+
+
+def test_the_representation_is_one_short_line() -> None:
+    assert repr(make()) == "Detections(dog 0.90, cat 0.50)"
+    assert repr(make(0, (), ())) == "Detections(nothing found)"
+    scores = tuple(np.linspace(0.9, 0.1, 7).tolist())
+    seven = replace(make(7, scores, (0,) * 7), class_names=("very\nlong" * 100,))
+    assert repr(seven).endswith(" 0.37, ... (7 in all))")
+    assert "\n" not in repr(seven)
+    assert len(repr(seven)) < 300

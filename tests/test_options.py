@@ -92,6 +92,22 @@ def test_classes_must_be_names_or_ids() -> None:
         assert options("classes", value) is value
     with pytest.raises(ConfigError, match="classes: expected a list of names or ids, got 3"):
         options("classes", 3)
+    with pytest.raises(ConfigError, match="classes: expected a list of names or ids, got b'cat'"):
+        options("classes", b"cat")
+
+
+def test_classes_from_an_iterator_can_be_read_again() -> None:
+    assert options("classes", iter(["cat", 1])) == ("cat", 1)
+
+
+@pytest.mark.parametrize("name", sorted({option.name for option in fields(DetectOptions)} - {"classes"}))
+def test_a_message_about_a_wrong_value_is_short(name: str) -> None:
+    values: list[Any] = [np.zeros((500, 500, 3)), ["a"] * 4_000_000, "x" * 100_000, b"x" * 100_000, {1: "y" * 9999}]
+    for value in values if name in COUNTS else [*values, 10**5000]:
+        with pytest.raises(ConfigError, match=f"^{name}: expected") as caught:
+            options(name, value)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
 
 
 def test_options_with_numpy_numbers_are_json() -> None:

@@ -6,13 +6,14 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
 from detector.arrays import ImageArray
 from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
-from detector.errors import ConfigError, InputError, WeightsError, did_you_mean
+from detector.errors import ConfigError, InputError, WeightsError, did_you_mean, known_names
 from detector.image_inputs import ImageLike, is_image, several_images, to_image
 from detector.options import (
     BATCH_SIZE,
@@ -30,8 +31,12 @@ from detector.predict.tiling import merge_views, views_of
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
 from detector.weights_info import WeightsInfo
+from detector.wording import shown
 
 _DEFAULTS = DetectOptions()
+
+_LONGEST_ID = 10
+"""A class id has fewer digits than this."""
 
 
 class Detector:
@@ -362,7 +367,9 @@ class Detector:
 def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
     """Return a setting stored with the weights, or the default if the setting is missing."""
     if not isinstance(info.config, Mapping):
-        raise WeightsError(f"the settings stored with the weights are damaged: expected a mapping, got {info.config!r}")
+        raise WeightsError(
+            f"the settings stored with the weights are damaged: expected a mapping, got {shown(info.config)}"
+        )
     try:
         return parse_value(key, info.config.get(key, default))
     except ConfigError as error:
@@ -384,14 +391,21 @@ def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...])
     ids: list[int] = []
     for name in [classes] if isinstance(classes, str) else classes:
         same_name = [class_id for class_id, known in enumerate(class_names) if known == name]
-        as_id = int(name) if str(name).isdecimal() else -1
+        as_id = _as_id(name)
         if not same_name and not 0 <= as_id < len(class_names):
-            hint, known = did_you_mean(str(name), class_names), "known: " + ", ".join(class_names)
-            raise ConfigError(f"classes: no class {name!r}; {hint if hint == known else f'{hint} {known}'}")
+            hint, known = did_you_mean(str(name) if as_id == -1 else "", class_names), known_names(class_names)
+            raise ConfigError(f"classes: no class {shown(name)}; {hint if hint == known else f'{hint} {known}'}")
         ids += same_name or [as_id]
     if not ids:
         raise ConfigError("classes: expected at least one name or id, got none")
     return tuple(ids)
+
+
+def _as_id(name: object) -> int:
+    """Return a class id that is a whole number or a string of digits as an int, and -1 for anything else."""
+    if isinstance(name, str):
+        return int(name) if name.isdecimal() and len(name) < _LONGEST_ID else -1
+    return int(name) if isinstance(name, Integral) and not isinstance(name, bool) else -1
 
 
 def _without_images(

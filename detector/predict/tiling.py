@@ -3,6 +3,7 @@
 Boxes are in pixels of the image, unless stated otherwise: then in pixels of the part of the image that a view shows.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -76,7 +77,7 @@ def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: Dete
     height, width = image_hw
     views = [View((0, 0, width, height))]
     if options.tile is not None:
-        views += _tiles(options.tile, options.tile_overlap, image_hw, input_hw)
+        views += _tiles(min(options.tile, sys.maxsize), options.tile_overlap, image_hw, input_hw)
     return views + [replace(view, flipped=True) for view in views] if options.tta else views
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from detector.arrays import ImageArray
 from detector.boxes import pairwise_iou
 from detector.detections import Detections
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError
 from detector.images import find_images, read_image
 from detector.model.checkpoint import load_weights
 from detector.ops.suppression import METHODS
@@ -431,3 +431,18 @@ def test_detections_are_independent_copies(detector: Detector, images: list[Path
     found.boxes[:] = 0
     assert detector.detect(images[0]).boxes.any()
     assert replace(found).class_names == detector.class_names
+
+
+def test_a_class_that_does_not_exist_is_refused(detector: Detector, images: list[Path]) -> None:
+    names: list[Any] = ["x" * 100_000, 10**5000, -1, 2, True, 1.0, "9" * 5000, "\u00b2", None, b"red", ["red"]]
+    for name in names:
+        with pytest.raises(ConfigError, match=r"classes: no class .* known: red, blue") as caught:
+            detector.detect(images[0], classes=[name])
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("batch_size", [1, 10**400], ids=["1", "10**400"])
+def test_a_very_large_limit_is_no_limit(detector: Detector, wall: ImageArray, batch_size: int) -> None:
+    found = detector.detect(wall, batch_size=batch_size, max_detections=10**400, tile=96)
+    assert_same(found, detector.detect(wall, tile=96))
+    assert len(detector.detect([wall], batch_size=batch_size, tile=10**400)) == 1
