@@ -110,6 +110,7 @@ class ReadOptions:
         allow_outside: whether a data set may name, or link to, files outside its folder.
         allow_url: whether images and streams may be loaded from http:// and https:// addresses.
         recursive: whether images in the subfolders of a folder are read too.
+        videos: whether the videos of a folder are read too.
         max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
@@ -119,6 +120,7 @@ class ReadOptions:
     allow_outside: bool = False
     allow_url: bool = False
     recursive: bool = False
+    videos: bool = False
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:

@@ -186,3 +186,8 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return value
+
+
+def count_or_zero(text: str) -> int:
+    """Return the integer in an argument if it is at least 0, else raise ArgumentTypeError."""
+    return 0 if text == "0" else count(text)

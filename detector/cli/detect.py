@@ -17,6 +17,7 @@ from detector.cli.arguments import (
     add_max_pixels,
     add_nms_variant,
     count,
+    count_or_zero,
     fraction,
     path,
 )
@@ -88,6 +89,13 @@ def add(commands: Commands) -> None:
     video.add_argument(
         "--every", type=count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
     )
+    video.add_argument(
+        "--reconnect",
+        type=count_or_zero,
+        default=3,
+        metavar="N",
+        help="open a camera or a stream that ended or stalls again, at most N times; 0: never (default: 3)",
+    )
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
     output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
@@ -107,7 +115,11 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect objects in images and videos, and write the results; return 2 if all sources failed, 3 if some failed."""
+    """Detect objects in images and videos, and write the results.
+
+    Returns:
+        0, 2 if all sources failed, or 3 if some failed or a stream broke, whose results are kept.
+    """
     specs = [*options.source, *options.more_sources]
     if not specs and options.classes:
         raise ConfigError(
@@ -130,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
     sources, videos = find_inputs(specs, read_options(options))
     model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
     _warn_about_options_without_effect(options, bool(videos))
-    failed = 0
+    failed = broken = 0
     if sources:
         result = detect_images(
             model,
@@ -145,15 +157,18 @@ def run(options: argparse.Namespace) -> int:
         failed += result.failed
     summaries = detect_videos(
         model, videos, options.out, detect_options,
-        every=options.every, track=options.track, save_video=not options.no_images,
+        every=options.every, track=options.track, save_video=not options.no_images, reconnect=options.reconnect,
     )  # fmt: skip
     for name, video in zip(videos, summaries, strict=True):
         if isinstance(video, InputError):
             failed += 1
         else:
+            broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
             print(f"{name}: {objects} in {frames}; see {options.out}")
-    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
+    if failed == len(sources) + len(videos):
+        return 2
+    return 3 if failed or broken else 0
 
 
 def _formats(options: argparse.Namespace) -> "set[OutputFormat]":

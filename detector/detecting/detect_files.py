@@ -2,16 +2,18 @@
 
 import hashlib
 import sys
+import unicodedata
 from collections.abc import Container, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from detector.detecting.detect_video import VideoSummary, detect_video, is_video
+from detector.detecting.detect_video import VideoSummary, detect_video, is_video, stem_of
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
+from detector.files import free_name
 from detector.graph.openvino_ir import export_files, is_ir
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
@@ -45,7 +47,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
 
     Args:
         specs: arguments of the command line: each is a source of images as for `find_sources`, a video file, a camera
-            number, or the URL of a video or stream. Video files that match a glob pattern are videos.
+            number, or the URL of a video or stream. Video files in a folder, or that match a glob pattern, are videos.
         options: what may be read, as for `find_sources`.
 
     Returns:
@@ -62,7 +64,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
             raise FileError(f"{spec}: no such video file")
     remaining = [spec for spec in specs if spec not in videos]
     images = []
-    for source in find_sources(remaining, options) if remaining or not videos else []:
+    for source in find_sources(remaining, replace(options, videos=True)) if remaining or not videos else []:
         if is_video(name := str(source.name)):
             videos[name] = None
         else:
@@ -140,10 +142,12 @@ def detect_videos(
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
+    reconnect: int = 0,
 ) -> list[VideoSummary | InputError]:
     """Detect objects in each video, write the results to a folder, and return one summary or error per video.
 
-    A video that cannot be processed is skipped, and the reason is printed.
+    A video that cannot be processed is skipped, and the reason is printed. If two videos have the same name, the result
+    files of the second get a number: clip-2.jsonl.
 
     Args:
         detector: detector with loaded weights.
@@ -153,6 +157,7 @@ def detect_videos(
         every: N: detect objects in every Nth frame.
         track: whether to track objects from frame to frame.
         save_video: whether to write the annotated video.
+        reconnect: largest number of times that a camera or a stream is opened again.
 
     Returns:
         For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
@@ -163,14 +168,39 @@ def detect_videos(
     """
     options = detector.resolve_options(options)
     summaries: list[VideoSummary | InputError] = []
-    for name in names:
+    for name, stem in zip(names, _stems(names), strict=True):
         try:
-            summary = detect_video(detector, name, folder, options, every=every, track=track, save_video=save_video)
+            _check_not_a_result(name, folder)
+            summary = detect_video(
+                detector, name, folder, options,
+                every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
+            )  # fmt: skip
             summaries.append(summary)
         except InputError as error:
             summaries.append(error)
             tqdm.write(f"skipped: {error}", file=sys.stderr)
     return summaries
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """Return a different stem for the result files of each video, also on a file system that ignores case.
+
+    >>> _stems(["a/clip.mp4", "b/Clip.mov", "c/clip.mp4", "trip.mp4"])
+    ['clip', 'Clip-2', 'clip-3', 'trip']
+    """
+    taken: dict[str, int] = {}
+    stems = []
+    for stem in map(stem_of, names):
+        key = unicodedata.normalize("NFC", stem).casefold()
+        stems.append(stem + free_name(key, taken)[len(key) :])
+    return stems
+
+
+def _check_not_a_result(name: str, folder: Path) -> None:
+    """Raise FileError if a video is an annotated video of an earlier run, which a search in subfolders may find."""
+    path = Path(name)
+    if path.suffix == ".mp4" and path.with_suffix(".jsonl").is_file() and path.resolve().parent == folder.resolve():
+        raise FileError(f"{name}: this video is a result of an earlier run; pass another --out")
 
 
 def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:

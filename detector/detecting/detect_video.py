@@ -48,12 +48,14 @@ class VideoSummary:
         frames_detected: number of these frames that the detector ran on.
         objects: number of objects detected in all frames together.
         paths: paths of the written files: STEM.jsonl and, if requested, the annotated video.
+        is_broken: True if a camera or a stream ended, and could not be opened again.
     """
 
     frames_read: int
     frames_detected: int
     objects: int
     paths: tuple[Path, ...]
+    is_broken: bool = False
 
 
 def is_video(spec: str) -> bool:
@@ -82,6 +84,8 @@ def detect_video(
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
+    reconnect: int = 0,
+    stem: str | None = None,
 ) -> VideoSummary:
     """Detect objects in one video, write STEM.jsonl and the annotated STEM.mp4 to a folder, and return a summary.
 
@@ -99,6 +103,9 @@ def detect_video(
         track: whether to track objects from frame to frame (ByteTrack).
         save_video: whether to write the annotated video. It is MPEG-4 without sound. If the height or width is odd, it
             does not contain the last row or column.
+        reconnect: largest number of times that a camera or a stream is opened again after it ended or sent no frame for
+            ten seconds. Each time is reported.
+        stem: STEM; None: the name of the source.
 
     Raises:
         ConfigError: `every` is below 1.
@@ -108,9 +115,9 @@ def detect_video(
     """
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
-    name, stem = without_secrets(source), _stem(source)
+    name, stem = without_secrets(source), stem or stem_of(source)
     files = _ResultFiles(folder, stem, save_video)
-    reader = VideoReader(source)
+    reader = VideoReader(source, reconnect=reconnect)
     if reader.is_live:
         options = replace(options, batch_size=1)
     rate = reader.frame_rate / every
@@ -118,7 +125,7 @@ def detect_video(
     total = math.ceil(reader.frame_count / every) if reader.frame_count else None
     detected = objects = 0
     with GracefulShutdown() as stop, files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
-        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options):
+        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options, stop):
             if not detected:
                 height, width = frame.image.shape[:2]
                 about = {"source": name, "fps": reader.frame_rate, "width": width, "height": height, "every": every}
@@ -136,7 +143,7 @@ def detect_video(
         raise FileError(f"{name}: the video contains no frames that can be read")
     if not stop.requested:
         reader.warn_if_incomplete(name)
-    return VideoSummary(reader.frames_read, detected, objects, files.paths)
+    return VideoSummary(reader.frames_read, detected, objects, files.paths, reader.is_broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +164,12 @@ class _Frame:
 
 
 def _detect_frames(
-    detector: Detector, reader: VideoReader, frames: Iterator[ImageArray], name: str, options: DetectOptions
+    detector: Detector,
+    reader: VideoReader,
+    frames: Iterator[ImageArray],
+    name: str,
+    options: DetectOptions,
+    stop: GracefulShutdown,
 ) -> Iterator[_Frame]:
     """Detect objects in each frame, and yield the frames with their detections.
 
@@ -167,12 +179,13 @@ def _detect_frames(
         frames: frames of `reader`.
         name: name of the video in error messages.
         options: thresholds, NMS, tiling and batch size.
+        stop: ends the frames, also while the source sends none.
 
     Raises:
         FileError: the size of a frame differs from the size of the first frame.
     """
     first_shape: tuple[int, ...] | None = None
-    for result in detector.detect_with_images(frames, options):
+    for result in detector.detect_with_images(frames, options, stop=lambda: stop.requested):
         if isinstance(result, InputError):
             raise result
         image, found = result
@@ -260,12 +273,13 @@ class _ResultFiles:
         self._stack.__exit__(kind, error, trace)
 
 
-def _stem(source: str) -> str:
+def stem_of(source: str) -> str:
     """Return the file name of the output files of a video, without suffix.
 
     The name is never `detections`, because detections.jsonl is the journal of the images in the same folder.
 
-    >>> [_stem(source) for source in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
+    >>> sources = ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")
+    >>> [stem_of(source) for source in sources]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
     """
     if is_camera(source):

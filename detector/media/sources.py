@@ -30,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 _MAX_FOLDERS_SEARCHED = 1000
 """If a folder contains no images, at most this many subfolders are searched before suggesting --recursive."""
 
+_TRANSPORT_STREAM = b"G"
+"""First byte of each packet of an MPEG transport stream. Source: ISO/IEC 13818-1, 2.4.3.2."""
+
 _LONGEST_SHOWN = 300
 """Largest number of characters of an invalid name that a message contains."""
 
@@ -68,8 +71,8 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
     Args:
         specs: arguments of the command line.
         options: `recursive` includes the images in subfolders (links are followed, but no folder is searched twice),
-            `allow_url` allows http:// and https:// URLs, `max_pixels` is the largest number of pixels of an image that
-            is decoded.
+            `videos` includes the videos in folders, as sources that cannot be read as an image, `allow_url` allows
+            http:// and https:// URLs, `max_pixels` is the largest number of pixels of an image that is decoded.
 
     Raises:
         FileError: a spec or a line of a list matches no image, or a folder cannot be read.
@@ -153,7 +156,7 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
         return {spec: Source(file_name_from_url(spec), partial(fetch, spec, max_pixels=options.max_pixels))}
     local_path(spec)
     try:
-        paths = _find_files(spec, folder, options.recursive)
+        paths = _find_files(spec, folder, options)
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:  # the name is too long, or a pattern has too many folders
@@ -162,14 +165,14 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
     return {path: Source(path, partial(read_image, path, max_pixels=options.max_pixels)) for path in paths}
 
 
-def _find_files(spec: str, folder: Path, recursive: bool) -> list[Path]:
+def _find_files(spec: str, folder: Path, options: ReadOptions) -> list[Path]:
     if not spec or "\0" in spec:
         raise FileError(
             f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
         )
     path = folder / spec
     if path.is_dir():
-        return _find_in_folder(path, recursive)
+        return _find_in_folder(path, options)
     if path.exists():
         return [path]
     matches = (folder / match for match in glob.glob(spec, root_dir=folder, recursive=True))  # noqa: PTH207 (may be absolute)
@@ -178,18 +181,22 @@ def _find_files(spec: str, folder: Path, recursive: bool) -> list[Path]:
     raise FileError(f"{_shown(str(path))}: no such file, folder or pattern")
 
 
-def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
-    """Return the paths of the images in a folder, and in its subfolders if `recursive` is True.
+def _find_in_folder(path: Path, options: ReadOptions) -> list[Path]:
+    """Return the paths of the images (and videos, if requested) in a folder, and in its subfolders if requested.
 
     Raises:
-        FileError: there are no images, or a folder cannot be read.
+        FileError: there are none, or a folder cannot be read.
     """
-    folders = _walk(path) if recursive else [path]
-    if paths := [image for folder in folders for image in find_images(folder)]:
-        _warn_about_skipped_files(path)
+    folders = list(_walk(path)) if options.recursive else [path]
+    paths = [image for folder in folders for image in find_images(folder)]
+    if options.videos:
+        paths += [video for folder in folders for video in _find_videos(folder)]
+    if paths:
+        _warn_about_skipped_files(path, options)
         return paths
-    where = "in this folder or its subfolders" if recursive else "in this folder"
-    message = f"{path}: no images {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    what = "images or videos" if options.videos else "images"
+    where = "in this folder or its subfolders" if options.recursive else "in this folder"
+    message = f"{path}: no {what} {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
     if (note := unread_images_note(path.iterdir())) is not None:
         message += f"; {note}"
     with suppress(InputError):
@@ -198,11 +205,35 @@ def _find_in_folder(path: Path, recursive: bool) -> list[Path]:
     raise FileError(message)
 
 
-def _warn_about_skipped_files(folder: Path) -> None:
-    """Log a warning if a folder contains videos, or images in formats that are not read."""
+def _find_videos(folder: Path) -> list[Path]:
+    """Return the paths of the videos directly in a folder, sorted by name. A .ts file may be source code instead."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and path.is_file()
+        and not path.name.startswith("._")
+        and not _is_source_code(path)
+    )
+
+
+def _is_source_code(path: Path) -> bool:
+    """Return True if a .ts or .mts file is no MPEG transport stream: then it is source code in TypeScript."""
+    if path.suffix.lower() not in (".ts", ".mts"):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(5)
+    except OSError:  # reading the video will give a message
+        return False
+    return _TRANSPORT_STREAM not in (head[:1], head[4:])  # some files have a time stamp of four bytes first
+
+
+def _warn_about_skipped_files(folder: Path, options: ReadOptions) -> None:
+    """Log a warning if a folder contains videos that are not read, or images in formats that are not read."""
     paths = list(folder.iterdir())
     suffixes = [suffix for path in paths if (suffix := path.suffix.lower()) in VIDEO_SUFFIXES]
-    if suffixes:
+    if suffixes and not options.videos:
         patterns = ", ".join(str(folder / f"*{suffix}") for suffix in sorted(set(suffixes)))
         _LOG.warning(
             "%s: skipped %s; to include videos, also pass: %s", folder, plural(len(suffixes), "video"), patterns

@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,12 +34,21 @@ _DEFAULT_FRAME_RATE = 25.0
 _MAX_FRAME_RATE = 240.0
 """Frames per second; higher values are implausible."""
 
+_STALL_SECONDS = 10.0
+"""A stream that sends no frame for so long counts as broken. Opening a stream may take as long."""
+
+_LONGEST_PAUSE = 8.0
+"""Longest pause in seconds before a source is opened again. The first pause is a second; each is twice as long."""
+
 
 class VideoReader:
     """Reads the frames of a video file, a camera or a stream.
 
+    A live source that ends, breaks or sends no frame for `_STALL_SECONDS` is opened again.
+
     Args:
         source: a path, a stream URL, or a camera number.
+        reconnect: largest number of times that a live source is opened again.
 
     Attributes:
         is_live: True if the source is a camera or an endless stream. The frames of a live source arrive at irregular
@@ -46,6 +56,8 @@ class VideoReader:
         frame_rate: frames per second that the source reports, or 25 if it reports no plausible value.
         frame_count: number of frames that the source reports, which may be an estimate; None if it reports none.
         frames_read: number of frames read so far, including skipped frames.
+        is_broken: True if a live source ended and was opened again too often, or if the connection to a video file on a
+            server broke.
         pending: (frame number, time in seconds) of each yielded frame that the caller has not processed yet. The caller
             removes the first entry after processing a frame. The time is the time stamp in the file; for a live source,
             the time since the first frame.
@@ -54,13 +66,15 @@ class VideoReader:
         FileError: the source cannot be opened.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, reconnect: int = 0) -> None:
+        self._source, self._reconnect = source, reconnect
         self._capture = _open(source)
         rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_rate = float(rate) if 0 < rate <= _MAX_FRAME_RATE else _DEFAULT_FRAME_RATE
         self.frame_count = int(count) if 0 < count < 2**40 else None  # endless streams report arbitrary numbers
         self.is_live = is_camera(source) or ("://" in source and self.frame_count is None)
         self.frames_read = 0
+        self.is_broken = False
         self.pending: deque[tuple[int, float]] = deque()
 
     def frames(self, every: int, stop: GracefulShutdown) -> Iterator[ImageArray]:
@@ -72,7 +86,11 @@ class VideoReader:
         """
         started, previous = time.monotonic(), -1.0
         try:
-            while not stop.requested and self._capture.grab():
+            while not stop.requested:
+                if not self._capture.grab():
+                    if self.is_live and self._open_again(stop):
+                        continue
+                    break
                 number = self.frames_read
                 self.frames_read += 1
                 if number % every:
@@ -94,18 +112,46 @@ class VideoReader:
             # the main thread ends.
             self._capture.release()
 
-    def warn_if_incomplete(self, name: str) -> None:
-        """Log a warning if a live source ended, or if a file ended early.
+    def _open_again(self, stop: GracefulShutdown) -> bool:
+        """Open a live source again after a pause, as often as allowed, and return True if it is open.
 
-        A file ended early if more than two frames, and more than 5% of the reported frame count, were not read.
+        Each try is logged. A request to stop ends the pause.
+        """
+        name = without_secrets(self._source)
+        for number in range(1, self._reconnect + 1):
+            self._reconnect -= 1
+            pause = min(2.0 ** (number - 1), _LONGEST_PAUSE)
+            _LOG.warning(
+                "%s: the source ended or sent no frame for %g seconds, after %s; it is opened again in %g s (%s left)",
+                *(name, _STALL_SECONDS, plural(self.frames_read, "frame"), pause),
+                plural(self._reconnect, "more try", "more tries"),
+            )
+            end = time.monotonic() + pause
+            while not stop.requested and time.monotonic() < end:
+                time.sleep(0.05)
+            if stop.requested:
+                return False
+            self._capture.release()
+            with suppress(FileError):
+                self._capture = _open(self._source)
+                return True
+        return False
+
+    def warn_if_incomplete(self, name: str) -> None:
+        """Log a warning and set `is_broken` if a live source ended; log a warning if a file ended early.
+
+        A file ended early if more than two frames, and more than 5% of the reported frame count, were not read. If the
+        file is on a server, `is_broken` is set too.
 
         Args:
             name: name of the source in the message.
         """
         count, read = self.frame_count, self.frames_read
         if self.is_live:
-            _LOG.warning("%s: the source ended after %s", name, plural(read, "frame"))
+            self.is_broken = True
+            _LOG.warning("%s: the source ended after %s; its results are kept", name, plural(read, "frame"))
         elif count and count - read > max(2, count / 20):
+            self.is_broken = "://" in self._source
             _LOG.warning(
                 "%s: only %d of about %d frames can be read; their results are kept. The file is damaged or "
                 "incomplete: copy it again, or repair it (`ffmpeg -i DAMAGED -c copy REPAIRED`)",
@@ -194,7 +240,11 @@ def _open(source: str) -> cv2.VideoCapture:
             _check_file(source)
         # With another backend, OpenCV may interpret a file name that contains a number as a sequence of images.
         has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
-        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
+        limit = round(1000 * _STALL_SECONDS)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+        capture = cv2.VideoCapture(
+            source, cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY, limits if has_ffmpeg and is_url else []
+        )
         advice = (
             "check that a player such as VLC can play the URL with the same user name and password"
             if is_url

@@ -56,16 +56,33 @@ def test_glob_patterns_may_be_absolute_or_recursive(folder: Path) -> None:
 
 
 def test_a_warning_names_skipped_videos_and_rare_formats(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("x.MP4", "y.mp4", "z.heic"):
+    for name in ("x.MP4", "y.mp4", "z.psd"):
         (folder / name).write_bytes(b"")
     assert names(".") == ["a.JPG", "b.png", "c 1.bmp"]
     assert ".: skipped 2 videos; to include videos, also pass: *.mp4" in caplog.text
     assert (
-        ".: skipped: 1 file is an image in a format that is not read (.heic): convert it to JPEG or PNG" in caplog.text
+        ".: skipped: 1 file is an image in a format that is not read (.psd): convert it to JPEG or PNG" in caplog.text
     )
     caplog.clear()
     names("sub")
     assert not caplog.text
+
+
+def test_a_folder_gives_its_videos_if_requested(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("x.MP4", "sub/y.avi", "._x.mp4"):
+        (folder / name).write_bytes(b"video")
+    (folder / "app.ts").write_text("export const answer = 42;")
+    for name, head in {"a.ts": b"G" + bytes(9), "b.mts": bytes(4) + b"G"}.items():
+        (folder / name).write_bytes(head)
+    (folder / "z.mp4").mkdir()
+    found = [source.name.as_posix() for source in find_sources(["."], ReadOptions(videos=True))]
+    assert found == ["a.JPG", "b.png", "c 1.bmp", "a.ts", "b.mts", "x.MP4"]
+    found = [source.name.as_posix() for source in find_sources(["."], ReadOptions(videos=True, recursive=True))]
+    assert found[-1] == "sub/y.avi"
+    assert not caplog.text
+    (folder / "empty").mkdir()
+    with pytest.raises(FileError, match="empty: no images or videos in this folder"):
+        find_sources(["empty"], ReadOptions(videos=True))
 
 
 def test_each_file_is_returned_once_in_the_given_order(folder: Path) -> None:
