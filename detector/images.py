@@ -411,7 +411,7 @@ def unread_images_note(paths: Iterable[Path]) -> str | None:
     if not found:
         return None
     suffixes = ", ".join(sorted(set(found)))
-    hint = f", or {HEIC_HINT}" if HEIC_SUFFIXES & set(found) else ""
+    hint = f"; {HEIC_HINT}" if HEIC_SUFFIXES & set(found) else ""
     if len(found) == 1:
         return f"1 file is an image in a format that is not read ({suffixes}): convert it to JPEG or PNG first{hint}"
     note = f"{len(found)} files are images in formats that are not read ({suffixes})"

@@ -112,7 +112,7 @@ def test_a_heic_file_without_the_package_names_it(tmp_path: Path, without_pillow
     path = tmp_path / f"a{suffix}"
     path.write_bytes(HEIC_HEAD)
     for read in (read_image, read_image_size):
-        with pytest.raises(MissingPackageError, match=rf"a\{suffix}: install pillow-heif .*'detector\[heif\]'"):
+        with pytest.raises(MissingPackageError, match=rf"a\{suffix}: HEIC images need the package pillow-heif: .*'detector\[heif\]'"):
             read(path)
     assert optional_formats.optional_suffixes() & optional_formats.HEIC_SUFFIXES == frozenset()
 
@@ -137,7 +137,7 @@ def test_each_suffix_is_either_read_or_not() -> None:
     if find_spec("pillow_heif") is None:
         note = unread_images_note([Path("a.HEIC")])
         assert note is not None
-        assert note.endswith("or install pillow-heif to read HEIC images: pip install 'detector[heif]'")
+        assert note.endswith("; HEIC images need the package pillow-heif: pip install 'detector[heif]'")
 
 
 def test_nothing_is_imported_before_a_heic_file_is_read() -> None:
