@@ -112,7 +112,9 @@ def test_a_heic_file_without_the_package_names_it(tmp_path: Path, without_pillow
     path = tmp_path / f"a{suffix}"
     path.write_bytes(HEIC_HEAD)
     for read in (read_image, read_image_size):
-        with pytest.raises(MissingPackageError, match=rf"a\{suffix}: HEIC images need the package pillow-heif: .*'detector\[heif\]'"):
+        with pytest.raises(
+            MissingPackageError, match=rf"a\{suffix}: HEIC images need the package pillow-heif: .*'detector\[heif\]'"
+        ):
             read(path)
     assert optional_formats.optional_suffixes() & optional_formats.HEIC_SUFFIXES == frozenset()
 
