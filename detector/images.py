@@ -86,6 +86,9 @@ _truncated: dict[str, bool] = {}
 """Path of each file that `read_image` found truncated. Several threads read images, so this is a dictionary whose
 single operations are atomic."""
 
+_LONGEST_PATH = 1000
+"""Largest number of characters of a path that a message contains completely."""
+
 _TIFF_BITS = 258
 _PILLOW_LOCK = threading.Lock()
 _warned_few_levels = threading.Event()
@@ -148,7 +151,7 @@ def _read_truncated(source: Path | str | bytes, name: str, max_pixels: int, erro
             if rows > LARGEST_MISSING_FRACTION * file.height:
                 raise error
             part = f"the last {rows} of {file.height} rows of pixels are gray" if rows else "less than a row is damaged"
-    except (OSError, InputError):
+    except (OSError, ValueError):  # ValueError: also an InputError, or a path with a null character
         raise error from None
     _truncated[str(source)] = True
     _warn_truncated(name, part)
@@ -286,8 +289,9 @@ def _warn_animated(name: str) -> None:
 
 
 def _name_of(source: Path | str | bytes) -> str:
-    """Return the name of an image in messages."""
-    return "<bytes>" if isinstance(source, bytes) else str(source)
+    """Return the name of an image in messages; a text that is too long to be a path loses its middle."""
+    name = "<bytes>" if isinstance(source, bytes) else str(source)
+    return name if len(name) <= _LONGEST_PATH else f"{name[:100]}...{name[-100:]}"
 
 
 def _content(source: Path | str | bytes) -> IO[bytes]:

@@ -86,6 +86,13 @@ def test_a_file_that_cannot_be_read_is_named(path: Path) -> None:
         to_image(io.BytesIO())
 
 
+@pytest.mark.parametrize("text", ["x" * 100_000, "folder/" * 20_000 + "a.png", "a\0b"])
+def test_a_text_that_is_no_path_gives_a_short_message(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        to_image(text)
+    assert len(str(caught.value)) < 400
+
+
 def expected_rgba() -> np.ndarray[Any, Any]:
     fraction = ALPHA[:, :, None].astype(np.float64) / 255
     return RGB * fraction + 255 * (1 - fraction)
