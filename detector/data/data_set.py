@@ -1,7 +1,7 @@
 """`DataSet`: a data set of known format; reads the labels of its splits."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class DataSet:
         expected: split name → counts of a complete copy: {"images": number of images, "boxes": number of label rows}.
         coco_files: split name → COCO JSON file of the split; empty for other formats.
         absent: split name → path that the data set names for the split, but that does not exist.
+        unused: label files that are not used, as texts; the ledger of the first split has a note about them.
     """
 
     description: str
@@ -27,6 +28,7 @@ class DataSet:
     expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     coco_files: Mapping[str, Path] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    unused: Sequence[str] = ()
     _classes_read: dict[str, set[str]] = field(default_factory=dict, repr=False)
 
     @property
@@ -55,6 +57,9 @@ class DataSet:
                 f"no split '{split_name}' in this data set ({self.description}); {did_you_mean(name, self.readers)}"
             )
         split = self.readers[name]()
+        if self.unused and name == self.split_names[0]:
+            note = f"not used: {', '.join(self.unused)}"
+            split = replace(split, ledger=replace(split.ledger, notes=(*split.ledger.notes, note)))
         self._check_classes(split)
         self._check_counts(split)
         return split

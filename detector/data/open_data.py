@@ -15,7 +15,8 @@ from detector.data.data_set import DataSet
 from detector.data.file_index import FileIndex
 from detector.data.formats import coco, voc, yolo, yolo_layout
 from detector.data.formats.coco_layout import coco_splits, named_like_splits, usual_coco_files
-from detector.data.formats.yolo_layout import YoloData, find_folders, parse_obj_data
+from detector.data.formats.yolo_data import YoloData
+from detector.data.formats.yolo_layout import find_folders, parse_obj_data
 from detector.data.image_labels import LabelFormat
 from detector.data.listed_splits import ListedSplits
 from detector.data.named_labels import NamedLabels
@@ -134,7 +135,8 @@ def _with_unused(data_set: DataSet, index: FileIndex, used: Iterable[Path], kind
     """Return the data set with the label files that are not used in its description; see `unused_label_files`."""
     unused = unused_label_files(index, used, kind)
     text = f" (not used: {', '.join(unused)} in the same folder)" if unused else ""
-    return replace(data_set, description=data_set.description + text)
+    # The YOLO reader adds its own note, because a data.yaml alone leads to it too.
+    return replace(data_set, description=data_set.description + text, unused=unused if kind != "yolo" else ())
 
 
 def _has_objects(label_format: LabelFormat, paths: tuple[Path, ...], index: FileIndex, options: ReadOptions) -> bool:
@@ -245,7 +247,7 @@ def _open_named(
         details.append(f"not used: {', '.join(also)} in the same folder")
     kind = "folder" if path.is_dir() else "file"
     text = _describe(f"{label_format.name} {kind}", path, names) + (f" ({'; '.join(details)})" if details else "")
-    return DataSet(text, {name: partial(labels.read, name) for name in names})
+    return DataSet(text, {name: partial(labels.read, name) for name in names}, unused=also)
 
 
 def _open_yaml(path: Path, options: ReadOptions) -> DataSet:

@@ -27,7 +27,10 @@ _MAX_PARSED = 32_000_000
 _LINES = 20
 """Number of lines of a text file that are read to recognize its format."""
 
-_ROOT_TAG = re.compile(r"<([A-Za-z_][\w.-]*)")
+_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "class_names.txt")
+"""Files that name the classes, but only in YOLO."""
+
+_ROOT_TAG = re.compile(r"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
 
 _UNKNOWN: Mapping[str, str] = {
     ".tfrecord": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
@@ -76,7 +79,15 @@ def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Pat
         for paths in by_folder.values():
             for path, label_format in _formats_in_folder(paths, image_stems):
                 found.setdefault(label_format.name, []).append(path)
+    if own := found.get(voc.FORMAT.name):
+        own += _damaged_voc(index, found, image_stems)
     return {f.name: (f, tuple(found[f.name])) for f in NAMED_FORMATS if f.name in found}
+
+
+def _damaged_voc(index: FileIndex, found: Mapping[str, list[Path]], image_stems: Set[str]) -> list[Path]:
+    """Return the XML files without a known format that are named like an image, so that reading reports the fault."""
+    known = {path for paths in found.values() for path in paths}
+    return [path for path in index.with_suffix(".xml") if path not in known and path.stem in image_stems]
 
 
 def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tuple[Path, LabelFormat]]:
@@ -94,7 +105,7 @@ def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tup
     per_image = [
         label_format for label_format in sniffed.values() if label_format is not None and label_format.per_image
     ]
-    if not per_image and paths[0].suffix == ".xml" and paths[0].parent.name.lower() == "annotations":
+    if not per_image and paths[0].suffix.lower() == ".xml" and paths[0].parent.name.lower() == "annotations":
         per_image = [voc.FORMAT]
     common = per_image[0] if per_image else None
     for path in paths:
@@ -161,6 +172,8 @@ def unused_label_files(index: FileIndex, used: Iterable[Path], kind: str) -> lis
             names += [path.name for path in rest[:3]]  # beside files of the same suffix, such as a CSV in UTF-16
     if kind != "yolo" and kind != "KITTI text" and find_folders(index) is not None:
         names.append("YOLO text files")
+    if kind not in ("yolo", "Keras YOLO text"):
+        names += [path.name for path in index.with_suffix(*_CLASS_FILES) if path.name in _CLASS_FILES]
     shown = [*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])]
     return shown + [plural(count, name) for name, count in found.items()]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.ledger import Ledger, LedgerEntry
-from detector.data.parsing.json_file import find_lines
+from detector.data.parsing.json_file import RepeatedKeyError, find_lines, without_repeated_keys
 from detector.data.parsing.row_values import number
 from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, points_of
 from detector.data.row_collector import Corners, RowError
@@ -35,11 +35,13 @@ def load_coco(path: Path) -> dict[str, Any]:
     """Return the contents of a COCO file, with the lists `images`, `annotations` and `categories`.
 
     Raises:
-        InputError: the file cannot be read, is not JSON, or lacks one of the lists.
+        InputError: the file cannot be read, is not JSON, contains a key twice, or lacks one of the lists.
     """
     text = read_text(path)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=without_repeated_keys)
+    except RepeatedKeyError as error:
+        raise LabelError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         raise LabelError(f"{location(path, error.lineno)}: not JSON: {error.msg} in column {error.colno}") from None
     except ValueError:

@@ -28,7 +28,7 @@ def read_file(path: Path) -> Iterator[ImageLabels]:
         InputError: the file cannot be read, is not XML, has a DTD, or is not a Pascal VOC file.
     """
     root = _parse_root(path)
-    rows = tuple(map(_parse_object, root.iter("object")))
+    rows = (*(row for item in root.iter("object") for row in _parse_object(item)), *_boxes_without_object(root))
     yield ImageLabels(path, None, root.findtext("filename", "").strip(), rows, _image_hw(root))
 
 
@@ -134,31 +134,54 @@ def _is_voc(tag: str) -> bool:
     return tag.lower() == "annotation"
 
 
-def _parse_object(item: Element) -> NamedRow | BadRow:
-    """Return the class name and the corners of an `<object>` element, or why it cannot be used."""
+def _parse_object(item: Element) -> list[NamedRow | BadRow]:
+    """Return the row of an `<object>` element, or why it cannot be used; several rows if it has several boxes."""
     line = line_of(item)
-    name = item.findtext("name", "").strip()
+    boxes = item.findall("bndbox")
     try:
+        name = _only_text(item, "name")
         if not name:
             raise RowError("malformed_row", "the object has no <name>")
-        corners = _parse_box(item, name)
+        if not boxes:
+            raise RowError("malformed_row", f"{name}: the object has no <bndbox>")
+        if len(boxes) > 1:
+            problem = f"{name}: the object has {len(boxes)} <bndbox>; write one <object> for each box"
+            raise RowError("malformed_row", problem)
+        corners = _parse_box(boxes[0], name)
+        is_crowd = _only_text(item, "difficult") == "1"
     except RowError as error:
-        return BadRow(line, error)
-    return NamedRow(line, name, corners, is_crowd=item.findtext("difficult", "").strip() == "1")
+        return [BadRow(line_of(box), error) for box in boxes] if len(boxes) > 1 else [BadRow(line, error)]
+    return [NamedRow(line, name, corners, is_crowd)]
 
 
-def _parse_box(item: Element, name: str) -> Corners:
+def _boxes_without_object(root: Element) -> list[BadRow]:
+    """Return the `<bndbox>` elements that are in no `<object>`, such as those of `<obj>`, as rows that are dropped."""
+    inside = {id(box) for item in root.iter("object") for box in item.iter("bndbox")}
+    error = RowError("malformed_row", "the <bndbox> is in no <object>")
+    return [BadRow(line_of(box), error) for box in root.iter("bndbox") if id(box) not in inside]
+
+
+def _only_text(item: Element, tag: str) -> str:
+    """Return the text of the only element with a tag in `item`, or an empty text if there is none.
+
+    Raises:
+        RowError: there are several.
+    """
+    found = item.findall(tag)
+    if len(found) > 1:
+        raise RowError("malformed_row", f"<{item.tag}> has {len(found)} <{tag}>; remove all but one")
+    return (found[0].text or "").strip() if found else ""
+
+
+def _parse_box(box: Element, name: str) -> Corners:
     """Return the corners in the element `<bndbox>` of an object.
 
     Raises:
-        RowError: the element is missing, or a coordinate is not a number.
+        RowError: a coordinate is missing, occurs twice, or is not a number.
     """
-    box = item.find("bndbox")
-    if box is None:
-        raise RowError("malformed_row", f"{name}: the object has no <bndbox>")
     values = []
     for key in ("xmin", "ymin", "xmax", "ymax"):
-        text = box.findtext(key, "").strip()
+        text = _only_text(box, key)
         try:
             values.append(float(text))
         except ValueError:

@@ -1,7 +1,7 @@
 """Reads YOLO label files: one text file per image, one row `class cx cy width height` per box.
 
 The coordinates are fractions of the image width and height. `yolo_layout.py` finds the images and the class names,
-`yolo_files.py` the label files.
+`yolo_files.py` the label files, and `yolo_texts.py` accounts for the other text files.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from detector.data.file_index import FileIndex
-from detector.data.formats.yolo_files import SplitFiles, list_files
-from detector.data.formats.yolo_layout import YoloData, label_folder
-from detector.data.formats.yolo_rows import Rows, is_row, read_lines
+from detector.data.formats.yolo_data import YoloData
+from detector.data.formats.yolo_files import list_files
+from detector.data.formats.yolo_rows import Rows, read_lines
+from detector.data.formats.yolo_texts import account_for_texts
 from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES
 from detector.wording import plural
-
-_NAME_FILES = ("classes.txt", "_darknet.labels")
 
 
 def read_split(data: YoloData, name: str) -> Split:
@@ -51,7 +49,7 @@ def read_split(data: YoloData, name: str) -> Split:
         height, width = collector.add_image(image_id, image) or (1, 1)
         if label is None:
             continue
-        files.guard.check(label, label.parent)
+        data.guard.check(label, label.parent)
         for line, text in read_lines(label):
             try:
                 class_id, (x1, y1, x2, y2) = rows.parse(text)
@@ -65,9 +63,7 @@ def read_split(data: YoloData, name: str) -> Split:
         collector.add_note(
             f"bounding boxes replace {plural(rows.polygons, 'polygon or oriented box', 'polygons or oriented boxes')}"
         )
-    _drop_orphans(files, collector, rows)
-    if name == next(iter(data.splits)):
-        _drop_other_orphans(data, files, collector, rows)
+    account_for_texts(data, name, collector, rows)
     annotations, ledger = collector.finish(data.source)
     if data.name_files and any(e.code in ("unknown_class", "class_id_equals_class_count") for e in ledger.entries):
         _raise_other_names(data)
@@ -115,44 +111,3 @@ def _raise_other_names(data: YoloData) -> None:
         f"{data.source}: label rows have class ids without a name, and the files that name the classes differ: "
         f"{list(data.class_names or ())} are used, but {others}; make the files equal"
     )
-
-
-def _drop_orphans(files: "SplitFiles", collector: RowCollector, rows: Rows) -> None:
-    """Drop the rows of label files without an image. A text file without any label row is left alone, with a note."""
-    known = {label for label in files.labels if label is not None}
-    for folder in dict.fromkeys(files.label_folders):
-        for orphan in FileIndex(folder).with_suffix(".txt"):
-            if orphan in known or orphan.name in _NAME_FILES:
-                continue
-            known.add(orphan)
-            files.guard.check(orphan, orphan.parent)
-            if _drop_rows(orphan, "there is no image for this label file", collector, rows):
-                collector.add_note(f"{orphan} contains no label rows and is not used")
-
-
-def _drop_other_orphans(data: YoloData, files: "SplitFiles", collector: RowCollector, rows: Rows) -> None:
-    """Drop the rows of label files without an image in label folders that no folder of the data set names.
-
-    These are the folders of the label files if the images are in a list, or if there is no data.yaml. Such a folder may
-    have the label files of several splits, so an image of any split counts.
-    """
-    folders = {label.parent for label in files.labels if label} | {label_folder(i.parent) for i in files.images}
-    stems = {image.stem for image in (*data.index.images, *files.images)}
-    for folder in sorted(folders):
-        if not folder.is_dir() or any(folder.is_relative_to(other) for other in files.label_folders):
-            continue
-        for path in sorted(folder.iterdir()):
-            is_orphan = path.suffix.lower() == ".txt" and (path.stem not in stems or path.suffix != ".txt")
-            if not is_orphan or path.name.startswith(".") or path.name in _NAME_FILES or not path.is_file():
-                continue
-            files.guard.check(path, path.parent)
-            _drop_rows(path, "there is no image for this label file (upper and lower case count)", collector, rows)
-
-
-def _drop_rows(path: Path, reason: str, collector: RowCollector, rows: Rows) -> bool:
-    """Drop all rows of a text file without an image, if it is a label file; return whether it has only other text."""
-    lines = list(read_lines(path))
-    is_label_file = any(is_row(text, rows) for _, text in lines)
-    for line, _ in lines if is_label_file else ():
-        collector.drop(None, path, line, RowError("unknown_image", reason))
-    return bool(lines) and not is_label_file

@@ -3,11 +3,11 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from detector.data.file_index import FileIndex
-from detector.data.formats.yolo_layout import YoloData, find_place, is_image_name, label_folder
+from detector.data.formats.yolo_data import SplitFiles, YoloData, is_image_name, label_folder
+from detector.data.formats.yolo_layout import find_place
 from detector.data.formats.yolo_rows import read_lines
 from detector.data.path_guard import PathGuard, have_one_path_each, real_path
 from detector.data.split import split_in
@@ -16,42 +16,32 @@ from detector.files import is_file
 from detector.wording import plural
 
 
-@dataclass(frozen=True)
-class SplitFiles:
-    """The image files and label files of one split, listed but not read.
-
-    Attributes:
-        images: paths of all images, sorted. An image from a list file may be missing.
-        labels: path of the label file of each image; None: it has none.
-        label_folders: the folders that belong to folders of images. All label files in them should have an image.
-        guard: allows the files in the data set's own folders.
-        notes: what the user should know, one sentence each.
-    """
-
-    images: Sequence[Path]
-    labels: Sequence[Path | None]
-    label_folders: Sequence[Path]
-    guard: PathGuard
-    notes: Sequence[str]
-
-
 def list_files(data: YoloData, name: str) -> SplitFiles:
-    """List the images of one split and find their label files.
+    """List the images of one split and find their label files. The result is kept for the next call.
 
     Raises:
         LabelError: no image exists, no image has a label file, two images have the same label file, or an image is
             outside of the data set's folders.
     """
+    if name not in data.listed:
+        data.listed[name] = _list_files(data, name)
+    return data.listed[name]
+
+
+def _list_files(data: YoloData, name: str) -> SplitFiles:
+    """List the images of one split and find their label files; see `list_files`."""
     places, guard = data.splits[name], data.guard
     images = [place for place in places if is_image_name(place) and not place.is_dir()]
     folders = [place for place in places if place.is_dir()]
     lists = [place for place in places if not is_image_name(place) and not place.is_dir()]
+    texts: list[Path] = []
     for place in (*folders, *lists):
         guard.check(place, data.source)
     for folder in folders:
         index = FileIndex(folder, guard)
         index.check_links()
         images += index.images
+        texts += index.with_suffix(".txt")
     for image in images:
         guard.check(image, image.parent)
     for path in lists:
@@ -72,7 +62,7 @@ def list_files(data: YoloData, name: str) -> SplitFiles:
         )
     labels = _find_labels(data, name, unique)
     label_folders = [label_folder(folder) for folder in folders if label_folder(folder).is_dir()]
-    return SplitFiles(unique, labels, label_folders, guard, notes)
+    return SplitFiles(unique, labels, folders, label_folders, texts, notes)
 
 
 def _without_repeated(images: list[Path]) -> list[Path]:

@@ -8,102 +8,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detector.data.file_index import FileIndex, find_end
-from detector.data.path_guard import PathGuard, absolute
+from detector.data.formats.yolo_data import NameFile, YoloData
 from detector.data.split import canonical_name, split_in, split_rank
 from detector.errors import FileError, LabelError, location
 from detector.files import is_file, read_text
 from detector.images import IMAGE_SUFFIXES
-from detector.options import ReadOptions
 from detector.wording import plural
 
-_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "predefined_classes.txt", "class_names.txt")
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "predefined_classes.txt", "class_names.txt")
 """Files with one class name per line, in the order in which they are preferred; also `*.names`."""
 
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
-
-
-def label_folder(folder: Path) -> Path:
-    """Return the path `folder` with the last `images` in it replaced by `labels`, or unchanged without `images`.
-
-    >>> label_folder(Path("images/a/images/b")).as_posix()
-    'images/a/labels/b'
-    """
-    parts = list(folder.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts)
-
-
-def is_image_name(place: Path) -> bool:
-    """Return whether a path has the suffix of an image."""
-    return place.suffix.lower() in IMAGE_SUFFIXES
-
-
-@dataclass(frozen=True)
-class NameFile:
-    """A file that names the classes.
-
-    Attributes:
-        path: the file.
-        names: the class names in the order of the class ids.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class YoloData:
-    """Where the parts of a YOLO data set are.
-
-    Attributes:
-        source: the file or folder that defines the data set.
-        roots: folders that paths may be relative to, in the order in which they are tried.
-        splits: split name → folders, list files (.txt) or image files.
-        absent: split name → path that the source names, but that does not exist.
-        class_names: names of the C classes, in the order of the class ids; None: unknown.
-        name_files: other files that name the classes.
-        names_from: the file of which each line is a class name; None: the names are in `source`, or unknown.
-        has_keypoints: whether rows contain keypoints after the box.
-        notes: what the user should know about the layout, one sentence each.
-        options: what may be read.
-    """
-
-    source: Path
-    roots: tuple[Path, ...]
-    splits: Mapping[str, tuple[Path, ...]]
-    absent: Mapping[str, str] = field(default_factory=dict)
-    class_names: tuple[str, ...] | None = None
-    name_files: tuple[NameFile, ...] = ()
-    has_keypoints: bool = False
-    notes: tuple[str, ...] = ()
-    names_from: Path | None = None
-    options: ReadOptions = ReadOptions()  # noqa: RUF009 (immutable)
-
-    @cached_property
-    def index(self) -> FileIndex:
-        """The files in the folder of the data set. Links that lead outside are not in it."""
-        return FileIndex(self.roots[-1], self.guard)
-
-    @cached_property
-    def guard(self) -> PathGuard:
-        """Allows the files in the data set's own folders.
-
-        The paths in the YAML file may lead anywhere, but not through a link in the folder of the data set. Paths in
-        lists, and the targets of links, are restricted.
-        """
-        roots = [absolute(root) for root in self.roots]
-        places = [place for places in self.splits.values() for place in places if not is_image_name(place)]
-        folders = {place if place.is_dir() else place.parent for place in places}
-        outer = [f for f in folders if not any(absolute(f).is_relative_to(root) for root in roots)]
-        own = [*self.roots, *sorted(outer)]
-        return PathGuard(dict.fromkeys([*own, *map(label_folder, own)]), self.options)
 
 
 def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
@@ -166,7 +85,7 @@ def parse_obj_data(path: Path, index: FileIndex) -> YoloData:
                 splits[canonical_name(key)] = (found,)
     names_at = find_place(values["names"], roots, path) if values.get("names") else None
     name_files = find_name_files(index.files)
-    names = _read_names(names_at) if names_at else name_files[0].names if name_files else None
+    names = read_names(names_at) if names_at else name_files[0].names if name_files else None
     names_from = names_at or (name_files[0].path if name_files else None)
     others = tuple(file for file in name_files if file.names != names)
     return YoloData(path, roots, splits, absent, names, others, names_from=names_from)
@@ -186,7 +105,7 @@ def find_folders(index: FileIndex) -> YoloData | None:
         texts.setdefault(path.stem, []).append(path)
     folders: set[Path] = set()
     for image in index.images:
-        if image.parent not in folders and any(map(_has_label_row, texts.get(image.stem, ())[:2])):
+        if image.parent not in folders and any(map(has_label_row, texts.get(image.stem, ())[:2])):
             folders.add(image.parent)
     if not folders:
         return None
@@ -277,14 +196,14 @@ def find_name_files(files: Iterable[Path]) -> list[NameFile]:
     """Return the files that name the classes, the preferred ones first; files with the same names only once."""
     found: list[tuple[int, NameFile]] = []
     for path in files:
-        rank = _NAME_FILES.index(path.name) if path.name in _NAME_FILES else len(_NAME_FILES)
-        if rank < len(_NAME_FILES) or path.suffix == ".names":
-            names = _read_names(path)
+        rank = NAME_FILES.index(path.name) if path.name in NAME_FILES else len(NAME_FILES)
+        if rank < len(NAME_FILES) or path.suffix == ".names":
+            names = read_names(path)
         elif path.name == "notes.json":
             names = _read_notes(path)
         else:
             continue
-        if names and not (path.suffix == ".txt" and _has_label_row(path)):
+        if names and not (path.suffix == ".txt" and has_label_row(path)):
             found.append((rank, NameFile(path, names)))
     found.sort(key=lambda pair: (pair[0], len(pair[1].path.parts)))
     unique: dict[tuple[str, ...], NameFile] = {}
@@ -326,7 +245,7 @@ def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[tuple[str, ...]
     if names in (None, "", [], {}):
         return None, []
     if isinstance(names, str) and (file := find_place(names, (path.parent,), path)) is not None and is_file(file):
-        return _read_names(file), []
+        return read_names(file), []
     if isinstance(names, dict):
         if set(names) != {str(i) for i in range(len(names))}:
             raise LabelError(
@@ -343,7 +262,7 @@ def _parse_names(path: Path, values: Mapping[str, Any]) -> tuple[tuple[str, ...]
     return tuple(names), notes
 
 
-def _read_names(path: Path) -> tuple[str, ...]:
+def read_names(path: Path) -> tuple[str, ...]:
     """Return the class names in a file with one name per line."""
     lines = [line.strip() for line in read_text(path).split("\n")]
     while lines and not lines[-1]:
@@ -375,7 +294,7 @@ def _split_of_image(image: Path, folder: Path) -> str | None:
 _ROW = re.compile(r"\d+(\.0+)?([ \t]+[-+.\deE]+){4,}[ \t]*")
 
 
-def _has_label_row(path: Path) -> bool:
+def has_label_row(path: Path) -> bool:
     """Return whether the first line of a text file is a label row."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:

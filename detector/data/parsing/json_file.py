@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +61,13 @@ def parse_json(text: str, path: Path) -> Any:
     """Parse the text of a JSON file and return its value.
 
     Raises:
-        LabelError: the text is not JSON, is nested too deeply, or contains a number with thousands of digits.
+        LabelError: the text is not JSON, is nested too deeply, contains a key of an object twice or a number with
+            thousands of digits.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeated_keys)
+    except RepeatedKeyError as error:
+        raise LabelError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         hint = "; the file is empty" if not text.strip() else ""
         place = location(path, error.lineno)
@@ -72,6 +76,27 @@ def parse_json(text: str, path: Path) -> Any:
         raise LabelError(f"{path}: the file contains a number with thousands of digits; correct the number") from None
     except RecursionError:
         raise LabelError(f"{path}: the JSON values are nested too deeply for a label file") from None
+
+
+class RepeatedKeyError(Exception):
+    """A JSON object contains a key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the key {key!r:.60} occurs twice in an object, so one of its values would be lost; remove one"
+        )
+
+
+def without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dictionary of the keys and values of a JSON object.
+
+    Raises:
+        RepeatedKeyError: a key occurs twice: only its last value would be used.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise RepeatedKeyError(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return values
 
 
 def find_lines(text: str, pattern: Sequence[Key | Set[int]]) -> dict[tuple[Key, ...], int]:
