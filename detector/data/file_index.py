@@ -237,7 +237,7 @@ class FileIndex:
         return Match(Path(ranked[0][4]), ranked[0][0]) if ranked else None
 
 
-def find_end(place: str, roots: Iterable[Path]) -> Path | None:
+def find_end(place: str, roots: Iterable[Path], folders: dict[str, bool] | None = None) -> Path | None:
     """Return the file or folder with the longest end of the path `place` that exists in one of the folders.
 
     The end always contains the name of a split in the path: of `/content/x/val/images`, `val/images` is searched, but
@@ -246,14 +246,18 @@ def find_end(place: str, roots: Iterable[Path]) -> Path | None:
     Args:
         place: a path, possibly of another computer, with slashes or backslashes.
         roots: folders in which the end of the path is searched.
+        folders: path → whether it is a folder, for the folders that were asked for before; the function adds others.
     """
+    known = {} if folders is None else folders
     parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     last_split = max((i for i, part in enumerate(parts) if split_in(part)), default=len(parts) - 1)
     for start in range(last_split + 1):
         for root in roots:
-            path = root.joinpath(*parts[start:])
+            folder = os.path.join(root, *parts[start:-1])
             try:
-                if path.exists():
+                if folder not in known:
+                    known[folder] = os.path.isdir(folder)
+                if known[folder] and (path := Path(folder, *parts[-1:])).exists():
                     return path
             except (OSError, ValueError):  # not a valid path
                 return None

@@ -5,11 +5,11 @@ Always: found rows = used rows + clipped rows + dropped rows.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from detector.errors import LabelError, location
 from detector.wording import plural
@@ -89,6 +89,27 @@ class LedgerEntry:
         return without_control_characters(f"{location(self.path, self.line)}: {self.action}: {self.reason}")
 
 
+class UnusableImage(NamedTuple):
+    """An image that turned out to be unusable after the label rows were read.
+
+    Attributes:
+        image: path of the image, as in `LedgerEntry.image`.
+        rows: number of used and clipped rows of the image.
+        crowd: number of these rows that mark crowd regions.
+        reason: why the image cannot be used.
+    """
+
+    image: Path
+    rows: int
+    crowd: int
+    reason: str
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """Return the entries of the dropped rows, one per row."""
+        reason = self.reason.removeprefix(f"{self.image}: ")  # the entry names the image
+        return (LedgerEntry("image_unusable", self.image, None, reason, self.image),) * self.rows
+
+
 @dataclass(frozen=True)
 class Ledger:
     """What happened to each label row of a split. One label row is one box in the label files.
@@ -126,26 +147,26 @@ class Ledger:
         )
 
     def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
-        """Return a ledger in which one image is missing and all rows of this image are dropped.
+        """Return a ledger without one image; the arguments are the attributes of `UnusableImage`."""
+        return self.without_images([UnusableImage(image, rows, crowd, reason)])
 
-        For an image that turns out to be unusable only after the label rows were read.
+    def without_images(self, unusable: Sequence["UnusableImage"]) -> "Ledger":
+        """Return a ledger in which some images are missing and all rows of these images are dropped.
 
-        Args:
-            image: path of the image, as in `LedgerEntry.image`.
-            rows: number of used and clipped rows of the image.
-            crowd: number of these rows that mark crowd regions.
-            reason: why the image cannot be used.
+        For images that turn out to be unusable only after the label rows were read.
         """
-        reason = reason.removeprefix(f"{image}: ")  # the entry names the image
-        kept = tuple(entry for entry in self.entries if entry.action != "clipped" or entry.image != image)
+        images = {each.image for each in unusable}
+        kept = tuple(entry for entry in self.entries if entry.action != "clipped" or entry.image not in images)
         clipped = len(self.entries) - len(kept)
-        was_background = rows == crowd and all(entry.image != image for entry in kept)
+        with_drops = {entry.image for entry in kept}
+        rows, crowd = sum(each.rows for each in unusable), sum(each.crowd for each in unusable)
         return Ledger(
             used=self.used - (rows - clipped),
             crowd=self.crowd - crowd,
-            background=self.background - was_background,
-            missing=(*self.missing, image),
-            entries=kept + (LedgerEntry("image_unusable", image, None, reason, image),) * rows,
+            background=self.background
+            - sum(each.rows == each.crowd and each.image not in with_drops for each in unusable),
+            missing=(*self.missing, *(each.image for each in unusable)),
+            entries=(*kept, *(entry for each in unusable for entry in each.entries())),
             notes=self.notes,
             truncated=self.truncated,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
-from detector.data.ledger import Ledger
+from detector.data.ledger import Ledger, UnusableImage
 from detector.errors import ImageError, LabelError
 from detector.images import is_truncated, read_image
 from detector.options import MAX_PIXELS
@@ -130,11 +130,12 @@ class Split:
         Raises:
             LabelError: no image would be left. The message contains one of the reasons.
         """
-        ledger = self.ledger
-        for annotation in self.annotations:
-            if (reason := reasons.get(annotation.image_id)) is not None:
-                rows, crowd = len(annotation.boxes), int(annotation.is_crowd.sum())
-                ledger = ledger.without_image(annotation.image_path, rows, crowd, reason)
+        unusable = [
+            UnusableImage(a.image_path, len(a.boxes), int(a.is_crowd.sum()), reasons[a.image_id])
+            for a in self.annotations
+            if a.image_id in reasons
+        ]
+        ledger = self.ledger.without_images(unusable)
         kept = tuple(annotation for annotation in self.annotations if annotation.image_id not in reasons)
         if not kept:
             count = plural(len(self.annotations), "image")

@@ -99,7 +99,8 @@ def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
         raise LabelError(f"{data.source}: {path} is neither a folder nor a .txt list of images")
     roots = tuple(dict.fromkeys((path.parent, *data.roots)))
     lines = list(read_lines(path))
-    found = [find_place(text, roots, path, line) for line, text in lines]
+    folders: dict[str, bool] = {}
+    found = [find_place(text, roots, path, line, folders=folders) for line, text in lines]
     searched = {
         i: match.path
         for i, (_, text) in enumerate(lines)
@@ -114,11 +115,19 @@ def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
             image = searched[i]
         if image is None:
             written = [root / text.replace("\\", "/") for root in roots]
-            image = next((place for place in written if place.parent.is_dir()), written[0])
-        if is_file(image):
+            image = next((place for place in written if _is_known_folder(place.parent, folders)), written[0])
+        elif is_file(image):
             guard.check(image, path, line)
         images.append(image)
     return images
+
+
+def _is_known_folder(folder: Path, folders: dict[str, bool]) -> bool:
+    """Return whether a folder exists; `folders` is as for `find_end`."""
+    name = str(folder)
+    if name not in folders:
+        folders[name] = folder.is_dir()
+    return folders[name]
 
 
 def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path | None]:

@@ -149,7 +149,14 @@ def _other_names_notes(used: Path, names: Sequence[str] | None, others: Iterable
     ]
 
 
-def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | None = None) -> Path | None:
+def find_place(
+    place: str,
+    roots: Sequence[Path],
+    named_in: Path,
+    line: int | None = None,
+    *,
+    folders: dict[str, bool] | None = None,
+) -> Path | None:
     """Return the file or folder `place`, or None if it does not exist.
 
     It is searched as written, relative to each root; then with `/` for backslashes; then the longest end of the path
@@ -160,6 +167,7 @@ def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | No
         roots: folders that `place` may be relative to.
         named_in: the file that contains `place`, for error messages.
         line: line of that file.
+        folders: as for `find_end`, for many calls.
 
     Raises:
         LabelError: `place` is not a valid path.
@@ -175,7 +183,7 @@ def find_place(place: str, roots: Sequence[Path], named_in: Path, line: int | No
         raise LabelError(f"{location(named_in, line)}: not a valid path: {place!r:.60} ({reason})") from None
     if found is not None and place.replace("\\", "/").startswith("../"):
         _check_unambiguous(found, place, roots, named_in, line)
-    return found or find_end(place, roots)
+    return found or find_end(place, roots, folders)
 
 
 def _check_unambiguous(found: Path, place: str, roots: Sequence[Path], named_in: Path, line: int | None) -> None:
