@@ -254,13 +254,10 @@ def find_end(place: str, roots: Iterable[Path], folders: dict[str, bool] | None 
     for start in range(last_split + 1):
         for root in roots:
             folder = os.path.join(root, *parts[start:-1])
-            try:
-                if folder not in known:
-                    known[folder] = os.path.isdir(folder)
-                if known[folder] and (path := Path(folder, *parts[-1:])).exists():
-                    return path
-            except (OSError, ValueError):  # not a valid path
-                return None
+            if folder not in known:
+                known[folder] = os.path.isdir(folder)
+            if known[folder] and os.path.exists(path := os.path.join(folder, *parts[-1:])):
+                return Path(path)
     return None
 
 

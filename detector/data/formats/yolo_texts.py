@@ -106,7 +106,8 @@ def _drop_other_orphans(
     These are the folders of the label files if the images are in a list, or if there is no data.yaml. Such a folder may
     have the label files of several splits, so an image of any split counts.
     """
-    folders = {label.parent for label in files.labels if label} | {label_folder(i.parent) for i in files.images}
+    folders = {label.parent for label in files.labels if label}
+    folders |= set(map(label_folder, {image.parent for image in files.images}))
     stems = {image.stem for image in (*data.index.images, *files.images)}
     for folder in sorted(folders):
         if not folder.is_dir() or any(folder.is_relative_to(other) for other in files.label_folders):
