@@ -172,9 +172,7 @@ def with_metadata(**values: object) -> Callable[[Path], None]:
     return damage
 
 
-def test_a_shipped_name_means_the_shipped_weights(
-    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_shipped_name_means_the_shipped_weights(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shipped = {name: find_weights(name) for name in ("cells", "scenes")}
     assert {file.parent.name for file in shipped.values()} == {"weights"}
     monkeypatch.chdir(tmp_path)
