@@ -7,25 +7,24 @@
  'train', 'verify', 'write_image']
 """
 
-from typing import TYPE_CHECKING, Any
-
-from detector.annotation import Annotation
-from detector.config import Config, read_config
-from detector.detections import Detections, draw
-from detector.errors import InputError
-from detector.images import read_image, write_image
-from detector.options import DetectOptions
 from detector.version import VERSION
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than everything else here
 if TYPE_CHECKING:
+    from detector.annotation import Annotation
     from detector.checking.check import check
     from detector.comparing.compare import compare
+    from detector.config import Config, read_config
     from detector.converting.convert import convert
     from detector.data.open_data import open_data
+    from detector.detections import Detections, draw
+    from detector.errors import InputError
     from detector.evaluating.evaluate import evaluate
     from detector.exporting.export import export
     from detector.exporting.verify import verify
+    from detector.images import read_image, write_image
     from detector.metrics.average_precision import AveragePrecision
+    from detector.options import DetectOptions
     from detector.predict.detector import Detector
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
@@ -57,29 +56,42 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Annotation": "detector.annotation",
     "AveragePrecision": "detector.metrics.average_precision",
+    "Config": "detector.config",
+    "DetectOptions": "detector.options",
+    "Detections": "detector.detections",
     "Detector": "detector.predict.detector",
+    "InputError": "detector.errors",
     "TrainingResult": "detector.training.run",
     "check": "detector.checking.check",
     "compare": "detector.comparing.compare",
     "convert": "detector.converting.convert",
+    "draw": "detector.detections",
     "evaluate": "detector.evaluating.evaluate",
     "export": "detector.exporting.export",
     "open_data": "detector.data.open_data",
+    "read_config": "detector.config",
+    "read_image": "detector.images",
     "resume": "detector.training.train",
     "train": "detector.training.train",
     "verify": "detector.exporting.verify",
+    "write_image": "detector.images",
 }
-"""Public name → module that defines the name. It is imported on first use, because importing torch takes seconds."""
+"""Public name → module that defines the name. It is imported on first use, because importing torch takes seconds, and
+because the command line must handle Ctrl-C before anything large is imported."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+    from importlib.util import find_spec
+
     if name in _LAZY:
-        from importlib import import_module
-
         value = getattr(import_module(_LAZY[name]), name)
         globals()[name] = value
         return value
+    if name.isidentifier() and not name.startswith("_") and find_spec(f"detector.{name}"):
+        return import_module(f"detector.{name}")  # such as `detector.errors`
     raise AttributeError(f"module 'detector' has no attribute {name!r}")
 
 

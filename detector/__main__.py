@@ -1,8 +1,59 @@
-"""Run the `detector` command as `python -m detector`."""
+"""The `detector` command, also as `python -m detector`: exit status 130 and one line after Ctrl-C, at any moment.
 
+This module imports nothing that takes time before it handles Ctrl-C.
+"""
+
+import os
+import signal
 import sys
 
-from detector.cli.commands import main
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than everything else here
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+_raises = False
+"""Whether Ctrl-C raises KeyboardInterrupt. If not, no command is running, and Ctrl-C ends the process at once."""
+
+
+def main() -> int:
+    """Run the command line of this process, and return the exit status."""
+    global _raises
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the parent process ignores Ctrl-C
+        signal.signal(signal.SIGINT, _handle)
+    from detector.parent_process import exit_with_parent
+
+    exit_with_parent()
+    from detector.cli.commands import main as run
+
+    try:
+        _raises = True
+        try:
+            return run()
+        finally:
+            _raises = False
+    except KeyboardInterrupt:  # in the moment before or after the command
+        _raises = False
+        _leave()
+
+
+def _handle(number: int, frame: "FrameType | None") -> None:
+    """Handle Ctrl-C: raise KeyboardInterrupt while a command runs, else end the process at once."""
+    if _raises:
+        raise KeyboardInterrupt
+    _leave()
+
+
+def _leave() -> "NoReturn":
+    """Print one line and end the process, without what Python does at its end: that would print a traceback."""
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(_INTERRUPTED)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,7 @@
 """Runs one command of the command line.
 
-Exit status: 0: success; 2: an error the user can fix (one message, no traceback); 3: some of several images failed; 4
-and 5: the verdicts "look" and "stop" of `check`. PyTorch is imported only by the commands that need it.
+Exit status: 0: success; 2: an error the user can fix (one message, no traceback); 3: some of several images or runs
+failed; 4 and 5: the verdicts "look" and "stop" of `check`. PyTorch is imported only by the commands that need it.
 """
 
 import sys

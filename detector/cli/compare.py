@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train with each of several settings, and print a table that compares their AP."""
+    """Train with each of several settings, and print a table that compares their AP; return 3 if a run failed."""
     base = override(settings(options), [f"steps={options.steps}"] if options.steps else [])
     from detector.comparing.compare import compare
     from detector.comparing.table import to_text
@@ -70,4 +70,4 @@ def run(options: argparse.Namespace) -> int:
         keep_weights=options.keep_weights,
     )
     print(to_text(rows))
-    return 0
+    return 3 if any(row.failed for row in rows) else 0

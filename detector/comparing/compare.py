@@ -2,7 +2,7 @@
 
 Every run is a separate process. So the time and the memory of each run can be measured, and a crash of one run does not
 stop the other runs. The list of runs is a pure function of the arguments. So an interrupted comparison continues where
-it stopped.
+it stopped. The processes end with the process that compares, even if it is killed.
 """
 
 import csv
@@ -27,25 +27,29 @@ from detector.comparing.table import (
     ComparisonRow,
     Conditions,
     RunRecord,
-    add_run,
     read_runs,
     summarize,
     to_markdown,
+    write_runs,
 )
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
 from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
 from detector.data.training_splits import read_training_splits
-from detector.errors import ConfigError, LabelError
-from detector.files import local_path, make_folder, write_atomic
+from detector.errors import ConfigError, FileError, LabelError
+from detector.files import local_path, locked, make_folder, write_atomic
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
+from detector.parent_process import child_environment
 from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 """Pause between two checks whether a process has ended, in seconds."""
+
+_ORPHAN_SECONDS = 10.0
+"""How long to wait for a training process of a killed comparison to end, in seconds."""
 
 _LOG, _ERRORS = "log.txt", "errors.txt"
 """Files in the folder of a run, with the standard output and the standard error of the training process."""
@@ -68,7 +72,8 @@ def compare(
     """Train with the base settings and with each variation, once per seed; return a row of mean results per variation.
 
     Writes to the folder `out`: compare.csv (one line per run), compare.md (the table), and one folder per run. A run
-    that already has a line in compare.csv is not repeated; to repeat it, remove the line.
+    that already has a result in compare.csv is not repeated; to repeat it, remove its line. A run that failed is
+    repeated.
 
     Args:
         data: the data set, in any form that `open_data` accepts. AP is measured on its val split, or on
@@ -89,8 +94,8 @@ def compare(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, after all running processes have been killed.
-        InputError: an argument is invalid, the data has no val split, or the runs in compare.csv were done with other
-            data, other base settings or another number of threads.
+        InputError: an argument is invalid, the data has no val split, the runs in compare.csv were done with other
+            data, other base settings or another number of threads, or another process compares in the folder.
     """
     for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
         if count < 1:
@@ -105,7 +110,8 @@ def compare(
 
     conditions = Conditions(str(data), describe_base(base), _threads_per_run(jobs))
     seed_range = range(base.seed, base.seed + seeds)
-    runs = _do_runs(to_compare, seed_range, conditions, out, jobs=jobs, keep_weights=keep_weights)
+    with locked(out, "comparing"):
+        runs = _do_runs(to_compare, seed_range, conditions, out, jobs=jobs, keep_weights=keep_weights)
     rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
     heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
     write_atomic(out / "compare.md", f"{heading}\n\n{to_markdown(rows)}".encode())
@@ -181,9 +187,9 @@ def _do_runs(
     jobs: int,
     keep_weights: bool,
 ) -> list[RunRecord]:
-    """Do each run that has no line in compare.csv yet, and append a line for it; return all runs, also earlier runs."""
+    """Do each run that has no result in compare.csv yet, and add a line for it; return all runs, also earlier runs."""
     table = out / "compare.csv"
-    runs = read_runs(table, conditions)
+    runs = [run for run in read_runs(table, conditions) if not run.error]
     done = {(run.settings, run.seed) for run in runs}
     # All variations with the first seed, then all with the next: an early stop or a slower machine affects all alike.
     planned = [(variation, seed) for seed in seeds for variation in variations]
@@ -199,8 +205,8 @@ def _do_runs(
             if not keep_weights:
                 for name in ("weights", "state"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-            add_run(table, run)
             runs.append(run)
+            write_runs(table, runs)
             outcome = f"failed: {run.error}" if run.error else f"AP {metric(run.AP)}"
             log.info(f"{count}/{len(planned)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
     return runs
@@ -243,6 +249,7 @@ def _train_all(
         for run in active:
             run.process.kill()
             run.process.wait()
+            _close_input(run.process)
 
 
 def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path) -> _ActiveRun:
@@ -251,8 +258,7 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path
     # Two different variations may have the same readable name, so the folder name also contains a checksum.
     checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]
     folder = parent / f"{readable}-{checksum}-seed{seed}"
-    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run, which has no line in compare.csv
-    folder.mkdir(parents=True)
+    _make_empty(folder)
     # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
     for setting in _changed_settings(replace(variation.config, seed=seed)):
@@ -260,9 +266,37 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path
     package_parent = str(Path(__file__).resolve().parents[2])
     python_path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": str(conditions.threads)}
+    environment = child_environment(environment)
     with (folder / _LOG).open("wb") as output, (folder / _ERRORS).open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment)
     return _ActiveRun(variation, seed, folder, process, time.monotonic())
+
+
+def _make_empty(folder: Path) -> None:
+    """Create the folder of a run; remove what a failed or interrupted run left there.
+
+    The process of a comparison that was killed may need a moment to end; until then, it holds the lock of its folder.
+
+    Raises:
+        FileError: another process trains in the folder, or the folder cannot be created.
+    """
+    patience = time.monotonic() + _ORPHAN_SECONDS
+    while folder.is_dir():
+        try:
+            with locked(folder, "training"):
+                break
+        except FileError:
+            if time.monotonic() > patience:
+                raise
+        time.sleep(_POLL_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+
+
+def _close_input(process: "subprocess.Popen[bytes]") -> None:
+    """Close the pipe to a process that has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | None:
@@ -273,16 +307,17 @@ def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | Non
     if not pid:
         return None
     run.process.returncode = os.waitstatus_to_exitcode(status)
+    _close_input(run.process)
     wall_seconds = time.monotonic() - run.started
     peak_mb = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     error, steps, ap, ap50 = "", 0, math.nan, math.nan
     if run.process.returncode:
         error = _failure_reason(run.process.returncode, run.folder)
     else:
-        with (run.folder / "results.csv").open(newline="", encoding="utf-8") as file:
-            # The last row, not the best one: selecting by AP would make the compared AP too high.
-            last = list(csv.DictReader(file))[-1]
-        steps, ap, ap50 = int(last["step"]), float(last["AP"]), float(last["AP50"])
+        try:
+            steps, ap, ap50 = _read_result(run.folder / "results.csv")
+        except (OSError, ValueError, KeyError, IndexError, TypeError, csv.Error) as problem:
+            error = f"results.csv cannot be read ({problem!r:.100})"
     return RunRecord(
         data=conditions.data,
         base=conditions.base,
@@ -297,6 +332,19 @@ def _record_if_ended(run: _ActiveRun, conditions: Conditions) -> RunRecord | Non
         peak_mb=round(peak_mb, 2),
         error=error,
     )
+
+
+def _read_result(path: Path) -> tuple[int, float, float]:
+    """Return the number of steps, AP and AP50 in the last row of results.csv.
+
+    It is not the best row: selecting by AP would make the compared AP too high.
+
+    Raises:
+        OSError, ValueError, KeyError, IndexError, TypeError, csv.Error: the file is missing or damaged.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    return int(last["step"]), float(last["AP"]), float(last["AP50"])
 
 
 def _failure_reason(status: int, folder: Path) -> str:

@@ -3,16 +3,15 @@
 import csv
 import io
 import math
-import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
 
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
-from detector.files import read_text
+from detector.files import read_text, write_atomic
 from detector.wording import UNDEFINED
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -87,6 +86,7 @@ class ComparisonRow:
         cpu_seconds: mean CPU time of all cores.
         peak_mb: mean of the peak resident memory, in MB (10^6 bytes).
         verdict: last column of the table: "better", "worse", "within the noise", a failure, ...
+        failed: number of runs that failed.
     """
 
     variation: Variation
@@ -98,6 +98,7 @@ class ComparisonRow:
     cpu_seconds: float
     peak_mb: float
     verdict: str
+    failed: int = 0
 
 
 def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
@@ -115,7 +116,10 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
     if not text:
         return []
     kinds = typing.get_type_hints(RunRecord)
-    header, *lines = csv.reader(text.splitlines())
+    try:
+        header, *lines = csv.reader(text.splitlines())
+    except csv.Error as error:
+        raise FileError(f"{path}: not a table that `detector compare` writes ({error}); use another --out") from None
     if header != list(kinds):
         raise FileError(
             f"{location(path, 1)}: the first line is not the header that `detector compare` writes; use another --out"
@@ -126,6 +130,7 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
     for number, cells in enumerate(lines, 2):
         try:
             run = RunRecord(*(kind(cell) for kind, cell in zip(kinds.values(), cells, strict=True)))
+            _check_numbers(run)
         except ValueError as error:
             raise FileError(
                 f"{location(path, number)}: the line is not a valid run ({error}); remove the line to repeat its run"
@@ -133,6 +138,15 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
         _check_conditions(run, conditions, location(path, number))
         runs.append(run)
     return runs
+
+
+def _check_numbers(run: RunRecord) -> None:
+    """Raise ValueError if a number of a run is impossible."""
+    costs = (run.cpu_seconds, run.wall_seconds, run.peak_mb)
+    if not all(0 <= cost < math.inf for cost in costs):
+        raise ValueError("a negative or infinite cost")
+    if not run.error and not all(UNDEFINED <= ap <= 1 for ap in (run.AP, run.AP50)):
+        raise ValueError(f"AP {run.AP}, AP50 {run.AP50}")
 
 
 def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> None:
@@ -146,17 +160,13 @@ def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> Non
             )
 
 
-def add_run(path: Path, run: RunRecord) -> None:
-    """Append a run to compare.csv and flush the file to disk; the first run of a file also writes the header."""
+def write_runs(path: Path, runs: Iterable[RunRecord]) -> None:
+    """Write compare.csv with a line for each run, atomically; the file is replaced."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if not path.exists() or not path.stat().st_size:
-        writer.writerow(column.name for column in fields(RunRecord))
-    writer.writerow(astuple(run))
-    with path.open("a", newline="", encoding="utf-8") as file:
-        file.write(text.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
+    writer.writerow(column.name for column in fields(RunRecord))
+    writer.writerows(map(astuple, runs))
+    write_atomic(path, text.getvalue().encode())
 
 
 def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> list[ComparisonRow]:
@@ -183,7 +193,8 @@ def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap:
     verdicts = []
     if finished:
         verdicts.append("baseline" if is_baseline else _verdict(differences, difference, margin))
-    if errors := [run.error for run in runs if run.error]:
+    errors = [run.error for run in runs if run.error]
+    if errors:
         verdicts.append(f"{len(errors)} of {len(runs)} failed: {errors[0]}")
     scores = [run.AP for run in finished]
     return ComparisonRow(
@@ -196,6 +207,7 @@ def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap:
         cpu_seconds=_mean([run.cpu_seconds for run in finished]),
         peak_mb=_mean([run.peak_mb for run in finished]),
         verdict="; ".join(verdicts) or "not run",
+        failed=len(errors),
     )
 
 

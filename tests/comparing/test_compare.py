@@ -3,18 +3,20 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detector.comparing.compare import _failure_reason, compare, describe_base
-from detector.comparing.table import ComparisonRow, RunRecord, add_run
+from detector.comparing.compare import _failure_reason, _read_result, compare, describe_base
+from detector.comparing.table import ComparisonRow, RunRecord, write_runs
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
 from detector.errors import InputError
-from detector.files import LOCK_NAME
+from detector.files import LOCK_NAME, locked
 
 DIVERGES = "optimizer=sgd lr=1e30 clip_norm=1e30"
 VARIATIONS = ["flip=0", DIVERGES]
@@ -54,7 +56,7 @@ def earlier_run(data: Path, settings: str, ap: float) -> RunRecord:
 def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ComparisonRow]]:
     """Compare the baseline, which has a line in compare.csv already, and two variations; return the folder and rows."""
     out = tmp_path_factory.mktemp("compare")
-    add_run(out / "compare.csv", earlier_run(tiny_data, BASELINE, 0.875))
+    write_runs(out / "compare.csv", [earlier_run(tiny_data, BASELINE, 0.875)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return out, compare(tiny_data, VARIATIONS, BASE, out=out, seeds=1, jobs=2)
@@ -115,12 +117,75 @@ def test_failed_run_is_recorded_and_stops_no_other(comparison: tuple[Path, list[
     assert rows[2].verdict in (out / "compare.md").read_text()
 
 
-def test_finished_comparison_is_not_run_again(comparison: tuple[Path, list[ComparisonRow]], tiny_data: Path) -> None:
+def started(out: Path) -> dict[str, int]:
+    """Return the name of the folder of each run → the time at which the run was started."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "runs").glob("*/run.json")}
+
+
+def test_only_failed_runs_are_repeated(comparison: tuple[Path, list[ComparisonRow]], tiny_data: Path) -> None:
     out, rows = comparison
-    before = (out / "compare.csv").read_bytes()
+    before, lines = started(out), read_lines(out)
     again = compare(tiny_data, VARIATIONS, BASE, out=out, seeds=1)
-    assert (out / "compare.csv").read_bytes() == before
-    assert [row.verdict for row in again] == [row.verdict for row in rows]
+    after = started(out)
+    assert [row.failed for row in again] == [row.failed for row in rows] == [0, 0, 1]
+    assert [name.split("-")[0] for name in after if after[name] != before[name]] == [
+        "optimizer=sgd_lr=1e30_clip_norm=1e30"
+    ]
+    assert [line for line in read_lines(out) if not line["error"]] == [line for line in lines if not line["error"]]
+    assert len(read_lines(out)) == len(lines)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
+def test_killed_comparison_ends_its_runs_and_can_start_again(tiny_data: Path, tmp_path: Path) -> None:
+    flags = ["--set", "model=pico", "--set", "batch=4", "--set", "input_size=[64, 96]", "--seeds", "1"]
+    command = [sys.executable, "-m", "detector", "compare", "--data", str(tiny_data), "--out", str(tmp_path), *flags]
+    first = subprocess.Popen([*command, "--settings", "flip=0", "--set", "steps=100000"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("runs/*/run.json")):
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(path) == first.pid]
+    assert len(children) == 1
+    first.kill()
+    first.wait()
+    # The folder of the run is the same, because its name contains only the variation and the seed.
+    second = subprocess.run(
+        [*command, "--settings", "flip=0", "--set", "steps=3"], capture_output=True, text=True, timeout=120
+    )
+    assert (second.returncode, [line["error"] for line in read_lines(tmp_path)]) == (0, ["", ""]), second.stderr
+    assert not is_running(children[0])
+
+
+def parent_of(path: Path) -> int:
+    """Return the id of the parent of the process with a folder in /proc; 0 if it has ended."""
+    try:
+        return int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def test_second_comparison_in_the_same_folder_is_refused(tiny_data: Path, tmp_path: Path) -> None:
+    with locked(tmp_path, "comparing"), pytest.raises(InputError, match="another process is comparing in this folder"):
+        compare(tiny_data, VARIATIONS, BASE, out=tmp_path, seeds=1)
+
+
+def test_run_without_a_readable_result_counts_as_failed(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    for text in ("", "step,AP\n", "step,AP,AP50\n3,0.5\n", "step,AP,AP50\n3,x,0.5\n", "\0"):
+        path.write_text(text)
+        with pytest.raises((ValueError, KeyError, IndexError, TypeError, csv.Error)):
+            _read_result(path)
+    path.write_text("step,AP,AP50\n3,0.5,0.75\n")
+    assert _read_result(path) == (3, 0.5, 0.75)
 
 
 @pytest.mark.parametrize("change", ["steps=4", "first_input_size=1"])

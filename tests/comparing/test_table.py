@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from detector.comparing.table import (
     Conditions,
     RunRecord,
-    add_run,
     mean_and_margin,
     read_runs,
     summarize,
     to_markdown,
     to_text,
+    write_runs,
 )
 from detector.comparing.variations import BASELINE, Variation
 from detector.config import Config
@@ -68,19 +68,17 @@ def test_runs_read_from_the_file_equal_those_written(tmp_path: Path) -> None:
         peak_mb=300.0,
         error="an 'error' with \"quotes\", and a comma",
     )
-    for record in (run(BASE, 0, 0.5), unusual):
-        add_run(path, record)
-    assert read_runs(path, CONDITIONS) == [run(BASE, 0, 0.5), unusual]
-    add_run(path, run(SGD, 1, 0, "failed"))
+    records = [run(BASE, 0, 0.5), unusual]
+    write_runs(path, records)
+    assert read_runs(path, CONDITIONS) == records
+    write_runs(path, [*records, run(SGD, 1, 0, "failed")])
     assert math.isnan(read_runs(path, CONDITIONS)[2].AP)
 
 
-def test_empty_file_gets_a_header(tmp_path: Path) -> None:
+def test_empty_file_has_no_runs(tmp_path: Path) -> None:
     path = tmp_path / "compare.csv"
     path.touch()
     assert read_runs(path, CONDITIONS) == []
-    add_run(path, run(BASE, 0, 0.5))
-    assert len(read_runs(path, CONDITIONS)) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,7 @@ def test_file_of_another_comparison_is_refused_and_unchanged(
     tmp_path: Path, conditions: Conditions, message: str
 ) -> None:
     path = tmp_path / "compare.csv"
-    add_run(path, run(BASE, 0, 0.5))
+    write_runs(path, [run(BASE, 0, 0.5)])
     before = path.read_bytes()
     with pytest.raises(InputError, match=rf"compare\.csv:2: {message}.*another --out"):
         read_runs(path, conditions)
@@ -109,13 +107,16 @@ def test_file_of_another_comparison_is_refused_and_unchanged(
         (lambda text: text[:-10], r"compare\.csv:3: the line is incomplete"),
         (lambda text: text + "a,b\n", r"compare\.csv:4: the line is not a valid run"),
         (lambda text: text.replace(",1,9,", ",one,9,"), r"compare\.csv:3: the line is not a valid run \(.*'one'"),
+        (lambda text: text.replace(",0.6,", ",inf,"), r"compare\.csv:3: the line is not a valid run \(AP inf"),
+        (lambda text: text.replace(",0.6,", ",nan,"), r"compare\.csv:3: the line is not a valid run \(AP nan"),
+        (lambda text: text.replace(",300.5,", ",-1,"), r"compare\.csv:2: the line is not a valid run \(a negative"),
+        (lambda text: "x" * 200_000, r"compare\.csv: not a table that"),
     ],
 )
 def test_damaged_file_is_refused_with_its_line(tmp_path: Path, change: object, message: str) -> None:
     assert callable(change)
     path = tmp_path / "compare.csv"
-    for record in runs(BASE, 0.5, 0.6):
-        add_run(path, record)
+    write_runs(path, runs(BASE, 0.5, 0.6))
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
         read_runs(path, CONDITIONS)
