@@ -29,6 +29,9 @@ PLANNING_STEPS = 20
 """Number of steps after which a budget in minutes is converted to a number of steps. Until then, the length of the run
 is unknown, so no schedule may depend on the length."""
 
+_LARGEST_INT = 2**53
+"""A whole number without another limit must be below this: all smaller ones are exact as floating-point numbers."""
+
 _Settings = TypeVar("_Settings", bound="_Part")
 
 
@@ -58,10 +61,11 @@ class _Part:
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
                     continue
-                within = number <= high if high is not None else number < math.inf
+                largest = _LARGEST_INT if isinstance(number, int) else math.inf
+                within = number <= high if high is not None else number < largest
                 if not within or (low is not None and not low <= number):
                     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-                    raise ConfigError(f"{setting.name}: must be {bounds}, got {number}")
+                    raise ConfigError(f"{setting.name}: must be {bounds}, got {number!s:.20}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,11 +373,13 @@ class RunConfig(_Part):
     """Settings of a run: length, seed, batch size, evaluations, hardware and files."""
 
     minutes: float | None = _setting(
-        None, "length of the run in minutes of wall time, from the command to the saved weights", 0.05
+        None, "length of the run in minutes of wall time, from the command to the saved weights", 0.05, 1_000_000
     )
-    epochs: float | None = _setting(None, "length of the run in epochs: passes over the training images", 0.01)
-    steps: int | None = _setting(None, "length of the run in optimizer steps", 1)
-    seed: int = _setting(0, "seed of all random numbers", 0)
+    epochs: float | None = _setting(
+        None, "length of the run in epochs: passes over the training images", 0.01, 1_000_000
+    )
+    steps: int | None = _setting(None, "length of the run in optimizer steps", 1, 1_000_000_000)
+    seed: int = _setting(0, "seed of all random numbers", 0, 2**63 - 1)
     batch: Literal["auto"] | int = _setting("auto", "batch size: number of images per step", 1, 4096)
     evaluations: Literal["auto"] | int = _setting(
         "auto", "number of evaluations on val during the run, including the evaluation at the end", 1
@@ -496,7 +502,7 @@ def read_config(path: str | Path) -> Config:
         raise FileError(f"{path}: no such configuration file") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, an impossible date, ...
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(node, yaml.MappingNode | None):
         raise ConfigError(f"{path}: expected lines of `key: value`")
@@ -542,7 +548,7 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
             raise ConfigError(f"--set {assignment}: expected key=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):
             raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
         config = replace(config, **{key.strip(): parse_value(key.strip(), value)})
     return config

@@ -15,16 +15,21 @@ from detector.errors import ConfigError
 SIZE_DIVISOR = 32
 """Height and width of the network input are multiples of this number of pixels, the largest stride."""
 
+LARGEST_SIDE = 16384
+"""Largest height or width of the network input in pixels."""
+
 FILL = 114
 """Gray level of the padding, 0..255: near the mean of natural images, and used by most detectors."""
 
 
 def check_side(side: int) -> int:
-    """Return `side` if it is a positive multiple of 32, else raise ConfigError.
+    """Return `side` if it is a positive multiple of 32 up to `LARGEST_SIDE`, else raise ConfigError.
 
     Raises:
-        ConfigError: the message names the nearest multiples of 32.
+        ConfigError: the message names the nearest multiples of 32, or the largest side.
     """
+    if side > LARGEST_SIDE:
+        raise ConfigError(f"input_size: expected at most {LARGEST_SIDE}, got {side!s:.20}")
     if side < SIZE_DIVISOR or side % SIZE_DIVISOR:
         below = max(1, side // SIZE_DIVISOR) * SIZE_DIVISOR
         raise ConfigError(
@@ -41,7 +46,7 @@ def input_hw_for_aspect(long_side: int, aspect: float) -> tuple[int, int]:
         aspect: width / height of the images.
 
     Raises:
-        ConfigError: the long side is not a positive multiple of 32.
+        ConfigError: the long side is not a positive multiple of 32, or is too large.
 
     >>> input_hw_for_aspect(320, 640 / 480), input_hw_for_aspect(320, 480 / 640)
     ((256, 320), (320, 256))

@@ -3,19 +3,25 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from detector.errors import WeightsError
 from detector.image_hashes import NO_IMAGES, ImageHashes, hashes_from_json
-from detector.letterbox import SIZE_DIVISOR
+from detector.letterbox import LARGEST_SIDE, SIZE_DIVISOR, input_hw_for_aspect
 
 FORMAT = "detector-weights-2"
 
 _IMAGE_HASHES = "image_hashes"
 """Key of the hashes of the training images. It is optional: older files do not have it."""
 
-LARGEST_SIDE = 16384
-"""Largest side of the network input in pixels. A file with a larger side is damaged, or made to exhaust the memory."""
+MAX_CLASSES = 65_536
+"""Largest number of classes. A file with more classes is damaged, or made to exhaust the memory."""
+
+_LARGEST_OWN_SIDE = 4096
+"""Largest side of the network input in pixels that a file may choose; for a larger side, the user must ask."""
+
+_LARGEST_ID = 2**63 - 1
+"""Largest category id: that of an int64."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,30 @@ class WeightsInfo:
     facts: Mapping[str, Any]
     image_hashes: ImageHashes = field(default=NO_IMAGES, repr=False)
 
+    def choose_input_hw(self, input_size: int | None, source: str) -> tuple[int, int]:
+        """Return the height and width of the network input, in pixels.
+
+        Args:
+            input_size: requested long side, a multiple of 32; the aspect ratio of the training is kept as far as
+                multiples of 32 allow. None: the input size of the training or of the export.
+            source: name of the file, for error messages.
+
+        Raises:
+            ConfigError: `input_size` is not a multiple of 32, or is too large.
+            WeightsError: `input_size` is None, and the input size in the file needs so much memory that the user must
+                ask for it.
+        """
+        height, width = self.input_hw
+        if input_size is not None and input_size != max(height, width):
+            return input_hw_for_aspect(input_size, width / height)
+        if input_size is None and max(height, width) > _LARGEST_OWN_SIDE:
+            raise WeightsError(
+                f"{source}: the file asks for an input size of {width}x{height} pixels (width x height), which needs a "
+                f"lot of memory; to use it nevertheless, pass --imgsz {max(height, width)} (in Python, input_size); "
+                f"above {_LARGEST_OWN_SIDE} pixels, the input size of a file is not used by default"
+            )
+        return height, width
+
 
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
     """Return the metadata for a file: the name of each attribute, and its value as JSON text."""
@@ -62,15 +92,16 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
             f"{source}: written by another program or version (format {found!r}, expected {FORMAT!r}): "
             "use weights written by `detector train` or `detector export`"
         )
+    check_text_lengths(metadata, source)
     try:
         values = {key: json.loads(metadata[key]) for key in _METADATA_RULES}
         stored = metadata.get(_IMAGE_HASHES)
-        image_hashes = NO_IMAGES if stored is None else hashes_from_json(json.loads(stored))
+        image_hashes = NO_IMAGES if stored is None else _parse_image_hashes(stored)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise damaged(source, error) from None
-    for key, (rule, fits) in _METADATA_RULES.items():
-        if not fits(values[key]):
-            raise WeightsError(f"{source}: the metadata is damaged: {key} must be {rule}")
+    for key, rule in _METADATA_RULES.items():
+        if not rule.fits(values[key]):
+            raise WeightsError(f"{source}: the metadata is damaged: {key} must be {rule.description}")
     height, width = values.pop("input_hw")
     class_names, category_ids = tuple(values.pop("class_names")), tuple(values.pop("category_ids"))
     if len(category_ids) != len(class_names):
@@ -84,9 +115,39 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
     )
 
 
+def check_text_lengths(metadata: Mapping[str, str], source: str) -> None:
+    """Raise WeightsError if a metadata text is too long: parsing it could need a hundred times its memory.
+
+    Args:
+        metadata: metadata of a file, before anything in it is parsed.
+        source: name of the file, for error messages.
+    """
+    for key, text in metadata.items():
+        longest = _METADATA_RULES[key].longest if key in _METADATA_RULES else _LONGEST_OTHER.get(key, _LONGEST_TEXT)
+        if len(text) > longest:
+            raise WeightsError(
+                f"{source}: the metadata is damaged: {key:.40} has {len(text):,} characters, expected at most "
+                f"{longest:,}"
+            )
+
+
+def _parse_image_hashes(text: str) -> ImageHashes:
+    """Return the hashes in a metadata text; raise ValueError if it has another form."""
+    if text.count(",") > 1:  # base64 has no commas, and a long list would need much more memory than its text
+        raise ValueError(f"{_IMAGE_HASHES}: expected the keys train and val")
+    return hashes_from_json(json.loads(text))
+
+
 def _is_list_of(kind: type) -> Callable[[Any], bool]:
-    """Return a function that tests whether a value is a list of at least one item, all of type `kind`."""
-    return lambda value: isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
+    """Return a function that tests whether a value is a list of 1 to `MAX_CLASSES` items, all of type `kind`."""
+    return lambda value: (
+        isinstance(value, list) and 0 < len(value) <= MAX_CLASSES and all(type(item) is kind for item in value)
+    )
+
+
+def _is_id_list(value: Any) -> bool:
+    """Return whether a value is a valid list of category ids."""
+    return _is_list_of(int)(value) and all(abs(category_id) <= _LARGEST_ID for category_id in value)
 
 
 def _is_input_hw(value: Any) -> bool:
@@ -96,15 +157,35 @@ def _is_input_hw(value: Any) -> bool:
     return all(side > 0 and side % SIZE_DIVISOR == 0 for side in value)
 
 
-_METADATA_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "model": ("a name", lambda value: isinstance(value, str)),
-    "class_names": ("a list of names", _is_list_of(str)),
-    "category_ids": ("a list of whole numbers", _is_list_of(int)),
-    "input_hw": (f"two multiples of {SIZE_DIVISOR} up to {LARGEST_SIDE}", _is_input_hw),
-    "config": ("a mapping of settings", lambda value: isinstance(value, dict)),
-    "facts": ("a mapping", lambda value: isinstance(value, dict)),
+class _Rule(NamedTuple):
+    """A rule for a metadata value.
+
+    Attributes:
+        longest: largest number of characters of the JSON text.
+        description: description of a valid value, for error messages.
+        fits: tests whether a value is valid.
+    """
+
+    longest: int
+    description: str
+    fits: Callable[[Any], bool]
+
+
+_METADATA_RULES: Mapping[str, _Rule] = {
+    "model": _Rule(1000, "a name", lambda value: isinstance(value, str)),
+    "class_names": _Rule(64 * MAX_CLASSES, f"a list of 1 to {MAX_CLASSES:,} names", _is_list_of(str)),
+    "category_ids": _Rule(32 * MAX_CLASSES, f"a list of 1 to {MAX_CLASSES:,} whole numbers", _is_id_list),
+    "input_hw": _Rule(1000, f"two multiples of {SIZE_DIVISOR} up to {LARGEST_SIDE}", _is_input_hw),
+    "config": _Rule(100_000, "a mapping of settings", lambda value: isinstance(value, dict)),
+    "facts": _Rule(100_000, "a mapping", lambda value: isinstance(value, dict)),
 }
-"""Key → description of a valid value, and a function that tests a value."""
+"""Key → the rule for its value."""
+
+_LONGEST_OTHER = {_IMAGE_HASHES: 100_000_000}
+"""Optional key → largest number of characters of its text."""
+
+_LONGEST_TEXT = 100_000
+"""Largest number of characters of the text of any other key."""
 
 
 def damaged(source: str, error: Exception) -> WeightsError:

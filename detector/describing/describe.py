@@ -31,7 +31,7 @@ def describe(config: Config, weights: str | Path | None = None, class_count: int
     """
     if weights is not None:
         network, info = load_weights(weights)
-        input_hw = info.input_hw
+        input_hw = info.choose_input_hw(None, str(weights))
     else:
         long_side = _LONG_SIDE if config.input_size == "auto" else config.input_size
         input_hw = long_side if isinstance(long_side, tuple) else input_hw_for_aspect(long_side, _ASPECT)

@@ -17,6 +17,9 @@ from detector.files import append_line, write_errors
 
 _LOG = logging.getLogger(__name__)
 
+_LARGEST = 2**53
+"""Largest absolute value of a number in an entry; NaN is not valid either."""
+
 DetectionRow = TypedDict(
     "DetectionRow",
     {"class": str, "category_id": int, "bbox": list[float], "score": float, "track_id": NotRequired[int]},
@@ -107,7 +110,7 @@ class Journal:
                 entry = _parse(line)
                 if lines == 0 and line.endswith(b"\n"):
                     self._check_settings(entry, settings)
-                elif entry.keys() >= JournalEntry.__required_keys__:
+                elif lines > 0 and _is_entry(entry):
                     self.done.add(entry["file_name"])
                     self.stems |= {entry["stem"]: 1} if "stem" in entry else {}
                 else:
@@ -155,6 +158,30 @@ def _parse(line: bytes) -> dict[str, Any]:
     """Return the JSON object in a line, or an empty dictionary if the line is damaged or incomplete."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _is_entry(values: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object is a `JournalEntry` with valid values."""
+    return (
+        all(type(values.get(key)) is int and 0 < values[key] <= _LARGEST for key in ("image_id", "height", "width"))
+        and isinstance(values.get("file_name"), str)
+        and isinstance(values.get("stem", ""), str)
+        and isinstance(values.get("detections"), list)
+        and all(map(_is_detection, values["detections"]))
+    )
+
+
+def _is_detection(row: Any) -> bool:
+    """Return whether a JSON value is a `DetectionRow` with valid values."""
+    if not isinstance(row, dict) or not isinstance(row.get("class"), str):
+        return False
+    ids, bbox = (row.get("category_id"), row.get("track_id", 0)), row.get("bbox")
+    return (
+        all(type(number) is int and abs(number) < 2**63 for number in ids)
+        and isinstance(bbox, list)
+        and len(bbox) == 4
+        and all(type(number) in (int, float) and abs(number) <= _LARGEST for number in (*bbox, row.get("score")))
+    )

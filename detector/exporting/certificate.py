@@ -4,6 +4,7 @@ The certificate is a JSON file beside the .onnx file, or in the folder of an Ope
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,6 +136,8 @@ class Certificate:
             ValueError: a recorded detection is damaged.
         """
         table = np.array([row.split() for row in self.detections[image_hash]], dtype=np.float64).reshape(-1, 6)
+        if not np.isfinite(table).all() or not np.isin(table[:, 0], range(len(class_names))).all():
+            raise ValueError(f"expected finite numbers and class ids below {len(class_names)}")
         boxes, scores, class_ids = table[:, 2:], table[:, 1], table[:, 0]
         return Detections(boxes.astype(np.float32), scores.astype(np.float32), class_ids.astype(np.int64), class_names)
 
@@ -177,14 +180,14 @@ class Certificate:
         try:
             if values["format"] != FORMAT:
                 raise WeightsError(
-                    f"{source}: the certificate was written by another version (format {values['format']!r}, expected "
-                    f"{FORMAT!r}); export again"
+                    f"{source}: the certificate was written by another version (format {values['format']!r:.60}, "
+                    f"expected {FORMAT!r}); export again"
                 )
             return _parse(values)
         except WeightsError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise WeightsError(f"{source}: the certificate is damaged ({error!r}); export again") from None
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise WeightsError(f"{source}: the certificate is damaged ({error!r:.200}); export again") from None
 
 
 def detections_to_rows(found: Detections) -> list[str]:
@@ -253,7 +256,7 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
     """Return the certificate that JSON values contain.
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError: a value is missing or damaged.
+        KeyError, TypeError, AttributeError, ValueError, OverflowError: a value is missing or damaged.
     """
     graph, ap, latency = values["graph"], values["AP"], values["latency_ms"]
     height, width = graph["input_hw"]
@@ -266,13 +269,13 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
         files={name: str(sha256) for name, sha256 in values["files"].items()},
         weights=WeightsFile(str(values["weights"]["name"]), str(values["weights"]["sha256"])),
         graph=GraphInfo(bool(graph["dynamic"]), bool(graph["int8"]), nms),
-        input_hw=(int(height), int(width)),
+        input_hw=(int(_finite(height)), int(_finite(width))),
         exact=bool(values["exact"]),
         runtime=str(values["runtime"]),
         options=_thresholds_from_json(values["options"]),
         parity=parity,
         AP=None if ap is None else _parse_ap(ap),
-        latency_ms=Latency(float(latency["weights"]), float(latency["export"])),
+        latency_ms=Latency(_finite(latency["weights"]), _finite(latency["export"])),
         versions=dict(values["versions"]),
         machine=str(values["machine"]),
         detections={name: tuple(map(str, rows)) for name, rows in values["detections"].items()},
@@ -281,20 +284,28 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
 
 def _parse_parity(values: Mapping[str, Any]) -> Parity:
     return Parity(
-        images=int(values["images"]),
-        detections=int(values["detections"]),
-        unmatched=int(values["unmatched"]),
-        box=float(values["box"]),
-        score=float(values["score"]),
+        images=int(_finite(values["images"])),
+        detections=int(_finite(values["detections"])),
+        unmatched=int(_finite(values["unmatched"])),
+        box=_finite(values["box"]),
+        score=_finite(values["score"]),
     )
 
 
 def _parse_ap(values: Mapping[str, Any]) -> ApComparison:
     return ApComparison(
-        weights=float(values["weights"]),
-        export=float(values["export"]),
-        lost=float(values["lost"]),
+        weights=_finite(values["weights"]),
+        export=_finite(values["export"]),
+        lost=_finite(values["lost"]),
         split=str(values["split"]),
-        images=int(values["images"]),
+        images=int(_finite(values["images"])),
         options=_thresholds_from_json(values["options"]),
     )
+
+
+def _finite(value: float) -> float:
+    """Return a JSON value as a float; raise ValueError, TypeError or OverflowError if it is not a finite number."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {number}")
+    return number

@@ -56,6 +56,7 @@ def certify_export(
     path: Path,
     *,
     runtime: RuntimeName = "auto",
+    input_size: int | None = None,
     data: str | Path | None = None,
     split: str | None = None,
     images: Sequence[Source] = (),
@@ -72,6 +73,7 @@ def certify_export(
         weights: the weights of the export: a .safetensors file or the name of shipped weights.
         path: path of the .onnx file, or of the folder of an OpenVINO export.
         runtime: inference backend that runs the export.
+        input_size: long side of the network input in pixels; None: that of the export.
         data: data set on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
         split: split of this data set; None: as for `evaluate`.
         images: the user's images. Detections are compared on the built-in images and on these; if `images` is empty, on
@@ -87,7 +89,7 @@ def certify_export(
         WeightsError: the export is exact, and its detections differ from those of the weights by more than rounding
             errors. The certificate has been written.
     """
-    model = Detector.load(path, device="cpu", runtime=runtime)
+    model = Detector.load(path, device="cpu", runtime=runtime, input_size=input_size)
     reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw))
     test_split = None
     if data is not None:

@@ -21,7 +21,7 @@ from detector.graph.int8_onnx import quantize
 from detector.graph.nms_in_graph import add_nms
 from detector.graph.openvino_ir import export_files, to_ir
 from detector.graph.to_onnx import to_onnx
-from detector.letterbox import input_hw_for_aspect, letterbox_image
+from detector.letterbox import letterbox_image
 from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
@@ -123,8 +123,7 @@ def export(
     network, info = load_weights(weights)
     if nms is not None:
         _check_nms(info)
-    height, width = info.input_hw
-    input_hw = info.input_hw if input_size is None else input_hw_for_aspect(input_size, width / height)
+    input_hw = info.choose_input_hw(input_size, str(weights))
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     int8_inputs = None
     if int8_images is not None:
@@ -141,6 +140,7 @@ def export(
                 weights,
                 path,
                 runtime=runtime,
+                input_size=max(input_hw),
                 data=data,
                 split=split,
                 images=sources,

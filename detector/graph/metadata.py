@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from detector.errors import WeightsError
-from detector.letterbox import FILL, SIZE_DIVISOR, input_hw_for_aspect
+from detector.letterbox import FILL, SIZE_DIVISOR
 from detector.model.old_metadata import upgrade_metadata
 from detector.options import DetectOptions
-from detector.weights_info import WeightsInfo, damaged, from_metadata, to_metadata
+from detector.weights_info import WeightsInfo, check_text_lengths, damaged, from_metadata, to_metadata
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo
     Raises:
         WeightsError: the metadata is damaged, or another program or version wrote the file.
     """
+    check_text_lengths(metadata, source)
     metadata = upgrade_metadata(metadata)
     info = from_metadata(metadata, source)
     try:
@@ -106,19 +107,18 @@ def graph_input_size(info: WeightsInfo, graph_info: GraphInfo, input_size: int |
         source: name of the graph file, for error messages.
 
     Raises:
-        WeightsError: the graph has a fixed input size whose long side is not `input_size`.
-        ConfigError: `input_size` is not a multiple of 32.
+        WeightsError: the graph has a fixed input size whose long side is not `input_size`, or its input size is so
+            large that the user must ask for it.
+        ConfigError: `input_size` is not a multiple of 32, or is too large.
     """
     height, width = info.input_hw
-    if input_size is None or input_size == max(height, width):
-        return height, width
-    if not graph_info.dynamic:
+    if input_size not in (None, max(height, width)) and not graph_info.dynamic:
         raise WeightsError(
             f"{source}: the graph has a fixed input size of {max(height, width)} pixels (long side) and cannot run at "
             f"{input_size}; export it again with --imgsz {input_size}, or with --dynamic for any multiple of "
             f"{SIZE_DIVISOR}"
         )
-    return input_hw_for_aspect(input_size, width / height)
+    return info.choose_input_hw(input_size, source)
 
 
 def warn_fixed_nms(nms: DetectOptions, options: DetectOptions) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.parsers import expat
 
 from detector.arrays import ImageArray
 from detector.errors import FileError, MissingPackageError, WeightsError
 from detector.graph.int8_openvino import quantize_model
 from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.no_telemetry import import_openvino, openvino_core
-from detector.weights_info import FORMAT
+from detector.weights_info import FORMAT, damaged
 
 if TYPE_CHECKING:
     import openvino
@@ -26,6 +27,9 @@ XML, BIN = "model.xml", "model.bin"
 
 _SECTION = "framework"
 """Section of model.xml in which OpenVINO stores the metadata of the ONNX file that it converted."""
+
+_DEEPEST = 100
+"""Largest depth of nested elements in model.xml; an export has less than ten."""
 
 _HASH_KEY = "numbers_sha256"
 """Metadata key of the SHA-256 hash of model.bin."""
@@ -93,13 +97,41 @@ def read_ir(folder: Path) -> Ir:
         ir = Ir((folder / XML).read_bytes(), (folder / BIN).read_bytes())
     except OSError as error:
         raise FileError(f"{folder}: {XML} and {BIN} cannot be read ({error.strerror})") from None
-    expected = re.search(rb'<%b value="(\w*)"' % _HASH_KEY.encode(), ir.xml)
-    if expected and expected[1].decode() != _sha256(ir.weights):
+    _check_xml(ir.xml, folder / XML)
+    expected = re.search(rb'<%b value="([^"]*)"' % _HASH_KEY.encode(), ir.xml)
+    if expected and expected[1] != _sha256(ir.weights).encode():
         raise WeightsError(
             f"{folder / BIN}: the file does not belong to {XML}; it is damaged, truncated, or from another export: "
             "export again"
         )
     return ir
+
+
+def _check_xml(xml: bytes, path: Path) -> None:
+    """Raise WeightsError if model.xml is not XML, or is nested so deeply that OpenVINO would crash.
+
+    Args:
+        xml: content of the file.
+        path: the file, for error messages.
+    """
+    depth = 0
+
+    def enter(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _DEEPEST:
+            raise WeightsError(f"{path}: not an OpenVINO IR (nested more than {_DEEPEST} deep); export it again")
+
+    def leave(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = enter, leave
+    try:
+        parser.Parse(xml, True)
+    except expat.ExpatError as error:
+        raise WeightsError(f"{path}: not a readable OpenVINO IR ({error}); export it again") from None
 
 
 def export_files(path: Path) -> list[Path]:
@@ -119,9 +151,21 @@ def is_ir(folder: Path) -> bool:
         return False
 
 
-def model_metadata(model: "openvino.Model") -> dict[str, str]:
-    """Return the metadata of an OpenVINO model that was read from an ONNX file or an IR; empty if there is none."""
-    return dict(model.get_rt_info(_SECTION).value) if model.has_rt_info(_SECTION) else {}
+def model_metadata(model: "openvino.Model", source: str) -> dict[str, str]:
+    """Return the metadata of an OpenVINO model that was read from an ONNX file or an IR; empty if there is none.
+
+    Args:
+        model: the model.
+        source: name of the file or folder, for error messages.
+
+    Raises:
+        WeightsError: the metadata is not text, or not a mapping.
+    """
+    try:
+        metadata = dict(model.get_rt_info(_SECTION).value) if model.has_rt_info(_SECTION) else {}
+    except (ValueError, TypeError) as error:  # for example, text that is not UTF-8
+        raise damaged(source, error) from None
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def _sha256(data: bytes) -> str:

@@ -3,6 +3,7 @@
 The files are in safetensors format. Their metadata describes the network. Pickle files are never read.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from detector.config import config_of
+from detector.config import Config, config_of
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, uses_spp
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.shipped_weights import find_shipped, shipped_weights
-from detector.weights_info import WeightsInfo, from_metadata, to_metadata
+from detector.weights_info import WeightsInfo, check_text_lengths, from_metadata, to_metadata
 
 _PYTORCH = "PyTorch files are not read, since they can run code when they are loaded: pass a .safetensors file"
 _OTHER_FORMATS = {
@@ -65,16 +66,16 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
     path = find_weights(source)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = upgrade_metadata(file.metadata() or {})
-            tensors = upgrade_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+            check_text_lengths(metadata, str(path))
+            info = from_metadata(upgrade_metadata(metadata), str(path))
+            config = _config_of(info, path)
+            names = upgrade_tensors({name: name for name in file.keys()})  # noqa: SIM118 (no mapping)
+            _check_size(info, config, [file.get_slice(stored).get_shape() for stored in names.values()], path)
+            tensors = {name: file.get_tensor(stored) for name, stored in names.items()}
     except (SafetensorError, OSError) as error:
         found = _OTHER_FORMATS.get(path.suffix.lower(), f"this is not a readable safetensors file ({error})")
         raise WeightsError(f"{path}: {found}") from None
-    info = from_metadata(metadata, str(path))
-    try:
-        config = config_of(dict(info.config) | {"model": info.model})
-    except ConfigError as error:
-        raise WeightsError(f"{path}: the file is damaged, or was written by another version: {error}") from None
     network = make_network(
         config,
         len(info.class_names),
@@ -84,6 +85,35 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
+
+
+def _config_of(info: WeightsInfo, path: Path) -> Config:
+    """Return the settings in a weights file; raise WeightsError if they are invalid."""
+    try:
+        return config_of(dict(info.config) | {"model": info.model})
+    except ConfigError as error:
+        raise WeightsError(f"{path}: the file is damaged, or was written by another version: {error}") from None
+
+
+def _check_size(info: WeightsInfo, config: Config, shapes: Iterable[Sequence[int]], path: Path) -> None:
+    """Raise WeightsError if the description in a weights file is of a much larger network than its tensors.
+
+    Otherwise a small file could make this process create a network of gigabytes.
+
+    Args:
+        info: description of the network in the file.
+        config: settings of the network in the file.
+        shapes: shapes of the tensors in the file.
+        path: the file.
+    """
+    kernels = [shape for shape in shapes if len(shape) == 4]
+    if not any(shape[0] > len(info.class_names) for shape in kernels):
+        raise WeightsError(
+            f"{path}: the file is damaged: it names {len(info.class_names):,} classes, but no layer has that many "
+            "outputs"
+        )
+    if not any(shape[2:] == [config.kernel, config.kernel] for shape in kernels):
+        raise WeightsError(f"{path}: the file is damaged: kernel is {config.kernel}, but no layer has this kernel size")
 
 
 def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:

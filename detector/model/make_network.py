@@ -2,8 +2,10 @@
 
 from detector.arrays import Floats
 from detector.config import ArchitectureConfig, NetworkConfig
+from detector.errors import ConfigError
 from detector.model.network import GridNetwork
 from detector.model.yolo_v1 import YoloV1Network
+from detector.weights_info import MAX_CLASSES
 
 
 def make_network(
@@ -21,7 +23,12 @@ def make_network(
         color_mean: [3] mean of the RGB levels of the training images, 0..255.
         color_covariance: [3, 3] covariance of the RGB levels of the training images.
         spp: True: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
+
+    Raises:
+        ConfigError: there are more than `MAX_CLASSES` classes.
     """
+    if class_count > MAX_CLASSES:
+        raise ConfigError(f"{class_count:,} classes: a detector can have at most {MAX_CLASSES:,}")
     return _network_class(config)(config, class_count, color_mean, color_covariance, spp)
 
 

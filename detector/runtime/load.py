@@ -11,7 +11,6 @@ import numpy as np
 from detector.errors import ConfigError, FileError, MissingPackageError, WeightsError
 from detector.files import local_path
 from detector.graph.openvino_ir import XML, Ir, read_ir
-from detector.letterbox import input_hw_for_aspect
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
 from detector.shipped_weights import find_shipped
@@ -51,8 +50,7 @@ def load_runtime(
     from detector.runtime.hardware import choose_device
 
     network, info = load_weights(weights)
-    height, width = info.input_hw
-    input_hw = info.input_hw if input_size is None else input_hw_for_aspect(input_size, width / height)
+    input_hw = info.choose_input_hw(input_size, str(weights))
     if runtime in ("auto", "torch"):
         from detector.runtime.pytorch import TorchRuntime
 

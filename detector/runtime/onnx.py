@@ -10,7 +10,7 @@ from detector.arrays import ImageArray
 from detector.errors import WeightsError
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
 from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
-from detector.weights_info import WeightsInfo
+from detector.weights_info import WeightsInfo, damaged
 
 
 class OnnxRuntime:
@@ -41,7 +41,11 @@ class OnnxRuntime:
             ) from None
         self.info: WeightsInfo
         self.graph_info: GraphInfo
-        self.info, self.graph_info = read_metadata(self._session.get_modelmeta().custom_metadata_map, source)
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise damaged(source, error) from None
+        self.info, self.graph_info = read_metadata(metadata, source)
         self.input_hw = graph_input_size(self.info, self.graph_info, input_size, source)
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:

@@ -48,7 +48,7 @@ class OpenVinoRuntime:
             raise WeightsError(f"{source}: not a readable {kind} ({summarize_error(error)}); export it again") from None
         self.info: WeightsInfo
         self.graph_info: GraphInfo
-        self.info, self.graph_info = read_metadata(model_metadata(model), source)
+        self.info, self.graph_info = read_metadata(model_metadata(model, source), source)
         self.input_hw = graph_input_size(self.info, self.graph_info, input_size, source)
         _check_constants(model, source)
         precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
