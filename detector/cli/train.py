@@ -28,12 +28,13 @@ def add(commands: Commands) -> None:
         type=path,
         metavar="RUN",
         help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
-        "result as an uninterrupted run",
+        "result as an uninterrupted run; with --data if the data set has been moved",
     )
     parser.add_argument(
         "--resume-anyway",
         action="store_true",
-        help="resume even if the data, a version, the number of threads, the device or the machine has changed",
+        help="resume even if the data, run.json, the initial weights, a version, the number of threads, the device or "
+        "the machine has changed",
     )
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
@@ -72,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    """Resume a run; raise ConfigError if another option than --resume and --resume-anyway is given."""
-    own = {"command", "resume", "resume_anyway"}
+    """Resume a run; raise ConfigError if another option than --resume, --data and --resume-anyway is given."""
+    own = {"command", "resume", "resume_anyway", "data"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         weights = quote(str(options.resume / "weights" / "last.safetensors"))
@@ -83,7 +84,7 @@ def _resume(options: argparse.Namespace) -> int:
         )
     from detector.training.train import resume_run
 
-    resume_run(options.resume, options.resume_anyway, STARTED)
+    resume_run(options.resume, options.resume_anyway, STARTED, options.data)
     return 0
 
 

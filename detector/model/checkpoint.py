@@ -40,13 +40,22 @@ def save_weights(path: Path, network: GridNetwork, info: WeightsInfo, float16: b
         info: description of the network, stored as JSON in the metadata.
         float16: True: store the weights as float16, which halves the file size.
     """
-    tensors = {
+    write_atomic(path, save(tensors_to_save(network, float16), to_metadata(info)))
+
+
+def tensors_to_save(network: GridNetwork, float16: bool = False) -> dict[str, torch.Tensor]:
+    """Return name → tensor on the CPU, for all tensors that a weights file contains.
+
+    Args:
+        network: the network, not fused.
+        float16: as for `save_weights`.
+    """
+    return {
         # The batch counters of batch norm are not stored: batch norm with a fixed momentum does not use them.
         name: (tensor.half() if float16 else tensor).contiguous().cpu()
         for name, tensor in network.state_dict().items()
         if tensor.is_floating_point()
     }
-    write_atomic(path, save(tensors, to_metadata(info)))
 
 
 def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:

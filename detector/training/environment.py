@@ -10,6 +10,9 @@ from detector.version import VERSION
 
 EFFECTS = {
     "data": "the run would train on other images or boxes than before",
+    "val": "the run would be evaluated on other images, boxes or areas than before",
+    "classes": "the weights would have other class names or category ids than before",
+    "weights": "the run would start from other weights than before",
     "detector": "the same settings may have another meaning",
     "torch": "results may differ in their last bits",
     "numpy": "the augmentation may differ",

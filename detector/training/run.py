@@ -2,7 +2,6 @@
 
 import logging
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS
 from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
@@ -22,15 +20,17 @@ from detector.evaluating.evaluate import detect_letterboxed_split, score_split
 from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
+from detector.model.checkpoint import tensors_to_save
 from detector.predict.detector import Detector
 from detector.runtime.hardware import choose_precision
 from detector.runtime.pytorch import TorchRuntime
 from detector.training import schedule
+from detector.training.data_facts import data_facts
 from detector.training.environment import environment_facts
 from detector.training.results import resolved_settings, results_row, update_best, weights_info
 from detector.training.run_folder import RunFolder
 from detector.training.run_inputs import RunInputs
-from detector.training.run_state import Progress
+from detector.training.run_state import Progress, best_tensors, with_best
 from detector.training.time_budget import (
     OVERRUN,
     Plan,
@@ -39,6 +39,7 @@ from detector.training.time_budget import (
     plan_minutes,
 )
 from detector.training.trainer import NonFiniteLossError, Trainer
+from detector.weights_info import to_metadata
 from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class TrainingRun:
         self._config, self._dataset, self._val = inputs.config, inputs.dataset, inputs.val
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
         self._progress = Progress(steps=0, evaluations=0)
+        self._best: dict[str, torch.Tensor] = {}
         self._evaluation_seconds = 0.0
         self._saved_at = time.monotonic()
         self._shutdown = GracefulShutdown()
@@ -96,29 +98,29 @@ class TrainingRun:
         """Set the state of the run to a checkpoint, so that `train` continues there."""
         self._progress = progress
         self._trainer.restore(tensors)
+        self._best = best_tensors(tensors)
         self._started = time.monotonic() - progress.seconds
         log.info(f"resuming after step {progress.step} of {progress.steps}")
 
     def facts(self) -> dict[str, object]:
-        """Return what the trained weights depend on besides the settings: a checksum of the data, and the environment.
+        """Return what the trained weights depend on besides the settings: checksums of the data, and the environment.
 
         The keys are those of `environment.EFFECTS`.
         """
-        val = b"".join(
-            annotation_bytes(image.annotation) + zlib.crc32(image.pixels.data).to_bytes(4)
-            for image in self._inputs.val_images
-        )
-        data = f"{self._dataset.fingerprint}-{zlib.crc32(val):08x}"
-        return {"data": data} | environment_facts(self._inputs.device)
+        return data_facts(self._inputs) | environment_facts(self._inputs.device)
 
-    def train(self) -> TrainingResult:
+    def train(self, run: str) -> TrainingResult:
         """Do all steps of the run, or all steps after the checkpoint; return the result.
+
+        Args:
+            run: hash of the content of run.json, for the checkpoints.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been saved.
             ConfigError: the loss became infinite or NaN.
         """
         progress = self._progress
+        progress.run = run
         total = progress.steps or self._inputs.steps
         bar = tqdm(total=total, initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
         with self._shutdown, bar:
@@ -268,7 +270,13 @@ class TrainingRun:
         timing = {"seconds": round(seconds, 1), "images_per_second": round(images_per_second, 1)}
         progress.timing.append({"step": progress.step} | timing)
         info, float16 = weights_info(self._inputs, progress.steps, seconds, ap), self._config.save_float16
-        self._folder.save(self._trainer.ema.network, info, is_best=is_best, float16=float16)
+        self._folder.save(self._trainer.ema.network, info, float16=float16)
+        if is_best:
+            # A copy: training goes on to change the tensors of the network.
+            tensors = tensors_to_save(self._trainer.ema.network, float16)
+            self._best = {name: tensor.clone() for name, tensor in tensors.items()}
+            progress.best_metadata = to_metadata(info)
+            progress.best_sha256 = self._folder.save_best(self._best, progress.best_metadata)
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()
@@ -294,7 +302,7 @@ class TrainingRun:
     def _save_state(self) -> None:
         """Write a checkpoint."""
         self._progress.seconds = self._seconds()
-        self._folder.save_state(self._progress, self._trainer.state())
+        self._folder.save_state(self._progress, with_best(self._trainer.state(), self._best))
         self._saved_at = time.monotonic()
 
     def _seconds(self) -> float:

@@ -1,20 +1,25 @@
 """The output folder of a run: settings, ledger, results of all evaluations, best and last weights, checkpoints."""
 
 import csv
+import hashlib
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import Tensor
 
 from detector.errors import FileError
 from detector.files import locked, make_folder, read_json, write_atomic, write_json
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
-from detector.training.run_state import Progress, read_state, write_state
+from detector.training.run_state import Progress, State, best_tensors, read_state, write_state
 from detector.weights_info import WeightsInfo
+
+log = logging.getLogger(__name__)
 
 
 def check_free(path: Path) -> None:
@@ -81,15 +86,42 @@ class RunFolder:
         writer.writerows(rows)
         write_atomic(self.path / name, text.getvalue().encode())
 
-    def save(self, network: GridNetwork, info: WeightsInfo, *, is_best: bool, float16: bool) -> None:
-        """Write weights to last.safetensors, and if `is_best`, also to best.safetensors; as float16 if `float16`."""
-        for path in (self.last, self.best) if is_best else (self.last,):
-            save_weights(path, network, info, float16)
+    def save(self, network: GridNetwork, info: WeightsInfo, *, float16: bool) -> None:
+        """Write weights to last.safetensors, as float16 if `float16`."""
+        save_weights(self.last, network, info, float16)
+
+    def save_best(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+        """Write best.safetensors and return the SHA-256 hash of the file.
+
+        Args:
+            tensors: name → tensor, from `tensors_to_save`.
+            metadata: metadata of the file.
+        """
+        data = save(tensors, metadata)
+        write_atomic(self.best, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def restore_best(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+        """Write best.safetensors again if it is not the file that a checkpoint describes.
+
+        Args:
+            progress: progress in the checkpoint; its hash of best.safetensors is updated.
+            tensors: tensors in the checkpoint.
+        """
+        if not progress.best_sha256:
+            return
+        try:
+            if hashlib.sha256(self.best.read_bytes()).hexdigest() == progress.best_sha256:
+                return
+        except OSError:
+            pass
+        log.warning("%s: missing, or not the file of the last checkpoint; written again from the checkpoint", self.best)
+        progress.best_sha256 = self.save_best(best_tensors(tensors), progress.best_metadata)
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint that contains everything needed to resume the run."""
         write_state(self.path / "state", progress, tensors)
 
-    def read_state(self) -> tuple[Progress, dict[str, Tensor]] | None:
+    def read_state(self) -> State | None:
         """Return the latest undamaged checkpoint; None if there is none."""
         return read_state(self.path / "state")

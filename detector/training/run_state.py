@@ -8,6 +8,7 @@ the step, so a checkpoint does not contain them.
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from detector.files import write_atomic
 
 log = logging.getLogger(__name__)
 
-FORMAT = "detector-state-2"
+FORMAT = "detector-state-3"
 _KEPT = 2
 """Number of checkpoints in a folder; older ones are removed."""
 
@@ -41,6 +42,9 @@ class Progress:
         best: the evaluation with the highest AP, as `AveragePrecision.to_json` returns it; None before it.
         results: rows of results.csv.
         timing: rows of timing.csv.
+        run: hash of the content of run.json; see `run_record.content_hash`.
+        best_sha256: SHA-256 hash of the file best.safetensors; empty before it is written.
+        best_metadata: metadata of this file. Its tensors are in the checkpoint, too.
     """
 
     steps: int
@@ -53,6 +57,27 @@ class Progress:
     best: dict[str, Any] | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+    run: str = ""
+    best_sha256: str = ""
+    best_metadata: dict[str, str] = field(default_factory=dict)
+
+
+State = tuple[Progress, dict[str, Tensor]]
+"""A checkpoint: progress, and name → tensor."""
+
+
+_BEST = "best."
+"""Start of the names of the tensors of best.safetensors."""
+
+
+def best_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of best.safetensors, by their names in this file, from the tensors of a checkpoint."""
+    return {name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)}
+
+
+def with_best(tensors: Mapping[str, Tensor], best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint: those of the trainer, and those of best.safetensors."""
+    return {**tensors, **{_BEST + name: tensor for name, tensor in best.items()}}
 
 
 def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
@@ -68,7 +93,7 @@ def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) ->
         old.unlink()
 
 
-def read_state(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
+def read_state(folder: Path) -> State | None:
     """Read and return the latest undamaged checkpoint in a folder: progress and tensors; None if there is none.
 
     Raises:
@@ -79,12 +104,12 @@ def read_state(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
             return _read(path)
         except FileError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             log.warning(f"{path}: the checkpoint is damaged ({error}); using the checkpoint before it")
     return None
 
 
-def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
+def _read(path: Path) -> State:
     data = path.read_bytes()
     if path.stem.partition("-")[2] != _hash(data):
         raise ValueError("the content does not match the hash in the file name")

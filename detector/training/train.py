@@ -1,10 +1,13 @@
 """Train a detector on a data set, and resume an interrupted run."""
 
+import hashlib
 import logging
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
 from detector.data.ledger import Ledger
@@ -19,12 +22,14 @@ from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
 from detector.model.checkpoint import find_weights, load_weights
-from detector.model.network import check_padding, uses_spp
+from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
 from detector.training.environment import EFFECTS
 from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_inputs import RunInputs
+from detector.training.run_record import RunRecord, TrainRequest, content_hash, has_changed, parse_record
+from detector.training.run_state import State
 from detector.weights_info import WeightsInfo
 from detector.wording import plural
 
@@ -35,26 +40,6 @@ _ENTRIES_SHOWN = 10
 
 DEFAULT_MINUTES = 10.0
 """Length of a run if the settings give no length."""
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """Everything needed to start a run, or to resume it: data, settings and initial weights. Saved in run.json.
-
-    Attributes:
-        data: name of a built-in data set, or absolute path of a data set.
-        split: name of the training split; None: "train", or the only split of the data set.
-        config: settings, with a length of the run.
-        weights: absolute path of the initial weights; None: random initial weights.
-        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their last
-            layers are used.
-    """
-
-    data: str
-    split: str | None
-    config: Config
-    weights: str | None
-    reuse_backbone: bool
 
 
 def train(
@@ -93,22 +78,25 @@ def train(
     return start_run(request, local_path(out), time.monotonic())
 
 
-def resume(run: str | Path, *, anyway: bool = False) -> TrainingResult:
+def resume(run: str | Path, *, data: str | Path | None = None, anyway: bool = False) -> TrainingResult:
     """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
-    Has the same side effects on this process as `train`.
+    Has the same side effects on this process as `train`. If weights/best.safetensors is missing or damaged, it is
+    written again from the checkpoint.
 
     Args:
         run: output folder of the run.
-        anyway: resume even if the data, a version, the number of threads, the device or the machine has changed. Then
-            the result may differ.
+        data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
+            None: the data set is where it was.
+        anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
+            threads, the device or the machine has changed. Then the result may differ.
 
     Raises:
         InputError: the folder contains no run, the run is finished, or something has changed. In the last case, the
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(local_path(run), anyway, time.monotonic())
+    return resume_run(local_path(run), anyway, time.monotonic(), data)
 
 
 def make_request(
@@ -123,10 +111,14 @@ def make_request(
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
-    is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
-    place = str(Path(data).resolve()) if is_path else str(data)
     initial = None if weights is None else str(find_weights(weights).resolve())
-    return TrainRequest(place, split, config, initial, reuse_backbone)
+    return TrainRequest(_place(data), split, config, initial, reuse_backbone)
+
+
+def _place(data: str | Path) -> str:
+    """Return the absolute path of a data set, or the name of a built-in data set."""
+    is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
+    return str(Path(data).resolve()) if is_path else str(data)
 
 
 def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResult:
@@ -142,7 +134,8 @@ def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResul
     """
     check_free(out)
     with training_process():
-        inputs, ledgers = _prepare(request)
+        weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
+        inputs, ledgers = _prepare(request, weights, initial)
         folder = RunFolder(out)
         try:
             if inputs.split.from_files:
@@ -150,19 +143,21 @@ def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResul
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
             run = TrainingRun(inputs, folder, started)
             run.check_inputs()  # before run.json: the folder can be used again if the check stops the run
-            folder.write_json("run.json", asdict(request) | {"facts": run.facts()})
-            return run.train()
+            record = RunRecord(request, initial, run.facts() | _weights_fact(request)).to_json()
+            folder.write_json("run.json", record)
+            return run.train(content_hash(record))
         finally:
             folder.close()
 
 
-def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
+def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None = None) -> TrainingResult:
     """Continue an interrupted run and return its result.
 
     Args:
         path: output folder of the run.
         anyway: as for `resume`.
         started: `time.monotonic()` at the start of this process.
+        data: as for `resume`.
 
     Raises:
         InputError, KeyboardInterrupt: as for `resume`.
@@ -171,29 +166,74 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
         raise FileError(f"{path}: no such folder; give the output folder of a run")
     folder = RunFolder(path)
     try:
-        stored = folder.read_json("run.json")
+        values = folder.read_json("run.json")
+        record = parse_record(values, path / "run.json")
         state = folder.read_state()
-        try:
-            facts = stored.pop("facts")
-            # A run of an older version has held back no images.
-            request = TrainRequest(**stored | {"config": config_of({"val_fraction": 0.0} | stored["config"])})
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path / 'run.json'}: the file is damaged ({error!r}); train again") from None
+        if state is not None:
+            folder.restore_best(*state)
+        if not anyway:
+            _check_record(path, values, state)
         if state is not None and state[0].step >= state[0].steps:
-            raise FileError(_finished(path, request, state[0].steps))
+            raise FileError(_finished(path, record.request, state[0].steps))
+        if data is not None:
+            record = record.with_data(_place(data))
         with training_process():
-            inputs, ledgers = _prepare(request)
+            run, ledgers = _reopen(record, folder, started, state, anyway)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
-            run = TrainingRun(inputs, folder, started)
-            if not anyway:
-                _check_unchanged(path, facts, run.facts())
-            if state is None:
-                log.info("the run has no checkpoint yet; starting from the beginning")
-            else:
-                run.restore(*state)
-            return run.train()
+            if data is not None or anyway:
+                values = record.to_json()
+                folder.write_json("run.json", values)
+            return run.train(content_hash(values))
     finally:
         folder.close()
+
+
+def _reopen(
+    record: RunRecord, folder: RunFolder, started: float, state: State | None, anyway: bool
+) -> tuple[TrainingRun, dict[str, Ledger]]:
+    """Read the inputs of an interrupted run, and restore its state; return the run, and split name → ledger.
+
+    Args:
+        record: content of run.json.
+        folder: output folder of the run.
+        started: `time.monotonic()` at the start of this process.
+        state: the last checkpoint; None: the run starts from the beginning.
+        anyway: as for `resume`.
+
+    Raises:
+        InputError: as for `resume`.
+    """
+    request = record.request
+    if Path(request.data).is_absolute() and not Path(request.data).exists():
+        raise FileError(
+            f"{request.data}: the data set of the run does not exist; if it has been moved: detector train --resume "
+            f"{quote(str(folder.path))} --data NEW_PATH"
+        )
+    weights, initial, facts = None, record.initial, {}
+    if request.weights is not None and state is None:
+        if not Path(request.weights).is_file():
+            raise FileError(
+                f"{request.weights}: the initial weights of the run do not exist, and the run has no checkpoint yet; "
+                "restore the file, or start a new run"
+            )
+        weights, initial = load_weights(request.weights)
+        facts = _weights_fact(request)
+    inputs, ledgers = _prepare(request, weights, initial)
+    run = TrainingRun(inputs, folder, started)
+    if not anyway:
+        _check_unchanged(folder.path, record.facts, run.facts() | facts)
+    if state is None:
+        log.info("the run has no checkpoint yet; starting from the beginning")
+    else:
+        run.restore(*state)
+    return run, ledgers
+
+
+def _weights_fact(request: TrainRequest) -> dict[str, object]:
+    """Return the hash of the file of the initial weights, as a fact; no fact if they are random."""
+    if request.weights is None:
+        return {}
+    return {"weights": hashlib.sha256(Path(request.weights).read_bytes()).hexdigest()[:16]}
 
 
 def _finished(path: Path, request: TrainRequest, steps: int) -> str:
@@ -218,10 +258,30 @@ def _finished(path: Path, request: TrainRequest, steps: int) -> str:
     )
 
 
-def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, object]) -> None:
+def _check_record(path: Path, values: Mapping[str, Any], state: State | None) -> None:
+    """Raise ConfigError if run.json was changed since the start of the run.
+
+    Args:
+        path: output folder of the run.
+        values: content of run.json.
+        state: the last checkpoint, which contains the hash of run.json too; None if there is none.
+    """
+    if has_changed(values):
+        problem = "its content was changed, or it is damaged: the content does not match the hash in the file"
+    elif state is not None and state[0].run != content_hash(values):
+        problem = "it does not belong to the last checkpoint"
+    else:
+        return
+    raise ConfigError(
+        f"{path / 'run.json'}: {problem}; the resumed run might have other settings than before; restore the file from "
+        "a copy. To resume with the settings that are in the file: --resume-anyway"
+    )
+
+
+def _check_unchanged(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Raise ConfigError if a fact that the trained weights depend on has changed since the start of the run."""
     changed = [
-        f"  {name}: {before.get(name)} before, {value} now: {EFFECTS[name]}"
+        f"  {name}: {before.get(name)!s:.60} before, {value} now: {EFFECTS[name]}"
         for name, value in now.items()
         if before.get(name) != value
     ]
@@ -233,8 +293,15 @@ def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, objec
         )
 
 
-def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
-    """Read the data and the initial weights; return the inputs of the run, and split name → ledger.
+def _prepare(
+    request: TrainRequest, weights: GridNetwork | None, info: WeightsInfo | None
+) -> tuple[RunInputs, dict[str, Ledger]]:
+    """Read the data; return the inputs of the run, and split name → ledger.
+
+    Args:
+        request: request of the run.
+        weights: network with the initial weights; None: they are random, or a checkpoint will replace them.
+        info: description of the initial weights; None: they are random.
 
     Raises:
         InputError: the data, the weights or a setting cannot be used.
@@ -243,10 +310,8 @@ def _prepare(request: TrainRequest) -> tuple[RunInputs, dict[str, Ledger]]:
     device = choose_device(config.device)
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     log.info("%s", source.description)
-    weights, info = None, None
-    if request.weights is not None:
-        weights, info = load_weights(request.weights)
-        config = _with_architecture(config, info, request.weights)
+    if info is not None:
+        config = _with_architecture(config, info, str(request.weights))
     known = NO_IMAGES if info is None else info.image_hashes
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val

@@ -1,7 +1,6 @@
 """Resuming: an interrupted run continues bit-exactly, changes are reported, damaged checkpoints are not used."""
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -122,33 +121,17 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         resume(tmp_path / "empty")
 
 
-def change_facts(folder: Path, **facts: object) -> None:
-    stored = json.loads((folder / "run.json").read_text())
-    stored["facts"] |= facts
-    (folder / "run.json").write_text(json.dumps(stored))
-
-
 def test_changed_environment_is_reported_with_its_effect(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     train(tiny_data, short, out=tmp_path)
     remove_checkpoints(tmp_path, 24)
-    change_facts(tmp_path, threads=64, torch="1.0")
-    message = r"torch: 1\.0 before(.|\n)*threads: 64 before, 1 now: sums are added"
-    with pytest.raises(ConfigError, match=message) as caught:
-        resume(tmp_path)
-    assert "--resume-anyway" in str(caught.value)
-    assert resume(tmp_path, anyway=True).steps == STEPS
-
-
-def test_changed_data_is_detected(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    shutil.copytree(tiny_data, tmp_path / "data")
-    train(tmp_path / "data", short, out=tmp_path / "run")
-    remove_checkpoints(tmp_path / "run", 24)
-    path = tmp_path / "data" / "train.json"
-    rows = json.loads(path.read_text())
-    rows["annotations"][0]["bbox"][0] += 1
-    path.write_text(json.dumps(rows))
-    with pytest.raises(ConfigError, match=r"data: .* before, .* now: the run would train on other images or boxes"):
-        resume(tmp_path / "run")
+    torch.set_num_threads(2)
+    try:
+        message = r"(?s)because:\n  threads: 1 before, 2 now: sums are added.*--resume-anyway"
+        with pytest.raises(ConfigError, match=message):
+            resume(tmp_path)
+        assert resume(tmp_path, anyway=True).steps == STEPS
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_folder_in_use_is_refused(tiny_data: Path, short: Config, tmp_path: Path) -> None:

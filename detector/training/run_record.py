@@ -1,0 +1,120 @@
+"""run.json: with what a run was started. `resume` reads it, and notices every change."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detector.config import Config, config_of
+from detector.errors import FileError, InputError
+from detector.weights_info import WeightsInfo, from_metadata, to_metadata
+
+_HASH, _FACTS, _INITIAL = "sha256", "facts", "initial_weights"
+"""Keys of run.json besides those of the request."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """Everything needed to start a run, or to resume it: data, settings and initial weights. Saved in run.json.
+
+    Attributes:
+        data: name of a built-in data set, or absolute path of a data set.
+        split: name of the training split; None: "train", or the only split of the data set.
+        config: settings, with a length of the run.
+        weights: absolute path of the initial weights; None: random initial weights.
+        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their last
+            layers are used.
+    """
+
+    data: str
+    split: str | None
+    config: Config
+    weights: str | None
+    reuse_backbone: bool
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of run.json.
+
+    Attributes:
+        request: request of the run.
+        initial: description of the initial weights, so that a run with a checkpoint can be resumed without their file;
+            None: random initial weights.
+        facts: what the trained weights depend on besides the request; see `environment.EFFECTS`.
+    """
+
+    request: TrainRequest
+    initial: WeightsInfo | None
+    facts: Mapping[str, object]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of run.json, with its hash."""
+        values: dict[str, Any] = asdict(self.request) | {
+            _FACTS: dict(self.facts),
+            _INITIAL: None if self.initial is None else to_metadata(self.initial),
+        }
+        values = json.loads(json.dumps(values))  # tuples become lists, as in the values that are read from the file
+        return values | {_HASH: content_hash(values)}
+
+    def with_data(self, data: str) -> "RunRecord":
+        """Return a copy of the record with another path of the data set."""
+        return replace(self, request=replace(self.request, data=data))
+
+
+def content_hash(values: Mapping[str, Any]) -> str:
+    """Return the hash of the content of run.json.
+
+    The path of the data set is not included: the facts contain hashes of the data, so the data set may be moved.
+    """
+    hashed = {key: value for key, value in values.items() if key not in (_HASH, "data")}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def has_changed(values: Mapping[str, Any]) -> bool:
+    """Return whether the content of run.json does not match the hash that it contains."""
+    return values.get(_HASH) != content_hash(values)
+
+
+def parse_record(values: object, path: Path) -> RunRecord:
+    """Return the record that the content of run.json describes.
+
+    Args:
+        values: JSON value of the file.
+        path: the file, for error messages.
+
+    Raises:
+        FileError: the file is damaged, or another version of this package wrote it.
+    """
+    try:
+        if not isinstance(values, dict):
+            raise TypeError("expected a JSON object")
+        data, split, weights = values["data"], values["split"], values["weights"]
+        reuse_backbone, facts, initial = values["reuse_backbone"], values[_FACTS], values[_INITIAL]
+        if not (
+            isinstance(data, str)
+            and isinstance(split, str | None)
+            and isinstance(weights, str | None)
+            and isinstance(reuse_backbone, bool)
+            and isinstance(facts, dict)
+            and isinstance(values["config"], dict)
+            and (initial is None) == (weights is None)
+        ):
+            raise TypeError("a value has a wrong type")
+        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone)
+        info = None if initial is None else _parse_initial(initial, path)
+    except (KeyError, TypeError, InputError) as error:
+        raise FileError(
+            f"{path}: the file is damaged, or another version wrote it ({str(error) or repr(error):.200}); restore the "
+            "file from a copy, or train again"
+        ) from None
+    return RunRecord(request, info, facts)
+
+
+def _parse_initial(values: object, path: Path) -> WeightsInfo:
+    """Return the description of the initial weights; raise TypeError or WeightsError if it is damaged."""
+    if not isinstance(values, dict) or not all(isinstance(text, str) for text in values.values()):
+        raise TypeError(f"{_INITIAL} must be a mapping of texts")
+    return from_metadata(values, str(path))
