@@ -3,8 +3,8 @@
 This module imports nothing that takes time before it handles Ctrl-C.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports `enum`, which takes long
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False  # as in `typing`, whose import takes longer than everything else here
@@ -22,8 +22,8 @@ _raises = False
 def main() -> int:
     """Run the command line of this process, and return the exit status."""
     global _raises
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if the parent process ignores Ctrl-C
-        signal.signal(signal.SIGINT, _handle)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # not if the parent process ignores Ctrl-C
+        _signal.signal(_signal.SIGINT, _handle)
     from detector.parent_process import exit_with_parent
 
     exit_with_parent()
