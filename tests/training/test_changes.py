@@ -14,7 +14,7 @@ import pytest
 from detector.config import Config
 from detector.errors import ConfigError, FileError
 from detector.images import read_image, write_image
-from detector.model.checkpoint import load_weights
+from detector.model.checkpoint import find_weights, load_weights
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
 
@@ -216,7 +216,7 @@ def flip_bit(path: Path) -> None:
 
 
 def other_weights(path: Path) -> None:
-    shutil.copy(Path(load_weights.__code__.co_filename).parents[1] / "weights" / "cells.safetensors", path)
+    shutil.copy(find_weights("cells"), path)
 
 
 @pytest.mark.parametrize("damage", [flip_bit, lambda path: path.write_bytes(b""), Path.unlink, other_weights])
