@@ -545,11 +545,11 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected key=value")
+            raise ConfigError(f"--set {assignment:.100}: expected key=value")
         try:
             value = yaml.safe_load(text)
         except (ValueError, RecursionError, yaml.YAMLError):
-            raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
+            raise ConfigError(f"--set {assignment:.100}: the value is not valid YAML") from None
         config = replace(config, **{key.strip(): parse_value(key.strip(), value)})
     return config
 
@@ -562,7 +562,7 @@ def parse_value(key: str, value: Any) -> Any:
     """
     setting_types = _setting_types()
     if key not in setting_types:
-        raise ConfigError(f"unknown setting '{key}': {did_you_mean(key, setting_types)}")
+        raise ConfigError(f"unknown setting '{key:.60}': {did_you_mean(key, setting_types)}")
     try:
         return _convert(value, setting_types[key])
     except TypeError:

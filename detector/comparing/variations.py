@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 BASELINE = "as configured"
 """Name of the baseline, which changes no setting."""
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
 _GRID = re.compile(r"\{([^{}]*)\}")
 _COMMA = re.compile(r",(?![^\[]*\])")  # a comma that is not between square brackets
@@ -179,7 +179,7 @@ def _draw(setting: str, rng: random.Random) -> str:
         low, high = float(match[2]), float(match[3])
         if not low < high or (match[1] and low <= 0):
             raise ConfigError(
-                f"{setting}: expected a range from a smaller to a larger number; after `log:` both must be above 0"
+                f"{setting:.100}: expected a range from a smaller to a larger number; after `log:` both must be above 0"
             )
         high += is_integer  # the integer n is drawn as a number from n to n + 1, rounded down
         drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if match[1] else rng.uniform(low, high)
