@@ -32,6 +32,9 @@ is unknown, so no schedule may depend on the length."""
 _LARGEST_INT = 2**53
 """A whole number without another limit must be below this: all smaller ones are exact as floating-point numbers."""
 
+_LARGEST_FLOAT = 1e300
+"""A number without another limit must be below this, so that products with counts do not overflow."""
+
 _Settings = TypeVar("_Settings", bound="_Part")
 
 
@@ -61,10 +64,11 @@ class _Part:
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, int | float):
                     continue
-                largest = _LARGEST_INT if isinstance(number, int) else math.inf
+                largest = _LARGEST_INT if isinstance(number, int) else _LARGEST_FLOAT
                 within = number <= high if high is not None else number < largest
                 if not within or (low is not None and not low <= number):
                     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+                    bounds = f"below {largest:g}" if high is None and largest <= number < math.inf else bounds
                     raise ConfigError(f"{setting.name}: must be {bounds}, got {number!s:.20}")
 
 
@@ -373,13 +377,11 @@ class RunConfig(_Part):
     """Settings of a run: length, seed, batch size, evaluations, hardware and files."""
 
     minutes: float | None = _setting(
-        None, "length of the run in minutes of wall time, from the command to the saved weights", 0.05, 1_000_000
+        None, "length of the run in minutes of wall time, from the command to the saved weights", 0.05
     )
-    epochs: float | None = _setting(
-        None, "length of the run in epochs: passes over the training images", 0.01, 1_000_000
-    )
-    steps: int | None = _setting(None, "length of the run in optimizer steps", 1, 1_000_000_000)
-    seed: int = _setting(0, "seed of all random numbers", 0, 2**63 - 1)
+    epochs: float | None = _setting(None, "length of the run in epochs: passes over the training images", 0.01)
+    steps: int | None = _setting(None, "length of the run in optimizer steps", 1)
+    seed: int = _setting(0, "seed of all random numbers", 0)
     batch: Literal["auto"] | int = _setting("auto", "batch size: number of images per step", 1, 4096)
     evaluations: Literal["auto"] | int = _setting(
         "auto", "number of evaluations on val during the run, including the evaluation at the end", 1
