@@ -9,23 +9,23 @@
 
 from typing import TYPE_CHECKING, Any
 
-from detector.annotation import Annotation
-from detector.config import Config, read_config
-from detector.detections import Detections, draw
-from detector.errors import InputError
-from detector.images import read_image, write_image
-from detector.options import DetectOptions
 from detector.version import VERSION
 
 if TYPE_CHECKING:
+    from detector.annotation import Annotation
     from detector.checking.check import check
     from detector.comparing.compare import compare
+    from detector.config import Config, read_config
     from detector.converting.convert import convert
     from detector.data.open_data import open_data
+    from detector.detections import Detections, draw
+    from detector.errors import InputError
     from detector.evaluating.evaluate import evaluate
     from detector.exporting.export import export
     from detector.exporting.verify import verify
+    from detector.images import read_image, write_image
     from detector.metrics.average_precision import AveragePrecision
+    from detector.options import DetectOptions
     from detector.predict.detector import Detector
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
@@ -57,20 +57,32 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Annotation": "detector.annotation",
     "AveragePrecision": "detector.metrics.average_precision",
+    "Config": "detector.config",
+    "DetectOptions": "detector.options",
+    "Detections": "detector.detections",
     "Detector": "detector.predict.detector",
+    "InputError": "detector.errors",
     "TrainingResult": "detector.training.run",
     "check": "detector.checking.check",
     "compare": "detector.comparing.compare",
     "convert": "detector.converting.convert",
+    "draw": "detector.detections",
     "evaluate": "detector.evaluating.evaluate",
     "export": "detector.exporting.export",
     "open_data": "detector.data.open_data",
+    "read_config": "detector.config",
+    "read_image": "detector.images",
     "resume": "detector.training.train",
     "train": "detector.training.train",
     "verify": "detector.exporting.verify",
+    "write_image": "detector.images",
 }
-"""Public name → module that defines the name. It is imported on first use, because importing torch takes seconds."""
+"""Public name → module that defines the name. It is imported on first use, because importing torch takes seconds.
+
+`import detector` alone takes a few milliseconds, so that the command line can handle Ctrl-C from the start.
+"""
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from detector.cli.arguments import Commands, add_data, add_run, path
+from detector.cli.console import print_line
 from detector.cli.settings import settings
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
@@ -31,8 +32,8 @@ def run(options: argparse.Namespace) -> int:
     from detector.checking.check import check
     from detector.files import write_json
 
-    report = check(options.data, config, out=options.out, split=options.split, report=print)
-    print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
+    report = check(options.data, config, out=options.out, split=options.split, report=print_line)
+    print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_json(options.json, report.to_json())
     return _EXIT_STATUS[report.verdict]

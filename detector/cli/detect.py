@@ -16,11 +16,9 @@ from detector.cli.arguments import (
     add_max_det,
     add_max_pixels,
     add_nms_variant,
-    count,
-    count_or_zero,
-    fraction,
     path,
 )
+from detector.cli.numbers import count, count_or_zero, fraction
 from detector.cli.settings import read_options
 from detector.errors import ConfigError, InputError
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, DetectOptions
@@ -165,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
-            print(f"{name}: {objects} in {frames}; see {options.out}")
+            console.print_line(f"{name}: {objects} in {frames}; see {options.out}")
     if failed == len(sources) + len(videos):
         return 2
     return 3 if failed or broken else 0

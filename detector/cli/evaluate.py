@@ -12,9 +12,9 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_nms_variant,
-    count,
     path,
 )
+from detector.cli.numbers import count
 from detector.cli.settings import read_options
 from detector.options import IOU_THRESHOLD
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from shlex import quote
 
 from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
+from detector.cli.numbers import number
 from detector.cli.settings import STARTED, settings
 from detector.errors import ConfigError
 
@@ -45,7 +46,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--allow-dropped",
-        type=float,
+        type=number,
         nargs="?",
         const=1.0,
         metavar="FRACTION",
@@ -72,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    """Resume a run; raise ConfigError if another option than --resume and --resume-anyway is given."""
-    own = {"command", "resume", "resume_anyway"}
+    """Resume a run; raise ConfigError if an option that changes the run is given."""
+    own = {"command", "resume", "resume_anyway", "quiet", "verbose"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         weights = quote(str(options.resume / "weights" / "last.safetensors"))

@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from detector.annotation import annotation_bytes
 from detector.config import PLANNING_STEPS
@@ -23,6 +22,7 @@ from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.predict.detector import Detector
+from detector.progress import progress_bar
 from detector.runtime.hardware import choose_precision
 from detector.runtime.pytorch import TorchRuntime
 from detector.training import schedule
@@ -40,6 +40,9 @@ from detector.training.time_budget import (
 )
 from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.wording import metric, plural
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +123,7 @@ class TrainingRun:
         """
         progress = self._progress
         total = progress.steps or self._inputs.steps
-        bar = tqdm(total=total, initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
+        bar = progress_bar(total=total, initial=progress.step, unit="step")
         with self._shutdown, bar:
             if not progress.steps:
                 self._make_plan(total, bar)
@@ -161,10 +164,10 @@ class TrainingRun:
             if finding.verdict != "ok" and finding not in stops:
                 log.warning("%s", finding)
         if stops:
-            listed = "\n  ".join(map(str, stops))
             raise LabelError(
-                f"the check of the data says stop:\n  {listed}\nTo see all findings: detector check. To train anyway: "
-                "--ignore-check"
+                "the check of the data says stop:",
+                *(f"  {finding}" for finding in stops),
+                "To see all findings: detector check. To train anyway: --ignore-check",
             )
 
     def _make_plan(self, steps: int | None, bar: "tqdm[Any]") -> None:
@@ -331,9 +334,9 @@ class TrainingRun:
         batch = {"step": error.step, "seed": self._config.seed, "images": images}
         self._folder.write_json("not-finite.json", batch | {"losses": {k: str(v) for k, v in losses.items()}})
         return ConfigError(
-            f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:\n  "
-            + "\n  ".join(images)
-            + "\nTry a lower learning rate (--set lr=...) or --set precision=fp32."
+            f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:",
+            *(f"  {image}" for image in images),
+            "Try a lower learning rate (--set lr=...) or --set precision=fp32.",
         )
 
 

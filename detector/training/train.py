@@ -180,7 +180,7 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
         except (KeyError, TypeError) as error:
             raise FileError(f"{path / 'run.json'}: the file is damaged ({error!r}); train again") from None
         if state is not None and state[0].step >= state[0].steps:
-            raise FileError(_finished(path, request, state[0].steps))
+            raise _finished(path, request, state[0].steps)
         with training_process():
             inputs, ledgers = _prepare(request)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
@@ -196,8 +196,8 @@ def resume_run(path: Path, anyway: bool, started: float) -> TrainingResult:
         folder.close()
 
 
-def _finished(path: Path, request: TrainRequest, steps: int) -> str:
-    """Return the message for a run that cannot be resumed because it is finished, with the command that trains longer.
+def _finished(path: Path, request: TrainRequest, steps: int) -> FileError:
+    """Return the error for a run that cannot be resumed because it is finished, with the command that trains longer.
 
     Args:
         path: output folder of the run.
@@ -212,9 +212,10 @@ def _finished(path: Path, request: TrainRequest, steps: int) -> str:
         command += f" --epochs {config.epochs:g}"
     else:
         command += f" --set steps={steps}" if config.minutes is None else f" --minutes {config.minutes:g}"
-    return (
+    return FileError(
         f"{path}: this run is finished after {plural(steps, 'step')}; its weights are in {path / 'weights'}; to train "
-        f"longer, start a new run from them (with the other settings of the run, if you changed any):\n  {command}"
+        f"longer, start a new run from them (with the other settings of the run, if you changed any):",
+        f"  {command}",
     )
 
 
@@ -226,10 +227,10 @@ def _check_unchanged(path: Path, before: dict[str, object], now: dict[str, objec
         if before.get(name) != value
     ]
     if changed:
-        listed = "\n".join(changed)
         raise ConfigError(
-            f"{path}: the resumed run would not end with exactly the same weights as an uninterrupted run, because:\n"
-            f"{listed}\nTo resume anyway: --resume-anyway"
+            f"{path}: the resumed run would not end with exactly the same weights as an uninterrupted run, because:",
+            *changed,
+            "To resume anyway: --resume-anyway",
         )
 
 
