@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -35,15 +36,17 @@ def run_command(arguments: Sequence[str] | None) -> int:
     except InputError as error:
         console.print_error(str(error))
         return 2
-    except MemoryError:
-        console.print_error("there is not enough memory; use a smaller --batch, --imgsz or --max-pixels")
-        return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "detector":
             return _report_bug(error, options)
         console.print_error(f"this command needs the package {error.name}, which is not installed")
         return 2
     except Exception as error:
+        if _is_out_of_memory(error):
+            console.print_error(
+                "there is not enough memory; use a smaller --batch or --imgsz"
+            )
+            return 2
         return _report_bug(error, options)
 
 
@@ -65,6 +68,12 @@ def _check_working_directory() -> None:
         raise FileError(
             f"the working directory cannot be used ({error.strerror}); it was probably deleted: change to another one"
         ) from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return True for an error of Python or torch that means too little memory of the machine or of a GPU."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _report_bug(error: Exception, options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
-from detector.runtime.hardware import choose_precision
+from detector.runtime.hardware import choose_precision, device_memory_errors
 from detector.runtime.pytorch import TorchRuntime
 from detector.training import schedule
 from detector.training.environment import environment_facts
@@ -119,12 +119,12 @@ class TrainingRun:
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been saved.
-            ConfigError: the loss became infinite or NaN.
+            ConfigError: the loss became infinite or NaN, or the GPU does not have enough memory.
         """
         progress = self._progress
         total = progress.steps or self._inputs.steps
         bar = progress_bar(total=total, initial=progress.step, unit="step")
-        with self._shutdown, bar:
+        with device_memory_errors(self._memory_advice()), self._shutdown, bar:
             if not progress.steps:
                 self._make_plan(total, bar)
             after = set(schedule.evaluation_steps(progress.steps, progress.evaluations))
@@ -135,6 +135,14 @@ class TrainingRun:
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
         return self._result()
+
+    def _memory_advice(self) -> str:
+        """Return how to train with less memory of the GPU."""
+        return (
+            f"start a run with a smaller batch size (--batch {max(self._batch_size // 2, 1)}; now {self._batch_size}), "
+            f"a smaller input size (--imgsz; now {max(self._dataset.input_hw)}), or a smaller network (--model; now "
+            f"{self._config.model})"
+        )
 
     def _log_setup(self) -> None:
         """Log the network, input size, batch size, device and threads of the run."""
@@ -157,7 +165,8 @@ class TrainingRun:
         """
         splits = [self._inputs.split, self._val] if self._val else [self._inputs.split]
         fresh = self._trainer.network if self._inputs.weights is None else None
-        findings = short_check(splits, self._dataset, fresh, self._batch_size)
+        with device_memory_errors(self._memory_advice()):
+            findings = short_check(splits, self._dataset, fresh, self._batch_size)
         refuses = not self._config.ignore_check
         stops = [finding for finding in findings if refuses and finding.from_data and finding.verdict == "stop"]
         for finding in findings:
