@@ -43,9 +43,7 @@ def run_command(arguments: Sequence[str] | None) -> int:
         return 2
     except Exception as error:
         if _is_out_of_memory(error):
-            console.print_error(
-                "there is not enough memory; use a smaller --batch or --imgsz"
-            )
+            console.print_error("there is not enough memory; use a smaller --batch or --imgsz")
             return 2
         return _report_bug(error, options)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from detector.describing.machine import machine_facts, package_versions, runtime_facts
 from detector.graph.openvino_ir import export_files, is_ir
-from detector.model.shipped import find_weights
 from detector.runtime.load import load_runtime
+from detector.shipped_weights import find_shipped
 from detector.version import VERSION
 
 _PATH = re.compile(r"\S*[/\\](?=\S)")
@@ -127,10 +127,8 @@ def weights_facts(weights: str) -> WeightsFacts:
 
 def _files(weights: str) -> list[Path]:
     """Return the files of weights or of an export."""
-    path = Path(weights)
-    if is_ir(path):
-        return export_files(path)
-    return [path if path.suffix.lower() == ".onnx" else find_weights(weights)]
+    path = find_shipped(weights) or Path(weights)
+    return export_files(path) if is_ir(path) else [path]
 
 
 def _weights_lines(weights: WeightsFacts) -> Iterator[str]:

@@ -37,8 +37,9 @@ def package_versions() -> dict[str, str]:
 
 def machine_facts() -> dict[str, str]:
     """Return facts about operating system, CPU and memory: name → text."""
+    system = [platform.system(), platform.release(), platform.machine(), *platform.libc_ver()]
     facts = {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()} {' '.join(platform.libc_ver())}".strip(),
+        "system": " ".join(filter(None, system)),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cpu": _cpu_name(),
         "cores": f"{os.cpu_count()}, usable {_usable_cores()}",
@@ -89,9 +90,10 @@ def _openvino() -> str:
         from detector.graph.no_telemetry import openvino_core
 
         core = openvino_core()
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         return _missing(error)
-    return f"{', '.join(core.available_devices)}; CPU: {', '.join(core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}"
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return f"{', '.join(core.available_devices)}; on the CPU: {', '.join(capabilities)}"
 
 
 def _missing(error: Exception) -> str:
