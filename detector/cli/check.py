@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detector.cli.arguments import Commands, add_data, add_run, path
 from detector.cli.console import print_line
-from detector.cli.settings import settings
+from detector.cli.settings import TRAINING_FLAGS, given_flags, settings
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 """Verdict → exit status."""
@@ -36,4 +36,6 @@ def run(options: argparse.Namespace) -> int:
     print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_json(options.json, report.to_json())
+    if report.verdict != "stop":
+        print_line(f"next: detector train {given_flags(options, TRAINING_FLAGS)}")
     return _EXIT_STATUS[report.verdict]

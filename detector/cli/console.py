@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detector.detecting.detect_files import DetectSummary
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
+    from detector.training.run import TrainingResult
 
 _INT8_ADVICE = """\
 COCO AP of the export is more than 0.005 below the AP of the weights. What may help: calibration images (--int8) that
@@ -98,12 +99,27 @@ def print_average_precision(ap: "AveragePrecision") -> None:
         print_line(f"{cell(name, width)} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
 
 
-def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:
-    """Print the number of objects and images, and to standard error the number of images that could not be read."""
+def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float) -> None:
+    """Print the number of objects and images, and to standard error the number of images that could not be read.
+
+    Args:
+        summary: the counts.
+        folder: the folder with the results.
+        score_threshold: the value of --conf, which the summary names if nothing was found.
+    """
     before = f", {summary.before} {'was' if summary.before == 1 else 'were'} done before" if summary.before else ""
     print_line(f"{plural(summary.objects, 'object')} in {plural(summary.done, 'image')}{before}; see {folder}")
+    if summary.done and not summary.objects and score_threshold > 0:
+        lower = score_threshold / 4
+        print_line(f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}")
     if summary.failed:
         print(f"{summary.failed} of {plural(summary.given, 'image')} could not be read", file=sys.stderr)
+
+
+def print_training_result(result: "TrainingResult") -> None:
+    """Print the best weights of a run and their AP on val."""
+    ap = "no val split" if result.best is None else f"val AP {metric(result.best.AP)}"
+    print_line(f"{result.folder / 'weights' / 'best.safetensors'}: {ap} after {plural(result.steps, 'step')}")
 
 
 def print_export(result: "ExportResult", advice: Sequence[str]) -> None:

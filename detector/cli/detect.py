@@ -151,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
             formats=_formats(options),
             skip_done=options.skip_done,
         )
-        console.print_detect_summary(result, options.out)
+        console.print_detect_summary(result, options.out, options.conf)
         failed += result.failed
     summaries = detect_videos(
         model, videos, options.out, detect_options,

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
+from detector.cli import console
 from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
 from detector.cli.numbers import number
 from detector.cli.settings import STARTED, settings
@@ -68,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    start_run(request, options.out or _next_free(Path("runs/train")), STARTED)
+    result = start_run(request, options.out or _next_free(Path("runs/train")), STARTED)
+    if options.quiet:  # else the log contains the result
+        console.print_training_result(result)
     return 0
 
 
@@ -84,7 +87,9 @@ def _resume(options: argparse.Namespace) -> int:
         )
     from detector.training.train import resume_run
 
-    resume_run(options.resume, options.resume_anyway, STARTED)
+    result = resume_run(options.resume, options.resume_anyway, STARTED)
+    if options.quiet:
+        console.print_training_result(result)
     return 0
 
 
