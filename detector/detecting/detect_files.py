@@ -115,6 +115,7 @@ def detect_images(
         formats=formats,
         settings=loaded | asdict(options),
         skip_done=skip_done,
+        class_names=detector.class_names,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)
