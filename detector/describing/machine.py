@@ -6,6 +6,8 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from detector.graph.no_telemetry import import_onnxruntime, openvino_core
+
 PACKAGES = (
     "numpy", "pillow", "opencv-python-headless", "opencv-python", "torch", "torchvision", "safetensors", "PyYAML",
     "faster-coco-eval", "tqdm", "filelock", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "trackers",
@@ -78,17 +80,15 @@ def _torch() -> str:
 def _onnxruntime() -> str:
     """Return what ONNX Runtime uses on this machine."""
     try:
-        import onnxruntime
+        providers: list[str] = import_onnxruntime().get_available_providers()
     except (ImportError, OSError) as error:
         return _missing(error)
-    return ", ".join(onnxruntime.get_available_providers())
+    return ", ".join(providers)
 
 
 def _openvino() -> str:
     """Return what OpenVINO uses on this machine."""
     try:
-        from detector.graph.no_telemetry import openvino_core
-
         core = openvino_core()
     except (ImportError, OSError, RuntimeError) as error:
         return _missing(error)
