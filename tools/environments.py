@@ -2,8 +2,8 @@
 
 Usage: python tools/environments.py [PART_OF_A_NAME]
 
-"works": exit status 0, results, and no traceback or warning. "one message": a non-zero exit status and one line. Anything
-else is a failure, and the exit status of this script is then 1.
+"works": exit status 0, results, and no traceback or warning. "one message": a non-zero exit status and one line.
+Anything else is a failure, and the exit status of this script is then 1.
 """
 
 import os
@@ -119,7 +119,8 @@ def make_inputs(folder: Path) -> None:
 
 def run(environment: Environment, arguments: list[str], folder: Path) -> str:
     """Run a command; return an empty text if it works, else "one message" or what it printed."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment.variables
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    variables: dict[str, str | None] = {**os.environ, **own, **environment.variables}
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from detector.cli.commands import main; sys.exit(main())"
     command = [sys.executable, *environment.python, "-c", script, *arguments]
     if environment.terminal:
