@@ -36,10 +36,10 @@ def run_command(arguments: Sequence[str] | None) -> int:
     except InputError as error:
         console.print_error(str(error))
         return 2
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "detector":
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "detector":
             return _report_bug(error, options)
-        console.print_error(f"this command needs the package {error.name}, which is not installed")
+        console.print_error(_import_problem(error))
         return 2
     except Exception as error:
         if _is_out_of_memory(error):
@@ -66,6 +66,13 @@ def _check_working_directory() -> None:
         raise FileError(
             f"the working directory cannot be used ({error.strerror}); it was probably deleted: change to another one"
         ) from None
+
+
+def _import_problem(error: ImportError) -> str:
+    """Return the message for a package of others that cannot be imported."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"this command needs the package {error.name}, which is not installed"
+    return f"a package cannot be loaded ({error}); its installation is damaged, or the memory of this process is limited"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
