@@ -72,7 +72,7 @@ def _import_problem(error: ImportError) -> str:
     """Return the message for a package of others that cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return f"this command needs the package {error.name}, which is not installed"
-    return f"a package cannot be loaded ({error}); its installation is damaged, or the memory of this process is limited"
+    return f"a package cannot be loaded ({error}); its installation is damaged, or the memory is too small"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
