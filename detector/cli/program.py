@@ -12,6 +12,7 @@ import detector
 from detector.cli import console
 from detector.cli.parser import COMMANDS, make_parser
 from detector.cli.settings import STARTED
+from detector.cli.streams import OutputError
 from detector.errors import FileError, InputError
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def run_command(arguments: Sequence[str] | None) -> int:
             return _report_bug(error, options)
         console.print_error(_import_problem(error))
         return 2
+    except OutputError:
+        raise  # `commands` handles it, outside of the streams
     except Exception as error:
         if _is_out_of_memory(error):
             console.print_error("there is not enough memory; use a smaller --batch or --imgsz")

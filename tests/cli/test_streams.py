@@ -105,6 +105,7 @@ CLOSED = "error: standard output cannot be written (it is closed; redirect it to
         ("detector detect missing.png --weights scenes 2> /dev/full", 2, ""),
         ("detector detect missing.png --weights scenes 2>&-", 2, ""),
         ("set -o pipefail; (sleep 2; detector --help) | true", 141, ""),
+        ("set -o pipefail; detector info | true", 141, ""),
     ],
 )
 def test_failing_streams_give_one_message_and_a_status(command: str, status: int, errors: str, tmp_path: Path) -> None:
