@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from detector.cli.arguments import Commands, add_data, add_run, path
-from detector.cli.settings import settings
+from detector.cli.console import print_line
+from detector.cli.settings import TRAINING_FLAGS, given_flags, settings
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 """Verdict → exit status."""
@@ -31,8 +32,10 @@ def run(options: argparse.Namespace) -> int:
     from detector.checking.check import check
     from detector.files import write_json
 
-    report = check(options.data, config, out=options.out, split=options.split, report=print)
-    print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
+    report = check(options.data, config, out=options.out, split=options.split, report=print_line)
+    print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_json(options.json, report.to_json())
+    if report.verdict != "stop":
+        print_line(f"next: detector train {given_flags(options, TRAINING_FLAGS)}")
     return _EXIT_STATUS[report.verdict]

@@ -16,11 +16,9 @@ from detector.cli.arguments import (
     add_max_det,
     add_max_pixels,
     add_nms_variant,
-    count,
-    count_or_zero,
-    fraction,
     path,
 )
+from detector.cli.numbers import count, count_or_zero, fraction
 from detector.cli.settings import read_options
 from detector.errors import ConfigError, InputError
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, DetectOptions
@@ -104,6 +102,9 @@ def add(commands: Commands) -> None:
         "--save-crops", action="store_true", help="also write an image of each detected object, in crops/CLASS/"
     )
     output.add_argument("--csv", action="store_true", help="also write all detections to detections.csv")
+    output.add_argument(
+        "--counts", action="store_true", help="also write the number of objects per image and class to counts.csv"
+    )
     output.add_argument("--no-images", action="store_true", help="do not write annotated images or videos")
     output.add_argument(
         "--skip-done",
@@ -153,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
             formats=_formats(options),
             skip_done=options.skip_done,
         )
-        console.print_detect_summary(result, options.out)
+        console.print_detect_summary(result, options.out, options.conf)
         failed += result.failed
     summaries = detect_videos(
         model, videos, options.out, detect_options,
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
-            print(f"{name}: {objects} in {frames}; see {options.out}")
+            console.print_line(f"{name}: {objects} in {frames}; see {options.out}")
     if failed == len(sources) + len(videos):
         return 2
     return 3 if failed or broken else 0
@@ -179,6 +180,7 @@ def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
         "json": options.save_json,
         "crops": options.save_crops,
         "csv": options.csv,
+        "counts": options.counts,
     }
     return {name for name, is_set in flags.items() if is_set}
 
@@ -187,8 +189,8 @@ def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool
     """Log a warning for each option that has no effect; `videos`: True if a video is among the inputs."""
     if videos and _formats(options) - {"images"}:
         log.warning(
-            "--save-txt, --save-json, --save-crops and --csv work on images only; the objects of a video are written "
-            "to a .jsonl file"
+            "--save-txt, --save-json, --save-crops, --csv and --counts work on images only; the objects of a video are "
+            "written to a .jsonl file"
         )
     if not videos and (options.track or options.every > 1):
         log.warning("--track and --every work on videos only, and no video is given")

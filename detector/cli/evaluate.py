@@ -12,10 +12,10 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_nms_variant,
-    count,
     path,
 )
-from detector.cli.settings import read_options
+from detector.cli.numbers import count
+from detector.cli.settings import given_flags, read_options
 from detector.options import IOU_THRESHOLD
 
 log = logging.getLogger(__name__)
@@ -75,4 +75,6 @@ def run(options: argparse.Namespace) -> int:
         evaluation = evaluate_split(model, split, detect_options)
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)
+    if options.weights is not None:
+        console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
     return 0

@@ -20,6 +20,7 @@ from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
 from detector.options import DetectOptions, ReadOptions
 from detector.predict.detector import Detector
+from detector.progress import progress_bar
 from detector.shipped_weights import find_shipped
 
 
@@ -114,10 +115,11 @@ def detect_images(
         formats=formats,
         settings=loaded | asdict(options),
         skip_done=skip_done,
+        class_names=detector.class_names,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)
-        bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
+        bar = progress_bar(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image")
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
                 continue

@@ -3,7 +3,8 @@
 import csv
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +19,13 @@ from detector.detections import Detections, coco_results
 from detector.files import safe_name, write_errors
 from detector.images import write_image
 
-OutputFormat = Literal["images", "txt", "csv", "crops", "json"]
+OutputFormat = Literal["images", "txt", "csv", "counts", "crops", "json"]
 """A kind of output file, which is written in addition to detections.json:
 
 - `images`: annotated images,
 - `txt`: labels/NAME.txt, the detections of one image in YOLO format with scores,
 - `csv`: detections.csv, a table of all detections,
+- `counts`: counts.csv, the number of detections of each class in each image,
 - `crops`: crops/CLASS/NAME-N, the part of an image inside one detected box,
 - `json`: json/NAME.json, the size and the detections of one image.
 """
@@ -153,6 +155,28 @@ def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
                 x, y, w, h = row["bbox"]
                 box = (round(side, 2) for side in (x, y, x + w, y + h))
                 writer.writerow([entry["file_name"], row["class"], round(row["score"], 4), *box])
+
+
+def write_counts(
+    path: Path, entries: Iterable[JournalEntry], class_names: Sequence[str], category_ids: Sequence[int]
+) -> None:
+    """Write the number of detections per image and class to a CSV file: a row per image, a column per class.
+
+    Args:
+        path: the CSV file.
+        entries: the images; an image without detections has zeros.
+        class_names: C names, the titles of the columns.
+        category_ids: C category ids, in the order of the classes.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    with _text_file(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *class_names])
+        for entry in entries:
+            counts = Counter(row["category_id"] for row in entry["detections"])
+            writer.writerow([entry["file_name"], *(counts[category_id] for category_id in category_ids)])
 
 
 def crop(image: ImageArray, box: Floats) -> ImageArray:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -12,6 +12,7 @@ from detector.detecting.formats import (
     OutputFormat,
     detection_rows,
     write_coco_results,
+    write_counts,
     write_crops,
     write_csv,
     write_image_json,
@@ -24,6 +25,9 @@ from detector.files import LOCK_NAME, free_name, locked, make_folder, write_erro
 from detector.images import write_image
 
 _LOG = logging.getLogger(__name__)
+
+_TABLES: Set[OutputFormat] = {"csv", "counts"}
+"""Formats with one file for all images."""
 
 _SUBFOLDERS: Mapping[OutputFormat, str] = {"txt": "labels", "crops": "crops", "json": "json"}
 """Output format → name of the subfolder for the files of this format."""
@@ -42,7 +46,8 @@ class DetectionWriter:
     """Writes the detections of many images to one folder, image by image.
 
     `add` writes the files of one image and appends a line to the journal `detections.jsonl`, from which an interrupted
-    run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`.
+    run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`
+    and `counts.csv`.
 
     Use it as a context manager and call `close` in the `with` block. The folder is locked against other processes until
     `close` is called or the `with` block ends. The end of the `with` block does not write the tables.
@@ -54,6 +59,7 @@ class DetectionWriter:
         formats: kinds of files to write in addition to the journal and detections.json.
         settings: all settings that the detections depend on, as values that JSON can represent; stored in the journal.
         skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
+        class_names: name of each class, for counts.csv.
 
     Attributes:
         done: names of the images that the earlier run completed; empty if `skip_done` is False.
@@ -73,12 +79,14 @@ class DetectionWriter:
         formats: Set[OutputFormat] = frozenset({"images"}),
         settings: Mapping[str, Any] | None = None,
         skip_done: bool = False,
+        class_names: Sequence[str] = (),
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
             known = ", ".join(get_args(OutputFormat))
             raise ConfigError(f"formats: unknown output format {unknown[0]!r}; known: {known}")
         self._folder, self._category_ids, self._formats = folder, category_ids, formats
         self._results, self._csv = folder / "detections.json", folder / "detections.csv"
+        self._counts, self._class_names = folder / "counts.csv", class_names
         _check_outside(sources, folder)
         with ExitStack() as lock:
             make_folder(folder)
@@ -112,7 +120,7 @@ class DetectionWriter:
             "width": width,
             "detections": detection_rows(found, self._category_ids),
         }
-        if self._formats - {"csv"}:
+        if self._formats - _TABLES:
             entry["stem"] = stem = free_name(_shortened(name.stem), self._journal.stems)
             suffix = name.suffix.lower() if name.suffix.lower() in _WRITTEN_SUFFIXES else ".jpg"
         if "images" in self._formats:
@@ -129,7 +137,7 @@ class DetectionWriter:
         self._journal.append(entry)
 
     def close(self) -> None:
-        """Write detections.json and, if requested, detections.csv, each atomically; then unlock the folder.
+        """Write detections.json and the requested tables, each atomically; then unlock the folder.
 
         Raises:
             FileError: a file cannot be written.
@@ -138,6 +146,8 @@ class DetectionWriter:
             write_coco_results(self._results, self._journal.entries())
             if "csv" in self._formats:
                 write_csv(self._csv, self._journal.entries())
+            if "counts" in self._formats:
+                write_counts(self._counts, self._journal.entries(), self._class_names, self._category_ids)
 
     def _begin(self, settings: Mapping[str, Any], skip_done: bool) -> Journal:
         """Prepare the folder and return the opened journal.
@@ -147,10 +157,10 @@ class DetectionWriter:
         """
         journal_path = self._folder / "detections.jsonl"
         self._check_folder(journal_path, skip_done)
-        # detections.csv is written from the journal, so a resumed run may use or omit this format.
-        formats = sorted(self._formats - {"csv"})
+        # The tables are written from the journal, so a resumed run may use or omit these formats.
+        formats = sorted(self._formats - _TABLES)
         journal = Journal(journal_path, {**settings, "formats": formats}, resume=skip_done)
-        for outdated in () if skip_done else (self._results, self._csv):
+        for outdated in () if skip_done else (self._results, self._csv, self._counts):
             with write_errors(outdated):
                 outdated.unlink(missing_ok=True)
         for output_format, name in _SUBFOLDERS.items():
