@@ -47,7 +47,7 @@ def status_of(arguments: list[str]) -> int:
         return int(exit_.code or 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize(
     "arguments", [["detect", "NAME", "--weights", "scenes"], ["NAME"], ["detect", "a", "--conf", "NAME"]]
 )
@@ -61,7 +61,7 @@ def test_names_in_arguments_are_printed_escaped(
     assert not any(line.startswith("error: b") for line in errors.split("\n"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_everything_printed_is_escaped(monkeypatch: pytest.MonkeyPatch, name: str, encoding: str) -> None:
     out, errors = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
