@@ -5,8 +5,8 @@ Three things would then make the new process wait forever, and this module preve
 
 - A lock that another thread held at the moment of the fork. So a fork waits until no thread loads weights or runs a
   network: `no_fork`.
-- The destructor of a library's object that ends its threads, which are missing. So such an object is never destroyed in
-  the new process: `keep_after_fork`.
+- The destructor of a library's object, and the library's exit handler, which end threads that are missing. So such an
+  object is never destroyed in the new process, and its exit handlers of C and C++ do not run: `keep_after_fork`.
 - OpenMP, with which PyTorch computes in several threads, waits for its missing threads. So PyTorch uses one thread in
   the new process: `openmp_is_unusable`.
 
@@ -16,6 +16,7 @@ The code of a program that uses these libraries itself needs the same care. Proc
 
 import ctypes
 import os
+import platform
 import threading
 import weakref
 from collections.abc import Iterator
@@ -87,6 +88,19 @@ class _ForkState:
         for kept in self.kept:
             # A reference that is never removed, so that not even the end of the interpreter destroys the object.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        if self.kept:
+            _skip_exit_handlers()
+
+
+def _skip_exit_handlers() -> None:
+    """Let this process end without the exit handlers of C and C++; those of Python still run, and output is flushed.
+
+    The C function `exit` runs the handler that was added last first. Here this is `_exit`, which ends the process.
+    `on_exit` passes the exit status to the handler; only glibc has this function.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.on_exit(libc._exit, None)
 
 
 _STATE = _ForkState()
