@@ -14,6 +14,9 @@ from detector.runtime.base import PointPredictions, predict_one_by_one, summariz
 from detector.threads import default_limit
 from detector.weights_info import WeightsInfo
 
+# Official builds of ONNX Runtime report their use to Microsoft unless this function is called.
+onnxruntime.disable_telemetry_events()
+
 
 class OnnxRuntime:
     """An ONNX graph of `to_onnx`, loaded into ONNX Runtime on the CPU. Threads can use it at the same time.
