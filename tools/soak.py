@@ -64,8 +64,7 @@ def detect_often(options: argparse.Namespace) -> None:
     for call in range(options.calls + 1):
         if call == warmup or (call and call % (options.calls // REPORTS) == 0):
             print(f"{options.runtime}: {call} detections: {state()}", flush=True)
-        kind = {0: {"tta": True}, 5: {"tile": 64}}.get(call % 10, {})
-        detector.detect(images[call % len(images)], **kind)
+        detector.detect(images[call % len(images)], tta=call % 10 == 0, tile=64 if call % 10 == 5 else None)
 
 
 def load_often(options: argparse.Namespace) -> None:
