@@ -61,6 +61,10 @@ class MissingPackageError(InputError):
     """An optional package is not installed."""
 
 
+class ProcessError(InputError):
+    """The process was forked from one in which a library runs threads; in the new process, it would wait forever."""
+
+
 def location(path: Path | str, line: int | None = None) -> str:
     """Return the text `path:line`, or only `path` if the line is None.
 

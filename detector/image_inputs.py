@@ -5,7 +5,9 @@ range is unknown. NumPy arrays have their channels last. Tensors may have their 
 shape fits both is refused. Nothing is guessed: what does not follow these rules is an ImageError that says what to do.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -31,6 +33,9 @@ class Tensor(Protocol):
     def is_floating_point(self) -> bool:
         """Return True if the tensor contains floating-point numbers."""
 
+
+_LAZY_IMAGES = threading.Lock()
+"""Held while a PIL image is read from its file, which happens at its first use. Several threads may use one image."""
 
 ImageLike = ImageFile | npt.NDArray[Any] | Tensor | Image.Image | Callable[[], ImageArray]
 """An image:
@@ -103,6 +108,8 @@ def to_image(image: ImageLike) -> ImageArray:
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image)
     if isinstance(image, Image.Image):
+        with _LAZY_IMAGES, suppress(Exception):  # `to_rgb` raises the error of a damaged image
+            image.load()
         return to_rgb(image)
     if isinstance(image, str | bytes | bytearray | memoryview) or hasattr(image, "__fspath__"):
         return read_image(image)  # type: ignore[arg-type]

@@ -1,8 +1,12 @@
 """Fixtures that several test folders use: no network, one thread, a tiny data set, and weights trained on it."""
 
+import atexit
 import json
+import os
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,10 @@ from detector.training.train import train
 
 # The tensors in tests are too small for more threads, and synchronizing threads on a busy machine is expensive.
 torch.set_num_threads(1)
+
+# A cache of their own: the tests neither depend on the cache of the user nor change it. Child processes inherit it.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="detector-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # Under `nohup` or in a background job SIGINT is ignored, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

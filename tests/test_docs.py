@@ -76,16 +76,37 @@ FASTER = {
 """Code in snippets → what replaces it in the tests, so that they take seconds instead of minutes."""
 
 
+@pytest.fixture(scope="session")
+def tiny_graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny weights as an ONNX file."""
+    path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    detector.export(tiny_weights, path, certify=False)
+    return path
+
+
+OPTIONAL = ("celery", "dask", "fastapi", "joblib")
+"""Packages that some snippets use and that the tests do not need. The snippets run where the packages are installed."""
+
+
 @pytest.mark.parametrize("code", [code for path, code in SNIPPETS if path.name != QUOTED], ids=lambda code: code[:40])
 def test_every_python_snippet_in_the_docs_runs(
-    code: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    for package in OPTIONAL:
+        if re.search(rf"^from {package}\b", code, re.MULTILINE):
+            pytest.importorskip(package)
+    if "mine.onnx" in code:
+        (tmp_path / "mine.onnx").symlink_to(request.getfixturevalue("tiny_graph"))
     (tmp_path / "my_images").symlink_to(tiny_data)
     for name in ("image.jpg", "smear.jpg"):
         (tmp_path / name).symlink_to(tiny_data / "images" / "1.png")
     for slow, fast in FASTER.items():
         code = code.replace(slow, fast)
     monkeypatch.chdir(tmp_path)
+    if "__main__" in code:  # a program that starts processes
+        (tmp_path / "program.py").write_text(code)
+        subprocess.run([sys.executable, "program.py"], timeout=300, check=True)
+        return
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
 
 

@@ -115,7 +115,7 @@ def add_input_size(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments --runtime and --device, which select the inference backend."""
+    """Add the arguments --runtime, --device and --threads, which select the inference backend and limit its threads."""
     parser.add_argument(
         "--runtime",
         choices=typing.get_args(RuntimeName),
@@ -124,6 +124,17 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device", default="auto", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)"
+    )
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add --threads, the number of threads that compute."""
+    parser.add_argument(
+        "--threads",
+        type=count,
+        metavar="N",
+        help="largest number of CPU threads that run the network (default: OMP_NUM_THREADS, or one per CPU core)",
     )
 
 

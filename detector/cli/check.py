@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_run, path
+from detector.cli.arguments import Commands, add_data, add_run, add_threads, path
 from detector.cli.console import print_line
-from detector.cli.settings import TRAINING_FLAGS, given_flags, settings
+from detector.cli.settings import TRAINING_FLAGS, given_flags, limit_torch_threads, settings
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 """Verdict → exit status."""
@@ -24,11 +24,13 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--json", type=path, help="also write the findings to this JSON file")
     add_run(parser)
+    add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
     config = settings(options)
+    limit_torch_threads(options)
     from detector.checking.check import check
     from detector.files import write_json
 

@@ -141,7 +141,13 @@ def run(options: argparse.Namespace) -> int:
         tta=options.tta,
     )
     sources, videos = find_inputs(specs, read_options(options))
-    model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+    model = Detector.load(
+        options.weights,
+        device=options.device,
+        runtime=options.runtime,
+        input_size=options.imgsz,
+        threads=options.threads,
+    )
     _warn_about_options_without_effect(options, bool(videos))
     failed = broken = 0
     if sources:

@@ -68,7 +68,13 @@ def run(options: argparse.Namespace) -> int:
         name = choose_split(data_set, options.split)
         evaluation = evaluate_results(data_set, name, options.detections, options.max_det)
     else:
-        model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+        model = Detector.load(
+            options.weights,
+            device=options.device,
+            runtime=options.runtime,
+            input_size=options.imgsz,
+            threads=options.threads,
+        )
         split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
         log.info("%s", data_set.description)
         detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)

@@ -13,6 +13,7 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_max_det,
+    add_threads,
     path,
 )
 from detector.cli.settings import read_options
@@ -64,6 +65,7 @@ def add(commands: Commands) -> None:
         help="inference backend that runs the export (default: %(default)s)",
     )
     add_input_size(parser)
+    add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -94,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         data=options.data,
         split=options.split,
         runtime=options.runtime,
+        threads=options.threads,
         certificate_images=images,
         allow_outside=read.allow_outside,
         max_pixels=read.max_pixels,

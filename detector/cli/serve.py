@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         options.weights,
         device=options.device,
         runtime=options.runtime,
+        threads=options.threads,
         host=options.host,
         port=options.port,
         max_bytes=options.max_megabytes * 1_000_000,

@@ -64,6 +64,14 @@ def apply_flags(config: Config, flags: dict[str, Any]) -> Config:
     return replace(config, **{key: parse_value(key, value) for key, value in flags.items()})
 
 
+def limit_torch_threads(options: argparse.Namespace) -> None:
+    """Set the number of threads with which torch trains in this process, if --threads is given."""
+    if options.threads is not None:
+        from detector.runtime.hardware import limit_threads
+
+        limit_threads(options.threads)
+
+
 def read_options(options: argparse.Namespace) -> ReadOptions:
     """Return the options for reading files from the flags of a command; a missing flag has its default value."""
     return ReadOptions(

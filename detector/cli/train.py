@@ -5,9 +5,9 @@ from pathlib import Path
 from shlex import quote
 
 from detector.cli import console
-from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
+from detector.cli.arguments import TRAINED, Commands, add_data, add_run, add_threads, path
 from detector.cli.numbers import number
-from detector.cli.settings import STARTED, settings
+from detector.cli.settings import STARTED, limit_torch_threads, settings
 from detector.errors import ConfigError
 
 
@@ -56,6 +56,7 @@ def add(commands: Commands) -> None:
         "any number of boxes)",
     )
     add_run(parser)
+    add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
     config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
+    limit_torch_threads(options)
     from detector.training.train import make_request, start_run
 
     request = make_request(
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     """Resume a run; raise ConfigError if an option that changes the run is given."""
-    own = {"command", "resume", "resume_anyway", "data", "quiet", "verbose"}
+    own = {"command", "resume", "resume_anyway", "data", "threads", "quiet", "verbose"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         weights = quote(str(options.resume / "weights" / "last.safetensors"))
@@ -86,6 +88,7 @@ def _resume(options: argparse.Namespace) -> int:
             f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}. To train longer or with "
             f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
         )
+    limit_torch_threads(options)
     from detector.training.train import resume_run
 
     result = resume_run(options.resume, options.resume_anyway, STARTED, options.data)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from detector.cli.arguments import EXPORT_RUNTIMES, Commands, path
+from detector.cli.arguments import EXPORT_RUNTIMES, Commands, add_threads, path
 from detector.cli.console import print_line
 
 
@@ -21,13 +21,14 @@ def add(commands: Commands) -> None:
         default="auto",
         help="inference backend that runs the export (default: %(default)s)",
     )
+    add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare an export with its certificate, and print the differences."""
     from detector.exporting.verify import verify
 
-    result = verify(options.export, runtime=options.runtime)
+    result = verify(options.export, runtime=options.runtime, threads=options.threads)
     print_line(
         f"{options.export}: the detections match the certificate, which was written with "
         f"{result.certificate.runtime}: {result.parity} (the certificate has boxes rounded to 0.001 px "

@@ -83,6 +83,7 @@ def evaluate(
     device: str = "auto",
     runtime: RuntimeName = "auto",
     input_size: int | None = None,
+    threads: int | None = None,
     iou_threshold: float = IOU_THRESHOLD,
     suppression: SuppressionName | None = None,
     class_agnostic: bool | None = None,
@@ -101,6 +102,7 @@ def evaluate(
         device: as for `Detector.load`; must not be set with a loaded detector.
         runtime: as for `Detector.load`; must not be set with a loaded detector.
         input_size: as for `Detector.load`; must not be set with a loaded detector.
+        threads: as for `Detector.load`; must not be set with a loaded detector.
         iou_threshold: NMS IoU threshold, 0..1.
         suppression: NMS variant, as for `Detector.detect`.
         class_agnostic: as for `Detector.detect`.
@@ -115,11 +117,13 @@ def evaluate(
     """
     options = evaluation_options(iou_threshold, suppression, class_agnostic, max_detections)
     if isinstance(weights, Detector):
-        if (device, runtime, input_size) != ("auto", "auto", None):
-            raise ConfigError("device, runtime, input_size: a loaded detector has its own values; leave them out")
+        if (device, runtime, input_size, threads) != ("auto", "auto", None, None):
+            raise ConfigError(
+                "device, runtime, input_size, threads: a loaded detector has its own values; leave them out"
+            )
         detector = weights
     else:
-        detector = Detector.load(weights, device=device, runtime=runtime, input_size=input_size)
+        detector = Detector.load(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
     source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
     return evaluate_split(detector, read_evaluation_split(source, split, detector.info.image_hashes), options).ap
 

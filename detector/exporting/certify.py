@@ -57,6 +57,7 @@ def certify_export(
     *,
     runtime: RuntimeName = "auto",
     input_size: int | None = None,
+    threads: int | None = None,
     data: str | Path | None = None,
     split: str | None = None,
     images: Sequence[Source] = (),
@@ -74,6 +75,7 @@ def certify_export(
         path: path of the .onnx file, or of the folder of an OpenVINO export.
         runtime: inference backend that runs the export.
         input_size: long side of the network input in pixels; None: that of the export.
+        threads: as for `Detector.load`.
         data: data set on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
         split: split of this data set; None: as for `evaluate`.
         images: the user's images. Detections are compared on the built-in images and on these; if `images` is empty, on
@@ -89,8 +91,8 @@ def certify_export(
         WeightsError: the export is exact, and its detections differ from those of the weights by more than rounding
             errors. The certificate has been written.
     """
-    model = Detector.load(path, device="cpu", runtime=runtime, input_size=input_size)
-    reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw))
+    model = Detector.load(path, device="cpu", runtime=runtime, input_size=input_size, threads=threads)
+    reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw), threads=threads)
     test_split = None
     if data is not None:
         data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
@@ -101,7 +103,7 @@ def certify_export(
     exact = not model.runtime.graph_info.int8 and runtime != "openvino-fast"
     parity = {BUILTIN_IMAGES: compare_detections(expected, found, options.score_threshold)}
     parity |= _parity_on_user_images(reference, model, images, test_split)
-    parity |= _parity_at_larger_input(weights, path, model, runtime)
+    parity |= _parity_at_larger_input(weights, path, model, runtime, threads)
     recorded = expected if exact else found
     certificate = Certificate(
         export=path.name,
@@ -151,14 +153,14 @@ def _parity_on_user_images(
 
 
 def _parity_at_larger_input(
-    weights: str | Path, path: Path, model: Detector, runtime: RuntimeName
+    weights: str | Path, path: Path, model: Detector, runtime: RuntimeName, threads: int | None
 ) -> dict[str, Parity]:
     """Return {"an input of SIZE": parity} for an input 64 pixels larger; empty if the graph has a fixed input size."""
     if not model.runtime.graph_info.dynamic:
         return {}
     size = max(model.input_hw) + 2 * SIZE_DIVISOR
-    reference = Detector.load(weights, device="cpu", input_size=size)
-    larger = Detector.load(path, device="cpu", runtime=runtime, input_size=size)
+    reference = Detector.load(weights, device="cpu", input_size=size, threads=threads)
+    larger = Detector.load(path, device="cpu", runtime=runtime, input_size=size, threads=threads)
     return {f"an input of {size}": _measure_parity(reference, larger, builtin_images(larger))}
 
 

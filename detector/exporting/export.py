@@ -77,6 +77,7 @@ def export(
     data: str | Path | None = None,
     split: str | None = None,
     runtime: RuntimeName = "auto",
+    threads: int | None = None,
     certificate_images: Sequence[Source | str | Path] = (),
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -102,6 +103,8 @@ def export(
         data: data set on which the certificate also compares AP, in any form that `open_data` accepts.
         split: split of this data set; None: as for `evaluate`.
         runtime: inference backend that runs the export for the certificate.
+        threads: largest number of threads that run the export and the weights for the certificate, as for
+            `Detector.load`.
         certificate_images: images on which the certificate also compares detections, in the same forms as
             `int8_images`. If empty, the images of the split are used.
         allow_outside: as for `open_data`.
@@ -141,6 +144,7 @@ def export(
                 path,
                 runtime=runtime,
                 input_size=max(input_hw),
+                threads=threads,
                 data=data,
                 split=split,
                 images=sources,

@@ -32,12 +32,13 @@ class VerifyResult:
     certificate: Certificate
 
 
-def verify(path: str | Path, *, runtime: RuntimeName = "auto") -> VerifyResult:
+def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | None = None) -> VerifyResult:
     """Run an export on the built-in images and return the differences from the detections in its certificate.
 
     Args:
         path: path of an .onnx file with its certificate beside it, or of the folder of an OpenVINO export.
         runtime: inference backend that runs the export.
+        threads: as for `Detector.load`.
 
     Raises:
         FileError: the export or its certificate is missing or cannot be read.
@@ -58,7 +59,7 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto") -> VerifyResult:
         raise WeightsError(
             f"{path}: the export is damaged, or is not the export that {certificate_path(path)} describes; export again"
         )
-    parity = _measure_parity(path, certificate, runtime)
+    parity = _measure_parity(path, certificate, runtime, threads)
     certified = certificate.parity[BUILTIN_IMAGES]
     is_exact = certificate.exact and runtime != "openvino-fast"
     if not (parity.is_within_rounding if is_exact else parity.is_similar_to(certified)):
@@ -69,13 +70,13 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto") -> VerifyResult:
     return VerifyResult(parity, certificate)
 
 
-def _measure_parity(path: Path, certificate: Certificate, runtime: RuntimeName) -> Parity:
+def _measure_parity(path: Path, certificate: Certificate, runtime: RuntimeName, threads: int | None) -> Parity:
     """Run an export on the built-in images and return the differences from the detections in its certificate.
 
     Raises:
         WeightsError: the detections in the certificate are damaged, or none belongs to a built-in image.
     """
-    model = Detector.load(path, device="cpu", runtime=runtime)
+    model = Detector.load(path, device="cpu", runtime=runtime, threads=threads)
     images = [image for image in builtin_images(model) if image_hash(image) in certificate.detections]
     if not images:
         raise WeightsError(

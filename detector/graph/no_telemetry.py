@@ -8,6 +8,7 @@ id in the cache folder, from its import on, unless an environment variable is se
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,16 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from detector.forks import no_fork
+
 if TYPE_CHECKING:
     import openvino
 
 _TELEMETRY = "openvino_telemetry"
 _ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"
+
+_LOCK = threading.RLock()
+"""Held while a package is imported and while the core is created: several threads may load weights at once."""
 
 
 def import_openvino() -> ModuleType:
@@ -29,11 +35,10 @@ def import_openvino() -> ModuleType:
     Raises:
         ImportError: OpenVINO is not installed.
     """
-    with _block_telemetry():
+    with no_fork(), _LOCK, _block_telemetry():
         return import_module("openvino")
 
 
-@cache
 def openvino_core() -> "openvino.Core":
     """Return the only OpenVINO core of this process. The core is created at the first call and never destroyed.
 
@@ -44,6 +49,13 @@ def openvino_core() -> "openvino.Core":
     Raises:
         ImportError: OpenVINO is not installed.
     """
+    with no_fork(), _LOCK:  # without the lock, two threads could create two cores
+        return _create_core()
+
+
+@cache
+def _create_core() -> "openvino.Core":
+    """Create the core at the first call; return the same core at later calls."""
     core: openvino.Core = import_openvino().Core()
     return core
 
@@ -66,7 +78,7 @@ def import_nncf() -> ModuleType:
     Raises:
         ImportError: NNCF is not installed.
     """
-    with _block_telemetry(), warnings.catch_warnings():
+    with no_fork(), _LOCK, _block_telemetry(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nncf = import_module("nncf")
         decorator, wrapper = import_module("nncf.telemetry.decorator"), import_module("nncf.telemetry.wrapper")

@@ -3,8 +3,12 @@
 The graph takes uint8 images and outputs boxes and scores. Its metadata contains the information about the weights.
 """
 
+import hashlib
 import io
+import threading
 import warnings
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,9 +17,11 @@ from torch import Tensor, nn
 
 from detector.config import config_of
 from detector.errors import MissingPackageError, WeightsError
+from detector.forks import no_fork
 from detector.graph.metadata import GraphInfo, graph_info_metadata, graph_metadata
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
+from detector.version import VERSION
 from detector.weights_info import WeightsInfo
 
 OPSET = 17
@@ -23,6 +29,9 @@ OPSET = 17
 
 _DYNAMIC_AXES = {0: "images", 1: "height", 2: "width"}
 """Input axes of a dynamic graph that may have any size: axis number → name of the axis."""
+
+_LOCK = threading.Lock()
+"""Held while the exporter of torch runs, which uses global state, as does `warnings.catch_warnings`."""
 
 
 class _Graph(nn.Module):
@@ -82,7 +91,7 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
         _check_dynamic(info)
     graph = _Graph(network, None if dynamic else input_hw).eval()
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
+    with no_fork(), _LOCK, warnings.catch_warnings(), torch.inference_mode():
         # Hide the warnings of the tracing exporter. It warns that it is deprecated, but the new exporter needs one more
         # package and many seconds. It also warns about sizes that become constants, which is intended.
         warnings.simplefilter("ignore")
@@ -99,6 +108,17 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, graph_metadata(info, input_hw) | graph_info_metadata(GraphInfo(dynamic=dynamic)))
     return bytes(model.SerializeToString())
+
+
+@cache
+def code_hash() -> str:
+    """Return a hash of the code on which the result of `to_onnx` depends, and of the version of the package.
+
+    A graph in the cache is used only by the code that has written it, also while the package is developed.
+    """
+    here = Path(__file__).parent
+    code = [path.read_bytes() for folder in (here, here.parent / "model") for path in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"\0".join([VERSION.encode(), *code])).hexdigest()
 
 
 def _check_dynamic(info: WeightsInfo) -> None:

@@ -10,10 +10,13 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
+import cv2
+
 from detector.arrays import ImageArray
 from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
 from detector.errors import ConfigError, InputError, WeightsError, did_you_mean, known_names
+from detector.forks import no_fork
 from detector.image_inputs import ImageLike, is_image, several_images, to_image
 from detector.options import (
     BATCH_SIZE,
@@ -30,6 +33,8 @@ from detector.predict.stream import Entry, Letterboxed, read_batches
 from detector.predict.tiling import merge_views, views_of
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
+from detector.runtime.origin import Origin, origin_of
+from detector.threads import check_threads
 from detector.weights_info import WeightsInfo
 from detector.wording import shown
 
@@ -44,6 +49,10 @@ class Detector:
 
     `Detector.load` creates a detector from a file. The parameters of the methods have the same names, ranges and
     defaults as the attributes of `DetectOptions`.
+
+    Threads can share a detector: all methods may be called by several threads at the same time, and return the same
+    bits as in one thread, with every runtime. A detector can be copied and, if `load` has created it, pickled: a pickle
+    contains the path and the hash of the weights file, and the process that unpickles it loads that file again.
 
     Args:
         runtime: the inference backend that runs the network.
@@ -63,6 +72,7 @@ class Detector:
     def __init__(self, runtime: Runtime, info: WeightsInfo) -> None:
         self.runtime = runtime
         self.info = info
+        self._origin: Origin | None = None
         self.suppression: SuppressionName = _stored_setting(info, "suppression", SuppressionConfig.suppression)
         self.class_agnostic: bool = _stored_setting(info, "class_agnostic", SuppressionConfig.class_agnostic)
 
@@ -74,6 +84,8 @@ class Detector:
         device: str = "auto",
         runtime: RuntimeName = "auto",
         input_size: int | None = None,
+        threads: int | None = None,
+        cache: bool = True,
     ) -> "Detector":
         """Load trained weights or an exported graph, and return a detector.
 
@@ -84,14 +96,30 @@ class Detector:
             runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast".
                 `runtime.load.load_runtime` describes each backend.
             input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
+            threads: largest number of CPU threads that run the network, at least 1. None: the environment variable
+                OMP_NUM_THREADS if it is set, else one thread per CPU core, but not more than the CPUs that this process
+                may use. For torch, and for OpenCV, which scales the images, the number applies to the whole process:
+                the last detector that is loaded with `threads` determines it for OpenCV. `detect_each` reads images in
+                one more thread.
+            cache: whether the graph into which another runtime than torch converts a .safetensors file is kept in the
+                cache, in the folder `$XDG_CACHE_HOME/detector` or `~/.cache/detector`, so that the next process starts
+                faster. The environment variable DETECTOR_CACHE=off turns the cache off too.
 
         Raises:
             FileError: the weights do not exist.
             WeightsError: the weights are damaged.
-            ConfigError: the device or the runtime is not available, or the input size is invalid.
+            ConfigError: the device or the runtime is not available, or the input size or `threads` is invalid.
             MissingPackageError: the package of the runtime is not installed.
         """
-        return cls(*load_runtime(weights, device=device, runtime=runtime, input_size=input_size))
+        check_threads(threads)
+        origin = origin_of(weights, device=device, runtime=runtime, input_size=input_size, threads=threads, cache=cache)
+        detector = cls(
+            *load_runtime(weights, device=device, runtime=runtime, input_size=input_size, threads=threads, cache=cache)
+        )
+        if threads is not None:
+            cv2.setNumThreads(threads)
+        detector._origin = origin
+        return detector
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,6 +130,29 @@ class Detector:
     def input_hw(self) -> tuple[int, int]:
         """Height and width of the network input in pixels."""
         return self.runtime.input_hw
+
+    def __copy__(self) -> "Detector":
+        """Return a detector with the same runtime, which never changes."""
+        copy = type(self)(self.runtime, self.info)
+        vars(copy).update(vars(self))
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Detector":
+        """Return a detector with the same runtime, as `copy.copy` does."""
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Callable[..., "Detector"], tuple[object, ...]]:
+        """Return how to load this detector again, for pickling.
+
+        Raises:
+            ConfigError: the detector was not created by `load`.
+        """
+        if self._origin is None:
+            raise ConfigError(
+                "this detector cannot be pickled, because it was made from a runtime that is already loaded; use "
+                "Detector.load with the path of a weights file"
+            )
+        return _load_again, (type(self), self._origin, self.class_agnostic, self.suppression)
 
     @overload
     def detect(  # type: ignore[overload-overlap]  # a str is an iterable of str
@@ -335,7 +386,8 @@ class Detector:
 
     def _predict(self, inputs: Sequence[Letterboxed], options: DetectOptions) -> list[Detections]:
         """Run the network on letterboxed images in one batch, and return the detections of each image."""
-        predictions = self.runtime.predict([pixels for _, pixels in inputs])
+        with no_fork():
+            predictions = self.runtime.predict([pixels for _, pixels in inputs])
         return postprocess(predictions, [letterbox for letterbox, _ in inputs], self.class_names, options)
 
     def _detect_batch(self, entries: Sequence[Entry], options: DetectOptions) -> list[Detections]:
@@ -362,6 +414,25 @@ class Detector:
         pixels = to_image(image)
         views = views_of((pixels.shape[0], pixels.shape[1]), self.input_hw, options)
         return Entry(pixels, views, views[0].letterbox(pixels, self.input_hw))
+
+
+def _load_again(kind: type[Detector], origin: Origin, class_agnostic: bool, suppression: SuppressionName) -> Detector:
+    """Load a detector from its origin; called when a detector is unpickled.
+
+    Raises:
+        InputError: the file is missing or was changed, or it cannot be loaded on this machine.
+    """
+    origin.check()
+    detector = kind.load(
+        origin.weights,
+        device=origin.device,
+        runtime=origin.runtime,
+        input_size=origin.input_size,
+        threads=origin.threads,
+        cache=origin.cache,
+    )
+    detector.class_agnostic, detector.suppression = class_agnostic, suppression
+    return detector
 
 
 def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Choose a device and a precision that the hardware supports, and set up the process for training."""
+"""Choose device, precision and number of threads, as the hardware supports them; set up the process for training."""
 
 import ctypes
 import platform
@@ -9,7 +9,8 @@ from typing import Literal
 import cv2
 import torch
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, ProcessError
+from detector.forks import note_openmp, openmp_is_unusable
 
 
 def choose_device(name: str) -> torch.device:
@@ -51,6 +52,22 @@ def choose_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.d
     return torch.float32
 
 
+def limit_threads(threads: int | None) -> None:
+    """Set the number of CPU threads with which torch computes in this process, before it computes.
+
+    In a process that was forked from one that has used torch, the number is always 1: with more threads, torch would
+    wait forever.
+
+    Args:
+        threads: the number of threads; None: do not change it.
+    """
+    note_openmp()
+    if openmp_is_unusable():
+        threads = 1
+    if threads is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @contextmanager
 def device_memory_errors(advice: str) -> Iterator[None]:
     """Context manager in which too little memory of a GPU raises a ConfigError.
@@ -77,7 +94,17 @@ def training_process() -> Iterator[None]:
       undone at the end, because glibc cannot report the previous thresholds.
 
     The context manager also works as a decorator: `@training_process()`.
+
+    Raises:
+        ProcessError: this process was forked from one that has used torch, which can then compute with one thread only.
     """
+    if openmp_is_unusable() and torch.get_num_threads() > 1:
+        raise ProcessError(
+            "training in a forked process: the process from which it was forked has used PyTorch, which cannot compute "
+            "in several threads after a fork; start the process with "
+            'multiprocessing.get_context("spawn"), or start it before PyTorch is used'
+        )
+    note_openmp()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     _keep_freed_memory()

@@ -3,24 +3,42 @@
 The type of the file or folder and the installed packages determine the default runtime.
 """
 
+import threading
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from detector.cache import cache_key, read_entry, write_entry
 from detector.errors import ConfigError, FileError, MissingPackageError, WeightsError
 from detector.files import local_path
+from detector.forks import no_fork
 from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
+from detector.runtime.origin import content_hash, is_folder
 from detector.shipped_weights import find_shipped
+from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
 
+_BUILDING = threading.Lock()
+"""Held while weights are converted to a graph, so that threads that load the same weights convert them once."""
 
+
+@no_fork()
 def load_runtime(
-    weights: str | Path, *, device: str = "auto", runtime: RuntimeName = "auto", input_size: int | None = None
+    weights: str | Path,
+    *,
+    device: str = "auto",
+    runtime: RuntimeName = "auto",
+    input_size: int | None = None,
+    threads: int | None = None,
+    cache: bool = True,
 ) -> tuple[Runtime, WeightsInfo]:
     """Load weights into a runtime (inference backend), and return the runtime and the information about the weights.
+
+    Several threads may load weights at the same time.
 
     Args:
         weights: path of a .safetensors file, name of shipped weights, or path of an export. An export is an .onnx file
@@ -29,39 +47,91 @@ def load_runtime(
             "auto" and "cpu".
         runtime: "auto" selects torch for a .safetensors file, and OpenVINO for the folder of an OpenVINO IR. For an
             .onnx file, "auto" selects OpenVINO if it is installed, else ONNX Runtime. If another runtime than torch
-            runs a .safetensors file, the weights are first converted in memory. All runtimes compute the same
+            runs a .safetensors file, the weights are first converted to a graph. All runtimes compute the same
             predictions in float32, except "openvino-fast": there OpenVINO chooses the precision. On newer CPUs this is
             bf16, which is several times faster and changes scores by up to about 0.02.
         input_size: long side of the network input in pixels, a multiple of 32. None: the input size of the training or
             of the export. An export has a fixed input size unless it is dynamic.
+        threads: largest number of CPU threads that run the network, at least 1. None: OMP_NUM_THREADS if it is set,
+            else one per CPU core, but not more than the CPUs that this process may use. For torch, the number applies
+            to the whole process.
+        cache: whether to keep a graph that was converted from a .safetensors file in the cache, and to use it there.
 
     Raises:
         FileError: the weights do not exist or cannot be read.
         WeightsError: the weights are damaged, or the export has another fixed input size.
-        ConfigError: the device is not available, `input_size` is not a multiple of 32, or runtime, device and weights
-            cannot be combined.
+        ConfigError: the device is not available, `input_size` is not a multiple of 32, `threads` is below 1, or
+            runtime, device and weights cannot be combined.
         MissingPackageError: the runtime is not installed.
     """
+    check_threads(threads)
     path = local_path(weights)
     path = path.parent if path.name == XML else path
-    if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or _is_folder(path)):
-        return _load_export(path, device, runtime, input_size)
-    from detector.model.checkpoint import load_weights
-    from detector.runtime.hardware import choose_device
+    if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or is_folder(path)):
+        return _load_export(path, device, runtime, input_size, threads)
+    from detector.runtime.hardware import limit_threads
 
+    if runtime in ("auto", "torch"):
+        return _load_torch(weights, device, input_size, threads)
+    _check_device(device, runtime)
+    limit_threads(None)
+    graph = _graph_of(weights, input_size, cache)
+    return _start_runtime(graph, str(weights), runtime, threads=threads)
+
+
+def _load_torch(
+    weights: str | Path, device: str, input_size: int | None, threads: int | None
+) -> tuple[Runtime, WeightsInfo]:
+    """Load a .safetensors file into PyTorch. The arguments and errors are those of `load_runtime`."""
+    import torch
+
+    from detector.model.checkpoint import load_weights
+    from detector.runtime.hardware import choose_device, limit_threads
+    from detector.runtime.pytorch import TorchRuntime
+
+    if threads is None and torch.get_num_threads() > available_cpus():
+        threads = available_cpus()
+    limit_threads(threads)
     network, info = load_weights(weights)
     input_hw = info.choose_input_hw(input_size, str(weights))
-    if runtime in ("auto", "torch"):
-        from detector.runtime.pytorch import TorchRuntime
-
-        return TorchRuntime(network, input_hw, choose_device(device)), info
-    _check_device(device, runtime)
-    from detector.graph.to_onnx import to_onnx
-
-    return _start_runtime(to_onnx(network, info, input_hw), str(weights), runtime)
+    return TorchRuntime(network, input_hw, choose_device(device), threads=threads), info
 
 
-def _load_export(path: Path, device: str, runtime: RuntimeName, input_size: int | None) -> tuple[Runtime, WeightsInfo]:
+def _graph_of(weights: str | Path, input_size: int | None, cache: bool) -> bytes:
+    """Return the ONNX graph of a .safetensors file, from the cache if possible.
+
+    Args:
+        weights: path of a .safetensors file, or name of shipped weights.
+        input_size: long side of the network input in pixels; None: as in training.
+        cache: whether to use the cache.
+
+    Raises:
+        InputError: the weights cannot be read, or the input size is invalid.
+    """
+    from detector.graph.to_onnx import code_hash, to_onnx
+    from detector.model.checkpoint import find_weights, load_weights
+
+    path = find_weights(weights)
+    weights_hash = content_hash([path])
+    key = cache_key("onnx graph", weights_hash, input_size, code_hash(), version("torch"), _version_of_onnx())
+    with _BUILDING:
+        if cache and (graph := read_entry(key)) is not None:
+            return graph
+        network, info = load_weights(weights)
+        graph = to_onnx(network, info, info.choose_input_hw(input_size, str(weights)))
+        if cache and content_hash([path]) == weights_hash:  # the file was not replaced in the meantime
+            write_entry(key, graph)
+    return graph
+
+
+def _version_of_onnx() -> str | None:
+    """Return the version of the package onnx; None if it is not installed."""
+    return version("onnx") if find_spec("onnx") else None
+
+
+def _load_export(
+    path: Path, device: str, runtime: RuntimeName, input_size: int | None, threads: int | None
+) -> tuple[Runtime, WeightsInfo]:
     """Load an export (.onnx file or folder of an OpenVINO IR); return the runtime and information about the weights.
 
     The arguments and errors are those of `load_runtime`. The outputs of the graph are checked on a black image.
@@ -83,7 +153,7 @@ def _load_export(path: Path, device: str, runtime: RuntimeName, input_size: int 
         )
     if runtime == "auto":
         runtime = "openvino" if isinstance(graph, Ir) or find_spec("openvino") else "onnxruntime"
-    loaded, info = _start_runtime(graph, str(path), runtime, input_size)
+    loaded, info = _start_runtime(graph, str(path), runtime, input_size, threads)
     _check_outputs(loaded, info, path)
     return loaded, info
 
@@ -113,7 +183,7 @@ def _check_outputs(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
 
 
 def _start_runtime(
-    graph: bytes | Ir, source: str, runtime: str, input_size: int | None = None
+    graph: bytes | Ir, source: str, runtime: str, input_size: int | None = None, threads: int | None = None
 ) -> tuple[Runtime, WeightsInfo]:
     """Load a graph into OpenVINO or ONNX Runtime; return the runtime and the information about the weights.
 
@@ -122,6 +192,7 @@ def _start_runtime(
         source: name of the file or folder, for error messages.
         runtime: "onnxruntime", "openvino" or "openvino-fast".
         input_size: long side of the network input in pixels; None: the input size of the export.
+        threads: as for `load_runtime`.
 
     Raises:
         MissingPackageError: the runtime is not installed.
@@ -137,21 +208,13 @@ def _start_runtime(
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 
-        openvino = OpenVinoRuntime(graph, source, fast=runtime != package, input_size=input_size)
+        openvino = OpenVinoRuntime(graph, source, fast=runtime != package, input_size=input_size, threads=threads)
         return openvino, openvino.info
     from detector.runtime.onnx import OnnxRuntime
 
     assert isinstance(graph, bytes)
-    onnx = OnnxRuntime(graph, source, input_size=input_size)
+    onnx = OnnxRuntime(graph, source, input_size=input_size, threads=threads)
     return onnx, onnx.info
-
-
-def _is_folder(path: Path) -> bool:
-    """Return True if `path` is a folder; False also if it is not a valid path or cannot be accessed."""
-    try:
-        return path.is_dir()
-    except OSError:  # not a valid file name, or no permission
-        return False
 
 
 def _check_device(device: str, source: str) -> None:

@@ -7,21 +7,24 @@ import numpy.typing as npt
 
 from detector.arrays import ImageArray
 from detector.errors import WeightsError
+from detector.forks import keep_after_fork
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
 from detector.graph.no_telemetry import import_onnxruntime
 from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
+from detector.threads import default_limit
 from detector.weights_info import WeightsInfo, damaged
 
 onnxruntime = import_onnxruntime()
 
 
 class OnnxRuntime:
-    """An ONNX graph of `to_onnx`, loaded into ONNX Runtime on the CPU.
+    """An ONNX graph of `to_onnx`, loaded into ONNX Runtime on the CPU. Threads can use it at the same time.
 
     Args:
         graph: bytes of the ONNX file.
         source: name of the file, for error messages.
         input_size: long side of the network input, in pixels; None: the input size of the export.
+        threads: largest number of threads that compute; None: `default_limit`, or one per CPU core.
 
     Attributes:
         info: information about the weights.
@@ -34,13 +37,16 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, source: str, *, input_size: int | None = None) -> None:
+    def __init__(self, graph: bytes, source: str, *, input_size: int | None = None, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or default_limit() or 0  # 0: one per CPU core
         try:
-            self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the exceptions of ONNX Runtime have no common base class
             raise WeightsError(
                 f"{source}: not a readable ONNX file ({summarize_error(error)}); export it again"
             ) from None
+        keep_after_fork(self._session)
         self.info: WeightsInfo
         self.graph_info: GraphInfo
         try:

@@ -1,5 +1,6 @@
 """Run graphs with OpenVINO, the fastest inference backend on the CPUs that it supports. It does not need torch."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,12 @@ import numpy.typing as npt
 
 from detector.arrays import ImageArray
 from detector.errors import WeightsError
+from detector.forks import keep_after_fork
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
 from detector.graph.no_telemetry import openvino_core
 from detector.graph.openvino_ir import Ir, model_metadata
 from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
+from detector.threads import default_limit
 from detector.weights_info import WeightsInfo
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OpenVinoRuntime:
-    """A graph of `to_onnx` or `to_ir`, loaded into OpenVINO on the CPU.
+    """A graph of `to_onnx` or `to_ir`, loaded into OpenVINO on the CPU. Threads can use it at the same time.
 
     Args:
         graph: bytes of the ONNX file, or an OpenVINO IR.
@@ -27,6 +30,7 @@ class OpenVinoRuntime:
         fast: if True, use the precision that OpenVINO considers fastest on this CPU (bf16 on newer CPUs); if False, use
             float32.
         input_size: long side of the network input, in pixels; None: the input size of the export.
+        threads: largest number of threads that compute; None: `default_limit`, or one per CPU core.
 
     Attributes:
         info: information about the weights.
@@ -39,7 +43,15 @@ class OpenVinoRuntime:
 
     name = "openvino"
 
-    def __init__(self, graph: bytes | Ir, source: str, *, fast: bool = False, input_size: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: bytes | Ir,
+        source: str,
+        *,
+        fast: bool = False,
+        input_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
         core = openvino_core()
         try:
             model = core.read_model(graph.xml, graph.weights) if isinstance(graph, Ir) else core.read_model(graph)
@@ -51,14 +63,22 @@ class OpenVinoRuntime:
         self.info, self.graph_info = read_metadata(model_metadata(model, source), source)
         self.input_hw = graph_input_size(self.info, self.graph_info, input_size, source)
         _check_constants(model, source)
-        precision = {} if fast else {"INFERENCE_PRECISION_HINT": "f32"}
+        properties: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
+        if not fast:
+            properties["INFERENCE_PRECISION_HINT"] = "f32"
+        if limit := threads or default_limit():
+            properties["INFERENCE_NUM_THREADS"] = limit
         try:
             if self.graph_info.dynamic:  # a graph with a fixed input size runs faster
                 model.reshape([1, *self.input_hw, 3])
-            compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | precision)
+            self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise WeightsError(f"{source}: OpenVINO cannot run this graph ({summarize_error(error)})") from None
-        self._request = compiled.create_infer_request()
+        keep_after_fork(self._compiled)
+        # An infer request holds the input and the outputs of one inference, so threads must not share one. Free
+        # requests wait here: there are never more than threads that have inferred at the same time. The operations of a
+        # deque are atomic.
+        self._free = deque([self._compiled.create_infer_request()])
 
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         """Run the graph on B > 0 letterboxed images and return the predictions.
@@ -70,9 +90,16 @@ class OpenVinoRuntime:
 
     def _infer(self, image: ImageArray, names: Sequence[str]) -> tuple[npt.NDArray[Any], ...]:
         """Run the graph on one image [H, W, 3] and return the outputs with the given names, in this order."""
-        outputs = self._request.infer({"image": image[None]}, share_inputs=True)
-        # Copy the outputs, because the next inference overwrites their memory.
-        return tuple(np.array(outputs[name]) for name in names)
+        try:
+            request = self._free.pop()
+        except IndexError:  # other threads use all requests
+            request = self._compiled.create_infer_request()
+        try:
+            outputs = request.infer({"image": image[None]}, share_inputs=True)
+            # Copy the outputs, because the next inference overwrites their memory.
+            return tuple(np.array(outputs[name]) for name in names)
+        finally:
+            self._free.append(request)
 
 
 def _check_constants(model: "openvino.Model", source: str) -> None:

@@ -12,23 +12,31 @@ from detector.loader.batch import images_to_tensor
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 from detector.runtime.base import PointPredictions
-from detector.runtime.hardware import device_memory_errors
+from detector.runtime.hardware import device_memory_errors, limit_threads
 
 log = logging.getLogger(__name__)
 
 
 class TorchRuntime:
-    """A network, fused and loaded into PyTorch, that runs in float32.
+    """A network, fused and loaded into PyTorch, that runs in float32. Threads can use it at the same time.
+
+    In a process that was forked from one that has used PyTorch, it computes with one thread; see `detector.forks`.
 
     Args:
         network: trained network, not fused. The runtime uses a fused copy and leaves `network` unchanged.
         input_hw: height and width of the network input in pixels, multiples of 32.
         device: the device on which the network runs.
+        threads: number of threads that compute on the CPU; None: as set in torch. PyTorch has one
+            limit per process, which also applies to all other code of the process that uses torch.
     """
 
     name = "torch"
 
-    def __init__(self, network: GridNetwork, input_hw: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, network: GridNetwork, input_hw: tuple[int, int], device: torch.device, *, threads: int | None = None
+    ) -> None:
+        self._threads = threads
+        limit_threads(threads)
         self.input_hw = input_hw
         self.graph_info = GraphInfo()
         self._device = device
@@ -62,5 +70,6 @@ class TorchRuntime:
 
     def _predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         """Run the network on one batch."""
+        limit_threads(self._threads)  # at each prediction, because each thread has a copy of the limit
         predictions = self._network(images_to_tensor(inputs).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

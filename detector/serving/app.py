@@ -187,6 +187,7 @@ def serve(
     *,
     device: str = "auto",
     runtime: RuntimeName = "auto",
+    threads: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     max_bytes: int = MAX_BYTES,
@@ -200,6 +201,7 @@ def serve(
             its complete path if two files have the same stem.
         device: as for `Detector.load`.
         runtime: as for `Detector.load`.
+        threads: as for `Detector.load`, for each model.
         host: address to listen on. With an address that is not a loopback address, other machines can use the server.
         port: TCP port; 0: any free port.
         max_bytes: largest size of an uploaded file, in bytes.
@@ -211,7 +213,9 @@ def serve(
     """
     with _listen(host, port) as listener:
         names = _model_names(weights)
-        models = {name: Detector.load(path, device=device, runtime=runtime) for name, path in names.items()}
+        models = {
+            name: Detector.load(path, device=device, runtime=runtime, threads=threads) for name, path in names.items()
+        }
         local_only = is_loopback(host)
         app = make_app(
             models, max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, local_only=local_only

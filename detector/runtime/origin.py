@@ -1,0 +1,118 @@
+"""From what a detector was loaded, so that another process can load the same: pickling, `spawn`, joblib, Dask."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.errors import FileError, WeightsError
+from detector.files import local_path
+from detector.graph.openvino_ir import BIN, XML
+from detector.options import RuntimeName
+from detector.shipped_weights import find_shipped
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file and the options with which a detector was loaded.
+
+    Attributes:
+        weights: absolute path of the file or folder, or the name of shipped weights.
+        sha256: hash of the content of the file, or of both files of an OpenVINO IR.
+        device: as for `load_runtime`, like all following attributes.
+        runtime: as for `load_runtime`.
+        input_size: as for `load_runtime`.
+        threads: as for `load_runtime`.
+        cache: as for `load_runtime`.
+    """
+
+    weights: str
+    sha256: str
+    device: str
+    runtime: RuntimeName
+    input_size: int | None
+    threads: int | None
+    cache: bool
+
+    def check(self) -> None:
+        """Check that the file is still there and has the same content.
+
+        Raises:
+            FileError: the file is missing or cannot be read.
+            WeightsError: the file has changed.
+        """
+        try:
+            _, files = _find(self.weights)
+            found = content_hash(files)
+        except FileError as error:
+            raise FileError(
+                f"{self.weights}: a pickled detector cannot be loaded, because its weights are not there any more: a "
+                f"pickle contains only their path ({error}). Put the file back, or make it available under "
+                "the same path on this machine"
+            ) from None
+        if found != self.sha256:
+            raise WeightsError(
+                f"{self.weights}: a pickled detector cannot be loaded, because this file has changed since then "
+                f"(SHA-256 {found[:12]}..., expected {self.sha256[:12]}...); load a detector from the new "
+                "file, or restore the old file"
+            )
+
+
+def origin_of(
+    weights: str | Path,
+    *,
+    device: str = "auto",
+    runtime: RuntimeName = "auto",
+    input_size: int | None = None,
+    threads: int | None = None,
+    cache: bool = True,
+) -> Origin:
+    """Return the origin of a detector; the arguments are those of `load_runtime`.
+
+    To be called before `load_runtime`: if the file is replaced in between, `Origin.check` reports it later.
+
+    Raises:
+        FileError: the path is a URL.
+    """
+    source, files = _find(weights)
+    try:
+        sha256 = content_hash(files)
+    except FileError:
+        sha256 = ""  # `load_runtime` raises an error that describes what is missing
+    return Origin(source, sha256, device, runtime, input_size, threads, cache)
+
+
+def content_hash(files: Sequence[Path]) -> str:
+    """Return a SHA-256 hash of the content of one or more files, as 64 hexadecimal digits.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    hashes = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def is_folder(path: Path) -> bool:
+    """Return True if `path` is a folder; False also if it is not a valid path or cannot be accessed."""
+    try:
+        return path.is_dir()
+    except OSError:  # not a valid file name, or no permission
+        return False
+
+
+def _find(weights: str | Path) -> tuple[str, list[Path]]:
+    """Return the absolute path of weights, or their name if they are shipped, and the files that contain them.
+
+    Shipped weights are known by their name, because they have another path on another machine.
+    """
+    if isinstance(weights, str) and (shipped := find_shipped(weights)) is not None:
+        return weights, [shipped]
+    path = local_path(weights)
+    path = path.parent if path.name == XML else path
+    return str(path.absolute()), [path / XML, path / BIN] if is_folder(path) else [path]
