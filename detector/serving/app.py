@@ -1,49 +1,52 @@
-"""The server: a web page that shows detections, and `POST /detect` for programs.
+"""The ASGI app: a web page that shows detections, and `POST /detect` for programs.
 
-By default the server listens only on the loopback address, so other machines cannot reach it. A request contains an
-image and numbers, but no paths of files. Images are kept in memory and discarded after the response. The event loop
-reads requests and sends responses. Two threads decode images. Each model has its own thread, because a `Detector` runs
-one batch at a time.
+A request contains an image and parameters, but no paths of files. Images are kept in memory and discarded after the
+response. The event loop reads requests and sends responses. Other processes decode images (`decode_pool.py`). Each
+model has one thread for images that are quick to process, and one for tiles and flipped images, so that a large image
+does not delay the others. A `Detector` can be used by several threads.
 """
 
 import asyncio
-import contextlib
-import logging
-import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from detector.arrays import ImageArray
+from detector.detections import Detections
 from detector.errors import ConfigError, ImageTooLargeError, InputError, MissingPackageError
-from detector.images import read_image
-from detector.letterbox import Letterbox, letterbox_image
-from detector.options import RuntimeName
+from detector.letterbox import Letterbox
+from detector.options import DetectOptions
 from detector.predict.detector import Detector
+from detector.predict.tiling import views_of
 from detector.version import VERSION
 
 try:
     import python_multipart  # noqa: F401  # if it is missing, Starlette fails later with an AssertionError without message
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as error:
     raise MissingPackageError(f"the server needs the package {error.name}: pip install 'detector[serve]'") from None
 
-from detector.serving.guard import guard, is_loopback, page_headers
+from detector.serving.decode_pool import DecodePool, LaneFullError
+from detector.serving.decode_process import Decoded, DecodeJob, DecodeTimeoutError
+from detector.serving.guard import Access, Guard, page_headers
+from detector.serving.lanes import is_quick
+from detector.serving.metrics import Metrics
 from detector.serving.openapi import describe_api
-from detector.serving.request import DetectRequest, parse_query, read_upload, skip_body
-from detector.serving.response import detect_response, models_response, to_data_url
+from detector.serving.request import DetectRequest, parse_query, read_file
+from detector.serving.response import detect_response, models_response
+from detector.serving.uploads import Uploads
 
-log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 MAX_BYTES = 20_000_000
@@ -58,43 +61,109 @@ CONCURRENCY = 32
 SECONDS = 30.0
 """Default time limit in seconds: for each upload, and separately for the detection in the uploaded image."""
 
-_DECODE_THREADS = 2
-_IMAGE_NAME = "image"
-"""Name of the uploaded image in error messages."""
+DECODE_SECONDS = 10.0
+"""Default time limit in seconds for decoding an image."""
+
+MAX_TILES = 256
+"""Largest number of tiles of an image."""
 
 _PAGE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ServerLimits:
+class ServerLimits:
     """Limits of the server: size of an upload, pixels of an image, number of concurrent images, and time.
 
     Attributes:
         max_bytes: largest size of an uploaded file, in bytes.
         max_pixels: largest number of pixels of an image that is decoded.
-        concurrency: largest number of images that are processed or queued at the same time.
+        concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
         seconds: time limit for each upload, and separately for the detection in the uploaded image.
+        decode_seconds: time limit for decoding an image; then decoding is stopped.
     """
 
-    max_bytes: int
-    max_pixels: int
-    concurrency: int
-    seconds: float
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    concurrency: int = CONCURRENCY
+    seconds: float = SECONDS
+    decode_seconds: float = DECODE_SECONDS
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    """An uploaded image after decoding and letterboxing.
+class DetectionApp:
+    """The ASGI app with the web page and the API; see `make_app`.
 
-    Attributes:
-        letterbox: maps coordinates between the image and the network input.
-        letterboxed: [input height, input width, 3] RGB, the network input.
-        image_url: the image as a data URL for the response; None if the response contains no image.
+    Args:
+        models: model name → detector; the first model is the default.
+        limits: limits of the server.
+        access: who may use the server.
+        with_metrics: whether there is an endpoint `/metrics` for Prometheus.
+
+    Raises:
+        ConfigError: `models` is empty.
     """
 
-    letterbox: Letterbox
-    letterboxed: ImageArray
-    image_url: str | None
+    def __init__(
+        self,
+        models: Mapping[str, Detector],
+        *,
+        limits: ServerLimits | None = None,
+        access: Access | None = None,
+        with_metrics: bool = False,
+    ) -> None:
+        if not models:
+            raise ConfigError("the server needs at least one model")
+        limits, access, metrics = limits or ServerLimits(), access or Access(), Metrics()
+        uploads = Uploads(limits.max_bytes, limits.seconds)
+        self._endpoint = _DetectEndpoint(models, limits, uploads, metrics)
+        page = _PAGE.read_text(encoding="utf-8")
+        api = describe_api([*models], max_tiles=MAX_TILES, needs_key=access.api_key is not None)
+        routes = [
+            Route("/detect", self._endpoint.respond, methods=["POST"]),
+            Route("/", _constant(HTMLResponse(page))),
+            Route("/health", _constant(JSONResponse({"status": "ok", "version": VERSION}))),
+            Route("/models", _constant(JSONResponse(models_response(models, limits.max_bytes)))),
+            Route("/openapi.json", _constant(JSONResponse(api))),
+        ]
+        if with_metrics:
+            routes.append(Route("/metrics", _render_metrics(metrics)))
+        self._app: ASGIApp = Guard(
+            Starlette(
+                routes=routes,
+                exception_handlers={
+                    HTTPException: _handle_http_error,
+                    ClientDisconnect: _handle_disconnect,
+                    Exception: _handle_bug,
+                },
+                lifespan=self._run,
+            ),
+            access,
+            headers=page_headers(page),
+            uploads=uploads,
+            metrics=metrics,
+            paths={route.path: route.path == "/detect" for route in routes},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to a request."""
+        await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def _run(self, app: Starlette) -> AsyncGenerator[None, None]:
+        """Start the processes that decode images, and end them with the server."""
+        self._endpoint.pool.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the processes that decode images."""
+        self._endpoint.pool.stop()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a thread runs a model."""
+        return bool(self._endpoint.running)
 
 
 def make_app(
@@ -104,9 +173,13 @@ def make_app(
     max_pixels: int = MAX_PIXELS,
     concurrency: int = CONCURRENCY,
     seconds: float = SECONDS,
-    local_only: bool = True,
-) -> ASGIApp:
-    """Return an ASGI app with the web page and the API; `serve` or any other ASGI server can run the app.
+    decode_seconds: float = DECODE_SECONDS,
+    access: Access | None = None,
+    with_metrics: bool = False,
+) -> DetectionApp:
+    """Return an ASGI app with the web page and the API; any ASGI server can run the app.
+
+    An ASGI server other than that of `serve` must limit connections itself.
 
     Args:
         models: model name → detector; the first model is the default.
@@ -114,30 +187,21 @@ def make_app(
         max_pixels: largest number of pixels of an image that is decoded.
         concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
         seconds: time limit for each upload, and separately for the detection in the uploaded image.
-        local_only: refuse requests whose `Host` header is not a loopback name or address.
+        decode_seconds: time limit for decoding an image; then decoding is stopped.
+        access: who may use the server; None: only programs and the own page on this machine.
+        with_metrics: whether there is an endpoint `/metrics` for Prometheus.
 
     Raises:
         ConfigError: `models` is empty.
     """
-    if not models:
-        raise ConfigError("the server needs at least one model")
-    limits = _ServerLimits(max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, seconds=seconds)
-    page = _PAGE.read_text(encoding="utf-8")
-    app = Starlette(
-        routes=[
-            Route("/detect", _DetectEndpoint(models, limits).respond, methods=["POST"]),
-            Route("/", _constant(HTMLResponse(page))),
-            Route("/health", _constant(JSONResponse({"status": "ok", "version": VERSION}))),
-            Route("/models", _constant(JSONResponse(models_response(models, max_bytes)))),
-            Route("/openapi.json", _constant(JSONResponse(describe_api([*models])))),
-        ],
-        exception_handlers={
-            HTTPException: _handle_http_error,
-            ClientDisconnect: _handle_disconnect,
-            Exception: _handle_bug,
-        },
+    limits = ServerLimits(
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        concurrency=concurrency,
+        seconds=seconds,
+        decode_seconds=decode_seconds,
     )
-    return guard(app, local_only, page_headers(page))
+    return DetectionApp(models, limits=limits, access=access, with_metrics=with_metrics)
 
 
 class _DetectEndpoint:
@@ -146,131 +210,128 @@ class _DetectEndpoint:
     Args:
         models: model name → detector; the first model is the default.
         limits: limits of the server.
+        uploads: reads the bodies of requests.
+        metrics: counts images and measures times.
+
+    Attributes:
+        pool: the processes that decode images.
+        running: ids of the threads that run a model now.
     """
 
-    def __init__(self, models: Mapping[str, Detector], limits: _ServerLimits) -> None:
-        self._models, self._limits = models, limits
-        self._model_threads = {name: ThreadPoolExecutor(1) for name in models}
-        self._decode_threads = ThreadPoolExecutor(_DECODE_THREADS)
-        self._slots = asyncio.Semaphore(limits.concurrency)
+    def __init__(
+        self, models: Mapping[str, Detector], limits: ServerLimits, uploads: Uploads, metrics: Metrics
+    ) -> None:
+        self._models, self._limits, self._uploads, self._metrics = models, limits, uploads, metrics
+        self._quick_threads = {name: ThreadPoolExecutor(1) for name in models}
+        self._slow_threads = {name: ThreadPoolExecutor(1) for name in models}
+        self.pool = DecodePool(limits.concurrency, limits.decode_seconds, self._count_timeout)
+        self.running: set[int] = set()
 
     async def respond(self, request: Request) -> Response:
         """Read the uploaded image, run the detector on it, and return the response with the detections."""
-        limits = self._limits
-        if self._slots.locked():
-            await skip_body(request, limits.max_bytes, limits.seconds)
-            raise _overloaded(f"{limits.concurrency} images are already being processed")
-        async with self._slots:
-            content = await read_upload(request, limits.max_bytes, limits.seconds)
-            parameters = parse_query(request.query_params.multi_items(), self._models)
-            try:
-                async with asyncio.timeout(limits.seconds):
-                    return JSONResponse(await self._detect(content, parameters))
-            except TimeoutError:
-                raise _overloaded(f"the detection took longer than {limits.seconds:g} seconds") from None
-
-    async def _detect(self, content: bytes, request: DetectRequest) -> dict[str, Any]:
-        model, loop = self._models[request.model], asyncio.get_running_loop()
-        decode = partial(_decode, content, model.input_hw, self._limits.max_pixels, request.with_image)
+        body = await self._uploads.read(request)
+        started = time.perf_counter()
+        parameters = self._resolve(parse_query(request.query_params.multi_items(), self._models))
+        content = await read_file(request, body)
+        needs_image = parameters.options.tile is not None or parameters.options.tta
+        lane = self.pool.quick if not needs_image and is_quick(content) else self.pool.slow
         try:
-            decoded, decode_ms = await loop.run_in_executor(self._decode_threads, _timed, decode)
+            with lane.place(), self._metrics.count_in_progress():
+                async with asyncio.timeout(self._limits.seconds):
+                    decoded = await self.pool.decode(lane, content, self._job(parameters, needs_image))
+                    response = await self._detect(decoded, parameters, needs_image)
+        except LaneFullError as error:
+            raise _overloaded(str(error)) from None
+        except TimeoutError:
+            raise _overloaded(f"the detection took longer than {self._limits.seconds:g} seconds") from None
         except InputError as error:
-            raise HTTPException(413 if isinstance(error, ImageTooLargeError) else 415, str(error)) from None
-        detect = partial(model.detect_letterboxed, [(decoded.letterbox, decoded.letterboxed)], request.options)
-        [found], detect_ms = await loop.run_in_executor(self._model_threads[request.model], _timed, detect)
-        milliseconds = decode_ms + detect_ms
-        return detect_response(request.model, decoded.letterbox.image_hw, found, milliseconds, decoded.image_url)
+            raise HTTPException(_status_of(error), str(error)) from None
+        self._metrics.add_time("request", time.perf_counter() - started)
+        return JSONResponse(response)
+
+    def _resolve(self, request: DetectRequest) -> DetectRequest:
+        """Return the request with class ids in place of names; an unknown class is an HTTPException."""
+        try:
+            options = self._models[request.model].resolve_options(request.options)
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from None
+        return DetectRequest(request.model, options, request.with_image)
+
+    def _job(self, request: DetectRequest, needs_image: bool) -> DecodeJob:
+        input_hw = None if needs_image else self._models[request.model].input_hw
+        return DecodeJob(input_hw, self._limits.max_pixels, request.with_image)
+
+    async def _detect(self, decoded: Decoded, request: DetectRequest, needs_image: bool) -> dict[str, Any]:
+        """Run the model on a decoded image, and return the body of the response."""
+        model = self._models[request.model]
+        if needs_image:
+            _check_tiles(decoded.image_hw, model.input_hw, request.options)
+            work = partial(_detect_in_views, model, decoded.pixels, request.options)
+            threads = self._slow_threads[request.model]
+        else:
+            letterboxed = Letterbox.fit(decoded.image_hw, model.input_hw), decoded.pixels
+            work = partial(_detect_once, model, letterboxed, request.options)
+            threads = self._quick_threads[request.model]
+        found, seconds = await asyncio.get_running_loop().run_in_executor(threads, self._timed, work)
+        self._metrics.add_time("decode", decoded.seconds)
+        self._metrics.add_time("detect", seconds)
+        milliseconds = (decoded.seconds + seconds) * 1e3
+        return detect_response(request.model, decoded.image_hw, found, milliseconds, decoded.image_url)
+
+    def _timed(self, work: Callable[[], _Result]) -> tuple[_Result, float]:
+        """Call `work` and return (result, duration in seconds).
+
+        Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
+        """
+        thread = threading.get_ident()
+        self.running.add(thread)
+        started = time.perf_counter()
+        try:
+            return work(), time.perf_counter() - started
+        finally:
+            self.running.discard(thread)
+
+    def _count_timeout(self) -> None:
+        self._metrics.decode_timeouts += 1
 
 
-def serve(
-    weights: Sequence[str],
-    *,
-    device: str = "auto",
-    runtime: RuntimeName = "auto",
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    max_bytes: int = MAX_BYTES,
-    max_pixels: int = MAX_PIXELS,
-    concurrency: int = CONCURRENCY,
-) -> None:
-    """Load models, log the address of the server, and run the server until Ctrl-C.
-
-    Args:
-        weights: weights of each model, as for `Detector.load`. The name of a model is the stem of the weights file, or
-            its complete path if two files have the same stem.
-        device: as for `Detector.load`.
-        runtime: as for `Detector.load`.
-        host: address to listen on. With an address that is not a loopback address, other machines can use the server.
-        port: TCP port; 0: any free port.
-        max_bytes: largest size of an uploaded file, in bytes.
-        max_pixels: largest number of pixels of an image that is decoded.
-        concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
-
-    Raises:
-        InputError: weights cannot be loaded or are passed twice, or the server cannot listen on the address and port.
-    """
-    with _listen(host, port) as listener:
-        names = _model_names(weights)
-        models = {name: Detector.load(path, device=device, runtime=runtime) for name, path in names.items()}
-        local_only = is_loopback(host)
-        app = make_app(
-            models, max_bytes=max_bytes, max_pixels=max_pixels, concurrency=concurrency, local_only=local_only
-        )
-        url_host = f"[{host}]" if ":" in host else host
-        log.info("serving %s at http://%s:%d (Ctrl-C stops)", ", ".join(models), url_host, listener.getsockname()[1])
-        if not local_only:
-            log.warning(
-                "listening on %s: anyone on the network can use the server, without password or encryption", host
-            )
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(_uvicorn_config(app)).run(sockets=[listener])
+def _detect_once(model: Detector, letterboxed: tuple[Letterbox, ImageArray], options: DetectOptions) -> Detections:
+    """Detect objects in a letterboxed image."""
+    return model.detect_letterboxed([letterboxed], options)[0]
 
 
-def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
+def _detect_in_views(model: Detector, image: ImageArray, options: DetectOptions) -> Detections:
+    """Detect objects in an image [H, W, 3], in tiles or with TTA."""
+    return model.detect(
+        image,
+        score_threshold=options.score_threshold,
+        iou_threshold=options.iou_threshold,
+        max_detections=options.max_detections,
+        classes=options.classes,
+        suppression=options.suppression,
+        class_agnostic=options.class_agnostic,
+        multi_label=options.multi_label,
+        tile=options.tile,
+        tile_overlap=options.tile_overlap,
+        tta=options.tta,
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on a host and port.
-
-    Called before the models are loaded, so that a port that is in use is reported immediately.
-
-    Raises:
-        InputError: the server cannot listen on this host and port.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port {port}: expected a number from 0 to 65535")
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without the address, which is in the message already
-        raise InputError(f"{host}, port {port}: cannot listen ({reason}); pass another --port or --host") from None
+def _check_tiles(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> None:
+    """Raise ConfigError if an image needs more tiles than the server allows."""
+    tiles = len(views_of(image_hw, input_hw, replace(options, tta=False))) - 1
+    if tiles > MAX_TILES:
+        raise ConfigError(
+            f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {tiles} tiles, more than {MAX_TILES}: "
+            "use larger tiles or a smaller overlap"
+        )
 
 
-def _model_names(weights: Sequence[str]) -> dict[str, str]:
-    """Return model name → weights. The name is the stem of the file, or the complete path if the stem occurs twice.
-
-    Raises:
-        ConfigError: the same weights are passed twice.
-
-    >>> _model_names(["cells", "mine.onnx", "a/best.onnx", "b/best.onnx"])
-    {'cells': 'cells', 'mine': 'mine.onnx', 'a/best.onnx': 'a/best.onnx', 'b/best.onnx': 'b/best.onnx'}
-    """
-    stems = [Path(path).stem for path in weights]
-    names = {path if stems.count(stem) > 1 else stem: path for path, stem in zip(weights, stems, strict=True)}
-    if len(names) < len(weights):
-        raise ConfigError(f"--weights {' '.join(weights)}: the same weights are passed twice; pass them once")
-    return names
+def _status_of(error: InputError) -> int:
+    """Return the status code of the response to an image that cannot be used."""
+    if isinstance(error, ConfigError):
+        return 422
+    return 413 if isinstance(error, ImageTooLargeError | DecodeTimeoutError) else 415
 
 
 def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
@@ -282,24 +343,13 @@ def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
     return respond
 
 
-def _decode(content: bytes, input_hw: tuple[int, int], max_pixels: int, with_image: bool) -> _Decoded:
-    """Decode an image file, letterbox the image to `input_hw`, and return the result.
+def _render_metrics(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that returns the metrics."""
 
-    The decoded image, which may be large, is not part of the result, so its memory is freed.
-    """
-    image = read_image(content, name=_IMAGE_NAME, max_pixels=max_pixels)
-    letterbox, letterboxed = letterbox_image(image, input_hw)
-    return _Decoded(letterbox, letterboxed, to_data_url(image) if with_image else None)
+    async def respond(request: Request) -> Response:
+        return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
 
-
-def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Call `work` and return (result, duration in milliseconds).
-
-    Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
-    """
-    started = time.perf_counter()
-    result = work()
-    return result, (time.perf_counter() - started) * 1e3
+    return respond
 
 
 def _overloaded(reason: str) -> HTTPException:

@@ -30,8 +30,10 @@ from detector.images import read_image
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
-from detector.serving.app import make_app, serve
-from detector.serving.guard import is_loopback
+from detector.serving.app import make_app
+from detector.serving.guard import Access, is_loopback
+from detector.serving.request import _PARAMETERS
+from detector.serving.server import serve
 from detector.weights_info import WeightsInfo
 
 MAX_BYTES = 400_000
@@ -250,7 +252,18 @@ BAD_QUERIES = {
     "with_image=yes": "with_image: expected true or false, got 'yes'",
     "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
-    "with_image",
+    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, with_image",
+    "classes=dog": "classes: no class 'dog'; known: star, heart, arrow, key, gear, mug, house, fish, leaf, umbrella, "
+    "car, tree",
+    "suppression=hard": "suppression: expected classic or soft or diou or weighted, got 'hard'",
+    "class_agnostic=1": "class_agnostic: expected true or false, got '1'",
+    "multi_label=": "multi_label: expected true or false, got ''",
+    "tile=0": "tile: expected a whole number from 1 to 100000, got '0'",
+    "tile=-5": "tile: expected a whole number from 1 to 100000, got '-5'",
+    "tile_overlap=1": "tile_overlap: expected a number from 0 to below 1, got '1'",
+    "tta=2": "tta: expected true or false, got '2'",
+    "tile=8": "tile: an image of 480 x 384 pixels would need 7680 tiles, more than 256: use larger tiles or a smaller "
+    "overlap",
     "model=cells&model=scenes": "model: the parameter is sent twice; send it once",
 }
 
@@ -327,7 +340,10 @@ def test_stalled_upload_times_out(models: dict[str, Detector]) -> None:
         await asyncio.Event().wait()
 
     reply = post(make_app(models, seconds=0.05), "/detect", stalled())
-    assert (reply.status, reply.json) == (408, {"error": "the upload took longer than 0.05 seconds"})
+    assert (reply.status, reply.json) == (
+        408,
+        {"error": "the upload takes longer than 0.05 seconds, or sends nothing for 5 seconds"},
+    )
 
 
 def test_client_that_disconnects_harms_nobody(app: ASGIApp, image: bytes) -> None:
@@ -350,7 +366,7 @@ def test_overloaded_server_refuses_and_runs_one_image_per_model() -> None:
             for _ in range(3)
         ]
         await asyncio.to_thread(gate.entered.acquire)
-        chunks = _chunks(bytes(1 << 17))
+        chunks = _chunks(content + bytes(1 << 17))
         refused = await send_request(app, "POST", "/detect", chunks, {"content-type": "image/png"})
         assert await anext(chunks, None) is None  # the server has read the complete upload of the refused client
         health = await send_request(app, "GET", "/health")
@@ -398,7 +414,7 @@ def test_local_server_accepts_only_loopback_host_names(
 ) -> None:
     for url in ("/", "/models", "/health", "/openapi.json"):
         assert get(app, url, host=host).status == status
-    assert get(make_app(models, local_only=False), "/health", host=host).status == 200
+    assert get(make_app(models, access=Access(local_only=False)), "/health", host=host).status == 200
 
 
 @pytest.mark.parametrize(
@@ -415,7 +431,7 @@ def test_local_server_accepts_only_loopback_host_names(
 def test_page_of_another_origin_cannot_use_the_server(
     app: ASGIApp, models: dict[str, Detector], image: bytes, origin: str, status: int
 ) -> None:
-    for server in (app, make_app(models, local_only=False)):
+    for server in (app, make_app(models, access=Access(local_only=False))):
         reply = post(server, "/detect", image, origin=origin)
         assert reply.status == status
         assert not [name for name in reply.headers if name.startswith("access-control")]
@@ -464,7 +480,9 @@ def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) ->
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
     plain = post(app, "/detect", image).json["detections"]
-    for name, schema in parameters.items():  # a parameter with its default value changes nothing
+    assert list(parameters) == list(_PARAMETERS)
+    defaults = {name: schema for name, schema in parameters.items() if "default" in schema}
+    for name, schema in defaults.items():  # a parameter with its default value changes nothing
         value = json.dumps(schema["default"]).strip('"')
         assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 

@@ -1,0 +1,180 @@
+"""Connections of clients: a limit on their number, and time limits for clients that send or receive nothing.
+
+uvicorn has a time limit only for a connection between two requests. Without further limits, clients that open
+connections and send half a request, or do not read the response, hold all connections that the system allows.
+"""
+
+import asyncio
+import functools
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from detector.errors import ConfigError
+
+MAX_CONNECTIONS = 256
+"""Largest number of connections at the same time."""
+
+_RESERVED_FILES = 20
+"""File descriptors for everything but connections: files, pipes of new processes, connections being closed."""
+
+_ACCEPTED_AT_ONCE = 8
+"""Number of connections that are accepted before the limit is checked again."""
+
+_QUEUE = 512
+"""Number of connections that the system keeps until they are accepted."""
+
+_TICK = 0.5
+"""Seconds between two checks of a connection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """Limits for connections.
+
+    Attributes:
+        connections: largest number of connections. At the limit, a new connection replaces the one that has kept the
+            server waiting for longest, first for a request and then for the rest of an upload.
+        header_seconds: time limit from the start of the connection, or the end of the previous request, to the end of
+            the headers.
+        response_seconds: time limit for receiving a response.
+    """
+
+    connections: int = MAX_CONNECTIONS
+    header_seconds: float = 10.0
+    response_seconds: float = 30.0
+
+
+class Connection(H11Protocol):
+    """A connection with time limits; at most as many exist at the same time as the limits allow."""
+
+    def __init__(self, limits: ConnectionLimits, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self._limits = limits
+        self._waiting_since = self.loop.time()
+        self._sending_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time limits; if there are too many connections, close one of them."""
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        self._timer = self.loop.call_later(_TICK, self._check)
+        if len(self.connections) > self._limits.connections:
+            self._close_one()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time limits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Start the time limit for the next request."""
+        self._waiting_since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def waits_for_headers(self) -> bool:
+        """True if the client has not sent a complete request header since the last response."""
+        return self.conn.their_state is h11.IDLE
+
+    @property
+    def waits_for_body(self) -> bool:
+        """True if the client has not sent the complete body of its request."""
+        return self.conn.their_state is h11.SEND_BODY
+
+    def _close_one(self) -> None:
+        """Close the connection that keeps the server waiting for longest, or this one if all are being served."""
+        open_ones = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+        waiting = [one for one in open_ones if one.waits_for_headers] or [
+            one for one in open_ones if one.waits_for_body
+        ]
+        victim = min(waiting, key=lambda one: one._waiting_since, default=self)
+        self.connections.discard(victim)  # the system tells later that it is closed
+        victim.transport.abort()
+
+    def _check(self) -> None:
+        """Close the connection if the client is too slow; called regularly."""
+        now = self.loop.time()
+        if self.transport.get_write_buffer_size() > 0:
+            self._sending_since = self._sending_since or now
+            is_late = now - self._sending_since > self._limits.response_seconds
+        else:
+            self._sending_since = None
+            is_late = self.waits_for_headers and now - self._waiting_since > self._limits.header_seconds
+        if is_late:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(_TICK, self._check)
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that accepts a few connections at a time, so that it can keep the limit on their number."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_QUEUE)  # asyncio uses one number for both, the queue and the connections accepted at once
+
+
+def uvicorn_config(app: Any, limits: ConnectionLimits) -> uvicorn.Config:
+    """Return the configuration of the server.
+
+    Args:
+        app: the ASGI app.
+        limits: limits for connections.
+    """
+    protocol: Any = functools.partial(Connection, limits)  # uvicorn calls it like a class
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        backlog=_ACCEPTED_AT_ONCE,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def fit_to_open_files(wanted: int) -> int:
+    """Return how many connections the limit on open files of this process allows, at most `wanted`.
+
+    The limit is raised as far as the system allows, if that is necessary.
+
+    Raises:
+        ConfigError: there are too few file descriptors for a server.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _count_open_files() + _RESERVED_FILES
+    if soft < needed and soft != resource.RLIM_INFINITY:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = wanted if soft == resource.RLIM_INFINITY else wanted - (needed - soft)
+    if allowed < _ACCEPTED_AT_ONCE:
+        raise ConfigError(
+            f"at most {soft} files may be open at the same time, too few for a server: raise the limit (ulimit -n 1024)"
+        )
+    return min(wanted, allowed)
+
+
+def _count_open_files() -> int:
+    """Return the number of open files of this process; an estimate where the system does not tell."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        if Path(folder).is_dir():
+            return len(list(Path(folder).iterdir()))
+    return 32
