@@ -7,7 +7,6 @@ does not delay the others. A `Detector` can be used by several threads.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +61,7 @@ SECONDS = 30.0
 """Default time limit in seconds: for each upload, and separately for the detection in the uploaded image."""
 
 DECODE_SECONDS = 10.0
-"""Default time limit in seconds for decoding an image."""
+"""Default limit in seconds of CPU time for decoding an image."""
 
 MAX_TILES = 256
 """Largest number of tiles of an image."""
@@ -79,7 +78,7 @@ class ServerLimits:
         max_pixels: largest number of pixels of an image that is decoded.
         concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
         seconds: time limit for each upload, and separately for the detection in the uploaded image.
-        decode_seconds: time limit for decoding an image; then decoding is stopped.
+        decode_seconds: limit of CPU time for decoding an image; then decoding is stopped.
     """
 
     max_bytes: int = MAX_BYTES
@@ -160,11 +159,6 @@ class DetectionApp:
         """End the processes that decode images."""
         self._endpoint.pool.stop()
 
-    @property
-    def is_busy(self) -> bool:
-        """True while a thread runs a model."""
-        return bool(self._endpoint.running)
-
 
 def make_app(
     models: Mapping[str, Detector],
@@ -187,7 +181,7 @@ def make_app(
         max_pixels: largest number of pixels of an image that is decoded.
         concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
         seconds: time limit for each upload, and separately for the detection in the uploaded image.
-        decode_seconds: time limit for decoding an image; then decoding is stopped.
+        decode_seconds: limit of CPU time for decoding an image; then decoding is stopped.
         access: who may use the server; None: only programs and the own page on this machine.
         with_metrics: whether there is an endpoint `/metrics` for Prometheus.
 
@@ -215,7 +209,6 @@ class _DetectEndpoint:
 
     Attributes:
         pool: the processes that decode images.
-        running: ids of the threads that run a model now.
     """
 
     def __init__(
@@ -225,7 +218,6 @@ class _DetectEndpoint:
         self._quick_threads = {name: ThreadPoolExecutor(1) for name in models}
         self._slow_threads = {name: ThreadPoolExecutor(1) for name in models}
         self.pool = DecodePool(limits.concurrency, limits.decode_seconds, self._count_timeout)
-        self.running: set[int] = set()
 
     async def respond(self, request: Request) -> Response:
         """Read the uploaded image, run the detector on it, and return the response with the detections."""
@@ -272,27 +264,24 @@ class _DetectEndpoint:
             letterboxed = Letterbox.fit(decoded.image_hw, model.input_hw), decoded.pixels
             work = partial(_detect_once, model, letterboxed, request.options)
             threads = self._quick_threads[request.model]
-        found, seconds = await asyncio.get_running_loop().run_in_executor(threads, self._timed, work)
+        found, seconds = await asyncio.get_running_loop().run_in_executor(threads, _timed, work)
         self._metrics.add_time("decode", decoded.seconds)
         self._metrics.add_time("detect", seconds)
         milliseconds = (decoded.seconds + seconds) * 1e3
         return detect_response(request.model, decoded.image_hw, found, milliseconds, decoded.image_url)
 
-    def _timed(self, work: Callable[[], _Result]) -> tuple[_Result, float]:
-        """Call `work` and return (result, duration in seconds).
-
-        Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
-        """
-        thread = threading.get_ident()
-        self.running.add(thread)
-        started = time.perf_counter()
-        try:
-            return work(), time.perf_counter() - started
-        finally:
-            self.running.discard(thread)
-
     def _count_timeout(self) -> None:
         self._metrics.decode_timeouts += 1
+
+
+def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
+    """Call `work` and return (result, duration in seconds).
+
+    Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
+    """
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
 
 
 def _detect_once(model: Detector, letterboxed: tuple[Letterbox, ImageArray], options: DetectOptions) -> Detections:

@@ -20,14 +20,21 @@ from detector.errors import ConfigError
 MAX_CONNECTIONS = 256
 """Largest number of connections at the same time."""
 
-_RESERVED_FILES = 20
-"""File descriptors for everything but connections: files, pipes of new processes, connections being closed."""
+_FEWEST_CONNECTIONS = 8
+"""A server that can hold fewer connections does not start."""
 
-_ACCEPTED_AT_ONCE = 8
-"""Number of connections that are accepted before the limit is checked again."""
+_RESERVED_FILES = 28
+"""File descriptors for everything but connections: files, pipes of processes, connections being opened or closed."""
+
+_ACCEPTED_AT_ONCE = 1
+"""Number of connections that asyncio accepts at once. Each passes four rounds of the event loop until the limit on
+connections has closed another one."""
 
 _QUEUE = 512
 """Number of connections that the system keeps until they are accepted."""
+
+_HEADERS_EXPECTED = 0.5
+"""Seconds after which the headers of a request are late."""
 
 _TICK = 0.5
 """Seconds between two checks of a connection."""
@@ -39,7 +46,7 @@ class ConnectionLimits:
 
     Attributes:
         connections: largest number of connections. At the limit, a new connection replaces the one that has kept the
-            server waiting for longest, first for a request and then for the rest of an upload.
+            server waiting for longest, for a request or else for the rest of an upload.
         header_seconds: time limit from the start of the connection, or the end of the previous request, to the end of
             the headers.
         response_seconds: time limit for receiving a response.
@@ -75,8 +82,14 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Start the time limit for the next request."""
+        """Start the time limit for the next request.
+
+        If the client has sent the next request before it received this response, the connection is closed: no browser
+        or proxy does this, and thousands of requests sent at once would delay those of other clients.
+        """
         self._waiting_since = self.loop.time()
+        if self.conn.trailing_data[0]:
+            self.transport.close()
         super().on_response_complete()
 
     @property
@@ -91,13 +104,20 @@ class Connection(H11Protocol):
 
     def _close_one(self) -> None:
         """Close the connection that keeps the server waiting for longest, or this one if all are being served."""
-        open_ones = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-        waiting = [one for one in open_ones if one.waits_for_headers] or [
-            one for one in open_ones if one.waits_for_body
-        ]
-        victim = min(waiting, key=lambda one: one._waiting_since, default=self)
+        others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
+        waiting = [one for one in others if one.waits_for_headers or one.waits_for_body]
+        victim = min(waiting, key=Connection._patience, default=self)
         self.connections.discard(victim)  # the system tells later that it is closed
         victim.transport.abort()
+
+    def _patience(self) -> tuple[int, float]:
+        """Return how long the server is ready to wait for this client, for comparison with other connections.
+
+        Headers that are late come first, then uploads, then headers that may be on their way.
+        """
+        is_late = self.loop.time() - self._waiting_since > _HEADERS_EXPECTED
+        order = 1 if self.waits_for_body else 0 if is_late else 2
+        return order, self._waiting_since
 
     def _check(self) -> None:
         """Close the connection if the client is too slow; called regularly."""
@@ -165,7 +185,7 @@ def fit_to_open_files(wanted: int) -> int:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     allowed = wanted if soft == resource.RLIM_INFINITY else wanted - (needed - soft)
-    if allowed < _ACCEPTED_AT_ONCE:
+    if allowed < _FEWEST_CONNECTIONS:
         raise ConfigError(
             f"at most {soft} files may be open at the same time, too few for a server: raise the limit (ulimit -n 1024)"
         )

@@ -77,7 +77,7 @@ class DecodePool:
 
     Args:
         concurrency: largest number of quick images that are processed or queued at the same time.
-        seconds: time limit for decoding an image.
+        seconds: limit of CPU time for decoding an image.
         on_timeout: called for each image whose decoding was stopped.
 
     Attributes:

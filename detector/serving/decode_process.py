@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -42,6 +43,10 @@ _IMAGE_NAME = "image"
 
 _MAX_IMAGE_SIDE = 2048
 """Longer side in pixels of the largest image in a response. A JPEG image of this size has about 300 kB."""
+
+_HAS_CPU_TIMER = hasattr(signal, "setitimer")
+_WAITING = 3
+"""Decoding may take this many times as long as its CPU time allows."""
 
 _NICENESS = 5
 """The process runs with lower priority than the server, so that decoding does not slow down everything else."""
@@ -114,7 +119,8 @@ class DecodeProcess:
         Args:
             content: the bytes of the image file.
             job: what to do with the image.
-            seconds: time limit; the time in which a new process starts does not count.
+            seconds: limit of CPU time, or on Windows of time. Anywhere, the image may take three times as long if other
+                programs keep the CPU busy. The time in which a new process starts does not count.
 
         Raises:
             InputError: the image cannot be read; `DecodeTimeoutError`: decoding takes longer than `seconds`.
@@ -131,14 +137,14 @@ class DecodeProcess:
             expired.set()
             process.kill()
 
-        timer = threading.Timer(seconds, expire)
+        timer = threading.Timer(_WAITING * seconds if _HAS_CPU_TIMER else seconds, expire)
         timer.start()
         try:
-            _write_message(process.stdin, asdict(job), content)
+            _write_message(process.stdin, {"job": asdict(job), "seconds": seconds}, content)
             header, payload = _read_message(process.stdout)
         except (EOFError, OSError):
-            self._replace(process)
-            if expired.is_set():
+            status = self._replace(process)
+            if expired.is_set() or (_HAS_CPU_TIMER and status == -signal.SIGPROF):
                 raise DecodeTimeoutError(
                     f"{_IMAGE_NAME}: decoding takes longer than {seconds:g} seconds; shrink the image, or save it "
                     "in another format"
@@ -162,12 +168,13 @@ class DecodeProcess:
             raise RuntimeError(f"the process that decodes images ended with status {process.returncode}") from None
         self._is_ready = True
 
-    def _replace(self, process: subprocess.Popen[bytes]) -> None:
-        """Remove a process that was killed or has crashed, and start the next one."""
+    def _replace(self, process: subprocess.Popen[bytes]) -> int:
+        """Remove a process that was killed or has crashed, start the next one, and return the status of the first."""
         with self._lock:
             self._process = None
         _end(process)
         self.start()
+        return process.returncode
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -232,7 +239,22 @@ def run_decoder() -> None:
         _write_message(replies, {}, b"")
         while True:
             header, content = _read_message(jobs)
-            _write_message(replies, *_run_job(content, DecodeJob(**header)))
+            with _cpu_limit(header["seconds"]):
+                reply = _run_job(content, DecodeJob(**header["job"]))
+            _write_message(replies, *reply)
+
+
+@contextlib.contextmanager
+def _cpu_limit(seconds: float) -> Generator[None, None, None]:
+    """Context manager that ends this process, also inside a library, if it takes too much CPU time."""
+    if not _HAS_CPU_TIMER:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # the signal's default action ends the process
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _run_job(content: bytes, job: DecodeJob) -> tuple[dict[str, Any], bytes]:

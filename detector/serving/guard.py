@@ -8,6 +8,7 @@ A refused request is answered after its body was read, up to a limit, because a 
 the response. A connection whose request was not read to its end is closed, so that nothing more is received.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -90,6 +91,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers, path = Headers(scope=scope), scope["path"]
+        is_started = False
         is_complete = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
 
         async def receive_and_watch() -> Message:
@@ -99,7 +101,9 @@ class Guard:
             return message
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_started
             if message["type"] == "http.response.start":
+                is_started = True
                 response_headers = MutableHeaders(scope=message)
                 response_headers.update(self._headers)
                 if not is_complete:
@@ -113,7 +117,11 @@ class Guard:
                 await self._uploads.skip(Request(scope, receive_and_watch))
             except ClientDisconnect:
                 return
-        await (refusal or self._app)(scope, receive_and_watch, send_with_headers)
+        try:
+            await (refusal or self._app)(scope, receive_and_watch, send_with_headers)
+        except asyncio.CancelledError:  # the server stops
+            if not is_started:
+                await JSONResponse({"error": "the server stops"}, 503)(scope, receive, send_with_headers)
 
 
 def page_headers(page: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from detector.errors import ConfigError, FileError, InputError, MissingPackageError
 from detector.options import RuntimeName
@@ -40,9 +40,6 @@ KEY_VARIABLE = "DETECTOR_API_KEY"
 _MIN_KEY = 16
 """Smallest number of characters of an API key."""
 
-_BUSY_SECONDS = 0.2
-"""Time in which a model may finish its last image after Ctrl-C."""
-
 
 def serve(
     weights: Sequence[str],
@@ -61,7 +58,8 @@ def serve(
 ) -> None:
     """Load models, log the address of the server, and run the server until Ctrl-C.
 
-    If a model still runs a moment after Ctrl-C, the process ends without waiting for it.
+    Requests get one second to finish after Ctrl-C. A thread may still run a model when this function returns; the
+    command calls `end_process`.
 
     Args:
         weights: weights of each model, as for `Detector.load`. The name of a model is the stem of the weights file, or
@@ -110,13 +108,19 @@ def serve(
         with contextlib.suppress(KeyboardInterrupt):
             Server(uvicorn_config(app, limits)).run(sockets=[listener])
     app.stop()
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while app.is_busy and time.monotonic() < deadline:
-        time.sleep(0.02)
-    if app.is_busy:  # a thread cannot be stopped, and Python would wait for it
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+
+
+def end_process() -> NoReturn:
+    """End this process at once with status 0, as the last action of the command.
+
+    A thread that runs a model cannot be stopped, and Python would wait for it. Also without such a thread, Python takes
+    seconds to end a process with PyTorch on a busy machine.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _read_key(path: Path | None) -> str | None:

@@ -7,8 +7,10 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -204,6 +206,29 @@ def test_response_equals_the_detections_of_the_detector(
     )
     assert len(found) > 0
     assert response == {"model": name, "width": 480, "height": 384, "detections": rows(found)}
+
+
+OTHER_OPTIONS = [
+    DetectOptions(score_threshold=0.05, classes=("RBC", 1)),
+    DetectOptions(score_threshold=0.05, classes="0"),
+    DetectOptions(score_threshold=0.05, suppression="soft"),
+    DetectOptions(score_threshold=0.05, class_agnostic=True),
+    DetectOptions(score_threshold=0.05, multi_label=True),
+    DetectOptions(score_threshold=0.05, tile=200),
+    DetectOptions(score_threshold=0.05, tile=200, tile_overlap=0.4, tta=True, classes=("WBC", "Platelets")),
+]
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS)
+def test_every_parameter_works_as_in_python(
+    app: ASGIApp, models: dict[str, Detector], image: bytes, options: DetectOptions
+) -> None:
+    changed = {key: value for key, value in asdict(options).items() if value != getattr(DetectOptions(), key)}
+    query = urlencode({key: json.dumps(v) if isinstance(v, bool) else v for key, v in changed.items()}, doseq=True)
+    reply = post(app, f"/detect?model=cells&{query}", image)
+    found = models["cells"].detect(image, **changed)
+    assert reply.json["detections"] == rows(found)
+    assert len(found) > 0
 
 
 def test_first_model_is_the_default(app: ASGIApp, image: bytes) -> None:
@@ -417,6 +442,13 @@ def test_local_server_accepts_only_loopback_host_names(
     assert get(make_app(models, access=Access(local_only=False)), "/health", host=host).status == 200
 
 
+def test_name_of_a_reverse_proxy_can_be_allowed(models: dict[str, Detector]) -> None:
+    app = make_app(models, access=Access(host_names=frozenset({"detect.example.org"})))
+    for host, status in (("detect.example.org", 200), ("Detect.Example.org:443", 200), ("evil.example", 403)):
+        assert get(app, "/health", host=host).status == status
+    assert get(app, "/health", host="detect.example.org", origin="https://detect.example.org").status == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
@@ -516,6 +548,37 @@ def test_server_needs_models_with_different_names() -> None:
         make_app({})
     with pytest.raises(InputError, match="--weights cells cells: the same weights are passed twice"):
         serve(["cells", "cells"], port=0)
+
+
+def test_key_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    with pytest.raises(InputError, match=r"key: the API key cannot be read \(No such file or directory\)"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    for content in (b"", b"short\n", b"two words in a key\n", "ключключключключ".encode(), b"0123456789abcdef\nx"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="key: expected an API key of at least 16 letters, digits and signs"):
+            serve(["no such weights"], port=0, api_key_file=file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"key: the API key cannot be read \(not text\)"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    file.write_bytes(b"0123456789abcdef\n")
+    with pytest.raises(InputError, match="no such weights"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    monkeypatch.setenv("DETECTOR_API_KEY", "short")
+    with pytest.raises(InputError, match="environment variable DETECTOR_API_KEY: expected an API key of at least 16"):
+        serve(["no such weights"], port=0)
+
+
+def test_api_description_names_the_key_only_if_needed(app: ASGIApp, models: dict[str, Detector]) -> None:
+    assert "security" not in get(app, "/openapi.json").json
+    secured = make_app(models, access=Access(api_key="0123456789abcdef"))
+    api = get(secured, "/openapi.json", authorization="Bearer 0123456789abcdef").json
+    assert {name for scheme in api["security"] for name in scheme} == set(api["components"]["securitySchemes"])
+    assert api["paths"]["/health"]["get"]["security"] == []
+
+
+def test_metrics_are_off_by_default(app: ASGIApp) -> None:
+    assert get(app, "/metrics").status == 404
 
 
 def test_port_in_use_is_reported_before_models_are_loaded() -> None:
