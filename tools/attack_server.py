@@ -26,6 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +84,13 @@ class RunningServer:
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=output,
-                preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))),
+                preexec_fn=None if files is None else partial(set_open_files, files),
             )
+
+
+def set_open_files(files: int) -> None:
+    """Limit the number of open files of this process."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 @contextmanager
@@ -157,7 +163,7 @@ def attacking(name: str, port: int) -> Iterator[None]:
         yield
         return
     attack = start_attack(name, port)
-    time.sleep(2)
+    time.sleep(1)
     try:
         yield
     finally:
@@ -166,47 +172,58 @@ def attacking(name: str, port: int) -> Iterator[None]:
 
 
 def start_attack(name: str, port: int) -> "subprocess.Popen[bytes]":
-    """Start the process of an attack."""
-    return subprocess.Popen([sys.executable, __file__, "--attack", name, str(port)])
+    """Start the process of an attack, and wait until it has prepared what it sends."""
+    process = subprocess.Popen([sys.executable, __file__, "--attack", name, str(port)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def run_attack(name: str, port: int) -> None:
     """Attack a server with several clients until this process is killed."""
-    clients, attack = ATTACKS[name]
+    clients, prepare = ATTACKS[name]
+    attack = prepare()
     threads = [threading.Thread(target=attack, args=(port,)) for _ in range(clients)]
+    print("ready", flush=True)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def hold_connections(port: int, first: bytes, then: bytes, count: int) -> None:
-    """Keep many connections open that send `first` and then a byte of `then` per second; replace the closed ones."""
-    connections: list[socket.socket] = []
-    for position in range(10**9):
-        kept = []
-        for connection in connections:
-            try:
-                connection.send(then[position % len(then) :][:1]) if then else None
-                connection.setblocking(False)
-                if connection.recv(100) == b"":
-                    connection.close()
-                    continue
-            except BlockingIOError:
-                pass
-            except OSError:
+def hold_connections(first: bytes, then: bytes, count: int) -> Callable[[int], None]:
+    """Return an attack that keeps many connections open, and replaces those that the server closes.
+
+    Args:
+        first: what each connection sends first.
+        then: what each connection sends after each second.
+        count: number of connections.
+    """
+
+    def is_open(connection: socket.socket) -> bool:
+        try:
+            connection.setblocking(False)
+            connection.send(then)
+            return connection.recv(100) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def attack(port: int) -> None:
+        connections: list[socket.socket] = []
+        while True:
+            kept = [connection for connection in connections if is_open(connection)]
+            for connection in set(connections) - set(kept):
                 connection.close()
-                continue
-            kept.append(connection)
-        connections = kept
-        while len(connections) < count:
+            connections = kept
             with suppress(OSError):
-                connection = socket.create_connection(("127.0.0.1", port), timeout=1)
-                connections.append(connection)
-                connection.sendall(first)
-                continue
-            break
-        time.sleep(1)
+                while len(connections) < count:
+                    connections.append(socket.create_connection(("127.0.0.1", port), timeout=1))
+                    connections[-1].sendall(first)
+            time.sleep(1)
+
+    return attack
 
 
 def endless_body(port: int) -> None:
@@ -219,11 +236,6 @@ def endless_body(port: int) -> None:
                 connection.sendall(chunk)
 
 
-def read_nothing(port: int) -> None:
-    """Ask for many responses on many connections, and read none of them."""
-    hold_connections(port, b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400, b"", 100)
-
-
 def garbage(port: int) -> None:
     """Send bytes that are not HTTP, on one connection after the other."""
     while True:
@@ -232,11 +244,10 @@ def garbage(port: int) -> None:
             connection.recv(1000)
 
 
-def images(make: Callable[[], bytes], query: str = "") -> Callable[[int], None]:
+def send_again(image: bytes, query: str = "") -> Callable[[int], None]:
     """Return an attack that sends the same image again and again."""
 
     def attack(port: int) -> None:
-        image = make()
         while True:
             send_image(port, image, query)
 
@@ -271,21 +282,22 @@ def good_image() -> bytes:
 
 
 HALF_HEADER = b"POST /detect HTTP/1.1\r\nHost: 127.0"
-ATTACKS: dict[str, tuple[int, Callable[[int], None]]] = {
-    "silent": (1, lambda port: hold_connections(port, b"", b"", 400)),
-    "half_headers": (1, lambda port: hold_connections(port, HALF_HEADER, b"1", 400)),
-    "half_headers_64_files": (1, lambda port: hold_connections(port, HALF_HEADER, b"1", 100)),
-    "stalled_uploads": (1, lambda port: hold_connections(port, UPLOAD + b"Content-Length: 99999\r\n\r\n", b"x", 100)),
-    "endless_body": (4, endless_body),
-    "read_nothing": (1, read_nothing),
-    "garbage": (4, garbage),
-    "empty_scans": (2, images(lambda: jpeg_with_scans(7000, 800))),
-    "slow_jpeg": (2, images(lambda: jpeg_with_scans(7000, 90))),
-    "large_png": (4, images(lambda: encode("PNG", "RGBA", 7000))),
-    "png_texts": (2, images(lambda: png_with_texts(300_000))),
-    "tiles": (2, images(lambda: encode("JPEG", "RGB", 3000), "?tile=300&tta=true")),
+MANY_REQUESTS = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400
+ATTACKS: dict[str, tuple[int, Callable[[], Callable[[int], None]]]] = {
+    "silent": (1, lambda: hold_connections(b"", b"", 400)),
+    "half_headers": (1, lambda: hold_connections(HALF_HEADER, b"1", 400)),
+    "half_headers_64_files": (1, lambda: hold_connections(HALF_HEADER, b"1", 100)),
+    "stalled_uploads": (1, lambda: hold_connections(UPLOAD + b"Content-Length: 99999\r\n\r\n", b"x", 100)),
+    "endless_body": (4, lambda: endless_body),
+    "read_nothing": (1, lambda: hold_connections(MANY_REQUESTS, b"", 100)),
+    "garbage": (4, lambda: garbage),
+    "empty_scans": (2, lambda: send_again(jpeg_with_scans(7000, 800))),
+    "slow_jpeg": (2, lambda: send_again(jpeg_with_scans(7000, 90))),
+    "large_png": (4, lambda: send_again(encode("PNG", "RGBA", 7000))),
+    "png_texts": (2, lambda: send_again(png_with_texts(300_000))),
+    "tiles": (2, lambda: send_again(encode("JPEG", "RGB", 3000), "?tile=300&tta=true")),
 }
-"""Name → number of clients, and what each does until it is killed."""
+"""Name → number of clients, and a function that prepares what each does until it is killed."""
 
 if __name__ == "__main__":
     sys.exit(main())
