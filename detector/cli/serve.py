@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve a web page and an HTTP API until the process is stopped."""
-    from detector.serving.app import MAX_PIXELS
+    from detector.serving.limits import MAX_PIXELS
     from detector.serving.server import end_process, serve
 
     serve(

@@ -1,28 +1,15 @@
 """The ASGI app: a web page that shows detections, and `POST /detect` for programs.
 
 A request contains an image and parameters, but no paths of files. Images are kept in memory and discarded after the
-response. The event loop reads requests and sends responses. Other processes decode images (`decode_pool.py`). Each
-model has one thread for images that are quick to process, and one for tiles and flipped images, so that a large image
-does not delay the others. A `Detector` can be used by several threads.
+response. The event loop reads requests and sends responses; `detect_endpoint.py` does the work.
 """
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
-from detector.arrays import ImageArray
-from detector.detections import Detections
-from detector.errors import ConfigError, ImageTooLargeError, InputError, MissingPackageError
-from detector.letterbox import Letterbox
-from detector.options import DetectOptions
+from detector.errors import ConfigError, MissingPackageError
 from detector.predict.detector import Detector
-from detector.predict.tiling import views_of
 from detector.version import VERSION
 
 try:
@@ -36,56 +23,23 @@ try:
 except ImportError as error:
     raise MissingPackageError(f"the server needs the package {error.name}: pip install 'detector[serve]'") from None
 
-from detector.serving.decode_pool import DecodePool, LaneFullError
-from detector.serving.decode_process import Decoded, DecodeJob, DecodeTimeoutError
+from detector.serving.detect_endpoint import DetectEndpoint
 from detector.serving.guard import Access, Guard, page_headers
-from detector.serving.lanes import is_quick
+from detector.serving.limits import (
+    CONCURRENCY,
+    DECODE_SECONDS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_TILES,
+    SECONDS,
+    ServerLimits,
+)
 from detector.serving.metrics import Metrics
 from detector.serving.openapi import describe_api
-from detector.serving.request import DetectRequest, parse_query, read_file
-from detector.serving.response import detect_response, models_response
+from detector.serving.response import models_response
 from detector.serving.uploads import Uploads
 
-_Result = TypeVar("_Result")
-
-MAX_BYTES = 20_000_000
-"""Default largest size of an uploaded file, in bytes."""
-
-MAX_PIXELS = 50_000_000
-"""Default largest number of pixels of an image. Decoding two such images at the same time takes about 700 MB."""
-
-CONCURRENCY = 32
-"""Default largest number of images that are processed or queued at the same time; more requests are refused."""
-
-SECONDS = 30.0
-"""Default time limit in seconds: for each upload, and separately for the detection in the uploaded image."""
-
-DECODE_SECONDS = 10.0
-"""Default limit in seconds of CPU time for decoding an image."""
-
-MAX_TILES = 256
-"""Largest number of tiles of an image."""
-
 _PAGE = Path(__file__).with_name("page.html")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerLimits:
-    """Limits of the server: size of an upload, pixels of an image, number of concurrent images, and time.
-
-    Attributes:
-        max_bytes: largest size of an uploaded file, in bytes.
-        max_pixels: largest number of pixels of an image that is decoded.
-        concurrency: largest number of images that are processed or queued at the same time; more requests are refused.
-        seconds: time limit for each upload, and separately for the detection in the uploaded image.
-        decode_seconds: limit of CPU time for decoding an image; then decoding is stopped.
-    """
-
-    max_bytes: int = MAX_BYTES
-    max_pixels: int = MAX_PIXELS
-    concurrency: int = CONCURRENCY
-    seconds: float = SECONDS
-    decode_seconds: float = DECODE_SECONDS
 
 
 class DetectionApp:
@@ -113,7 +67,7 @@ class DetectionApp:
             raise ConfigError("the server needs at least one model")
         limits, access, metrics = limits or ServerLimits(), access or Access(), Metrics()
         uploads = Uploads(limits.max_bytes, limits.seconds)
-        self._endpoint = _DetectEndpoint(models, limits, uploads, metrics)
+        self._endpoint = DetectEndpoint(models, limits, uploads, metrics)
         page = _PAGE.read_text(encoding="utf-8")
         api = describe_api([*models], max_tiles=MAX_TILES, needs_key=access.api_key is not None)
         routes = [
@@ -198,131 +152,6 @@ def make_app(
     return DetectionApp(models, limits=limits, access=access, with_metrics=with_metrics)
 
 
-class _DetectEndpoint:
-    """The endpoint `POST /detect`: detects objects in an uploaded image.
-
-    Args:
-        models: model name → detector; the first model is the default.
-        limits: limits of the server.
-        uploads: reads the bodies of requests.
-        metrics: counts images and measures times.
-
-    Attributes:
-        pool: the processes that decode images.
-    """
-
-    def __init__(
-        self, models: Mapping[str, Detector], limits: ServerLimits, uploads: Uploads, metrics: Metrics
-    ) -> None:
-        self._models, self._limits, self._uploads, self._metrics = models, limits, uploads, metrics
-        self._quick_threads = {name: ThreadPoolExecutor(1) for name in models}
-        self._slow_threads = {name: ThreadPoolExecutor(1) for name in models}
-        self.pool = DecodePool(limits.concurrency, limits.decode_seconds, self._count_timeout)
-
-    async def respond(self, request: Request) -> Response:
-        """Read the uploaded image, run the detector on it, and return the response with the detections."""
-        body = await self._uploads.read(request)
-        started = time.perf_counter()
-        parameters = self._resolve(parse_query(request.query_params.multi_items(), self._models))
-        content = await read_file(request, body)
-        needs_image = parameters.options.tile is not None or parameters.options.tta
-        lane = self.pool.quick if not needs_image and is_quick(content) else self.pool.slow
-        try:
-            with lane.place(), self._metrics.count_in_progress():
-                async with asyncio.timeout(self._limits.seconds):
-                    decoded = await self.pool.decode(lane, content, self._job(parameters, needs_image))
-                    response = await self._detect(decoded, parameters, needs_image)
-        except LaneFullError as error:
-            raise _overloaded(str(error)) from None
-        except TimeoutError:
-            raise _overloaded(f"the detection took longer than {self._limits.seconds:g} seconds") from None
-        except InputError as error:
-            raise HTTPException(_status_of(error), str(error)) from None
-        self._metrics.add_time("request", time.perf_counter() - started)
-        return JSONResponse(response)
-
-    def _resolve(self, request: DetectRequest) -> DetectRequest:
-        """Return the request with class ids in place of names; an unknown class is an HTTPException."""
-        try:
-            options = self._models[request.model].resolve_options(request.options)
-        except ConfigError as error:
-            raise HTTPException(422, str(error)) from None
-        return DetectRequest(request.model, options, request.with_image)
-
-    def _job(self, request: DetectRequest, needs_image: bool) -> DecodeJob:
-        input_hw = None if needs_image else self._models[request.model].input_hw
-        return DecodeJob(input_hw, self._limits.max_pixels, request.with_image)
-
-    async def _detect(self, decoded: Decoded, request: DetectRequest, needs_image: bool) -> dict[str, Any]:
-        """Run the model on a decoded image, and return the body of the response."""
-        model = self._models[request.model]
-        if needs_image:
-            _check_tiles(decoded.image_hw, model.input_hw, request.options)
-            work = partial(_detect_in_views, model, decoded.pixels, request.options)
-            threads = self._slow_threads[request.model]
-        else:
-            letterboxed = Letterbox.fit(decoded.image_hw, model.input_hw), decoded.pixels
-            work = partial(_detect_once, model, letterboxed, request.options)
-            threads = self._quick_threads[request.model]
-        found, seconds = await asyncio.get_running_loop().run_in_executor(threads, _timed, work)
-        self._metrics.add_time("decode", decoded.seconds)
-        self._metrics.add_time("detect", seconds)
-        milliseconds = (decoded.seconds + seconds) * 1e3
-        return detect_response(request.model, decoded.image_hw, found, milliseconds, decoded.image_url)
-
-    def _count_timeout(self) -> None:
-        self._metrics.decode_timeouts += 1
-
-
-def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Call `work` and return (result, duration in seconds).
-
-    Runs in the same thread as `work`, so the duration does not include the time of waiting for a thread.
-    """
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
-
-
-def _detect_once(model: Detector, letterboxed: tuple[Letterbox, ImageArray], options: DetectOptions) -> Detections:
-    """Detect objects in a letterboxed image."""
-    return model.detect_letterboxed([letterboxed], options)[0]
-
-
-def _detect_in_views(model: Detector, image: ImageArray, options: DetectOptions) -> Detections:
-    """Detect objects in an image [H, W, 3], in tiles or with TTA."""
-    return model.detect(
-        image,
-        score_threshold=options.score_threshold,
-        iou_threshold=options.iou_threshold,
-        max_detections=options.max_detections,
-        classes=options.classes,
-        suppression=options.suppression,
-        class_agnostic=options.class_agnostic,
-        multi_label=options.multi_label,
-        tile=options.tile,
-        tile_overlap=options.tile_overlap,
-        tta=options.tta,
-    )
-
-
-def _check_tiles(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> None:
-    """Raise ConfigError if an image needs more tiles than the server allows."""
-    tiles = len(views_of(image_hw, input_hw, replace(options, tta=False))) - 1
-    if tiles > MAX_TILES:
-        raise ConfigError(
-            f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {tiles} tiles, more than {MAX_TILES}: "
-            "use larger tiles or a smaller overlap"
-        )
-
-
-def _status_of(error: InputError) -> int:
-    """Return the status code of the response to an image that cannot be used."""
-    if isinstance(error, ConfigError):
-        return 422
-    return 413 if isinstance(error, ImageTooLargeError | DecodeTimeoutError) else 415
-
-
 def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that returns `response` for every request."""
 
@@ -339,10 +168,6 @@ def _render_metrics(metrics: Metrics) -> Callable[[Request], Awaitable[Response]
         return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
 
     return respond
-
-
-def _overloaded(reason: str) -> HTTPException:
-    return HTTPException(503, f"{reason}; try again in a second", {"Retry-After": "1"})
 
 
 def _handle_http_error(request: Request, error: Exception) -> Response:

@@ -58,11 +58,18 @@ class ConnectionLimits:
 
 
 class Connection(H11Protocol):
-    """A connection with time limits; at most as many exist at the same time as the limits allow."""
+    """A connection with time limits; at most as many exist at the same time as the limits allow.
 
-    def __init__(self, limits: ConnectionLimits, **uvicorn_arguments: Any) -> None:
+    Args:
+        limits: limits for connections.
+        waiting: the connections from which the server waits for a part of a request, in the order in which they began
+            to wait. All connections have this dictionary in common.
+        uvicorn_arguments: as for uvicorn's class.
+    """
+
+    def __init__(self, limits: ConnectionLimits, waiting: "dict[Connection, None]", **uvicorn_arguments: Any) -> None:
         super().__init__(**uvicorn_arguments)
-        self._limits = limits
+        self._limits, self._waiting = limits, waiting
         self._waiting_since = self.loop.time()
         self._sending_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -70,7 +77,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limits; if there are too many connections, close one of them."""
         super().connection_made(transport)
-        self._waiting_since = self.loop.time()
+        self._wait()
         self._timer = self.loop.call_later(_TICK, self._check)
         if len(self.connections) > self._limits.connections:
             self._close_one()
@@ -79,7 +86,14 @@ class Connection(H11Protocol):
         """Stop the time limits."""
         if self._timer is not None:
             self._timer.cancel()
+        self._waiting.pop(self, None)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Process a part of a request."""
+        super().data_received(data)
+        if not self.waits_for_headers and not self.waits_for_body:
+            self._waiting.pop(self, None)
 
     def on_response_complete(self) -> None:
         """Start the time limit for the next request.
@@ -87,7 +101,7 @@ class Connection(H11Protocol):
         If the client has sent the next request before it received this response, the connection is closed: no browser
         or proxy does this, and thousands of requests sent at once would delay those of other clients.
         """
-        self._waiting_since = self.loop.time()
+        self._wait()
         if self.conn.trailing_data[0]:
             self.transport.close()
         super().on_response_complete()
@@ -102,22 +116,26 @@ class Connection(H11Protocol):
         """True if the client has not sent the complete body of its request."""
         return self.conn.their_state is h11.SEND_BODY
 
+    def _wait(self) -> None:
+        """Start to wait for the headers of a request."""
+        self._waiting_since = self.loop.time()
+        self._waiting.pop(self, None)
+        self._waiting[self] = None
+
     def _close_one(self) -> None:
-        """Close the connection that keeps the server waiting for longest, or this one if all are being served."""
-        others = [one for one in self.connections if isinstance(one, Connection) and one is not self]
-        waiting = [one for one in others if one.waits_for_headers or one.waits_for_body]
-        victim = min(waiting, key=Connection._patience, default=self)
-        self.connections.discard(victim)  # the system tells later that it is closed
-        victim.transport.abort()
+        """Close the connection that keeps the server waiting for longest, or this one if all are being served.
 
-    def _patience(self) -> tuple[int, float]:
-        """Return how long the server is ready to wait for this client, for comparison with other connections.
-
-        Headers that are late come first, then uploads, then headers that may be on their way.
+        Connections whose headers are late are closed first, then those that upload something.
         """
-        is_late = self.loop.time() - self._waiting_since > _HEADERS_EXPECTED
-        order = 1 if self.waits_for_body else 0 if is_late else 2
-        return order, self._waiting_since
+        late = self.loop.time() - _HEADERS_EXPECTED
+        victim = (
+            next((one for one in self._waiting if one.waits_for_headers and one._waiting_since < late), None)
+            or next((one for one in self._waiting if one.waits_for_body), None)
+            or next(iter(self._waiting))
+        )
+        self.connections.discard(victim)  # the system tells later that it is closed
+        self._waiting.pop(victim)
+        victim.transport.abort()
 
     def _check(self) -> None:
         """Close the connection if the client is too slow; called regularly."""
@@ -151,7 +169,7 @@ def uvicorn_config(app: Any, limits: ConnectionLimits) -> uvicorn.Config:
         app: the ASGI app.
         limits: limits for connections.
     """
-    protocol: Any = functools.partial(Connection, limits)  # uvicorn calls it like a class
+    protocol: Any = functools.partial(Connection, limits, {})  # uvicorn calls it like a class
     return uvicorn.Config(
         app,
         http=protocol,

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from detector.serving.metrics import Metrics
 from detector.serving.uploads import Uploads
 
-_CHALLENGE = 'Bearer realm="detector", Basic realm="detector", charset="UTF-8"'
+_CHALLENGE = 'Basic realm="detector", charset="UTF-8", Bearer realm="detector"'
 """Both ways to send the key: programs send it as a bearer token, browsers ask for it as a password."""
 
 _WITHOUT_KEY = "/health"

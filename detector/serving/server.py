@@ -15,7 +15,7 @@ from typing import NoReturn
 from detector.errors import ConfigError, FileError, InputError, MissingPackageError
 from detector.options import RuntimeName
 from detector.predict.detector import Detector
-from detector.serving.app import CONCURRENCY, MAX_BYTES, MAX_PIXELS, make_app
+from detector.serving.app import make_app
 
 try:
     import uvicorn  # noqa: F401
@@ -30,6 +30,7 @@ from detector.serving.connections import (
     uvicorn_config,
 )
 from detector.serving.guard import Access, is_loopback
+from detector.serving.limits import CONCURRENCY, MAX_BYTES, MAX_PIXELS
 from detector.serving.log_limit import limit_logs
 
 log = logging.getLogger(__name__)
