@@ -93,6 +93,7 @@ class DecodeProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[[subprocess.Popen[bytes]], DecodeProcess] | None = None
         self._is_ready = False
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -104,7 +105,7 @@ class DecodeProcess:
                 command = [sys.executable, "-c", _START, *sys.path]
                 self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 self._is_ready = False
-                weakref.finalize(self, _end, self._process)
+                self._end = weakref.finalize(self, _end, self._process)
 
     def stop(self) -> None:
         """End the process, also in the middle of an image, and start no other. May be called from another thread."""
@@ -162,19 +163,22 @@ class DecodeProcess:
         try:
             _read_message(process.stdout)
         except (EOFError, OSError):
-            with self._lock:
-                self._process = None
-            _end(process)
+            self._remove()
             raise RuntimeError(f"the process that decodes images ended with status {process.returncode}") from None
         self._is_ready = True
 
     def _replace(self, process: subprocess.Popen[bytes]) -> int:
         """Remove a process that was killed or has crashed, start the next one, and return the status of the first."""
-        with self._lock:
-            self._process = None
-        _end(process)
+        self._remove()
         self.start()
         return process.returncode
+
+    def _remove(self) -> None:
+        """Forget the process and end it."""
+        with self._lock:
+            self._process = None
+            if self._end is not None:
+                self._end()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,7 @@ MAX_DETECTIONS_LIMIT = 1000
 MAX_TILE = 100_000
 """Largest allowed value of the parameter `tile`."""
 
-_PARAMETERS = (
+PARAMETERS = (
     *("model", "score_threshold", "iou_threshold", "max_detections", "classes", "suppression", "class_agnostic"),
     *("multi_label", "tile", "tile_overlap", "tta", "with_image"),
 )
@@ -70,8 +70,8 @@ def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> De
     values: dict[str, str] = {}
     classes: list[str] = []
     for name, value in query:
-        if name not in _PARAMETERS:
-            raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, _PARAMETERS)}")
+        if name not in PARAMETERS:
+            raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, PARAMETERS)}")
         if name == _REPEATED:
             classes.append(value)
         elif name in values:

@@ -34,7 +34,7 @@ from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
 from detector.serving.app import make_app
 from detector.serving.guard import Access, is_loopback
-from detector.serving.request import _PARAMETERS
+from detector.serving.request import PARAMETERS
 from detector.serving.server import serve
 from detector.weights_info import WeightsInfo
 
@@ -512,7 +512,7 @@ def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) ->
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
     plain = post(app, "/detect", image).json["detections"]
-    assert list(parameters) == list(_PARAMETERS)
+    assert list(parameters) == list(PARAMETERS)
     defaults = {name: schema for name, schema in parameters.items() if "default" in schema}
     for name, schema in defaults.items():  # a parameter with its default value changes nothing
         value = json.dumps(schema["default"]).strip('"')
