@@ -7,8 +7,11 @@ connections and send half a request, or do not read the response, hold all conne
 import asyncio
 import functools
 import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h11
@@ -35,6 +38,9 @@ _QUEUE = 512
 
 _HEADERS_EXPECTED = 0.5
 """Seconds after which the headers of a request are late."""
+
+_STOP_SECONDS = 1.0
+"""Seconds after the signal to stop; then the process ends although something is still going on."""
 
 _TICK = 0.5
 """Seconds between two checks of a connection."""
@@ -153,13 +159,36 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that accepts a few connections at a time, so that it can keep the limit on their number."""
+    """A uvicorn server that accepts a few connections at a time, so that it can keep the limit on their number.
+
+    Args:
+        config: configuration of the server.
+        give_up: called in another thread if the server still runs `_STOP_SECONDS` after the signal to stop.
+    """
+
+    def __init__(self, config: uvicorn.Config, give_up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._timer = threading.Timer(_STOP_SECONDS, give_up)
+        self._timer.daemon = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(_QUEUE)  # asyncio uses one number for both, the queue and the connections accepted at once
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop after a signal."""
+        if not self.should_exit:
+            self._timer.start()
+        super().handle_exit(sig, frame)
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run the server until a signal."""
+        try:
+            super().run(sockets)
+        finally:
+            self._timer.cancel()
 
 
 def uvicorn_config(app: Any, limits: ConnectionLimits) -> uvicorn.Config:
@@ -181,7 +210,7 @@ def uvicorn_config(app: Any, limits: ConnectionLimits) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=_ACCEPTED_AT_ONCE,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=0.5,  # type: ignore[arg-type]  # asyncio takes fractions too
     )
 
 

@@ -59,8 +59,8 @@ def serve(
 ) -> None:
     """Load models, log the address of the server, and run the server until Ctrl-C.
 
-    Requests get one second to finish after Ctrl-C. A thread may still run a model when this function returns; the
-    command calls `end_process`.
+    Requests get half a second to finish after Ctrl-C. If something still goes on half a second later, the process ends.
+    A thread may still run a model when this function returns; the command calls `end_process`.
 
     Args:
         weights: weights of each model, as for `Detector.load`. The name of a model is the stem of the weights file, or
@@ -106,13 +106,18 @@ def serve(
             who = "anyone on the network who has the API key" if api_key else "anyone on the network"
             rest = "without encryption" if api_key else "without password or encryption"
             log.warning("listening on %s: %s can use the server, %s", host, who, rest)
+
+        def give_up() -> None:
+            app.stop()
+            end_process()
+
         with contextlib.suppress(KeyboardInterrupt):
-            Server(uvicorn_config(app, limits)).run(sockets=[listener])
+            Server(uvicorn_config(app, limits), give_up).run(sockets=[listener])
     app.stop()
 
 
 def end_process() -> NoReturn:
-    """End this process at once with status 0, as the last action of the command.
+    """End this process at once with status 0, as after Ctrl-C.
 
     A thread that runs a model cannot be stopped, and Python would wait for it. Also without such a thread, Python takes
     seconds to end a process with PyTorch on a busy machine.
