@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.load_profile("repeat")
 
 
+_loopback_is_allowed = threading.Event()
+
+
+@pytest.fixture
+def loopback() -> Iterator[None]:
+    """Allow the test to connect to the address 127.0.0.1."""
+    _loopback_is_allowed.set()
+    yield
+    _loopback_is_allowed.clear()
+
+
 @pytest.fixture(scope="session")
 def attempts() -> Iterator[list[str]]:
     """Disable the network for this process and list the attempts to use it, which a library may hide."""
@@ -47,7 +59,8 @@ def attempts() -> Iterator[list[str]]:
         raise OSError("tests have no network")
 
     def connect_locally(self: socket.socket, address: Any) -> None:
-        if self.family != socket.AF_UNIX:  # Unix sockets only connect processes of this machine
+        is_local = _loopback_is_allowed.is_set() and address[0] == "127.0.0.1"
+        if self.family != socket.AF_UNIX and not is_local:  # Unix sockets only connect processes of this machine
             refuse("connect", address)
         connect(self, address)
 

@@ -1,10 +1,9 @@
 """Reads a request to `/detect`: parameters and uploaded file. An invalid request raises an HTTPException."""
 
-import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -13,12 +12,30 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from detector.errors import did_you_mean
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, DetectOptions
+from detector.options import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    SCORE_THRESHOLD,
+    TILE_OVERLAP,
+    DetectOptions,
+    SuppressionName,
+)
 
 MAX_DETECTIONS_LIMIT = 1000
 """Largest allowed value of the parameter `max_detections`; limits the size of a response."""
 
-_PARAMETERS = ("model", "score_threshold", "iou_threshold", "max_detections", "with_image")
+MAX_TILE = 100_000
+"""Largest allowed value of the parameter `tile`."""
+
+PARAMETERS = (
+    *("model", "score_threshold", "iou_threshold", "max_detections", "classes", "suppression", "class_agnostic"),
+    *("multi_label", "tile", "tile_overlap", "tta", "with_image"),
+)
+"""Names of the parameters: except for `model` and `with_image`, those of `Detector.detect`."""
+
+_REPEATED = "classes"
+"""The parameter that may be sent several times, once for each class."""
+
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
 _HOW_TO_SEND = (
     "send the file as the request body with `Content-Type: image/jpeg` (or another image type), or as a file in a form"
@@ -31,7 +48,7 @@ class DetectRequest:
 
     Attributes:
         model: name of the model to run.
-        options: thresholds and largest number of detections.
+        options: thresholds, classes, NMS, tiling and TTA.
         with_image: whether the response contains the decoded image, so that the web page can draw it.
     """
 
@@ -51,19 +68,30 @@ def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> De
         HTTPException: 422: a name is unknown or repeated, or a value is invalid.
     """
     values: dict[str, str] = {}
+    classes: list[str] = []
     for name, value in query:
-        if name not in _PARAMETERS:
-            raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, _PARAMETERS)}")
-        if name in values:
+        if name not in PARAMETERS:
+            raise HTTPException(422, f"{name}: unknown parameter; {did_you_mean(name, PARAMETERS)}")
+        if name == _REPEATED:
+            classes.append(value)
+        elif name in values:
             raise HTTPException(422, f"{name}: the parameter is sent twice; send it once")
-        values[name] = value
+        else:
+            values[name] = value
     model = values.get("model", next(iter(models)))
     if model not in models:
         raise HTTPException(422, f"model: unknown model '{model}'; known: {', '.join(models)}")
     options = DetectOptions(
         score_threshold=_parse_fraction("score_threshold", values, SCORE_THRESHOLD),
         iou_threshold=_parse_fraction("iou_threshold", values, IOU_THRESHOLD),
-        max_detections=_parse_count("max_detections", values, MAX_DETECTIONS),
+        max_detections=_parse_count("max_detections", values, MAX_DETECTIONS_LIMIT, MAX_DETECTIONS),
+        classes=classes or None,
+        suppression=_parse_suppression(values),
+        class_agnostic=_parse_flag("class_agnostic", values) if "class_agnostic" in values else None,
+        multi_label=_parse_flag("multi_label", values),
+        tile=_parse_count("tile", values, MAX_TILE, 0) if "tile" in values else None,
+        tile_overlap=_parse_overlap(values),
+        tta=_parse_flag("tta", values),
     )
     return DetectRequest(model, options, _parse_flag("with_image", values))
 
@@ -75,10 +103,26 @@ def _parse_fraction(name: str, values: dict[str, str], default: float) -> float:
     return float(text)
 
 
-def _parse_count(name: str, values: dict[str, str], default: int) -> int:
+def _parse_overlap(values: dict[str, str]) -> float:
+    overlap = _parse_fraction("tile_overlap", values, TILE_OVERLAP)
+    if overlap == 1:
+        raise HTTPException(422, "tile_overlap: expected a number from 0 to below 1, got '1'")
+    return overlap
+
+
+def _parse_suppression(values: dict[str, str]) -> SuppressionName | None:
+    if "suppression" not in values:
+        return None
+    known: dict[str, SuppressionName] = {name: name for name in get_args(SuppressionName)}
+    if (text := values["suppression"]) not in known:
+        raise HTTPException(422, f"suppression: expected {' or '.join(known)}, got '{text}'")
+    return known[text]
+
+
+def _parse_count(name: str, values: dict[str, str], largest: int, default: int) -> int:
     text = values.get(name, str(default))
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_DETECTIONS_LIMIT:
-        raise HTTPException(422, f"{name}: expected a whole number from 1 to {MAX_DETECTIONS_LIMIT}, got '{text}'")
+    if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= largest:
+        raise HTTPException(422, f"{name}: expected a whole number from 1 to {largest}, got '{text}'")
     return int(text)
 
 
@@ -89,28 +133,19 @@ def _parse_flag(name: str, values: dict[str, str]) -> bool:
     return text == "true"
 
 
-async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes:
+async def read_file(request: Request, body: bytes) -> bytes:
     """Return the bytes of the uploaded file; they are not decoded.
 
     The file is the body of the request, or the only file in a multipart form.
 
     Args:
-        request: a request with a body.
-        max_bytes: largest size of the body in bytes, including the boundaries of a form.
-        seconds: time limit for the upload.
+        request: a request whose headers describe the body.
+        body: body of the request.
 
     Raises:
-        HTTPException: 400: the form is damaged; 408: the upload took too long; 413: the body is too large;
-            415: the body is neither an image nor a form; 422: the form does not contain exactly one file.
-        ClientDisconnect: the client closed the connection.
+        HTTPException: 400: the form is damaged; 415: the body is neither an image nor a form; 422: the form does not
+            contain exactly one file.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _read_body(request, max_bytes, 2 * max_bytes)
-    except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {seconds:g} seconds") from None
-    if body is None:
-        raise HTTPException(413, f"the file is larger than {max_bytes / 1e6:g} MB; shrink the image")
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         return await _read_form_file(request, body)
@@ -118,36 +153,6 @@ async def read_upload(request: Request, max_bytes: int, seconds: float) -> bytes
         found = f"Content-Type {content_type} is not an image" if content_type else "the request has no Content-Type"
         raise HTTPException(415, f"{found}: {_HOW_TO_SEND}")
     return body
-
-
-async def skip_body(request: Request, max_bytes: int, seconds: float) -> None:
-    """Read the body of a request and discard it.
-
-    A client that is refused before its upload is complete may not receive the response, only a broken connection.
-
-    Args:
-        request: a request with a body.
-        max_bytes: reading stops after this number of bytes.
-        seconds: reading stops after this time.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await _read_body(request, 0, max_bytes)
-
-
-async def _read_body(request: Request, max_bytes: int, max_read: int) -> bytes | None:
-    """Return the body of a request, or None if it is larger than `max_bytes`.
-
-    A body that is too large is read up to `max_read` bytes and discarded, so that the client can receive the response.
-    """
-    body, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= max_bytes:
-            body += chunk
-        elif size > max_read:
-            break
-    return bytes(body) if size <= max_bytes else None
 
 
 async def _read_form_file(request: Request, body: bytes) -> bytes:

@@ -1,23 +1,13 @@
 """Creates the JSON bodies of the responses of the server; `openapi.py` describes their format."""
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image
-
-from detector.arrays import ImageArray
 from detector.detections import Detections
 from detector.drawing import class_color
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.predict.detector import Detector
 from detector.serving.request import MAX_DETECTIONS_LIMIT
-
-_MAX_IMAGE_SIDE = 2048
-"""Longer side in pixels of the largest image in a response. A JPEG image of this size has about 300 kB."""
 
 
 def models_response(models: Mapping[str, Detector], max_bytes: int) -> dict[str, Any]:
@@ -60,20 +50,6 @@ def detect_response(
         "detections": _detections_to_json(found),
     }
     return response if image_url is None else response | {"image": image_url}
-
-
-def to_data_url(image: ImageArray) -> str:
-    """Convert an image [H, W, 3] RGB to a data URL with a JPEG image, scaled down if a side is too long.
-
-    The sides of the JPEG image have at most `_MAX_IMAGE_SIDE` pixels.
-    """
-    height, width = image.shape[:2]
-    scale = min(1, _MAX_IMAGE_SIDE / max(height, width))
-    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    file = io.BytesIO()
-    scaled = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    Image.fromarray(scaled.astype(np.uint8, copy=False)).save(file, "JPEG", quality=92)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _model_to_json(name: str, model: Detector) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -30,8 +32,10 @@ from detector.images import read_image
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
-from detector.serving.app import make_app, serve
-from detector.serving.guard import is_loopback
+from detector.serving.app import make_app
+from detector.serving.guard import Access, is_loopback
+from detector.serving.request import PARAMETERS
+from detector.serving.server import serve
 from detector.weights_info import WeightsInfo
 
 MAX_BYTES = 400_000
@@ -204,6 +208,29 @@ def test_response_equals_the_detections_of_the_detector(
     assert response == {"model": name, "width": 480, "height": 384, "detections": rows(found)}
 
 
+OTHER_OPTIONS = [
+    DetectOptions(score_threshold=0.05, classes=("RBC", 1)),
+    DetectOptions(score_threshold=0.05, classes="0"),
+    DetectOptions(score_threshold=0.05, suppression="soft"),
+    DetectOptions(score_threshold=0.05, class_agnostic=True),
+    DetectOptions(score_threshold=0.05, multi_label=True),
+    DetectOptions(score_threshold=0.05, tile=200),
+    DetectOptions(score_threshold=0.05, tile=200, tile_overlap=0.4, tta=True, classes=("WBC", "Platelets")),
+]
+
+
+@pytest.mark.parametrize("options", OTHER_OPTIONS)
+def test_every_parameter_works_as_in_python(
+    app: ASGIApp, models: dict[str, Detector], image: bytes, options: DetectOptions
+) -> None:
+    changed = {key: value for key, value in asdict(options).items() if value != getattr(DetectOptions(), key)}
+    query = urlencode({key: json.dumps(v) if isinstance(v, bool) else v for key, v in changed.items()}, doseq=True)
+    reply = post(app, f"/detect?model=cells&{query}", image)
+    found = models["cells"].detect(image, **changed)
+    assert reply.json["detections"] == rows(found)
+    assert len(found) > 0
+
+
 def test_first_model_is_the_default(app: ASGIApp, image: bytes) -> None:
     assert post(app, "/detect", image).json["model"] == "scenes"
 
@@ -250,7 +277,18 @@ BAD_QUERIES = {
     "with_image=yes": "with_image: expected true or false, got 'yes'",
     "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
-    "with_image",
+    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, with_image",
+    "classes=dog": "classes: no class 'dog'; known: star, heart, arrow, key, gear, mug, house, fish, leaf, umbrella, "
+    "car, tree",
+    "suppression=hard": "suppression: expected classic or soft or diou or weighted, got 'hard'",
+    "class_agnostic=1": "class_agnostic: expected true or false, got '1'",
+    "multi_label=": "multi_label: expected true or false, got ''",
+    "tile=0": "tile: expected a whole number from 1 to 100000, got '0'",
+    "tile=-5": "tile: expected a whole number from 1 to 100000, got '-5'",
+    "tile_overlap=1": "tile_overlap: expected a number from 0 to below 1, got '1'",
+    "tta=2": "tta: expected true or false, got '2'",
+    "tile=8": "tile: an image of 480 x 384 pixels would need 7680 tiles, more than 256: use larger tiles or a smaller "
+    "overlap",
     "model=cells&model=scenes": "model: the parameter is sent twice; send it once",
 }
 
@@ -327,7 +365,10 @@ def test_stalled_upload_times_out(models: dict[str, Detector]) -> None:
         await asyncio.Event().wait()
 
     reply = post(make_app(models, seconds=0.05), "/detect", stalled())
-    assert (reply.status, reply.json) == (408, {"error": "the upload took longer than 0.05 seconds"})
+    assert (reply.status, reply.json) == (
+        408,
+        {"error": "the upload takes longer than 0.05 seconds, or sends nothing for 5 seconds"},
+    )
 
 
 def test_client_that_disconnects_harms_nobody(app: ASGIApp, image: bytes) -> None:
@@ -350,7 +391,7 @@ def test_overloaded_server_refuses_and_runs_one_image_per_model() -> None:
             for _ in range(3)
         ]
         await asyncio.to_thread(gate.entered.acquire)
-        chunks = _chunks(bytes(1 << 17))
+        chunks = _chunks(content + bytes(1 << 17))
         refused = await send_request(app, "POST", "/detect", chunks, {"content-type": "image/png"})
         assert await anext(chunks, None) is None  # the server has read the complete upload of the refused client
         health = await send_request(app, "GET", "/health")
@@ -398,7 +439,14 @@ def test_local_server_accepts_only_loopback_host_names(
 ) -> None:
     for url in ("/", "/models", "/health", "/openapi.json"):
         assert get(app, url, host=host).status == status
-    assert get(make_app(models, local_only=False), "/health", host=host).status == 200
+    assert get(make_app(models, access=Access(local_only=False)), "/health", host=host).status == 200
+
+
+def test_name_of_a_reverse_proxy_can_be_allowed(models: dict[str, Detector]) -> None:
+    app = make_app(models, access=Access(host_names=frozenset({"detect.example.org"})))
+    for host, status in (("detect.example.org", 200), ("Detect.Example.org:443", 200), ("evil.example", 403)):
+        assert get(app, "/health", host=host).status == status
+    assert get(app, "/health", host="detect.example.org", origin="https://detect.example.org").status == 200
 
 
 @pytest.mark.parametrize(
@@ -415,7 +463,7 @@ def test_local_server_accepts_only_loopback_host_names(
 def test_page_of_another_origin_cannot_use_the_server(
     app: ASGIApp, models: dict[str, Detector], image: bytes, origin: str, status: int
 ) -> None:
-    for server in (app, make_app(models, local_only=False)):
+    for server in (app, make_app(models, access=Access(local_only=False))):
         reply = post(server, "/detect", image, origin=origin)
         assert reply.status == status
         assert not [name for name in reply.headers if name.startswith("access-control")]
@@ -464,7 +512,9 @@ def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) ->
     parameters = {parameter["name"]: parameter["schema"] for parameter in api["paths"]["/detect"]["post"]["parameters"]}
     assert parameters["model"]["enum"] == ["scenes", "cells"]
     plain = post(app, "/detect", image).json["detections"]
-    for name, schema in parameters.items():  # a parameter with its default value changes nothing
+    assert list(parameters) == list(PARAMETERS)
+    defaults = {name: schema for name, schema in parameters.items() if "default" in schema}
+    for name, schema in defaults.items():  # a parameter with its default value changes nothing
         value = json.dumps(schema["default"]).strip('"')
         assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 
@@ -498,6 +548,37 @@ def test_server_needs_models_with_different_names() -> None:
         make_app({})
     with pytest.raises(InputError, match="--weights cells cells: the same weights are passed twice"):
         serve(["cells", "cells"], port=0)
+
+
+def test_key_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "key"
+    with pytest.raises(InputError, match=r"key: the API key cannot be read \(No such file or directory\)"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    for content in (b"", b"short\n", b"two words in a key\n", "ключключключключ".encode(), b"0123456789abcdef\nx"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="key: expected an API key of at least 16 letters, digits and signs"):
+            serve(["no such weights"], port=0, api_key_file=file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"key: the API key cannot be read \(not text\)"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    file.write_bytes(b"0123456789abcdef\n")
+    with pytest.raises(InputError, match="no such weights"):
+        serve(["no such weights"], port=0, api_key_file=file)
+    monkeypatch.setenv("DETECTOR_API_KEY", "short")
+    with pytest.raises(InputError, match="environment variable DETECTOR_API_KEY: expected an API key of at least 16"):
+        serve(["no such weights"], port=0)
+
+
+def test_api_description_names_the_key_only_if_needed(app: ASGIApp, models: dict[str, Detector]) -> None:
+    assert "security" not in get(app, "/openapi.json").json
+    secured = make_app(models, access=Access(api_key="0123456789abcdef"))
+    api = get(secured, "/openapi.json", authorization="Bearer 0123456789abcdef").json
+    assert {name for scheme in api["security"] for name in scheme} == set(api["components"]["securitySchemes"])
+    assert api["paths"]["/health"]["get"]["security"] == []
+
+
+def test_metrics_are_off_by_default(app: ASGIApp) -> None:
+    assert get(app, "/metrics").status == 404
 
 
 def test_port_in_use_is_reported_before_models_are_loaded() -> None:
