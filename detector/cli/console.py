@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
     from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
+    from detector.exporting.certificate import Certificate
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
 
 _INT8_ADVICE = """\
-COCO AP of the export is more than 0.005 below the AP of the weights. What may help: calibration images (--int8) that
-are more like the images of --data; --format openvino; or a few minutes of quantization-aware training (QAT), and an
-export of the trained weights:
+What may help: calibration images (--int8) that are more like the images that the detector is used on; --format
+openvino; no --int8-full-range; or a few minutes of quantization-aware training (QAT), and an export of the trained
+weights:
   detector train --data {data} --weights {weights} --minutes 3 \\
     --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
@@ -89,7 +90,7 @@ def print_export(result: "ExportResult", advice: str) -> None:
 
     Args:
         result: the export.
-        advice: text to print if AP of the export is more than 0.005 below the AP of the weights; empty: none.
+        advice: text to print if an int8 export is worse than the weights; empty: none.
     """
     height, width = result.input_hw
     print(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
@@ -106,13 +107,39 @@ def print_export(result: "ExportResult", advice: str) -> None:
     print(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
     if ap is not None:
         print(f"AP {metric(ap.export, 4)} on {ap.split}, {metric(ap.weights, 4)} with the weights")
-        if advice and certificate.loses_too_much:
-            print(advice)
+    worse = _print_agreement(certificate)
+    if certificate.loses_too_much:
+        worse = True
+        print("COCO AP of the export is more than 0.005 below the AP of the weights")
+    if advice and worse:
+        print(advice)
+    print(f"valid for: {certificate.valid_for}")
     print(f"certificate: {result.certificate_path}")
 
 
+def _print_agreement(certificate: "Certificate") -> bool:
+    """Print the verdict on the drift of an int8 export in the user's images; return True if it is too large."""
+    from detector.exporting.certificate import USER_IMAGES
+    from detector.exporting.parity import CONFIDENT
+
+    parity = certificate.parity.get(USER_IMAGES)
+    if not certificate.graph.int8 or parity is None:
+        return False
+    verdict = {
+        True: "ok, at least 95 % is expected",
+        False: "too small, at least 95 % is expected: the export detects other objects than the weights",
+        None: "too few to judge the export; give more images with objects (--int8 or --data)",
+    }[parity.agrees]
+    percent = "" if parity.agreement is None else f"{100 * parity.agreement:.1f} % of "
+    print(
+        f"agreement with the weights on {USER_IMAGES}: {percent}{parity.confident} detections with a score above "
+        f"{CONFIDENT:g}; {verdict}"
+    )
+    return parity.agrees is False
+
+
 def int8_advice(data: str, weights: str) -> str:
-    """Return the advice for an int8 export that loses too much AP; `data` and `weights` must be quoted for a shell."""
+    """Return the advice for an int8 export that is worse than the weights; the arguments are quoted for a shell."""
     return _INT8_ADVICE.format(data=data, weights=weights)
 
 

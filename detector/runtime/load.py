@@ -13,6 +13,7 @@ from detector.files import local_path
 from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
+from detector.runtime.instruction_set import warn_if_inexact
 from detector.shipped_weights import find_shipped
 from detector.weights_info import WeightsInfo
 
@@ -138,11 +139,13 @@ def _start_runtime(
         from detector.runtime.openvino import OpenVinoRuntime
 
         openvino = OpenVinoRuntime(graph, source, fast=runtime != package, input_size=input_size)
+        warn_if_inexact(openvino.graph_info, source)
         return openvino, openvino.info
     from detector.runtime.onnx import OnnxRuntime
 
     assert isinstance(graph, bytes)
     onnx = OnnxRuntime(graph, source, input_size=input_size)
+    warn_if_inexact(onnx.graph_info, source)
     return onnx, onnx.info
 
 
