@@ -138,7 +138,7 @@ class Certificate:
         if not self.graph.int8:
             return f"{self.runtime} on a CPU with {self.instruction_set}"
         cpu = "every CPU" if self.graph.int8_weight_bits == 7 else f"CPUs that sum like {self.instruction_set}"
-        return f"{self.runtime} on {cpu}; another runtime, such as OpenCV, rounds other values of an int8 graph"
+        return f"{self.runtime} on {cpu}; another runtime, such as OpenCV, may round an int8 graph differently"
 
     @property
     def int8_agrees(self) -> bool | None:
