@@ -120,14 +120,15 @@ def print_export(result: "ExportResult", advice: str) -> None:
 def _print_agreement(certificate: "Certificate") -> bool:
     """Print the verdict on the drift of an int8 export in the user's images; return True if it is too large."""
     from detector.exporting.certificate import USER_IMAGES
-    from detector.exporting.parity import CONFIDENT
+    from detector.exporting.parity import CONFIDENT, MIN_AGREEMENT
 
     parity = certificate.parity.get(USER_IMAGES)
     if not certificate.graph.int8 or parity is None:
         return False
     verdict = {
-        True: "ok, at least 95 % is expected",
-        False: "too small, at least 95 % is expected: the export detects other objects than the weights",
+        True: f"ok, at least {100 * MIN_AGREEMENT:.0f} % is expected",
+        False: f"too small, at least {100 * MIN_AGREEMENT:.0f} % is expected: the export detects other objects than the "
+        "weights",
         None: "too few to judge the export; give more images with objects (--int8 or --data)",
     }[parity.agrees]
     percent = "" if parity.agreement is None else f"{100 * parity.agreement:.1f} % of "

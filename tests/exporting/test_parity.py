@@ -50,9 +50,10 @@ def test_agreement_counts_confident_detections_of_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("confident", "unmatched", "agrees"), [(0, 0, None), (39, 0, None), (40, 2, True), (40, 3, False), (1000, 50, True)]
+    ("confident", "unmatched", "agrees"),
+    [(0, 0, None), (39, 0, None), (40, 1, True), (40, 2, False), (1000, 40, True), (1000, 41, False)],
 )
-def test_agreement_below_95_percent_is_too_small(confident: int, unmatched: int, agrees: bool | None) -> None:
+def test_agreement_below_96_percent_is_too_small(confident: int, unmatched: int, agrees: bool | None) -> None:
     assert parity(0, confident, unmatched).agrees is agrees
 
 
