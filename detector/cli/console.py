@@ -125,10 +125,10 @@ def _print_agreement(certificate: "Certificate") -> bool:
     parity = certificate.parity.get(USER_IMAGES)
     if not certificate.graph.int8 or parity is None:
         return False
+    least = f"at least {100 * MIN_AGREEMENT:.0f} % is expected"
     verdict = {
-        True: f"ok, at least {100 * MIN_AGREEMENT:.0f} % is expected",
-        False: f"too small, at least {100 * MIN_AGREEMENT:.0f} % is expected: the export detects other objects than the "
-        "weights",
+        True: f"ok, {least}",
+        False: f"too small, {least}: the export detects other objects than the weights",
         None: "too few to judge the export; give more images with objects (--int8 or --data)",
     }[parity.agrees]
     percent = "" if parity.agreement is None else f"{100 * parity.agreement:.1f} % of "
