@@ -123,12 +123,11 @@ def test_inexact_runtime_is_judged_by_ap(exported: Path, tmp_path: Path) -> None
 def int8_exports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Export the shipped weights `scenes` to int8 ONNX files, with certificates; return bits of the weights → path."""
     folder = tmp_path_factory.mktemp("int8")
-    images = training_images("scenes")[:16]
+    images = training_images("scenes")[:24]
     for bits, name in ((7, "seven.onnx"), (8, "eight.onnx")):
         export(
             "scenes",
             folder / name,
-            input_size=160,
             int8_images=images,
             certificate_images=images,
             int8_full_range=bits == 8,
