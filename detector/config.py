@@ -276,6 +276,10 @@ class OptimizerConfig(_Part):
         0,
         1,
     )
+    qat_weight_bits: Literal[7, 8] = _setting(
+        7,
+        "QAT: number of bits of the int8 weights of the export; 7: right on every CPU; 8: for `--int8-full-range`",
+    )
 
     l2: float = _setting(
         0.0, "L2 regularization: weight of half the sum of the squared convolution weights", 0, off=0.0
@@ -526,13 +530,17 @@ def read_config(path: str | Path) -> Config:
 def config_of(values: Mapping[str, Any]) -> Config:
     """Convert a mapping made by `dataclasses.asdict`, or read from JSON, to a configuration.
 
-    Settings that are missing in the mapping have their defaults: they were added to this package later, and their
-    defaults do not change the behavior.
+    Settings that are missing in the mapping were added to this package later. They get the values with which the
+    package behaves as before: their defaults, or those in `_BEFORE_ADDED`.
 
     Raises:
         ConfigError: an unknown setting, or an invalid value.
     """
-    return Config(**{key: parse_value(key, value) for key, value in values.items()})
+    return Config(**{key: parse_value(key, value) for key, value in {**_BEFORE_ADDED, **values}.items()})
+
+
+_BEFORE_ADDED: Mapping[str, Any] = {"qat_weight_bits": 8}
+"""Setting → what the package did before the setting was added, if that is not its default."""
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:

@@ -14,10 +14,8 @@ from detector.boxes import to_xywh
 from detector.drawing import add_legend, captions_cover, draw_boxes, drawable_name
 from detector.errors import InputError, MissingPackageError
 from detector.image_inputs import ImageLike, to_image
-from detector.options import DrawOptions
+from detector.options import DEFAULT_DRAWING, DrawOptions
 from detector.wording import plural
-
-_DEFAULT_DRAW_OPTIONS = DrawOptions()
 
 _NAMES_SHOWN = 5
 """Largest number of detections in the text of `repr`."""
@@ -144,9 +142,7 @@ class Detections:
         options = DrawOptions(scores=with_scores, labels=with_labels, line_width=line_width)
         return Image.fromarray(self.draw_on(to_image(image), options, legend=True))
 
-    def draw_on(
-        self, image: ImageArray, options: DrawOptions = _DEFAULT_DRAW_OPTIONS, *, legend: bool = False
-    ) -> ImageArray:
+    def draw_on(self, image: ImageArray, options: DrawOptions = DEFAULT_DRAWING, *, legend: bool = False) -> ImageArray:
         """Draw boxes, class names and scores on a copy of an RGB image [H, W, 3], and return the copy.
 
         Args:

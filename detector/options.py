@@ -22,6 +22,9 @@ IOU_THRESHOLD = 0.6
 MAX_DETECTIONS = 300
 """Default of `max_detections`."""
 
+TILED_MAX_DETECTIONS = 10_000
+"""Default of --max-det with --tile: a large image can contain many objects."""
+
 TILE_OVERLAP = 0.2
 """Default of `tile_overlap`."""
 
@@ -147,6 +150,9 @@ class DrawOptions:
     def __post_init__(self) -> None:
         if self.line_width is not None:
             object.__setattr__(self, "line_width", _count("line_width", self.line_width))
+
+
+DEFAULT_DRAWING = DrawOptions()
 
 
 def _fraction(name: str, value: object) -> float:

@@ -15,9 +15,10 @@ import detector
 from detector.cli.commands import main
 from detector.config import Config
 from detector.data.open_data import open_data
-from detector.images import write_image
+from detector.images import read_image, write_image
 from detector.model.checkpoint import save_weights
 from detector.model.make_network import make_network
+from detector.options import DrawOptions
 from detector.predict.detector import Detector
 from detector.weights_info import WeightsInfo
 
@@ -235,6 +236,28 @@ def test_results_without_objects_are_valid(capsys: Capture, tiny_weights: Path, 
     assert Path("found/labels/a.txt").read_text() == ""
     assert len(Path("found/detections.csv").read_text().splitlines()) == 1
     assert not Path("found/a.png").exists()
+
+
+def test_drawing_options_reach_the_annotated_images(tiny_weights: Path, tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    arguments = ["--weights", tiny_weights, "--conf", "0", "--max-det", "4", "--device", "cpu"]
+    assert run("detect", "a.png", *arguments, "--hide-labels", "--line-width", "2", "--out", "hidden") == 0
+    found = Detector.load(tiny_weights, device="cpu").detect("a.png", score_threshold=0, max_detections=4)
+    expected = found.draw_on(read_image("a.png"), DrawOptions(labels=False, line_width=2))
+    np.testing.assert_array_equal(read_image("hidden/a.png"), expected)
+    # Thirty captions cover an image of 96 x 64 pixels, so a legend is added below it.
+    assert run("detect", "a.png", *arguments, "--max-det", "30", "--out", "legend") == 0
+    assert read_image("legend/a.png").shape[0] > 64
+
+
+def test_tiles_allow_more_detections_by_default(tiny_weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (320, 480, 3)).astype(np.uint8))
+    arguments = ["--weights", tiny_weights, "--conf", "0", "--iou", "0.95", "--no-images", "--tile", "96"]
+    for name, more in (("default", []), ("given", ["--max-det", "300"])):
+        assert run("detect", "a.png", *arguments, *more, "--out", name) == 0
+    counts = {name: len(json.loads(Path(name, "detections.json").read_text())) for name in ("default", "given")}
+    assert counts["given"] == 300
+    assert counts["default"] > 300
 
 
 def test_equal_file_names_in_two_folders_are_numbered(tiny_weights: Path, tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
     from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
+    from detector.exporting.certificate import Certificate
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
     from detector.training.run import TrainingResult
 
 _INT8_ADVICE = """\
-COCO AP of the export is more than 0.005 below the AP of the weights. What may help: calibration images (--int8) that
-are more like the images of --data; --format openvino; or a few minutes of quantization-aware training (QAT), and an
-export of the trained weights:
+What may help: calibration images (--int8) that are more like the images that the detector is used on; --format
+openvino; no --int8-full-range; or a few minutes of quantization-aware training (QAT), and an export of the trained
+weights:
   detector train --data {data} --weights {weights} --minutes 3 \\
     --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
@@ -127,7 +128,7 @@ def print_export(result: "ExportResult", advice: Sequence[str]) -> None:
 
     Args:
         result: the export.
-        advice: lines to print if AP of the export is more than 0.005 below the AP of the weights.
+        advice: lines to print if an int8 export is worse than the weights.
     """
     height, width = result.input_hw
     print_line(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
@@ -144,14 +145,40 @@ def print_export(result: "ExportResult", advice: Sequence[str]) -> None:
     print_line(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
     if ap is not None:
         print_line(f"AP {metric(ap.export, 4)} on {ap.split}, {metric(ap.weights, 4)} with the weights")
-        if certificate.loses_too_much:
-            for line in advice:
-                print_line(line)
+    worse = _print_agreement(certificate)
+    if certificate.loses_too_much:
+        worse = True
+        print_line("COCO AP of the export is more than 0.005 below the AP of the weights")
+    for line in advice if worse else []:
+        print_line(line)
+    print_line(f"valid for: {certificate.valid_for}")
     print_line(f"certificate: {result.certificate_path}")
 
 
+def _print_agreement(certificate: "Certificate") -> bool:
+    """Print the verdict on the drift of an int8 export in the user's images; return True if it is too large."""
+    from detector.exporting.certificate import USER_IMAGES
+    from detector.exporting.parity import CONFIDENT, MIN_AGREEMENT
+
+    parity = certificate.parity.get(USER_IMAGES)
+    if not certificate.graph.int8 or parity is None:
+        return False
+    least = f"at least {100 * MIN_AGREEMENT:.0f} % is expected"
+    verdict = {
+        True: f"ok, {least}",
+        False: f"too small, {least}: the export detects other objects than the weights",
+        None: "too few to judge the export; give more images with objects (--int8 or --data)",
+    }[parity.agrees]
+    percent = "" if parity.agreement is None else f"{100 * parity.agreement:.1f} % of "
+    print_line(
+        f"agreement with the weights on {USER_IMAGES}: {percent}{parity.confident} detections with a score above "
+        f"{CONFIDENT:g}; {verdict}"
+    )
+    return parity.agrees is False
+
+
 def int8_advice(data: str, weights: str) -> list[str]:
-    """Return the advice for an int8 export that loses too much AP; `data` and `weights` must be quoted for a shell."""
+    """Return the advice for an int8 export that is worse than the weights; the arguments are quoted for a shell."""
     return [line.format(data=data, weights=weights) for line in _INT8_ADVICE.splitlines()]
 
 

@@ -13,7 +13,6 @@ from detector.cli.arguments import (
     add_conf,
     add_input_size,
     add_iou,
-    add_max_det,
     add_max_pixels,
     add_nms_variant,
     path,
@@ -21,7 +20,15 @@ from detector.cli.arguments import (
 from detector.cli.numbers import count, count_or_zero, fraction
 from detector.cli.settings import read_options
 from detector.errors import ConfigError, InputError
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, DetectOptions
+from detector.options import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    SCORE_THRESHOLD,
+    TILE_OVERLAP,
+    TILED_MAX_DETECTIONS,
+    DetectOptions,
+    DrawOptions,
+)
 from detector.wording import plural
 
 if TYPE_CHECKING:
@@ -60,7 +67,12 @@ def add(commands: Commands) -> None:
     detection = parser.add_argument_group("detection")
     add_conf(detection, SCORE_THRESHOLD)
     add_iou(detection, IOU_THRESHOLD)
-    add_max_det(detection, MAX_DETECTIONS)
+    detection.add_argument(
+        "--max-det",
+        type=count,
+        help="largest number of detections per image; if an image has more, the best are kept (default: "
+        f"{MAX_DETECTIONS}, with --tile {TILED_MAX_DETECTIONS})",
+    )
     detection.add_argument(
         "--classes", nargs="+", metavar="CLASS", help="detect only these classes: names, or class ids from 0"
     )
@@ -68,8 +80,7 @@ def add(commands: Commands) -> None:
         "--tile",
         type=count,
         metavar="PIXELS",
-        help="also detect in overlapping tiles with this long side, to find small objects in large images; increase "
-        "--max-det too",
+        help="also detect in overlapping tiles with this long side, to find small objects in large images",
     )
     detection.add_argument(
         "--overlap",
@@ -107,6 +118,15 @@ def add(commands: Commands) -> None:
     )
     output.add_argument("--no-images", action="store_true", help="do not write annotated images or videos")
     output.add_argument(
+        "--hide-labels", action="store_true", help="draw only the boxes, without class names and scores"
+    )
+    output.add_argument(
+        "--line-width",
+        type=count,
+        metavar="PIXELS",
+        help="width of the drawn lines (default: chosen from the size of the image)",
+    )
+    output.add_argument(
         "--skip-done",
         action="store_true",
         help="skip images whose results are already in the output folder, to continue an interrupted run",
@@ -132,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
     detect_options = DetectOptions(
         score_threshold=options.conf,
         iou_threshold=options.iou,
-        max_detections=options.max_det,
+        max_detections=options.max_det or (TILED_MAX_DETECTIONS if options.tile else MAX_DETECTIONS),
         classes=options.classes,
         suppression=options.suppression,
         class_agnostic=options.agnostic_nms,
@@ -140,6 +160,7 @@ def run(options: argparse.Namespace) -> int:
         tile_overlap=options.overlap,
         tta=options.tta,
     )
+    drawing = DrawOptions(labels=not options.hide_labels, line_width=options.line_width)
     sources, videos = find_inputs(specs, read_options(options))
     model = Detector.load(
         options.weights,
@@ -159,12 +180,14 @@ def run(options: argparse.Namespace) -> int:
             weights=options.weights,
             formats=_formats(options),
             skip_done=options.skip_done,
+            drawing=drawing,
         )
         console.print_detect_summary(result, options.out, options.conf)
         failed += result.failed
     summaries = detect_videos(
         model, videos, options.out, detect_options,
         every=options.every, track=options.track, save_video=not options.no_images, reconnect=options.reconnect,
+        drawing=drawing,
     )  # fmt: skip
     for name, video in zip(videos, summaries, strict=True):
         if isinstance(video, InputError):

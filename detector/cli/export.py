@@ -44,6 +44,12 @@ def add(commands: Commands) -> None:
         metavar="SOURCE",
         help="quantize to int8 after training, calibrated on these images (default: the training images of --data)",
     )
+    parser.add_argument(
+        "--int8-full-range",
+        action="store_true",
+        help="with --int8: use all 8 bits of the weights; only for CPUs with VNNI and for ARM, others compute worse "
+        "detections (default: 7 bits, for every CPU)",
+    )
     parser.add_argument("--dynamic", action="store_true", help="export a graph that accepts any input size")
     parser.add_argument(
         "--nms",
@@ -91,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         format=options.format or format_of(options.out),
         input_size=options.imgsz,
         int8_images=calibration,
+        int8_full_range=options.int8_full_range,
         nms=DetectOptions(**given) if options.nms == "in" else None,
         dynamic=options.dynamic,
         data=options.data,
@@ -101,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         allow_outside=read.allow_outside,
         max_pixels=read.max_pixels,
     )
-    has_advice = options.int8 is not None and options.data is not None
-    advice = console.int8_advice(quote(options.data), quote(str(options.weights))) if has_advice else []
+    data = "DATA" if options.data is None else quote(options.data)
+    advice = console.int8_advice(data, quote(str(options.weights))) if options.int8 is not None else []
     console.print_export(result, advice)
     return 0

@@ -18,7 +18,7 @@ from detector.graph.openvino_ir import export_files, is_ir
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
-from detector.options import DetectOptions, ReadOptions
+from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions, ReadOptions
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.shipped_weights import find_shipped
@@ -82,6 +82,7 @@ def detect_images(
     weights: str | Path,
     formats: Set[OutputFormat] = frozenset({"images"}),
     skip_done: bool = False,
+    drawing: DrawOptions = DEFAULT_DRAWING,
 ) -> DetectSummary:
     """Detect objects in images, write the detections to a folder image by image, and return the counts.
 
@@ -97,6 +98,7 @@ def detect_images(
         formats: files to write in addition to detections.json; see `OutputFormat`.
         skip_done: True: resume the earlier run in the folder and skip the images that it completed. False: replace the
             results of an earlier run.
+        drawing: what is drawn on the annotated images, and how.
 
     Raises:
         InputError: as for `DetectionWriter`, a class in `options` is unknown, or a result cannot be written.
@@ -116,6 +118,7 @@ def detect_images(
         settings=loaded | asdict(options),
         skip_done=skip_done,
         class_names=detector.class_names,
+        drawing=drawing,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)
@@ -145,6 +148,7 @@ def detect_videos(
     track: bool = False,
     save_video: bool = True,
     reconnect: int = 0,
+    drawing: DrawOptions = DEFAULT_DRAWING,
 ) -> list[VideoSummary | InputError]:
     """Detect objects in each video, write the results to a folder, and return one summary or error per video.
 
@@ -160,6 +164,7 @@ def detect_videos(
         track: whether to track objects from frame to frame.
         save_video: whether to write the annotated video.
         reconnect: largest number of times that a camera or a stream is opened again.
+        drawing: what is drawn on the frames of the annotated video, and how.
 
     Returns:
         For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
@@ -176,6 +181,7 @@ def detect_videos(
             summary = detect_video(
                 detector, name, folder, options,
                 every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
+                drawing=drawing,
             )  # fmt: skip
             summaries.append(summary)
         except InputError as error:

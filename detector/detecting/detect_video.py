@@ -25,7 +25,7 @@ from detector.files import append_line, make_folder, safe_name, write_errors
 from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
-from detector.options import DetectOptions
+from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.wording import plural
@@ -85,6 +85,7 @@ def detect_video(
     save_video: bool = True,
     reconnect: int = 0,
     stem: str | None = None,
+    drawing: DrawOptions = DEFAULT_DRAWING,
 ) -> VideoSummary:
     """Detect objects in one video, write STEM.jsonl and the annotated STEM.mp4 to a folder, and return a summary.
 
@@ -105,6 +106,7 @@ def detect_video(
         reconnect: largest number of times that a camera or a stream is opened again after it ended or sent no frame for
             ten seconds. Each time is reported.
         stem: STEM; None: the name of the source.
+        drawing: what is drawn on the frames, and how.
 
     Raises:
         ConfigError: `every` is below 1.
@@ -115,7 +117,7 @@ def detect_video(
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
     name, stem = without_secrets(source), stem or stem_of(source)
-    files = _ResultFiles(folder, stem, save_video)
+    files = _ResultFiles(folder, stem, save_video, drawing)
     reader = VideoReader(source, reconnect=reconnect)
     if reader.is_live:
         options = replace(options, batch_size=1)
@@ -207,6 +209,7 @@ class _ResultFiles:
         folder: output folder.
         stem: file name of both files without suffix.
         save_video: whether to write the annotated video.
+        drawing: what is drawn on the frames, and how.
 
     Attributes:
         paths: paths of the files.
@@ -215,7 +218,8 @@ class _ResultFiles:
         FileError: one of the files exists already.
     """
 
-    def __init__(self, folder: Path, stem: str, save_video: bool) -> None:
+    def __init__(self, folder: Path, stem: str, save_video: bool, drawing: DrawOptions) -> None:
+        self._drawing = drawing
         self._lines_path = folder / f"{stem}.jsonl"
         self._video_path = folder / f"{stem}.mp4" if save_video else None
         self.paths = (self._lines_path, self._video_path) if self._video_path else (self._lines_path,)
@@ -258,7 +262,7 @@ class _ResultFiles:
         """
         assert self._lines is not None
         if self._video:
-            self._video.add(frame.found.draw_on(frame.image), frame.seconds if is_live else None)
+            self._video.add(frame.found.draw_on(frame.image, self._drawing), frame.seconds if is_live else None)
         rows = detection_rows(frame.found, category_ids)
         with write_errors(self._lines_path):
             append_line(self._lines, {"frame": frame.number, "time": round(frame.seconds, 4), "detections": rows})

@@ -23,6 +23,7 @@ from detector.detections import Detections
 from detector.errors import ConfigError, FileError
 from detector.files import LOCK_NAME, free_name, locked, make_folder, write_errors
 from detector.images import write_image
+from detector.options import DEFAULT_DRAWING, DrawOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class DetectionWriter:
         settings: all settings that the detections depend on, as values that JSON can represent; stored in the journal.
         skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
         class_names: name of each class, for counts.csv.
+        drawing: what is drawn on the annotated images, and how. A legend may replace the class names.
 
     Attributes:
         done: names of the images that the earlier run completed; empty if `skip_done` is False.
@@ -80,11 +82,13 @@ class DetectionWriter:
         settings: Mapping[str, Any] | None = None,
         skip_done: bool = False,
         class_names: Sequence[str] = (),
+        drawing: DrawOptions = DEFAULT_DRAWING,
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
             known = ", ".join(get_args(OutputFormat))
             raise ConfigError(f"formats: unknown output format {unknown[0]!r}; known: {known}")
         self._folder, self._category_ids, self._formats = folder, category_ids, formats
+        self._drawing = drawing
         self._results, self._csv = folder / "detections.json", folder / "detections.csv"
         self._counts, self._class_names = folder / "counts.csv", class_names
         _check_outside(sources, folder)
@@ -126,7 +130,7 @@ class DetectionWriter:
         if "images" in self._formats:
             path = self._folder / f"{stem}{suffix}"
             with write_errors(path):
-                write_image(path, found.draw_on(image))
+                write_image(path, found.draw_on(image, self._drawing, legend=True))
         if "txt" in self._formats:
             write_txt(self._folder / _SUBFOLDERS["txt"] / f"{stem}.txt", found, (height, width))
         if "crops" in self._formats:

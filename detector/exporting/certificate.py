@@ -19,13 +19,16 @@ from detector.files import read_json, write_json
 from detector.graph.metadata import GraphInfo
 from detector.options import DetectOptions
 
-FORMAT = "detector-certificate-3"
+FORMAT = "detector-certificate-4"
 
 FILE_NAME = "certificate.json"
 """Name of the certificate in the folder of an OpenVINO export. For model.onnx it is model.onnx.certificate.json."""
 
 BUILTIN_IMAGES = "built-in images"
 """Key in `Certificate.parity`: the differences on the built-in images, which are the same on every machine."""
+
+USER_IMAGES = "your images"
+"""Key in `Certificate.parity`: the differences on the user's images."""
 
 _AP_TOLERANCE = 0.005
 """Largest acceptable loss of COCO AP (IoU 0.50:0.95, from 0 to 1); for a larger loss, the user gets advice."""
@@ -98,6 +101,7 @@ class Certificate:
         latency_ms: time per image with the weights and with the export.
         versions: package name → version; None if the package is not installed.
         machine: processor architecture, operating system and Python version.
+        instruction_set: instruction set of the CPU that ran the export, such as "x86_64 with AVX2".
         detections: hash of a built-in image → its detections, each as "class-id score x1 y1 x2 y2". These are the
             detections of the weights if the export is exact, else those of the export.
     """
@@ -115,6 +119,7 @@ class Certificate:
     latency_ms: Latency
     versions: Mapping[str, str | None]
     machine: str
+    instruction_set: str
     detections: Mapping[str, Sequence[str]]
 
     @property
@@ -124,6 +129,25 @@ class Certificate:
         False if no AP was measured.
         """
         return self.AP is not None and self.AP.lost > _AP_TOLERANCE
+
+    @property
+    def valid_for(self) -> str:
+        """The runtimes and CPUs for which the measured differences hold."""
+        if self.exact:
+            return "every runtime that computes in float32"
+        if not self.graph.int8:
+            return f"{self.runtime} on a CPU with {self.instruction_set}"
+        cpu = "every CPU" if self.graph.int8_weight_bits == 7 else f"CPUs that sum like {self.instruction_set}"
+        return f"{self.runtime} on {cpu}; another runtime, such as OpenCV, may round an int8 graph differently"
+
+    @property
+    def int8_agrees(self) -> bool | None:
+        """Whether an int8 export and its weights detect the same objects in the user's images: see `Parity.agrees`.
+
+        None: the graph is not int8, there are no such images, or they have too few objects.
+        """
+        parity = self.parity.get(USER_IMAGES)
+        return parity.agrees if self.graph.int8 and parity is not None else None
 
     def detections_of(self, image_hash: str, class_names: tuple[str, ...]) -> Detections:
         """Return the recorded detections of a built-in image.
@@ -152,17 +176,20 @@ class Certificate:
             "graph": {
                 "dynamic": self.graph.dynamic,
                 "int8": self.graph.int8,
+                "int8_weight_bits": self.graph.int8_weight_bits if self.graph.int8 else None,
                 "nms": None if nms is None else _thresholds_to_json(nms),
                 "input_hw": list(self.input_hw),
             },
             "exact": self.exact,
             "runtime": self.runtime,
+            "valid_for": self.valid_for,
             "options": _thresholds_to_json(self.options),
-            "parity": {name: asdict(parity) for name, parity in self.parity.items()},
+            "parity": {name: asdict(parity) | {"agreement": parity.agreement} for name, parity in self.parity.items()},
             "AP": None if self.AP is None else asdict(self.AP) | {"options": _thresholds_to_json(self.AP.options)},
             "latency_ms": asdict(self.latency_ms),
             "versions": dict(self.versions),
             "machine": self.machine,
+            "instruction_set": self.instruction_set,
             "detections": {name: list(rows) for name, rows in self.detections.items()},
         }
 
@@ -268,7 +295,12 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
         export=str(values["export"]),
         files={name: str(sha256) for name, sha256 in values["files"].items()},
         weights=WeightsFile(str(values["weights"]["name"]), str(values["weights"]["sha256"])),
-        graph=GraphInfo(bool(graph["dynamic"]), bool(graph["int8"]), nms),
+        graph=GraphInfo(
+            bool(graph["dynamic"]),
+            bool(graph["int8"]),
+            nms,
+            int(_finite(graph["int8_weight_bits"])) if graph["int8"] else 8,
+        ),
         input_hw=(int(_finite(height)), int(_finite(width))),
         exact=bool(values["exact"]),
         runtime=str(values["runtime"]),
@@ -278,6 +310,7 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
         latency_ms=Latency(_finite(latency["weights"]), _finite(latency["export"])),
         versions=dict(values["versions"]),
         machine=str(values["machine"]),
+        instruction_set=str(values["instruction_set"]),
         detections={name: tuple(map(str, rows)) for name, rows in values["detections"].items()},
     )
 
@@ -289,6 +322,8 @@ def _parse_parity(values: Mapping[str, Any]) -> Parity:
         unmatched=int(_finite(values["unmatched"])),
         box=_finite(values["box"]),
         score=_finite(values["score"]),
+        confident=int(_finite(values["confident"])),
+        confident_unmatched=int(_finite(values["confident_unmatched"])),
     )
 
 

@@ -20,6 +20,7 @@ from detector.evaluating.evaluate import EVALUATION_OPTIONS, detect_split, score
 from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.exporting.certificate import (
     BUILTIN_IMAGES,
+    USER_IMAGES,
     ApComparison,
     Certificate,
     Latency,
@@ -44,6 +45,7 @@ from detector.media.sources import Source, sources_of
 from detector.model.checkpoint import find_weights
 from detector.options import MAX_PIXELS, RuntimeName
 from detector.predict.detector import Detector
+from detector.runtime.instruction_set import instruction_set
 
 _WARMUP_IMAGES = 4
 """Number of images at the start whose times are not counted."""
@@ -119,6 +121,7 @@ def certify_export(
         latency_ms=Latency(_median_ms(reference, builtin), _median_ms(model, builtin)),
         versions={name: _version(name) for name in _PACKAGES},
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        instruction_set=str(instruction_set()),
         detections={image_hash(image): detections_to_rows(row) for image, row in zip(builtin, recorded, strict=True)},
     )
     write_certificate(path, certificate)
@@ -149,7 +152,7 @@ def _parity_on_user_images(
     """Return {"your images": parity}; an empty dictionary if the user gave neither images nor a split."""
     sources = images if images or split is None else sources_of(split)
     pixels = prepare_for_comparison(read_evenly_spaced(sources), model)
-    return {"your images": _measure_parity(reference, model, pixels)} if pixels else {}
+    return {USER_IMAGES: _measure_parity(reference, model, pixels)} if pixels else {}
 
 
 def _parity_at_larger_input(

@@ -1,5 +1,6 @@
 """Export weights to a graph file that runs without PyTorch, and compare the export with the weights."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
 from detector.weights_info import WeightsInfo
+
+log = logging.getLogger(__name__)
 
 Format = Literal["onnx", "openvino"]
 """Format of an export: an ONNX file, or a folder with an OpenVINO IR."""
@@ -72,6 +75,7 @@ def export(
     format: Format = "onnx",
     input_size: int | None = None,
     int8_images: Sequence[Source | str | Path] | None = None,
+    int8_full_range: bool = False,
     nms: DetectOptions | None = None,
     dynamic: bool = False,
     data: str | Path | None = None,
@@ -97,6 +101,9 @@ def export(
         int8_images: images for post-training quantization to int8: paths of files or folders, glob patterns, or the
             result of `training_images`. At least 16; the activation ranges are measured on at most 128 of them. None:
             the export is in float32.
+        int8_full_range: whether the weights of an int8 export use all 8 bits. Such an export is only for CPUs with
+            exact int8 sums (x86 with VNNI, ARM); on others its detections are worse. False: the weights use 7 bits, so
+            that the export gives the same detections on every CPU.
         nms: options of NMS inside the graph; their thresholds are fixed in the graph. None: the graph contains no NMS
             and returns one prediction per grid point.
         dynamic: whether the graph accepts inputs of any size (multiples of 32).
@@ -129,12 +136,15 @@ def export(
     input_hw = info.choose_input_hw(input_size, str(weights))
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     int8_inputs = None
+    if int8_full_range and int8_images is None:
+        raise ConfigError("int8_full_range (--int8-full-range) has an effect only with --int8; add --int8")
     if int8_images is not None:
+        _warn_other_levels(info, 8 if int8_full_range else 7)
         int8_inputs = _calibration_inputs(list(_as_sources(int8_images, options)), input_hw)
     sources = list(_as_sources(certificate_images, options))
     graph = to_onnx(network, info, input_hw, dynamic)
     existed = path.exists()
-    _write(path, graph, format, int8_inputs, nms)
+    _write(path, graph, format, nms, int8_inputs, int8_full_range)
     certificate = None
     if certify and (find_spec("openvino") or find_spec("onnxruntime")):
         certificate_file = certificate_path(path)
@@ -189,7 +199,12 @@ def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIO
 
 
 def _write(
-    path: Path, graph: bytes, format: Format, int8_inputs: Sequence[ImageArray] | None, nms: DetectOptions | None
+    path: Path,
+    graph: bytes,
+    format: Format,
+    nms: DetectOptions | None,
+    int8_inputs: Sequence[ImageArray] | None,
+    int8_full_range: bool,
 ) -> None:
     """Write a graph; before that, quantize it, add NMS or convert it to OpenVINO if requested.
 
@@ -197,15 +212,16 @@ def _write(
         path: the .onnx file or the OpenVINO folder to write.
         graph: content of an ONNX file in float32, without NMS.
         format: format to write.
-        int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the graph stays in float32.
         nms: options of the NMS to add to the graph; None: no NMS.
+        int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the graph stays in float32.
+        int8_full_range: whether int8 weights use all 8 bits.
     """
     if format == "onnx" and int8_inputs is not None:
-        graph = quantize(graph, int8_inputs)
+        graph = quantize(graph, int8_inputs, int8_full_range)
     if nms is not None:
         graph = add_nms(graph, nms)
     if format == "openvino":
-        write_openvino(path, to_ir(graph, int8_inputs))
+        write_openvino(path, to_ir(graph, int8_inputs, int8_full_range))
     else:
         write_atomic(path, graph)
 
@@ -222,6 +238,26 @@ def _check_format(format: str) -> None:
     """Raise ConfigError unless `format` is "onnx" or "openvino"."""
     if format not in get_args(Format):
         raise ConfigError(f"format: expected {' or '.join(get_args(Format))}, got {format!r}")
+
+
+def _warn_other_levels(info: WeightsInfo, bits: int) -> None:
+    """Log a warning if the weights come from quantization-aware training (QAT) for another number of bits.
+
+    Args:
+        info: information about the weights.
+        bits: number of bits of the int8 weights of the export.
+    """
+    config = config_of(dict(info.config))
+    if config.qat_start < 1 and config.qat_weight_bits != bits:
+        log.warning(
+            "the weights come from quantization-aware training for int8 weights of %d bits, and this export uses %d: "
+            "%s",
+            config.qat_weight_bits,
+            bits,
+            "add --int8-full-range if all CPUs that run it have VNNI or are ARM, or fine-tune the weights again"
+            if bits == 7
+            else "leave out --int8-full-range, or fine-tune the weights with --set qat_weight_bits=8",
+        )
 
 
 def _check_nms(info: WeightsInfo) -> None:

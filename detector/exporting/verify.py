@@ -17,6 +17,7 @@ from detector.files import local_path
 from detector.graph.openvino_ir import export_files
 from detector.options import RuntimeName
 from detector.predict.detector import Detector
+from detector.runtime.instruction_set import instruction_set
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | No
     Raises:
         FileError: the export or its certificate is missing or cannot be read.
         WeightsError: the certificate is damaged or belongs to another export, or the detections differ too much: for a
-            float32 export by more than rounding errors, else by more than `Parity.is_similar_to` allows.
+            float32 export by more than rounding errors, for an int8 export by more than
+            `Parity.is_within_int8_rounding` allows, for a bf16 export by more than `Parity.is_similar_to` allows.
         InputError: the runtime is not available.
     """
     path = local_path(path)
@@ -60,14 +62,23 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | No
             f"{path}: the export is damaged, or is not the export that {certificate_path(path)} describes; export again"
         )
     parity = _measure_parity(path, certificate, runtime, threads)
-    certified = certificate.parity[BUILTIN_IMAGES]
-    is_exact = certificate.exact and runtime != "openvino-fast"
-    if not (parity.is_within_rounding if is_exact else parity.is_similar_to(certified)):
+    if not _is_small(parity, certificate, runtime):
         raise WeightsError(
-            f"{path}: the detections differ too much from those in the certificate: {parity}; in the certificate, the "
-            f"differences between the export and its weights are: {certified}"
+            f"{path}: the detections differ too much from those in the certificate: {parity}; the certificate was "
+            f"written with {certificate.runtime} on a CPU with {certificate.instruction_set}, this CPU has "
+            f"{instruction_set()}; in the certificate, the differences between the export and its weights are: "
+            f"{certificate.parity[BUILTIN_IMAGES]}"
         )
     return VerifyResult(parity, certificate)
+
+
+def _is_small(parity: Parity, certificate: Certificate, runtime: RuntimeName) -> bool:
+    """Return True if the differences on this machine are as small as the precision of the export allows."""
+    if certificate.graph.int8:
+        return parity.is_within_int8_rounding
+    if certificate.exact and runtime != "openvino-fast":
+        return parity.is_within_rounding
+    return parity.is_similar_to(certificate.parity[BUILTIN_IMAGES])
 
 
 def _measure_parity(path: Path, certificate: Certificate, runtime: RuntimeName, threads: int | None) -> Parity:

@@ -20,17 +20,23 @@ _OP_TYPES = ["Conv", "Relu", "Add", "MaxPool", "Resize"]
 range of the convolution before it. So no int8 levels are spent on negative values."""
 
 
-def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
+def quantize(graph: bytes, inputs: Sequence[ImageArray], full_range: bool = False) -> bytes:
     """Quantize the weights and activations of an ONNX graph to int8, and return the new ONNX file.
 
     The last convolution of each head and the decoding of boxes stay in float32, because int8 is too coarse for
     coordinates. Weights have one scale per channel. The range of an activation is the mean of its ranges on the
     calibration images.
 
+    By default, the weights use only the values -64..64. x86 CPUs without VNNI instructions add the products of two
+    activations (0..255) and two weights in 16 bits: with weights up to 127 this sum overflows, ONNX Runtime clips it
+    without an error, and the detections become worse.
+
     Args:
         graph: bytes of the ONNX file that `to_onnx` returned.
         inputs: calibration images, each [H, W, 3] uint8 RGB, letterboxed to the input size of the graph. They should
             be similar to the images on which the graph will run.
+        full_range: whether the weights use the values -127..127. The file is then only for CPUs with exact int8 sums:
+            x86 with VNNI, and ARM.
 
     Returns:
         The bytes of the quantized ONNX file.
@@ -65,6 +71,7 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
                 quantized,
                 _CalibrationReader(inputs),
                 per_channel=True,
+                reduce_range=not full_range,
                 op_types_to_quantize=_OP_TYPES,
                 nodes_to_quantize=names,
                 activation_type=QuantType.QUInt8,  # same outputs as with signed int8, but faster in ONNX Runtime
@@ -76,7 +83,7 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
         model = onnx.load(quantized)
     del model.metadata_props[:]
     model.metadata_props.extend(metadata)
-    for key, value in graph_info_metadata(GraphInfo(int8=True)).items():
+    for key, value in graph_info_metadata(GraphInfo(int8=True, int8_weight_bits=8 if full_range else 7)).items():
         model.metadata_props.add(key=key, value=value)
     return bytes(model.SerializeToString())
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import openvino
 
 
-def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "openvino.Model":
+def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray], full_range: bool = False) -> "openvino.Model":
     """Return a copy of `model` in which weights and activations are quantized to int8.
 
     Nodes for which `is_quantizable` is False stay in floating point, as in `int8_onnx.quantize`. NMS inside the model
@@ -26,6 +26,7 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "op
         model: floating-point model that OpenVINO read from an ONNX file of `to_onnx`.
         inputs: calibration images, each [H, W, 3] uint8 RGB, letterboxed to the input size of the model. They should
             be similar to the images on which the model will run.
+        full_range: whether the weights use all 8 bits, except those of the first layer; as in `int8_onnx.quantize`.
 
     Raises:
         MissingPackageError: the package nncf is not installed.
@@ -47,5 +48,8 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray]) -> "op
             nncf.Dataset(inputs, lambda image: {"image": image[None]}),
             subset_size=len(inputs),
             ignored_scope=nncf.IgnoredScope(names=not_quantized),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.FIRST_LAYER if full_range else nncf.OverflowFix.ENABLE
+            ),
         )
     return quantized

@@ -38,11 +38,14 @@ class GraphInfo:
         nms: options of the NMS inside the graph. Only the score threshold, the IoU threshold and the largest number of
             detections are stored; the other options have their default values. None: the graph contains no NMS and
             outputs a prediction for every grid point.
+        int8_weight_bits: 7 if the int8 weights are limited to -64..64, so that ONNX Runtime computes the same sums on
+            every CPU; 8 if they are not. Files of older versions do not record it and have 8. Only valid with `int8`.
     """
 
     dynamic: bool = False
     int8: bool = False
     nms: DetectOptions | None = None
+    int8_weight_bits: int = 8
 
 
 def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, str]:
@@ -56,6 +59,8 @@ def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, st
 def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:
     """Return metadata with the properties of a graph; the caller adds it to the result of `graph_metadata`."""
     metadata = {name: "true" for name in ("dynamic", "int8") if getattr(graph_info, name)}
+    if graph_info.int8:
+        metadata["int8_weight_bits"] = str(graph_info.int8_weight_bits)
     if (nms := graph_info.nms) is not None:
         thresholds = {
             "score_threshold": nms.score_threshold,
@@ -81,7 +86,8 @@ def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo
     info = from_metadata(metadata, source)
     try:
         dynamic, int8, nms = (json.loads(metadata.get(key, "null")) for key in ("dynamic", "int8", "nms"))
-        graph_info = GraphInfo(dynamic is True, int8 is True, None if nms is None else _parse_nms(nms))
+        bits = 7 if metadata.get("int8_weight_bits") == "7" else 8
+        graph_info = GraphInfo(dynamic is True, int8 is True, None if nms is None else _parse_nms(nms), bits)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(source, error) from None
     return info, graph_info

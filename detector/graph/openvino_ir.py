@@ -48,12 +48,13 @@ class Ir:
     weights: bytes
 
 
-def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
+def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None, int8_full_range: bool = False) -> Ir:
     """Convert an ONNX file to an OpenVINO IR in float32 or int8, and return the contents of the two files of the IR.
 
     Args:
         graph: bytes of the ONNX file.
         inputs: calibration images for int8 quantization, as in `quantize_model`. None: the IR is in float32.
+        int8_full_range: as `full_range` in `quantize_model`.
 
     Raises:
         MissingPackageError: the package openvino is not installed, or for int8, the package nncf.
@@ -66,8 +67,9 @@ def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None) -> Ir:
         ) from None
     model = openvino_core().read_model(graph)
     if inputs is not None:
-        model = quantize_model(model, inputs)
-        for key, value in graph_info_metadata(GraphInfo(int8=True)).items():
+        model = quantize_model(model, inputs, int8_full_range)
+        int8 = GraphInfo(int8=True, int8_weight_bits=8 if int8_full_range else 7)
+        for key, value in graph_info_metadata(int8).items():
             model.set_rt_info(value, [_SECTION, key])
     with tempfile.TemporaryDirectory() as folder:
         xml, weights = Path(folder) / XML, Path(folder) / BIN

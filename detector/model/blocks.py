@@ -60,8 +60,9 @@ class ConvBlock(nn.Module):
             around its center.
 
     Attributes:
-        fake_quant: True during quantization-aware training (QAT): in training mode, the block computes what the folded
-            block would compute in int8. Batch norm then uses its running statistics and does not update them.
+        fake_quant_bits: number of bits of the int8 weights during quantization-aware training (QAT): in training mode,
+            the block computes what the folded block would compute in int8. Batch norm then uses its running statistics
+            and does not update them. None: no QAT.
 
     Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, here without a norm of its own).
     """
@@ -89,7 +90,7 @@ class ConvBlock(nn.Module):
             self.norm = nn.GroupNorm(channels_out // GROUP_SIZE, channels_out, eps=1e-3)
         self.identity = identity and config.residual
         self.act = make_activation(config) if activation else None
-        self.fake_quant = False
+        self.fake_quant_bits: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to a feature map and return the result.
@@ -100,8 +101,8 @@ class ConvBlock(nn.Module):
         Returns:
             [B, channels_out, H / stride, W / stride] with "same" padding. Height and width are smaller with "valid".
         """
-        if self.fake_quant and self.training:
-            y = self._convolve_fake_quantized(x)
+        if self.fake_quant_bits is not None and self.training:
+            y = self._convolve_fake_quantized(x, self.fake_quant_bits)
         else:
             y = cast(Tensor, self.conv(x))
             if self.norm is not None:
@@ -137,10 +138,10 @@ class ConvBlock(nn.Module):
             weight = weight + nn.init.dirac_(torch.empty_like(weight))
         return weight, bias
 
-    def _convolve_fake_quantized(self, x: Tensor) -> Tensor:
-        """Return the output of the folded block before the activation, with weights and input rounded to 8 bits."""
+    def _convolve_fake_quantized(self, x: Tensor, weight_bits: int) -> Tensor:
+        """Return the output of the folded block before the activation, with weights and input rounded as in int8."""
         weight, bias = self.folded(torch.float32)
-        quantized = fake_quantize_weights(weight).contiguous(memory_format=torch.channels_last)
+        quantized = fake_quantize_weights(weight, weight_bits).contiguous(memory_format=torch.channels_last)
         return F.conv2d(fake_quantize_activations(x), quantized, bias, self.conv.stride, self.conv.padding)
 
 

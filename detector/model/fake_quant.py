@@ -14,18 +14,25 @@ _MIN_RANGE = 1e-12
 """Smallest range of values: without this limit, the scale of a tensor of zeros would be 0."""
 
 
-def fake_quantize_weights(weight: Tensor) -> Tensor:
-    """Return `weight`, rounded to 255 levels per output channel; the levels are symmetric around zero.
+LARGEST_LEVEL = {7: 64, 8: 127}
+"""Number of bits of the int8 weights → largest level. The int8 export to ONNX uses the same levels: -64..64 for every
+CPU, -127..127 for CPUs with exact int8 sums."""
+
+
+def fake_quantize_weights(weight: Tensor, bits: int) -> Tensor:
+    """Return `weight`, rounded to the levels of int8 weights per output channel; they are symmetric around zero.
 
     Args:
         weight: [out, in, h, w].
+        bits: 7: 129 levels; 8: 255 levels.
 
     Returns:
         [out, in, h, w], the rounded weights.
     """
-    scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=_MIN_RANGE) / 127
+    largest = LARGEST_LEVEL[bits]
+    scale = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=_MIN_RANGE) / largest
     return torch.fake_quantize_per_channel_affine(
-        weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -127, 127
+        weight, scale, torch.zeros_like(scale, dtype=torch.int32), 0, -largest, largest
     )
 
 

@@ -124,11 +124,11 @@ class GridNetwork(nn.Module):
         """Return the raw predictions for normalized images [B, 3, H, W]; see `color_convolution`."""
         return self._predict(self.backbone(images), _hw(images))
 
-    def set_fake_quant(self, enabled: bool) -> None:
-        """Turn quantization-aware training (QAT) on or off in all blocks; see `ConvBlock.fake_quant`."""
+    def set_fake_quant(self, weight_bits: int | None) -> None:
+        """Turn quantization-aware training (QAT) on or off (None) in all blocks; see `ConvBlock.fake_quant_bits`."""
         for module in self.modules():
             if isinstance(module, ConvBlock):
-                module.fake_quant = enabled
+                module.fake_quant_bits = weight_bits
 
     def color_convolution(self) -> tuple[Tensor, Tensor]:
         """Return the weight and bias of a 1x1 convolution that normalizes images.

@@ -10,9 +10,10 @@ from math import ceil
 
 import numpy as np
 
-from detector.arrays import Bools, Floats, ImageArray
+from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.detections import Detections
 from detector.errors import ConfigError
+from detector.graph.metadata import warn_once
 from detector.letterbox import Letterbox, letterbox_image
 from detector.ops.suppression import weighted
 from detector.options import DetectOptions
@@ -23,6 +24,21 @@ _MAX_TILES = 10_000
 _EDGE = 0.015
 """A box counts as cut off by an edge of its tile if it ends nearer to the edge than this fraction of the long side of
 the tile."""
+
+_COVERED = 0.7
+"""A box that is cut off by an edge of its tile is a part of a larger box if at least this fraction of its area is
+inside the larger box. Chosen on the val split of `bccd` (docs/results.md), as is `_PART_SCORE`."""
+
+_PART_SCORE = 0.5
+"""The larger box must have at least this fraction of the score of the part. So a false positive with a low score does
+not remove a good box."""
+
+_SMALL = 0.1
+"""A box of the whole image is not used if a tile shows it completely and it is smaller than this fraction of the long
+side of the image: the tile shows it larger, and in the whole image such small boxes are often several objects."""
+
+_CHUNK = 256
+"""Number of boxes that are compared with all boxes at once; limits the memory."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +139,16 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 def merge_views(views: Sequence[View], found: Sequence[Detections], options: DetectOptions) -> Detections:
     """Merge the detections of several views of an image, and return the detections in the image.
 
+    Boxes of the whole image that are small and completely inside a tile are removed, since the tile shows them larger.
     A box that ends at an inner edge of its tile may cover only a part of an object. The box is removed if another tile
     contains it completely, because this tile also shows the part of the object that the edge cut off. If no other tile
-    contains the box, the object is larger than the overlap, and the box of a part is kept. Then boxes that overlap are
-    merged into one box, with the best score and the mean coordinates.
+    contains the box, the object is larger than the overlap: the box is removed if a larger box of its class covers 70 %
+    of it, with at least half its score. That larger box comes from the whole image or from a tile that shows more of
+    the object. Else the box of the part is kept. Boxes that no edge cuts off are never removed as parts, so a small
+    object inside a larger one stays. Then boxes that overlap are merged into one box, with the best score and the mean
+    coordinates.
+
+    If more than `max_detections` boxes remain, the best are kept, and a warning is logged once per process.
 
     Args:
         views: the views from `views_of`; the first view is the whole image.
@@ -144,11 +166,64 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], options: Det
     times_shown = np.zeros(len(parts), dtype=np.int64)
     for sides in {view.sides for view in views} - {views[0].sides}:
         times_shown += _is_inside(boxes[parts], sides)
-    keep = np.ones(len(boxes), dtype=np.bool_)
+    keep = np.concatenate([~_is_small_and_in_a_tile(b, view, views) for b, view in zip(in_image, views, strict=True)])
     keep[parts[times_shown > 1]] = False  # once in the tile in which the box was detected
+    groups = np.zeros_like(class_ids) if options.class_agnostic else class_ids
+    remaining = parts[keep[parts]]
+    keep[remaining] = ~_covered_by_larger(remaining, boxes, scores, groups, keep)
     boxes, scores, class_ids = boxes[keep], scores[keep], class_ids[keep]
-    kept = weighted(boxes, scores, None if options.class_agnostic else class_ids, options)
-    return Detections(kept.boxes, kept.scores, class_ids[kept.indices], found[0].class_names)
+    one_more = replace(options, max_detections=options.max_detections + 1)
+    kept = weighted(boxes, scores, None if options.class_agnostic else class_ids, one_more)
+    if len(kept.scores) > options.max_detections and len(views) > 2:
+        warn_once(
+            f"the tiles of an image contain more than {options.max_detections} objects, and only the best "
+            f"{options.max_detections} are kept: increase max_detections (--max-det)"
+        )
+    merged = Detections(kept.boxes, kept.scores, class_ids[kept.indices], found[0].class_names)
+    return merged[: options.max_detections]
+
+
+def _is_small_and_in_a_tile(boxes: Floats, view: View, views: Sequence[View]) -> Bools:
+    """Return a mask [N]: True where a box of the whole image is small, and a tile shows it completely.
+
+    Args:
+        boxes: [N, 4] in pixels of the image.
+        view: the view in which the boxes were detected; if it is not the whole image, the mask is False.
+        views: all views; the first is the whole image.
+    """
+    mask = np.zeros(len(boxes), dtype=np.bool_)
+    whole = views[0]
+    if view.sides == whole.sides:
+        for tile in views:
+            if tile.sides != whole.sides and not tile.flipped:
+                mask |= _is_inside(boxes, tile.sides) & ~_ends_at_inner_edge(boxes, tile, whole)
+        mask &= np.max(boxes[:, 2:] - boxes[:, :2], axis=1, initial=0) < _SMALL * max(whole.sides)
+    return mask
+
+
+def _covered_by_larger(parts: Ints, boxes: Floats, scores: Floats, class_ids: Ints, keep: Bools) -> Bools:
+    """Return a mask [P]: True where a larger box of the same class covers a part, with a score that is high enough.
+
+    Args:
+        parts: [P] indices of the parts in the N boxes.
+        boxes: [N, 4].
+        scores: [N].
+        class_ids: [N].
+        keep: [N]; boxes that are False here cover no part.
+    """
+    others = np.flatnonzero(keep)
+    columns, areas = boxes[others].T, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    covered = np.zeros(len(parts), dtype=np.bool_)
+    for start in range(0, len(parts), _CHUNK):
+        chunk = parts[start : start + _CHUNK]
+        x1, y1, x2, y2 = boxes[chunk].T[:, :, None]
+        width = np.minimum(x2, columns[2]) - np.maximum(x1, columns[0])
+        height = np.minimum(y2, columns[3]) - np.maximum(y1, columns[1])
+        covers = width.clip(0) * height.clip(0) >= _COVERED * areas[chunk, None]
+        covers &= (areas[others] > areas[chunk, None]) & (class_ids[others] == class_ids[chunk, None])
+        covers &= scores[others] >= _PART_SCORE * scores[chunk, None]
+        covered[start : start + _CHUNK] = covers.any(axis=1)
+    return covered
 
 
 def _ends_at_inner_edge(boxes: Floats, view: View, whole: View) -> Bools:

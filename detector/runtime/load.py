@@ -17,6 +17,7 @@ from detector.forks import no_fork
 from detector.graph.openvino_ir import XML, Ir, read_ir
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
+from detector.runtime.instruction_set import warn_if_inexact
 from detector.runtime.origin import content_hash, is_folder
 from detector.shipped_weights import find_shipped
 from detector.threads import available_cpus, check_threads
@@ -209,11 +210,13 @@ def _start_runtime(
         from detector.runtime.openvino import OpenVinoRuntime
 
         openvino = OpenVinoRuntime(graph, source, fast=runtime != package, input_size=input_size, threads=threads)
+        warn_if_inexact(openvino.graph_info, source)
         return openvino, openvino.info
     from detector.runtime.onnx import OnnxRuntime
 
     assert isinstance(graph, bytes)
     onnx = OnnxRuntime(graph, source, input_size=input_size, threads=threads)
+    warn_if_inexact(onnx.graph_info, source)
     return onnx, onnx.info
 
 

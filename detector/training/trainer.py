@@ -78,7 +78,7 @@ class Trainer:
             optimizer.zero_grad()
         set_dropout(self.network, config, epoch, step)
         if config.qat_start < 1:
-            self.network.set_fake_quant(step >= config.qat_start * steps)
+            self.network.set_fake_quant(config.qat_weight_bits if step >= config.qat_start * steps else None)
         terms = self._loss(batch.to(self._device), schedule.min_quality(step, steps))
         if not torch.isfinite(terms.total):
             raise NonFiniteLossError(step, batch.image_ids, terms.detach())

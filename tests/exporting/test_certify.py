@@ -1,22 +1,34 @@
 """Certificates record differences between exports and weights, and `verify` detects changed exports."""
 
 import json
+import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
 from detector.cli.commands import main
 from detector.errors import InputError, WeightsError
-from detector.exporting.certificate import ApComparison, Certificate, certificate_path, read_certificate
+from detector.exporting.certificate import (
+    ApComparison,
+    Certificate,
+    certificate_path,
+    detections_to_rows,
+    read_certificate,
+)
 from detector.exporting.certify import certify_export
 from detector.exporting.export import export, training_images
+from detector.exporting.reference_images import builtin_images, comparison_options, detect_one_by_one, image_hash
 from detector.exporting.verify import verify
 from detector.model.checkpoint import load_weights, save_weights
 from detector.options import DetectOptions, RuntimeName
+from detector.predict.detector import Detector
+from detector.runtime.instruction_set import instruction_set
+from detector.runtime.onnx import OnnxRuntime
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,7 @@ def copy_of(exported: Path, folder: Path) -> Path:
 
 def test_certificate_records_what_was_compared(exported: Path) -> None:
     certificate = read_json(exported)
-    assert certificate["format"] == "detector-certificate-3"
+    assert certificate["format"] == "detector-certificate-4"
     [parity] = certificate["parity"].values()
     assert parity["unmatched"] == 0
     assert parity["box"] < 0.1
@@ -62,7 +74,15 @@ def test_certificate_records_what_was_compared(exported: Path) -> None:
     assert certificate["weights"]["name"] == "scenes"
     assert {len(value) for value in (*certificate["files"].values(), certificate["weights"]["sha256"])} == {64}
     assert certificate["versions"]["torch"] == torch.__version__
-    assert certificate["graph"] == {"dynamic": False, "int8": False, "nms": None, "input_hw": [128, 160]}
+    assert certificate["graph"] == {
+        "dynamic": False,
+        "int8": False,
+        "int8_weight_bits": None,
+        "nms": None,
+        "input_hw": [128, 160],
+    }
+    assert certificate["instruction_set"].startswith(platform.machine())
+    assert certificate["valid_for"] == "every runtime that computes in float32"
     assert certificate["options"] == {"score_threshold": 0.05, "iou_threshold": 0.6, "max_detections": 300}
 
 
@@ -97,6 +117,76 @@ def test_inexact_runtime_is_judged_by_ap(exported: Path, tmp_path: Path) -> None
     assert parity.is_within_rounding
     # The default runtime computes with another precision.
     assert not verify(path).parity.unmatched > parity.detections / 4
+
+
+@pytest.fixture(scope="module")
+def int8_exports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Export the shipped weights `scenes` to int8 ONNX files, with certificates; return bits of the weights → path."""
+    folder = tmp_path_factory.mktemp("int8")
+    images = training_images("scenes")[:24]
+    for bits, name in ((7, "seven.onnx"), (8, "eight.onnx")):
+        export(
+            "scenes",
+            folder / name,
+            int8_images=images,
+            certificate_images=images,
+            int8_full_range=bits == 8,
+            runtime="onnxruntime",
+        )
+    return {7: folder / "seven.onnx", 8: folder / "eight.onnx"}
+
+
+def certify_exact_sums(path: Path, folder: Path) -> Path:
+    """Copy an int8 export to a folder; its certificate has the detections of a machine with exact int8 sums.
+
+    Without optimizations, ONNX Runtime computes an int8 graph in float32, in which all these sums are exact.
+    """
+    copy = copy_of(path, folder)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    runtime = OnnxRuntime(path.read_bytes(), path.name)
+    runtime._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    detector = Detector(runtime, runtime.info)
+    values, images = read_json(path), builtin_images(detector)
+    found = detect_one_by_one(detector, images, comparison_options(detector))
+    values["detections"] = {
+        image_hash(image): detections_to_rows(one) for image, one in zip(images, found, strict=True)
+    }
+    certificate_path(copy).write_text(json.dumps(values))
+    return copy
+
+
+def test_int8_certificate_names_where_it_is_valid(int8_exports: dict[int, Path]) -> None:
+    for bits, path in int8_exports.items():
+        certificate = read_certificate(path)
+        assert certificate.graph.int8_weight_bits == read_json(path)["graph"]["int8_weight_bits"] == bits
+        assert certificate.valid_for.startswith(f"onnxruntime {onnxruntime.__version__} on ")
+        assert ("every CPU" in certificate.valid_for) == (bits == 7)
+        assert Certificate.from_json(certificate.to_json(), "test") == certificate
+
+
+def test_int8_drift_is_judged_without_labels(int8_exports: dict[int, Path]) -> None:
+    assert read_certificate(int8_exports[7]).int8_agrees is True
+    if instruction_set().sums_int8_exactly is False:
+        assert read_certificate(int8_exports[8]).int8_agrees is False
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_seven_bit_int8_is_verified_on_every_cpu(
+    runtime: RuntimeName, int8_exports: dict[int, Path], tmp_path: Path
+) -> None:
+    parity = verify(certify_exact_sums(int8_exports[7], tmp_path), runtime=runtime).parity
+    assert parity.detections > 100
+    assert parity.unmatched < parity.detections / 25
+
+
+@pytest.mark.skipif(instruction_set().sums_int8_exactly is not False, reason="this CPU computes exact int8 sums")
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_verify_finds_int8_sums_that_overflow(
+    runtime: RuntimeName, int8_exports: dict[int, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match=r"written with onnxruntime .* on a CPU with .*, this CPU has"):
+        verify(certify_exact_sums(int8_exports[8], tmp_path), runtime=runtime)
 
 
 def test_a_loss_above_half_a_point_of_ap_is_too_much(exported: Path) -> None:
@@ -148,9 +238,10 @@ def test_export_other_than_the_certified_one_is_refused(exported: Path, folder: 
         ("{}", "damaged"),
         ("[]", "damaged"),
         ("x", "cannot be read as JSON"),
+        ('{"format": "detector-certificate-3"}', "written by another version"),
         ('{"format": "detector-certificate-2"}', "written by another version"),
         ('{"format": "detector-certificate-1"}', "written by another version"),
-        ('{"format": "detector-certificate-3"}', "damaged"),
+        ('{"format": "detector-certificate-4"}', "damaged"),
     ],
 )
 def test_damaged_certificate_is_refused(text: str, message: str, exported: Path, tmp_path: Path) -> None:

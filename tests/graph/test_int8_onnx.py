@@ -54,6 +54,27 @@ def test_int8_file_is_small_and_predicts_nearly_the_same(
     assert_nearly_equal(float32, int8, images)
 
 
+@pytest.mark.parametrize(("full_range", "largest"), [(False, 64), (True, 127)])
+def test_weights_use_seven_bits_unless_all_are_requested(
+    full_range: bool, largest: int, tiny_weights: Path, images: list[Source], tmp_path: Path
+) -> None:
+    path = tmp_path / "int8.onnx"
+    export(tiny_weights, path, int8_images=images, int8_full_range=full_range, certify=False)
+    graph = onnx.load(path).graph
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == 3]
+    kernels = [weight for weight in weights if weight.ndim == 4]
+    assert len(kernels) > 10
+    assert {int(np.abs(kernel.astype(int)).max()) for kernel in kernels} == {largest}
+    bits = load_runtime(path, runtime="onnxruntime")[0].graph_info.int8_weight_bits
+    assert bits == (8 if full_range else 7)
+
+
+def test_full_range_without_int8_is_an_error(tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"int8_full_range .* only with --int8"):
+        export(tiny_weights, tmp_path / "x.onnx", int8_full_range=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_few_calibration_images_are_an_error(tiny_weights: Path, images: list[Source], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="3 images are too few"):
         export(tiny_weights, tmp_path / "int8.onnx", int8_images=images[:3], certify=False)
@@ -82,7 +103,7 @@ def test_fake_quantization_errors_correlate_with_errors_of_the_export(
     inputs = [source.read() for source in images]
     float32, int8 = (load_runtime(graph, runtime="onnxruntime")[0].predict(inputs).scores for graph in graphs)
     network, _ = load_weights(tiny_weights)
-    network.train().set_fake_quant(True)
+    network.train().set_fake_quant(7)
     with torch.no_grad():
         fake_quant = network(torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)).scores().numpy()
     logits = [np.log(scores / (1 - scores)) for scores in (float32, fake_quant, int8)]

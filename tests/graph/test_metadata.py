@@ -24,7 +24,14 @@ NMS = DetectOptions(score_threshold=0.1, iou_threshold=0.45, max_detections=50)
 
 
 @pytest.mark.parametrize(
-    "graph_info", [GraphInfo(), GraphInfo(dynamic=True), GraphInfo(int8=True), GraphInfo(True, True, NMS)]
+    "graph_info",
+    [
+        GraphInfo(),
+        GraphInfo(dynamic=True),
+        GraphInfo(int8=True),
+        GraphInfo(True, True, NMS),
+        GraphInfo(int8=True, int8_weight_bits=7),
+    ],
 )
 def test_graph_info_is_read_as_it_was_written(graph_info: GraphInfo) -> None:
     metadata = graph_metadata(INFO, (64, 96)) | graph_info_metadata(graph_info)

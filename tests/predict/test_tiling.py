@@ -1,4 +1,5 @@
 import itertools
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from detector.arrays import Floats
 from detector.detections import Detections
 from detector.errors import ConfigError
+from detector.graph.metadata import warn_once
 from detector.options import DetectOptions
 from detector.predict.tiling import View, merge_views, views_of
 
@@ -130,6 +132,45 @@ def test_partial_object_larger_than_the_overlap_is_kept() -> None:
     assert merged([WHOLE, LEFT, RIGHT], [found(), found(part), found()]) == [part]
 
 
+def test_parts_of_an_object_larger_than_the_overlap_are_removed() -> None:
+    whole, left, right = ((30, 10, 270, 90), 0, 0.6), ((31, 10, 180, 90), 0, 0.9), ((120, 11, 268, 90), 0, 0.5)
+    views = [WHOLE, LEFT, RIGHT]
+    assert merged(views, [found(whole), found(left), found(right)]) == [whole]
+    # Another class, too low a score of the larger box, or less than 70 % inside it: the parts stay.
+    for other in (((30, 10, 270, 90), 1, 0.6), ((30, 10, 270, 90), 0, 0.1), ((100, 10, 290, 60), 0, 0.6)):
+        kept = merged(views, [found(other), found(left), found(right)], iou_threshold=0.9)
+        assert {left, right} <= set(kept)
+    agnostic = merged(views, [found(((30, 10, 270, 90), 1, 0.6)), found(left), found(right)], class_agnostic=True)
+    assert len(agnostic) == 1
+
+
+def test_small_object_inside_a_larger_one_is_kept_if_no_edge_cuts_it() -> None:
+    large, small, cut = ((30, 5, 270, 95), 0, 0.9), ((60, 40, 90, 70), 0, 0.4), ((150, 40, 180, 70), 0, 0.4)
+    views = [WHOLE, LEFT, View((120, 50, 300, 100))]
+    assert merged(views, [found(large), found(small, cut), found()]) == [large, small]
+
+
+def test_small_boxes_of_the_whole_image_give_way_to_tiles() -> None:
+    small, large, at_edge = ((20, 20, 40, 40), 0, 0.9), ((20, 20, 60, 60), 0, 0.8), ((170, 20, 190, 40), 0, 0.7)
+    views = [WHOLE, View((0, 0, 180, 100)), View((180, 0, 300, 100))]
+    # `large` has more than a tenth of the width of 300, and no tile shows `at_edge` completely.
+    assert merged(views, [found(small, large, at_edge), found(), found()]) == [large, at_edge]
+
+
+def test_more_objects_than_allowed_cause_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    caplog.set_level(logging.WARNING)
+    objects = [((10.0 * i, 50.0, 10.0 * i + 9, 90.0), 0, round(0.9 - i / 100, 2)) for i in range(5)]
+    views = [WHOLE, LEFT, RIGHT]
+    assert len(merged(views, [found(), found(*objects), found()], max_detections=5)) == 5
+    assert not caplog.records
+    for _ in range(2):
+        assert merged(views, [found(), found(*objects), found()], max_detections=3) == objects[:3]
+    [record] = caplog.records
+    assert "more than 3 objects" in record.message
+    assert "--max-det" in record.message
+
+
 def test_object_larger_than_a_tile_comes_from_the_whole_image() -> None:
     large = ((20, 5, 290, 95), 1, 0.8)
     assert merged([WHOLE, LEFT, RIGHT], [found(large), found(), found()]) == [large]
@@ -176,30 +217,50 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
     boxes = [some_boxes(view) for view in views]
     scores = [np.sort(rng.random(4).astype(np.float32))[::-1] for _ in views]
 
-    def is_removed(box: list[float], view: View) -> bool:
+    def ends_at_edge(box: tuple[float, ...], view: View) -> bool:
         left, top, right, bottom = view.sides
         margin = 0.015 * max(right - left, bottom - top)
-        is_part = (
-            (left > 0 and box[0] - left < margin)
-            or (top > 0 and box[1] - top < margin)
-            or (right < 100 and right - box[2] < margin)
-            or (bottom < 100 and bottom - box[3] < margin)
+        return (
+            (left > 0 and abs(box[0] - left) < margin)
+            or (top > 0 and abs(box[1] - top) < margin)
+            or (right < 100 and abs(right - box[2]) < margin)
+            or (bottom < 100 and abs(bottom - box[3]) < margin)
         )
-        is_inside_another = any(
-            other not in (view, views[0])
-            and box[0] >= other.sides[0]
-            and box[1] >= other.sides[1]
-            and box[2] <= other.sides[2]
-            and box[3] <= other.sides[3]
-            for other in views
-        )
-        return is_part and is_inside_another
 
-    expected = sorted(
-        (tuple(box), score)
+    def is_inside(box: tuple[float, ...], view: View) -> bool:
+        left, top, right, bottom = view.sides
+        return box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
+
+    def size(box: tuple[float, ...]) -> float:
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+        width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        return max(0, width) * max(0, height)
+
+    found_boxes = [
+        (tuple(box), score, view)
         for view, of_view, of_scores in zip(views, boxes, scores, strict=True)
         for box, score in zip(of_view.tolist(), of_scores.tolist(), strict=True)
-        if not is_removed(box, view)
+    ]
+    remaining = []
+    for box, score, view in found_boxes:
+        others = [tile for tile in views[1:] if tile is not view]
+        if view is views[0]:
+            is_small = max(box[2] - box[0], box[3] - box[1]) < 10
+            removed = is_small and any(is_inside(box, tile) and not ends_at_edge(box, tile) for tile in others)
+        else:
+            removed = ends_at_edge(box, view) and any(is_inside(box, tile) for tile in others)
+        if not removed:
+            remaining.append((box, score, view))
+    expected = sorted(
+        (box, score)
+        for box, score, view in remaining
+        if not ends_at_edge(box, view)
+        or not any(
+            size(larger) > size(box) and overlap(box, larger) >= 0.7 * size(box) and larger_score >= 0.5 * score
+            for larger, larger_score, _ in remaining
+        )
     )
     in_views = [
         Detections(of_view - np.array(view.sides[:2] * 2, np.float32), of_scores, np.zeros(4, np.int64), NAMES)
