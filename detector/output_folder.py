@@ -3,11 +3,10 @@
 `outputs.py` has the rule, and the functions for single files that the user names.
 """
 
-import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -47,6 +46,11 @@ def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite
     return folder
 
 
+def as_output_folder(folder: "Path | OutputFolder", doing: str) -> "AbstractContextManager[OutputFolder]":
+    """Return a context manager that claims a folder, or that returns a folder which the caller has claimed."""
+    return nullcontext(folder) if isinstance(folder, OutputFolder) else claim_folder(folder, doing)
+
+
 class OutputFolder:
     """A folder into which one command writes its files. `claim_folder` creates this object.
 
@@ -55,16 +59,16 @@ class OutputFolder:
 
     Attributes:
         path: path of the folder.
+        overwrite: whether to replace files that this package did not write, or that were changed since.
     """
 
     def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
-        self.path, self._overwrite = path, overwrite
+        self.path, self.overwrite = path, overwrite
         self._parts = 0
         make_folder(path)
         with ExitStack() as stack:
             stack.enter_context(locked(path, doing))
             self._manifest = Manifest(path)
-            stack.callback(self._manifest.close)
             self._stack = stack.pop_all()
         self._earlier = {name for name in self._manifest.proofs if os.path.lexists(path / name)}
 
@@ -83,9 +87,10 @@ class OutputFolder:
         """Whether files of an earlier command are in the folder, which were neither replaced nor removed yet."""
         return bool(self._earlier)
 
-    def has(self, name: str) -> bool:
-        """Return True if this package wrote a file, and it still exists and is unchanged."""
-        return name in self._manifest.proofs and os.path.lexists(self.path / name) and not self._foreign(name)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all files that the manifest lists."""
+        return tuple(self._manifest.proofs)
 
     def is_foreign(self) -> bool:
         """Return True if the folder contains files, and this package wrote none of them."""
@@ -106,7 +111,7 @@ class OutputFolder:
                 raise FileError(
                     f"{self.path / name}: {reason}, so nothing is written there; use another --out, or move it away"
                 )
-            if not self._overwrite and (reason := self._foreign(name)):
+            if not self.overwrite and (reason := self._foreign(name)):
                 refused.append(f"{self.path / name}: {reason}")
         if refused:
             more = f", nor is {plural(len(refused) - 1, 'more file')}" if refused[1:] else ""
@@ -121,6 +126,19 @@ class OutputFolder:
             path = self.path / name
             if name not in self._manifest.proofs and path.is_file() and not path.is_symlink():
                 self._manifest.add(name, Proof.of(path))
+
+    def vouch(self, name: str) -> None:
+        """Count a file as written by this package, whatever its content: the caller has recognized its first line.
+
+        For a file that grows line by line, and from which the user may remove lines.
+
+        Raises:
+            FileError: the file is a link.
+        """
+        if (self.path / name).is_symlink():
+            self.claim([name])
+        elif name not in self._manifest.proofs or self._foreign(name):
+            self._manifest.add(name, Proof())
 
     def remove_earlier(self) -> None:
         """Remove the unchanged files of earlier commands; log their number, and the files that stay.
@@ -169,7 +187,7 @@ class OutputFolder:
         path = self.path / name
         if name not in self._manifest.proofs or not os.path.lexists(path) or self._blocked(name):
             return False
-        if not self._overwrite and self._foreign(name):
+        if not self.overwrite and self._foreign(name):
             return False
         with write_errors(path):
             path.unlink()
@@ -201,37 +219,21 @@ class OutputFolder:
         Raises:
             FileError: as for `write`.
         """
-        with self._replacing(name, suffix) as part:
+        with self.beginning(name, suffix) as part:
             yield part
         self.seal(name)
 
-    def appending(self, name: str, head: bytes) -> io.FileIO:
-        """Write the beginning of a file that grows line by line, and return the file, opened for appending.
+    @contextmanager
+    def beginning(self, name: str, suffix: str = "") -> Iterator[Path]:
+        """Context manager as `writing`, for the first lines of a file to which the caller will append more.
 
-        Call `seal` when the file is complete. Until then, its name in the manifest has no hash: it counts as written by
-        this package, whatever its content. A file that existed before is replaced, not changed, because another name
-        (a hard link of a backup) may lead to it. To continue a file, `head` is its content.
+        The caller calls `seal` when the file is complete. Until then, its name in the manifest has no hash: it counts
+        as written by this package. To continue a file, the caller copies it: another name (a hard link of a backup) may
+        lead to the old file.
 
         Raises:
             FileError: as for `write`.
         """
-        with self._replacing(name) as part, part.open("xb") as file:
-            file.write(head)
-        with write_errors(self.path / name):
-            return (self.path / name).open("ab", buffering=0)
-
-    def seal(self, name: str) -> None:
-        """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.
-
-        Raises:
-            FileError: the file cannot be read, or the manifest cannot be written.
-        """
-        with write_errors(self.path / name):
-            self._manifest.add(name, Proof.of(self.path / name))
-
-    @contextmanager
-    def _replacing(self, name: str, suffix: str = "") -> Iterator[Path]:
-        """Add a name to the manifest, yield the path of a temporary file, and rename it at the end of the block."""
         self.claim([name])  # again: the file may have appeared during the work
         path, before = self.path / name, self._manifest.proofs.get(name)
         self._parts += 1
@@ -250,6 +252,15 @@ class OutputFolder:
                         self._manifest.add(name, before)
                 raise
         self._earlier.discard(name)
+
+    def seal(self, name: str) -> None:
+        """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.
+
+        Raises:
+            FileError: the file cannot be read, or the manifest cannot be written.
+        """
+        with write_errors(self.path / name):
+            self._manifest.add(name, Proof.of(self.path / name))
 
     def _blocked(self, name: str) -> str | None:
         """Return why a file can never be written: what is in its place or in the place of its folder; else None."""
