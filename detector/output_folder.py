@@ -46,6 +46,16 @@ def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite
     return folder
 
 
+def next_free(path: Path) -> Path:
+    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
+    number = 1
+    candidate = path
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
 def as_output_folder(folder: "Path | OutputFolder", doing: str) -> "AbstractContextManager[OutputFolder]":
     """Return a context manager that claims a folder, or that returns a folder which the caller has claimed."""
     return nullcontext(folder) if isinstance(folder, OutputFolder) else claim_folder(folder, doing)
@@ -65,6 +75,7 @@ class OutputFolder:
     def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
         self.path, self.overwrite = path, overwrite
         self._parts = 0
+        self._is_new = not path.exists()
         make_folder(path)
         with ExitStack() as stack:
             stack.enter_context(locked(path, doing))
@@ -79,8 +90,12 @@ class OutputFolder:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder."""
+        """Unlock the folder; remove it if this command created it and has written nothing."""
         self._stack.close()
+        if self._is_new and not self._manifest.proofs:
+            with suppress(OSError):  # the folder is not empty
+                (self.path / LOCK_NAME).unlink(missing_ok=True)
+                self.path.rmdir()
 
     @property
     def has_earlier(self) -> bool:
@@ -108,9 +123,7 @@ class OutputFolder:
         refused = []
         for name in names:
             if reason := self._blocked(name):
-                raise FileError(
-                    f"{self.path / name}: {reason}, so nothing is written there; use another --out, or move it away"
-                )
+                raise FileError(f"{reason}, so nothing is written there; use another --out, or move it away")
             if not self.overwrite and (reason := self._foreign(name)):
                 refused.append(f"{self.path / name}: {reason}")
         if refused:
@@ -234,16 +247,12 @@ class OutputFolder:
         Raises:
             FileError: as for `write`.
         """
-        self.claim([name])  # again: the file may have appeared during the work
-        path, before = self.path / name, self._manifest.proofs.get(name)
-        self._parts += 1
-        part = path.with_name(f"{self._manifest.part}{self._parts}{suffix}")
-        self._manifest.add(name, Proof())
-        with write_errors(path):
+        before = self._manifest.proofs.get(name)
+        part = self.part_of(name, suffix)
+        with write_errors(self.path / name):
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 yield part
-                part.replace(path)
+                part.replace(self.path / name)
             except BaseException:
                 with suppress(OSError):  # what prevented writing may also prevent removing
                     part.unlink(missing_ok=True)
@@ -251,7 +260,34 @@ class OutputFolder:
                     with suppress(FileError):
                         self._manifest.add(name, before)
                 raise
+
+    def part_of(self, name: str, suffix: str = "") -> Path:
+        """Add the name of a file to the manifest, and return the path of a new temporary file beside it.
+
+        The caller writes the temporary file and calls `complete`. If this never happens, the next command that writes
+        to the folder removes the temporary file.
+
+        Raises:
+            FileError: as for `write`.
+        """
+        self.claim([name])  # again: the file may have appeared during the work
+        self._manifest.add(name, Proof())
         self._earlier.discard(name)
+        self._parts += 1
+        path = self.path / name
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f"{self._manifest.part}{self._parts}{suffix}")
+
+    def complete(self, name: str, part: Path) -> None:
+        """Rename a temporary file, which `part_of` returned, to its final name, and add its hash to the manifest.
+
+        Raises:
+            FileError: the file cannot be renamed.
+        """
+        with write_errors(self.path / name):
+            part.replace(self.path / name)
+        self.seal(name)
 
     def seal(self, name: str) -> None:
         """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.
@@ -263,15 +299,15 @@ class OutputFolder:
             self._manifest.add(name, Proof.of(self.path / name))
 
     def _blocked(self, name: str) -> str | None:
-        """Return why a file can never be written: what is in its place or in the place of its folder; else None."""
+        """Return why a file can never be written: path and kind of what is in its place or of its folder; else None."""
         for parent in list(PurePosixPath(name).parents)[-2::-1]:
             place = self.path / parent
             if place.is_symlink():
-                return f"{place} is a link to {place.readlink()}"
+                return f"{place}: is a link to {place.readlink()}"
             if place.exists() and not place.is_dir():
-                return f"{place} is not a folder"
+                return f"{place}: is not a folder"
         path = self.path / name
-        return "is a folder" if path.is_dir() and not path.is_symlink() else None
+        return f"{path}: is a folder" if path.is_dir() and not path.is_symlink() else None
 
     def _foreign(self, name: str) -> str | None:
         """Return why a file must not be replaced; None if nothing is there, or this package wrote it."""

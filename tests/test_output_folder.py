@@ -43,7 +43,7 @@ def test_claiming_a_folder_changes_no_file_in_it(tmp_path: Path) -> None:
     claim_folder(tmp_path, "writing", names=NAMES).close()
     assert (tmp_path / MANIFEST_NAME).read_bytes() == before
     claim_folder(tmp_path / "new", "writing", names=NAMES).close()
-    assert {path.name for path in (tmp_path / "new").iterdir()} <= {LOCK_NAME}
+    assert not (tmp_path / "new").exists(), "a command that wrote nothing leaves no folder"
 
 
 def plant_file(path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_link_in_the_place_of_a_subfolder_is_refused(tmp_path: Path, overwrite
     (tmp_path / "out").mkdir()
     (tmp_path / "private").mkdir()
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "private")
-    with pytest.raises(FileError, match=r"b\.txt: .*sub is a link to .*private, so nothing is written there"):
+    with pytest.raises(FileError, match=r"sub: is a link to .*private, so nothing is written there"):
         claim_folder(tmp_path / "out", "writing", names=NAMES, overwrite=overwrite)
     assert not list((tmp_path / "private").iterdir())
 

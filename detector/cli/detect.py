@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from detector.cli import console
 from detector.cli.arguments import (
     WEIGHTS,
     Commands,
+    add_allow_outside,
     add_backend,
     add_conf,
     add_input_size,
@@ -16,18 +18,21 @@ from detector.cli.arguments import (
     add_max_det,
     add_max_pixels,
     add_nms_variant,
+    add_overwrite,
     count,
-    count_or_zero,
     fraction,
     path,
 )
 from detector.cli.settings import read_options
 from detector.errors import ConfigError, InputError
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, DetectOptions
+from detector.output_folder import OutputFolder, claim_folder, next_free
 from detector.wording import plural
 
 if TYPE_CHECKING:
     from detector.detecting.formats import OutputFormat
+    from detector.media.sources import Source
+    from detector.predict.detector import Detector
 
 
 log = logging.getLogger(__name__)
@@ -53,7 +58,8 @@ def add(commands: Commands) -> None:
         help="the same as the positional argument",
     )
     parser.add_argument("--weights", required=True, help=WEIGHTS)
-    parser.add_argument("--out", type=path, default=Path("found"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--out", type=path, help="folder for the results (default: a new folder found, found-2, ...)")
+    add_overwrite(parser)
     parser.add_argument("--recursive", action="store_true", help="also detect in the images of subfolders")
     parser.add_argument(
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
@@ -89,16 +95,12 @@ def add(commands: Commands) -> None:
     video.add_argument(
         "--every", type=count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
     )
-    video.add_argument(
-        "--reconnect",
-        type=count_or_zero,
-        default=3,
-        metavar="N",
-        help="open a camera or a stream that ended or stalls again, at most N times; 0: never (default: 3)",
-    )
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
     output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
+    output.add_argument(
+        "--save-conf", action="store_true", help="with --save-txt: also write the score, as the last column"
+    )
     output.add_argument("--save-json", action="store_true", help="also write a JSON file per image, in json/")
     output.add_argument(
         "--save-crops", action="store_true", help="also write an image of each detected object, in crops/CLASS/"
@@ -108,24 +110,29 @@ def add(commands: Commands) -> None:
     output.add_argument(
         "--skip-done",
         action="store_true",
-        help="skip images whose results are already in the output folder, to continue an interrupted run",
+        help="skip images whose results are already in the folder --out, if their files have not changed since, to "
+        "continue an interrupted run",
     )
+    output.add_argument(
+        "--data",
+        help="data set that contains the images: write its ids of images and classes to detections.json, so that it "
+        "matches the ground truth (default: images are numbered 1, 2, ...)",
+    )
+    add_allow_outside(output)
     add_input_size(parser)
     add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect objects in images and videos, and write the results.
-
-    Returns:
-        0, 2 if all sources failed, or 3 if some failed or a stream broke, whose results are kept.
-    """
+    """Detect objects in images and videos, and write the results; return 2 if all sources failed, 3 if some failed."""
     specs = [*options.source, *options.more_sources]
     if not specs and options.classes:
         raise ConfigError(
             "no image is given: --classes uses all arguments after it, so give the images before --classes"
         )
-    from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
+    if options.save_conf and not options.save_txt:
+        raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
+    from detector.detecting.detect_files import find_inputs
     from detector.predict.detector import Detector
 
     detect_options = DetectOptions(
@@ -140,35 +147,79 @@ def run(options: argparse.Namespace) -> int:
         tta=options.tta,
     )
     sources, videos = find_inputs(specs, read_options(options))
-    model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
-    _warn_about_options_without_effect(options, bool(videos))
-    failed = broken = 0
-    if sources:
-        result = detect_images(
-            model,
-            sources,
-            options.out,
-            detect_options,
-            weights=options.weights,
-            formats=_formats(options),
-            skip_done=options.skip_done,
+    out = options.out or _new_folder(options.skip_done)
+    with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
+        model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
+        _warn_about_options_without_effect(options, bool(videos))
+        failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
+        failed += _detect_in_videos(model, videos, folder, detect_options, options) if videos else 0
+    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
+
+
+def _detect_in_images(
+    model: "Detector",
+    sources: "Sequence[Source]",
+    folder: OutputFolder,
+    detect_options: DetectOptions,
+    options: argparse.Namespace,
+) -> int:
+    """Detect objects in images, print a summary, and return the number of images that cannot be read."""
+    from detector.detecting.data_ids import coco_file_beside, read_ids
+    from detector.detecting.detect_files import detect_images
+
+    ids = read_ids(options.data, sources, read_options(options)) if options.data else None
+    result = detect_images(
+        model,
+        sources,
+        folder,
+        detect_options,
+        weights=options.weights,
+        formats=_formats(options),
+        skip_done=options.skip_done,
+        ids=ids,
+    )
+    console.print_detect_summary(result, folder.path)
+    if ids is None and (coco_file := coco_file_beside(sources)) is not None:
+        log.info(
+            "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
+            coco_file,
         )
-        console.print_detect_summary(result, options.out)
-        failed += result.failed
+    return result.failed
+
+
+def _detect_in_videos(
+    model: "Detector",
+    videos: Sequence[str],
+    folder: OutputFolder,
+    detect_options: DetectOptions,
+    options: argparse.Namespace,
+) -> int:
+    """Detect objects in videos, print a summary of each, and return the number of videos that cannot be processed."""
+    from detector.detecting.detect_files import detect_videos
+
     summaries = detect_videos(
-        model, videos, options.out, detect_options,
-        every=options.every, track=options.track, save_video=not options.no_images, reconnect=options.reconnect,
+        model, videos, folder, detect_options,
+        every=options.every, track=options.track, save_video=not options.no_images,
     )  # fmt: skip
+    failed = 0
     for name, video in zip(videos, summaries, strict=True):
         if isinstance(video, InputError):
             failed += 1
         else:
-            broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
-            print(f"{name}: {objects} in {frames}; see {options.out}")
-    if failed == len(sources) + len(videos):
-        return 2
-    return 3 if failed or broken else 0
+            print(f"{name}: {objects} in {frames}; see {folder.path}")
+    return failed
+
+
+def _new_folder(skip_done: bool) -> Path:
+    """Return the name of a new folder for the results.
+
+    Raises:
+        ConfigError: `skip_done` is True, and the new folder contains no run that could be continued.
+    """
+    if skip_done:
+        raise ConfigError("--skip-done needs --out: the folder of the run to continue, such as --out found")
+    return next_free(Path("found"))
 
 
 def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
@@ -176,6 +227,7 @@ def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
     flags: dict[OutputFormat, bool] = {
         "images": not options.no_images,
         "txt": options.save_txt,
+        "conf": options.save_conf,
         "json": options.save_json,
         "crops": options.save_crops,
         "csv": options.csv,

@@ -7,6 +7,7 @@ from shlex import quote
 from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
 from detector.cli.settings import STARTED, settings
 from detector.errors import ConfigError
+from detector.output_folder import next_free
 
 
 def add(commands: Commands) -> None:
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    start_run(request, options.out or _next_free(Path("runs/train")), STARTED)
+    start_run(request, options.out or next_free(Path("runs/train")), STARTED)
     return 0
 
 
@@ -86,13 +87,3 @@ def _resume(options: argparse.Namespace) -> int:
 
     resume_run(options.resume, options.resume_anyway, STARTED, options.data)
     return 0
-
-
-def _next_free(path: Path) -> Path:
-    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

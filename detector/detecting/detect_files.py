@@ -2,23 +2,23 @@
 
 import hashlib
 import sys
-import unicodedata
 from collections.abc import Container, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from detector.detecting.detect_video import VideoSummary, detect_video, is_video, stem_of
+from detector.detecting.data_ids import DataIds
+from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
-from detector.files import free_name
 from detector.graph.openvino_ir import export_files, is_ir
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
 from detector.options import DetectOptions, ReadOptions
+from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.shipped_weights import find_shipped
 
@@ -47,7 +47,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
 
     Args:
         specs: arguments of the command line: each is a source of images as for `find_sources`, a video file, a camera
-            number, or the URL of a video or stream. Video files in a folder, or that match a glob pattern, are videos.
+            number, or the URL of a video or stream. Video files that match a glob pattern are videos.
         options: what may be read, as for `find_sources`.
 
     Returns:
@@ -64,7 +64,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
             raise FileError(f"{spec}: no such video file")
     remaining = [spec for spec in specs if spec not in videos]
     images = []
-    for source in find_sources(remaining, replace(options, videos=True)) if remaining or not videos else []:
+    for source in find_sources(remaining, options) if remaining or not videos else []:
         if is_video(name := str(source.name)):
             videos[name] = None
         else:
@@ -75,12 +75,13 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
 def detect_images(
     detector: Detector,
     sources: Sequence[Source],
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     weights: str | Path,
     formats: Set[OutputFormat] = frozenset({"images"}),
     skip_done: bool = False,
+    ids: DataIds | None = None,
 ) -> DetectSummary:
     """Detect objects in images, write the detections to a folder image by image, and return the counts.
 
@@ -89,13 +90,16 @@ def detect_images(
     Args:
         detector: detector with loaded weights.
         sources: the images.
-        folder: output folder; created if it does not exist.
+        folder: output folder; created if it does not exist. It holds the results of one run: when the first result
+            exists, the unchanged files of an earlier run are removed.
         options: thresholds, NMS, tiling and batch size.
         weights: name or path of the weights that the detector was loaded from. The journal stores a hash of the weights
             files, so that a run is resumed only with the same weights.
         formats: files to write in addition to detections.json; see `OutputFormat`.
-        skip_done: True: resume the earlier run in the folder and skip the images that it completed. False: replace the
-            results of an earlier run.
+        skip_done: True: resume the earlier run in the folder and skip the images that it completed and that have not
+            changed since. False: replace the results of an earlier run.
+        ids: ids of images and classes in a data set. None: images are numbered 1, 2, ..., and the classes have the ids
+            of the training data.
 
     Raises:
         InputError: as for `DetectionWriter`, a class in `options` is unknown, or a result cannot be written.
@@ -105,18 +109,21 @@ def detect_images(
         "weights": _fingerprint(weights),
         "runtime": detector.runtime.name,
         "input_hw": detector.input_hw,
+        "data": None if ids is None else ids.data,
     }
+    category_ids = detector.info.category_ids if ids is None else ids.categories_of(detector.class_names)
     done = failed = objects = 0
     with DetectionWriter(
         folder,
-        detector.info.category_ids,
+        category_ids,
         sources=(source.name for source in sources),
         formats=formats,
         settings=loaded | asdict(options),
         skip_done=skip_done,
+        image_ids=None if ids is None else ids.image_ids,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        results = detector.detect_with_images([source.read for source in remaining], resolved)
+        results = detector.detect_with_images((source.read for source in remaining), resolved)
         bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
@@ -136,18 +143,16 @@ def detect_images(
 def detect_videos(
     detector: Detector,
     names: Sequence[str],
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
-    reconnect: int = 0,
 ) -> list[VideoSummary | InputError]:
     """Detect objects in each video, write the results to a folder, and return one summary or error per video.
 
-    A video that cannot be processed is skipped, and the reason is printed. If two videos have the same name, the result
-    files of the second get a number: clip-2.jsonl.
+    A video that cannot be processed is skipped, and the reason is printed.
 
     Args:
         detector: detector with loaded weights.
@@ -157,7 +162,6 @@ def detect_videos(
         every: N: detect objects in every Nth frame.
         track: whether to track objects from frame to frame.
         save_video: whether to write the annotated video.
-        reconnect: largest number of times that a camera or a stream is opened again.
 
     Returns:
         For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
@@ -168,39 +172,15 @@ def detect_videos(
     """
     options = detector.resolve_options(options)
     summaries: list[VideoSummary | InputError] = []
-    for name, stem in zip(names, _stems(names), strict=True):
-        try:
-            _check_not_a_result(name, folder)
-            summary = detect_video(
-                detector, name, folder, options,
-                every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
-            )  # fmt: skip
-            summaries.append(summary)
-        except InputError as error:
-            summaries.append(error)
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+    with as_output_folder(folder, "writing detections") as output:
+        for name in names:
+            try:
+                summary = detect_video(detector, name, output, options, every=every, track=track, save_video=save_video)
+                summaries.append(summary)
+            except InputError as error:
+                summaries.append(error)
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
     return summaries
-
-
-def _stems(names: Sequence[str]) -> list[str]:
-    """Return a different stem for the result files of each video, also on a file system that ignores case.
-
-    >>> _stems(["a/clip.mp4", "b/Clip.mov", "c/clip.mp4", "trip.mp4"])
-    ['clip', 'Clip-2', 'clip-3', 'trip']
-    """
-    taken: dict[str, int] = {}
-    stems = []
-    for stem in map(stem_of, names):
-        key = unicodedata.normalize("NFC", stem).casefold()
-        stems.append(stem + free_name(key, taken)[len(key) :])
-    return stems
-
-
-def _check_not_a_result(name: str, folder: Path) -> None:
-    """Raise FileError if a video is an annotated video of an earlier run, which a search in subfolders may find."""
-    path = Path(name)
-    if path.suffix == ".mp4" and path.with_suffix(".jsonl").is_file() and path.resolve().parent == folder.resolve():
-        raise FileError(f"{name}: this video is a result of an earlier run; pass another --out")
 
 
 def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:

@@ -23,11 +23,12 @@ from detector.detecting.formats import detection_rows
 from detector.detecting.track import Tracker
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError, InputError
-from detector.files import append_line, make_folder, safe_name, write_errors
+from detector.files import append_line, name_key, safe_name, write_errors
 from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
 from detector.options import DetectOptions
+from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.wording import plural
 
@@ -48,14 +49,12 @@ class VideoSummary:
         frames_detected: number of these frames that the detector ran on.
         objects: number of objects detected in all frames together.
         paths: paths of the written files: STEM.jsonl and, if requested, the annotated video.
-        is_broken: True if a camera or a stream ended, and could not be opened again.
     """
 
     frames_read: int
     frames_detected: int
     objects: int
     paths: tuple[Path, ...]
-    is_broken: bool = False
 
 
 def is_video(spec: str) -> bool:
@@ -78,14 +77,12 @@ def is_video(spec: str) -> bool:
 def detect_video(
     detector: Detector,
     source: str,
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
-    reconnect: int = 0,
-    stem: str | None = None,
 ) -> VideoSummary:
     """Detect objects in one video, write STEM.jsonl and the annotated STEM.mp4 to a folder, and return a summary.
 
@@ -103,21 +100,28 @@ def detect_video(
         track: whether to track objects from frame to frame (ByteTrack).
         save_video: whether to write the annotated video. It is MPEG-4 without sound. If the height or width is odd, it
             does not contain the last row or column.
-        reconnect: largest number of times that a camera or a stream is opened again after it ended or sent no frame for
-            ten seconds. Each time is reported.
-        stem: STEM; None: the name of the source.
 
     Raises:
         ConfigError: `every` is below 1.
-        FileError: the source cannot be read or has no frames, or an output file exists already or cannot be written.
+        FileError: the source cannot be read or has no frames, or an output file cannot be written, or exists already
+            and is not an unchanged result of an earlier run.
         MissingPackageError: `track` is True and the package for tracking is not installed.
         KeyboardInterrupt: Ctrl-C before the end of a video file. The results of the processed frames are kept.
     """
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
-    name, stem = without_secrets(source), stem or stem_of(source)
-    files = _ResultFiles(folder, stem, save_video)
-    reader = VideoReader(source, reconnect=reconnect)
+    with as_output_folder(folder, "writing detections") as output:
+        _check_not_replaced(source, output, save_video)
+        files = _ResultFiles(output, _stem(source), save_video)
+        return _detect_video(detector, source, files, options, every=every, track=track)
+
+
+def _detect_video(
+    detector: Detector, source: str, files: "_ResultFiles", options: DetectOptions, *, every: int, track: bool
+) -> VideoSummary:
+    """Detect objects in one video, write them to `files`, and return a summary; other arguments: as `detect_video`."""
+    name, stem = without_secrets(source), _stem(source)
+    reader = VideoReader(source)
     if reader.is_live:
         options = replace(options, batch_size=1)
     rate = reader.frame_rate / every
@@ -125,7 +129,7 @@ def detect_video(
     total = math.ceil(reader.frame_count / every) if reader.frame_count else None
     detected = objects = 0
     with GracefulShutdown() as stop, files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
-        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options, stop):
+        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options):
             if not detected:
                 height, width = frame.image.shape[:2]
                 about = {"source": name, "fps": reader.frame_rate, "width": width, "height": height, "every": every}
@@ -143,7 +147,19 @@ def detect_video(
         raise FileError(f"{name}: the video contains no frames that can be read")
     if not stop.requested:
         reader.warn_if_incomplete(name)
-    return VideoSummary(reader.frames_read, detected, objects, files.paths, reader.is_broken)
+    return VideoSummary(reader.frames_read, detected, objects, files.paths)
+
+
+def _check_not_replaced(source: str, folder: OutputFolder, save_video: bool) -> None:
+    """Raise FileError if the source is a file that this run would replace or remove.
+
+    Raises:
+        FileError: the source has the name of its result, or is the result of an earlier run in the output folder.
+    """
+    names = {*folder.names, f"{_stem(source)}.jsonl", *([f"{_stem(source)}.mp4"] if save_video else [])}
+    path = Path(source).resolve()
+    if path.is_file() and any(path == (folder.path / name).resolve() for name in names):
+        raise FileError(f"{source}: this video would be replaced by its own result; pass another --out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +180,7 @@ class _Frame:
 
 
 def _detect_frames(
-    detector: Detector,
-    reader: VideoReader,
-    frames: Iterator[ImageArray],
-    name: str,
-    options: DetectOptions,
-    stop: GracefulShutdown,
+    detector: Detector, reader: VideoReader, frames: Iterator[ImageArray], name: str, options: DetectOptions
 ) -> Iterator[_Frame]:
     """Detect objects in each frame, and yield the frames with their detections.
 
@@ -179,13 +190,12 @@ def _detect_frames(
         frames: frames of `reader`.
         name: name of the video in error messages.
         options: thresholds, NMS, tiling and batch size.
-        stop: ends the frames, also while the source sends none.
 
     Raises:
         FileError: the size of a frame differs from the size of the first frame.
     """
     first_shape: tuple[int, ...] | None = None
-    for result in detector.detect_with_images(frames, options, stop=lambda: stop.requested):
+    for result in detector.detect_with_images(frames, options):
         if isinstance(result, InputError):
             raise result
         image, found = result
@@ -202,7 +212,7 @@ def _detect_frames(
 class _ResultFiles:
     """The output files of one video: STEM.jsonl and, if requested, the annotated STEM.mp4.
 
-    Use it as a context manager, which closes the files at the end of the `with` block.
+    Use it as a context manager, which completes the files at the end of the `with` block.
 
     Args:
         folder: output folder.
@@ -213,22 +223,22 @@ class _ResultFiles:
         paths: paths of the files.
 
     Raises:
-        FileError: one of the files exists already.
+        FileError: another program wrote one of the files, or it was changed; it may be the source, or a recording that
+            cannot be repeated.
     """
 
-    def __init__(self, folder: Path, stem: str, save_video: bool) -> None:
-        self._lines_path = folder / f"{stem}.jsonl"
-        self._video_path = folder / f"{stem}.mp4" if save_video else None
-        self.paths = (self._lines_path, self._video_path) if self._video_path else (self._lines_path,)
-        for path in self.paths:
-            if path.exists():  # the file may be the source, or a recording that cannot be repeated
-                raise FileError(f"{path}: the file exists and is not overwritten; pass another --out, or move the file")
+    def __init__(self, folder: OutputFolder, stem: str, save_video: bool) -> None:
+        self._folder, self._lines_name = folder, f"{stem}.jsonl"
+        self._video_name = f"{stem}.mp4" if save_video else None
+        names = (self._lines_name, self._video_name) if self._video_name else (self._lines_name,)
+        self.paths = tuple(folder.path / name for name in names)
+        folder.claim(names)
         self._stack = ExitStack()
         self._video: VideoWriter | None = None
         self._lines: io.FileIO | None = None
 
     def open(self, about: dict[str, Any], image_hw: tuple[int, int], rate: float) -> None:
-        """Create the folder and the files, and write the first line of STEM.jsonl.
+        """Create the files, and write the first line of STEM.jsonl; before that, remove the files of an earlier run.
 
         Args:
             about: values of the first line of STEM.jsonl, which describe the video.
@@ -238,12 +248,23 @@ class _ResultFiles:
         Raises:
             FileError: a file cannot be written.
         """
-        make_folder(self._lines_path.parent)
-        if self._video_path:
-            self._video = self._stack.enter_context(VideoWriter(self._video_path, image_hw, rate))
-        with write_errors(self._lines_path):
-            self._lines = self._stack.enter_context(self._lines_path.open("xb", buffering=0))
-            append_line(self._lines, about)
+        self._folder.remove_earlier()
+        if self._video_name:
+            path = self._folder.path / self._video_name
+            part = self._folder.part_of(self._video_name, path.suffix)
+            self._stack.callback(self._complete_video, part)
+            self._video = self._stack.enter_context(VideoWriter(part, image_hw, rate, name=path))
+        with self._folder.beginning(self._lines_name) as part, part.open("xb", buffering=0) as file:
+            append_line(file, about)
+        self._stack.callback(self._folder.seal, self._lines_name)
+        with write_errors(self.paths[0]):
+            self._lines = self._stack.enter_context(self.paths[0].open("ab", buffering=0))
+
+    def _complete_video(self, part: Path) -> None:
+        """Give the annotated video its name, if it contains all frames, also after an error."""
+        assert self._video_name is not None
+        if self._video and self._video.is_complete:
+            self._folder.complete(self._video_name, part)
 
     def add(self, frame: _Frame, category_ids: tuple[int, ...], is_live: bool) -> None:
         """Append one frame to each file; call `open` before.
@@ -261,7 +282,7 @@ class _ResultFiles:
         if self._video:
             self._video.add(frame.found.draw_on(frame.image), frame.seconds if is_live else None)
         rows = detection_rows(frame.found, category_ids)
-        with write_errors(self._lines_path):
+        with write_errors(self.paths[0]):
             append_line(self._lines, {"frame": frame.number, "time": round(frame.seconds, 4), "detections": rows})
 
     def __enter__(self) -> "_ResultFiles":
@@ -273,16 +294,15 @@ class _ResultFiles:
         self._stack.__exit__(kind, error, trace)
 
 
-def stem_of(source: str) -> str:
+def _stem(source: str) -> str:
     """Return the file name of the output files of a video, without suffix.
 
     The name is never `detections`, because detections.jsonl is the journal of the images in the same folder.
 
-    >>> sources = ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")
-    >>> [stem_of(source) for source in sources]
+    >>> [_stem(source) for source in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
     """
     if is_camera(source):
         return f"camera-{source}"
     stem = safe_name(PurePosixPath(without_secrets(source)).stem) if "://" in source else Path(source).stem
-    return "detections-video" if stem == "detections" else stem
+    return f"{stem}-video" if name_key(stem) == "detections" else stem
