@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_run, path
+from detector.cli.arguments import Commands, add_data, add_overwrite, add_run, path
 from detector.cli.settings import settings
+from detector.outputs import claim_file, write_signed_json
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 """Verdict → exit status."""
@@ -22,6 +23,7 @@ def add(commands: Commands) -> None:
         "--out", type=path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
     )
     parser.add_argument("--json", type=path, help="also write the findings to this JSON file")
+    add_overwrite(parser)
     add_run(parser)
 
 
@@ -29,10 +31,12 @@ def run(options: argparse.Namespace) -> int:
     """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
     config = settings(options)
     from detector.checking.check import check
-    from detector.files import write_json
 
-    report = check(options.data, config, out=options.out, split=options.split, report=print)
+    claim_file(options.json, overwrite=options.overwrite, inputs=[Path(options.data)])
+    report = check(
+        options.data, config, out=options.out, split=options.split, report=print, overwrite=options.overwrite
+    )
     print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
-        write_json(options.json, report.to_json())
+        write_signed_json(options.json, report.to_json())
     return _EXIT_STATUS[report.verdict]

@@ -13,6 +13,7 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_max_det,
+    add_overwrite,
     path,
 )
 from detector.cli.settings import read_options
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
     )
+    add_overwrite(parser)
     parser.add_argument(
         "--format",
         choices=("onnx", "openvino"),
@@ -97,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         certificate_images=images,
         allow_outside=read.allow_outside,
         max_pixels=read.max_pixels,
+        overwrite=options.overwrite,
     )
     has_advice = options.int8 is not None and options.data is not None
     advice = console.int8_advice(quote(options.data), quote(str(options.weights))) if has_advice else ""
