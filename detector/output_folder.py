@@ -139,6 +139,7 @@ class OutputFolder:
             path = self.path / name
             if name not in self._manifest.proofs and path.is_file() and not path.is_symlink():
                 self._manifest.add(name, Proof.of(path))
+                self._earlier.add(name)
 
     def vouch(self, name: str) -> None:
         """Count a file as written by this package, whatever its content: the caller has recognized its first line.
@@ -210,14 +211,22 @@ class OutputFolder:
                 (self.path / parent).rmdir()
         return True
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Write a file atomically.
+
+        Args:
+            name: name of the file.
+            data: content of the file.
+            durable: whether to flush the file to disk, so that it survives a power failure.
 
         Raises:
             FileError: the file cannot be written, or must not be written; see `claim`.
         """
         with self.writing(name) as part, part.open("xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
 
     @contextmanager
     def writing(self, name: str, suffix: str = "") -> Iterator[Path]:

@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.save_conf and not options.save_txt:
         raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
-    from detector.detecting.detect_files import find_inputs
+    from detector.detecting.detect_files import claim_videos, find_inputs
     from detector.predict.detector import Detector
 
     detect_options = DetectOptions(
@@ -149,6 +149,7 @@ def run(options: argparse.Namespace) -> int:
     sources, videos = find_inputs(specs, read_options(options))
     out = options.out or _new_folder(options.skip_done)
     with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
+        claim_videos(videos, folder, save_video=not options.no_images)
         model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
         _warn_about_options_without_effect(options, bool(videos))
         failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
-from detector.cli.arguments import TRAINED, Commands, add_data, add_run, path
+from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_run, path
 from detector.cli.settings import STARTED, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         "the machine has changed",
     )
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    add_overwrite(parser)
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--ignore-check",
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    start_run(request, options.out or next_free(Path("runs/train")), STARTED)
+    start_run(request, options.out or next_free(Path("runs/train")), STARTED, options.overwrite)
     return 0
 
 

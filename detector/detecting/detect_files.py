@@ -2,14 +2,14 @@
 
 import hashlib
 import sys
-from collections.abc import Container, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from detector.detecting.data_ids import DataIds
-from detector.detecting.detect_video import VideoSummary, detect_video, is_video
+from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, result_stem
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
@@ -138,6 +138,20 @@ def detect_images(
             objects += len(found)
         writer.close()
     return DetectSummary(len(sources), len(writer.done), done, failed, objects)
+
+
+def claim_videos(names: Iterable[str], folder: OutputFolder, *, save_video: bool = True) -> None:
+    """Raise FileError if a result of a video would replace a file that this package did not write, or that was changed.
+
+    Called before the work: the results of images may take hours.
+
+    Args:
+        names: paths, stream URLs or camera numbers, for which `is_video` is True.
+        folder: output folder.
+        save_video: whether annotated videos are written.
+    """
+    for name in names:
+        folder.claim(result_names(result_stem(name), save_video))
 
 
 def detect_videos(

@@ -112,7 +112,7 @@ def detect_video(
         raise ConfigError(f"every: expected at least 1, got {every}")
     with as_output_folder(folder, "writing detections") as output:
         _check_not_replaced(source, output, save_video)
-        files = _ResultFiles(output, _stem(source), save_video)
+        files = _ResultFiles(output, result_stem(source), save_video)
         return _detect_video(detector, source, files, options, every=every, track=track)
 
 
@@ -120,7 +120,7 @@ def _detect_video(
     detector: Detector, source: str, files: "_ResultFiles", options: DetectOptions, *, every: int, track: bool
 ) -> VideoSummary:
     """Detect objects in one video, write them to `files`, and return a summary; other arguments: as `detect_video`."""
-    name, stem = without_secrets(source), _stem(source)
+    name, stem = without_secrets(source), result_stem(source)
     reader = VideoReader(source)
     if reader.is_live:
         options = replace(options, batch_size=1)
@@ -156,7 +156,7 @@ def _check_not_replaced(source: str, folder: OutputFolder, save_video: bool) -> 
     Raises:
         FileError: the source has the name of its result, or is the result of an earlier run in the output folder.
     """
-    names = {*folder.names, f"{_stem(source)}.jsonl", *([f"{_stem(source)}.mp4"] if save_video else [])}
+    names = {*folder.names, *result_names(result_stem(source), save_video)}
     path = Path(source).resolve()
     if path.is_file() and any(path == (folder.path / name).resolve() for name in names):
         raise FileError(f"{source}: this video would be replaced by its own result; pass another --out")
@@ -230,7 +230,7 @@ class _ResultFiles:
     def __init__(self, folder: OutputFolder, stem: str, save_video: bool) -> None:
         self._folder, self._lines_name = folder, f"{stem}.jsonl"
         self._video_name = f"{stem}.mp4" if save_video else None
-        names = (self._lines_name, self._video_name) if self._video_name else (self._lines_name,)
+        names = result_names(stem, save_video)
         self.paths = tuple(folder.path / name for name in names)
         folder.claim(names)
         self._stack = ExitStack()
@@ -294,12 +294,18 @@ class _ResultFiles:
         self._stack.__exit__(kind, error, trace)
 
 
-def _stem(source: str) -> str:
+def result_names(stem: str, save_video: bool) -> tuple[str, ...]:
+    """Return the names of the output files of a video: STEM.jsonl and, if `save_video`, STEM.mp4."""
+    return (f"{stem}.jsonl", f"{stem}.mp4") if save_video else (f"{stem}.jsonl",)
+
+
+def result_stem(source: str) -> str:
     """Return the file name of the output files of a video, without suffix.
 
     The name is never `detections`, because detections.jsonl is the journal of the images in the same folder.
 
-    >>> [_stem(source) for source in ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")]
+    >>> sources = ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")
+    >>> [result_stem(source) for source in sources]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
     """
     if is_camera(source):

@@ -5,6 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.arrays import ImageArray
-from detector.detecting.formats import OutputFormat, crop, folders_of_classes
+from detector.detecting.formats import OutputFormat, crop, detection_rows, folders_of_classes, write_csv, yolo_text
 from detector.detecting.writer import DetectionWriter
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError
@@ -623,3 +625,100 @@ def test_a_source_in_the_output_folder_is_refused(tmp_path: Path, monkeypatch: p
         write(tmp_path / "out", sources=sources)
     monkeypatch.chdir(tmp_path / "out")
     write(Path(), sources=[Path("stdin.jpg")]).close()  # the name is generated, there is no file
+
+
+# --- names, numbers, and images that change
+
+
+ODD_NAMES = ("..png", "...png", " .png", ".hidden.png", "CON.png", "con.1.png", "a .png", "-rf.png", "new\nline.png")
+
+
+def test_odd_names_have_visible_files_and_can_be_resumed(tmp_path: Path) -> None:
+    names = [*map(Path, ODD_NAMES), Path(os.fsdecode(b"\xff.png")), Path("n" * 250 + ".png"), Path("detections.png")]
+    found = dict.fromkeys(names, TWO)
+    write(tmp_path, found, formats=ALL_FORMATS, sources=names).close()
+    before = contents(tmp_path)
+    for folder in (".", "labels", "json"):
+        files = [path.name for path in (tmp_path / folder).iterdir() if path.is_file()]
+        own = [name for name in files if not name.startswith(("detections.", ".detector."))]
+        assert len(own) == len(names) - 1  # without detections.png
+        assert not [name for name in own if name.startswith((".", " ")) or name.split(".")[0].lower() == "con"]
+    writer = write(tmp_path, found, formats=ALL_FORMATS, sources=names, skip_done=True)
+    assert writer.done == set(map(str, names))
+    writer.close()
+    assert contents(tmp_path) == before
+
+
+def test_names_that_differ_in_case_get_different_files(tmp_path: Path) -> None:
+    names = [
+        Path(name)
+        for name in ("IMG.jpg", "img.jpg", "Img.png", "e\u0301.png", "\u00e9.png", "x/STRASSE.png", "x/stra\u00dfe.png")
+    ]
+    for skip_done in (False, True):
+        write(tmp_path, dict.fromkeys(names, TWO), formats={"images", "txt"}, skip_done=skip_done).close()
+        for folder in (tmp_path, tmp_path / "labels"):
+            files = [path.name for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".txt")]
+            assert len(files) == len({unicodedata.normalize("NFC", name).casefold() for name in files}) == len(names)
+    writer = write(tmp_path, {Path("iMG.jpg"): TWO}, formats={"images", "txt"}, skip_done=True)
+    writer.close()
+    assert (tmp_path / "iMG-4.jpg").exists()
+
+
+@given(st.lists(st.floats(0, 1e4, width=32), min_size=4, max_size=4), st.floats(0, 1, width=32))
+@settings(max_examples=50)
+def test_all_digits_of_boxes_and_scores_are_written(sides: list[float], score: float) -> None:
+    box = np.sort(np.array(sides, np.float32).reshape(2, 2), axis=0).reshape(1, 4)
+    found = Detections(box, np.array([score], np.float32), np.array([0]), NAMES)
+    image_hw = (6_000, 10_000)
+    row = np.array(yolo_text(found, image_hw, with_scores=True).split(), np.float64)
+    center, size = row[1:3] * image_hw[::-1], row[3:5] * image_hw[::-1]
+    assert np.allclose([*(center - size / 2), *(center + size / 2)], box[0], rtol=1e-15, atol=1e-11)
+    assert np.float32(row[5]) == np.float32(score)
+    with tempfile.TemporaryDirectory() as folder:
+        entry: Any = {"file_name": "a", "detections": detection_rows(found, (3, 17))}
+        write_csv(Path(folder, "a.csv"), [entry])
+        with Path(folder, "a.csv").open(newline="") as file:
+            (line,) = csv.DictReader(file)
+    assert [np.float32(line[key]) for key in ("x1", "y1", "x2", "y2", "score")] == [*box[0], np.float32(score)]
+
+
+def test_labels_have_scores_only_on_request(tmp_path: Path) -> None:
+    columns = []
+    choices: list[set[OutputFormat]] = [{"txt"}, {"txt", "conf"}]
+    for formats in choices:
+        write(tmp_path, {Path("a.png"): TWO}, formats=formats).close()
+        columns.append([len(line.split()) for line in (tmp_path / "labels" / "a.txt").read_text().splitlines()])
+    assert columns == [[5, 5], [6, 6]]
+
+
+def test_an_image_that_changed_is_done_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [tmp_path / "in" / name for name in ("a.png", "b.png", "c.png")]
+    names[0].parent.mkdir()
+    for name in names:
+        write_image(name, IMAGE)
+    out, found = tmp_path / "out", dict.fromkeys(names, TWO)
+    write(out, found, formats=ALL_FORMATS, sources=names).close()
+    before = contents(out)
+    assert write(out, found, formats=ALL_FORMATS, sources=names, skip_done=True).done == set(map(str, names))
+    write_image(names[1], np.zeros((10, 10, 3), np.uint8))
+    other = detections((1, 2, 3, 5))
+    writer = write(out, found | {names[1]: other}, formats=ALL_FORMATS, sources=names, skip_done=True)
+    assert writer.done == {str(names[0]), str(names[2])}
+    writer.close()
+    assert "1 image changed since the earlier run, and processed again" in caplog.text
+    after = contents(out)
+    assert before.keys() - after.keys() == {Path("crops/dog/b-2.png")}
+    assert len((out / "labels" / "b.txt").read_text().splitlines()) == 1
+    rows = json.loads(after[Path("detections.json")])
+    assert sorted((row["file_name"], row["image_id"]) for row in rows) == sorted(
+        [(str(names[0]), 1)] * 2 + [(str(names[2]), 3)] * 2 + [(str(names[1]), 4)]
+    )
+
+
+def test_a_link_to_an_image_in_the_output_folder_is_no_source(tmp_path: Path) -> None:
+    write(tmp_path / "out").close()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(tmp_path / "out" / "a.png")
+    write_image(tmp_path / "links" / "b.png", IMAGE)
+    with pytest.raises(FileError, match=r"links/a\.png: this image is in the output folder"):
+        write(tmp_path / "out", sources=[tmp_path / "links" / name for name in ("a.png", "b.png")])
