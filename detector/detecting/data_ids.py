@@ -75,9 +75,8 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
         image_ids[str(source.name)] = image_id
     if missing:
         raise LabelError(
-            f"{data}: {len(missing)} of {plural(len(sources), 'image')} "
-            f"{'is' if len(missing) == 1 else 'are'} not in this data set and have no id there (the first is "
-            f"{missing[0]}); detect in the images of the data set only, or leave out --data"
+            f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
+            f"it (the first is {missing[0]}); detect in the images of the data set only, or leave out --data"
         )
     first = splits[0]
     return DataIds(data, image_ids, dict(zip(first.class_names, first.category_ids, strict=True)))

@@ -79,7 +79,7 @@ def test_results_of_evaluate_match_the_ground_truth(tiny_data: Path, tiny_weight
 def test_images_and_classes_outside_the_data_set_are_refused(data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "images" / "1.png", tmp_path / "other.png")
     sources = find_sources([str(data / "images" / "1.png"), str(tmp_path / "other.png")])
-    with pytest.raises(LabelError, match=r"1 of 2 images is not in this data set .* the first is .*other\.png"):
+    with pytest.raises(LabelError, match=r"no ids for 1 of 2 images, .* \(the first is .*other\.png\)"):
         read_ids(str(data), sources, ReadOptions())
     ids = read_ids(str(data), sources[:1], ReadOptions())
     assert ids.categories_of(("blue", "red")) == (4, 90)
