@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_settings, add_val_fraction, count, path
+from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_val_fraction, count, path
 from detector.cli.settings import settings
 from detector.config import override
 
@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
     )
+    add_overwrite(parser)
     parser.add_argument(
         "--keep-weights", action="store_true", help="keep the weights of the runs (default: remove them)"
     )
@@ -68,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         trials=options.trials,
         jobs=options.jobs,
         keep_weights=options.keep_weights,
+        overwrite=options.overwrite,
     )
     print(to_text(rows))
     return 3 if any(row.failed for row in rows) else 0

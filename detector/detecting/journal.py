@@ -20,6 +20,9 @@ _LOG = logging.getLogger(__name__)
 
 JOURNAL_NAME = "detections.jsonl"
 
+_LARGEST = 2**53
+"""Largest absolute value of a number in an entry; NaN is not valid either."""
+
 DetectionRow = TypedDict(
     "DetectionRow",
     {"class": str, "category_id": int, "bbox": list[float], "score": float, "track_id": NotRequired[int]},
@@ -54,9 +57,6 @@ class JournalEntry(TypedDict):
     file: NotRequired[FileState]
     stem: NotRequired[str]
     detections: list[DetectionRow]
-
-
-_REQUIRED = JournalEntry.__required_keys__
 
 
 class Journal:
@@ -161,7 +161,7 @@ class Journal:
                     pass  # the same settings, or the beginning of this line: the disk was full
                 elif lines == 0:
                     self._check_settings(entry)
-                elif entry.keys() >= _REQUIRED:
+                elif _is_entry(entry):
                     self._add(entry, files, changed)
                 else:
                     break
@@ -224,3 +224,29 @@ def _parse(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _is_entry(values: Mapping[str, Any]) -> bool:
+    """Return whether a JSON object is a `JournalEntry` with valid values."""
+    return (
+        all(type(values.get(key)) is int and 0 < values[key] <= _LARGEST for key in ("height", "width"))
+        and type(values.get("image_id")) is int
+        and abs(values["image_id"]) <= _LARGEST
+        and isinstance(values.get("file_name"), str)
+        and isinstance(values.get("stem", ""), str)
+        and isinstance(values.get("detections"), list)
+        and all(map(_is_detection, values["detections"]))
+    )
+
+
+def _is_detection(row: Any) -> bool:
+    """Return whether a JSON value is a `DetectionRow` with valid values."""
+    if not isinstance(row, dict) or not isinstance(row.get("class"), str):
+        return False
+    ids, bbox = (row.get("category_id"), row.get("track_id", 0)), row.get("bbox")
+    return (
+        all(type(number) is int and abs(number) < 2**63 for number in ids)
+        and isinstance(bbox, list)
+        and len(bbox) == 4
+        and all(type(number) in (int, float) and abs(number) <= _LARGEST for number in (*bbox, row.get("score")))
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from detector.comparing.compare import _failure_reason, _read_result, compare, describe_base
-from detector.comparing.table import ComparisonRow, RunRecord, write_runs
+from detector.comparing.table import ComparisonRow, RunRecord, to_csv
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
 from detector.errors import InputError
@@ -56,7 +56,7 @@ def earlier_run(data: Path, settings: str, ap: float) -> RunRecord:
 def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ComparisonRow]]:
     """Compare the baseline, which has a line in compare.csv already, and two variations; return the folder and rows."""
     out = tmp_path_factory.mktemp("compare")
-    write_runs(out / "compare.csv", [earlier_run(tiny_data, BASELINE, 0.875)])
+    (out / "compare.csv").write_bytes(to_csv([earlier_run(tiny_data, BASELINE, 0.875)]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return out, compare(tiny_data, VARIATIONS, BASE, out=out, seeds=1, jobs=2)
