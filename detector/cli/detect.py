@@ -20,6 +20,7 @@ from detector.cli.arguments import (
     add_nms_variant,
     add_overwrite,
     count,
+    count_or_zero,
     fraction,
     path,
 )
@@ -95,6 +96,13 @@ def add(commands: Commands) -> None:
     video.add_argument(
         "--every", type=count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
     )
+    video.add_argument(
+        "--reconnect",
+        type=count_or_zero,
+        default=3,
+        metavar="N",
+        help="open a camera or a stream that ended or stalls again, at most N times; 0: never (default: 3)",
+    )
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
     output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
@@ -124,7 +132,11 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect objects in images and videos, and write the results; return 2 if all sources failed, 3 if some failed."""
+    """Detect objects in images and videos, and write the results.
+
+    Returns:
+        0, 2 if all sources failed, or 3 if some failed or a stream broke, whose results are kept.
+    """
     specs = [*options.source, *options.more_sources]
     if not specs and options.classes:
         raise ConfigError(
@@ -153,8 +165,11 @@ def run(options: argparse.Namespace) -> int:
         model = Detector.load(options.weights, device=options.device, runtime=options.runtime, input_size=options.imgsz)
         _warn_about_options_without_effect(options, bool(videos))
         failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
-        failed += _detect_in_videos(model, videos, folder, detect_options, options) if videos else 0
-    return (2 if failed == len(sources) + len(videos) else 3) if failed else 0
+        failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)
+        failed += failed_videos
+    if failed == len(sources) + len(videos):
+        return 2
+    return 3 if failed or broken else 0
 
 
 def _detect_in_images(
@@ -194,22 +209,23 @@ def _detect_in_videos(
     folder: OutputFolder,
     detect_options: DetectOptions,
     options: argparse.Namespace,
-) -> int:
-    """Detect objects in videos, print a summary of each, and return the number of videos that cannot be processed."""
+) -> tuple[int, int]:
+    """Detect objects in videos, print a summary of each, and return the numbers of failed videos and broken streams."""
     from detector.detecting.detect_files import detect_videos
 
     summaries = detect_videos(
         model, videos, folder, detect_options,
-        every=options.every, track=options.track, save_video=not options.no_images,
+        every=options.every, track=options.track, save_video=not options.no_images, reconnect=options.reconnect,
     )  # fmt: skip
-    failed = 0
+    failed = broken = 0
     for name, video in zip(videos, summaries, strict=True):
         if isinstance(video, InputError):
             failed += 1
         else:
+            broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
             print(f"{name}: {objects} in {frames}; see {folder.path}")
-    return failed
+    return failed, broken
 
 
 def _new_folder(skip_done: bool) -> Path:

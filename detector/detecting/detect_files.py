@@ -3,16 +3,17 @@
 import hashlib
 import sys
 from collections.abc import Container, Iterable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from detector.detecting.data_ids import DataIds
-from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, result_stem
+from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, stem_of
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
+from detector.files import free_name
 from detector.graph.openvino_ir import export_files, is_ir
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
@@ -47,7 +48,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
 
     Args:
         specs: arguments of the command line: each is a source of images as for `find_sources`, a video file, a camera
-            number, or the URL of a video or stream. Video files that match a glob pattern are videos.
+            number, or the URL of a video or stream. Video files in a folder, or that match a glob pattern, are videos.
         options: what may be read, as for `find_sources`.
 
     Returns:
@@ -64,7 +65,7 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
             raise FileError(f"{spec}: no such video file")
     remaining = [spec for spec in specs if spec not in videos]
     images = []
-    for source in find_sources(remaining, options) if remaining or not videos else []:
+    for source in find_sources(remaining, replace(options, videos=True)) if remaining or not videos else []:
         if is_video(name := str(source.name)):
             videos[name] = None
         else:
@@ -123,7 +124,7 @@ def detect_images(
         image_ids=None if ids is None else ids.image_ids,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        results = detector.detect_with_images((source.read for source in remaining), resolved)
+        results = detector.detect_with_images([source.read for source in remaining], resolved)
         bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
@@ -150,8 +151,8 @@ def claim_videos(names: Iterable[str], folder: OutputFolder, *, save_video: bool
         folder: output folder.
         save_video: whether annotated videos are written.
     """
-    for name in names:
-        folder.claim(result_names(result_stem(name), save_video))
+    for stem in _stems(names):
+        folder.claim(result_names(stem, save_video))
 
 
 def detect_videos(
@@ -163,10 +164,12 @@ def detect_videos(
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
+    reconnect: int = 0,
 ) -> list[VideoSummary | InputError]:
     """Detect objects in each video, write the results to a folder, and return one summary or error per video.
 
-    A video that cannot be processed is skipped, and the reason is printed.
+    A video that cannot be processed is skipped, and the reason is printed. If two videos have the same name, the result
+    files of the second get a number: clip-2.jsonl.
 
     Args:
         detector: detector with loaded weights.
@@ -176,6 +179,7 @@ def detect_videos(
         every: N: detect objects in every Nth frame.
         track: whether to track objects from frame to frame.
         save_video: whether to write the annotated video.
+        reconnect: largest number of times that a camera or a stream is opened again.
 
     Returns:
         For each video, in the order of `names`: the summary, or the error that caused the video to be skipped.
@@ -187,14 +191,27 @@ def detect_videos(
     options = detector.resolve_options(options)
     summaries: list[VideoSummary | InputError] = []
     with as_output_folder(folder, "writing detections") as output:
-        for name in names:
+        for name, stem in zip(names, _stems(names), strict=True):
             try:
-                summary = detect_video(detector, name, output, options, every=every, track=track, save_video=save_video)
+                summary = detect_video(
+                    detector, name, output, options,
+                    every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
+                )  # fmt: skip
                 summaries.append(summary)
             except InputError as error:
                 summaries.append(error)
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
     return summaries
+
+
+def _stems(names: Iterable[str]) -> list[str]:
+    """Return a different stem for the result files of each video, also on a file system that ignores case.
+
+    >>> _stems(["a/clip.mp4", "b/Clip.mov", "c/clip.mp4", "trip.mp4"])
+    ['clip', 'Clip-2', 'clip-3', 'trip']
+    """
+    taken: dict[str, int] = {}
+    return [free_name(stem_of(name), taken) for name in names]
 
 
 def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:

@@ -9,7 +9,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -49,12 +49,14 @@ class VideoSummary:
         frames_detected: number of these frames that the detector ran on.
         objects: number of objects detected in all frames together.
         paths: paths of the written files: STEM.jsonl and, if requested, the annotated video.
+        is_broken: True if a camera or a stream ended, and could not be opened again.
     """
 
     frames_read: int
     frames_detected: int
     objects: int
     paths: tuple[Path, ...]
+    is_broken: bool = False
 
 
 def is_video(spec: str) -> bool:
@@ -83,6 +85,8 @@ def detect_video(
     every: int = 1,
     track: bool = False,
     save_video: bool = True,
+    reconnect: int = 0,
+    stem: str | None = None,
 ) -> VideoSummary:
     """Detect objects in one video, write STEM.jsonl and the annotated STEM.mp4 to a folder, and return a summary.
 
@@ -100,6 +104,9 @@ def detect_video(
         track: whether to track objects from frame to frame (ByteTrack).
         save_video: whether to write the annotated video. It is MPEG-4 without sound. If the height or width is odd, it
             does not contain the last row or column.
+        reconnect: largest number of times that a camera or a stream is opened again after it ended or sent no frame for
+            ten seconds. Each time is reported.
+        stem: STEM; None: the name of the source.
 
     Raises:
         ConfigError: `every` is below 1.
@@ -111,17 +118,25 @@ def detect_video(
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
     with as_output_folder(folder, "writing detections") as output:
-        _check_not_replaced(source, output, save_video)
-        files = _ResultFiles(output, result_stem(source), save_video)
-        return _detect_video(detector, source, files, options, every=every, track=track)
+        names = result_names(stem or stem_of(source), save_video)
+        _check_not_replaced(source, output, names)
+        files = _ResultFiles(output, names)
+        return _detect_video(detector, source, files, options, every=every, track=track, reconnect=reconnect)
 
 
 def _detect_video(
-    detector: Detector, source: str, files: "_ResultFiles", options: DetectOptions, *, every: int, track: bool
+    detector: Detector,
+    source: str,
+    files: "_ResultFiles",
+    options: DetectOptions,
+    *,
+    every: int,
+    track: bool,
+    reconnect: int,
 ) -> VideoSummary:
     """Detect objects in one video, write them to `files`, and return a summary; other arguments: as `detect_video`."""
-    name, stem = without_secrets(source), result_stem(source)
-    reader = VideoReader(source)
+    name, stem = without_secrets(source), files.paths[0].stem
+    reader = VideoReader(source, reconnect=reconnect)
     if reader.is_live:
         options = replace(options, batch_size=1)
     rate = reader.frame_rate / every
@@ -129,7 +144,7 @@ def _detect_video(
     total = math.ceil(reader.frame_count / every) if reader.frame_count else None
     detected = objects = 0
     with GracefulShutdown() as stop, files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
-        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options):
+        for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options, stop):
             if not detected:
                 height, width = frame.image.shape[:2]
                 about = {"source": name, "fps": reader.frame_rate, "width": width, "height": height, "every": every}
@@ -147,18 +162,17 @@ def _detect_video(
         raise FileError(f"{name}: the video contains no frames that can be read")
     if not stop.requested:
         reader.warn_if_incomplete(name)
-    return VideoSummary(reader.frames_read, detected, objects, files.paths)
+    return VideoSummary(reader.frames_read, detected, objects, files.paths, reader.is_broken)
 
 
-def _check_not_replaced(source: str, folder: OutputFolder, save_video: bool) -> None:
+def _check_not_replaced(source: str, folder: OutputFolder, names: Sequence[str]) -> None:
     """Raise FileError if the source is a file that this run would replace or remove.
 
     Raises:
         FileError: the source has the name of its result, or is the result of an earlier run in the output folder.
     """
-    names = {*folder.names, *result_names(result_stem(source), save_video)}
     path = Path(source).resolve()
-    if path.is_file() and any(path == (folder.path / name).resolve() for name in names):
+    if path.is_file() and any(path == (folder.path / name).resolve() for name in {*folder.names, *names}):
         raise FileError(f"{source}: this video would be replaced by its own result; pass another --out")
 
 
@@ -180,7 +194,12 @@ class _Frame:
 
 
 def _detect_frames(
-    detector: Detector, reader: VideoReader, frames: Iterator[ImageArray], name: str, options: DetectOptions
+    detector: Detector,
+    reader: VideoReader,
+    frames: Iterator[ImageArray],
+    name: str,
+    options: DetectOptions,
+    stop: GracefulShutdown,
 ) -> Iterator[_Frame]:
     """Detect objects in each frame, and yield the frames with their detections.
 
@@ -190,12 +209,13 @@ def _detect_frames(
         frames: frames of `reader`.
         name: name of the video in error messages.
         options: thresholds, NMS, tiling and batch size.
+        stop: ends the frames, also while the source sends none.
 
     Raises:
         FileError: the size of a frame differs from the size of the first frame.
     """
     first_shape: tuple[int, ...] | None = None
-    for result in detector.detect_with_images(frames, options):
+    for result in detector.detect_with_images(frames, options, stop=lambda: stop.requested):
         if isinstance(result, InputError):
             raise result
         image, found = result
@@ -216,8 +236,7 @@ class _ResultFiles:
 
     Args:
         folder: output folder.
-        stem: file name of both files without suffix.
-        save_video: whether to write the annotated video.
+        names: names of the files, from `result_names`.
 
     Attributes:
         paths: paths of the files.
@@ -227,10 +246,9 @@ class _ResultFiles:
             cannot be repeated.
     """
 
-    def __init__(self, folder: OutputFolder, stem: str, save_video: bool) -> None:
-        self._folder, self._lines_name = folder, f"{stem}.jsonl"
-        self._video_name = f"{stem}.mp4" if save_video else None
-        names = result_names(stem, save_video)
+    def __init__(self, folder: OutputFolder, names: Sequence[str]) -> None:
+        self._folder, self._lines_name = folder, names[0]
+        self._video_name = names[1] if names[1:] else None
         self.paths = tuple(folder.path / name for name in names)
         folder.claim(names)
         self._stack = ExitStack()
@@ -299,13 +317,13 @@ def result_names(stem: str, save_video: bool) -> tuple[str, ...]:
     return (f"{stem}.jsonl", f"{stem}.mp4") if save_video else (f"{stem}.jsonl",)
 
 
-def result_stem(source: str) -> str:
+def stem_of(source: str) -> str:
     """Return the file name of the output files of a video, without suffix.
 
     The name is never `detections`, because detections.jsonl is the journal of the images in the same folder.
 
     >>> sources = ("trips/rome.2.mov", "0", "rtsp://me:secret@door/live/ch1?a=b", "detections.mp4")
-    >>> [result_stem(source) for source in sources]
+    >>> [stem_of(source) for source in sources]
     ['rome.2', 'camera-0', 'ch1', 'detections-video']
     """
     if is_camera(source):
