@@ -172,7 +172,11 @@ def _check_not_replaced(source: str, folder: OutputFolder, names: Sequence[str])
         FileError: the source has the name of its result, or is the result of an earlier run in the output folder.
     """
     path = Path(source).resolve()
-    if path.is_file() and any(path == (folder.path / name).resolve() for name in {*folder.names, *names}):
+    if not path.is_file():
+        return
+    if any(path == (folder.path / name).resolve() for name in folder.names):
+        raise FileError(f"{source}: this video is a result of an earlier run in the output folder; pass another --out")
+    if any(path == (folder.path / name).resolve() for name in names):
         raise FileError(f"{source}: this video would be replaced by its own result; pass another --out")
 
 

@@ -315,7 +315,7 @@ def test_a_result_of_an_earlier_run_is_no_source_for_the_same_folder(
     detect_video(detector, str(video), tmp_path, OPTIONS)
     (tmp_path / "link.mp4").symlink_to("trip.mp4")
     for name in ("trip.mp4", "link.mp4"):
-        with pytest.raises(FileError, match=rf"{name}: this video would be replaced"):
+        with pytest.raises(FileError, match=rf"{name}: this video is a result of an earlier run"):
             detect_video(detector, str(tmp_path / name), tmp_path, OPTIONS)
 
 
