@@ -227,7 +227,8 @@ def test_train_changes_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: 
     weights = str(run / "weights" / "best.safetensors")
     assert train(run) == main(["train", "--resume", str(run)]) == 2
     overwrite = command_line("train", "--data", str(tiny_data), "--out", "OUT", "--weights", weights, "--overwrite")
-    assert overwrite(run) == 2, "settings that do not fit the weights: the earlier run stays"
+    assert overwrite(run) == 2, "the initial weights would be removed"
+    assert "best.safetensors: this file would be removed with the earlier run" in capsys.readouterr().err
     assert (run / "weights" / "best.safetensors").read_bytes() == before
     assert command_line("train", "--data", str(tiny_data), "--out", "OUT", "--overwrite", *flags)(run) == 0
     assert (run / "notes.txt").read_text() == "mine"

@@ -88,6 +88,11 @@ class RunFolder:
         """Remove the files of an earlier run in the folder."""
         self._files.remove_earlier()
 
+    def check_not_removed(self, path: Path) -> None:
+        """Raise FileError if a file, which the new run needs, is a file of the earlier run that would be removed."""
+        if any(path.resolve() == (self.path / name).resolve() for name in self._files.names):
+            raise FileError(f"{path}: this file would be removed with the earlier run; use another --out")
+
     def close(self) -> None:
         """Unlock the folder."""
         self._files.close()

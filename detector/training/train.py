@@ -141,6 +141,8 @@ def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool 
     with training_process():
         folder = RunFolder(out, overwrite=overwrite)  # before the data is read, which may take long
         try:
+            if request.weights is not None:
+                folder.check_not_removed(Path(request.weights))
             weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
             inputs, ledgers = _prepare(request, weights, initial)
             folder.remove_earlier()
