@@ -200,7 +200,8 @@ def test_class_id_out_of_range_is_refused_unless_allowed(capsys: Capture, tmp_pa
 
 
 def test_detect_writes_images_and_every_format(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
-    arguments = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
+    arguments = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--save-conf", "--csv", "--conf", "0.3"]
+    arguments += ["--device", "cpu"]
     assert run("detect", tiny_data / "images", *arguments) == 0
     out, errors = capsys.readouterr()
     assert errors == ""
@@ -244,6 +245,16 @@ def test_equal_file_names_in_two_folders_are_numbered(tiny_weights: Path, tmp_pa
     assert sorted(path.name for path in Path("found").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
 
 
+def test_each_run_without_out_gets_a_new_folder(tiny_weights: Path, tmp_path: Path, capsys: Capture) -> None:
+    image(tmp_path / "a.png")
+    for _ in range(2):
+        assert run("detect", "a.png", "--weights", tiny_weights) == 0
+    assert "--skip-done needs --out" in refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--skip-done")
+    assert "add --save-txt" in refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--save-conf")
+    assert "no shipped weights" in refused(capsys, "detect", "a.png", "--weights", "missing")
+    assert {path.name for path in Path().iterdir()} == {"a.png", "found", "found-2"}
+
+
 def test_source_option_and_imgsz(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     image(tmp_path / "b.png")
@@ -275,7 +286,7 @@ def test_skip_done_processes_only_new_and_failed_images(
         (tmp_path / "p" / f"{number}.png").write_bytes((tiny_data / "images" / f"{number}.png").read_bytes())
     good = (tmp_path / "p" / "3.png").read_bytes()
     (tmp_path / "p" / "3.png").write_bytes(good[:40])
-    arguments = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv"]
+    arguments = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv", "--out", "found"]
     assert run(*arguments) == 3
     before = Path("found/detections.jsonl").read_bytes()
     assert run(*arguments) == 3
@@ -375,7 +386,7 @@ def test_detect_does_not_overwrite_a_source_among_results(capsys: Capture, tiny_
     image(tmp_path / "a.png")
     assert run("detect", "a.png", "--weights", tiny_weights) == 0
     before = image(tmp_path / "found" / "mine.png").read_bytes()
-    message = refused(capsys, "detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
+    message = refused(capsys, "detect", "found/mine.png", "--weights", tiny_weights, "--out", "found")
     assert "found/mine.png: this image is in the output folder; pass another --out" in message
     assert (tmp_path / "found" / "mine.png").read_bytes() == before
 

@@ -17,6 +17,7 @@ from detector.comparing.variations import BASELINE
 from detector.config import Config, override
 from detector.errors import InputError
 from detector.files import LOCK_NAME, locked
+from detector.manifest import MANIFEST_NAME
 
 DIVERGES = "optimizer=sgd lr=1e30 clip_norm=1e30"
 VARIATIONS = ["flip=0", DIVERGES]
@@ -105,7 +106,7 @@ def test_finished_run_leaves_last_ap_and_costs_but_no_weights(comparison: tuple[
     assert rows[1].difference == pytest.approx(float(result["AP"]) - 0.875)
     expected = {"config.json", "errors.txt", "ledger.json", "log.txt", "results.csv", "run.json", "split.json"}
     expected |= {"timing.csv"}
-    assert {path.name for path in folder.iterdir()} - {LOCK_NAME} == expected
+    assert {path.name for path in folder.iterdir()} - {LOCK_NAME, MANIFEST_NAME} == expected
 
 
 def test_failed_run_is_recorded_and_stops_no_other(comparison: tuple[Path, list[ComparisonRow]]) -> None:
