@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
+_IMPORT = "<frozen importlib"
+"""Start of the file name of Python's import code."""
+
 _raises = False
 """Whether Ctrl-C raises KeyboardInterrupt. If not, no command is running, and Ctrl-C ends the process at once."""
 
@@ -41,10 +44,22 @@ def main() -> int:
 
 
 def _handle(number: int, frame: "FrameType | None") -> None:
-    """Handle Ctrl-C: raise KeyboardInterrupt while a command runs, else end the process at once."""
-    if _raises:
+    """Handle Ctrl-C: raise KeyboardInterrupt while a command runs; before, after and in an import, end the process.
+
+    Some packages print a KeyboardInterrupt that is raised while they are imported, or replace it by another exception.
+    """
+    if _raises and not _is_importing(frame):
         raise KeyboardInterrupt
     _leave()
+
+
+def _is_importing(frame: "FrameType | None") -> bool:
+    """Return True if the code of a frame was called by an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_IMPORT):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave() -> "NoReturn":

@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from detector.escaping import escape_line, shorten_message
+
 _MOST_NAMES = 100
 """Largest number of known names that a message lists."""
 
@@ -15,10 +17,20 @@ _LONGEST_WORD = 1000
 
 
 class InputError(ValueError):
-    """A file, a setting or an argument from the user is wrong. Base class of the errors in this module.
+    r"""A file, a setting or an argument from the user is wrong. Base class of the errors in this module.
 
     The command line prints the message and exits with status 2. Any other exception is a bug in this package.
+
+    Each argument is one line of the message. Messages contain names from files, so control characters are shown as
+    escapes, and a very long message is shortened; `args` has the true text.
+
+    >>> print(InputError("a\x1b[2J.png: not an image", "  convert it"))
+    a\x1b[2J.png: not an image
+      convert it
     """
+
+    def __str__(self) -> str:
+        return shorten_message("\n".join(escape_line(str(line)) for line in self.args))
 
 
 class FileError(InputError):

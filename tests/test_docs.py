@@ -55,7 +55,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_docs_parses(path: Path) -> None:
-    names = "check|train|detect|evaluate|serve|export|verify|compare|summary|convert"
+    names = "check|train|detect|evaluate|serve|export|verify|compare|summary|convert|split|info"
     pattern = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{names}) .*)$"
     for block in in_fences(path.read_text(encoding="utf-8"), "[a-z]*"):
         for command in re.findall(pattern, block.replace("\\\n", " "), re.MULTILINE):
@@ -161,3 +161,14 @@ def test_shipped_weights_are_small_and_documented(name: str) -> None:
     assert info.class_names
     assert info.facts["images"]
     assert name in (ROOT / "docs" / "weights.md").read_text()
+
+
+def test_public_ci_runs_the_test_command_of_the_readme() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [step["run"].replace("'", '"') for step in workflow["jobs"]["tests"]["steps"] if "run" in step]
+    assert " && ".join([".venv/bin/" + command for command in commands]) in readme
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]

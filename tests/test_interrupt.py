@@ -33,7 +33,17 @@ def run(moment: str, handler: str = "default_int_handler") -> "subprocess.Comple
 
 @pytest.mark.parametrize(
     "moment",
-    ["detector.parent_process", "detector.cli.commands", "numpy", "yaml", "torch", "torch.nn", "end of the process"],
+    [
+        "detector.parent_process",
+        "detector.cli.commands",
+        "detector.cli.streams",
+        "argparse",
+        "numpy",
+        "yaml",
+        "torch",
+        "torch.nn",
+        "end of the process",
+    ],
 )
 def test_interrupt_prints_one_line(moment: str) -> None:
     result = run(moment)
@@ -52,3 +62,14 @@ def test_package_import_does_not_handle_signals_or_import_numpy() -> None:
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler; detector.errors.InputError"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_importing_the_entry_point_imports_little() -> None:
+    code = (
+        "import sys; import detector.__main__, detector.cli.commands; "
+        "print(*{'numpy', 'PIL', 'cv2', 'yaml', 'argparse', 'logging'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "\n"

@@ -136,7 +136,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ALL_FORMATS: frozenset[OutputFormat] = frozenset({"images", "txt", "conf", "csv", "crops", "json"})
+ALL_FORMATS: frozenset[OutputFormat] = frozenset({"images", "txt", "conf", "csv", "counts", "crops", "json"})
 IMAGE_OUTPUTS = ("a.png", "crops/red/a-1.png", "detections.csv", "detections.json", "json/a.json", "labels/a.txt")
 
 
@@ -157,7 +157,7 @@ def test_detect_changes_nothing_foreign(
                 results = detect_videos(detector, [str(media / "clip.avi")], folder, options)
                 return 2 * isinstance(results[0], InputError)
         except InputError as error:
-            print_error(error)
+            print_error(str(error))
             return 2
 
     assert detect(tmp_path / "run") == 0

@@ -4,6 +4,7 @@ import argparse
 import typing
 from pathlib import Path
 
+from detector.cli.numbers import count, fraction, number, whole
 from detector.errors import FileError
 from detector.files import local_path
 from detector.options import (
@@ -34,23 +35,23 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes",
-        type=float,
+        type=number,
         help="length of the run in minutes, from the start of the command to the saved weights (default: 10)",
     )
-    length.add_argument("--epochs", type=float, help="length of the run in passes over the training images")
+    length.add_argument("--epochs", type=number, help="length of the run in passes over the training images")
     parser.add_argument(
         "--split", help="split to train on; trainval: train and val (default: train, or the only split)"
     )
     add_val_fraction(parser)
-    parser.add_argument("--seed", type=int, help="random seed of the run (default: 0)")
-    parser.add_argument("--batch", type=int, help="batch size: number of images per step (default: auto)")
+    parser.add_argument("--seed", type=whole, help="random seed of the run (default: 0)")
+    parser.add_argument("--batch", type=whole, help="batch size: number of images per step (default: auto)")
 
 
 def add_val_fraction(parser: argparse.ArgumentParser) -> None:
     """Add --val-fraction, for data sets without a val split."""
     parser.add_argument(
         "--val-fraction",
-        type=float,
+        type=number,
         metavar="FRACTION",
         help="without a val split: fraction of the training images that are held back for evaluation; 0: none "
         f"(default: {VAL_FRACTION})",
@@ -64,7 +65,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated"
     )
     parser.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
-    parser.add_argument("--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: auto)")
+    parser.add_argument("--imgsz", type=whole, help="input size: long side in pixels, a multiple of 32 (default: auto)")
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add --quiet and --verbose."""
+    verbosity = parser.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print only results and errors")
+    verbosity.add_argument(
+        "--verbose", action="store_true", help="print also details, times, and the traceback of an unexpected error"
+    )
 
 
 def add_data(parser: Arguments, required: bool = True) -> None:
@@ -109,7 +119,7 @@ def add_max_pixels(parser: Arguments, default: int = MAX_PIXELS) -> None:
 def add_input_size(parser: argparse.ArgumentParser) -> None:
     """Add --imgsz for weights that were trained at another input size."""
     parser.add_argument(
-        "--imgsz", type=int, help="input size: long side in pixels, a multiple of 32 (default: as in training)"
+        "--imgsz", type=whole, help="input size: long side in pixels, a multiple of 32 (default: as in training)"
     )
 
 
@@ -171,32 +181,3 @@ def path(text: str) -> Path:
         return local_path(text)
     except FileError as error:  # argparse would replace the message of a FileError
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def fraction(text: str) -> float:
-    """Return the number in an argument if it is from 0 to 1, else raise ArgumentTypeError."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
-    return value
-
-
-def port(text: str) -> int:
-    """Return the integer in an argument if it is from 0 to 65535, else raise ArgumentTypeError."""
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
-    return value
-
-
-def count(text: str) -> int:
-    """Return the integer in an argument if it is at least 1, else raise ArgumentTypeError."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def count_or_zero(text: str) -> int:
-    """Return the integer in an argument if it is at least 0, else raise ArgumentTypeError."""
-    return 0 if text == "0" else count(text)

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from detector.cli.arguments import Commands, add_data, add_overwrite, add_run, path
-from detector.cli.settings import settings
+from detector.cli.console import print_line
+from detector.cli.settings import TRAINING_FLAGS, given_flags, settings
 from detector.outputs import claim_file, write_signed_json
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
@@ -34,9 +35,11 @@ def run(options: argparse.Namespace) -> int:
 
     claim_file(options.json, overwrite=options.overwrite, inputs=[Path(options.data)])
     report = check(
-        options.data, config, out=options.out, split=options.split, report=print, overwrite=options.overwrite
+        options.data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite
     )
-    print(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
+    print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_signed_json(options.json, report.to_json())
+    if report.verdict != "stop":
+        print_line(f"next: detector train {given_flags(options, TRAINING_FLAGS)}")
     return _EXIT_STATUS[report.verdict]

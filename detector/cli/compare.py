@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_val_fraction, count, path
+from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_val_fraction, path
+from detector.cli.console import print_line
+from detector.cli.numbers import count
 from detector.cli.settings import settings
 from detector.config import override
 
@@ -71,5 +73,6 @@ def run(options: argparse.Namespace) -> int:
         keep_weights=options.keep_weights,
         overwrite=options.overwrite,
     )
-    print(to_text(rows))
+    for line in to_text(rows).split("\n"):
+        print_line(line)
     return 3 if any(row.failed for row in rows) else 0

@@ -1,11 +1,11 @@
 """Console output of the command line: log lines, tables and messages."""
 
-import io
 import logging
-import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from detector.escaping import cell, columns, escape_line, shorten_message
 from detector.wording import UNDEFINED, metric, plural
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detector.detecting.detect_files import DetectSummary
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
+    from detector.training.run import TrainingResult
 
 _INT8_ADVICE = """\
 COCO AP of the export is more than 0.005 below the AP of the weights. What may help: calibration images (--int8) that
@@ -24,8 +25,10 @@ export of the trained weights:
     --set qat_start=0 --set first_input_size=1 --set lr=0.005 --set lr_adamw=0.0003\
 """
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters except tab and newline. A file name may contain them; a terminal would obey them."""
+_VERBOSE_FORMAT = "%(relativeCreated)8.0f ms  %(name)s: %(message)s"
+
+_CLASS_COLUMNS = 40
+"""Largest width of a class name in a table."""
 
 _MAX_CLASSES = 20
 """Largest number of class names that `convert` prints."""
@@ -34,86 +37,122 @@ _MAX_ENTRIES = 5
 """Largest number of clipped and dropped rows per split that `convert` prints."""
 
 
-def set_up_console() -> None:
-    """Print log lines of the package to standard output, and allow printing of file names that are not UTF-8."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    """Print log lines of the package to standard output.
+
+    Args:
+        quiet: print only errors, and no progress bars.
+        verbose: print also details, and before each line the time and the module.
+    """
     logger = logging.getLogger("detector")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [_ProgressBarSafeHandler()]
+    logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    handler = _ProgressBarSafeHandler()
+    handler.setFormatter(_LineFormatter(_VERBOSE_FORMAT if verbose else None))
+    logger.handlers = [handler]
+
+
+class _LineFormatter(logging.Formatter):
+    """Formats a log record as one line, whatever names it contains; only a traceback has several lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is from `logging`
+        """Return the line."""
+        return shorten_message(escape_line(super().formatMessage(record)))
 
 
 class _ProgressBarSafeHandler(logging.Handler):
     """A log handler for a terminal with a progress bar: prints each line above the bar, without breaking the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print the line of a record."""
         from tqdm import tqdm
 
-        tqdm.write(_CONTROL_CHARACTERS.sub("?", self.format(record)), file=sys.stdout)
+        tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
 
 
-def print_error(error: Exception) -> None:
+def print_line(text: str = "") -> None:
+    """Print text on one line of standard output, whatever names it contains. All commands print with this function."""
+    print(escape_line(text))
+
+
+def print_error(message: str) -> None:
     """Print the message of an error to standard error."""
-    print(f"error: {_CONTROL_CHARACTERS.sub('?', str(error))}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
 
 
 def print_average_precision(ap: "AveragePrecision") -> None:
     """Print the COCO metrics, and a table with AP, AP50 and number of objects per class."""
     for key, value in ap.to_json().items():
         if key not in ("per_class", "many"):
-            print(f"{key:6} {metric(value, 4):>7}")
+            print_line(f"{key:6} {metric(value, 4):>7}")
     if any(value == UNDEFINED for value in ap.to_json().values()):
-        print("n/a: the split has no such objects")
+        print_line("n/a: the split has no such objects")
     if ap.many is not None:
-        print(f"\nwith at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
+        print_line()
+        print_line(f"with at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
         for key in ("AP", "AP50", "AP75", "AR"):
-            print(f"{key:6} {metric(getattr(ap.many, key), 4):>7}")
-    width = max([len(name) for name in ap.per_class] + [5])
-    print(f"\n{'class':{width}}      AP    AP50  objects")
+            print_line(f"{key:6} {metric(getattr(ap.many, key), 4):>7}")
+    width = min(max([columns(escape_line(name)) for name in ap.per_class] + [5]), _CLASS_COLUMNS)
+    print_line()
+    print_line(f"{'class':{width}}      AP    AP50  objects")
     for name, row in ap.per_class.items():
-        print(f"{name:{width}} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
+        print_line(f"{cell(name, width)} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
 
 
-def print_detect_summary(summary: "DetectSummary", folder: "Path") -> None:
-    """Print the number of objects and images, and to standard error the number of images that could not be read."""
+def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float) -> None:
+    """Print the number of objects and images, and to standard error the number of images that could not be read.
+
+    Args:
+        summary: the counts.
+        folder: the folder with the results.
+        score_threshold: the value of --conf, which the summary names if nothing was found.
+    """
     before = f", {summary.before} {'was' if summary.before == 1 else 'were'} done before" if summary.before else ""
-    print(f"{plural(summary.objects, 'object')} in {plural(summary.done, 'image')}{before}; see {folder}")
+    print_line(f"{plural(summary.objects, 'object')} in {plural(summary.done, 'image')}{before}; see {folder}")
+    if summary.done and not summary.objects and score_threshold > 0:
+        lower = score_threshold / 4
+        print_line(f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}")
     if summary.failed:
         print(f"{summary.failed} of {plural(summary.given, 'image')} could not be read", file=sys.stderr)
 
 
-def print_export(result: "ExportResult", advice: str) -> None:
+def print_training_result(result: "TrainingResult") -> None:
+    """Print the best weights of a run and their AP on val."""
+    ap = "no val split" if result.best is None else f"val AP {metric(result.best.AP)}"
+    print_line(f"{result.folder / 'weights' / 'best.safetensors'}: {ap} after {plural(result.steps, 'step')}")
+
+
+def print_export(result: "ExportResult", advice: Sequence[str]) -> None:
     """Print the size of an export, and the differences from its weights that its certificate contains.
 
     Args:
         result: the export.
-        advice: text to print if AP of the export is more than 0.005 below the AP of the weights; empty: none.
+        advice: lines to print if AP of the export is more than 0.005 below the AP of the weights.
     """
     height, width = result.input_hw
-    print(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
+    print_line(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
     certificate = result.certificate
     if certificate is None:
-        print(
+        print_line(
             "the export was not compared with the weights, because neither openvino nor onnxruntime is installed; "
             "install one of them and export again"
         )
         return
     for name, parity in certificate.parity.items():
-        print(f"{certificate.runtime} compared with the weights on {name}: {parity}")
+        print_line(f"{certificate.runtime} compared with the weights on {name}: {parity}")
     latency, ap = certificate.latency_ms, certificate.AP
-    print(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
+    print_line(f"latency: {latency.export} ms per image, {latency.weights} ms with the weights in torch")
     if ap is not None:
-        print(f"AP {metric(ap.export, 4)} on {ap.split}, {metric(ap.weights, 4)} with the weights")
-        if advice and certificate.loses_too_much:
-            print(advice)
-    print(f"certificate: {result.certificate_path}")
+        print_line(f"AP {metric(ap.export, 4)} on {ap.split}, {metric(ap.weights, 4)} with the weights")
+        if certificate.loses_too_much:
+            for line in advice:
+                print_line(line)
+    print_line(f"certificate: {result.certificate_path}")
 
 
-def int8_advice(data: str, weights: str) -> str:
+def int8_advice(data: str, weights: str) -> list[str]:
     """Return the advice for an int8 export that loses too much AP; `data` and `weights` must be quoted for a shell."""
-    return _INT8_ADVICE.format(data=data, weights=weights)
+    return [line.format(data=data, weights=weights) for line in _INT8_ADVICE.splitlines()]
 
 
 def print_conversion(conversion: "Conversion", folder: str) -> None:
@@ -123,28 +162,23 @@ def print_conversion(conversion: "Conversion", folder: str) -> None:
         conversion: what was written.
         folder: the folder of the converted data set, quoted for a shell.
     """
-    print(f"{conversion.description} → {conversion.format} in {conversion.folder}")
-    names = [_printable(name) for name in conversion.class_names]
-    print(f"{len(names)} classes: {', '.join(names[:_MAX_CLASSES])}{', ...' if len(names) > _MAX_CLASSES else ''}")
+    print_line(f"{conversion.description} → {conversion.format} in {conversion.folder}")
+    names = conversion.class_names
+    print_line(f"{len(names)} classes: {', '.join(names[:_MAX_CLASSES])}{', ...' if len(names) > _MAX_CLASSES else ''}")
     for split, ledger in conversion.ledgers.items():
-        print(f"{split}: {conversion.image_counts[split]} images, {conversion.box_counts[split]} boxes written")
-        print(f"  source: {_printable(ledger.summary())}")
+        print_line(f"{split}: {conversion.image_counts[split]} images, {conversion.box_counts[split]} boxes written")
+        print_line(f"  source: {ledger.summary()}")
         for line in ledger.note_lines():
-            print(f"  {_printable(line)}")
+            print_line(f"  {line}")
         for entry in ledger.entries[:_MAX_ENTRIES]:
-            print(f"  {entry}")
+            print_line(f"  {entry}")
         if len(ledger.entries) > _MAX_ENTRIES:
-            print(f"  ... and {len(ledger.entries) - _MAX_ENTRIES} more: see {conversion.folder / 'ledger.json'}")
-    print("read again and compared with the source: the same classes, images and boxes")
+            print_line(f"  ... and {len(ledger.entries) - _MAX_ENTRIES} more: see {conversion.folder / 'ledger.json'}")
+    print_line("read again and compared with the source: the same classes, images and boxes")
     outside = " --allow-outside" if conversion.needs_allow_outside else ""
     if "train" in conversion.ledgers:
-        print(f"next: detector train --data {folder}{outside}")
+        print_line(f"next: detector train --data {folder}{outside}")
     else:
-        print(
+        print_line(
             f"next: detector evaluate --data {folder} --split {next(iter(conversion.ledgers))}{outside} --weights ..."
         )
-
-
-def _printable(text: str) -> str:
-    """Return text on one line, without control characters that a terminal would obey."""
-    return _CONTROL_CHARACTERS.sub("?", text).replace("\n", "?").replace("\t", " ")

@@ -19,11 +19,9 @@ from detector.cli.arguments import (
     add_max_pixels,
     add_nms_variant,
     add_overwrite,
-    count,
-    count_or_zero,
-    fraction,
     path,
 )
+from detector.cli.numbers import count, count_or_zero, fraction
 from detector.cli.settings import read_options
 from detector.errors import ConfigError, InputError
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD, TILE_OVERLAP, DetectOptions
@@ -114,6 +112,9 @@ def add(commands: Commands) -> None:
         "--save-crops", action="store_true", help="also write an image of each detected object, in crops/CLASS/"
     )
     output.add_argument("--csv", action="store_true", help="also write all detections to detections.csv")
+    output.add_argument(
+        "--counts", action="store_true", help="also write the number of objects per image and class to counts.csv"
+    )
     output.add_argument("--no-images", action="store_true", help="do not write annotated images or videos")
     output.add_argument(
         "--skip-done",
@@ -194,7 +195,7 @@ def _detect_in_images(
         skip_done=options.skip_done,
         ids=ids,
     )
-    console.print_detect_summary(result, folder.path)
+    console.print_detect_summary(result, folder.path, options.conf)
     if ids is None and (coco_file := coco_file_beside(sources)) is not None:
         log.info(
             "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
@@ -224,7 +225,7 @@ def _detect_in_videos(
         else:
             broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
-            print(f"{name}: {objects} in {frames}; see {folder.path}")
+            console.print_line(f"{name}: {objects} in {frames}; see {folder.path}")
     return failed, broken
 
 
@@ -248,6 +249,7 @@ def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
         "json": options.save_json,
         "crops": options.save_crops,
         "csv": options.csv,
+        "counts": options.counts,
     }
     return {name for name, is_set in flags.items() if is_set}
 
@@ -256,8 +258,8 @@ def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool
     """Log a warning for each option that has no effect; `videos`: True if a video is among the inputs."""
     if videos and _formats(options) - {"images"}:
         log.warning(
-            "--save-txt, --save-json, --save-crops and --csv work on images only; the objects of a video are written "
-            "to a .jsonl file"
+            "--save-txt, --save-json, --save-crops, --csv and --counts work on images only; the objects of a video are "
+            "written to a .jsonl file"
         )
     if not videos and (options.track or options.every > 1):
         log.warning("--track and --every work on videos only, and no video is given")

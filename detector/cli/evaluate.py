@@ -14,10 +14,10 @@ from detector.cli.arguments import (
     add_iou,
     add_nms_variant,
     add_overwrite,
-    count,
     path,
 )
-from detector.cli.settings import read_options
+from detector.cli.numbers import count
+from detector.cli.settings import given_flags, read_options
 from detector.options import IOU_THRESHOLD
 from detector.outputs import claim_file
 
@@ -79,4 +79,6 @@ def run(options: argparse.Namespace) -> int:
         evaluation = evaluate_split(model, split, detect_options)
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)
+    if options.weights is not None:
+        console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
     return 0

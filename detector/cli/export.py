@@ -102,6 +102,6 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     has_advice = options.int8 is not None and options.data is not None
-    advice = console.int8_advice(quote(options.data), quote(str(options.weights))) if has_advice else ""
+    advice = console.int8_advice(quote(options.data), quote(str(options.weights))) if has_advice else []
     console.print_export(result, advice)
     return 0

@@ -2,7 +2,8 @@
 
 import argparse
 
-from detector.cli.arguments import WEIGHTS, Commands, add_backend, add_max_pixels, count, port
+from detector.cli.arguments import WEIGHTS, Commands, add_backend, add_max_pixels
+from detector.cli.numbers import count, port
 
 _SERVER_MAX_PIXELS = 50_000_000
 

@@ -2,7 +2,9 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from shlex import join
 from typing import Any
 
 from detector.config import Config, override, parse_value, read_config
@@ -16,6 +18,30 @@ _SETTING_FLAGS = (
     "epochs", "val_fraction",
 )  # fmt: skip
 """Flags with the same name as a setting."""
+
+
+TRAINING_FLAGS = (
+    "data", "split", "config", "set", "model", "imgsz", "minutes", "epochs", "val_fraction", "seed", "batch",
+    "allow_outside", "max_pixels",
+)  # fmt: skip
+"""Flags that `check` and `train` share."""
+
+
+def given_flags(options: argparse.Namespace, names: Iterable[str]) -> str:
+    """Return the flags with these names that were given on the command line, as text for a shell.
+
+    >>> given_flags(argparse.Namespace(data="my images", set=["a=1", "b=2"], seed=None), ["data", "set", "seed"])
+    "--data 'my images' --set a=1 --set b=2"
+    """
+    words: list[str] = []
+    for name in names:
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:  # 0 is a value
+            for item in value if isinstance(value, list) else [value]:
+                words += [flag, f"{item:g}" if isinstance(item, float) else str(item)]
+    return join(words)
 
 
 def settings(options: argparse.Namespace) -> Config:

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
-from detector.cli.arguments import Commands, add_allow_outside, add_max_pixels, fraction
+from detector.cli.arguments import Commands, add_allow_outside, add_max_pixels
+from detector.cli.console import print_line
+from detector.cli.numbers import fraction
 from detector.cli.settings import read_options
 from detector.options import VAL_FRACTION
 
@@ -48,6 +50,6 @@ def run(options: argparse.Namespace) -> int:
         allow_outside=read.allow_outside,
         max_pixels=read.max_pixels,
     )
-    print(", ".join(f"{name}: {count} images" for name, count in result.counts.items()))
-    print(f"to train: detector train --data {quote(str(result.description))}")
+    print_line(", ".join(f"{name}: {count} images" for name, count in result.counts.items()))
+    print_line(f"to train: detector train --data {quote(str(result.description))}")
     return 0

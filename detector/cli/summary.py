@@ -2,7 +2,9 @@
 
 import argparse
 
-from detector.cli.arguments import TRAINED, Commands, add_settings, count
+from detector.cli.arguments import TRAINED, Commands, add_settings
+from detector.cli.console import print_line
+from detector.cli.numbers import count
 from detector.cli.settings import settings
 
 
@@ -26,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
     from detector.describing.describe import describe
 
     for line in describe(config, options.weights, options.classes):
-        print(line)
+        print_line(line)
     return 0

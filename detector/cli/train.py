@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from shlex import quote
 
+from detector.cli import console
 from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_run, path
+from detector.cli.numbers import number
 from detector.cli.settings import STARTED, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
@@ -48,7 +50,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--allow-dropped",
-        type=float,
+        type=number,
         nargs="?",
         const=1.0,
         metavar="FRACTION",
@@ -70,13 +72,15 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    start_run(request, options.out or next_free(Path("runs/train")), STARTED, options.overwrite)
+    result = start_run(request, options.out or next_free(Path("runs/train")), STARTED, options.overwrite)
+    if options.quiet:  # else the log contains the result
+        console.print_training_result(result)
     return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
-    """Resume a run; raise ConfigError if another option than --resume, --data and --resume-anyway is given."""
-    own = {"command", "resume", "resume_anyway", "data"}
+    """Resume a run; raise ConfigError if an option that changes the run is given."""
+    own = {"command", "resume", "resume_anyway", "data", "quiet", "verbose"}
     other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
     if other:
         weights = quote(str(options.resume / "weights" / "last.safetensors"))
@@ -86,5 +90,7 @@ def _resume(options: argparse.Namespace) -> int:
         )
     from detector.training.train import resume_run
 
-    resume_run(options.resume, options.resume_anyway, STARTED, options.data)
+    result = resume_run(options.resume, options.resume_anyway, STARTED, options.data)
+    if options.quiet:
+        console.print_training_result(result)
     return 0

@@ -3,6 +3,7 @@
 import argparse
 
 from detector.cli.arguments import EXPORT_RUNTIMES, Commands, path
+from detector.cli.console import print_line
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from detector.exporting.verify import verify
 
     result = verify(options.export, runtime=options.runtime)
-    print(
+    print_line(
         f"{options.export}: the detections match the certificate, which was written with "
         f"{result.certificate.runtime}: {result.parity} (the certificate has boxes rounded to 0.001 px "
         "and scores rounded to 0.000001)"

@@ -34,7 +34,7 @@ def archive_message(path: Path) -> str | None:
     if folder in (path, path.parent):
         folder = path.with_name(f"{path.name}_files")
     unpack = command.format(file=quote(str(path)), folder=quote(str(folder)))
-    return f"{path}: is a {name}, not a folder; unpack it, then pass the folder {folder}:\n  {unpack}"
+    return f"{path}: is a {name}, not a folder; unpack it, then pass the folder {folder}; to unpack: {unpack}"
 
 
 def _kind_of(path: Path) -> tuple[str, str] | None:

@@ -3,7 +3,6 @@
 Always: found rows = used rows + clipped rows + dropped rows.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from detector.errors import LabelError, location
+from detector.escaping import escape_line
 from detector.wording import plural
 
 DropCode = Literal[
@@ -46,19 +46,6 @@ RowCode = DropCode | Literal["clipped"]
 ALWAYS_ALLOWED = 3
 """A split may drop this many rows in any case, so that one bad row does not stop a small data set."""
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def without_control_characters(text: str) -> str:
-    r"""Return `text` with every control character replaced by `?`.
-
-    Text from a data set may contain control characters, which would move the cursor of the terminal that shows them.
-
-    >>> without_control_characters("a\x1b[2J.png")
-    'a?[2J.png'
-    """
-    return _CONTROL_CHARACTERS.sub("?", text)
-
 
 @dataclass(frozen=True)
 class LedgerEntry:
@@ -86,7 +73,7 @@ class LedgerEntry:
         return "clipped" if self.code == "clipped" else "dropped"
 
     def __str__(self) -> str:
-        return without_control_characters(f"{location(self.path, self.line)}: {self.action}: {self.reason}")
+        return escape_line(f"{location(self.path, self.line)}: {self.action}: {self.reason}")
 
 
 class UnusableImage(NamedTuple):
@@ -106,7 +93,7 @@ class UnusableImage(NamedTuple):
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """Return the entries of the dropped rows, one per row."""
-        reason = self.reason.removeprefix(f"{self.image}: ")  # the entry names the image
+        reason = self.reason.removeprefix(escape_line(f"{self.image}: "))  # the entry names the image
         return (LedgerEntry("image_unusable", self.image, None, reason, self.image),) * self.rows
 
 
@@ -202,7 +189,7 @@ class Ledger:
         if self.truncated:
             text += f", {plural(len(self.truncated), 'image')} with missing last bytes (shown gray)"
             text += f", {'first' if len(self.truncated) > 1 else 'namely'}: {self.truncated[0]}"
-        return without_control_characters(text)
+        return escape_line(text)
 
     def distinct_entries(self, limit: int) -> list[tuple[str, int]]:
         """Return the first different entries as text, each with the number of rows that have this text.
@@ -216,7 +203,7 @@ class Ledger:
 
     def note_lines(self) -> list[str]:
         """Return the notes as lines of text. A note may have several lines, such as a data.yaml to copy."""
-        return [line for note in self.notes for line in note.split("\n")]
+        return [escape_line(line) for note in self.notes for line in note.split("\n")]
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts and the entries as a dictionary of values that JSON can represent."""
@@ -267,10 +254,8 @@ class Ledger:
             limit = f"more than the allowed {allowed_fraction:.1%}"
             problem = limit + (f" and more than {ALWAYS_ALLOWED} boxes" if allowed_fraction else "")
             advice = "Fix the labels, or pass a larger fraction as --allow-dropped to continue without these boxes."
-        listed = "\n  ".join(self._dropped_by_code())
-        raise LabelError(
-            f"{self.dropped} of {plural(self.found, 'box')} would be dropped, {problem}:\n  {listed}\n{advice}"
-        )
+        listed = [f"  {line}" for line in self._dropped_by_code()]
+        raise LabelError(f"{self.dropped} of {plural(self.found, 'box')} would be dropped, {problem}:", *listed, advice)
 
     def _dropped_by_code(self) -> Iterator[str]:
         """Yield one line per drop code that occurs: the first row with this code, and the number of other rows."""

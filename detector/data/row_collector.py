@@ -11,8 +11,9 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Bools, Floats
 from detector.boxes import area
-from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode, without_control_characters
+from detector.data.ledger import DropCode, Ledger, LedgerEntry, RowCode
 from detector.errors import FileError, ImageError, InputError, LabelError
+from detector.escaping import escape, escape_line
 from detector.files import is_file
 from detector.images import read_image_size, read_stored_size
 from detector.options import ReadOptions
@@ -156,7 +157,7 @@ class RowCollector:
 
     def add_note(self, note: str) -> None:
         """Add a note about the label files to the ledger, such as the number of polygons that became boxes."""
-        self._notes["\n".join(map(without_control_characters, note.split("\n")))] = None
+        self._notes[escape(note)] = None
 
     def drop(self, image_id: int | None, path: Path, line: int | None, error: RowError) -> None:
         """Count one row as dropped and add it to the entries of the ledger.
@@ -192,7 +193,7 @@ class RowCollector:
                 if count == 1
                 else f"none of the {plural(count, 'image')} can be used; the first: {reason}"
             )
-            raise LabelError(f"{source}: {without_control_characters(problem)}")
+            raise LabelError(f"{source}: {escape_line(problem)}")
         self._rows.sort(key=lambda row: row.image_id)
         boxes, keep = self._check_boxes()
         rows = [row for row, is_kept in zip(self._rows, keep, strict=True) if is_kept]
@@ -271,7 +272,7 @@ class RowCollector:
 
     def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int | None, reason: str) -> None:
         image = self._images[image_id][0] if image_id in self._images else None
-        reason = without_control_characters(reason)
+        reason = escape_line(reason)
         if len(reason) > _MAX_REASON_LENGTH:
             reason = reason[:_MAX_REASON_LENGTH] + "..."
         self._entries.append(LedgerEntry(code, path, line, reason, image))

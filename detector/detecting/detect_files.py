@@ -21,6 +21,7 @@ from detector.media.video_io import is_camera
 from detector.options import DetectOptions, ReadOptions
 from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
+from detector.progress import progress_bar
 from detector.shipped_weights import find_shipped
 
 
@@ -122,10 +123,11 @@ def detect_images(
         settings=loaded | asdict(options),
         skip_done=skip_done,
         image_ids=None if ids is None else ids.image_ids,
+        class_names=detector.class_names,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)
-        bar = tqdm(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image", disable=None)
+        bar = progress_bar(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image")
         for source, result in zip(bar, results, strict=True):
             if str(source.name) in writer.done:
                 continue

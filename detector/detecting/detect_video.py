@@ -16,8 +16,6 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 from detector.arrays import ImageArray
 from detector.detecting.formats import detection_rows
 from detector.detecting.track import Tracker
@@ -30,6 +28,7 @@ from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is
 from detector.options import DetectOptions
 from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
+from detector.progress import progress_bar
 from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
@@ -143,7 +142,7 @@ def _detect_video(
     tracker = Tracker(rate) if track else None
     total = math.ceil(reader.frame_count / every) if reader.frame_count else None
     detected = objects = 0
-    with GracefulShutdown() as stop, files, tqdm(total=total, desc=stem, unit="frame", disable=None) as bar:
+    with GracefulShutdown() as stop, files, progress_bar(total=total, description=stem, unit="frame") as bar:
         for frame in _detect_frames(detector, reader, reader.frames(every, stop), name, options, stop):
             if not detected:
                 height, width = frame.image.shape[:2]

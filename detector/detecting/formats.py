@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, TextIO
@@ -16,13 +17,14 @@ from detector.files import name_key, safe_name
 from detector.images import write_image
 from detector.output_folder import OutputFolder
 
-OutputFormat = Literal["images", "txt", "conf", "csv", "crops", "json"]
+OutputFormat = Literal["images", "txt", "conf", "csv", "counts", "crops", "json"]
 """A kind of output file, which is written in addition to detections.json:
 
 - `images`: annotated images,
 - `txt`: labels/NAME.txt, the detections of one image in YOLO format,
 - `conf`: the scores in labels/NAME.txt, as the last column; without `txt`, it has no effect,
 - `csv`: detections.csv, a table of all detections,
+- `counts`: counts.csv, the number of detections of each class in each image,
 - `crops`: crops/CLASS/NAME-N, the part of an image inside one detected box,
 - `json`: json/NAME.json, the size and the detections of one image.
 """
@@ -146,6 +148,28 @@ def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
                 x, y, w, h = row["bbox"]
                 numbers = np.array([row["score"], x, y, x + w, y + h], np.float32)
                 writer.writerow([entry["file_name"], row["class"], *map(str, numbers)])
+
+
+def write_counts(
+    path: Path, entries: Iterable[JournalEntry], class_names: Sequence[str], category_ids: Sequence[int]
+) -> None:
+    """Write the number of detections per image and class to a CSV file: a row per image, a column per class.
+
+    Args:
+        path: the CSV file.
+        entries: the images; an image without detections has zeros.
+        class_names: C names, the titles of the columns.
+        category_ids: C category ids, in the order of the classes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with _text_file(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *class_names])
+        for entry in entries:
+            counts = Counter(row["category_id"] for row in entry["detections"])
+            writer.writerow([entry["file_name"], *(counts[category_id] for category_id in category_ids)])
 
 
 def crop(image: ImageArray, box: Floats) -> ImageArray:

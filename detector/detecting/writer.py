@@ -1,7 +1,7 @@
 """`DetectionWriter` writes the detections of many images to one folder, in the formats that the user chose."""
 
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
@@ -12,6 +12,7 @@ from detector.detecting.formats import (
     detection_rows,
     image_json,
     write_coco_results,
+    write_counts,
     write_crops,
     write_csv,
     yolo_text,
@@ -23,7 +24,10 @@ from detector.files import RESERVED_NAME, free_name
 from detector.images import write_image
 from detector.output_folder import OutputFolder, as_output_folder
 
-_RESULTS, _CSV, _CROPS = "detections.json", "detections.csv", "crops"
+_RESULTS, _CSV, _COUNTS, _CROPS = "detections.json", "detections.csv", "counts.csv", "crops"
+
+_TABLES: Set[OutputFormat] = {"csv", "counts"}
+"""Formats with one file for all images."""
 
 _MAX_STEM_BYTES = 200
 """Largest number of bytes in the stem of an output file.
@@ -39,7 +43,8 @@ class DetectionWriter:
     """Writes the detections of many images to one folder, image by image.
 
     `add` writes the files of one image and appends a line to the journal `detections.jsonl`, from which an interrupted
-    run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`.
+    run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`
+    and `counts.csv`.
 
     The folder holds the results of one run: the first `add` removes the unchanged files of an earlier run, unless this
     run resumes it. Before that, no file is changed.
@@ -50,6 +55,7 @@ class DetectionWriter:
     Args:
         folder: output folder; created if it does not exist.
         category_ids: category id of each class, for COCO results.
+        class_names: name of each class, for counts.csv.
         sources: paths of the images that will be added; checked not to be in the output folder. So all names of output
             files are known, and checked, before the first image is added.
         formats: kinds of files to write in addition to the journal and detections.json.
@@ -71,6 +77,7 @@ class DetectionWriter:
         folder: Path | OutputFolder,
         category_ids: tuple[int, ...],
         *,
+        class_names: Sequence[str] = (),
         sources: Iterable[Path] = (),
         formats: Set[OutputFormat] = frozenset({"images"}),
         settings: Mapping[str, Any] | None = None,
@@ -81,14 +88,15 @@ class DetectionWriter:
             known = ", ".join(get_args(OutputFormat))
             raise ConfigError(f"formats: unknown output format {unknown[0]!r}; known: {known}")
         self._category_ids, self._formats, self._image_ids = category_ids, formats, image_ids
+        self._class_names = class_names
         self._has_begun, self._resumes = False, skip_done
         sources = list(sources)
         _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
         self._files = {str(source): state for source in sources if (state := file_state(source)) is not None}
         with ExitStack() as stack:
             self._folder = stack.enter_context(as_output_folder(folder, "writing detections"))
-            # detections.csv is written from the journal, so a resumed run may use or omit this format.
-            journal_settings = {**(settings or {}), "formats": sorted(formats - {"csv"})}
+            # The tables are written from the journal, so a resumed run may use or omit these formats.
+            journal_settings = {**(settings or {}), "formats": sorted(formats - _TABLES)}
             self._journal = Journal(self._folder, journal_settings, resume=skip_done, files=self._files)
             self.done = self._journal.done
             self._stems = self._plan(sources)
@@ -123,7 +131,7 @@ class DetectionWriter:
         }
         if (state := self._files.get(str(name))) is not None:
             entry["file"] = state
-        if self._formats - {"csv", "conf"}:
+        if self._formats - _TABLES - {"conf"}:
             entry["stem"] = stem = self._stems.pop(str(name), None) or self._free_stem(name)
             suffix = _suffix(name)
         if "images" in self._formats:
@@ -140,7 +148,7 @@ class DetectionWriter:
         self._journal.append(entry)
 
     def close(self) -> None:
-        """Write detections.json and, if requested, detections.csv, each atomically; then unlock the folder.
+        """Write detections.json and the requested tables, each atomically; then unlock the folder.
 
         If no image was added, the results of an earlier run stay.
 
@@ -156,11 +164,14 @@ class DetectionWriter:
             if "csv" in self._formats:
                 with self._folder.writing(_CSV) as part:
                     write_csv(part, self._journal.entries())
+            if "counts" in self._formats:
+                with self._folder.writing(_COUNTS) as part:
+                    write_counts(part, self._journal.entries(), self._class_names, self._category_ids)
             self._folder.seal(JOURNAL_NAME)
 
     def _plan(self, sources: Iterable[Path]) -> dict[str, str]:
         """Return the name of each image that is not done → name of its output files without suffix."""
-        if not self._formats - {"csv", "conf"}:
+        if not self._formats - _TABLES - {"conf"}:
             return {}
         return {str(name): self._free_stem(name) for name in sources if str(name) not in self.done}
 
@@ -176,7 +187,7 @@ class DetectionWriter:
                 f"{folder.path}: the folder contains files that are not detections; pass another --out, or add "
                 "--overwrite to replace the files of the same names"
             )
-        names = [_RESULTS, *([_CSV] if "csv" in formats else [])]
+        names = [_RESULTS, *([_CSV] if "csv" in formats else []), *([_COUNTS] if "counts" in formats else [])]
         names += [] if self._journal.is_recognized else [JOURNAL_NAME]
         for name, stem in self._stems.items():
             names += [stem + _suffix(Path(name))] if "images" in formats else []

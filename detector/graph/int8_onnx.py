@@ -13,6 +13,7 @@ from pathlib import Path
 from detector.arrays import ImageArray
 from detector.errors import MissingPackageError
 from detector.graph.metadata import GraphInfo, graph_info_metadata
+from detector.graph.no_telemetry import import_onnxruntime
 
 _OP_TYPES = ["Conv", "Relu", "Add", "MaxPool", "Resize"]
 """Types of the nodes that are quantized. Because ReLU is in this list, ONNX Runtime folds each ReLU into the output
@@ -39,6 +40,8 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray]) -> bytes:
     """
     try:
         import onnx
+
+        import_onnxruntime()
         from onnxruntime.quantization import QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:

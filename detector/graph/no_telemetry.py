@@ -1,10 +1,12 @@
-"""Import OpenVINO and NNCF without their telemetry. All other modules use these functions to import the two packages.
+"""Import OpenVINO, NNCF and ONNX Runtime without their telemetry. All other modules import them with these functions.
 
 By default and without consent, OpenVINO reports each import and NNCF reports each use to Google Analytics. Both
 packages store a client id in the home folder. They work without telemetry if the package openvino_telemetry cannot be
-imported, so this module blocks the import of openvino_telemetry.
+imported, so this module blocks the import of openvino_telemetry. ONNX Runtime reports to Microsoft and stores a device
+id in the cache folder, from its import on, unless an environment variable is set.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import openvino
 
 _TELEMETRY = "openvino_telemetry"
+_ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"
 
 
 def import_openvino() -> ModuleType:
@@ -43,6 +46,18 @@ def openvino_core() -> "openvino.Core":
     """
     core: openvino.Core = import_openvino().Core()
     return core
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime without telemetry, and return the module `onnxruntime`.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+    """
+    os.environ.setdefault(_ONNXRUNTIME_SWITCH, "1")  # stays set: sessions and child processes read it too
+    module = import_module("onnxruntime")
+    module.disable_telemetry_events()  # if other code imported it before
+    return module
 
 
 def import_nncf() -> ModuleType:

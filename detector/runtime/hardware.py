@@ -52,6 +52,19 @@ def choose_precision(precision: Literal["auto", "bf16", "fp32"], device: torch.d
 
 
 @contextmanager
+def device_memory_errors(advice: str) -> Iterator[None]:
+    """Context manager in which too little memory of a GPU raises a ConfigError.
+
+    Raises:
+        ConfigError: the GPU does not have enough memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(f"the GPU does not have enough memory ({str(error).partition('. ')[0]}); {advice}") from None
+
+
+@contextmanager
 def training_process() -> Iterator[None]:
     """Set up this process for training inside the context, and restore the previous state at the end.
 

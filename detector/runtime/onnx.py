@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
-import onnxruntime
 
 from detector.arrays import ImageArray
 from detector.errors import WeightsError
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
+from detector.graph.no_telemetry import import_onnxruntime
 from detector.runtime.base import PointPredictions, predict_one_by_one, summarize_error
 from detector.weights_info import WeightsInfo, damaged
+
+onnxruntime = import_onnxruntime()
 
 
 class OnnxRuntime:

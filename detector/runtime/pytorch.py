@@ -1,7 +1,9 @@
 """Run networks with PyTorch, the inference backend that can use a GPU and needs no additional package."""
 
+import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from detector.arrays import ImageArray
@@ -10,6 +12,9 @@ from detector.loader.batch import images_to_tensor
 from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 from detector.runtime.base import PointPredictions
+from detector.runtime.hardware import device_memory_errors
+
+log = logging.getLogger(__name__)
 
 
 class TorchRuntime:
@@ -33,8 +38,29 @@ class TorchRuntime:
     def predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         """Run the network on B > 0 letterboxed images and return the predictions.
 
+        If the memory of the GPU is too small for a batch, its halves are processed one after the other.
+
         Args:
             inputs: B letterboxed images, each [H, W, 3] uint8 RGB, with (H, W) equal to `input_hw`.
+
+        Raises:
+            ConfigError: the memory of the GPU is too small for a single image.
         """
+        if len(inputs) == 1:
+            with device_memory_errors("use a smaller input size (--imgsz), another GPU, or --device cpu"):
+                return self._predict(inputs)
+        try:
+            return self._predict(inputs)
+        except torch.OutOfMemoryError:
+            log.warning("the GPU does not have enough memory for a batch of %d images; using half of it", len(inputs))
+        # Outside of the `except` block, because the exception keeps the memory of the failed batch.
+        torch.cuda.empty_cache()
+        middle = len(inputs) // 2
+        parts = [self.predict(inputs[:middle]), self.predict(inputs[middle:])]
+        boxes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "scores"))
+        return PointPredictions(boxes, scores)
+
+    def _predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
+        """Run the network on one batch."""
         predictions = self._network(images_to_tensor(inputs).to(self._device))
         return PointPredictions(predictions.boxes().cpu().numpy(), predictions.scores().cpu().numpy())

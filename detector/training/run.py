@@ -8,10 +8,9 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from detector.config import PLANNING_STEPS
 from detector.diagnose.short_check import short_check
@@ -22,7 +21,8 @@ from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.model.checkpoint import tensors_to_save
 from detector.predict.detector import Detector
-from detector.runtime.hardware import choose_precision
+from detector.progress import progress_bar
+from detector.runtime.hardware import choose_precision, device_memory_errors
 from detector.runtime.pytorch import TorchRuntime
 from detector.training import schedule
 from detector.training.data_facts import data_facts
@@ -41,6 +41,9 @@ from detector.training.time_budget import (
 from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.weights_info import to_metadata
 from detector.wording import metric, plural
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +120,13 @@ class TrainingRun:
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been saved.
-            ConfigError: the loss became infinite or NaN.
+            ConfigError: the loss became infinite or NaN, or the GPU does not have enough memory.
         """
         progress = self._progress
         progress.run = run
         total = progress.steps or self._inputs.steps
-        bar = tqdm(total=total, initial=progress.step, unit="step", disable=None, dynamic_ncols=True)
-        with self._shutdown, bar:
+        bar = progress_bar(total=total, initial=progress.step, unit="step")
+        with device_memory_errors(self._memory_advice()), self._shutdown, bar:
             if not progress.steps:
                 self._make_plan(total, bar)
             after = set(schedule.evaluation_steps(progress.steps, progress.evaluations))
@@ -134,6 +137,14 @@ class TrainingRun:
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
         return self._result()
+
+    def _memory_advice(self) -> str:
+        """Return how to train with less memory of the GPU."""
+        return (
+            f"start a run with a smaller batch size (--batch {max(self._batch_size // 2, 1)}; now {self._batch_size}), "
+            f"a smaller input size (--imgsz; now {max(self._dataset.input_hw)}), or a smaller network (--model; now "
+            f"{self._config.model})"
+        )
 
     def _log_setup(self) -> None:
         """Log the network, input size, batch size, device and threads of the run."""
@@ -156,17 +167,18 @@ class TrainingRun:
         """
         splits = [self._inputs.split, self._val] if self._val else [self._inputs.split]
         fresh = self._trainer.network if self._inputs.weights is None else None
-        findings = short_check(splits, self._dataset, fresh, self._batch_size)
+        with device_memory_errors(self._memory_advice()):
+            findings = short_check(splits, self._dataset, fresh, self._batch_size)
         refuses = not self._config.ignore_check
         stops = [finding for finding in findings if refuses and finding.from_data and finding.verdict == "stop"]
         for finding in findings:
             if finding.verdict != "ok" and finding not in stops:
                 log.warning("%s", finding)
         if stops:
-            listed = "\n  ".join(map(str, stops))
             raise LabelError(
-                f"the check of the data says stop:\n  {listed}\nTo see all findings: detector check. To train anyway: "
-                "--ignore-check"
+                "the check of the data says stop:",
+                *(f"  {finding}" for finding in stops),
+                "To see all findings: detector check. To train anyway: --ignore-check",
             )
 
     def _make_plan(self, steps: int | None, bar: "tqdm[Any]") -> None:
@@ -339,9 +351,9 @@ class TrainingRun:
         batch = {"step": error.step, "seed": self._config.seed, "images": images}
         self._folder.write_json("not-finite.json", batch | {"losses": {k: str(v) for k, v in losses.items()}})
         return ConfigError(
-            f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:\n  "
-            + "\n  ".join(images)
-            + "\nTry a lower learning rate (--set lr=...) or --set precision=fp32."
+            f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:",
+            *(f"  {image}" for image in images),
+            "Try a lower learning rate (--set lr=...) or --set precision=fp32.",
         )
 
 

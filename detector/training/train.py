@@ -182,7 +182,7 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
         if not anyway:
             _check_record(path, values, state)
         if state is not None and state[0].step >= state[0].steps:
-            raise FileError(_finished(path, record.request, state[0].steps))
+            raise _finished(path, record.request, state[0].steps)
         if data is not None:
             record = record.with_data(_place(data))
         with training_process():
@@ -244,8 +244,8 @@ def _weights_fact(request: TrainRequest) -> dict[str, object]:
     return {"weights": hashlib.sha256(Path(request.weights).read_bytes()).hexdigest()[:16]}
 
 
-def _finished(path: Path, request: TrainRequest, steps: int) -> str:
-    """Return the message for a run that cannot be resumed because it is finished, with the command that trains longer.
+def _finished(path: Path, request: TrainRequest, steps: int) -> FileError:
+    """Return the error for a run that cannot be resumed because it is finished, with the command that trains longer.
 
     Args:
         path: output folder of the run.
@@ -260,9 +260,10 @@ def _finished(path: Path, request: TrainRequest, steps: int) -> str:
         command += f" --epochs {config.epochs:g}"
     else:
         command += f" --set steps={steps}" if config.minutes is None else f" --minutes {config.minutes:g}"
-    return (
+    return FileError(
         f"{path}: this run is finished after {plural(steps, 'step')}; its weights are in {path / 'weights'}; to train "
-        f"longer, start a new run from them (with the other settings of the run, if you changed any):\n  {command}"
+        f"longer, start a new run from them (with the other settings of the run, if you changed any):",
+        f"  {command}",
     )
 
 
@@ -294,10 +295,10 @@ def _check_unchanged(path: Path, before: Mapping[str, object], now: Mapping[str,
         if before.get(name) != value
     ]
     if changed:
-        listed = "\n".join(changed)
         raise ConfigError(
-            f"{path}: the resumed run would not end with exactly the same weights as an uninterrupted run, because:\n"
-            f"{listed}\nTo resume anyway: --resume-anyway"
+            f"{path}: the resumed run would not end with exactly the same weights as an uninterrupted run, because:",
+            *changed,
+            "To resume anyway: --resume-anyway",
         )
 
 

@@ -1,4 +1,4 @@
-"""Tests that OpenVINO and NNCF run without telemetry: the package openvino_telemetry is not imported."""
+"""Tests that OpenVINO, NNCF and ONNX Runtime run without telemetry, and write no id to the home folder."""
 
 import os
 import subprocess
@@ -10,6 +10,11 @@ import pytest
 
 from detector.exporting.export import export
 from detector.graph.no_telemetry import import_openvino
+from detector.graph.to_onnx import to_onnx
+from detector.model.checkpoint import load_weights
+
+VARIABLES = ("CI", "NNCF_CI", "NNCF_DEV", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+"""Variables that turn off a telemetry, or move its files out of the home folder."""
 
 
 def assert_no_telemetry(code: str, folder: Path) -> None:
@@ -20,8 +25,8 @@ def assert_no_telemetry(code: str, folder: Path) -> None:
     code += "\nimport sys\nassert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     home = folder / "home"
     home.mkdir()
-    # Remove the variables that turn off the telemetry; they may be set on machines of developers.
-    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "NNCF_CI", "NNCF_DEV")}
+    # Remove the variables; they may be set on machines of developers.
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     homes = {"HOME": str(home), "LOCALAPPDATA": str(home)}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment | homes, check=True)
     assert not list(home.iterdir())
@@ -30,6 +35,12 @@ def assert_no_telemetry(code: str, folder: Path) -> None:
 def test_detecting_with_openvino_loads_no_telemetry(tiny_weights: Path, tmp_path: Path) -> None:
     export(tiny_weights, tmp_path / "tiny_openvino", format="openvino", certify=False)
     assert_no_telemetry("import detector\ndetector.Detector.load('tiny_openvino')", tmp_path)
+
+
+def test_detecting_with_onnxruntime_writes_no_device_id(tiny_weights: Path, tmp_path: Path) -> None:
+    network, info = load_weights(tiny_weights)
+    (tmp_path / "tiny.onnx").write_bytes(to_onnx(network, info, info.input_hw))
+    assert_no_telemetry("import detector\ndetector.Detector.load('tiny.onnx', runtime='onnxruntime')", tmp_path)
 
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is an optional extra; find_spec avoids its telemetry")

@@ -1,0 +1,146 @@
+"""What a bug report needs: versions, machine, runtimes, and the weights. It contains no path and no name of a user."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detector.describing.machine import machine_facts, package_versions, runtime_facts
+from detector.graph.openvino_ir import export_files, is_ir
+from detector.runtime.load import load_runtime
+from detector.shipped_weights import find_shipped
+from detector.version import VERSION
+
+_PATH = re.compile(r"\S*[/\\](?=\S)")
+"""The folders of a path in text. The last name of the path, such as that of a data set, remains."""
+
+_FACTS = ("images", "boxes", "steps", "batch", "seconds", "torch", "threads", "machine")
+"""Facts about the training run that are shown, besides data and AP."""
+
+_MAX_CLASSES = 40
+"""Largest number of class names that are printed; the JSON object has all."""
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """Facts about a weights file or an export, for a bug report.
+
+    Attributes:
+        file: the name of the file or folder, without its folder.
+        sha256: hash of the file, or of the files of an OpenVINO export one after the other.
+        megabytes: size.
+        model: name of the network size.
+        input_hw: height and width of the network input, in pixels.
+        classes: class names.
+        export: properties of an exported graph, such as int8; empty for weights as they were trained.
+        runtime: the runtime that `--runtime auto` selects.
+        data: name and format of the training data.
+        ap: AP and AP50 on val in training, 0..1; None if the run was not evaluated.
+        facts: further facts about the training run.
+    """
+
+    file: str
+    sha256: str
+    megabytes: float
+    model: str
+    input_hw: tuple[int, int]
+    classes: tuple[str, ...]
+    export: Mapping[str, object]
+    runtime: str
+    data: str
+    ap: Mapping[str, float] | None
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Info:
+    """Versions, machine and runtimes: name → text; and the facts about weights, if any were given."""
+
+    version: str
+    machine: Mapping[str, str]
+    packages: Mapping[str, str]
+    runtimes: Mapping[str, str]
+    weights: WeightsFacts | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as values that JSON can represent."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the facts as lines of text."""
+        yield f"detector {self.version}"
+        for name, text in self.machine.items():
+            yield f"{name}: {text}"
+        yield "packages: " + ", ".join(f"{name} {text}" for name, text in self.packages.items())
+        for name, text in self.runtimes.items():
+            yield f"runtime {name}: {text}"
+        if self.weights is not None:
+            yield from _weights_lines(self.weights)
+
+
+def collect_info(weights: str | None = None) -> Info:
+    """Return the facts about this installation and machine, and about weights.
+
+    Args:
+        weights: path of weights or of an export, or name of shipped weights; None: none.
+
+    Raises:
+        InputError: the weights cannot be loaded.
+    """
+    return Info(
+        VERSION,
+        machine_facts(),
+        package_versions(),
+        runtime_facts(),
+        None if weights is None else weights_facts(weights),
+    )
+
+
+def weights_facts(weights: str) -> WeightsFacts:
+    """Load weights, and return the facts about them.
+
+    Raises:
+        InputError: the weights cannot be loaded.
+    """
+    runtime, info = load_runtime(weights, device="cpu")
+    files = _files(weights)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    ap = info.facts.get("val")
+    return WeightsFacts(
+        file=Path(weights).name,
+        sha256=digest.hexdigest(),
+        megabytes=round(sum(file.stat().st_size for file in files) / 1e6, 2),
+        model=info.model,
+        input_hw=runtime.input_hw,
+        classes=info.class_names,
+        export={name: value for name, value in asdict(runtime.graph_info).items() if value},
+        runtime=runtime.name,
+        data=_PATH.sub("", str(info.facts.get("data", "unknown"))),
+        ap=ap if isinstance(ap, dict) else None,
+        facts={name: info.facts[name] for name in _FACTS if name in info.facts},
+    )
+
+
+def _files(weights: str) -> list[Path]:
+    """Return the files of weights or of an export."""
+    path = find_shipped(weights) or Path(weights)
+    return export_files(path) if is_ir(path) else [path]
+
+
+def _weights_lines(weights: WeightsFacts) -> Iterator[str]:
+    """Yield the facts about weights as lines of text."""
+    height, width = weights.input_hw
+    yield f"weights {weights.file}: {weights.megabytes} MB, sha256 {weights.sha256}"
+    yield f"  {weights.model} network, input {width}x{height} (width x height), runs with {weights.runtime}"
+    if weights.export:
+        yield "  exported graph: " + ", ".join(f"{name} {value}" for name, value in weights.export.items())
+    more = f", ... ({len(weights.classes)} in total)" if len(weights.classes) > _MAX_CLASSES else ""
+    yield f"  classes: {', '.join(weights.classes[:_MAX_CLASSES])}{more}"
+    yield f"  data: {weights.data}"
+    yield "  training: " + ", ".join(f"{name} {value}" for name, value in weights.facts.items())
+    ap = "not evaluated" if weights.ap is None else ", ".join(f"{name} {ap:.4f}" for name, ap in weights.ap.items())
+    yield f"  AP on val: {ap}"
