@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}")
 _LONGEST_NAME = 150
 """Largest length of a generated name in bytes. Most systems allow 255; a number and a suffix are added later."""
 
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names reserved for devices on Windows, with or without a suffix."""
 
 
@@ -227,22 +228,34 @@ def safe_name(text: str) -> str:
     """
     name = "".join(sign if sign.isprintable() and sign not in '<>:"/\\|?*' else "_" for sign in text)
     name = name.encode()[:_LONGEST_NAME].decode(errors="ignore").strip(". ")
-    return f"_{name}" if not name or _RESERVED.match(name) else name
+    return f"_{name}" if not name or RESERVED_NAME.match(name) else name
+
+
+def name_key(name: str) -> str:
+    """Return a key that is equal for two names if a file system may take them for the same name.
+
+    Some file systems do not distinguish upper and lower case, or the Unicode forms of an accented letter.
+
+    >>> name_key("IMG.JPG") == name_key("img.jpg"), name_key("e\u0301") == name_key("\u00e9")
+    (True, True)
+    """
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def free_name(stem: str, taken: dict[str, int], suffix: str = "") -> str:
     """Return the name `stem + suffix` if it is free, else the first free of `stem-2 + suffix`, `stem-3 + suffix`, ...
 
-    The returned name is added to `taken`, whose keys are the names that are not free.
+    The key of the returned name is added to `taken`, whose keys are the `name_key` of the names that are not free.
 
     >>> taken = {"a.jpg": 1}
-    >>> [free_name("a", taken, ".jpg") for _ in range(2)]
-    ['a-2.jpg', 'a-3.jpg']
+    >>> [free_name(stem, taken, ".jpg") for stem in ("a", "A")]
+    ['a-2.jpg', 'A-3.jpg']
     """
-    name, number = stem + suffix, taken.get(stem + suffix, 1)
-    while name in taken:
+    key, name = name_key(stem + suffix), stem + suffix
+    number = taken.get(key, 1)
+    while name_key(name) in taken:
         number += 1
         name = f"{stem}-{number}{suffix}"
-    taken[name] = 1
-    taken[stem + suffix] = number  # so that the next search for the same name starts here
+    taken[name_key(name)] = 1
+    taken[key] = number  # so that the next search for the same name starts here
     return name

@@ -6,7 +6,6 @@ repeated. Size and modification time stand beside the hash, and the hash is comp
 """
 
 import hashlib
-import io
 import json
 import os
 from contextlib import suppress
@@ -80,7 +79,7 @@ class Manifest:
         self._old_parts: list[str] = []
         self.proofs: dict[str, Proof] = {}
         self.part = part_name()
-        self._file: io.FileIO | None = None
+        self._is_current = False
         if os.path.lexists(self._path):
             self._read()
 
@@ -106,24 +105,19 @@ class Manifest:
         """Return True if a file has the name of a temporary file of a command that was killed."""
         return file_name.startswith(tuple(self._old_parts))
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def _append(self, values: dict[str, Any]) -> None:
         """Append a line. Before the first line of a process, create the file, or remove what is outdated."""
         with write_errors(self._path):
-            if self._file is None:
+            if not self._is_current:
                 if os.path.lexists(self._path):
                     self._remove_old_parts()
                     self._remove_old_lines()
                 else:
                     with self._path.open("xb") as file:
                         file.write(self._content())
-                self._file = self._path.open("ab", buffering=0)
-            append_line(self._file, values)
+                self._is_current = True
+            with self._path.open("ab", buffering=0) as file:
+                append_line(file, values)
 
     def _content(self) -> bytes:
         """Return the content of a new manifest."""

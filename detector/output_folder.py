@@ -3,11 +3,10 @@
 `outputs.py` has the rule, and the functions for single files that the user names.
 """
 
-import io
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -47,6 +46,21 @@ def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite
     return folder
 
 
+def next_free(path: Path) -> Path:
+    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
+    number = 1
+    candidate = path
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def as_output_folder(folder: "Path | OutputFolder", doing: str) -> "AbstractContextManager[OutputFolder]":
+    """Return a context manager that claims a folder, or that returns a folder which the caller has claimed."""
+    return nullcontext(folder) if isinstance(folder, OutputFolder) else claim_folder(folder, doing)
+
+
 class OutputFolder:
     """A folder into which one command writes its files. `claim_folder` creates this object.
 
@@ -55,16 +69,17 @@ class OutputFolder:
 
     Attributes:
         path: path of the folder.
+        overwrite: whether to replace files that this package did not write, or that were changed since.
     """
 
     def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
-        self.path, self._overwrite = path, overwrite
+        self.path, self.overwrite = path, overwrite
         self._parts = 0
+        self._is_new = not path.exists()
         make_folder(path)
         with ExitStack() as stack:
             stack.enter_context(locked(path, doing))
             self._manifest = Manifest(path)
-            stack.callback(self._manifest.close)
             self._stack = stack.pop_all()
         self._earlier = {name for name in self._manifest.proofs if os.path.lexists(path / name)}
 
@@ -75,17 +90,22 @@ class OutputFolder:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder."""
+        """Unlock the folder; remove it if this command created it and has written nothing."""
         self._stack.close()
+        if self._is_new and not self._manifest.proofs:
+            with suppress(OSError):  # the folder is not empty
+                (self.path / LOCK_NAME).unlink(missing_ok=True)
+                self.path.rmdir()
 
     @property
     def has_earlier(self) -> bool:
         """Whether files of an earlier command are in the folder, which were neither replaced nor removed yet."""
         return bool(self._earlier)
 
-    def has(self, name: str) -> bool:
-        """Return True if this package wrote a file, and it still exists and is unchanged."""
-        return name in self._manifest.proofs and os.path.lexists(self.path / name) and not self._foreign(name)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all files that the manifest lists."""
+        return tuple(self._manifest.proofs)
 
     def is_foreign(self) -> bool:
         """Return True if the folder contains files, and this package wrote none of them."""
@@ -103,10 +123,8 @@ class OutputFolder:
         refused = []
         for name in names:
             if reason := self._blocked(name):
-                raise FileError(
-                    f"{self.path / name}: {reason}, so nothing is written there; use another --out, or move it away"
-                )
-            if not self._overwrite and (reason := self._foreign(name)):
+                raise FileError(f"{reason}, so nothing is written there; use another --out, or move it away")
+            if not self.overwrite and (reason := self._foreign(name)):
                 refused.append(f"{self.path / name}: {reason}")
         if refused:
             more = f", nor is {plural(len(refused) - 1, 'more file')}" if refused[1:] else ""
@@ -121,6 +139,20 @@ class OutputFolder:
             path = self.path / name
             if name not in self._manifest.proofs and path.is_file() and not path.is_symlink():
                 self._manifest.add(name, Proof.of(path))
+                self._earlier.add(name)
+
+    def vouch(self, name: str) -> None:
+        """Count a file as written by this package, whatever its content: the caller has recognized its first line.
+
+        For a file that grows line by line, and from which the user may remove lines.
+
+        Raises:
+            FileError: the file is a link.
+        """
+        if (self.path / name).is_symlink():
+            self.claim([name])
+        elif name not in self._manifest.proofs or self._foreign(name):
+            self._manifest.add(name, Proof())
 
     def remove_earlier(self) -> None:
         """Remove the unchanged files of earlier commands; log their number, and the files that stay.
@@ -169,7 +201,7 @@ class OutputFolder:
         path = self.path / name
         if name not in self._manifest.proofs or not os.path.lexists(path) or self._blocked(name):
             return False
-        if not self._overwrite and self._foreign(name):
+        if not self.overwrite and self._foreign(name):
             return False
         with write_errors(path):
             path.unlink()
@@ -179,14 +211,22 @@ class OutputFolder:
                 (self.path / parent).rmdir()
         return True
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Write a file atomically.
+
+        Args:
+            name: name of the file.
+            data: content of the file.
+            durable: whether to flush the file to disk, so that it survives a power failure.
 
         Raises:
             FileError: the file cannot be written, or must not be written; see `claim`.
         """
         with self.writing(name) as part, part.open("xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
 
     @contextmanager
     def writing(self, name: str, suffix: str = "") -> Iterator[Path]:
@@ -201,24 +241,62 @@ class OutputFolder:
         Raises:
             FileError: as for `write`.
         """
-        with self._replacing(name, suffix) as part:
+        with self.beginning(name, suffix) as part:
             yield part
         self.seal(name)
 
-    def appending(self, name: str, head: bytes) -> io.FileIO:
-        """Write the beginning of a file that grows line by line, and return the file, opened for appending.
+    @contextmanager
+    def beginning(self, name: str, suffix: str = "") -> Iterator[Path]:
+        """Context manager as `writing`, for the first lines of a file to which the caller will append more.
 
-        Call `seal` when the file is complete. Until then, its name in the manifest has no hash: it counts as written by
-        this package, whatever its content. A file that existed before is replaced, not changed, because another name
-        (a hard link of a backup) may lead to it. To continue a file, `head` is its content.
+        The caller calls `seal` when the file is complete. Until then, its name in the manifest has no hash: it counts
+        as written by this package. To continue a file, the caller copies it: another name (a hard link of a backup) may
+        lead to the old file.
 
         Raises:
             FileError: as for `write`.
         """
-        with self._replacing(name) as part, part.open("xb") as file:
-            file.write(head)
+        before = self._manifest.proofs.get(name)
+        part = self.part_of(name, suffix)
         with write_errors(self.path / name):
-            return (self.path / name).open("ab", buffering=0)
+            try:
+                yield part
+                part.replace(self.path / name)
+            except BaseException:
+                with suppress(OSError):  # what prevented writing may also prevent removing
+                    part.unlink(missing_ok=True)
+                if before is not None:
+                    with suppress(FileError):
+                        self._manifest.add(name, before)
+                raise
+
+    def part_of(self, name: str, suffix: str = "") -> Path:
+        """Add the name of a file to the manifest, and return the path of a new temporary file beside it.
+
+        The caller writes the temporary file and calls `complete`. If this never happens, the next command that writes
+        to the folder removes the temporary file.
+
+        Raises:
+            FileError: as for `write`.
+        """
+        self.claim([name])  # again: the file may have appeared during the work
+        self._manifest.add(name, Proof())
+        self._earlier.discard(name)
+        self._parts += 1
+        path = self.path / name
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f"{self._manifest.part}{self._parts}{suffix}")
+
+    def complete(self, name: str, part: Path) -> None:
+        """Rename a temporary file, which `part_of` returned, to its final name, and add its hash to the manifest.
+
+        Raises:
+            FileError: the file cannot be renamed.
+        """
+        with write_errors(self.path / name):
+            part.replace(self.path / name)
+        self.seal(name)
 
     def seal(self, name: str) -> None:
         """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.
@@ -229,38 +307,16 @@ class OutputFolder:
         with write_errors(self.path / name):
             self._manifest.add(name, Proof.of(self.path / name))
 
-    @contextmanager
-    def _replacing(self, name: str, suffix: str = "") -> Iterator[Path]:
-        """Add a name to the manifest, yield the path of a temporary file, and rename it at the end of the block."""
-        self.claim([name])  # again: the file may have appeared during the work
-        path, before = self.path / name, self._manifest.proofs.get(name)
-        self._parts += 1
-        part = path.with_name(f"{self._manifest.part}{self._parts}{suffix}")
-        self._manifest.add(name, Proof())
-        with write_errors(path):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                yield part
-                part.replace(path)
-            except BaseException:
-                with suppress(OSError):  # what prevented writing may also prevent removing
-                    part.unlink(missing_ok=True)
-                if before is not None:
-                    with suppress(FileError):
-                        self._manifest.add(name, before)
-                raise
-        self._earlier.discard(name)
-
     def _blocked(self, name: str) -> str | None:
-        """Return why a file can never be written: what is in its place or in the place of its folder; else None."""
+        """Return why a file can never be written: path and kind of what is in its place or of its folder; else None."""
         for parent in list(PurePosixPath(name).parents)[-2::-1]:
             place = self.path / parent
             if place.is_symlink():
-                return f"{place} is a link to {place.readlink()}"
+                return f"{place}: is a link to {place.readlink()}"
             if place.exists() and not place.is_dir():
-                return f"{place} is not a folder"
+                return f"{place}: is not a folder"
         path = self.path / name
-        return "is a folder" if path.is_dir() and not path.is_symlink() else None
+        return f"{path}: is a folder" if path.is_dir() and not path.is_symlink() else None
 
     def _foreign(self, name: str) -> str | None:
         """Return why a file must not be replaced; None if nothing is there, or this package wrote it."""

@@ -201,7 +201,8 @@ def test_class_id_out_of_range_is_refused_unless_allowed(capsys: Capture, tmp_pa
 
 
 def test_detect_writes_images_and_every_format(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
-    arguments = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--csv", "--conf", "0.3", "--device", "cpu"]
+    arguments = ["--weights", tiny_weights, "--out", "out", "--save-txt", "--save-conf", "--csv", "--conf", "0.3"]
+    arguments += ["--device", "cpu"]
     assert run("detect", tiny_data / "images", *arguments) == 0
     out, errors = capsys.readouterr()
     assert errors == ""
@@ -267,6 +268,16 @@ def test_equal_file_names_in_two_folders_are_numbered(tiny_weights: Path, tmp_pa
     assert sorted(path.name for path in Path("found").glob("*.png")) == ["a-2.png", "a.png", "b.png"]
 
 
+def test_each_run_without_out_gets_a_new_folder(tiny_weights: Path, tmp_path: Path, capsys: Capture) -> None:
+    image(tmp_path / "a.png")
+    for _ in range(2):
+        assert run("detect", "a.png", "--weights", tiny_weights) == 0
+    assert "--skip-done needs --out" in refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--skip-done")
+    assert "add --save-txt" in refused(capsys, "detect", "a.png", "--weights", tiny_weights, "--save-conf")
+    assert "there is no such weights file" in refused(capsys, "detect", "a.png", "--weights", "missing")
+    assert {path.name for path in Path().iterdir()} == {"a.png", "found", "found-2"}
+
+
 def test_source_option_and_imgsz(capsys: Capture, tiny_weights: Path, tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     image(tmp_path / "b.png")
@@ -298,7 +309,7 @@ def test_skip_done_processes_only_new_and_failed_images(
         (tmp_path / "p" / f"{number}.png").write_bytes((tiny_data / "images" / f"{number}.png").read_bytes())
     good = (tmp_path / "p" / "3.png").read_bytes()
     (tmp_path / "p" / "3.png").write_bytes(good[:40])
-    arguments = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv"]
+    arguments = ["detect", "p", "--weights", tiny_weights, "--device", "cpu", "--skip-done", "--csv", "--out", "found"]
     assert run(*arguments) == 3
     before = Path("found/detections.jsonl").read_bytes()
     assert run(*arguments) == 3
@@ -330,13 +341,12 @@ def test_options_without_effect_on_images_are_reported(
 ) -> None:
     image(tmp_path / "a.png")
     arguments = ("detect", "a.png", "--weights", tiny_weights, "--device", "cpu")
-    assert run(*arguments, "--every", 2) == 0
+    caplog.set_level("INFO")
+    assert run(*arguments, "--out", "found", "--every", 2) == 0
     assert "--track and --every work on videos only, and no video is given" in caplog.text
     assert "of an earlier run" not in caplog.text
-    assert run(*arguments) == 0
-    assert (
-        "found: the results of an earlier run in this folder are replaced; its other images stay there" in caplog.text
-    )
+    assert run(*arguments, "--out", "found") == 0
+    assert "found: 3 files of an earlier run replaced" in caplog.text
 
 
 def test_unknown_export_suffix_is_refused(capsys: Capture, tiny_weights: Path) -> None:
@@ -352,10 +362,10 @@ def test_write_error_stops_detect_and_keeps_earlier_results(
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
         image(tmp_path / "p" / name)
-    arguments = ("detect", "p", "--weights", tiny_weights, "--device", "cpu")
+    arguments = ("detect", "p", "--weights", tiny_weights, "--device", "cpu", "--out", "found")
     assert run("detect", "p/a.png", *arguments[2:]) == 0
     Path("found/b.png").mkdir()
-    assert "found/b.png: cannot be written (Is a directory)" in refused(capsys, *arguments, "--skip-done")
+    assert "found/b.png: is a folder, so nothing is written there" in refused(capsys, *arguments, "--skip-done")
     Path("found/b.png").rmdir()
     assert run(*arguments, "--skip-done") == 0
     assert "in 2 images, 1 was done before" in capsys.readouterr().out
@@ -398,7 +408,7 @@ def test_detect_does_not_overwrite_a_source_among_results(capsys: Capture, tiny_
     image(tmp_path / "a.png")
     assert run("detect", "a.png", "--weights", tiny_weights) == 0
     before = image(tmp_path / "found" / "mine.png").read_bytes()
-    message = refused(capsys, "detect", "found/mine.png", "--weights", tiny_weights, "--conf", "0")
+    message = refused(capsys, "detect", "found/mine.png", "--weights", tiny_weights, "--out", "found")
     assert "found/mine.png: this image is in the output folder; pass another --out" in message
     assert (tmp_path / "found" / "mine.png").read_bytes() == before
 
@@ -452,7 +462,7 @@ def test_evaluate_prints_numbers_and_its_results_score_equally(
     assert json.loads(Path("again.json").read_text()) == numbers
     assert f"AP50   {numbers['AP50']:7.4f}" in again
     assert [line.split()[0] for line in again.splitlines()[-2:]] == ["red", "blue"]
-    assert len(numbers) == 13
+    assert len(numbers) == 14  # with the signature
 
 
 @pytest.mark.parametrize(

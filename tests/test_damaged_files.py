@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from detector.comparing.table import Conditions, RunRecord, read_runs, write_runs
+from detector.comparing.table import Conditions, RunRecord, read_runs, to_csv
 from detector.comparing.variations import read_variations
 from detector.config import Config, read_config
 from detector.data.open_data import open_data
@@ -25,6 +25,7 @@ from detector.exporting.verify import verify
 from detector.files import write_json
 from detector.graph.metadata import read_metadata
 from detector.model.checkpoint import load_weights
+from detector.output_folder import claim_folder
 from detector.runtime.load import load_runtime
 from detector.training.run_record import parse_record
 from detector.training.run_state import read_state
@@ -69,8 +70,15 @@ class Reader(NamedTuple):
     accepts: tuple[str, ...] = ()
 
 
+def open_journal(path: Path) -> Journal:
+    with claim_folder(path.parent, "testing") as folder:
+        journal = Journal(folder, {"conf": 0.5}, resume=True, files={})
+        journal.begin()
+    return journal
+
+
 def read_journal(path: Path) -> None:
-    list(Journal(path, {"conf": 0.5}, resume=True).entries())
+    list(open_journal(path).entries())
 
 
 READERS = {
@@ -102,7 +110,7 @@ def prepared(tiny_run: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathF
     best = folder / "run" / "weights" / "best.safetensors"
     export(best, folder / "a.onnx")
     export(best, folder / "a_openvino", format="openvino", certify=False)
-    write_runs(folder / "compare.csv", [RECORD])
+    (folder / "compare.csv").write_bytes(to_csv([RECORD]))
     (folder / "settings.yaml").write_text("lr: 0.01\nscale: [0.5, 2]\nseed: 3\n")
     (folder / "variations.txt").write_text("[group]\nlr=0.01 seed=0 # remark\nflip={0,0.25}\n")
     write_json(folder / "results.json", [{"image_id": 13, "category_id": 3, "bbox": [1, 2, 30, 40], "score": 0.5}])
@@ -245,7 +253,7 @@ def test_wrong_value_in_journal_is_processed_again(tmp_path: Path) -> None:
     for changed in mutations(ENTRY):
         path = tmp_path / "detections.jsonl"
         path.write_text(settings + json.dumps(changed) + "\n")
-        journal = Journal(path, {"conf": 0.5}, resume=True)
+        journal = open_journal(path)
         entries = list(journal.entries())
         assert len(journal.done) == len(entries)
         for entry in entries:

@@ -13,6 +13,7 @@ import pytest
 from detector.cli.commands import main
 from detector.files import LOCK_NAME
 from detector.images import write_image
+from detector.manifest import MANIFEST_NAME
 
 IMAGES = 400
 BAD = "0200.png"
@@ -55,8 +56,8 @@ def noise(path: Path, side: int, seed: int) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return relative path → content, for all files in a folder except the lock file."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
+    """Return relative path → content, for all files in a folder except the lock and the manifest."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_NAME, MANIFEST_NAME)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -9,7 +9,6 @@ import argparse
 import copy
 import importlib
 import itertools
-import json
 import os
 import platform
 import re
@@ -56,6 +55,7 @@ from detector.model.make_network import make_network
 from detector.model.network import SIZES, uses_spp
 from detector.ops.nms import nms as detector_nms
 from detector.options import DetectOptions, RuntimeName
+from detector.outputs import claim_file, write_signed_json
 from detector.predict.detector import Detector
 from detector.predict.postprocess import postprocess
 from detector.runtime.hardware import choose_precision, training_process
@@ -481,14 +481,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     tables: dict[str, list[dict[str, object]]] = {}
-    sys.stdout.write("| what | median | spread (min–max) | unit |\n| --- | --- | --- | --- |\n")
     try:
+        claim_file(options.json)
+        sys.stdout.write("| what | median | spread (min–max) | unit |\n| --- | --- | --- | --- |\n")
         for part, rows in _measure(options):
             sys.stdout.write("\n".join([f"| **{part}** | | | |", *map(str, rows), ""]))
             sys.stdout.flush()
             tables[part] = [asdict(line) for line in rows]
             if options.json:  # written after each part, so that the results before a failure are saved
-                options.json.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+                write_signed_json(options.json, tables)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

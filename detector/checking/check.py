@@ -4,6 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from detector.diagnose.finding import Finding, Verdict, worst
 from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
 from detector.diagnose.preprocessing import diagnose_preprocessing
 from detector.diagnose.signal import LayerSignal, diagnose_signal, measure_signal
-from detector.files import local_path, make_folder, write_errors
+from detector.files import local_path
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
@@ -35,6 +36,7 @@ from detector.loader.input_size import choose_input_size, input_size_at
 from detector.loader.loader import training_batch
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, check_padding, uses_spp
+from detector.output_folder import OutputFolder, claim_folder
 from detector.plots.chart import bar_chart, line_chart, sparkline
 from detector.runtime.hardware import choose_precision, training_process
 from detector.training.optimizer import clip_gradients, make_optimizers
@@ -45,6 +47,12 @@ log = logging.getLogger(__name__)
 
 _MAX_IMAGES = 160
 """Largest number of training images that are decoded at full size."""
+
+_IMAGE_NAMES = (
+    "classes.jpg", "background.jpg", "smallest-boxes.jpg", "largest-boxes.jpg", "overlapping-boxes.jpg",
+    "augmentation.jpg", "signal.png", "learning-rate.png",
+)  # fmt: skip
+"""Names of all images that a check may write."""
 
 _GRADIENT_SIDE = 64
 """Longer side of the network input in the gradient check, in pixels. The check runs many forward passes in float64."""
@@ -95,13 +103,11 @@ class _ResultCollector:
         report: function that is called with each line of text.
     """
 
-    def __init__(self, out: Path | None, report: Callable[[str], None]) -> None:
+    def __init__(self, out: OutputFolder | None, report: Callable[[str], None]) -> None:
         self.findings: list[Finding] = []
         self.images: dict[str, ImageArray] = {}
         self.report = report
         self._out = out
-        if out is not None:
-            make_folder(out)
 
     def add(self, *findings: Finding) -> None:
         """Add findings, and report them."""
@@ -110,16 +116,18 @@ class _ResultCollector:
             self.report(str(finding))
 
     def add_image(self, name: str, image: ImageArray) -> None:
-        """Add an image [H, W, 3], and write it to the folder under this file name."""
+        """Add an image [H, W, 3], and write it to the folder under this file name, one of `_IMAGE_NAMES`."""
+        assert name in _IMAGE_NAMES
         self.images[name] = image
         if self._out is not None:
-            with write_errors(self._out / name):
-                write_image(self._out / name, image)
+            self._out.remove_earlier()
+            with self._out.writing(name, Path(name).suffix) as part:
+                write_image(part, image)
 
     def report_images(self) -> None:
         """Report the paths of all images that were written."""
         if self._out is not None:
-            self.report(f"Inspect these images: {', '.join(str(self._out / name) for name in self.images)}")
+            self.report(f"Inspect these images: {', '.join(str(self._out.path / name) for name in self.images)}")
 
 
 @training_process()
@@ -130,6 +138,7 @@ def check(
     out: str | Path | None = None,
     split: str | None = None,
     report: Callable[[str], None] = log.info,
+    overwrite: bool = False,
 ) -> CheckReport:
     """Run all checks of a data set and of a planned training run on the CPU, and return a report.
 
@@ -138,22 +147,31 @@ def check(
     Args:
         data: the data set; see `open_data`.
         config: settings of the planned training run. None: the default settings.
-        out: folder for images to inspect. None: no images are written.
+        out: folder for images to inspect. None: no images are written. The images of an earlier check are replaced.
         split: name of the training split; None: "train", or the only split of the data set.
         report: function that is called with each line of the report, as soon as the line is known.
+        overwrite: whether to replace files in the folder that this package did not write, or that were changed since.
 
     Raises:
         InputError: the data cannot be read, the folder cannot be written, or the network input is too small for "valid"
             padding.
     """
-    start = time.monotonic()
-    config = config or Config()
+    with ExitStack() as stack:
+        folder = None
+        if out is not None:
+            claimed = claim_folder(local_path(out), "checking", names=_IMAGE_NAMES, overwrite=overwrite)
+            folder = stack.enter_context(claimed)
+        return _check(data, config or Config(), _ResultCollector(folder, report), split)
+
+
+def _check(data: str | Path, config: Config, results: _ResultCollector, split: str | None) -> CheckReport:
+    """Run all checks, and return a report; the arguments and errors are those of `check`."""
+    start, report = time.monotonic(), results.report
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split, config.val_fraction, report)
     for line in sum((read.ledger for read in splits), Ledger()).note_lines():
         report(line)
-    results = _ResultCollector(None if out is None else local_path(out), report)
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))

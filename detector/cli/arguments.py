@@ -88,6 +88,15 @@ def add_data(parser: Arguments, required: bool = True) -> None:
     add_max_pixels(parser)
 
 
+def add_overwrite(parser: Arguments) -> None:
+    """Add --overwrite."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files at the names of the output that this program did not write, or that were changed since",
+    )
+
+
 def add_allow_outside(parser: Arguments) -> None:
     """Add --allow-outside."""
     parser.add_argument(

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_run, add_threads, path
+from detector.cli.arguments import Commands, add_data, add_overwrite, add_run, add_threads, path
 from detector.cli.console import print_line
 from detector.cli.settings import TRAINING_FLAGS, given_flags, limit_torch_threads, settings
+from detector.outputs import claim_file, write_signed_json
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
 """Verdict → exit status."""
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
         "--out", type=path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
     )
     parser.add_argument("--json", type=path, help="also write the findings to this JSON file")
+    add_overwrite(parser)
     add_run(parser)
     add_threads(parser)
 
@@ -32,12 +34,14 @@ def run(options: argparse.Namespace) -> int:
     config = settings(options)
     limit_torch_threads(options)
     from detector.checking.check import check
-    from detector.files import write_json
 
-    report = check(options.data, config, out=options.out, split=options.split, report=print_line)
+    claim_file(options.json, overwrite=options.overwrite, inputs=[Path(options.data)])
+    report = check(
+        options.data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite
+    )
     print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
-        write_json(options.json, report.to_json())
+        write_signed_json(options.json, report.to_json())
     if report.verdict != "stop":
         print_line(f"next: detector train {given_flags(options, TRAINING_FLAGS)}")
     return _EXIT_STATUS[report.verdict]

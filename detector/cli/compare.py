@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_settings, add_val_fraction, path
+from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_val_fraction, path
 from detector.cli.console import print_line
 from detector.cli.numbers import count
 from detector.cli.settings import settings
@@ -50,6 +50,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
     )
+    add_overwrite(parser)
     parser.add_argument(
         "--keep-weights", action="store_true", help="keep the weights of the runs (default: remove them)"
     )
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         trials=options.trials,
         jobs=options.jobs,
         keep_weights=options.keep_weights,
+        overwrite=options.overwrite,
     )
     for line in to_text(rows).split("\n"):
         print_line(line)

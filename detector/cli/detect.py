@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,14 @@ from detector.cli import console
 from detector.cli.arguments import (
     WEIGHTS,
     Commands,
+    add_allow_outside,
     add_backend,
     add_conf,
     add_input_size,
     add_iou,
     add_max_pixels,
     add_nms_variant,
+    add_overwrite,
     path,
 )
 from detector.cli.numbers import count, count_or_zero, fraction
@@ -29,10 +32,13 @@ from detector.options import (
     DetectOptions,
     DrawOptions,
 )
+from detector.output_folder import OutputFolder, claim_folder, next_free
 from detector.wording import plural
 
 if TYPE_CHECKING:
     from detector.detecting.formats import OutputFormat
+    from detector.media.sources import Source
+    from detector.predict.detector import Detector
 
 
 log = logging.getLogger(__name__)
@@ -58,7 +64,8 @@ def add(commands: Commands) -> None:
         help="the same as the positional argument",
     )
     parser.add_argument("--weights", required=True, help=WEIGHTS)
-    parser.add_argument("--out", type=path, default=Path("found"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--out", type=path, help="folder for the results (default: a new folder found, found-2, ...)")
+    add_overwrite(parser)
     parser.add_argument("--recursive", action="store_true", help="also detect in the images of subfolders")
     parser.add_argument(
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
@@ -108,6 +115,9 @@ def add(commands: Commands) -> None:
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
     output = parser.add_argument_group("output")
     output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
+    output.add_argument(
+        "--save-conf", action="store_true", help="with --save-txt: also write the score, as the last column"
+    )
     output.add_argument("--save-json", action="store_true", help="also write a JSON file per image, in json/")
     output.add_argument(
         "--save-crops", action="store_true", help="also write an image of each detected object, in crops/CLASS/"
@@ -129,8 +139,15 @@ def add(commands: Commands) -> None:
     output.add_argument(
         "--skip-done",
         action="store_true",
-        help="skip images whose results are already in the output folder, to continue an interrupted run",
+        help="skip images whose results are already in the folder --out, if their files have not changed since, to "
+        "continue an interrupted run",
     )
+    output.add_argument(
+        "--data",
+        help="data set that contains the images: write its ids of images and classes to detections.json, so that it "
+        "matches the ground truth (default: images are numbered 1, 2, ...)",
+    )
+    add_allow_outside(output)
     add_input_size(parser)
     add_backend(parser)
 
@@ -146,7 +163,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "no image is given: --classes uses all arguments after it, so give the images before --classes"
         )
-    from detector.detecting.detect_files import detect_images, detect_videos, find_inputs
+    if options.save_conf and not options.save_txt:
+        raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
+    from detector.detecting.detect_files import claim_videos, find_inputs
     from detector.predict.detector import Detector
 
     detect_options = DetectOptions(
@@ -160,45 +179,94 @@ def run(options: argparse.Namespace) -> int:
         tile_overlap=options.overlap,
         tta=options.tta,
     )
-    drawing = DrawOptions(labels=not options.hide_labels, line_width=options.line_width)
+    _drawing(options)  # before the work, so that an invalid line width is reported at once
     sources, videos = find_inputs(specs, read_options(options))
-    model = Detector.load(
-        options.weights,
-        device=options.device,
-        runtime=options.runtime,
-        input_size=options.imgsz,
-        threads=options.threads,
-    )
-    _warn_about_options_without_effect(options, bool(videos))
-    failed = broken = 0
-    if sources:
-        result = detect_images(
-            model,
-            sources,
-            options.out,
-            detect_options,
-            weights=options.weights,
-            formats=_formats(options),
-            skip_done=options.skip_done,
-            drawing=drawing,
+    out = options.out or _new_folder(options.skip_done)
+    with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
+        claim_videos(videos, folder, save_video=not options.no_images)
+        model = Detector.load(
+            options.weights,
+            device=options.device,
+            runtime=options.runtime,
+            input_size=options.imgsz,
+            threads=options.threads,
         )
-        console.print_detect_summary(result, options.out, options.conf)
-        failed += result.failed
+        _warn_about_options_without_effect(options, bool(videos))
+        failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
+        failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)
+        failed += failed_videos
+    if failed == len(sources) + len(videos):
+        return 2
+    return 3 if failed or broken else 0
+
+
+def _detect_in_images(
+    model: "Detector",
+    sources: "Sequence[Source]",
+    folder: OutputFolder,
+    detect_options: DetectOptions,
+    options: argparse.Namespace,
+) -> int:
+    """Detect objects in images, print a summary, and return the number of images that cannot be read."""
+    from detector.detecting.data_ids import coco_file_beside, read_ids
+    from detector.detecting.detect_files import detect_images
+
+    ids = read_ids(options.data, sources, read_options(options)) if options.data else None
+    result = detect_images(
+        model,
+        sources,
+        folder,
+        detect_options,
+        weights=options.weights,
+        formats=_formats(options),
+        skip_done=options.skip_done,
+        ids=ids,
+        drawing=_drawing(options),
+    )
+    console.print_detect_summary(result, folder.path, options.conf)
+    if ids is None and (coco_file := coco_file_beside(sources)) is not None:
+        log.info(
+            "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
+            coco_file,
+        )
+    return result.failed
+
+
+def _detect_in_videos(
+    model: "Detector",
+    videos: Sequence[str],
+    folder: OutputFolder,
+    detect_options: DetectOptions,
+    options: argparse.Namespace,
+) -> tuple[int, int]:
+    """Detect objects in videos, print a summary of each, and return the numbers of failed videos and broken streams."""
+    from detector.detecting.detect_files import detect_videos
+
     summaries = detect_videos(
-        model, videos, options.out, detect_options,
+        model, videos, folder, detect_options,
         every=options.every, track=options.track, save_video=not options.no_images, reconnect=options.reconnect,
-        drawing=drawing,
+        drawing=_drawing(options),
     )  # fmt: skip
+    failed = broken = 0
     for name, video in zip(videos, summaries, strict=True):
         if isinstance(video, InputError):
             failed += 1
         else:
             broken += video.is_broken
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
-            console.print_line(f"{name}: {objects} in {frames}; see {options.out}")
-    if failed == len(sources) + len(videos):
-        return 2
-    return 3 if failed or broken else 0
+            console.print_line(f"{name}: {objects} in {frames}; see {folder.path}")
+    return failed, broken
+
+
+def _new_folder(skip_done: bool) -> Path:
+    """Return the name of a new folder for the results.
+
+    Raises:
+        ConfigError: `skip_done` is True, and the new folder contains no run that could be continued.
+    """
+    if skip_done:
+        raise ConfigError("--skip-done needs --out: the folder of the run to continue, such as --out found")
+    return next_free(Path("found"))
 
 
 def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
@@ -206,6 +274,7 @@ def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
     flags: dict[OutputFormat, bool] = {
         "images": not options.no_images,
         "txt": options.save_txt,
+        "conf": options.save_conf,
         "json": options.save_json,
         "crops": options.save_crops,
         "csv": options.csv,
@@ -223,3 +292,8 @@ def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool
         )
     if not videos and (options.track or options.every > 1):
         log.warning("--track and --every work on videos only, and no video is given")
+
+
+def _drawing(options: argparse.Namespace) -> DrawOptions:
+    """Return the options for drawing in the arguments."""
+    return DrawOptions(labels=not options.hide_labels, line_width=options.line_width)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 
 from detector.cli import console
 from detector.cli.arguments import (
@@ -12,11 +13,13 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_nms_variant,
+    add_overwrite,
     path,
 )
 from detector.cli.numbers import count
 from detector.cli.settings import given_flags, read_options
 from detector.options import IOU_THRESHOLD
+from detector.outputs import claim_file
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--json", type=path, help="also write the AP to this JSON file")
     parser.add_argument("--results", type=path, help="also write the detections to this file, in COCO results format")
+    add_overwrite(parser)
     add_input_size(parser)
     add_backend(parser)
     add_iou(parser, IOU_THRESHOLD)
@@ -57,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
     from detector.evaluating.evaluate import evaluate_split, evaluation_options
     from detector.evaluating.evaluate_results import evaluate_results
     from detector.evaluating.evaluation_data import choose_split, read_evaluation_split
-    from detector.files import check_writable
     from detector.predict.detector import Detector
 
-    for output in (options.json, options.results):
-        check_writable(output)
+    inputs = (Path(options.data), options.detections, options.weights and Path(options.weights))
+    claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
+    claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
     read = read_options(options)
     data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
     if options.detections is not None:

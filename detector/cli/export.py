@@ -13,6 +13,7 @@ from detector.cli.arguments import (
     add_input_size,
     add_iou,
     add_max_det,
+    add_overwrite,
     add_threads,
     path,
 )
@@ -33,6 +34,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
     )
+    add_overwrite(parser)
     parser.add_argument(
         "--format",
         choices=("onnx", "openvino"),
@@ -107,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
         certificate_images=images,
         allow_outside=read.allow_outside,
         max_pixels=read.max_pixels,
+        overwrite=options.overwrite,
     )
     data = "DATA" if options.data is None else quote(options.data)
     advice = console.int8_advice(data, quote(str(options.weights))) if options.int8 is not None else []

@@ -5,10 +5,11 @@ from pathlib import Path
 from shlex import quote
 
 from detector.cli import console
-from detector.cli.arguments import TRAINED, Commands, add_data, add_run, add_threads, path
+from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_run, add_threads, path
 from detector.cli.numbers import number
 from detector.cli.settings import STARTED, limit_torch_threads, settings
 from detector.errors import ConfigError
+from detector.output_folder import next_free
 
 
 def add(commands: Commands) -> None:
@@ -39,6 +40,7 @@ def add(commands: Commands) -> None:
         "the machine has changed",
     )
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    add_overwrite(parser)
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
         "--ignore-check",
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    result = start_run(request, options.out or _next_free(Path("runs/train")), STARTED)
+    result = start_run(request, options.out or next_free(Path("runs/train")), STARTED, options.overwrite)
     if options.quiet:  # else the log contains the result
         console.print_training_result(result)
     return 0
@@ -95,13 +97,3 @@ def _resume(options: argparse.Namespace) -> int:
     if options.quiet:
         console.print_training_result(result)
     return 0
-
-
-def _next_free(path: Path) -> Path:
-    """Return `path` if it does not exist, else the first of `path-2`, `path-3`, ... that does not exist."""
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

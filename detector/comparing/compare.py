@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +28,8 @@ from detector.comparing.table import (
     RunRecord,
     read_runs,
     summarize,
+    to_csv,
     to_markdown,
-    write_runs,
 )
 from detector.comparing.variations import Variation, read_variations
 from detector.config import Config
@@ -38,8 +37,9 @@ from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, LabelError
-from detector.files import local_path, locked, make_folder, write_atomic
+from detector.files import local_path, make_folder
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
+from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
 from detector.wording import metric, plural
 
@@ -50,6 +50,9 @@ _POLL_SECONDS = 0.05
 
 _ORPHAN_SECONDS = 10.0
 """How long to wait for a training process of a killed comparison to end, in seconds."""
+
+_TABLE, _MARKDOWN = "compare.csv", "compare.md"
+"""Files in the folder of the comparison: a line per run, and the table of the results."""
 
 _LOG, _ERRORS = "log.txt", "errors.txt"
 """Files in the folder of a run, with the standard output and the standard error of the training process."""
@@ -68,6 +71,7 @@ def compare(
     trials: int = 10,
     jobs: int = 1,
     keep_weights: bool = False,
+    overwrite: bool = False,
 ) -> list[ComparisonRow]:
     """Train with the base settings and with each variation, once per seed; return a row of mean results per variation.
 
@@ -88,6 +92,7 @@ def compare(
             by `jobs`, or the value of the environment variable OMP_NUM_THREADS.
         keep_weights: whether to keep the weights and checkpoints of the runs. If not, they are removed when the run has
             ended.
+        overwrite: whether to replace files in `out` that this package did not write, or that were changed since.
 
     Returns:
         One row per variation. The first row is the baseline.
@@ -95,7 +100,8 @@ def compare(
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, after all running processes have been killed.
         InputError: an argument is invalid, the data has no val split, the runs in compare.csv were done with other
-            data, other base settings or another number of threads, or another process compares in the folder.
+            data, other base settings or another number of threads, another process compares in the folder, or a file in
+            `out` would be replaced that this package did not write, or that was changed since.
     """
     for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
         if count < 1:
@@ -103,19 +109,16 @@ def compare(
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     to_compare = read_variations(variations, base, trials)
-    out = local_path(out)
     _check_has_val(data, base)
     _check_same_val(to_compare, base)
-    make_folder(out)
-
     conditions = Conditions(str(data), describe_base(base), _threads_per_run(jobs))
     seed_range = range(base.seed, base.seed + seeds)
-    with locked(out, "comparing"):
-        runs = _do_runs(to_compare, seed_range, conditions, out, jobs=jobs, keep_weights=keep_weights)
-    rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
-    heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
-    write_atomic(out / "compare.md", f"{heading}\n\n{to_markdown(rows)}".encode())
-    log.info(f"all runs: {out / 'compare.csv'}; table of the results: {out / 'compare.md'}")
+    with claim_folder(local_path(out), "comparing", names=[_MARKDOWN], overwrite=overwrite) as folder:
+        runs = _do_runs(to_compare, seed_range, conditions, folder, jobs=jobs, keep_weights=keep_weights)
+        rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
+        heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
+        folder.write(_MARKDOWN, f"{heading}\n\n{to_markdown(rows)}".encode())
+    log.info(f"all runs: {folder.path / _TABLE}; table of the results: {folder.path / _MARKDOWN}")
     return rows
 
 
@@ -182,31 +185,37 @@ def _do_runs(
     variations: Sequence[Variation],
     seeds: range,
     conditions: Conditions,
-    out: Path,
+    out: OutputFolder,
     *,
     jobs: int,
     keep_weights: bool,
 ) -> list[RunRecord]:
     """Do each run that has no result in compare.csv yet, and add a line for it; return all runs, also earlier runs."""
-    table = out / "compare.csv"
+    table = out.path / _TABLE
     runs = [run for run in read_runs(table, conditions) if not run.error]
+    if table.exists():
+        out.vouch(_TABLE)  # its header and its conditions have been recognized; the user may have removed lines
+    out.claim([_TABLE])
     done = {(run.settings, run.seed) for run in runs}
     # All variations with the first seed, then all with the next: an early stop or a slower machine affects all alike.
     planned = [(variation, seed) for seed in seeds for variation in variations]
     todo = [(variation, seed) for variation, seed in planned if (variation.name, seed) not in done]
+    _check_run_folders([_run_name(*run) for run in todo], out)
     already_done = len(planned) - len(todo)
     log.info(
         f"{plural(len(variations), 'variation')} x {plural(len(seeds), 'seed')} = {plural(len(planned), 'run')}, "
         f"{already_done} already done; "
         f"runs at the same time: {jobs}; threads per run: {conditions.threads}"
     )
-    with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out / "runs", jobs)) as ended_runs:
+    with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out, jobs)) as ended_runs:
         for count, (run, folder) in enumerate(ended_runs, already_done + 1):
             if not keep_weights:
-                for name in ("weights", "state"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
+                with claim_folder(folder, "training", overwrite=out.overwrite) as run_folder:
+                    for name in run_folder.names:
+                        if name.startswith(("weights/", "state/")):
+                            run_folder.remove(name)
             runs.append(run)
-            write_runs(table, runs)
+            out.write(_TABLE, to_csv(runs), durable=True)
             outcome = f"failed: {run.error}" if run.error else f"AP {metric(run.AP)}"
             log.info(f"{count}/{len(planned)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
     return runs
@@ -232,9 +241,9 @@ class _ActiveRun:
 
 
 def _train_all(
-    todo: Sequence[tuple[Variation, int]], conditions: Conditions, parent: Path, jobs: int
+    todo: Sequence[tuple[Variation, int]], conditions: Conditions, parent: OutputFolder, jobs: int
 ) -> Generator[tuple[RunRecord, Path]]:
-    """Do the runs, `jobs` at the same time; when a run has ended, yield its record and its folder below `parent`."""
+    """Do the runs, `jobs` at the same time; when a run has ended, yield its record and its folder in `parent`."""
     waiting, active = deque(todo), list[_ActiveRun]()
     try:
         while waiting or active:
@@ -244,6 +253,8 @@ def _train_all(
             for run in tuple(active):
                 if record := _record_if_ended(run, conditions):
                     active.remove(run)
+                    for name in (_LOG, _ERRORS):
+                        parent.seal((run.folder / name).relative_to(parent.path).as_posix())
                     yield record, run.folder
     finally:
         for run in active:
@@ -252,13 +263,11 @@ def _train_all(
             _close_input(run.process)
 
 
-def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path) -> _ActiveRun:
-    """Start a training process with a new output folder below `parent`; its output goes to log.txt and errors.txt."""
-    readable = re.sub(r"[^\w.=-]+", "_", variation.name)[:80]
-    # Two different variations may have the same readable name, so the folder name also contains a checksum.
-    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]
-    folder = parent / f"{readable}-{checksum}-seed{seed}"
-    _make_empty(folder)
+def _start(variation: Variation, seed: int, conditions: Conditions, parent: OutputFolder) -> _ActiveRun:
+    """Start a training process with a new output folder in `parent`; its output goes to log.txt and errors.txt."""
+    run = _run_name(variation, seed)
+    folder = parent.path / run
+    _make_empty(folder, parent.overwrite)
     # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
     for setting in _changed_settings(replace(variation.config, seed=seed)):
@@ -267,30 +276,64 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Path
     python_path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": str(conditions.threads)}
     environment = child_environment(environment)
-    with (folder / _LOG).open("wb") as output, (folder / _ERRORS).open("wb") as errors:
+    for name in (_LOG, _ERRORS):
+        with parent.beginning(f"{run}/{name}") as part:
+            part.touch()
+    with (folder / _LOG).open("ab") as output, (folder / _ERRORS).open("ab") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment)
     return _ActiveRun(variation, seed, folder, process, time.monotonic())
 
 
-def _make_empty(folder: Path) -> None:
-    """Create the folder of a run; remove what a failed or interrupted run left there.
+def _run_name(variation: Variation, seed: int) -> str:
+    """Return the name of the folder of a run, relative to the folder of the comparison."""
+    readable = re.sub(r"[^\w.=-]+", "_", variation.name)[:80]
+    # Two different variations may have the same readable name, so the folder name also contains a checksum.
+    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]
+    return f"runs/{readable}-{checksum}-seed{seed}"
 
-    The process of a comparison that was killed may need a moment to end; until then, it holds the lock of its folder.
+
+def _check_run_folders(names: Iterable[str], out: OutputFolder) -> None:
+    """Raise FileError if the folder of a run contains files that are not results of this comparison.
+
+    Args:
+        names: names of the folders, relative to `out`.
+        out: folder of the comparison.
+    """
+    for name in names:
+        out.claim([f"{name}/{_LOG}", f"{name}/{_ERRORS}"])
+        if (out.path / name).is_dir() and not out.overwrite:
+            with _claim_when_free(out.path / name, out.overwrite) as folder:
+                folder.claim(foreign for foreign in folder.foreign_files() if foreign not in (_LOG, _ERRORS))
+
+
+def _make_empty(folder: Path, overwrite: bool) -> None:
+    """Create the folder of a run; remove what a failed or interrupted run left there.
 
     Raises:
         FileError: another process trains in the folder, or the folder cannot be created.
     """
+    if folder.is_dir():
+        with _claim_when_free(folder, overwrite) as run_folder:
+            run_folder.remove_earlier()
+    make_folder(folder)
+
+
+def _claim_when_free(folder: Path, overwrite: bool) -> OutputFolder:
+    """Claim the existing folder of a run, and return it.
+
+    The process of a comparison that was killed may need a moment to end; until then, it holds the lock of its folder.
+
+    Raises:
+        FileError: another process trains in the folder.
+    """
     patience = time.monotonic() + _ORPHAN_SECONDS
-    while folder.is_dir():
+    while True:
         try:
-            with locked(folder, "training"):
-                break
+            return claim_folder(folder, "training", overwrite=overwrite)
         except FileError:
             if time.monotonic() > patience:
                 raise
         time.sleep(_POLL_SECONDS)
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
 
 
 def _close_input(process: "subprocess.Popen[bytes]") -> None:

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
-from detector.files import read_text, write_atomic
+from detector.files import read_text
 from detector.wording import UNDEFINED
 
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -160,13 +160,13 @@ def _check_conditions(run: RunRecord, conditions: Conditions, place: str) -> Non
             )
 
 
-def write_runs(path: Path, runs: Iterable[RunRecord]) -> None:
-    """Write compare.csv with a line for each run, atomically; the file is replaced."""
+def to_csv(runs: Iterable[RunRecord]) -> bytes:
+    """Return the content of compare.csv, with a line for each run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(RunRecord))
     writer.writerows(map(astuple, runs))
-    write_atomic(path, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> list[ComparisonRow]:

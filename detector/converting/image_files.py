@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +44,7 @@ def _target_name(annotation: Annotation, split: Split, taken: dict[str, int]) ->
     """Return the file name of an image in the converted data set, and add its stem to `taken`."""
     stem = safe_name(annotation.image_path.stem)
     suffix = safe_name("x" + annotation.image_path.suffix)[1:] if split.from_files else ".png"
-    key = unicodedata.normalize("NFC", stem).casefold()
-    return stem + free_name(key, taken)[len(key) :] + suffix
+    return free_name(stem, taken) + suffix
 
 
 def write_images(source: Split, target: Split, mode: str) -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import sys
-import unicodedata
-from collections.abc import Container, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from detector.detecting.detect_video import VideoSummary, detect_video, is_video, stem_of
+from detector.detecting.data_ids import DataIds
+from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, stem_of
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
@@ -19,6 +19,7 @@ from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
 from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions, ReadOptions
+from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.shipped_weights import find_shipped
@@ -76,12 +77,13 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
 def detect_images(
     detector: Detector,
     sources: Sequence[Source],
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     weights: str | Path,
     formats: Set[OutputFormat] = frozenset({"images"}),
     skip_done: bool = False,
+    ids: DataIds | None = None,
     drawing: DrawOptions = DEFAULT_DRAWING,
 ) -> DetectSummary:
     """Detect objects in images, write the detections to a folder image by image, and return the counts.
@@ -91,13 +93,16 @@ def detect_images(
     Args:
         detector: detector with loaded weights.
         sources: the images.
-        folder: output folder; created if it does not exist.
+        folder: output folder; created if it does not exist. It holds the results of one run: when the first result
+            exists, the unchanged files of an earlier run are removed.
         options: thresholds, NMS, tiling and batch size.
         weights: name or path of the weights that the detector was loaded from. The journal stores a hash of the weights
             files, so that a run is resumed only with the same weights.
         formats: files to write in addition to detections.json; see `OutputFormat`.
-        skip_done: True: resume the earlier run in the folder and skip the images that it completed. False: replace the
-            results of an earlier run.
+        skip_done: True: resume the earlier run in the folder and skip the images that it completed and that have not
+            changed since. False: replace the results of an earlier run.
+        ids: ids of images and classes in a data set. None: images are numbered 1, 2, ..., and the classes have the ids
+            of the training data.
         drawing: what is drawn on the annotated images, and how.
 
     Raises:
@@ -108,15 +113,18 @@ def detect_images(
         "weights": _fingerprint(weights),
         "runtime": detector.runtime.name,
         "input_hw": detector.input_hw,
+        "data": None if ids is None else ids.data,
     }
+    category_ids = detector.info.category_ids if ids is None else ids.categories_of(detector.class_names)
     done = failed = objects = 0
     with DetectionWriter(
         folder,
-        detector.info.category_ids,
+        category_ids,
         sources=(source.name for source in sources),
         formats=formats,
         settings=loaded | asdict(options),
         skip_done=skip_done,
+        image_ids=None if ids is None else ids.image_ids,
         class_names=detector.class_names,
         drawing=drawing,
     ) as writer:
@@ -138,10 +146,24 @@ def detect_images(
     return DetectSummary(len(sources), len(writer.done), done, failed, objects)
 
 
+def claim_videos(names: Iterable[str], folder: OutputFolder, *, save_video: bool = True) -> None:
+    """Raise FileError if a result of a video would replace a file that this package did not write, or that was changed.
+
+    Called before the work: the results of images may take hours.
+
+    Args:
+        names: paths, stream URLs or camera numbers, for which `is_video` is True.
+        folder: output folder.
+        save_video: whether annotated videos are written.
+    """
+    for stem in _stems(names):
+        folder.claim(result_names(stem, save_video))
+
+
 def detect_videos(
     detector: Detector,
     names: Sequence[str],
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     every: int = 1,
@@ -175,40 +197,29 @@ def detect_videos(
     """
     options = detector.resolve_options(options)
     summaries: list[VideoSummary | InputError] = []
-    for name, stem in zip(names, _stems(names), strict=True):
-        try:
-            _check_not_a_result(name, folder)
-            summary = detect_video(
-                detector, name, folder, options,
-                every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
-                drawing=drawing,
-            )  # fmt: skip
-            summaries.append(summary)
-        except InputError as error:
-            summaries.append(error)
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+    with as_output_folder(folder, "writing detections") as output:
+        for name, stem in zip(names, _stems(names), strict=True):
+            try:
+                summary = detect_video(
+                    detector, name, output, options,
+                    every=every, track=track, save_video=save_video, reconnect=reconnect, stem=stem,
+                    drawing=drawing,
+                )  # fmt: skip
+                summaries.append(summary)
+            except InputError as error:
+                summaries.append(error)
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
     return summaries
 
 
-def _stems(names: Sequence[str]) -> list[str]:
+def _stems(names: Iterable[str]) -> list[str]:
     """Return a different stem for the result files of each video, also on a file system that ignores case.
 
     >>> _stems(["a/clip.mp4", "b/Clip.mov", "c/clip.mp4", "trip.mp4"])
     ['clip', 'Clip-2', 'clip-3', 'trip']
     """
     taken: dict[str, int] = {}
-    stems = []
-    for stem in map(stem_of, names):
-        key = unicodedata.normalize("NFC", stem).casefold()
-        stems.append(stem + free_name(key, taken)[len(key) :])
-    return stems
-
-
-def _check_not_a_result(name: str, folder: Path) -> None:
-    """Raise FileError if a video is an annotated video of an earlier run, which a search in subfolders may find."""
-    path = Path(name)
-    if path.suffix == ".mp4" and path.with_suffix(".jsonl").is_file() and path.resolve().parent == folder.resolve():
-        raise FileError(f"{name}: this video is a result of an earlier run; pass another --out")
+    return [free_name(stem_of(name), taken) for name in names]
 
 
 def remaining_batches(sources: Sequence[Source], done: Container[str], batch_size: int) -> list[Source]:

@@ -9,7 +9,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -21,11 +21,12 @@ from detector.detecting.formats import detection_rows
 from detector.detecting.track import Tracker
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError, InputError
-from detector.files import append_line, make_folder, safe_name, write_errors
+from detector.files import append_line, name_key, safe_name, write_errors
 from detector.graceful_shutdown import GracefulShutdown
 from detector.media.urls import without_secrets
 from detector.media.video_io import VIDEO_SUFFIXES, VideoReader, VideoWriter, is_camera
 from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions
+from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.wording import plural
@@ -77,7 +78,7 @@ def is_video(spec: str) -> bool:
 def detect_video(
     detector: Detector,
     source: str,
-    folder: Path,
+    folder: Path | OutputFolder,
     options: DetectOptions,
     *,
     every: int = 1,
@@ -110,14 +111,32 @@ def detect_video(
 
     Raises:
         ConfigError: `every` is below 1.
-        FileError: the source cannot be read or has no frames, or an output file exists already or cannot be written.
+        FileError: the source cannot be read or has no frames, or an output file cannot be written, or exists already
+            and is not an unchanged result of an earlier run.
         MissingPackageError: `track` is True and the package for tracking is not installed.
         KeyboardInterrupt: Ctrl-C before the end of a video file. The results of the processed frames are kept.
     """
     if every < 1:
         raise ConfigError(f"every: expected at least 1, got {every}")
-    name, stem = without_secrets(source), stem or stem_of(source)
-    files = _ResultFiles(folder, stem, save_video, drawing)
+    with as_output_folder(folder, "writing detections") as output:
+        names = result_names(stem or stem_of(source), save_video)
+        _check_not_replaced(source, output, names)
+        files = _ResultFiles(output, names, drawing)
+        return _detect_video(detector, source, files, options, every=every, track=track, reconnect=reconnect)
+
+
+def _detect_video(
+    detector: Detector,
+    source: str,
+    files: "_ResultFiles",
+    options: DetectOptions,
+    *,
+    every: int,
+    track: bool,
+    reconnect: int,
+) -> VideoSummary:
+    """Detect objects in one video, write them to `files`, and return a summary; other arguments: as `detect_video`."""
+    name, stem = without_secrets(source), files.paths[0].stem
     reader = VideoReader(source, reconnect=reconnect)
     if reader.is_live:
         options = replace(options, batch_size=1)
@@ -145,6 +164,21 @@ def detect_video(
     if not stop.requested:
         reader.warn_if_incomplete(name)
     return VideoSummary(reader.frames_read, detected, objects, files.paths, reader.is_broken)
+
+
+def _check_not_replaced(source: str, folder: OutputFolder, names: Sequence[str]) -> None:
+    """Raise FileError if the source is a file that this run would replace or remove.
+
+    Raises:
+        FileError: the source has the name of its result, or is the result of an earlier run in the output folder.
+    """
+    path = Path(source).resolve()
+    if not path.is_file():
+        return
+    if any(path == (folder.path / name).resolve() for name in folder.names):
+        raise FileError(f"{source}: this video is a result of an earlier run in the output folder; pass another --out")
+    if any(path == (folder.path / name).resolve() for name in names):
+        raise FileError(f"{source}: this video would be replaced by its own result; pass another --out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,35 +237,33 @@ def _detect_frames(
 class _ResultFiles:
     """The output files of one video: STEM.jsonl and, if requested, the annotated STEM.mp4.
 
-    Use it as a context manager, which closes the files at the end of the `with` block.
+    Use it as a context manager, which completes the files at the end of the `with` block.
 
     Args:
         folder: output folder.
-        stem: file name of both files without suffix.
-        save_video: whether to write the annotated video.
+        names: names of the files, from `result_names`.
         drawing: what is drawn on the frames, and how.
 
     Attributes:
         paths: paths of the files.
 
     Raises:
-        FileError: one of the files exists already.
+        FileError: another program wrote one of the files, or it was changed; it may be the source, or a recording that
+            cannot be repeated.
     """
 
-    def __init__(self, folder: Path, stem: str, save_video: bool, drawing: DrawOptions) -> None:
+    def __init__(self, folder: OutputFolder, names: Sequence[str], drawing: DrawOptions) -> None:
         self._drawing = drawing
-        self._lines_path = folder / f"{stem}.jsonl"
-        self._video_path = folder / f"{stem}.mp4" if save_video else None
-        self.paths = (self._lines_path, self._video_path) if self._video_path else (self._lines_path,)
-        for path in self.paths:
-            if path.exists():  # the file may be the source, or a recording that cannot be repeated
-                raise FileError(f"{path}: the file exists and is not overwritten; pass another --out, or move the file")
+        self._folder, self._lines_name = folder, names[0]
+        self._video_name = names[1] if names[1:] else None
+        self.paths = tuple(folder.path / name for name in names)
+        folder.claim(names)
         self._stack = ExitStack()
         self._video: VideoWriter | None = None
         self._lines: io.FileIO | None = None
 
     def open(self, about: dict[str, Any], image_hw: tuple[int, int], rate: float) -> None:
-        """Create the folder and the files, and write the first line of STEM.jsonl.
+        """Create the files, and write the first line of STEM.jsonl; before that, remove the files of an earlier run.
 
         Args:
             about: values of the first line of STEM.jsonl, which describe the video.
@@ -241,12 +273,23 @@ class _ResultFiles:
         Raises:
             FileError: a file cannot be written.
         """
-        make_folder(self._lines_path.parent)
-        if self._video_path:
-            self._video = self._stack.enter_context(VideoWriter(self._video_path, image_hw, rate))
-        with write_errors(self._lines_path):
-            self._lines = self._stack.enter_context(self._lines_path.open("xb", buffering=0))
-            append_line(self._lines, about)
+        self._folder.remove_earlier()
+        if self._video_name:
+            path = self._folder.path / self._video_name
+            part = self._folder.part_of(self._video_name, path.suffix)
+            self._stack.callback(self._complete_video, part)
+            self._video = self._stack.enter_context(VideoWriter(part, image_hw, rate, name=path))
+        with self._folder.beginning(self._lines_name) as part, part.open("xb", buffering=0) as file:
+            append_line(file, about)
+        self._stack.callback(self._folder.seal, self._lines_name)
+        with write_errors(self.paths[0]):
+            self._lines = self._stack.enter_context(self.paths[0].open("ab", buffering=0))
+
+    def _complete_video(self, part: Path) -> None:
+        """Give the annotated video its name, if it contains all frames, also after an error."""
+        assert self._video_name is not None
+        if self._video and self._video.is_complete:
+            self._folder.complete(self._video_name, part)
 
     def add(self, frame: _Frame, category_ids: tuple[int, ...], is_live: bool) -> None:
         """Append one frame to each file; call `open` before.
@@ -264,7 +307,7 @@ class _ResultFiles:
         if self._video:
             self._video.add(frame.found.draw_on(frame.image, self._drawing), frame.seconds if is_live else None)
         rows = detection_rows(frame.found, category_ids)
-        with write_errors(self._lines_path):
+        with write_errors(self.paths[0]):
             append_line(self._lines, {"frame": frame.number, "time": round(frame.seconds, 4), "detections": rows})
 
     def __enter__(self) -> "_ResultFiles":
@@ -274,6 +317,11 @@ class _ResultFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+
+def result_names(stem: str, save_video: bool) -> tuple[str, ...]:
+    """Return the names of the output files of a video: STEM.jsonl and, if `save_video`, STEM.mp4."""
+    return (f"{stem}.jsonl", f"{stem}.mp4") if save_video else (f"{stem}.jsonl",)
 
 
 def stem_of(source: str) -> str:
@@ -288,4 +336,4 @@ def stem_of(source: str) -> str:
     if is_camera(source):
         return f"camera-{source}"
     stem = safe_name(PurePosixPath(without_secrets(source)).stem) if "://" in source else Path(source).stem
-    return "detections-video" if stem == "detections" else stem
+    return f"{stem}-video" if name_key(stem) == "detections" else stem

@@ -1,29 +1,28 @@
-"""Writes detections as YOLO text, JSON, crops, COCO results or CSV. Each file is written atomically."""
+"""Formats of detections: YOLO text, JSON, crops, COCO results and CSV."""
 
 import csv
 import json
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TextIO
 
 import numpy as np
 
 from detector.arrays import Floats, ImageArray
-from detector.boxes import to_cxcywh
 from detector.detecting.journal import DetectionRow, JournalEntry
 from detector.detections import Detections, coco_results
-from detector.files import safe_name, write_errors
+from detector.files import name_key, safe_name
 from detector.images import write_image
+from detector.output_folder import OutputFolder
 
-OutputFormat = Literal["images", "txt", "csv", "counts", "crops", "json"]
+OutputFormat = Literal["images", "txt", "conf", "csv", "counts", "crops", "json"]
 """A kind of output file, which is written in addition to detections.json:
 
 - `images`: annotated images,
-- `txt`: labels/NAME.txt, the detections of one image in YOLO format with scores,
+- `txt`: labels/NAME.txt, the detections of one image in YOLO format,
+- `conf`: the scores in labels/NAME.txt, as the last column; without `txt`, it has no effect,
 - `csv`: detections.csv, a table of all detections,
 - `counts`: counts.csv, the number of detections of each class in each image,
 - `crops`: crops/CLASS/NAME-N, the part of an image inside one detected box,
@@ -47,38 +46,35 @@ def detection_rows(found: Detections, category_ids: tuple[int, ...]) -> list[Det
     return rows
 
 
-def write_txt(path: Path, found: Detections, image_hw: tuple[int, int]) -> None:
-    """Write the detections of an image to a text file in YOLO format, with one row `class cx cy w h score` per box.
+def yolo_text(found: Detections, image_hw: tuple[int, int], *, with_scores: bool) -> str:
+    """Return the detections of an image as YOLO text: one row `class cx cy w h` or `class cx cy w h score` per box.
+
+    All digits are written, so that the boxes are read back as the same float32 numbers.
 
     Args:
-        path: the text file.
         found: detections of the image, with boxes in pixels. They are written as fractions of the image size.
         image_hw: (height, width) of the image in pixels.
-
-    Raises:
-        FileError: the file cannot be written.
+        with_scores: whether to write the score, which labels for training must not have.
     """
     height, width = image_hw
-    boxes = to_cxcywh(found.boxes) / [width, height, width, height]
-    with _text_file(path) as file:
-        for class_id, box, score in zip(found.class_ids, boxes, found.scores, strict=True):
-            file.write(f"{class_id} {' '.join(f'{value:.6f}' for value in box)} {score:.6f}\n")
+    boxes = found.boxes.astype(np.float64)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height)
+    sizes = (boxes[:, 2:] - boxes[:, :2]) / (width, height)
+    rows = zip(found.class_ids.tolist(), centers.tolist(), sizes.tolist(), found.scores, strict=True)
+    return "".join(
+        " ".join([str(class_id), *map(repr, [*center, *size]), *([str(score)] if with_scores else [])]) + "\n"
+        for class_id, center, size, score in rows
+    )
 
 
-def write_image_json(
-    path: Path, name: Path, image_hw: tuple[int, int], found: Detections, category_ids: tuple[int, ...]
-) -> None:
-    """Write the name, the size and the detections of an image to a JSON file, with boxes [x1, y1, x2, y2] in pixels.
+def image_json(name: Path, image_hw: tuple[int, int], found: Detections, category_ids: tuple[int, ...]) -> str:
+    """Return the name, the size and the detections of an image as JSON, with boxes [x1, y1, x2, y2] in pixels.
 
     Args:
-        path: the JSON file.
         name: name of the image, as in `Source.name`.
         image_hw: (height, width) of the image in pixels.
         found: detections of the image.
         category_ids: category id of each class.
-
-    Raises:
-        FileError: the file cannot be written.
     """
     detections = [
         {
@@ -92,16 +88,15 @@ def write_image_json(
     ]
     height, width = image_hw
     values = {"file_name": str(name), "height": height, "width": width, "detections": detections}
-    with _text_file(path) as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+    return json.dumps(values, indent=1) + "\n"
 
 
-def write_crops(folder: Path, file_name: Path, image: ImageArray, found: Detections) -> None:
-    """Write the part of an image inside each detected box to folder/CLASS/NAME-N; N is 1 for the highest score.
+def write_crops(folder: OutputFolder, name: PurePosixPath, image: ImageArray, found: Detections) -> None:
+    """Write the part of an image inside each detected box to crops/CLASS/NAME-N; N is 1 for the highest score.
 
     Args:
-        folder: the folder for all crops; it must exist.
-        file_name: NAME and suffix of the files. The suffix selects the image format.
+        folder: the output folder.
+        name: NAME and suffix of the files. The suffix selects the image format.
         image: [H, W, 3] RGB.
         found: detections of the image, highest score first.
 
@@ -110,20 +105,16 @@ def write_crops(folder: Path, file_name: Path, image: ImageArray, found: Detecti
     """
     class_folders = folders_of_classes(found.class_names)
     for number, (class_id, box) in enumerate(zip(found.class_ids, found.boxes, strict=True), 1):
-        path = folder / class_folders[class_id] / f"{file_name.stem}-{number}{file_name.suffix}"
-        # The temporary file has the same suffix, which selects the image format. Its stem ends with ".part", while the
-        # stem of a crop ends with a number, so no crop has this name.
-        temporary = path.with_stem(f"{path.stem}.part")
-        with _rename_when_complete(temporary, path):
-            path.parent.mkdir(exist_ok=True)
-            write_image(temporary, crop(image, box))
+        file = f"crops/{class_folders[class_id]}/{name.stem}-{number}{name.suffix}"
+        with folder.writing(file, name.suffix) as part:
+            write_image(part, crop(image, box))
 
 
 def write_coco_results(path: Path, entries: Iterable[JournalEntry]) -> None:
     """Write the detections of all images to a JSON file in COCO's results format, with `file_name` as additional key.
 
     Raises:
-        FileError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     with _text_file(path) as file:
         separator = "["
@@ -144,8 +135,10 @@ def write_coco_results(path: Path, entries: Iterable[JournalEntry]) -> None:
 def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
     """Write the detections of all images to a CSV file, with one row per detection and x1, y1, x2, y2 in pixels.
 
+    Each number has the fewest digits that are read back as the same float32 number.
+
     Raises:
-        FileError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     with _text_file(path) as file:
         writer = csv.writer(file)
@@ -153,8 +146,8 @@ def write_csv(path: Path, entries: Iterable[JournalEntry]) -> None:
         for entry in entries:
             for row in entry["detections"]:
                 x, y, w, h = row["bbox"]
-                box = (round(side, 2) for side in (x, y, x + w, y + h))
-                writer.writerow([entry["file_name"], row["class"], round(row["score"], 4), *box])
+                numbers = np.array([row["score"], x, y, x + w, y + h], np.float32)
+                writer.writerow([entry["file_name"], row["class"], *map(str, numbers)])
 
 
 def write_counts(
@@ -169,7 +162,7 @@ def write_counts(
         category_ids: C category ids, in the order of the classes.
 
     Raises:
-        FileError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     with _text_file(path) as file:
         writer = csv.writer(file)
@@ -209,41 +202,13 @@ def folders_of_classes(class_names: tuple[str, ...]) -> list[str]:
     folders, taken = list(safe), set()
     for class_id in sorted(range(len(safe)), key=lambda class_id: safe[class_id] != class_names[class_id]):
         number = 1
-        while (key := unicodedata.normalize("NFC", folders[class_id]).casefold()) in taken:
+        while (key := name_key(folders[class_id])) in taken:
             number += 1
             folders[class_id] = f"{safe[class_id]}-{number}"
         taken.add(key)
     return folders
 
 
-@contextmanager
-def _text_file(path: Path) -> Iterator[TextIO]:
-    """Open a temporary text file for writing, and rename it to `path` at the end of the `with` block.
-
-    File names that are written to the file may contain bytes that are not UTF-8.
-
-    Raises:
-        FileError: the file cannot be written.
-    """
-    temporary = path.with_name(path.name + ".part")
-    with (
-        _rename_when_complete(temporary, path),
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        yield file
-
-
-@contextmanager
-def _rename_when_complete(temporary: Path, path: Path) -> Iterator[None]:
-    """Rename the file `temporary`, written in the `with` block, to `path`; after an OSError, delete it instead.
-
-    Raises:
-        FileError: the `with` block raised an OSError, or the file cannot be renamed.
-    """
-    with write_errors(path):
-        try:
-            yield
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+def _text_file(path: Path) -> TextIO:
+    """Create a text file. File names that are written to it may contain bytes that are not UTF-8."""
+    return path.open("x", newline="", encoding="utf-8", errors="surrogateescape")

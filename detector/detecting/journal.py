@@ -7,15 +7,18 @@ the run is interrupted at any time.
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from detector.errors import ConfigError, FileError, location
-from detector.files import append_line, write_errors
+from detector.files import append_line, name_key, write_errors
+from detector.output_folder import OutputFolder
+from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
+
+JOURNAL_NAME = "detections.jsonl"
 
 _LARGEST = 2**53
 """Largest absolute value of a number in an entry; NaN is not valid either."""
@@ -27,14 +30,22 @@ DetectionRow = TypedDict(
 """One detection: class name, category id, box [x, y, w, h] in pixels, score, and a track id if objects are tracked."""
 
 
+class FileState(TypedDict):
+    """Size in bytes and modification time in nanoseconds of an image file, by which a changed image is noticed."""
+
+    size: int
+    mtime_ns: int
+
+
 class JournalEntry(TypedDict):
     """The values in the journal line of one image.
 
     Attributes:
-        image_id: 1, 2, ... in the order of the lines.
+        image_id: 1, 2, ... in the order of the lines, or the id of the image in a data set.
         file_name: name of the image, as in `Source.name`.
         height: height of the image in pixels.
         width: width of the image in pixels.
+        file: state of the image file before it was read; missing if the image has no file.
         stem: name of the output files of the image without suffix; missing if the image has no output files.
         detections: highest score first.
     """
@@ -43,6 +54,7 @@ class JournalEntry(TypedDict):
     file_name: str
     height: int
     width: int
+    file: NotRequired[FileState]
     stem: NotRequired[str]
     detections: list[DetectionRow]
 
@@ -50,32 +62,52 @@ class JournalEntry(TypedDict):
 class Journal:
     """The journal file: one line of JSON for the settings, and one line per image whose results are complete.
 
+    An existing file is only read at first. `begin` writes a new file, with the lines that are kept.
+
     Args:
-        path: the file; created if it does not exist.
+        folder: the output folder.
         settings: all settings that the detections depend on, as values that JSON can represent.
-        resume: True: keep the lines in the file and append to them. False: remove all lines from the file.
+        resume: True: keep the lines in the file. False: remove all lines from the file.
+        files: name of an image → state of its file now; images without a file are missing.
 
     Attributes:
-        done: names of the images that were in the file when it was opened.
-        stems: names of output files (without suffix) that are taken, for `free_name`.
+        done: names of the images that were in the file when it was opened, and whose image files are unchanged.
+        stems: `name_key` of the names of output files (without suffix) that are taken, for `free_name`.
         next_id: `image_id` of the next entry.
+        is_recognized: whether a file is resumed whose first line shows that this program wrote it.
 
     Raises:
         ConfigError: `resume` is True and the file was written with other settings.
-        FileError: the file is not a journal, or cannot be read or written.
+        FileError: the file is not a journal, or cannot be read.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-        self._path = path
+    def __init__(
+        self, folder: OutputFolder, settings: Mapping[str, Any], *, resume: bool, files: Mapping[str, FileState]
+    ) -> None:
+        self._folder, self._path = folder, folder.path / JOURNAL_NAME
         self.done: set[str] = set()
         self.stems: dict[str, int] = {}
-        settings = json.loads(json.dumps(settings))  # converts tuples to lists, as in the settings read from the file
-        with write_errors(path):
-            path.open("ab" if resume else "wb").close()
-        self.next_id = self._restore(settings)
-        if self.next_id == 0:
-            self._append_line({"settings": settings})
-            self.next_id = 1
+        self.next_id = 1
+        self.is_recognized = False
+        self._kept_bytes = 0
+        # This converts tuples to lists, as in the settings read from the file.
+        self._settings = json.loads(json.dumps(settings))
+        if resume and self._path.is_file() and not self._path.is_symlink():
+            self._restore(files)
+            self.is_recognized = True
+
+    def begin(self) -> None:
+        """Write the file with the settings and the lines that are kept.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        if self.is_recognized:
+            self._folder.vouch(JOURNAL_NAME)  # the user may have removed lines
+        with self._folder.beginning(JOURNAL_NAME) as part, part.open("xb") as file:
+            file.write(self._first_line())
+            for line in self._kept_lines():
+                file.write(line)
 
     def append(self, entry: JournalEntry) -> None:
         """Append the entry of one image to the file and increase `next_id`; after an error the file is unchanged.
@@ -83,7 +115,8 @@ class Journal:
         Raises:
             FileError: the file cannot be written.
         """
-        self._append_line(entry)
+        with write_errors(self._path), self._path.open("ab", buffering=0) as file:
+            append_line(file, entry)
         self.next_id += 1
 
     def entries(self) -> Iterator[JournalEntry]:
@@ -92,50 +125,75 @@ class Journal:
             next(file)
             yield from map(json.loads, file)
 
-    def _restore(self, settings: Mapping[str, Any]) -> int:
-        """Read the lines in the file; from the first damaged line on, delete all lines.
+    def kept_entries(self) -> Iterator[JournalEntry]:
+        """Yield the entry of each image that is done; before `begin` is called."""
+        yield from map(json.loads, self._kept_lines())
+
+    def _first_line(self) -> bytes:
+        """Return the line with the settings of this run."""
+        return json.dumps({"settings": self._settings}).encode() + b"\n"
+
+    def _kept_lines(self) -> Iterator[bytes]:
+        """Yield the lines of the images that are done, from the file as it was when the journal was opened."""
+        if not self._kept_bytes:
+            return
+        with self._path.open("rb") as file:
+            file.readline()
+            while file.tell() < self._kept_bytes:
+                line = file.readline()
+                if _parse(line)["file_name"] in self.done:
+                    yield line
+
+    def _restore(self, files: Mapping[str, FileState]) -> None:
+        """Read the lines in the file, up to the first damaged line.
 
         Args:
-            settings: the settings of this run, which must equal the settings in the file.
-
-        Returns:
-            Number of lines that remain in the file, including the line with the settings.
+            files: as for `Journal`.
 
         Raises:
             InputError: as for `Journal`.
         """
-        lines = end = 0
+        lines, changed = 0, list[str]()
         with write_errors(self._path), self._path.open("rb") as file:
             for line in file:
                 entry = _parse(line)
-                if lines == 0 and line.endswith(b"\n"):
-                    self._check_settings(entry, settings)
-                elif lines > 0 and _is_entry(entry):
-                    self.done.add(entry["file_name"])
-                    self.stems |= {entry["stem"]: 1} if "stem" in entry else {}
+                if lines == 0 and self._first_line().startswith(line):
+                    pass  # the same settings, or the beginning of this line: the disk was full
+                elif lines == 0:
+                    self._check_settings(entry)
+                elif _is_entry(entry):
+                    self._add(entry, files, changed)
                 else:
                     break
                 lines += 1
-                end += len(line)
+                self._kept_bytes += len(line)
             if lost := sum(1 for _ in file):
                 place = location(self._path, lines + 1)
                 _LOG.warning("%s: damaged line; its image and the next %d images are processed again", place, lost)
-        with write_errors(self._path):
-            os.truncate(self._path, end)
-        return lines
+        if changed:
+            _LOG.warning("%s changed since the earlier run, and processed again", plural(len(changed), "image"))
 
-    def _check_settings(self, first_line: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def _add(self, entry: dict[str, Any], files: Mapping[str, FileState], changed: list[str]) -> None:
+        """Count the image of a line as done, or add it to `changed` if its file is another one now."""
+        name = entry["file_name"]
+        self.next_id = max(self.next_id, entry["image_id"] + 1)
+        if name in files and entry.get("file", files[name]) != files[name]:
+            changed.append(name)
+            return
+        self.done.add(name)
+        self.stems |= {name_key(entry["stem"]): 1} if "stem" in entry else {}
+
+    def _check_settings(self, first_line: Mapping[str, Any]) -> None:
         """Raise ConfigError if the file was written with other settings.
 
         Args:
             first_line: values of the first line in the file; empty if it is damaged.
-            settings: the settings of this run.
 
         Raises:
             FileError: the first line contains no settings.
             ConfigError: the settings differ.
         """
-        previous = first_line.get("settings")
+        previous, settings = first_line.get("settings"), self._settings
         if not isinstance(previous, dict):
             raise FileError(f"{self._path}: not a journal of `detector detect`; pass another --out")
         differences = [
@@ -149,9 +207,14 @@ class Journal:
                 "pass another --out, or start a new run without --skip-done"
             )
 
-    def _append_line(self, values: Mapping[str, Any]) -> None:
-        with write_errors(self._path), self._path.open("ab", buffering=0) as file:
-            append_line(file, values)
+
+def file_state(path: Path) -> FileState | None:
+    """Return the state of an image file; None if there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -166,7 +229,9 @@ def _parse(line: bytes) -> dict[str, Any]:
 def _is_entry(values: Mapping[str, Any]) -> bool:
     """Return whether a JSON object is a `JournalEntry` with valid values."""
     return (
-        all(type(values.get(key)) is int and 0 < values[key] <= _LARGEST for key in ("image_id", "height", "width"))
+        all(type(values.get(key)) is int and 0 < values[key] <= _LARGEST for key in ("height", "width"))
+        and type(values.get("image_id")) is int
+        and abs(values["image_id"]) <= _LARGEST
         and isinstance(values.get("file_name"), str)
         and isinstance(values.get("stem", ""), str)
         and isinstance(values.get("detections"), list)

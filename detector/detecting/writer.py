@@ -1,42 +1,39 @@
 """`DetectionWriter` writes the detections of many images to one folder, in the formats that the user chose."""
 
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
 
 from detector.arrays import ImageArray
 from detector.detecting.formats import (
     OutputFormat,
     detection_rows,
+    image_json,
     write_coco_results,
     write_counts,
     write_crops,
     write_csv,
-    write_image_json,
-    write_txt,
+    yolo_text,
 )
-from detector.detecting.journal import Journal, JournalEntry
+from detector.detecting.journal import JOURNAL_NAME, Journal, JournalEntry, file_state
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError
-from detector.files import LOCK_NAME, free_name, locked, make_folder, write_errors
+from detector.files import RESERVED_NAME, free_name
 from detector.images import write_image
 from detector.options import DEFAULT_DRAWING, DrawOptions
+from detector.output_folder import OutputFolder, as_output_folder
 
-_LOG = logging.getLogger(__name__)
+_RESULTS, _CSV, _COUNTS, _CROPS = "detections.json", "detections.csv", "counts.csv", "crops"
 
 _TABLES: Set[OutputFormat] = {"csv", "counts"}
 """Formats with one file for all images."""
 
-_SUBFOLDERS: Mapping[OutputFormat, str] = {"txt": "labels", "crops": "crops", "json": "json"}
-"""Output format → name of the subfolder for the files of this format."""
-
 _MAX_STEM_BYTES = 200
 """Largest number of bytes in the stem of an output file.
 
-Most file systems allow 255 bytes for a name, and a number, a suffix and `.part` are added to the stem.
+Most file systems allow 255 bytes for a name, and a number and a suffix are added to the stem.
 """
 
 _WRITTEN_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -50,17 +47,22 @@ class DetectionWriter:
     run can be resumed. `close` writes the tables `detections.json` (COCO results) and, if requested, `detections.csv`
     and `counts.csv`.
 
+    The folder holds the results of one run: the first `add` removes the unchanged files of an earlier run, unless this
+    run resumes it. Before that, no file is changed.
+
     Use it as a context manager and call `close` in the `with` block. The folder is locked against other processes until
     `close` is called or the `with` block ends. The end of the `with` block does not write the tables.
 
     Args:
         folder: output folder; created if it does not exist.
         category_ids: category id of each class, for COCO results.
-        sources: paths of the images that will be added; checked not to be in the output folder.
+        class_names: name of each class, for counts.csv.
+        sources: paths of the images that will be added; checked not to be in the output folder. So all names of output
+            files are known, and checked, before the first image is added.
         formats: kinds of files to write in addition to the journal and detections.json.
         settings: all settings that the detections depend on, as values that JSON can represent; stored in the journal.
         skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
-        class_names: name of each class, for counts.csv.
+        image_ids: name of an image → its id in the results. None: 1, 2, ... in the order of `add`.
         drawing: what is drawn on the annotated images, and how. A legend may replace the class names.
 
     Attributes:
@@ -68,42 +70,47 @@ class DetectionWriter:
 
     Raises:
         ConfigError: a format is unknown; or `skip_done` is True and the earlier run used other settings.
-        FileError: the folder cannot be created; another process writes to the folder; or the folder contains a source,
-            files that are not detections, or crops of an earlier run.
+        FileError: the folder cannot be created; another process writes to the folder; the folder contains a source; or
+            a file that this package did not write, or that was changed since, has the name of an output file.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | OutputFolder,
         category_ids: tuple[int, ...],
         *,
+        class_names: Sequence[str] = (),
         sources: Iterable[Path] = (),
         formats: Set[OutputFormat] = frozenset({"images"}),
         settings: Mapping[str, Any] | None = None,
         skip_done: bool = False,
-        class_names: Sequence[str] = (),
+        image_ids: Mapping[str, int] | None = None,
         drawing: DrawOptions = DEFAULT_DRAWING,
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
             known = ", ".join(get_args(OutputFormat))
             raise ConfigError(f"formats: unknown output format {unknown[0]!r}; known: {known}")
-        self._folder, self._category_ids, self._formats = folder, category_ids, formats
-        self._drawing = drawing
-        self._results, self._csv = folder / "detections.json", folder / "detections.csv"
-        self._counts, self._class_names = folder / "counts.csv", class_names
-        _check_outside(sources, folder)
-        with ExitStack() as lock:
-            make_folder(folder)
-            lock.enter_context(locked(folder, "writing detections"))
-            self._journal = self._begin(settings or {}, skip_done)
-            self._lock = lock.pop_all()
-        self.done = self._journal.done
+        self._category_ids, self._formats, self._image_ids = category_ids, formats, image_ids
+        self._class_names, self._drawing = class_names, drawing
+        self._has_begun, self._resumes = False, skip_done
+        sources = list(sources)
+        _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
+        self._files = {str(source): state for source in sources if (state := file_state(source)) is not None}
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(as_output_folder(folder, "writing detections"))
+            # The tables are written from the journal, so a resumed run may use or omit these formats.
+            journal_settings = {**(settings or {}), "formats": sorted(formats - _TABLES)}
+            self._journal = Journal(self._folder, journal_settings, resume=skip_done, files=self._files)
+            self.done = self._journal.done
+            self._stems = self._plan(sources)
+            self._check_folder()
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.close()
+        self._stack.close()
 
     def add(self, name: Path, image: ImageArray, found: Detections) -> None:
         """Write the files of one image, and then append the line of the image to the journal.
@@ -116,96 +123,135 @@ class DetectionWriter:
         Raises:
             FileError: a file cannot be written. The files of other images are unchanged.
         """
-        height, width = image.shape[:2]
+        self._begin()
+        image_hw = image.shape[0], image.shape[1]
         entry: JournalEntry = {
-            "image_id": self._journal.next_id,
+            "image_id": self._journal.next_id if self._image_ids is None else self._image_ids[str(name)],
             "file_name": str(name),
-            "height": height,
-            "width": width,
+            "height": image_hw[0],
+            "width": image_hw[1],
             "detections": detection_rows(found, self._category_ids),
         }
-        if self._formats - _TABLES:
-            entry["stem"] = stem = free_name(_shortened(name.stem), self._journal.stems)
-            suffix = name.suffix.lower() if name.suffix.lower() in _WRITTEN_SUFFIXES else ".jpg"
+        if (state := self._files.get(str(name))) is not None:
+            entry["file"] = state
+        if self._formats - _TABLES - {"conf"}:
+            entry["stem"] = stem = self._stems.pop(str(name), None) or self._free_stem(name)
+            suffix = _suffix(name)
         if "images" in self._formats:
-            path = self._folder / f"{stem}{suffix}"
-            with write_errors(path):
-                write_image(path, found.draw_on(image, self._drawing, legend=True))
+            with self._folder.writing(f"{stem}{suffix}", suffix) as part:
+                write_image(part, found.draw_on(image, self._drawing, legend=True))
         if "txt" in self._formats:
-            write_txt(self._folder / _SUBFOLDERS["txt"] / f"{stem}.txt", found, (height, width))
+            text = yolo_text(found, image_hw, with_scores="conf" in self._formats)
+            self._folder.write(f"labels/{stem}.txt", text.encode())
         if "crops" in self._formats:
-            write_crops(self._folder / _SUBFOLDERS["crops"], Path(stem + suffix), image, found)
+            write_crops(self._folder, PurePosixPath(stem + suffix), image, found)
         if "json" in self._formats:
-            path = self._folder / _SUBFOLDERS["json"] / f"{stem}.json"
-            write_image_json(path, name, (height, width), found, self._category_ids)
+            text = image_json(name, image_hw, found, self._category_ids)
+            self._folder.write(f"json/{stem}.json", text.encode())
         self._journal.append(entry)
 
     def close(self) -> None:
         """Write detections.json and the requested tables, each atomically; then unlock the folder.
 
+        If no image was added, the results of an earlier run stay.
+
         Raises:
             FileError: a file cannot be written.
         """
-        with self._lock:
-            write_coco_results(self._results, self._journal.entries())
+        with self._stack:
+            if not self._has_begun and self._folder.has_earlier and not self._resumes:
+                return
+            self._begin()
+            with self._folder.writing(_RESULTS) as part:
+                write_coco_results(part, self._journal.entries())
             if "csv" in self._formats:
-                write_csv(self._csv, self._journal.entries())
+                with self._folder.writing(_CSV) as part:
+                    write_csv(part, self._journal.entries())
             if "counts" in self._formats:
-                write_counts(self._counts, self._journal.entries(), self._class_names, self._category_ids)
+                with self._folder.writing(_COUNTS) as part:
+                    write_counts(part, self._journal.entries(), self._class_names, self._category_ids)
+            self._folder.seal(JOURNAL_NAME)
 
-    def _begin(self, settings: Mapping[str, Any], skip_done: bool) -> Journal:
-        """Prepare the folder and return the opened journal.
+    def _plan(self, sources: Iterable[Path]) -> dict[str, str]:
+        """Return the name of each image that is not done → name of its output files without suffix."""
+        if not self._formats - _TABLES - {"conf"}:
+            return {}
+        return {str(name): self._free_stem(name) for name in sources if str(name) not in self.done}
 
-        Check that the folder can be used, open the journal, delete the tables of an earlier run that is not resumed,
-        and create the subfolders.
-        """
-        journal_path = self._folder / "detections.jsonl"
-        self._check_folder(journal_path, skip_done)
-        # The tables are written from the journal, so a resumed run may use or omit these formats.
-        formats = sorted(self._formats - _TABLES)
-        journal = Journal(journal_path, {**settings, "formats": formats}, resume=skip_done)
-        for outdated in () if skip_done else (self._results, self._csv, self._counts):
-            with write_errors(outdated):
-                outdated.unlink(missing_ok=True)
-        for output_format, name in _SUBFOLDERS.items():
-            if output_format in self._formats:
-                make_folder(self._folder / name)
-        return journal
+    def _free_stem(self, name: Path) -> str:
+        """Return a name for the output files of an image, without suffix, that no other image has."""
+        return free_name(_output_stem(name.stem), self._journal.stems)
 
-    def _check_folder(self, journal_path: Path, skip_done: bool) -> None:
-        """Raise FileError if the folder contains files that are not results of a run, or crops of an earlier run."""
-        folder, crops = self._folder, self._folder / _SUBFOLDERS["crops"]
-        has_results = self._results.exists()
-        with write_errors(folder):
-            is_empty = all(path.name == LOCK_NAME for path in folder.iterdir())
-            if not is_empty and not journal_path.exists() and not has_results:
-                raise FileError(f"{folder}: the folder contains files that are not detections; pass another --out")
-            if "crops" in self._formats and not skip_done and crops.is_dir() and any(crops.iterdir()):
-                # An old crop that is not replaced by a new crop would look like a result of this run. Only the user may
-                # delete old crops.
-                raise FileError(
-                    f"{crops}: the folder contains crops of an earlier run; move them, resume that run with "
-                    "--skip-done, or pass another --out"
-                )
-        if has_results and not skip_done:
-            _LOG.warning(
-                "%s: the results of an earlier run in this folder are replaced; its other images stay there", folder
+    def _check_folder(self) -> None:
+        """Raise FileError if the folder contains files that are not results of a run and would be mixed with them."""
+        folder, formats = self._folder, self._formats
+        if not self._journal.is_recognized and not folder.overwrite and folder.is_foreign():
+            raise FileError(
+                f"{folder.path}: the folder contains files that are not detections; pass another --out, or add "
+                "--overwrite to replace the files of the same names"
             )
+        names = [_RESULTS, *([_CSV] if "csv" in formats else []), *([_COUNTS] if "counts" in formats else [])]
+        names += [] if self._journal.is_recognized else [JOURNAL_NAME]
+        for name, stem in self._stems.items():
+            names += [stem + _suffix(Path(name))] if "images" in formats else []
+            names += [f"labels/{stem}.txt"] if "txt" in formats else []
+            names += [f"json/{stem}.json"] if "json" in formats else []
+        folder.claim(names)
+        if "crops" in formats:
+            # The names of crops are not known before. Crops of other programs would look like results of this run.
+            folder.claim([f"{_CROPS}/{_CROPS}", *(n for n in folder.foreign_files() if n.startswith(f"{_CROPS}/"))])
+
+    def _begin(self) -> None:
+        """Before the first result: remove the outdated files of an earlier run, and write the journal."""
+        if self._has_begun:
+            return
+        if self._resumes:
+            self._remove_outdated()
+        else:
+            self._folder.remove_earlier()
+        self._journal.begin()
+        self._has_begun = True
+
+    def _remove_outdated(self) -> None:
+        """Remove the files of images that the journal does not contain: interrupted, or changed since then."""
+        done = {entry["stem"] for entry in self._journal.kept_entries() if "stem" in entry}
+        for name in self._folder.names:
+            path = PurePosixPath(name)
+            kind = path.parts[0] if path.parts[1:] else "images"
+            is_of_image = kind in (_CROPS, "labels", "json") or (kind == "images" and path.suffix in _WRITTEN_SUFFIXES)
+            stem = path.stem.rpartition("-")[0] if kind == _CROPS else path.stem
+            if is_of_image and stem not in done:
+                self._folder.remove(name)
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:
     """Raise FileError if a source is in the output folder or in one of its subfolders.
 
     A source that does not exist is skipped, because its name is generated. To save time, only one source per folder is
-    checked.
+    checked, besides links.
     """
-    for parent, source in {source.parent: source for source in sources if os.path.lexists(source)}.items():
-        if parent.resolve().is_relative_to(folder.resolve()):
+    own = folder.resolve()
+    existing = [source for source in sources if os.path.lexists(source)]
+    one_per_folder = {source.parent: source for source in existing}
+    for source in (*one_per_folder.values(), *(source for source in existing if source.is_symlink())):
+        if source.parent.resolve().is_relative_to(own) or source.resolve().is_relative_to(own):
             raise FileError(f"{source}: this image is in the output folder; pass another --out")
 
 
-def _shortened(stem: str) -> str:
-    """Return the longest beginning of `stem` that has at most `_MAX_STEM_BYTES` bytes."""
+def _suffix(name: Path) -> str:
+    """Return the suffix of the output images of an image."""
+    return name.suffix.lower() if name.suffix.lower() in _WRITTEN_SUFFIXES else ".jpg"
+
+
+def _output_stem(stem: str) -> str:
+    """Return the name of the output files of an image without suffix: the stem of the image, if that is possible.
+
+    A stem that is too long is shortened. A name that is hidden, empty or reserved on some system is changed.
+
+    >>> [_output_stem(stem) for stem in ("a b", ".", "..", " ", ".a", "con", "con.1", "console")]
+    ['a b', '_', '_', '_', '_a', '_con', '_con.1', 'console']
+    """
     while len(os.fsencode(stem)) > _MAX_STEM_BYTES:
         stem = stem[:-1]
-    return stem
+    visible = stem.lstrip(". ") if stem.startswith(".") or not stem.strip() else stem
+    return visible if visible == stem and not RESERVED_NAME.match(stem) else f"_{visible}"

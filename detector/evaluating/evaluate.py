@@ -15,7 +15,6 @@ from detector.data.split import Split
 from detector.detections import Detections, coco_results
 from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation_data import read_evaluation_split
-from detector.files import write_json
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import (
     COCO_MAX_DETECTIONS,
@@ -25,6 +24,7 @@ from detector.metrics.average_precision import (
     many_detections,
 )
 from detector.options import IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
+from detector.outputs import write_signed_json
 from detector.predict.detector import Detector
 from detector.wording import plural
 
@@ -67,12 +67,14 @@ class Evaluation:
     def write(self, json_path: Path | None, results_path: Path | None) -> None:
         """Write the metrics to `json_path` and the COCO results to `results_path`; a path of None is skipped.
 
+        The caller has called `claim_file` for both paths.
+
         Raises:
             FileError: a file cannot be written.
         """
         for path, values in ((json_path, self.ap.to_json()), (results_path, self.results)):
             if path is not None:
-                write_json(path, values)
+                write_signed_json(path, values)
 
 
 def evaluate(

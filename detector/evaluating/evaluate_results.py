@@ -11,6 +11,7 @@ from detector.errors import InputError, LabelError
 from detector.evaluating.evaluate import Evaluation, check_max_detections
 from detector.files import read_json
 from detector.metrics.average_precision import average_precision, crowded_images_note, many_detections
+from detector.outputs import without_signature
 from detector.wording import plural
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
     results = read_json(path)
     if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
         raise LabelError(f"{path}: expected COCO results, a list of objects with image_id, category_id, bbox, score")
-    return results
+    return [without_signature(row) for row in results]
 
 
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ import numpy as np
 from detector.detections import Detections
 from detector.errors import FileError, WeightsError
 from detector.exporting.parity import Parity
-from detector.files import read_json, write_json
+from detector.files import read_json
 from detector.graph.metadata import GraphInfo
 from detector.options import DetectOptions
+from detector.outputs import write_signed_json
 
 FORMAT = "detector-certificate-4"
 
@@ -236,7 +237,7 @@ def certificate_path(path: Path) -> Path:
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
     """Write the certificate of the export at `path` (an .onnx file or an OpenVINO folder)."""
-    write_json(certificate_path(path), certificate.to_json())
+    write_signed_json(certificate_path(path), certificate.to_json())
 
 
 def read_certificate(path: Path) -> Certificate:

@@ -17,7 +17,7 @@ from detector.errors import ConfigError
 from detector.exporting.certificate import Certificate, certificate_path
 from detector.exporting.certify import certify_export
 from detector.exporting.output import check_onnx_path, check_openvino_path, write_openvino
-from detector.files import local_path, write_atomic
+from detector.files import local_path
 from detector.graph.int8_onnx import quantize
 from detector.graph.nms_in_graph import add_nms
 from detector.graph.openvino_ir import export_files, to_ir
@@ -26,6 +26,7 @@ from detector.letterbox import letterbox_image
 from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
+from detector.outputs import sign, write_file
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def export(
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
     certify: bool = True,
+    overwrite: bool = False,
 ) -> ExportResult:
     """Write weights as an ONNX file or as an OpenVINO folder, and compare the export with the weights.
 
@@ -95,7 +97,7 @@ def export(
     Args:
         weights: path of a .safetensors file, or the name of shipped weights.
         path: for "onnx" a file name that ends in .onnx. For "openvino" a folder, which must be missing or empty, or
-            contain only an earlier export; an earlier export is replaced.
+            contain only an earlier export. An unchanged earlier export and its certificate are replaced.
         format: "onnx" or "openvino".
         input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
         int8_images: images for post-training quantization to int8: paths of files or folders, glob patterns, or the
@@ -117,6 +119,7 @@ def export(
         allow_outside: as for `open_data`.
         max_pixels: largest number of pixels of an image that is decoded.
         certify: whether to compare the export with the weights and write a certificate.
+        overwrite: whether to replace a file that this package did not write, or that was changed since.
 
     Returns:
         The path and size of the export, and its certificate.
@@ -129,7 +132,7 @@ def export(
     """
     path = local_path(path)
     _check_format(format)
-    (check_openvino_path if format == "openvino" else check_onnx_path)(path)
+    (check_openvino_path if format == "openvino" else check_onnx_path)(path, overwrite)
     network, info = load_weights(weights)
     if nms is not None:
         _check_nms(info)
@@ -223,7 +226,7 @@ def _write(
     if format == "openvino":
         write_openvino(path, to_ir(graph, int8_inputs, int8_full_range))
     else:
-        write_atomic(path, graph)
+        write_file(path, sign(graph))
 
 
 def _remove(path: Path) -> None:

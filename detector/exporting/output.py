@@ -5,51 +5,67 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from detector.errors import ConfigError, FileError
-from detector.exporting.certificate import FILE_NAME
+from detector.errors import ConfigError, FileError, InputError
+from detector.exporting.certificate import FILE_NAME, certificate_path
 from detector.files import write_atomic
-from detector.graph.openvino_ir import BIN, XML, Ir, is_ir
-from detector.weights_info import FORMAT
+from detector.graph.openvino_ir import BIN, XML, Ir, read_ir
+from detector.outputs import WAYS_OUT, claim_file, is_signed, sign, why_not_ours
 
 
-def check_onnx_path(path: Path) -> None:
-    """Raise an InputError if an ONNX export cannot be written to `path`, or would replace another kind of file.
+def check_onnx_path(path: Path, overwrite: bool) -> None:
+    """Raise an InputError if an ONNX export or its certificate cannot be written, or would replace another file.
+
+    Args:
+        path: path of the ONNX file.
+        overwrite: whether to replace other files.
 
     Raises:
         ConfigError: the name does not end in .onnx, or `path` is a folder.
-        FileError: the file exists and is not an export, or it cannot be read.
+        FileError: as for `claim_file`.
     """
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: expected a file name that ends in .onnx")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, expected a file name")
-    try:
-        is_other = path.exists() and FORMAT.encode() not in path.read_bytes()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
-    if is_other:
-        raise FileError(
-            f"{path}: already exists and was not written by `detector export`, so it is not replaced; use another name"
-        )
+    claim_file(path, overwrite=overwrite)
+    claim_file(certificate_path(path), overwrite=overwrite)
 
 
-def check_openvino_path(path: Path) -> None:
+def check_openvino_path(path: Path, overwrite: bool) -> None:
     """Raise an InputError if an OpenVINO export cannot be written to the folder `path`, or would delete other files.
+
+    Args:
+        path: path of the folder.
+        overwrite: whether to replace files with the names of an export that this package did not write.
 
     Raises:
         ConfigError: `path` is a file, or its name ends in .onnx.
-        FileError: the folder contains files that are not part of an export, or it cannot be read.
+        FileError: the folder contains files that are not part of an unchanged export, or it cannot be read.
     """
     if path.suffix == ".onnx" or path.is_file():
         raise ConfigError(f"{path}: expected a folder name, such as {path.stem}_openvino")
     try:
-        found = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+        found = sorted((entry.name for entry in path.iterdir()), reverse=True) if path.exists() else []
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
-    others = [name for name in found if name not in (XML, BIN, FILE_NAME)]
-    if found and (others or not is_ir(path)):
-        what = f"contains {others[0]}, which is not part of an export" if others else "contains another program's model"
-        raise FileError(f"{path}: {what}, and an export would replace the whole folder; use another folder")
+    if others := [name for name in found if name not in (XML, BIN, FILE_NAME)]:
+        raise FileError(
+            f"{path}: contains {others[0]}, which is not part of an export, and an export would replace the whole "
+            "folder; use another folder"
+        )
+    for name in () if overwrite else found:
+        if reason := _why_not_own_bin(path) if name == BIN else why_not_ours(path / name):
+            raise FileError(f"{path / name}: {reason}, so it is not overwritten; {WAYS_OUT}")
+
+
+def _why_not_own_bin(path: Path) -> str | None:
+    """Return why model.bin must not be overwritten; None if the signed graph in the folder contains its hash."""
+    if (path / BIN).is_symlink():
+        return f"is a link to {(path / BIN).readlink()}"
+    try:
+        return None if is_signed(read_ir(path).xml) else "was not written by this program"
+    except InputError:  # the hash in the graph is that of another file
+        return "was not written by this program, or changed since"
 
 
 def write_openvino(path: Path, ir: Ir) -> None:
@@ -60,13 +76,14 @@ def write_openvino(path: Path, ir: Ir) -> None:
     Raises:
         FileError: the folder cannot be written. An existing folder is restored.
     """
+    path = path.resolve()  # a link to the folder stays
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        _replace_folder(path, temporary, {XML: ir.xml, BIN: ir.weights})
+        _replace_folder(path, temporary, {XML: sign(ir.xml), BIN: ir.weights})
     except OSError as error:
         raise FileError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

@@ -15,6 +15,7 @@ from detector.errors import WeightsError
 from detector.letterbox import FILL, SIZE_DIVISOR
 from detector.model.old_metadata import upgrade_metadata
 from detector.options import DetectOptions
+from detector.outputs import SIGNATURE_KEY, UNSIGNED
 from detector.weights_info import WeightsInfo, check_text_lengths, damaged, from_metadata, to_metadata
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class GraphInfo:
 def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, str]:
     """Return the metadata that is needed to run a graph with the input size `input_hw` (height, width).
 
-    The metadata contains `info`, with its input size replaced by `input_hw`, and the text `USAGE`.
+    The metadata contains `info`, with its input size replaced by `input_hw`, the text `USAGE`, and the place for a
+    signature; see `outputs.sign`.
     """
-    return to_metadata(replace(info, input_hw=input_hw)) | {"usage": USAGE}
+    return to_metadata(replace(info, input_hw=input_hw)) | {"usage": USAGE, SIGNATURE_KEY: UNSIGNED}
 
 
 def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:

@@ -15,7 +15,7 @@ from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.data.split import Split
 from detector.errors import ConfigError, FileError, InputError, location
-from detector.files import free_name, is_file, local_path
+from detector.files import free_name, is_file, local_path, name_key
 from detector.images import IMAGE_SUFFIXES, find_images, read_image, unread_images_note
 from detector.media.urls import MAX_BYTES, check_allowed, fetch, file_name_from_url, is_http_url
 from detector.media.video_io import VIDEO_SUFFIXES
@@ -106,7 +106,7 @@ def _with_unique_names(found: _SourceByKey) -> list[Source]:
     The names of URLs and of standard input are generated; the names of all other sources are unique paths.
     """
     generated = [key for key in found if isinstance(key, str)]
-    taken = dict.fromkeys(map(str, found), 1) if generated else {}
+    taken = dict.fromkeys((name_key(str(key)) for key in found), 1) if generated else {}
     for key in generated:
         name = found[key].name
         found[key] = replace(found[key], name=Path(free_name(name.stem, taken, name.suffix)))

@@ -162,31 +162,32 @@ class VideoReader:
 class VideoWriter:
     """Writes a video file; use it as a context manager.
 
-    The frames are written to STEM.unfinished.mp4. At the end of the `with` block, this file is renamed to `path` if it
-    contains all frames, or deleted if no frame was added.
-
     Args:
-        path: the video file, with the suffix .mp4.
+        path: a file that does not exist, with the suffix .mp4. It is removed if no frame was added.
         image_hw: (height, width) of the frames in pixels.
         rate: frames per second.
+        name: path of the video in error messages, if `path` is a temporary file.
+
+    Attributes:
+        is_complete: after the `with` block, whether the file contains all frames.
 
     Raises:
         FileError: the file cannot be written, or the installed OpenCV cannot encode MPEG-4 video.
     """
 
-    def __init__(self, path: Path, image_hw: tuple[int, int], rate: float) -> None:
-        self._path, self._rate, self._frames = path, rate, 0
-        self._unfinished = path.with_name(f"{path.stem}.unfinished.mp4")
-        with write_errors(path):
-            self._unfinished.touch()  # the error of `touch` has a reason; OpenCV reports no reason
+    def __init__(self, path: Path, image_hw: tuple[int, int], rate: float, *, name: Path) -> None:
+        self._path, self._name, self._rate, self._frames = path, name, rate, 0
+        self.is_complete = False
+        with write_errors(name):
+            path.touch(exist_ok=False)  # the error of `touch` has a reason; OpenCV reports no reason
         height, width = image_hw
         # OpenCV can encode MPEG-4 part 2 on every system, but not H.264.
         codec = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._unfinished), codec, rate, (width, height))
+        self._writer = cv2.VideoWriter(str(path), codec, rate, (width, height))
         if not self._writer.isOpened():
-            self._unfinished.unlink()
+            path.unlink()
             raise FileError(
-                f"{path}: the installed OpenCV cannot write MPEG-4 video of {width}x{height} pixels; pass "
+                f"{name}: the installed OpenCV cannot write MPEG-4 video of {width}x{height} pixels; pass "
                 "--no-images to write no video, or install opencv-python-headless with pip"
             )
 
@@ -210,14 +211,12 @@ class VideoWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._writer.release()
         if not self._frames:
-            self._unfinished.unlink()
+            self._path.unlink()
             return
-        written = _count_frames(self._unfinished)
-        if written == self._frames:
-            with write_errors(self._path):
-                self._unfinished.replace(self._path)
-        elif kind is None:  # OpenCV does not report a full disk
-            raise FileError(f"{self._unfinished}: {written} of {self._frames} frames were written; is the disk full?")
+        written = _count_frames(self._path)
+        self.is_complete = written == self._frames
+        if not self.is_complete and kind is None:  # OpenCV does not report a full disk
+            raise FileError(f"{self._name}: {written} of {self._frames} frames were written; is the disk full?")
 
 
 def is_camera(source: str) -> bool:

@@ -3,9 +3,9 @@
 import csv
 import hashlib
 import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,38 @@ from safetensors.torch import save
 from torch import Tensor
 
 from detector.errors import FileError
-from detector.files import locked, make_folder, read_json, write_atomic, write_json
+from detector.files import read_json
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
-from detector.training.run_state import Progress, State, best_tensors, read_state, write_state
+from detector.output_folder import claim_folder
+from detector.training.run_state import Progress, State, best_tensors, read_state, state_files, write_state
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
 
+_BEST, _LAST = "weights/best.safetensors", "weights/last.safetensors"
+
+_FILES = (
+    "run.json", "split.json", "ledger.json", "config.json", "results.csv", "timing.csv", "not-finite.json", _BEST,
+    _LAST,
+)  # fmt: skip
+"""Names of the files of a run, without its checkpoints."""
+
+_OWN_AT_RESUME = ("run.json", _BEST, _LAST)
+"""Files that belong to the run that is resumed, even if they were damaged: they can be written again."""
+
 
 def check_free(path: Path) -> None:
-    """Raise FileError if a folder already contains a run, because a run is never overwritten.
+    """Raise FileError if a folder already contains a run, because a run is not overwritten without `overwrite`.
 
     Raises:
         FileError: the folder contains a run.
     """
     if any((path / name).exists() for name in ("weights", "results.csv", "run.json")):
-        raise FileError(f"{path}: the folder already holds a run; choose another --out, or remove the folder first")
+        raise FileError(
+            f"{path}: the folder already holds a run; choose another --out, remove the folder first, or add "
+            "--overwrite to replace the run"
+        )
 
 
 class RunFolder:
@@ -37,34 +52,64 @@ class RunFolder:
 
     Args:
         path: path of the folder. A missing folder is created.
+        resume: whether the run in the folder is resumed.
+        overwrite: whether to replace files that this package did not write, or that were changed since.
 
     Raises:
-        FileError: the folder cannot be created or written, or another process is training in it.
+        FileError: the folder cannot be created or written, or another process is training in it; or a file or link has
+            the name of a file of the run, and is not provably an unchanged file of the run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
-        make_folder(path)
-        self._lock = ExitStack()
-        self._lock.enter_context(locked(path, "training"))
+        self._files = claim_folder(path, "training", overwrite=overwrite)
+        try:
+            if not self._files.names and (overwrite or (resume and (path / "run.json").is_file())):
+                states = (state.relative_to(path).as_posix() for state in state_files(path / "state"))
+                self._files.adopt((*_FILES, *states))
+            if resume:
+                self._vouch()
+                self._files.claim((*_FILES, "state/x"))
+            else:
+                foreign = (name for name in self._files.foreign_files() if name.startswith("state/"))
+                self._files.claim((*_FILES, "state/x", *foreign))
+        except BaseException:
+            self._files.close()
+            raise
+
+    def _vouch(self) -> None:
+        """Count the weights and checkpoints of the resumed run as own files, even if they were damaged."""
+        states = (name for name in self._files.names if name.startswith("state/"))
+        for name in (*_OWN_AT_RESUME, *states):
+            if (self.path / name).is_file():
+                self._files.vouch(name)
+
+    def remove_earlier(self) -> None:
+        """Remove the files of an earlier run in the folder."""
+        self._files.remove_earlier()
+
+    def check_not_removed(self, path: Path) -> None:
+        """Raise FileError if a file, which the new run needs, is a file of the earlier run that would be removed."""
+        if any(path.resolve() == (self.path / name).resolve() for name in self._files.names):
+            raise FileError(f"{path}: this file would be removed with the earlier run; use another --out")
 
     def close(self) -> None:
         """Unlock the folder."""
-        self._lock.close()
+        self._files.close()
 
     @property
     def best(self) -> Path:
         """Path of the weights with the highest AP on val; without a val split, of the last weights."""
-        return self.path / "weights" / "best.safetensors"
+        return self.path / _BEST
 
     @property
     def last(self) -> Path:
         """Path of the weights of the last evaluation."""
-        return self.path / "weights" / "last.safetensors"
+        return self.path / _LAST
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file with this name into the folder."""
-        write_json(self.path / name, values)
+        self._files.write(name, (json.dumps(values, indent=1) + "\n").encode(), durable=True)
 
     def read_json(self, name: str) -> Any:
         """Return the content of the JSON file with this name in the folder.
@@ -84,11 +129,12 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomic(self.path / name, text.getvalue().encode())
+        self._files.write(name, text.getvalue().encode(), durable=True)
 
     def save(self, network: GridNetwork, info: WeightsInfo, *, float16: bool) -> None:
         """Write weights to last.safetensors, as float16 if `float16`."""
-        save_weights(self.last, network, info, float16)
+        with self._files.writing(_LAST) as part:
+            save_weights(part, network, info, float16)
 
     def save_best(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         """Write best.safetensors and return the SHA-256 hash of the file.
@@ -98,7 +144,7 @@ class RunFolder:
             metadata: metadata of the file.
         """
         data = save(tensors, metadata)
-        write_atomic(self.best, data)
+        self._files.write(_BEST, data, durable=True)
         return hashlib.sha256(data).hexdigest()
 
     def restore_best(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
@@ -120,7 +166,7 @@ class RunFolder:
 
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint that contains everything needed to resume the run."""
-        write_state(self.path / "state", progress, tensors)
+        write_state(self._files, progress, tensors)
 
     def read_state(self) -> State | None:
         """Return the latest undamaged checkpoint; None if there is none."""

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from detector.errors import FileError
-from detector.files import write_atomic
+from detector.output_folder import OutputFolder
 
 log = logging.getLogger(__name__)
 
@@ -80,17 +80,17 @@ def with_best(tensors: Mapping[str, Tensor], best: Mapping[str, Tensor]) -> dict
     return {**tensors, **{_BEST + name: tensor for name, tensor in best.items()}}
 
 
-def write_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint into a folder, then remove all checkpoints except the latest two.
+def write_state(folder: OutputFolder, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Write a checkpoint into the subfolder `state`, then remove all checkpoints of the run except the latest two.
 
     Raises:
         FileError: the checkpoint cannot be written. Earlier checkpoints are unchanged.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(on_cpu, {"format": FORMAT, "progress": json.dumps(asdict(progress))})
-    write_atomic(folder / f"{progress.step:08d}-{_hash(data)}.safetensors", data)
-    for old in _states(folder)[_KEPT:]:
-        old.unlink()
+    folder.write(f"state/{progress.step:08d}-{_hash(data)}.safetensors", data, durable=True)
+    for old in state_files(folder.path / "state")[_KEPT:]:
+        folder.remove(f"state/{old.name}")
 
 
 def read_state(folder: Path) -> State | None:
@@ -99,7 +99,7 @@ def read_state(folder: Path) -> State | None:
     Raises:
         FileError: another version of this package wrote the checkpoint.
     """
-    for path in _states(folder):
+    for path in state_files(folder):
         try:
             return _read(path)
         except FileError:
@@ -122,7 +122,7 @@ def _read(path: Path) -> State:
     return Progress(**json.loads(head["progress"])), load(data)
 
 
-def _states(folder: Path) -> list[Path]:
+def state_files(folder: Path) -> list[Path]:
     """Return the paths of the checkpoints in a folder, the latest first."""
     return sorted(folder.glob("[0-9]*-*.safetensors"), reverse=True)
 

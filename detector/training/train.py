@@ -50,6 +50,7 @@ def train(
     split: str | None = None,
     weights: str | Path | None = None,
     reuse_backbone: bool = False,
+    overwrite: bool = False,
 ) -> TrainingResult:
     """Train a detector, from random weights or from given weights; return the path and the AP of the best weights.
 
@@ -63,19 +64,21 @@ def train(
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
             for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
-        out: output folder. It is created if it is missing, and must not contain a run.
+        out: output folder. It is created if it is missing, and must not contain a run, or other files with the names of
+            the files of a run.
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
             their input size if the setting `input_size` is "auto". None: random initial weights.
         reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.
+        overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
 
     Raises:
         InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
     request = make_request(data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone)
-    return start_run(request, local_path(out), time.monotonic())
+    return start_run(request, local_path(out), time.monotonic(), overwrite)
 
 
 def resume(run: str | Path, *, data: str | Path | None = None, anyway: bool = False) -> TrainingResult:
@@ -121,23 +124,28 @@ def _place(data: str | Path) -> str:
     return str(Path(data).resolve()) if is_path else str(data)
 
 
-def start_run(request: TrainRequest, out: Path, started: float) -> TrainingResult:
+def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool = False) -> TrainingResult:
     """Do a new run and return its result.
 
     Args:
         request: data, settings and initial weights.
         out: output folder, which must not contain a run.
         started: `time.monotonic()` at the start of the run; a length in minutes is measured from there.
+        overwrite: as for `train`.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
     """
-    check_free(out)
+    if not overwrite:
+        check_free(out)
     with training_process():
-        weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
-        inputs, ledgers = _prepare(request, weights, initial)
-        folder = RunFolder(out)
+        folder = RunFolder(out, overwrite=overwrite)  # before the data is read, which may take long
         try:
+            if request.weights is not None:
+                folder.check_not_removed(Path(request.weights))
+            weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
+            inputs, ledgers = _prepare(request, weights, initial)
+            folder.remove_earlier()
             if inputs.split.from_files:
                 folder.write_json("split.json", inputs.splits.to_json())
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
@@ -164,7 +172,7 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
     """
     if not path.is_dir():
         raise FileError(f"{path}: no such folder; give the output folder of a run")
-    folder = RunFolder(path)
+    folder = RunFolder(path, resume=True)
     try:
         values = folder.read_json("run.json")
         record = parse_record(values, path / "run.json")

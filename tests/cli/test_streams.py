@@ -68,6 +68,8 @@ def test_everything_printed_is_escaped(monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setattr(logging.getLogger("detector"), "handlers", [])
+    # pytest cannot report names that are not UTF-8.
+    monkeypatch.setattr(logging.getLogger("detector"), "propagate", False)
     with escaped_streams():
         console.set_up_logging(quiet=False, verbose=False)
         console.print_line(f"1 {name} ä")

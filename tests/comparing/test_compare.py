@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from detector.comparing.compare import _failure_reason, _read_result, compare, describe_base
-from detector.comparing.table import ComparisonRow, RunRecord, write_runs
+from detector.comparing.table import ComparisonRow, RunRecord, to_csv
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
 from detector.errors import InputError
 from detector.files import LOCK_NAME, locked
+from detector.manifest import MANIFEST_NAME
 
 DIVERGES = "optimizer=sgd lr=1e30 clip_norm=1e30"
 VARIATIONS = ["flip=0", DIVERGES]
@@ -56,7 +57,7 @@ def earlier_run(data: Path, settings: str, ap: float) -> RunRecord:
 def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ComparisonRow]]:
     """Compare the baseline, which has a line in compare.csv already, and two variations; return the folder and rows."""
     out = tmp_path_factory.mktemp("compare")
-    write_runs(out / "compare.csv", [earlier_run(tiny_data, BASELINE, 0.875)])
+    (out / "compare.csv").write_bytes(to_csv([earlier_run(tiny_data, BASELINE, 0.875)]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         return out, compare(tiny_data, VARIATIONS, BASE, out=out, seeds=1, jobs=2)
@@ -105,7 +106,7 @@ def test_finished_run_leaves_last_ap_and_costs_but_no_weights(comparison: tuple[
     assert rows[1].difference == pytest.approx(float(result["AP"]) - 0.875)
     expected = {"config.json", "errors.txt", "ledger.json", "log.txt", "results.csv", "run.json", "split.json"}
     expected |= {"timing.csv"}
-    assert {path.name for path in folder.iterdir()} - {LOCK_NAME} == expected
+    assert {path.name for path in folder.iterdir()} - {LOCK_NAME, MANIFEST_NAME} == expected
 
 
 def test_failed_run_is_recorded_and_stops_no_other(comparison: tuple[Path, list[ComparisonRow]]) -> None:

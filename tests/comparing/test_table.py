@@ -13,9 +13,9 @@ from detector.comparing.table import (
     mean_and_margin,
     read_runs,
     summarize,
+    to_csv,
     to_markdown,
     to_text,
-    write_runs,
 )
 from detector.comparing.variations import BASELINE, Variation
 from detector.config import Config
@@ -69,9 +69,9 @@ def test_runs_read_from_the_file_equal_those_written(tmp_path: Path) -> None:
         error="an 'error' with \"quotes\", and a comma",
     )
     records = [run(BASE, 0, 0.5), unusual]
-    write_runs(path, records)
+    path.write_bytes(to_csv(records))
     assert read_runs(path, CONDITIONS) == records
-    write_runs(path, [*records, run(SGD, 1, 0, "failed")])
+    path.write_bytes(to_csv([*records, run(SGD, 1, 0, "failed")]))
     assert math.isnan(read_runs(path, CONDITIONS)[2].AP)
 
 
@@ -93,7 +93,7 @@ def test_file_of_another_comparison_is_refused_and_unchanged(
     tmp_path: Path, conditions: Conditions, message: str
 ) -> None:
     path = tmp_path / "compare.csv"
-    write_runs(path, [run(BASE, 0, 0.5)])
+    path.write_bytes(to_csv([run(BASE, 0, 0.5)]))
     before = path.read_bytes()
     with pytest.raises(InputError, match=rf"compare\.csv:2: {message}.*another --out"):
         read_runs(path, conditions)
@@ -116,7 +116,7 @@ def test_file_of_another_comparison_is_refused_and_unchanged(
 def test_damaged_file_is_refused_with_its_line(tmp_path: Path, change: object, message: str) -> None:
     assert callable(change)
     path = tmp_path / "compare.csv"
-    write_runs(path, runs(BASE, 0.5, 0.6))
+    path.write_bytes(to_csv(runs(BASE, 0.5, 0.6)))
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
         read_runs(path, CONDITIONS)

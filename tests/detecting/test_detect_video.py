@@ -15,7 +15,10 @@ import pytest
 from detector.arrays import ImageArray
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.errors import ConfigError, FileError, MissingPackageError
+from detector.files import LOCK_NAME
+from detector.manifest import MANIFEST_NAME
 from detector.options import DetectOptions
+from detector.output_folder import claim_folder
 from detector.predict.detector import Detector
 
 FRAMES = 21
@@ -179,7 +182,7 @@ def test_frames_get_the_same_detections_as_images(detector: Detector, video: Pat
         assert np.argmin([np.abs(frame - expected).mean() for frame in drawn]) == k
     paths = (tmp_path / "found" / "trip.jsonl", tmp_path / "found" / "trip.mp4")
     assert summary == VideoSummary(FRAMES, FRAMES, objects, paths)
-    assert sorted((tmp_path / "found").iterdir()) == sorted(paths)
+    assert files_in(tmp_path / "found") == sorted(paths)
 
 
 def test_every_selects_frames_and_keeps_the_duration(detector: Detector, video: Path, tmp_path: Path) -> None:
@@ -199,7 +202,7 @@ def test_every_selects_frames_and_keeps_the_duration(detector: Detector, video: 
 def test_options_reach_the_detector_and_the_video_is_optional(detector: Detector, video: Path, tmp_path: Path) -> None:
     options = DetectOptions(max_detections=1, score_threshold=0.01)
     summary = detect_video(detector, str(video), tmp_path, options, save_video=False)
-    assert list(tmp_path.iterdir()) == [tmp_path / "trip.jsonl"] == list(summary.paths)
+    assert files_in(tmp_path) == [tmp_path / "trip.jsonl"] == list(summary.paths)
     assert summary.objects == FRAMES
 
 
@@ -250,7 +253,7 @@ def test_tracking_without_its_package_names_the_package(
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'detector\[track\]'"):
         detect_video(detector, str(video), tmp_path, OPTIONS, track=True)
-    assert not list(tmp_path.iterdir())
+    assert not files_in(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -282,19 +285,46 @@ def test_a_video_header_without_frames_is_refused(detector: Detector, tmp_path: 
     assert not (tmp_path / "found").exists()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return the sorted paths of all files in a folder, except the lock and the manifest."""
+    return sorted(path for path in folder.iterdir() if path.name not in (LOCK_NAME, MANIFEST_NAME))
+
+
 @pytest.mark.parametrize("taken", ["trip.mp4", "trip.jsonl"])
 def test_existing_results_are_not_overwritten(detector: Detector, video: Path, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
-    with pytest.raises(FileError, match="the file exists and is not overwritten; pass another --out"):
+    with pytest.raises(FileError, match=f"{taken}: was not written by this program, so it is not overwritten"):
         detect_video(detector, str(video), tmp_path, OPTIONS)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.read_text() for path in files_in(tmp_path)] == ["mine"]
 
 
 def test_the_source_is_not_overwritten_by_its_result(detector: Detector, video: Path) -> None:
     before = video.read_bytes()
-    with pytest.raises(FileError, match="the file exists and is not overwritten"):
-        detect_video(detector, str(video), video.parent, OPTIONS)
+    for overwrite in (False, True):
+        with (
+            claim_folder(video.parent, "testing", overwrite=overwrite) as folder,
+            pytest.raises(FileError, match=r"trip\.mp4: this video would be replaced by its own result"),
+        ):
+            detect_video(detector, str(video), folder, OPTIONS)
     assert video.read_bytes() == before
+
+
+def test_a_result_of_an_earlier_run_is_no_source_for_the_same_folder(
+    detector: Detector, video: Path, tmp_path: Path
+) -> None:
+    detect_video(detector, str(video), tmp_path, OPTIONS)
+    (tmp_path / "link.mp4").symlink_to("trip.mp4")
+    for name in ("trip.mp4", "link.mp4"):
+        with pytest.raises(FileError, match=rf"{name}: this video is a result of an earlier run"):
+            detect_video(detector, str(tmp_path / name), tmp_path, OPTIONS)
+
+
+def test_a_second_run_replaces_the_results_of_the_first(detector: Detector, video: Path, tmp_path: Path) -> None:
+    detect_video(detector, str(video), tmp_path, OPTIONS)
+    detect_video(detector, str(video), tmp_path, OPTIONS, every=5)
+    assert len(read_lines(tmp_path / "trip.jsonl")[1]) == len(read_video(tmp_path / "trip.mp4")) == 5
+    detect_video(detector, str(video), tmp_path, OPTIONS, save_video=False)
+    assert files_in(tmp_path) == [tmp_path / "trip.jsonl"]
 
 
 def test_the_error_names_a_folder_that_cannot_be_created(detector: Detector, video: Path, tmp_path: Path) -> None:
@@ -377,4 +407,4 @@ def test_a_video_that_opencv_cannot_write_leaves_no_file(detector: Detector, cam
         FileError, match=r"camera-0\.mp4: the installed OpenCV cannot write MPEG-4 video of 1x1.*--no-images"
     ):
         detect_video(detector, "0", tmp_path, OPTIONS)
-    assert not list(tmp_path.iterdir())
+    assert not files_in(tmp_path)

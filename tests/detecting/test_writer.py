@@ -5,6 +5,8 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.arrays import ImageArray
-from detector.detecting.formats import OutputFormat, crop, folders_of_classes
+from detector.detecting.formats import OutputFormat, crop, detection_rows, folders_of_classes, write_csv, yolo_text
 from detector.detecting.writer import DetectionWriter
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError
 from detector.files import LOCK_NAME, free_name, locked, safe_name
 from detector.images import read_image, write_image
+from detector.manifest import MANIFEST_NAME
 
 IMAGE = np.full((100, 200, 3), 90, np.uint8)
 NAMES = ("cat", "dog")
@@ -37,8 +40,8 @@ TWO = detections((20, 10, 60, 50), (100, 0, 200, 100))
 
 
 def names_in(folder: Path) -> set[str]:
-    """Return the names of all files and folders in a folder, except the lock file."""
-    return {path.name for path in folder.iterdir()} - {LOCK_NAME}
+    """Return the names of all files and folders in a folder, except the lock and the manifest."""
+    return {path.name for path in folder.iterdir()} - {LOCK_NAME, MANIFEST_NAME}
 
 
 def test_every_detection_is_in_the_tables_and_label_files(tmp_path: Path) -> None:
@@ -56,9 +59,7 @@ def test_every_detection_is_in_the_tables_and_label_files(tmp_path: Path) -> Non
         "score": 0.5,
     }
     assert [(row["image_id"], row["category_id"]) for row in rows] == [(1, 3), (1, 17), (2, 3)]
-    assert (out / "labels" / "a.txt").read_text() == (
-        "0 0.200000 0.300000 0.200000 0.400000 0.900000\n1 0.750000 0.500000 0.500000 1.000000 0.500000\n"
-    )
+    assert (out / "labels" / "a.txt").read_text() == ("0 0.2 0.3 0.2 0.4\n1 0.75 0.5 0.5 1.0\n")
     with (out / "detections.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert lines[1] == dict(
@@ -82,7 +83,7 @@ def test_only_the_chosen_formats_are_written(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="formats: unknown output format 'xml'; known: images, txt, csv, counts, crops, json"
+        ConfigError, match="formats: unknown output format 'xml'; known: images, txt, conf, csv, counts, crops, json"
     ):
         DetectionWriter(tmp_path / "out", (3, 17), formats={"xml"})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
@@ -171,8 +172,8 @@ def write(folder: Path, found_by_name: dict[Path, Detections] = FOUND, **options
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Return path → content of all files in a folder and its subfolders, except the lock file."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME]
+    """Return path → content of all files in a folder and its subfolders, except the lock and the manifest."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_NAME, MANIFEST_NAME)]
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
@@ -214,14 +215,6 @@ def test_resuming_from_any_point_gives_the_same_files(tmp_path: Path, complete: 
         assert len(writer.done) == max(0, journal[:end].count(b"\n") - 1)
         writer.close()
         assert contents(out) == complete
-
-
-def test_a_new_run_removes_the_tables_of_an_earlier_one(tmp_path: Path) -> None:
-    write(tmp_path).close()
-    write(tmp_path, skip_done=True)
-    assert names_in(tmp_path) >= {"detections.json", "detections.csv"}
-    write(tmp_path, {})
-    assert not names_in(tmp_path) & {"detections.json", "detections.csv"}
 
 
 def test_images_from_a_damaged_line_on_are_processed_again(
@@ -332,28 +325,28 @@ def test_a_full_disk_is_an_error_and_resuming_works(tmp_path: Path, complete: di
     size = (out / "detections.jsonl").stat().st_size
     for room in (0, 1, 60):
         with write(out, {}, formats=ALL_FORMATS, skip_done=True) as writer:
-            with largest_file(size + room), pytest.raises(FileError, match=r"detections\.jsonl: cannot .* \(File"):
+            with largest_file(size + room), pytest.raises(FileError, match=r"cannot be written \(File too large\)"):
                 writer.add(second, IMAGE, FOUND[second])
             assert (out / "detections.jsonl").stat().st_size == size
     writer = write(out, {}, formats=ALL_FORMATS, skip_done=True)
-    with writer, largest_file(40), pytest.raises(FileError, match=r"a-2\.png: cannot be written"):
+    with writer, largest_file(40), pytest.raises(FileError, match=r"cannot be written \(File too large\)"):
         writer.add(third, IMAGE, FOUND[third])
     with write(out, formats=ALL_FORMATS, skip_done=True) as writer:
         assert writer.done == {str(first)}
-        with largest_file(300), pytest.raises(FileError, match=r"detections\.json: cannot be written"):
+        with largest_file(300), pytest.raises(FileError, match=r"cannot be written \(File too large\)"):
             writer.close()
     assert not list(out.rglob("*.part*"))
     write(out, formats=ALL_FORMATS, skip_done=True).close()
     assert contents(out) == complete
 
 
-@pytest.mark.parametrize(("output_format", "name"), [("crops", "crops/cat/a-1.png"), ("json", "json/a.json")])
-def test_crops_and_json_files_are_written_atomically(tmp_path: Path, output_format: OutputFormat, name: str) -> None:
+@pytest.mark.parametrize("output_format", ["images", "crops", "json"])
+def test_files_of_images_are_written_atomically(tmp_path: Path, output_format: OutputFormat) -> None:
     noise = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
     with DetectionWriter(tmp_path, (3, 17), formats={output_format}) as writer:
         writer.add(Path("b.png"), noise, TWO)
         before = contents(tmp_path)
-        with largest_file(100), pytest.raises(FileError, match=f"{name}: cannot be written"):
+        with largest_file(100), pytest.raises(FileError, match=r"cannot be written \(File too large\)"):
             writer.add(Path("a.png"), noise, TWO)
         assert contents(tmp_path) == before
 
@@ -364,8 +357,8 @@ def test_crops_and_json_files_are_written_atomically(tmp_path: Path, output_form
 def test_the_error_names_the_file_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     write(tmp_path, {}).close()
     (tmp_path / name).unlink(missing_ok=True)
-    (tmp_path / name).mkdir()
-    with pytest.raises(FileError, match=f"{name}: cannot be written"):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(FileError, match=f"{name}: is a folder, so nothing is written there"):
         write(tmp_path).close()
     assert not list(tmp_path.rglob("*.part"))
 
@@ -373,28 +366,25 @@ def test_the_error_names_the_file_that_cannot_be_written(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("name", "is_folder", "message"),
     [
-        ("crops/cat/a-1.png", True, r"crops/cat/a-1\.png: cannot be written"),
-        ("crops/cat", False, r"crops/cat/a-1\.png: cannot be written"),
-        ("crops", False, "crops: the folder cannot be created"),
+        ("crops/cat/a-1.png", True, r"crops/cat/a-1\.png: is a folder"),
+        ("crops/cat", False, r"crops/cat: was not written by this program"),
+        ("crops/cat/mine", False, r"crops/cat/mine: was not written by this program"),
+        ("crops", False, "crops: is not a folder"),
     ],
 )
-def test_the_error_names_the_crop_that_cannot_be_written(
-    tmp_path: Path, name: str, is_folder: bool, message: str
+@pytest.mark.parametrize("skip_done", [False, True])
+def test_nothing_is_mixed_with_foreign_crops(
+    tmp_path: Path, name: str, is_folder: bool, message: str, skip_done: bool
 ) -> None:
-    write(tmp_path, {}).close()
+    formats: set[OutputFormat] = {"images", "txt", "crops"}
+    write(tmp_path, {}, formats=formats).close()
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     if is_folder:
         (tmp_path / name).mkdir()
     else:
         (tmp_path / name).write_text("")
-    options: dict[str, Any] = {"formats": {"images", "txt", "crops"}, "skip_done": False}
-    if name != "crops":  # the folder `crops` is not empty, as after an earlier run
-        with pytest.raises(FileError, match="crops: the folder contains crops of an earlier run"):
-            write(tmp_path, **options)
-        (tmp_path / "detections.jsonl").unlink()
-        options["skip_done"] = True
     with pytest.raises(FileError, match=message):
-        write(tmp_path, **options)
+        write(tmp_path, formats=formats, skip_done=skip_done)
 
 
 # --- crops, and a JSON file per image
@@ -546,16 +536,33 @@ def test_the_json_of_an_image_contains_its_detections(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "json" / "b.json").read_text())["detections"] == []
 
 
-def test_a_new_run_neither_mixes_with_nor_removes_old_crops(tmp_path: Path) -> None:
+def test_a_new_run_replaces_all_files_of_an_earlier_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     write(tmp_path, formats=ALL_FORMATS).close()
     before = contents(tmp_path)
-    message = r"crops: the folder contains crops of an earlier run; move them, resume that run with --skip-done"
-    with pytest.raises(FileError, match=message):
-        write(tmp_path, formats=ALL_FORMATS)
+    writer = write(tmp_path, {}, formats={"images", "crops"})
     assert contents(tmp_path) == before
-    (tmp_path / "crops").rename(tmp_path / "moved")
-    write(tmp_path, formats=ALL_FORMATS).close()
-    assert contents(tmp_path / "crops") == contents(tmp_path / "moved")
+    writer.close()
+    assert contents(tmp_path) == before, "the results stay until the first result of the new run"
+    write(tmp_path, {Path("new.png"): detections((1, 2, 3, 5))}, formats={"images", "crops"}).close()
+    assert contents(tmp_path).keys() == set(
+        map(Path, ("crops/cat/new-1.png", "detections.json", "detections.jsonl", "new.png"))
+    )
+    assert f"{len(before)} files of an earlier run replaced" in caplog.text
+    assert names_in(tmp_path) == {"crops", "detections.json", "detections.jsonl", "new.png"}
+
+
+def test_a_file_of_an_earlier_run_that_changed_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path).close()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")  # the user has corrected the labels
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileError, match=r"labels/a\.txt: was changed after it was written, so it is not overwritten"):
+        write(tmp_path, sources=list(FOUND))
+    assert (tmp_path / "a.png").exists()
+    write(tmp_path, {Path("new.png"): TWO}).close()
+    assert "2 files not written by this program or changed since, and kept: labels/a.txt, notes.txt" in caplog.text
+    assert (tmp_path / "labels" / "a.txt").read_text() == "0 0.5 0.5 0.1 0.1\n"
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == {"a.txt", "new.txt"}
 
 
 def test_the_longest_possible_file_names_can_be_written(tmp_path: Path) -> None:
@@ -618,3 +625,100 @@ def test_a_source_in_the_output_folder_is_refused(tmp_path: Path, monkeypatch: p
         write(tmp_path / "out", sources=sources)
     monkeypatch.chdir(tmp_path / "out")
     write(Path(), sources=[Path("stdin.jpg")]).close()  # the name is generated, there is no file
+
+
+# --- names, numbers, and images that change
+
+
+ODD_NAMES = ("..png", "...png", " .png", ".hidden.png", "CON.png", "con.1.png", "a .png", "-rf.png", "new\nline.png")
+
+
+def test_odd_names_have_visible_files_and_can_be_resumed(tmp_path: Path) -> None:
+    names = [*map(Path, ODD_NAMES), Path(os.fsdecode(b"\xff.png")), Path("n" * 250 + ".png"), Path("detections.png")]
+    found = dict.fromkeys(names, TWO)
+    write(tmp_path, found, formats=ALL_FORMATS, sources=names).close()
+    before = contents(tmp_path)
+    for folder in (".", "labels", "json"):
+        files = [path.name for path in (tmp_path / folder).iterdir() if path.is_file()]
+        own = [name for name in files if not name.startswith(("detections.", ".detector."))]
+        assert len(own) == len(names) - 1  # without detections.png
+        assert not [name for name in own if name.startswith((".", " ")) or name.split(".")[0].lower() == "con"]
+    writer = write(tmp_path, found, formats=ALL_FORMATS, sources=names, skip_done=True)
+    assert writer.done == set(map(str, names))
+    writer.close()
+    assert contents(tmp_path) == before
+
+
+def test_names_that_differ_in_case_get_different_files(tmp_path: Path) -> None:
+    names = [
+        Path(name)
+        for name in ("IMG.jpg", "img.jpg", "Img.png", "e\u0301.png", "\u00e9.png", "x/STRASSE.png", "x/stra\u00dfe.png")
+    ]
+    for skip_done in (False, True):
+        write(tmp_path, dict.fromkeys(names, TWO), formats={"images", "txt"}, skip_done=skip_done).close()
+        for folder in (tmp_path, tmp_path / "labels"):
+            files = [path.name for path in folder.iterdir() if path.suffix in (".jpg", ".png", ".txt")]
+            assert len(files) == len({unicodedata.normalize("NFC", name).casefold() for name in files}) == len(names)
+    writer = write(tmp_path, {Path("iMG.jpg"): TWO}, formats={"images", "txt"}, skip_done=True)
+    writer.close()
+    assert (tmp_path / "iMG-4.jpg").exists()
+
+
+@given(st.lists(st.floats(0, 1e4, width=32), min_size=4, max_size=4), st.floats(0, 1, width=32))
+@settings(max_examples=50)
+def test_all_digits_of_boxes_and_scores_are_written(sides: list[float], score: float) -> None:
+    box = np.sort(np.array(sides, np.float32).reshape(2, 2), axis=0).reshape(1, 4)
+    found = Detections(box, np.array([score], np.float32), np.array([0]), NAMES)
+    image_hw = (6_000, 10_000)
+    row = np.array(yolo_text(found, image_hw, with_scores=True).split(), np.float64)
+    center, size = row[1:3] * image_hw[::-1], row[3:5] * image_hw[::-1]
+    assert np.allclose([*(center - size / 2), *(center + size / 2)], box[0], rtol=1e-15, atol=1e-11)
+    assert np.float32(row[5]) == np.float32(score)
+    with tempfile.TemporaryDirectory() as folder:
+        entry: Any = {"file_name": "a", "detections": detection_rows(found, (3, 17))}
+        write_csv(Path(folder, "a.csv"), [entry])
+        with Path(folder, "a.csv").open(newline="") as file:
+            (line,) = csv.DictReader(file)
+    assert [np.float32(line[key]) for key in ("x1", "y1", "x2", "y2", "score")] == [*box[0], np.float32(score)]
+
+
+def test_labels_have_scores_only_on_request(tmp_path: Path) -> None:
+    columns = []
+    choices: list[set[OutputFormat]] = [{"txt"}, {"txt", "conf"}]
+    for formats in choices:
+        write(tmp_path, {Path("a.png"): TWO}, formats=formats).close()
+        columns.append([len(line.split()) for line in (tmp_path / "labels" / "a.txt").read_text().splitlines()])
+    assert columns == [[5, 5], [6, 6]]
+
+
+def test_an_image_that_changed_is_done_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [tmp_path / "in" / name for name in ("a.png", "b.png", "c.png")]
+    names[0].parent.mkdir()
+    for name in names:
+        write_image(name, IMAGE)
+    out, found = tmp_path / "out", dict.fromkeys(names, TWO)
+    write(out, found, formats=ALL_FORMATS, sources=names).close()
+    before = contents(out)
+    assert write(out, found, formats=ALL_FORMATS, sources=names, skip_done=True).done == set(map(str, names))
+    write_image(names[1], np.zeros((10, 10, 3), np.uint8))
+    other = detections((1, 2, 3, 5))
+    writer = write(out, found | {names[1]: other}, formats=ALL_FORMATS, sources=names, skip_done=True)
+    assert writer.done == {str(names[0]), str(names[2])}
+    writer.close()
+    assert "1 image changed since the earlier run, and processed again" in caplog.text
+    after = contents(out)
+    assert before.keys() - after.keys() == {Path("crops/dog/b-2.png")}
+    assert len((out / "labels" / "b.txt").read_text().splitlines()) == 1
+    rows = json.loads(after[Path("detections.json")])
+    assert sorted((row["file_name"], row["image_id"]) for row in rows) == sorted(
+        [(str(names[0]), 1)] * 2 + [(str(names[2]), 3)] * 2 + [(str(names[1]), 4)]
+    )
+
+
+def test_a_link_to_an_image_in_the_output_folder_is_no_source(tmp_path: Path) -> None:
+    write(tmp_path / "out").close()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(tmp_path / "out" / "a.png")
+    write_image(tmp_path / "links" / "b.png", IMAGE)
+    with pytest.raises(FileError, match=r"links/a\.png: this image is in the output folder"):
+        write(tmp_path / "out", sources=[tmp_path / "links" / name for name in ("a.png", "b.png")])

@@ -11,6 +11,7 @@ from detector.exporting.export import export, format_of, training_images
 from detector.graph.openvino_ir import export_files
 from detector.model.checkpoint import load_weights, save_weights
 from detector.options import DetectOptions
+from detector.outputs import write_signed_json
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,37 @@ def test_folder_contains_two_files_and_no_temporary_file_remains(folder: Path) -
 
 
 def test_new_export_replaces_the_old_one_with_its_certificate(tiny_weights: Path, folder: Path) -> None:
-    (folder / "certificate.json").write_text("{}")
+    write_signed_json(folder / "certificate.json", {"a": 1})
     before = (folder / "model.xml").read_bytes()
     export(tiny_weights, folder, format="openvino", input_size=128, certify=False)
     assert (folder / "model.xml").read_bytes() != before
     assert sorted(folder.iterdir()) == sorted(export_files(folder))
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "certificate.json"])
+def test_changed_export_is_kept(tiny_weights: Path, folder: Path, name: str) -> None:
+    before = (folder / name).read_bytes() if (folder / name).exists() else b"{}"
+    (folder / name).write_bytes(before + b" ")
+    with pytest.raises(FileError, match=rf"{name}: was .*, so it is not overwritten"):
+        export(tiny_weights, folder, format="openvino", certify=False)
+    assert (folder / name).read_bytes() == before + b" "
+    export(tiny_weights, folder, format="openvino", certify=False, overwrite=True)
+    assert sorted(folder.iterdir()) == sorted(export_files(folder))
+
+
+def test_changed_onnx_file_and_certificate_are_kept(tiny_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    for _ in range(2):
+        export(tiny_weights, path)
+    for file in (path, certificate_path(path)):
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        with pytest.raises(FileError, match=rf"{file.name}: was changed after it was written"):
+            export(tiny_weights, path)
+        assert file.read_bytes() != before
+        file.write_bytes(before)
+    export(tiny_weights, path)
 
 
 def test_empty_folder_is_accepted(tiny_weights: Path, tmp_path: Path) -> None:
@@ -78,7 +104,10 @@ def test_too_few_images_for_int8_are_refused(tiny_weights: Path, tiny_data: Path
     ("files", "message"),
     [
         ({"notes.txt": "mine"}, r"contains notes\.txt, which is not part of an export"),
-        ({"model.xml": "<net name='theirs'/>", "model.bin": ""}, "contains another program's model"),
+        (
+            {"model.xml": "<net name='theirs'/>", "model.bin": ""},
+            r"model\.bin: was not written by this program, so it is not overwritten",
+        ),
     ],
 )
 def test_folder_with_other_files_is_unchanged(files: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -97,7 +126,7 @@ def test_name_that_does_not_fit_the_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ends in \.onnx"):
         export("scenes", tmp_path / "graph.onx")
     (tmp_path / "other.onnx").write_text("mine")
-    with pytest.raises(FileError, match=r"other\.onnx: already exists and was not written by `detector export`"):
+    with pytest.raises(FileError, match=r"other\.onnx: was not written by this program, so it is not overwritten"):
         export("scenes", tmp_path / "other.onnx")
     assert (tmp_path / "other.onnx").read_text() == "mine"
     with pytest.raises(ConfigError, match="is a folder"):

@@ -21,6 +21,7 @@ from detector.files import LOCK_NAME
 from detector.images import find_images
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
+from detector.manifest import MANIFEST_NAME
 from detector.model.checkpoint import load_weights
 from detector.model.make_network import make_network
 from detector.predict.detector import Detector
@@ -53,7 +54,16 @@ def test_run_writes_weights_results_settings_and_ledger(tiny_run: Path, tiny_con
     weights = ["weights/best.safetensors", "weights/last.safetensors"]
     states = [name for name in files if name.startswith("state/")]
     assert [name.split("-")[0] for name in states] == ["state/00000040", "state/00000080"]
-    others = [LOCK_NAME, "config.json", "ledger.json", "results.csv", "run.json", "split.json", "timing.csv"]
+    others = [
+        LOCK_NAME,
+        MANIFEST_NAME,
+        "config.json",
+        "ledger.json",
+        "results.csv",
+        "run.json",
+        "split.json",
+        "timing.csv",
+    ]
     assert files == sorted([*others, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())

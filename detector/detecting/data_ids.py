@@ -1,0 +1,96 @@
+"""Ids of images and classes in a data set, so that results match the ground truth of other programs (pycocotools)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.data.open_data import open_data
+from detector.data.recognize import is_coco_file
+from detector.errors import LabelError
+from detector.media.sources import Source
+from detector.options import ReadOptions
+from detector.wording import plural
+
+_FOLDERS_SEARCHED = 8
+"""Largest number of folders with images beside which a COCO file is searched."""
+
+
+@dataclass(frozen=True)
+class DataIds:
+    """Ids in a data set.
+
+    Attributes:
+        data: path of the data set, as the user gave it.
+        image_ids: name of an image, as in `Source.name` → its id in the data set.
+        category_ids: class name → its category id in the data set.
+    """
+
+    data: str
+    image_ids: dict[str, int]
+    category_ids: dict[str, int]
+
+    def categories_of(self, class_names: Iterable[str]) -> tuple[int, ...]:
+        """Return the category id of each class.
+
+        Raises:
+            LabelError: a class is not in the data set.
+        """
+        missing = [name for name in class_names if name not in self.category_ids]
+        if missing:
+            raise LabelError(
+                f"{self.data}: the data set has no class {missing[0]!r}, which the weights detect, so its objects have "
+                f"no category id; the classes of the data set are {', '.join(list(self.category_ids)[:20])}. Leave out "
+                "--data to number images and classes without the data set"
+            )
+        return tuple(self.category_ids[name] for name in class_names)
+
+
+def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> DataIds:
+    """Find each image in a data set by its file, and return the ids of images and classes.
+
+    Args:
+        data: the data set, in any form that `open_data` accepts.
+        sources: the images.
+        options: only `allow_outside` and `max_pixels` are used.
+
+    Raises:
+        LabelError: an image is not in the data set, or two images have the same id because they are in two splits.
+        InputError: the data set cannot be read.
+    """
+    data_set = open_data(data, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
+    splits = [data_set.read(name) for name in data_set.split_names]
+    by_file = {a.image_path.resolve(): a.image_id for split in splits for a in split.annotations}
+    image_ids: dict[str, int] = {}
+    names: dict[int, Path] = {}
+    missing = []
+    for source in sources:
+        if (image_id := by_file.get(source.name.resolve())) is None:
+            missing.append(source.name)
+            continue
+        if (other := names.setdefault(image_id, source.name)) != source.name:
+            raise LabelError(
+                f"{data}: the images {other} and {source.name} have the same id {image_id} in two splits; detect in "
+                "the images of one split at a time"
+            )
+        image_ids[str(source.name)] = image_id
+    if missing:
+        raise LabelError(
+            f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
+            f"it (the first is {missing[0]}); detect in the images of the data set only, or leave out --data"
+        )
+    first = splits[0]
+    return DataIds(data, image_ids, dict(zip(first.class_names, first.category_ids, strict=True)))
+
+
+def coco_file_beside(sources: Iterable[Source]) -> Path | None:
+    """Return a COCO file beside the folder of an image, which probably has other ids than 1, 2, ...; None if none is.
+
+    Searched are the folder of an image, the folder that contains it, and the folder `annotations` there.
+    """
+    parents = list(dict.fromkeys(source.name.parent for source in sources if source.name.exists()))
+    for parent in parents[:_FOLDERS_SEARCHED]:
+        for folder in (parent, parent / "..", parent / ".." / "annotations"):
+            for path in sorted(folder.glob("*.json")):
+                if is_coco_file(path):
+                    return path.resolve()
+    return None
