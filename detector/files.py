@@ -74,22 +74,6 @@ def make_folder(path: Path) -> None:
         raise FileError(f"{path}: the folder cannot be created ({error.strerror})") from None
 
 
-def check_writable(path: Path | None) -> None:
-    """Create the folder of a path, and raise FileError if no file can be written to the path.
-
-    Called before the computation whose result is written to the path. None is accepted and does nothing.
-
-    Raises:
-        FileError: the path is a folder or not writable, or its folder cannot be created.
-    """
-    if path is None:
-        return
-    path = local_path(path)
-    make_folder(path.parent)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise FileError(f"{path}: cannot be written")
-
-
 def part_name() -> str:
     """Return a new name for a temporary file, which no other file or link can have."""
     return f".{secrets.token_hex(8)}.part"
@@ -125,7 +109,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # what prevented writing may also prevent removing
             temporary.unlink(missing_ok=True)
@@ -137,7 +121,7 @@ def write_json(path: Path, values: Any) -> None:
     write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the file names in a folder to disk after a rename. Does nothing on systems that cannot open a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

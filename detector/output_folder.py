@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from detector.errors import FileError
-from detector.files import LOCK_NAME, local_path, locked, make_folder, write_errors
+from detector.files import LOCK_NAME, flush_folder, local_path, locked, make_folder, write_errors
 from detector.manifest import MANIFEST_NAME, Manifest, Proof
 from detector.wording import plural
 
@@ -75,7 +75,7 @@ class OutputFolder:
     def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
         self.path, self.overwrite = path, overwrite
         self._parts = 0
-        self._is_new = not path.exists()
+        self._new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
         make_folder(path)
         with ExitStack() as stack:
             stack.enter_context(locked(path, doing))
@@ -90,12 +90,13 @@ class OutputFolder:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder; remove it if this command created it and has written nothing."""
+        """Unlock the folder; remove it, and the parents created for it, if this command has written nothing."""
         self._stack.close()
-        if self._is_new and not self._manifest.proofs:
-            with suppress(OSError):  # the folder is not empty
+        if self._new_folders and not self._manifest.proofs:
+            with suppress(OSError):  # a folder is not empty
                 (self.path / LOCK_NAME).unlink(missing_ok=True)
-                self.path.rmdir()
+                for folder in self._new_folders:
+                    folder.rmdir()
 
     @property
     def has_earlier(self) -> bool:
@@ -227,6 +228,9 @@ class OutputFolder:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
+        if durable:
+            with write_errors(self.path / name):
+                flush_folder((self.path / name).parent)
 
     @contextmanager
     def writing(self, name: str, suffix: str = "") -> Iterator[Path]:

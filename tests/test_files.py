@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from detector.errors import FileError
 from detector.files import (
     append_line,
-    check_writable,
     free_name,
     is_file,
     local_path,
@@ -212,14 +211,6 @@ def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "a")
 
 
-def test_check_writable_creates_the_folder_and_no_file(tmp_path: Path) -> None:
-    check_writable(None)
-    check_writable(tmp_path / "a" / "b.json")
-    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
-    with pytest.raises(FileError, match="a: cannot be written"):
-        check_writable(tmp_path / "a")
-
-
 def test_append_line_writes_one_line_of_json(tmp_path: Path) -> None:
     with (tmp_path / "a.jsonl").open("ab", buffering=0) as file:
         append_line(file, {"a": 1})
@@ -279,7 +270,7 @@ def test_a_path_that_looks_like_a_url_is_a_path(name: str) -> None:
 
 def test_nothing_is_written_to_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for write in (make_folder, check_writable, lambda path: write_atomic(path, b"")):
+    for write in (make_folder, lambda path: write_atomic(path, b"")):
         with pytest.raises(FileError, match="s3://b/x: this is a URL"):
             write(Path("s3://b/x"))
     assert not list(tmp_path.iterdir())

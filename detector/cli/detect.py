@@ -224,7 +224,7 @@ def _detect_in_images(
         drawing=_drawing(options),
     )
     console.print_detect_summary(result, folder.path, options.conf)
-    if ids is None and (coco_file := coco_file_beside(sources)) is not None:
+    if ids is None and result.objects and (coco_file := coco_file_beside(sources)) is not None:
         log.info(
             "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
             coco_file,

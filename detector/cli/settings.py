@@ -22,7 +22,7 @@ _SETTING_FLAGS = (
 
 TRAINING_FLAGS = (
     "data", "split", "config", "set", "model", "imgsz", "minutes", "epochs", "val_fraction", "seed", "batch",
-    "allow_outside", "max_pixels",
+    "allow_outside", "max_pixels", "threads",
 )  # fmt: skip
 """Flags that `check` and `train` share."""
 

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the shell comma
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command in which `detector` is the command of this package."""
     script = f'detector() {{ "{sys.executable}" -m detector "$@"; }}\n{command}'
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    # Without an empty entry, which would mean the working directory.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         ["bash", "-c", script],
         cwd=folder,

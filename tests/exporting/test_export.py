@@ -106,7 +106,7 @@ def test_too_few_images_for_int8_are_refused(tiny_weights: Path, tiny_data: Path
         ({"notes.txt": "mine"}, r"contains notes\.txt, which is not part of an export"),
         (
             {"model.xml": "<net name='theirs'/>", "model.bin": ""},
-            r"model\.bin: was not written by this program, so it is not overwritten",
+            r"model\.xml: was not written by this program, so it is not overwritten",
         ),
     ],
 )

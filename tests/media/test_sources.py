@@ -122,7 +122,7 @@ def test_a_folder_named_scenes_takes_precedence(folder: Path) -> None:
         ("x" * 5000, r"^x{300}\.\.\.: no such file, folder or pattern"),
         ("*/" * 2000, r"^(\*/){150}\.\.\.: no such file, folder or pattern"),
         ("b.png/c.png", "b.png/c.png: no such file, folder or pattern"),
-        ("\ud800", "\ud800: no such file, folder or pattern"),
+        ("\ud800", r"\\ud800: no such file, folder or pattern"),
     ],
 )
 def test_a_spec_that_matches_nothing_is_refused(folder: Path, spec: str, message: str) -> None:

@@ -32,7 +32,7 @@ def test_old_metadata_is_read_with_its_values() -> None:
     assert info == WeightsInfo(
         "pico", ("cat",), (1,), (64, 96), {"lr_adamw": 0.125, "seed": 3}, {"images": 12, "steps": 5}
     )
-    assert config_of(info.config) == Config(lr_adamw=0.125, seed=3)
+    assert config_of(info.config) == Config(lr_adamw=0.125, seed=3, qat_weight_bits=8)
 
 
 def test_current_metadata_is_unchanged() -> None:
