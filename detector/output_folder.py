@@ -269,9 +269,11 @@ class OutputFolder:
             except BaseException:
                 with suppress(OSError):  # what prevented writing may also prevent removing
                     part.unlink(missing_ok=True)
-                if before is not None:
-                    with suppress(FileError):
+                with suppress(FileError):
+                    if before is not None:
                         self._manifest.add(name, before)
+                    else:  # otherwise a file of the user with this name would count as written by this package
+                        self._manifest.remove(name)
                 raise
 
     def part_of(self, name: str, suffix: str = "") -> Path:

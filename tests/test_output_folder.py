@@ -167,6 +167,19 @@ def test_a_failed_write_leaves_the_file_before(tmp_path: Path) -> None:
         write(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failed_write_makes_no_foreign_file_own(tmp_path: Path, overwrite: bool) -> None:
+    if overwrite:
+        (tmp_path / "a.txt").write_text("mine")
+    folder = claim_folder(tmp_path, "writing", overwrite=overwrite)
+    with folder, pytest.raises(ZeroDivisionError), folder.writing("a.txt"):
+        _ = 1 / 0
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(FileError, match="was not written by this program"):
+        write(tmp_path)
+    assert files_in(tmp_path) == {"a.txt": "mine"}
+
+
 _KILLED_AT_MANY_LINES = """
 import os, signal, sys
 from pathlib import Path
