@@ -65,8 +65,10 @@ class Manifest:
 
     Args:
         folder: an existing folder.
+        doing: what this process does in the folder, such as "training"; written to the first line.
 
     Attributes:
+        earlier_doing: what the process did that wrote the file; None if there was no file.
         proofs: name of a file, relative to the folder and with `/` as separator → proof.
         part: beginning of the names of the temporary files that this process writes.
 
@@ -74,8 +76,9 @@ class Manifest:
         FileError: the manifest is a link, cannot be read, or another program wrote it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / MANIFEST_NAME
+    def __init__(self, folder: Path, doing: str) -> None:
+        self._folder, self._path, self._doing = folder, folder / MANIFEST_NAME, doing
+        self.earlier_doing: str | None = None
         self._old_parts: list[str] = []
         self.proofs: dict[str, Proof] = {}
         self.part = part_name()
@@ -121,7 +124,11 @@ class Manifest:
 
     def _content(self) -> bytes:
         """Return the content of a new manifest."""
-        lines = [{"format": _FORMAT}, {"part": self.part}, *(_line(*item) for item in self.proofs.items())]
+        lines = [
+            {"format": _FORMAT, "doing": self._doing},
+            {"part": self.part},
+            *(_line(*item) for item in self.proofs.items()),
+        ]
         return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
     def _remove_old_parts(self) -> None:
@@ -163,6 +170,8 @@ class Manifest:
             raise FileError(f"{self._path}: cannot be read ({error.strerror})") from None
         if _parse(first).get("format") != _FORMAT and (first or lines):
             raise FileError(refusal)
+        earlier = _parse(first).get("doing")
+        self.earlier_doing = earlier if isinstance(earlier, str) else None
         for values in map(_parse, lines):
             name, part = values.get("name"), values.get("part")
             if isinstance(part, str) and _is_part_name(part):

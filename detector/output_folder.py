@@ -34,8 +34,8 @@ def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite
         overwrite: whether to replace files that this package did not write, or that were changed since.
 
     Raises:
-        FileError: the folder cannot be created or is in use; its manifest cannot be used; or a file must not be
-            written, see `OutputFolder.claim`.
+        FileError: the folder cannot be created or is in use; its manifest cannot be used; it holds the results of
+            another command, such as a run; or a file must not be written, see `OutputFolder.claim`.
     """
     folder = OutputFolder(local_path(path), doing, overwrite)
     try:
@@ -79,9 +79,22 @@ class OutputFolder:
         make_folder(path)
         with ExitStack() as stack:
             stack.enter_context(locked(path, doing))
-            self._manifest = Manifest(path)
+            self._manifest = Manifest(path, doing)
+            self._earlier = {name for name in self._manifest.proofs if os.path.lexists(path / name)}
+            self._check_same_command(doing)
             self._stack = stack.pop_all()
-        self._earlier = {name for name in self._manifest.proofs if os.path.lexists(path / name)}
+
+    def _check_same_command(self, doing: str) -> None:
+        """Raise FileError if the folder holds the files of another kind of command, which would be removed.
+
+        For example, `detect --out` would remove the weights of a run.
+        """
+        earlier = self._manifest.earlier_doing
+        if self._earlier and earlier not in (None, doing) and not self.overwrite:
+            raise FileError(
+                f"{self.path}: the folder holds the results of another command ({earlier:.40}); choose another --out, "
+                "or add --overwrite to replace these results"
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,19 @@ def test_claiming_a_folder_changes_no_file_in_it(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists(), "a command that wrote nothing leaves no folder"
 
 
+def test_results_of_another_command_are_not_removed(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(FileError, match=r"another command \(writing\).*--overwrite"):
+        claim_folder(tmp_path, "training")
+    assert files_in(tmp_path) == dict.fromkeys(NAMES, "one")
+    with claim_folder(tmp_path, "training", overwrite=True) as folder:
+        folder.write("c.txt", b"two")
+        folder.remove_earlier()
+    assert files_in(tmp_path) == {"c.txt": "two"}
+    with pytest.raises(FileError, match="training"):
+        write(tmp_path)
+
+
 def plant_file(path: Path) -> None:
     path.write_text("mine")
 
