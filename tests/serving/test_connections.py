@@ -193,7 +193,16 @@ def test_only_the_health_of_a_server_with_key_is_public(server: Server) -> None:
         assert KEY not in text
     basic = {"Authorization": "Basic dXNlcjowMTIzNDU2Nzg5YWJjZGVm"}  # user:0123456789abcdef
     assert server.get("/models", **basic)[0] == server.get("/", Authorization=f"bearer {KEY}")[0] == 200
-    for wrong in (f"Bearer {KEY}0", "Bearer ", KEY, f"Token {KEY}", "Basic !", "Basic dXNlcjp4", "Basic /w=="):
+    for wrong in (
+        f"Bearer {KEY}0",
+        "Bearer ",
+        KEY,
+        f"Token {KEY}",
+        "Basic !",
+        "Basic é",
+        "Basic dXNlcjp4",
+        "Basic /w==",
+    ):
         assert server.get("/models", Authorization=wrong)[0] == 401
 
 
