@@ -13,6 +13,10 @@ _SECONDS = 10.0
 _LOGGERS = ("uvicorn.error", "asyncio")
 """Loggers of libraries that log something for each bad request or connection."""
 
+_FORM_PARSER = "python_multipart"
+"""Logger of the parser of forms. Its texts differ for each damaged form, so that a limit on equal texts does not help,
+and the client receives the error."""
+
 
 class LogLimit(logging.Filter):
     """A filter that passes a few records with the same text, and counts the others.
@@ -47,8 +51,9 @@ class LogLimit(logging.Filter):
 
 
 def limit_logs() -> None:
-    """Limit the messages of the libraries that log bad requests and connections."""
+    """Limit the messages of the libraries that log bad requests and connections; drop those about damaged forms."""
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(known, LogLimit) for known in logger.filters):
             logger.addFilter(LogLimit())
+    logging.getLogger(_FORM_PARSER).setLevel(logging.CRITICAL)

@@ -4,8 +4,10 @@ import logging
 import time
 
 import pytest
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser
 
-from detector.serving.log_limit import LogLimit
+from detector.serving.log_limit import LogLimit, limit_logs
 
 
 def messages(caplog: pytest.LogCaptureFixture, limit: LogLimit, names: list[str]) -> list[str]:
@@ -36,3 +38,12 @@ def test_next_period_tells_how_many_were_not_logged(caplog: pytest.LogCaptureFix
 def test_few_messages_are_all_logged(caplog: pytest.LogCaptureFixture) -> None:
     limit = LogLimit(count=2, seconds=0)
     assert messages(caplog, limit, ["a", "b", "c"]) == [f"invalid request from {name}" for name in "abc"]
+
+
+def test_damaged_forms_are_not_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("python_multipart"), "level", logging.NOTSET)
+    limit_logs()
+    parser = MultipartParser(b"boundary")
+    with pytest.raises(MultipartParseError):
+        parser.write(b"--other")
+    assert caplog.records == []
