@@ -219,8 +219,8 @@ class TrainingRun:
         plan, suffices = plan_minutes(self._config, step_seconds, self._evaluation_seconds, self._started)
         if not suffices:
             log.warning(
-                f"{minutes:g} minutes are too short to learn much from this data on this machine (an evaluation takes "
-                f"{self._evaluation_seconds:.1f} s, a step {step_seconds:.2f} s): increase --minutes"
+                f"--minutes {minutes:g} is too short to learn much from this data on this machine (an evaluation takes "
+                f"{self._evaluation_seconds:.1f} s, a step {step_seconds:.2f} s): increase it"
             )
         return plan
 
