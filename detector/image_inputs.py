@@ -69,9 +69,10 @@ def is_image(source: object) -> TypeGuard[ImageLike]:
 
 
 def several_images(source: object) -> Iterable[Any]:
-    """Return the images of an iterable, which must have a fixed order. The result has a length if `source` has one.
+    """Return the images of an iterable, which must have a fixed order.
 
-    The arrays and tensors of an iterator are copied, because a camera may write each frame into the same array.
+    The arrays and tensors that a source yields are copied, because a camera may write each frame into the same array.
+    Those of a list, a tuple, an array or a tensor are not: they are all in memory at the same time.
 
     Raises:
         InputError: `source` is a set or a mapping, or not an iterable.
@@ -84,7 +85,16 @@ def several_images(source: object) -> Iterable[Any]:
         images: Iterator[Any] = iter(source)  # type: ignore[call-overload]
     except TypeError:
         raise InputError(f"expected an image or a list of images, got {type(source).__name__}") from None
-    return source if isinstance(source, Sized) else map(_copy, images)  # type: ignore[return-value]
+    is_stored = isinstance(source, list | tuple | np.ndarray) or _is_tensor(source)
+    return source if is_stored else map(_copy, images)  # type: ignore[return-value]
+
+
+def has_length(source: object) -> bool:
+    """Return whether an iterable has a length. A progress bar around a generator has `__len__` but no length."""
+    try:
+        return isinstance(source, Sized) and len(source) >= 0
+    except TypeError:
+        return False
 
 
 def _copy(image: Any) -> Any:

@@ -2,6 +2,7 @@ import io
 import os
 import tempfile
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tqdm import tqdm
 
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError, InputError
-from detector.image_inputs import is_image, several_images, to_image
+from detector.image_inputs import has_length, is_image, several_images, to_image
 from detector.images import read_image, write_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
@@ -204,16 +206,34 @@ def test_what_has_no_order_is_not_a_list_of_images(source: object, message: str)
         several_images(source)
 
 
-def test_the_arrays_of_an_iterator_are_copied() -> None:
-    buffer = np.zeros((5, 8, 3), np.uint8)
-    tensor = torch.zeros(5, 8, 3, dtype=torch.uint8)
+class Camera:
+    """Has a length, and writes each of three frames into the same array and the same tensor."""
 
-    def frames() -> Any:
+    def __len__(self) -> int:
+        return 6
+
+    def __iter__(self) -> Iterator[Any]:
+        buffer = np.zeros((5, 8, 3), np.uint8)
+        tensor = torch.zeros(5, 8, 3, dtype=torch.uint8)
         for k in range(3):
             buffer[:] = k
             tensor[:] = k
             yield buffer
             yield tensor
 
-    read = list(several_images(frames()))
+
+@pytest.mark.parametrize("wrap", [iter, lambda camera: camera, lambda camera: tqdm(iter(camera), disable=True)])
+def test_the_arrays_that_a_source_yields_are_copied(wrap: Callable[[Camera], Iterable[Any]]) -> None:
+    read = list(several_images(wrap(Camera())))
     assert [int(to_image(image).max()) for image in read] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_arrays_of_a_list_are_not_copied() -> None:
+    assert [image is RGB for image in several_images([RGB, RGB])] == [True, True]
+
+
+def test_a_progress_bar_around_a_generator_has_no_length() -> None:
+    with_length: list[Any] = [[], Camera(), {}.values(), tqdm(Camera(), disable=True)]
+    assert all(map(has_length, with_length))
+    without: list[Any] = [iter([]), tqdm(map(str, [1]), disable=True), 5]
+    assert not any(map(has_length, without))

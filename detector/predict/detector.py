@@ -1,7 +1,7 @@
 """The class `Detector`, which loads trained weights and detects objects in images."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
 from detector.errors import ConfigError, InputError, WeightsError, did_you_mean, known_names
 from detector.forks import no_fork
-from detector.image_inputs import ImageLike, is_image, several_images, to_image
+from detector.image_inputs import ImageLike, has_length, is_image, several_images, to_image
 from detector.options import (
     BATCH_SIZE,
     IOU_THRESHOLD,
@@ -324,7 +324,7 @@ class Detector:
         )
         source: Iterable[ImageLike] = [images] if is_image(images) else several_images(images)
         options = self.resolve_options(options)
-        return _without_images(self.detect_with_images(source, options, full_batches=isinstance(source, Sized)))
+        return _without_images(self.detect_with_images(source, options, full_batches=has_length(images)))
 
     def detect_with_images(
         self,
