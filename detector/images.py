@@ -89,6 +89,9 @@ single operations are atomic."""
 _LONGEST_PATH = 1000
 """Largest number of characters of a path that a message contains completely."""
 
+_APPLE_DOUBLE = b"\0\5\x16\7"
+"""First bytes of an AppleDouble file. Source: RFC 1740, appendix B."""
+
 _TIFF_BITS = 258
 _PILLOW_LOCK = threading.Lock()
 _warned_few_levels = threading.Event()
@@ -425,12 +428,28 @@ def unread_images_note(paths: Iterable[Path]) -> str | None:
 def find_images(folder: Path) -> list[Path]:
     """Return the paths of the image files directly in `folder`, sorted by name.
 
-    Broken links are included, so that reading them raises an error.
+    Broken links are included, so that reading them raises an error. The files `._NAME` with metadata, which macOS
+    writes beside each file on other drives, are left out.
 
     Raises:
         FileError: the folder cannot be read.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir() and not _is_apple_double(path)
+        )
     except OSError as error:
         raise FileError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+
+
+def _is_apple_double(path: Path) -> bool:
+    """Return whether a file contains the metadata of another file, in the format AppleDouble."""
+    if not path.name.startswith("._"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE
+    except OSError:  # reading the image will give a message
+        return False

@@ -278,6 +278,13 @@ def test_jpeg_keeps_the_order_of_the_channels(tmp_path: Path, suffix: str) -> No
     np.testing.assert_allclose(read_image(tmp_path / f"a{suffix}"), image, atol=3)
 
 
+def test_metadata_files_of_macos_are_not_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "._photo.png", np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "._a.png").write_bytes(bytes([0, 5, 22, 7, 0, 2, 0, 0]))
+    (tmp_path / "._b.png").write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["._b.png", "._photo.png"]
+
+
 def test_find_images_returns_only_images_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpeg", "c.txt", "d.webp", "noending"):
         (tmp_path / name).touch()
