@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.annotation import Annotation
 from detector.data.open_data import open_data
 from detector.data.recognize import is_coco_file
 from detector.errors import LabelError
@@ -54,19 +55,27 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
         options: only `allow_outside` and `max_pixels` are used.
 
     Raises:
-        LabelError: an image is not in the data set, or two images have the same id because they are in two splits.
+        LabelError: an image is not in the data set or has several ids there, or two images have the same id because
+            they are in two splits.
         InputError: the data set cannot be read.
     """
     data_set = open_data(data, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
     splits = [data_set.read(name) for name in data_set.split_names]
-    by_file = {a.image_path.resolve(): a.image_id for split in splits for a in split.annotations}
+    known = _ids_by_path(annotation for split in splits for annotation in split.annotations)
     image_ids: dict[str, int] = {}
     names: dict[int, Path] = {}
     missing = []
     for source in sources:
-        if (image_id := by_file.get(source.name.resolve())) is None:
+        own = known.get(_place(source.name)) or known.get(source.name.resolve())
+        if own is None:
             missing.append(source.name)
             continue
+        image_id, *others = sorted(own)
+        if others:
+            raise LabelError(
+                f"{data}: the image {source.name} has several ids ({image_id}, {others[0]}): it is in two splits, or "
+                "two entries lead to the same file; pass the label file of one split as --data"
+            )
         if (other := names.setdefault(image_id, source.name)) != source.name:
             raise LabelError(
                 f"{data}: the images {other} and {source.name} have the same id {image_id} in two splits; detect in "
@@ -80,6 +89,24 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
         )
     first = splits[0]
     return DataIds(data, image_ids, dict(zip(first.class_names, first.category_ids, strict=True)))
+
+
+def _ids_by_path(annotations: Iterable[Annotation]) -> dict[Path, set[int]]:
+    """Return path → image ids, for the places of the images of a data set, and for the files to which links lead.
+
+    Several images may be links to one file with equal content, so that only the paths tell them apart.
+    """
+    known: dict[Path, set[int]] = {}
+    by_file: dict[Path, set[int]] = {}
+    for annotation in annotations:
+        known.setdefault(_place(annotation.image_path), set()).add(annotation.image_id)
+        by_file.setdefault(annotation.image_path.resolve(), set()).add(annotation.image_id)
+    return by_file | known
+
+
+def _place(path: Path) -> Path:
+    """Return the folder of a file without links, and the name of the file, which may be a link."""
+    return path.parent.resolve() / path.name
 
 
 def coco_file_beside(sources: Iterable[Source]) -> Path | None:

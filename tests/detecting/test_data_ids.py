@@ -105,3 +105,33 @@ def test_a_coco_file_beside_the_images_is_found(data: Path, tmp_path: Path) -> N
     (data / "images" / "other.json").write_text("[]")
     assert coco_file_beside(find_sources([str(data / "images")])) is None
     assert coco_file_beside(find_sources(["scenes"])) is None
+
+
+def test_links_to_one_file_keep_their_own_ids(data: Path, tmp_path: Path) -> None:
+    images = data / "images"
+    ids = {
+        image["file_name"]: image["id"]
+        for path in data.glob("*.json")
+        for image in json.loads(path.read_text())["images"]
+    }
+    for name in ("2.png", "1.png"):
+        (images / name).unlink(missing_ok=True)
+        (images / name).symlink_to("3.png")
+    sources = find_sources([str(images / f"{number}.png") for number in (1, 2, 3)])
+    found = read_ids(str(data), sources, ReadOptions()).image_ids
+    assert found == {str(images / name): ids[name] for name in ("1.png", "2.png", "3.png")}
+    (tmp_path / "other.png").symlink_to(images / "4.png")
+    other = find_sources([str(tmp_path / "other.png")])
+    assert list(read_ids(str(data), other, ReadOptions()).image_ids.values()) == [ids["4.png"]]
+
+
+def test_an_image_with_several_ids_is_refused(data: Path) -> None:
+    values = json.loads((data / "test.json").read_text())
+    image = values["images"][0]
+    values["images"] = [{**image, "id": 500}]
+    values["annotations"] = []
+    (data / "val.json").write_text(json.dumps(values))
+    sources = find_sources([str(data / "images" / image["file_name"])])
+    with pytest.raises(LabelError, match=r"has several ids \(\d+, 500\): it is in two splits"):
+        read_ids(str(data), sources, ReadOptions())
+    assert list(read_ids(str(data / "test.json"), sources, ReadOptions()).image_ids.values()) == [image["id"]]
