@@ -5,21 +5,28 @@ import os
 from pathlib import Path
 
 from detector.errors import ConfigError
+from detector.wording import shown
 
 _CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 """Files in which Linux says how much CPU time the processes of a container get: a quota per period."""
 
 
+_MAX_THREADS = 1024
+"""Largest number of threads that can be set: OpenMP ends the process if it has no memory for the threads."""
+
+
 def check_threads(threads: int | None) -> None:
-    """Raise ConfigError unless `threads` is None or at least 1.
+    """Raise ConfigError unless `threads` is None or from 1 to 1024.
 
     Raises:
-        ConfigError: the number is not a whole number, or is below 1.
+        ConfigError: the number is not a whole number, or is out of range.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+    is_whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (is_whole and 1 <= threads <= _MAX_THREADS):
         raise ConfigError(
-            f"threads: expected a whole number of at least 1, or None for the default of the runtime, got {threads!r}"
+            f"threads: expected a whole number of at least 1 and at most {_MAX_THREADS}, or None for the default of "
+            f"the runtime, got {shown(threads)}"
         )
 
 

@@ -7,6 +7,7 @@ import threading
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from detector.runtime.origin import content_hash, is_folder
 from detector.shipped_weights import find_shipped
 from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
+from detector.wording import shown
 
 _BUILDING = threading.Lock()
 """Held while weights are converted to a graph, so that threads that load the same weights convert them once."""
@@ -61,11 +63,16 @@ def load_runtime(
     Raises:
         FileError: the weights do not exist or cannot be read.
         WeightsError: the weights are damaged, or the export has another fixed input size.
-        ConfigError: the device is not available, `input_size` is not a multiple of 32, `threads` is below 1, or
-            runtime, device and weights cannot be combined.
+        ConfigError: the device is not available, `input_size` is not a multiple of 32, `threads` is not in 1..1024,
+            the runtime is unknown, or runtime, device and weights cannot be combined.
         MissingPackageError: the runtime is not installed.
     """
     check_threads(threads)
+    if runtime not in get_args(RuntimeName):
+        known = ", ".join(get_args(RuntimeName))
+        raise ConfigError(f"runtime: expected one of {known}, got {shown(runtime)}")
+    if not isinstance(device, str):
+        raise ConfigError(f"device: expected a name such as 'cpu' or 'cuda:1', got {shown(device)}")
     path = local_path(weights)
     path = path.parent if path.name == XML else path
     if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or is_folder(path)):

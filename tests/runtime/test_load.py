@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -237,3 +238,19 @@ def test_signals_work_after_openvino_networks_are_deleted(tiny_weights: Path) ->
         "os.kill(os.getpid(), signal.SIGUSR1)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"caught\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": "onnx"}, "runtime: expected one of auto, torch, onnxruntime, .*got 'onnx'"),
+        ({"runtime": "numpy"}, "runtime: expected one of"),
+        ({"runtime": None}, "runtime: expected one of .*got None"),
+        ({"device": 0}, "device: expected a name such as 'cpu' or 'cuda:1', got 0"),
+        ({"threads": 10**9}, "threads: expected a whole number of at least 1 and at most 1024"),
+        ({"threads": 10**9, "runtime": "onnxruntime"}, "threads: expected"),
+    ],
+)
+def test_options_that_no_runtime_has_are_refused(tiny_weights: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_runtime(tiny_weights, **options)
