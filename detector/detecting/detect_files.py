@@ -127,6 +127,7 @@ def detect_images(
         image_ids=None if ids is None else ids.image_ids,
         class_names=detector.class_names,
         drawing=drawing,
+        origins={str(source.name): source.origin for source in sources if source.origin},
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)

@@ -30,11 +30,18 @@ DetectionRow = TypedDict(
 """One detection: class name, category id, box [x, y, w, h] in pixels, score, and a track id if objects are tracked."""
 
 
-class FileState(TypedDict):
-    """Size in bytes and modification time in nanoseconds of an image file, by which a changed image is noticed."""
+class FileState(TypedDict, total=False):
+    """By what a changed image is noticed: size and modification time of its file, or else `Source.origin`.
+
+    Attributes:
+        size: size in bytes.
+        mtime_ns: modification time in nanoseconds.
+        origin: `Source.origin`; the image has no file.
+    """
 
     size: int
     mtime_ns: int
+    origin: str
 
 
 class JournalEntry(TypedDict):
@@ -45,7 +52,7 @@ class JournalEntry(TypedDict):
         file_name: name of the image, as in `Source.name`.
         height: height of the image in pixels.
         width: width of the image in pixels.
-        file: state of the image file before it was read; missing if the image has no file.
+        file: state of the image file before it was read; missing if the image has neither a file nor an origin.
         stem: name of the output files of the image without suffix; missing if the image has no output files.
         detections: highest score first.
     """

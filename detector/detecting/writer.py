@@ -17,7 +17,7 @@ from detector.detecting.formats import (
     write_csv,
     yolo_text,
 )
-from detector.detecting.journal import JOURNAL_NAME, Journal, JournalEntry, file_state
+from detector.detecting.journal import JOURNAL_NAME, FileState, Journal, JournalEntry, file_state
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError
 from detector.files import RESERVED_NAME, free_name
@@ -64,6 +64,7 @@ class DetectionWriter:
         skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
         image_ids: name of an image → its id in the results. None: 1, 2, ... in the order of `add`.
         drawing: what is drawn on the annotated images, and how. A legend may replace the class names.
+        origins: name of an image with a generated name → its `Source.origin`.
 
     Attributes:
         done: names of the images that the earlier run completed; empty if `skip_done` is False.
@@ -86,6 +87,7 @@ class DetectionWriter:
         skip_done: bool = False,
         image_ids: Mapping[str, int] | None = None,
         drawing: DrawOptions = DEFAULT_DRAWING,
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
             known = ", ".join(get_args(OutputFormat))
@@ -95,7 +97,9 @@ class DetectionWriter:
         self._has_begun, self._resumes = False, skip_done
         sources = list(sources)
         _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
-        self._files = {str(source): state for source in sources if (state := file_state(source)) is not None}
+        files = {str(source): state for source in sources if (state := file_state(source)) is not None}
+        # A generated name is not the path of a file, also if a file has this name.
+        self._files = files | {name: FileState(origin=origin) for name, origin in (origins or {}).items()}
         with ExitStack() as stack:
             self._folder = stack.enter_context(as_output_folder(folder, "writing detections"))
             # The tables are written from the journal, so a resumed run may use or omit these formats.

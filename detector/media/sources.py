@@ -1,8 +1,10 @@
 """Finds the images that the user names: files, folders, glob patterns, lists, standard input, URLs, built-in scenes."""
 
 import glob
+import hashlib
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -46,10 +48,13 @@ class Source:
     Attributes:
         name: name of the image in results: the path of the image, or a generated file name if the image has no path.
         read: decodes the image and returns it as [H, W, 3] RGB; raises InputError if the image cannot be decoded.
+        origin: of an image with a generated name: a hash of its URL, or for standard input a value that is never the
+            same. So another image with the same generated name is noticed. "": the name is a path.
     """
 
     name: Path
     read: Callable[[], ImageArray]
+    origin: str = ""
 
 
 _SourceByKey = dict[Path | str, Source]
@@ -85,7 +90,8 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
         path = Path(spec)
         if spec == "-":
             # The bytes on standard input can be read only once, so the decoded image is cached.
-            found[spec] = Source(Path("stdin.jpg"), cache(partial(_read_stdin, options.max_pixels)))
+            read = cache(partial(_read_stdin, options.max_pixels))
+            found[spec] = Source(Path("stdin.jpg"), read, secrets.token_hex(32))
         elif spec == "scenes" and not path.exists():
             found |= {source.name: source for source in sources_of(scenes.read_split("test"))[:_SCENE_COUNT]}
         elif path.suffix.lower() == ".txt" and is_file(path):
@@ -153,7 +159,9 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
     """
     if is_http_url(spec):
         check_allowed(spec, options.allow_url)
-        return {spec: Source(file_name_from_url(spec), partial(fetch, spec, max_pixels=options.max_pixels))}
+        read = partial(fetch, spec, max_pixels=options.max_pixels)
+        # A hash, because the journal must not contain passwords and tokens.
+        return {spec: Source(file_name_from_url(spec), read, hashlib.sha256(os.fsencode(spec)).hexdigest())}
     local_path(spec)
     try:
         paths = _find_files(spec, folder, options)

@@ -70,6 +70,22 @@ def test_the_summary_counts_done_failed_and_earlier_images(
     assert "skipped: images/damaged.png: not an image" in capsys.readouterr().err
 
 
+def test_another_image_with_the_same_generated_name_is_not_skipped(
+    detector: Detector, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detect(spec: str) -> DetectSummary:
+        sources = find_sources([spec], ReadOptions(allow_url=True))
+        sources = [replace(source, read=lambda: np.zeros((64, 96, 3), np.uint8)) for source in sources]
+        out = folder / spec[:5].strip(":")
+        return detect_images(detector, sources, out, DetectOptions(), weights="tiny", skip_done=True)
+
+    assert [detect("-").done, detect("-").done] == [1, 1]
+    write_image("a.png", np.zeros((64, 96, 3), np.uint8))  # another image, with the generated name as path
+    urls = ["https://one.example/a.png?token=secret", "https://two.example/a.png"]
+    assert [detect(url).done for url in (urls[0], urls[0], urls[1])] == [1, 0, 1]
+    assert "secret" not in (folder / "https" / "detections.jsonl").read_text()
+
+
 def test_the_journal_stores_the_options_by_parameter_name(detector: Detector, folder: Path) -> None:
     sources, options = find_sources(["images/a.png"]), DetectOptions(score_threshold=0.5, classes=("red", 1))
     expected = DetectSummary(given=1, before=1, done=0, failed=0, objects=0)
