@@ -20,6 +20,7 @@ AFTER_DETECTION = """
 import os, sys, threading, time
 import numpy as np
 from detector import Detector
+from detector.errors import ConfigError
 
 weights, runtime = sys.argv[1:]
 image = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
@@ -70,7 +71,17 @@ def grandchild():
     child(inherited)
     return 0
 
-for work in (inherited, inherited_in_a_thread, loaded, grandchild):
+results = model.detect_each([image] * 3, batch_size=1)
+next(results)
+
+def inherited_iteration():
+    try:
+        next(results)
+    except ConfigError as error:
+        return 0 if "start the iteration in this process" in str(error) else 2
+    return 3
+
+for work in (inherited, inherited_in_a_thread, loaded, grandchild, inherited_iteration):
     child(work)
 
 stop = threading.Event()

@@ -5,6 +5,7 @@ the end of the program waits for it.
 """
 
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
@@ -14,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from detector.arrays import ImageArray
-from detector.errors import InputError
+from detector.errors import ConfigError, InputError
 from detector.letterbox import Letterbox
 from detector.predict.tiling import View
 
@@ -70,6 +71,7 @@ def read_batches(
         stop: called while the source blocks; True ends the iteration.
 
     Raises:
+        ConfigError: this process was forked after the start of the iteration.
         Exception: an exception of the source. The images that were read before it are yielded first.
     """
     reader = _Reader(images, prepare, batch_size)
@@ -106,6 +108,7 @@ class _Reader(Generic[_Source]):
         self._read: SimpleQueue[Entry | InputError | _End] = SimpleQueue()
         self._taken: SimpleQueue[int | None] = SimpleQueue()
         self._closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="detector image reader", daemon=True)
         self._thread.start()
         _open_readers.add(self)
@@ -116,7 +119,15 @@ class _Reader(Generic[_Source]):
         Args:
             stop: called while the source blocks; True: the source counts as ended. None: do not wait, but return None
                 if there is no image.
+
+        Raises:
+            ConfigError: this process was forked after the start of the iteration.
         """
+        if os.getpid() != self._process:
+            raise ConfigError(
+                "this process was forked in the middle of an iteration over the results of several images, and the "
+                "thread that reads the images does not exist here: start the iteration in this process"
+            )
         while True:
             try:
                 entry = self._read.get(timeout=_POLL_SECONDS) if stop is not None else self._read.get_nowait()
