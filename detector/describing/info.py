@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.describing.machine import machine_facts, package_versions, runtime_facts
+from detector.graph.metadata import GraphInfo
 from detector.graph.openvino_ir import export_files, is_ir
 from detector.runtime.load import load_runtime
 from detector.shipped_weights import find_shipped
@@ -117,7 +118,7 @@ def weights_facts(weights: str) -> WeightsFacts:
         model=info.model,
         input_hw=runtime.input_hw,
         classes=info.class_names,
-        export={name: value for name, value in asdict(runtime.graph_info).items() if value},
+        export=_export_facts(runtime.graph_info),
         runtime=runtime.name,
         data=_PATH.sub("", str(info.facts.get("data", "unknown"))),
         ap=ap if isinstance(ap, dict) else None,
@@ -129,6 +130,12 @@ def _files(weights: str) -> list[Path]:
     """Return the files of weights or of an export."""
     path = find_shipped(weights) or Path(weights)
     return export_files(path) if is_ir(path) else [path]
+
+
+def _export_facts(graph: GraphInfo) -> dict[str, object]:
+    """Return the properties of a graph that differ from those of weights; the number of bits only if it is int8."""
+    facts = {name: value for name, value in asdict(graph).items() if value}
+    return facts if graph.int8 else {name: value for name, value in facts.items() if name != "int8_weight_bits"}
 
 
 def _weights_lines(weights: WeightsFacts) -> Iterator[str]:

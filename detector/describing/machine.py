@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from detector.graph.no_telemetry import import_onnxruntime, openvino_core
+from detector.wording import plural
 
 PACKAGES = (
     "numpy", "pillow", "opencv-python-headless", "opencv-python", "torch", "torchvision", "safetensors", "PyYAML",
@@ -70,7 +71,7 @@ def _torch() -> str:
         import torch
     except (ImportError, OSError) as error:
         return _missing(error)
-    text = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    text = f"{torch.backends.cpu.get_cpu_capability()}, {plural(torch.get_num_threads(), 'thread')}"
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
         text += f"; cuda:{number} {about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"

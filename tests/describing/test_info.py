@@ -34,6 +34,7 @@ def test_info_reports_weights_versions_and_machine(private_weights: Path, capsys
     assert weights["sha256"] == hashlib.sha256(private_weights.read_bytes()).hexdigest()
     assert (weights["file"], weights["classes"]) == ("mine.safetensors", ["red", "blue"])
     assert (weights["data"], weights["ap"]) == ("YOLO folder cells: train, val", {"AP": 0.25, "AP50": 0.5})
+    assert weights["export"] == {}
     assert info["packages"]["torch"] == version("torch")
     assert info["machine"]["python"].endswith(platform.python_version())
     assert set(info["runtimes"]) == {"torch", "onnxruntime", "openvino"}
