@@ -88,7 +88,7 @@ class DecodePool:
     def __init__(self, concurrency: int, seconds: float, on_timeout: Callable[[], None]) -> None:
         processes = max(1, min(_MAX_PROCESSES, (os.cpu_count() or 1) - 1))
         self.quick = Lane(processes, concurrency, "images")
-        self.slow = Lane(1, max(1, concurrency // 8), "large or unusual images")
+        self.slow = Lane(1, max(1, concurrency // 8), "large or unusual images, or images with tiles or TTA,")
         self._seconds, self._on_timeout = seconds, on_timeout
 
     async def decode(self, lane: Lane, content: bytes, job: DecodeJob) -> Decoded:
