@@ -168,13 +168,13 @@ def _print_agreement(certificate: "Certificate") -> bool:
         True: f"ok, {least}",
         False: f"too small, {least}: the export detects other objects than the weights",
         None: "too few to judge the export; give more images with objects (--int8 or --data)",
-    }[parity.agrees]
+    }[certificate.int8_agrees]
     percent = "" if parity.agreement is None else f"{100 * parity.agreement:.1f} % of "
     print_line(
         f"agreement with the weights on {USER_IMAGES}: {percent}{parity.confident} detections with a score above "
         f"{CONFIDENT:g}; {verdict}"
     )
-    return parity.agrees is False
+    return certificate.int8_agrees is False
 
 
 def int8_advice(data: str, weights: str) -> list[str]:

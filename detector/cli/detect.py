@@ -21,7 +21,7 @@ from detector.cli.arguments import (
     path,
 )
 from detector.cli.numbers import count, count_or_zero, fraction
-from detector.cli.settings import read_options
+from detector.cli.settings import load_detector, read_options
 from detector.errors import ConfigError, InputError
 from detector.options import (
     IOU_THRESHOLD,
@@ -166,7 +166,6 @@ def run(options: argparse.Namespace) -> int:
     if options.save_conf and not options.save_txt:
         raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
     from detector.detecting.detect_files import claim_videos, find_inputs
-    from detector.predict.detector import Detector
 
     detect_options = DetectOptions(
         score_threshold=options.conf,
@@ -179,18 +178,11 @@ def run(options: argparse.Namespace) -> int:
         tile_overlap=options.overlap,
         tta=options.tta,
     )
-    _drawing(options)  # before the work, so that an invalid line width is reported at once
     sources, videos = find_inputs(specs, read_options(options))
     out = options.out or _new_folder(options.skip_done)
     with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
         claim_videos(videos, folder, save_video=not options.no_images)
-        model = Detector.load(
-            options.weights,
-            device=options.device,
-            runtime=options.runtime,
-            input_size=options.imgsz,
-            threads=options.threads,
-        )
+        model = load_detector(options)
         _warn_about_options_without_effect(options, bool(videos))
         failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
         failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)

@@ -17,7 +17,7 @@ from detector.cli.arguments import (
     path,
 )
 from detector.cli.numbers import count
-from detector.cli.settings import given_flags, read_options
+from detector.cli.settings import given_flags, load_detector, read_options
 from detector.options import IOU_THRESHOLD
 from detector.outputs import claim_file
 
@@ -61,7 +61,6 @@ def run(options: argparse.Namespace) -> int:
     from detector.evaluating.evaluate import evaluate_split, evaluation_options
     from detector.evaluating.evaluate_results import evaluate_results
     from detector.evaluating.evaluation_data import choose_split, read_evaluation_split
-    from detector.predict.detector import Detector
 
     inputs = (Path(options.data), options.detections, options.weights and Path(options.weights))
     claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
@@ -72,13 +71,7 @@ def run(options: argparse.Namespace) -> int:
         name = choose_split(data_set, options.split)
         evaluation = evaluate_results(data_set, name, options.detections, options.max_det)
     else:
-        model = Detector.load(
-            options.weights,
-            device=options.device,
-            runtime=options.runtime,
-            input_size=options.imgsz,
-            threads=options.threads,
-        )
+        model = load_detector(options)
         split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
         log.info("%s", data_set.description)
         detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)

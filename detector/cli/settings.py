@@ -1,14 +1,17 @@
-"""Objects made from the arguments of several commands: the settings of a run, and the options for reading files."""
+"""Objects made from the arguments of several commands: settings of a run, options for reading files, detectors."""
 
 import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from shlex import join
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detector.config import Config, override, parse_value, read_config
 from detector.options import MAX_PIXELS, ReadOptions
+
+if TYPE_CHECKING:
+    from detector.predict.detector import Detector
 
 STARTED = time.monotonic()
 """Start of the process. A length of a training run in minutes includes the time since this moment."""
@@ -70,6 +73,19 @@ def limit_torch_threads(options: argparse.Namespace) -> None:
         from detector.runtime.hardware import limit_threads
 
         limit_threads(options.threads)
+
+
+def load_detector(options: argparse.Namespace) -> "Detector":
+    """Return the detector that --weights and the flags of `add_input_size` and `add_backend` describe."""
+    from detector.predict.detector import Detector
+
+    return Detector.load(
+        options.weights,
+        device=options.device,
+        runtime=options.runtime,
+        input_size=options.imgsz,
+        threads=options.threads,
+    )
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:

@@ -34,7 +34,6 @@ from detector.predict.tiling import merge_views, views_of
 from detector.runtime.base import Runtime
 from detector.runtime.load import load_runtime
 from detector.runtime.origin import Origin, origin_of
-from detector.threads import check_threads
 from detector.weights_info import WeightsInfo
 from detector.wording import shown
 
@@ -111,7 +110,6 @@ class Detector:
             ConfigError: the device or the runtime is not available, or the input size or `threads` is invalid.
             MissingPackageError: the package of the runtime is not installed.
         """
-        check_threads(threads)
         origin = origin_of(weights, device=device, runtime=runtime, input_size=input_size, threads=threads, cache=cache)
         detector = cls(
             *load_runtime(weights, device=device, runtime=runtime, input_size=input_size, threads=threads, cache=cache)
@@ -255,8 +253,7 @@ class Detector:
         if not is_image(source):
             with closing(self.detect_with_images(several_images(source), options)) as results:
                 return [_or_raise(result)[1] for result in results]
-        options = self.resolve_options(options)
-        return self._detect_batch([self._prepare(source, options)], options)[0]
+        return self.detect_image(source, options)
 
     def detect_each(
         self,
@@ -357,6 +354,16 @@ class Detector:
                 found = iter(self._detect_batch(readable, options))
                 for entry in entries:
                     yield entry if isinstance(entry, InputError) else (entry.image, next(found))
+
+    def detect_image(self, image: ImageLike, options: DetectOptions = _DEFAULTS) -> Detections:
+        """Return the detections in one image; as `detect`, with the parameters as one object.
+
+        Raises:
+            ConfigError: a class is unknown.
+            InputError: the image cannot be read.
+        """
+        options = self.resolve_options(options)
+        return self._detect_batch([self._prepare(image, options)], options)[0]
 
     def detect_letterboxed(self, inputs: Sequence[Letterboxed], options: DetectOptions = _DEFAULTS) -> list[Detections]:
         """Return the detections in each of several images that are already letterboxed to the input size.

@@ -96,7 +96,7 @@ class DetectEndpoint:
         model = self._models[request.model]
         if needs_image:
             _check_tiles(decoded.image_hw, model.input_hw, request.options)
-            work = partial(_detect_in_views, model, decoded.pixels, request.options)
+            work = partial(model.detect_image, decoded.pixels, request.options)
             threads = self._slow_threads[request.model]
         else:
             letterboxed = Letterbox.fit(decoded.image_hw, model.input_hw), decoded.pixels
@@ -125,23 +125,6 @@ def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
 def _detect_once(model: Detector, letterboxed: tuple[Letterbox, ImageArray], options: DetectOptions) -> Detections:
     """Detect objects in a letterboxed image."""
     return model.detect_letterboxed([letterboxed], options)[0]
-
-
-def _detect_in_views(model: Detector, image: ImageArray, options: DetectOptions) -> Detections:
-    """Detect objects in an image [H, W, 3], in tiles or with TTA."""
-    return model.detect(
-        image,
-        score_threshold=options.score_threshold,
-        iou_threshold=options.iou_threshold,
-        max_detections=options.max_detections,
-        classes=options.classes,
-        suppression=options.suppression,
-        class_agnostic=options.class_agnostic,
-        multi_label=options.multi_label,
-        tile=options.tile,
-        tile_overlap=options.tile_overlap,
-        tta=options.tta,
-    )
 
 
 def _check_tiles(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> None:
