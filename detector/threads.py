@@ -11,7 +11,6 @@ _CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 """Files in which Linux says how much CPU time the processes of a container get: a quota per period."""
 
-
 _MAX_THREADS = 1024
 """Largest number of threads that can be set: OpenMP ends the process if it has no memory for the threads."""
 
@@ -50,9 +49,14 @@ def available_cpus() -> int:
 
     A container with a quota of 1.5 CPUs has two.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = affinity_cpus()
     quota = _cgroup_quota()
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+
+
+def affinity_cpus() -> int:
+    """Return the number of CPUs in the affinity mask of this process, or of the machine if the system has no masks."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cgroup_quota() -> float | None:

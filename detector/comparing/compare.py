@@ -41,6 +41,7 @@ from detector.files import local_path, make_folder
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
+from detector.threads import affinity_cpus
 from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
@@ -177,8 +178,7 @@ def _threads_per_run(jobs: int) -> int:
     """
     if (requested := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         return max(1, int(requested))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    return max(1, affinity_cpus() // jobs)
 
 
 def _do_runs(

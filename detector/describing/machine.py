@@ -4,9 +4,10 @@ import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from detector.graph.no_telemetry import import_onnxruntime, openvino_core
+from detector.runtime.instruction_set import cpu_flags, read_cpu_info
+from detector.threads import affinity_cpus
 from detector.wording import plural
 
 PACKAGES = (
@@ -45,7 +46,7 @@ def machine_facts() -> dict[str, str]:
         "system": " ".join(filter(None, system)),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cpu": _cpu_name(),
-        "cores": f"{os.cpu_count()}, usable {_usable_cores()}",
+        "cores": f"{os.cpu_count()}, usable {affinity_cpus()}",
         "memory": f"{_memory() / 2**30:.1f} GiB" if _memory() else "unknown",
         "instruction sets": " ".join(instruction_sets()) or "unknown",
     }
@@ -55,9 +56,8 @@ def machine_facts() -> dict[str, str]:
 
 def instruction_sets() -> tuple[str, ...]:
     """Return the names in `INSTRUCTION_SETS` that the CPU has; empty if the operating system does not list them."""
-    found = set(re.findall(r"^(?:flags|Features)\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)[:1])
-    words = {word for line in found for word in line.split()}
-    return tuple(name for name in INSTRUCTION_SETS if name in words)
+    flags = cpu_flags(read_cpu_info())
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
 
 
 def runtime_facts() -> dict[str, str]:
@@ -105,13 +105,8 @@ def _missing(error: Exception) -> str:
 
 def _cpu_name() -> str:
     """Return the name of the CPU, or "unknown"."""
-    names = re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    names = re.findall(r"^model name\s*: (.*)$", read_cpu_info(), re.MULTILINE)
     return names[0] if names else platform.processor() or "unknown"
-
-
-def _usable_cores() -> int | None:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory() -> int:
@@ -120,11 +115,3 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
-
-
-def _read(path: str) -> str:
-    """Return the text of a file, or an empty text if it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

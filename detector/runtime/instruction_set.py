@@ -5,6 +5,7 @@ this sum can overflow; ONNX Runtime and OpenVINO then clip it without an error, 
 """
 
 import platform
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,12 +38,25 @@ class InstructionSet:
 @lru_cache(maxsize=1)
 def instruction_set() -> InstructionSet:
     """Return the instruction set of this machine."""
-    architecture = platform.machine()
+    return parse_cpu_info(platform.machine(), read_cpu_info())
+
+
+def read_cpu_info() -> str:
+    """Return the content of /proc/cpuinfo, or an empty text on systems other than Linux."""
     try:
-        cpu_info = _CPU_INFO.read_text(errors="replace")
-    except OSError:  # not Linux
-        cpu_info = ""
-    return parse_cpu_info(architecture, cpu_info)
+        return _CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def cpu_flags(cpu_info: str) -> frozenset[str]:
+    r"""Return the names of the instruction sets in the content of /proc/cpuinfo; empty if there are none.
+
+    >>> sorted(cpu_flags("processor : 0\nflags : avx avx2\n")), cpu_flags("")
+    (['avx', 'avx2'], frozenset())
+    """
+    line = re.search(r"^(?:flags|Features)\s*: (.*)$", cpu_info, re.MULTILINE)
+    return frozenset(line[1].split()) if line else frozenset()
 
 
 def parse_cpu_info(architecture: str, cpu_info: str) -> InstructionSet:
@@ -58,8 +72,7 @@ def parse_cpu_info(architecture: str, cpu_info: str) -> InstructionSet:
     if architecture.lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
         # The int8 kernels for ARM add in 32 bits, with or without the dot product instructions.
         return InstructionSet(architecture or "unknown", True if architecture.lower() in ("arm64", "aarch64") else None)
-    line = next((line for line in cpu_info.splitlines() if line.startswith("flags")), "")
-    flags = set(line.split())
+    flags = cpu_flags(cpu_info)
     if not flags:
         return InstructionSet(architecture, None)
     known = {"AVX2": "avx2" in flags, "AVX-512": "avx512f" in flags, "VNNI": bool(flags & _VNNI)}
