@@ -220,11 +220,7 @@ class Detections:
         >>> Detections(np.float32([[1, 2, 3, 4]]), np.float32([0.5]), np.array([1]), ("a", "b")).to_json()
         '[{"class": "b", "class_id": 1, "score": 0.5, "box": [1.0, 2.0, 3.0, 4.0]}]'
         """
-        columns = self.to_dict()
-        columns["box"] = self.boxes.tolist()
-        keys = ["class", "class_id", "score", "box", *(["track_id"] if "track_id" in columns else [])]
-        rows = [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
-        return json.dumps(rows, indent=indent)
+        return json.dumps(json_rows(self), indent=indent)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """Return one row per detection in COCO's results format: image_id, category_id, bbox [x, y, w, h] and score.
@@ -301,6 +297,14 @@ def _shortened(name: str) -> str:
     """Return a class name on one line and with at most `_LONGEST_NAME` characters."""
     name = " ".join(name.split())
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
+
+
+def json_rows(found: Detections) -> list[dict[str, Any]]:
+    """Return one JSON object per detection, best first; `Detections.to_json` describes them."""
+    columns = found.to_dict()
+    columns["box"] = found.boxes.tolist()
+    keys = ["class", "class_id", "score", "box", *(["track_id"] if "track_id" in columns else [])]
+    return [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
 
 
 def draw(image: ImageLike, found: Detections) -> Image.Image:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from detector.annotation import Annotation
 from detector.data.open_data import open_data
+from detector.data.path_guard import real_path
 from detector.data.recognize import is_coco_file
 from detector.errors import LabelError
 from detector.media.sources import Source
@@ -66,7 +67,7 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
     names: dict[int, Path] = {}
     missing = []
     for source in sources:
-        own = known.get(_place(source.name)) or known.get(source.name.resolve())
+        own = known.get(real_path(source.name)) or known.get(source.name.resolve())
         if own is None:
             missing.append(source.name)
             continue
@@ -99,14 +100,9 @@ def _ids_by_path(annotations: Iterable[Annotation]) -> dict[Path, set[int]]:
     known: dict[Path, set[int]] = {}
     by_file: dict[Path, set[int]] = {}
     for annotation in annotations:
-        known.setdefault(_place(annotation.image_path), set()).add(annotation.image_id)
+        known.setdefault(real_path(annotation.image_path), set()).add(annotation.image_id)
         by_file.setdefault(annotation.image_path.resolve(), set()).add(annotation.image_id)
     return by_file | known
-
-
-def _place(path: Path) -> Path:
-    """Return the folder of a file without links, and the name of the file, which may be a link."""
-    return path.parent.resolve() / path.name
 
 
 def coco_file_beside(sources: Iterable[Source]) -> Path | None:

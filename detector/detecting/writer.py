@@ -30,6 +30,9 @@ _RESULTS, _CSV, _COUNTS, _CROPS = "detections.json", "detections.csv", "counts.c
 _TABLES: Set[OutputFormat] = {"csv", "counts"}
 """Formats with one file for all images."""
 
+_PER_IMAGE: Set[OutputFormat] = {"images", "txt", "crops", "json"}
+"""Formats with files for each image."""
+
 _MAX_STEM_BYTES = 200
 """Largest number of bytes in the stem of an output file.
 
@@ -138,7 +141,7 @@ class DetectionWriter:
         }
         if (state := self._files.get(str(name))) is not None:
             entry["file"] = state
-        if self._formats - _TABLES - {"conf"}:
+        if self._formats & _PER_IMAGE:
             entry["stem"] = stem = self._stems.pop(str(name), None) or self._free_stem(name)
             suffix = _suffix(name)
         if "images" in self._formats:
@@ -178,7 +181,7 @@ class DetectionWriter:
 
     def _plan(self, sources: Iterable[Path]) -> dict[str, str]:
         """Return the name of each image that is not done → name of its output files without suffix."""
-        if not self._formats - _TABLES - {"conf"}:
+        if not self._formats & _PER_IMAGE:
             return {}
         return {str(name): self._free_stem(name) for name in sources if str(name) not in self.done}
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from detector.detections import Detections
+from detector.detections import Detections, json_rows
 from detector.drawing import class_color
 from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.predict.detector import Detector
@@ -47,7 +47,7 @@ def detect_response(
         "width": width,
         "height": height,
         "milliseconds": round(milliseconds, 1),
-        "detections": _detections_to_json(found),
+        "detections": json_rows(found),  # not rounded: read as float32, they are the same
     }
     return response if image_url is None else response | {"image": image_url}
 
@@ -65,15 +65,3 @@ def _model_to_json(name: str, model: Detector) -> dict[str, Any]:
         "suppression": model.suppression,
         "class_agnostic": model.class_agnostic,
     }
-
-
-def _detections_to_json(found: Detections) -> list[dict[str, Any]]:
-    """Return the detections as JSON values.
-
-    The numbers are not rounded, so a client that reads them as float32 gets exactly the same values.
-    """
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
-    return [
-        {"class": found.class_names[class_id], "class_id": class_id, "score": score, "box": box}
-        for box, score, class_id in rows
-    ]
