@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -74,6 +75,22 @@ def make_folder(path: Path) -> None:
         raise FileError(f"{path}: the folder cannot be created ({error.strerror})") from None
 
 
+def file_sha256(*paths: Path) -> str:
+    """Return the SHA-256 hash of the contents of one or more files, one after the other, as 64 hexadecimal digits.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
 def part_name() -> str:
     """Return a new name for a temporary file, which no other file or link can have."""
     return f".{secrets.token_hex(8)}.part"
@@ -93,6 +110,15 @@ def append_line(file: io.FileIO, values: Any) -> None:
     except OSError:
         file.truncate(end)
         raise
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Return the JSON object in a line that `append_line` wrote, or an empty dictionary if the line is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -117,8 +143,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values to a JSON file atomically; tuples become lists."""
-    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
+    """Write values to a JSON file atomically."""
+    write_atomic(path, json_bytes(values))
+
+
+def json_bytes(values: Any) -> bytes:
+    """Return the content of a JSON file, indented; tuples become lists."""
+    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def flush_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import FileError
-from detector.files import append_line, part_name, write_errors
+from detector.files import append_line, parse_line, part_name, write_errors
 
 MANIFEST_NAME = ".detector.manifest"
 """Name of the manifest in an output folder."""
@@ -168,11 +168,11 @@ class Manifest:
             first, *lines = self._path.read_bytes().split(b"\n")
         except OSError as error:
             raise FileError(f"{self._path}: cannot be read ({error.strerror})") from None
-        if _parse(first).get("format") != _FORMAT and (first or lines):
+        if parse_line(first).get("format") != _FORMAT and (first or lines):
             raise FileError(refusal)
-        earlier = _parse(first).get("doing")
+        earlier = parse_line(first).get("doing")
         self.earlier_doing = earlier if isinstance(earlier, str) else None
-        for values in map(_parse, lines):
+        for values in map(parse_line, lines):
             name, part = values.get("name"), values.get("part")
             if isinstance(part, str) and _is_part_name(part):
                 self._old_parts.append(part)
@@ -189,15 +189,6 @@ class Manifest:
 def _line(name: str, proof: Proof) -> dict[str, Any]:
     """Return the line of the manifest for a file."""
     return {"name": name} if proof.sha256 is None else {"name": name} | asdict(proof)
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    """Return the JSON object in a line, or an empty dictionary if the line is damaged."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _is_inside(name: str) -> bool:

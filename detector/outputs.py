@@ -13,7 +13,6 @@ So a command that is repeated replaces its own files, and a file that the user h
 """
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.errors import FileError
-from detector.files import local_path, make_folder, write_atomic, write_errors
+from detector.files import json_bytes, local_path, make_folder, write_atomic, write_errors
 
 SIGNATURE_KEY = "written_by"
 """Key of the signature: in a JSON object, in the first row of a JSON list, and in the metadata of a graph."""
@@ -73,20 +72,15 @@ def signed_json(values: dict[str, Any] | list[dict[str, Any]]) -> bytes:
     """
     signature = {SIGNATURE_KEY: UNSIGNED}
     if isinstance(values, dict):
-        return sign(_to_json(signature | without_signature(values)))
+        return sign(json_bytes(signature | without_signature(values)))
     if not values:
-        return _to_json(values)
-    return sign(_to_json([without_signature(values[0]) | signature, *map(without_signature, values[1:])]))
+        return json_bytes(values)
+    return sign(json_bytes([without_signature(values[0]) | signature, *map(without_signature, values[1:])]))
 
 
 def without_signature(values: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON object without the signature that `signed_json` added."""
     return {key: value for key, value in values.items() if key != SIGNATURE_KEY}
-
-
-def _to_json(values: object) -> bytes:
-    """Return values as indented JSON; tuples become lists."""
-    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def claim_file(path: Path | None, *, overwrite: bool = False, inputs: Iterable[Path | None] = ()) -> None:
@@ -137,7 +131,7 @@ def why_not_ours(path: Path) -> str | None:
         data = path.read_bytes()
     except OSError as error:
         return f"exists and cannot be read ({error.strerror})"
-    if not data or data == _to_json([]) or is_signed(data):
+    if not data or data == json_bytes([]) or is_signed(data):
         return None
     return "was changed after it was written" if _SIGNATURE.search(data) else "was not written by this program"
 

@@ -1,6 +1,5 @@
 """What a bug report needs: versions, machine, runtimes, and the weights. It contains no path and no name of a user."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from detector.describing.machine import machine_facts, package_versions, runtime_facts
+from detector.files import file_sha256
 from detector.graph.metadata import GraphInfo
-from detector.graph.openvino_ir import export_files, is_ir
 from detector.runtime.load import load_runtime
-from detector.shipped_weights import find_shipped
+from detector.runtime.origin import weights_files
 from detector.version import VERSION
 
 _PATH = re.compile(r"\S*[/\\](?=\S)")
@@ -106,14 +105,11 @@ def weights_facts(weights: str) -> WeightsFacts:
         InputError: the weights cannot be loaded.
     """
     runtime, info = load_runtime(weights, device="cpu")
-    files = _files(weights)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
+    files = weights_files(weights)
     ap = info.facts.get("val")
     return WeightsFacts(
         file=Path(weights).name,
-        sha256=digest.hexdigest(),
+        sha256=file_sha256(*files),
         megabytes=round(sum(file.stat().st_size for file in files) / 1e6, 2),
         model=info.model,
         input_hw=runtime.input_hw,
@@ -124,12 +120,6 @@ def weights_facts(weights: str) -> WeightsFacts:
         ap=ap if isinstance(ap, dict) else None,
         facts={name: info.facts[name] for name in _FACTS if name in info.facts},
     )
-
-
-def _files(weights: str) -> list[Path]:
-    """Return the files of weights or of an export."""
-    path = find_shipped(weights) or Path(weights)
-    return export_files(path) if is_ir(path) else [path]
 
 
 def _export_facts(graph: GraphInfo) -> dict[str, object]:

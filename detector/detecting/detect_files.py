@@ -1,6 +1,5 @@
 """`detect_images` and `detect_videos` run a detector on many images or videos and write the detections to files."""
 
-import hashlib
 import sys
 from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
@@ -13,8 +12,7 @@ from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.detecting.formats import OutputFormat
 from detector.detecting.writer import DetectionWriter
 from detector.errors import FileError, InputError
-from detector.files import free_name
-from detector.graph.openvino_ir import export_files, is_ir
+from detector.files import file_sha256, free_name
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
@@ -22,6 +20,7 @@ from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions, ReadOp
 from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
+from detector.runtime.origin import weights_files
 from detector.shipped_weights import find_shipped
 
 
@@ -240,11 +239,7 @@ def remaining_batches(sources: Sequence[Source], done: Container[str], batch_siz
 
 def _fingerprint(weights: str | Path) -> str:
     """Return the SHA-256 hash of the weights files, or the name if `weights` is the name of shipped weights."""
-    path = Path(weights)
     if find_shipped(weights) is not None:
         return str(weights)
-    files = export_files(path) if is_ir(path) else [path] if path.is_file() else []
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest() if files else str(weights)
+    files = weights_files(weights)
+    return file_sha256(*files) if all(file.is_file() for file in files) else str(weights)

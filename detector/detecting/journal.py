@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from detector.errors import ConfigError, FileError, location
-from detector.files import append_line, name_key, write_errors
+from detector.files import append_line, name_key, parse_line, write_errors
 from detector.output_folder import OutputFolder
 from detector.wording import plural
 
@@ -226,11 +226,7 @@ def file_state(path: Path) -> FileState | None:
 
 def _parse(line: bytes) -> dict[str, Any]:
     """Return the JSON object in a line, or an empty dictionary if the line is damaged or incomplete."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else {}
-    except (ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
+    return parse_line(line) if line.endswith(b"\n") else {}
 
 
 def _is_entry(values: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 The certificate is a JSON file beside the .onnx file, or in the folder of an OpenVINO export.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detector.detections import Detections
-from detector.errors import FileError, WeightsError
+from detector.errors import WeightsError
 from detector.exporting.parity import Parity
 from detector.files import read_json
 from detector.graph.metadata import GraphInfo
@@ -249,18 +248,6 @@ def read_certificate(path: Path) -> Certificate:
     """
     file = certificate_path(path)
     return Certificate.from_json(read_json(file), str(file))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 hash of the content of a file, as 64 hexadecimal digits.
-
-    Raises:
-        FileError: the file cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _thresholds_to_json(options: DetectOptions) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from detector.exporting.certificate import (
     WeightsFile,
     certificate_path,
     detections_to_rows,
-    file_sha256,
     write_certificate,
 )
 from detector.exporting.parity import Parity, compare_detections
@@ -39,6 +38,7 @@ from detector.exporting.reference_images import (
     prepare_for_comparison,
     read_evenly_spaced,
 )
+from detector.files import file_sha256
 from detector.graph.openvino_ir import export_files
 from detector.letterbox import SIZE_DIVISOR
 from detector.media.sources import Source, sources_of

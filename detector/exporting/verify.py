@@ -8,12 +8,11 @@ from detector.exporting.certificate import (
     BUILTIN_IMAGES,
     Certificate,
     certificate_path,
-    file_sha256,
     read_certificate,
 )
 from detector.exporting.parity import Parity, compare_detections
 from detector.exporting.reference_images import builtin_images, detect_one_by_one, image_hash
-from detector.files import local_path
+from detector.files import file_sha256, local_path
 from detector.graph.openvino_ir import export_files
 from detector.options import RuntimeName
 from detector.predict.detector import Detector

@@ -13,13 +13,13 @@ import numpy as np
 
 from detector.cache import cache_key, read_entry, write_entry
 from detector.errors import ConfigError, FileError, MissingPackageError, WeightsError
-from detector.files import local_path
+from detector.files import file_sha256
 from detector.forks import no_fork
-from detector.graph.openvino_ir import XML, Ir, read_ir
+from detector.graph.openvino_ir import Ir, read_ir
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
 from detector.runtime.instruction_set import warn_if_inexact
-from detector.runtime.origin import content_hash, is_folder
+from detector.runtime.origin import export_path, is_folder
 from detector.shipped_weights import find_shipped
 from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
@@ -73,8 +73,7 @@ def load_runtime(
         raise ConfigError(f"runtime: expected one of {known}, got {shown(runtime)}")
     if not isinstance(device, str):
         raise ConfigError(f"device: expected a name such as 'cpu' or 'cuda:1', got {shown(device)}")
-    path = local_path(weights)
-    path = path.parent if path.name == XML else path
+    path = export_path(weights)
     if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or is_folder(path)):
         return _load_export(path, device, runtime, input_size, threads)
     from detector.runtime.hardware import limit_threads
@@ -120,14 +119,14 @@ def _graph_of(weights: str | Path, input_size: int | None, cache: bool) -> bytes
     from detector.model.checkpoint import find_weights, load_weights
 
     path = find_weights(weights)
-    weights_hash = content_hash([path])
+    weights_hash = file_sha256(path)
     key = cache_key("onnx graph", weights_hash, input_size, code_hash(), version("torch"), _version_of_onnx())
     with _BUILDING:
         if cache and (graph := read_entry(key)) is not None:
             return graph
         network, info = load_weights(weights)
         graph = to_onnx(network, info, info.choose_input_hw(input_size, str(weights)))
-        if cache and content_hash([path]) == weights_hash:  # the file was not replaced in the meantime
+        if cache and file_sha256(path) == weights_hash:  # the file was not replaced in the meantime
             write_entry(key, graph)
     return graph
 

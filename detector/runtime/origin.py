@@ -1,13 +1,11 @@
 """From what a detector was loaded, so that another process can load the same: pickling, `spawn`, joblib, Dask."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.errors import FileError, WeightsError
-from detector.files import local_path
-from detector.graph.openvino_ir import BIN, XML
+from detector.files import file_sha256, local_path
+from detector.graph.openvino_ir import XML, export_files
 from detector.options import RuntimeName
 from detector.shipped_weights import find_shipped
 
@@ -42,8 +40,7 @@ class Origin:
             WeightsError: the file has changed.
         """
         try:
-            _, files = _find(self.weights)
-            found = content_hash(files)
+            found = file_sha256(*weights_files(self.weights))
         except FileError as error:
             raise FileError(
                 f"{self.weights}: a pickled detector cannot be loaded, because its weights are not there any more: a "
@@ -74,28 +71,13 @@ def origin_of(
     Raises:
         FileError: the path is a URL.
     """
-    source, files = _find(weights)
+    # Shipped weights are known by their name, because they have another path on another machine.
+    source = str(weights) if find_shipped(weights) is not None else str(export_path(weights).absolute())
     try:
-        sha256 = content_hash(files)
+        sha256 = file_sha256(*weights_files(weights))
     except FileError:
         sha256 = ""  # `load_runtime` raises an error that describes what is missing
     return Origin(source, sha256, device, runtime, input_size, threads, cache)
-
-
-def content_hash(files: Sequence[Path]) -> str:
-    """Return a SHA-256 hash of the content of one or more files, as 64 hexadecimal digits.
-
-    Raises:
-        FileError: a file cannot be read.
-    """
-    hashes = []
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def is_folder(path: Path) -> bool:
@@ -106,13 +88,26 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def _find(weights: str | Path) -> tuple[str, list[Path]]:
-    """Return the absolute path of weights, or their name if they are shipped, and the files that contain them.
+def weights_files(weights: str | Path) -> list[Path]:
+    """Return the files that contain weights: one file, or the two files of an OpenVINO IR. They may not exist.
 
-    Shipped weights are known by their name, because they have another path on another machine.
+    Args:
+        weights: as for `load_runtime`.
+
+    Raises:
+        FileError: the path is a URL.
     """
-    if isinstance(weights, str) and (shipped := find_shipped(weights)) is not None:
-        return weights, [shipped]
+    if (shipped := find_shipped(weights)) is not None:
+        return [shipped]
+    path = export_path(weights)
+    return export_files(path) if is_folder(path) else [path]
+
+
+def export_path(weights: str | Path) -> Path:
+    """Return the path of weights: of an OpenVINO IR the folder, also if `weights` is its model.xml.
+
+    Raises:
+        FileError: the path is a URL.
+    """
     path = local_path(weights)
-    path = path.parent if path.name == XML else path
-    return str(path.absolute()), [path / XML, path / BIN] if is_folder(path) else [path]
+    return path.parent if path.name == XML else path

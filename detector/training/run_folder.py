@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from detector.errors import FileError
-from detector.files import read_json
+from detector.files import file_sha256, json_bytes, read_json
 from detector.model.checkpoint import save_weights
 from detector.model.network import GridNetwork
 from detector.output_folder import claim_folder
@@ -109,7 +108,7 @@ class RunFolder:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file with this name into the folder."""
-        self._files.write(name, (json.dumps(values, indent=1) + "\n").encode(), durable=True)
+        self._files.write(name, json_bytes(values), durable=True)
 
     def read_json(self, name: str) -> Any:
         """Return the content of the JSON file with this name in the folder.
@@ -157,9 +156,9 @@ class RunFolder:
         if not progress.best_sha256:
             return
         try:
-            if hashlib.sha256(self.best.read_bytes()).hexdigest() == progress.best_sha256:
+            if file_sha256(self.best) == progress.best_sha256:
                 return
-        except OSError:
+        except FileError:
             pass
         log.warning("%s: missing, or not the file of the last checkpoint; written again from the checkpoint", self.best)
         progress.best_sha256 = self.save_best(best_tensors(tensors), progress.best_metadata)

@@ -1,6 +1,5 @@
 """Train a detector on a data set, and resume an interrupted run."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from detector.data.split import Split
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
-from detector.files import local_path
+from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
@@ -241,7 +240,7 @@ def _weights_fact(request: TrainRequest) -> dict[str, object]:
     """Return the hash of the file of the initial weights, as a fact; no fact if they are random."""
     if request.weights is None:
         return {}
-    return {"weights": hashlib.sha256(Path(request.weights).read_bytes()).hexdigest()[:16]}
+    return {"weights": file_sha256(Path(request.weights))[:16]}
 
 
 def _finished(path: Path, request: TrainRequest, steps: int) -> FileError:
