@@ -75,6 +75,7 @@ class OutputFolder:
     def __init__(self, path: Path, doing: str, overwrite: bool) -> None:
         self.path, self.overwrite = path, overwrite
         self._parts = 0
+        self._replaced: dict[str, Proof | None] = {}  # of files that are being written: the proof before
         self._new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
         make_folder(path)
         with ExitStack() as stack:
@@ -273,32 +274,27 @@ class OutputFolder:
         Raises:
             FileError: as for `write`.
         """
-        before = self._manifest.proofs.get(name)
         part = self.part_of(name, suffix)
         with write_errors(self.path / name):
             try:
                 yield part
                 part.replace(self.path / name)
             except BaseException:
-                with suppress(OSError):  # what prevented writing may also prevent removing
-                    part.unlink(missing_ok=True)
-                with suppress(FileError):
-                    if before is not None:
-                        self._manifest.add(name, before)
-                    else:  # otherwise a file of the user with this name would count as written by this package
-                        self._manifest.remove(name)
+                self.abandon(name, part)
                 raise
+        self._replaced.pop(name)
 
     def part_of(self, name: str, suffix: str = "") -> Path:
         """Add the name of a file to the manifest, and return the path of a new temporary file beside it.
 
-        The caller writes the temporary file and calls `complete`. If this never happens, the next command that writes
-        to the folder removes the temporary file.
+        The caller writes the temporary file and calls `complete` or `abandon`. If this process is killed before, the
+        next command that writes to the folder removes the temporary file.
 
         Raises:
             FileError: as for `write`.
         """
         self.claim([name])  # again: the file may have appeared during the work
+        self._replaced[name] = self._manifest.proofs.get(name)
         self._manifest.add(name, Proof())
         self._earlier.discard(name)
         self._parts += 1
@@ -315,7 +311,23 @@ class OutputFolder:
         """
         with write_errors(self.path / name):
             part.replace(self.path / name)
+        self._replaced.pop(name)
         self.seal(name)
+
+    def abandon(self, name: str, part: Path) -> None:
+        """Remove an incomplete temporary file, which `part_of` returned; the name has the same proof as before again.
+
+        Otherwise a file of the user with this name would count as written by this package. Does nothing if that fails:
+        what prevented writing may also prevent removing.
+        """
+        before = self._replaced.pop(name)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        with suppress(FileError):
+            if before is not None:
+                self._manifest.add(name, before)
+            else:
+                self._manifest.remove(name)
 
     def seal(self, name: str) -> None:
         """Add the hash of a complete file to the manifest: from now on, a change of the file is noticed.

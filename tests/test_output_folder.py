@@ -193,6 +193,17 @@ def test_a_failed_write_makes_no_foreign_file_own(tmp_path: Path, overwrite: boo
     assert files_in(tmp_path) == {"a.txt": "mine"}
 
 
+def test_an_abandoned_file_makes_no_foreign_file_own(tmp_path: Path) -> None:
+    with claim_folder(tmp_path, "writing") as folder:
+        part = folder.part_of("a.mp4", ".mp4")
+        part.write_text("half")
+        folder.abandon("a.mp4", part)
+    (tmp_path / "a.mp4").write_text("mine")
+    with claim_folder(tmp_path, "writing") as folder, pytest.raises(FileError, match="was not written by this program"):
+        folder.write("a.mp4", b"new")
+    assert files_in(tmp_path) == {"a.mp4": "mine"}
+
+
 _KILLED_AT_MANY_LINES = """
 import os, signal, sys
 from pathlib import Path

@@ -286,10 +286,12 @@ class _ResultFiles:
             self._lines = self._stack.enter_context(self.paths[0].open("ab", buffering=0))
 
     def _complete_video(self, part: Path) -> None:
-        """Give the annotated video its name, if it contains all frames, also after an error."""
+        """Give the annotated video its name if it contains all frames, also after an error; else remove it."""
         assert self._video_name is not None
         if self._video and self._video.is_complete:
             self._folder.complete(self._video_name, part)
+        else:
+            self._folder.abandon(self._video_name, part)
 
     def add(self, frame: _Frame, category_ids: tuple[int, ...], is_live: bool) -> None:
         """Append one frame to each file; call `open` before.
