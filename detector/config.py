@@ -23,7 +23,7 @@ from detector.errors import ConfigError, FileError, did_you_mean, location
 from detector.files import local_path
 from detector.letterbox import check_side
 from detector.options import MAX_PIXELS, MAX_VAL_FRACTION, VAL_FRACTION, ReadOptions, SuppressionName
-from detector.wording import shown
+from detector.wording import decimal_hint, shown
 
 PLANNING_STEPS = 20
 """Number of steps after which a budget in minutes is converted to a number of steps. Until then, the length of the run
@@ -576,7 +576,8 @@ def parse_value(key: str, value: Any) -> Any:
     try:
         return _convert(value, setting_types[key])
     except TypeError:
-        raise ConfigError(f"{key}: expected {_describe(setting_types[key])}, got {shown(value)}") from None
+        hint = decimal_hint(value) if isinstance(value, str) else ""
+        raise ConfigError(f"{key}: expected {_describe(setting_types[key])}, got {shown(value)}{hint}") from None
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 
 from detector.errors import FileError, location
+from detector.wording import shown
 
 LOCK_NAME = ".detector.lock"
 """Name of the lock file that `locked` creates in a folder."""
@@ -42,8 +43,10 @@ def local_path(value: str | Path) -> Path:
         value: a path.
 
     Raises:
-        FileError: `value` is a URL.
+        FileError: `value` is a URL, contains a NUL character, or is no path.
     """
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+        raise FileError(f"expected a path of a file or folder, got {shown(value)}")
     if match := _URL.match(str(value)):
         url = f"{match[1]}://{str(value)[match.end() :]}"
         raise FileError(

@@ -116,7 +116,7 @@ def to_image(image: ImageLike) -> ImageArray:
         InputError: the image cannot be read, or is none of the kinds of `ImageLike`.
     """
     if isinstance(image, np.ndarray):
-        return _array_to_rgb(image)
+        return _array_to_rgb(np.asarray(image))  # a subclass such as numpy.matrix has other operations
     if isinstance(image, Image.Image):
         with _LAZY_IMAGES, suppress(Exception):  # `to_rgb` raises the error of a damaged image
             image.load()

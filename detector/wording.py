@@ -1,5 +1,6 @@
 """Wording of messages: numbers with the right form of a noun, and metrics that may be undefined."""
 
+import re
 import reprlib
 
 UNDEFINED = -1
@@ -7,6 +8,8 @@ UNDEFINED = -1
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 120
+
+_DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 
 _SEPARATORS_FROM = 10_000
 _WITH_ES = ("x", "s", "ch", "sh")
@@ -48,3 +51,13 @@ def shown(value: object) -> str:
         return " ".join(_REPR.repr(value).split())
     except Exception:  # a very large int, or an error in the value's own `__repr__`
         return f"a value of type {type(value).__name__}"
+
+
+def decimal_hint(text: str) -> str:
+    """Return the end of a message about text that is no number: how to write a decimal comma; empty for other text.
+
+    >>> decimal_hint("0,4"), decimal_hint("x")
+    (' with a decimal comma; write 0.4', '')
+    """
+    match = _DECIMAL_COMMA.fullmatch(text)
+    return f" with a decimal comma; write {match[1]}.{match[2]}" if match else ""

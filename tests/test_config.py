@@ -93,6 +93,7 @@ INVALID_LINES = [
     ("precision: fp16", "precision: expected auto or bf16 or fp32, got 'fp16'"),
     ("device: 0", "device: expected text, got 0"),
     ("lr: -1", r"lr: must be at least 0, got -1\.0"),
+    ("lr: 0,01", r"lr: expected auto or a number, got '0,01' with a decimal comma; write 0\.01"),
     ("lr: .nan", "lr: must be at least 0, got nan"),
     ("lr: true", "lr: expected auto or a number, got True"),
     ("flip: 1.01", r"flip: must be from 0 to 1, got 1\.01"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -260,6 +261,12 @@ def test_a_url_is_not_a_path(url: str) -> None:
     for value in (url, Path(url)):
         with pytest.raises(FileError, match=r"^\w+://.*: this is a URL, .* download"):
             local_path(value)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"a", "a\0b", Path("a\0b")])
+def test_what_is_no_path_is_refused(value: Any) -> None:
+    with pytest.raises(FileError, match=r"^expected a path of a file or folder, got "):
+        local_path(value)
 
 
 @pytest.mark.parametrize("name", ["a/b", "C:/data", "C:\\data", "/a:b/c", "a:b", "", "s3"])

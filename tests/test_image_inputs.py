@@ -232,6 +232,14 @@ def test_the_arrays_of_a_list_are_not_copied() -> None:
     assert [image is RGB for image in several_images([RGB, RGB])] == [True, True]
 
 
+def test_subclasses_of_arrays_are_images() -> None:
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.asmatrix(gray)
+    for image in (matrix, np.ma.masked_array(gray)):
+        np.testing.assert_array_equal(to_image(image), to_image(gray))
+
+
 def test_a_progress_bar_around_a_generator_has_no_length() -> None:
     with_length: list[Any] = [[], Camera(), {}.values(), tqdm(Camera(), disable=True)]
     assert all(map(has_length, with_length))

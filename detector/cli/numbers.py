@@ -4,9 +4,10 @@ import math
 import re
 from argparse import ArgumentTypeError
 
+from detector.wording import decimal_hint
+
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
-_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
 _PERCENT = re.compile(r"([+-]?\d+(\.\d*)?) ?%", re.ASCII)
 
@@ -71,9 +72,7 @@ def _hint(text: str) -> str:
     """Return the number that was probably meant by text that is no number; empty if there is none."""
     if match := _PERCENT.fullmatch(text):
         return f"; write {float(match[1]) / 100:g}"
-    if match := _COMMA.fullmatch(text):
-        return f" with a decimal comma; write {match[1]}.{match[2]}"
-    return ""
+    return decimal_hint(text)
 
 
 def _shown(text: str) -> str:

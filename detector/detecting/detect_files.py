@@ -113,6 +113,7 @@ def detect_images(
         "runtime": detector.runtime.name,
         "input_hw": detector.input_hw,
         "data": None if ids is None else ids.data,
+        "drawing": asdict(drawing) if "images" in formats else None,
     }
     category_ids = detector.info.category_ids if ids is None else ids.categories_of(detector.class_names)
     done = failed = objects = 0

@@ -99,10 +99,10 @@ class Parity:
         return self.unmatched <= max(2, _MOST_UNMATCHED * self.detections)
 
     def __str__(self) -> str:
-        return (
-            f"{plural(self.detections, 'detection')} in {plural(self.images, 'image')}: {self.unmatched} unmatched, "
-            f"boxes within {self.box:.3g} px, scores within {self.score:.2g}"
-        )
+        text = f"{plural(self.detections, 'detection')} in {plural(self.images, 'image')}: {self.unmatched} unmatched"
+        if self.unmatched and self.box == self.score == 0:
+            return text  # perhaps nothing was matched, so "boxes within 0 px" would mislead
+        return f"{text}, boxes within {self.box:.3g} px, scores within {self.score:.2g}"
 
 
 def compare_detections(expected: Sequence[Detections], found: Sequence[Detections], score_threshold: float) -> Parity:

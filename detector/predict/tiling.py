@@ -76,7 +76,9 @@ class View:
         return boxes + np.array([left, top, left, top], dtype=np.float32)
 
 
-def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> list[View]:
+def views_of(
+    image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions, max_tiles: int = _MAX_TILES
+) -> list[View]:
     """Return the views of an image: the whole image, its tiles row by row, then (with TTA) all of these flipped.
 
     A tile has the aspect ratio of the network input, so that it fills the input: at the same scale, fewer tiles are
@@ -86,18 +88,21 @@ def views_of(image_hw: tuple[int, int], input_hw: tuple[int, int], options: Dete
         image_hw: height and width of the image.
         input_hw: height and width of the network input.
         options: tile size, overlap and TTA.
+        max_tiles: largest number of tiles.
 
     Raises:
-        ConfigError: the image would need too many tiles.
+        ConfigError: the image would need more tiles.
     """
     height, width = image_hw
     views = [View((0, 0, width, height))]
     if options.tile is not None:
-        views += _tiles(min(options.tile, sys.maxsize), options.tile_overlap, image_hw, input_hw)
+        views += _tiles(min(options.tile, sys.maxsize), options.tile_overlap, image_hw, input_hw, max_tiles)
     return views + [replace(view, flipped=True) for view in views] if options.tta else views
 
 
-def _tiles(long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: tuple[int, int]) -> list[View]:
+def _tiles(
+    long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: tuple[int, int], max_tiles: int
+) -> list[View]:
     """Return the tiles of an image, row by row; an empty list if one tile would show the whole image.
 
     Args:
@@ -105,6 +110,7 @@ def _tiles(long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: 
         overlap: smallest overlap of neighboring tiles, as a fraction of a tile.
         image_hw: height and width of the image.
         input_hw: height and width of the network input.
+        max_tiles: as for `views_of`.
     """
     scale = long_side / max(input_hw)
     height, width = (
@@ -113,10 +119,10 @@ def _tiles(long_side: int, overlap: float, image_hw: tuple[int, int], input_hw: 
     tops, lefts = _starts(image_hw[0], height, overlap), _starts(image_hw[1], width, overlap)
     if (count := len(tops) * len(lefts)) == 1:
         return []
-    if count > _MAX_TILES:
+    if count > max_tiles:
         raise ConfigError(
             f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {count} tiles of {width} x {height}, "
-            f"more than {_MAX_TILES}: use larger tiles or a smaller overlap"
+            f"more than {max_tiles}: use larger tiles or a smaller overlap"
         )
     return [View((left, top, left + width, top + height)) for top in tops for left in lefts]
 

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -95,7 +94,7 @@ class DetectEndpoint:
         """Run the model on a decoded image, and return the body of the response."""
         model = self._models[request.model]
         if needs_image:
-            _check_tiles(decoded.image_hw, model.input_hw, request.options)
+            views_of(decoded.image_hw, model.input_hw, request.options, MAX_TILES)  # refuses an image with more tiles
             work = partial(model.detect_image, decoded.pixels, request.options)
             threads = self._slow_threads[request.model]
         else:
@@ -125,16 +124,6 @@ def _timed(work: Callable[[], _Result]) -> tuple[_Result, float]:
 def _detect_once(model: Detector, letterboxed: tuple[Letterbox, ImageArray], options: DetectOptions) -> Detections:
     """Detect objects in a letterboxed image."""
     return model.detect_letterboxed([letterboxed], options)[0]
-
-
-def _check_tiles(image_hw: tuple[int, int], input_hw: tuple[int, int], options: DetectOptions) -> None:
-    """Raise ConfigError if an image needs more tiles than the server allows."""
-    tiles = len(views_of(image_hw, input_hw, replace(options, tta=False))) - 1
-    if tiles > MAX_TILES:
-        raise ConfigError(
-            f"tile: an image of {image_hw[1]} x {image_hw[0]} pixels would need {tiles} tiles, more than {MAX_TILES}: "
-            "use larger tiles or a smaller overlap"
-        )
 
 
 def _status_of(error: InputError) -> int:

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.detecting.detect_files import DetectSummary, detect_images, detect_videos, find_inputs, remaining_batches
+from detector.detecting.formats import OutputFormat
 from detector.errors import ConfigError, FileError
 from detector.images import write_image
 from detector.media.sources import Source, find_sources
-from detector.options import DetectOptions, ReadOptions
+from detector.options import DetectOptions, DrawOptions, ReadOptions
 from detector.predict.detector import Detector
 
 
@@ -106,6 +107,21 @@ def test_the_journal_stores_the_options_by_parameter_name(detector: Detector, fo
             formats={"txt"},
             skip_done=True,
         )
+
+
+def test_annotated_images_are_resumed_with_the_same_drawing(detector: Detector, folder: Path) -> None:
+    def detect(drawing: DrawOptions, *formats: OutputFormat) -> int:
+        sources, out = find_sources(["images/a.png"]), folder / "-".join(("out", *formats))
+        return detect_images(
+            detector, sources, out, DetectOptions(),
+            weights="tiny", formats=set(formats), skip_done=True, drawing=drawing,
+        ).done  # fmt: skip
+
+    plain, hidden = DrawOptions(), DrawOptions(labels=False)
+    assert [detect(plain, "images"), detect(plain, "images")] == [1, 0]
+    with pytest.raises(ConfigError, match=r"drawing: .*'labels': True.* now .*'labels': False"):
+        detect(hidden, "images")
+    assert [detect(plain, "txt"), detect(hidden, "txt")] == [1, 0]  # nothing is drawn
 
 
 def test_an_unreadable_video_does_not_stop_the_others(

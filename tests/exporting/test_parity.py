@@ -40,6 +40,12 @@ def parity(unmatched: int = 0, confident: int = 0, confident_unmatched: int = 0)
     return Parity(24, 100, unmatched, 9.0, 0.1, confident, confident_unmatched)
 
 
+def test_nothing_is_stated_about_boxes_that_nothing_matched() -> None:
+    one, none = detections([(0, 0, 10, 10, 0.9, 0)]), detections([])
+    assert str(compare_detections([one], [none], 0.05)) == "1 detection in 1 image: 1 unmatched"
+    assert str(compare_detections([one], [one], 0.05)).endswith("0 unmatched, boxes within 0 px, scores within 0")
+
+
 def test_agreement_counts_confident_detections_of_both_sides() -> None:
     a = detections([(0, 0, 10, 10, 0.9, 0), (20, 0, 30, 10, 0.5, 0), (50, 50, 60, 60, 0.255, 1)])
     b = detections([(0, 0, 10, 10, 0.8, 0), (70, 0, 80, 10, 0.6, 1), (20, 0, 30, 10, 0.2, 0)])

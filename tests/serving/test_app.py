@@ -287,8 +287,10 @@ BAD_QUERIES = {
     "tile=-5": "tile: expected a whole number from 1 to 100000, got '-5'",
     "tile_overlap=1": "tile_overlap: expected a number from 0 to below 1, got '1'",
     "tta=2": "tta: expected true or false, got '2'",
-    "tile=8": "tile: an image of 480 x 384 pixels would need 7680 tiles, more than 256: use larger tiles or a smaller "
-    "overlap",
+    "tile=8": "tile: an image of 480 x 384 pixels would need 7680 tiles of 8 x 6, more than 256: use larger tiles or a "
+    "smaller overlap",
+    "tile=2": "tile: an image of 480 x 384 pixels would need 183457 tiles of 2 x 2, more than 256: use larger tiles or "
+    "a smaller overlap",
     "model=cells&model=scenes": "model: the parameter is sent twice; send it once",
 }
 
