@@ -30,8 +30,8 @@ _COVERED = 0.7
 inside the larger box. Chosen on the val split of `bccd` (docs/results.md), as is `_PART_SCORE`."""
 
 _PART_SCORE = 0.5
-"""The larger box must have at least this fraction of the score of the part. So a false positive with a low score does
-not remove a good box."""
+"""The larger box must have at least this fraction of the score of a part that an edge cuts off. So a false positive
+with a low score does not remove a good box. Of a part that ends inside the tile, it must have at least the score."""
 
 _SMALL = 0.1
 """A box of the whole image is not used if a tile shows it completely and it is smaller than this fraction of the long
@@ -150,8 +150,9 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], options: Det
     contains it completely, because this tile also shows the part of the object that the edge cut off. If no other tile
     contains the box, the object is larger than the overlap: the box is removed if a larger box of its class covers 70 %
     of it, with at least half its score. That larger box comes from the whole image or from a tile that shows more of
-    the object. Else the box of the part is kept. Boxes that no edge cuts off are never removed as parts, so a small
-    object inside a larger one stays. Then boxes that overlap are merged into one box, with the best score and the mean
+    the object. Else the box of the part is kept. A box that ends inside its tile is removed as a part only if the tile
+    cuts off the larger box, and the larger box has at least its score. So a small object inside a larger one stays
+    where a tile shows both. Then boxes that overlap are merged into one box, with the best score and the mean
     coordinates.
 
     If more than `max_detections` boxes remain, the best are kept, and a warning is logged once per process.
@@ -175,8 +176,7 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], options: Det
     keep = np.concatenate([~_is_small_and_in_a_tile(b, view, views) for b, view in zip(in_image, views, strict=True)])
     keep[parts[times_shown > 1]] = False  # once in the tile in which the box was detected
     groups = np.zeros_like(class_ids) if options.class_agnostic else class_ids
-    remaining = parts[keep[parts]]
-    keep[remaining] = ~_covered_by_larger(remaining, boxes, scores, groups, keep)
+    keep &= ~_is_part_of_larger(views, in_image, at_edge, scores, groups, keep)
     boxes, scores, class_ids = boxes[keep], scores[keep], class_ids[keep]
     one_more = replace(options, max_detections=options.max_detections + 1)
     kept = weighted(boxes, scores, None if options.class_agnostic else class_ids, one_more)
@@ -207,29 +207,55 @@ def _is_small_and_in_a_tile(boxes: Floats, view: View, views: Sequence[View]) ->
     return mask
 
 
-def _covered_by_larger(parts: Ints, boxes: Floats, scores: Floats, class_ids: Ints, keep: Bools) -> Bools:
-    """Return a mask [P]: True where a larger box of the same class covers a part, with a score that is high enough.
+def _is_part_of_larger(
+    views: Sequence[View],
+    in_image: Sequence[Floats],
+    at_edge: Sequence[Bools],
+    scores: Floats,
+    class_ids: Ints,
+    keep: Bools,
+) -> Bools:
+    """Return a mask [N]: True where a box covers only a part of an object that its tile cuts off.
+
+    That is: a larger box of the same class covers most of the box, with a score that is high enough; and the tile cuts
+    off the box or the larger box. In the second case, the box may end anywhere: a part of a large object may look like
+    a small object, such as the nucleus of a cell.
 
     Args:
-        parts: [P] indices of the parts in the N boxes.
-        boxes: [N, 4].
+        views: V views; the first is the whole image.
+        in_image: boxes of each view, [N_v, 4] in pixels of the image; N boxes in all.
+        at_edge: masks [N_v] of the boxes that an inner edge of the view cuts off.
         scores: [N].
         class_ids: [N].
-        keep: [N]; boxes that are False here cover no part.
+        keep: [N]; boxes that are False here are no parts, and no larger boxes.
     """
-    others = np.flatnonzero(keep)
-    columns, areas = boxes[others].T, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    covered = np.zeros(len(parts), dtype=np.bool_)
-    for start in range(0, len(parts), _CHUNK):
-        chunk = parts[start : start + _CHUNK]
-        x1, y1, x2, y2 = boxes[chunk].T[:, :, None]
-        width = np.minimum(x2, columns[2]) - np.maximum(x1, columns[0])
-        height = np.minimum(y2, columns[3]) - np.maximum(y1, columns[1])
-        covers = width.clip(0) * height.clip(0) >= _COVERED * areas[chunk, None]
-        covers &= (areas[others] > areas[chunk, None]) & (class_ids[others] == class_ids[chunk, None])
-        covers &= scores[others] >= _PART_SCORE * scores[chunk, None]
-        covered[start : start + _CHUNK] = covers.any(axis=1)
-    return covered
+    boxes = np.concatenate(in_image)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    is_part = np.zeros(len(boxes), dtype=np.bool_)
+    ends = np.cumsum([len(own) for own in in_image])
+    for view, edge, end in list(zip(views, at_edge, ends, strict=True))[1:]:
+        own = np.arange(end - len(edge), end)
+        left, top, right, bottom = view.sides
+        others = np.flatnonzero(
+            keep & (boxes[:, 0] < right) & (boxes[:, 1] < bottom) & (boxes[:, 2] > left) & (boxes[:, 3] > top)
+        )
+        is_cut = ~_is_inside(boxes[others], view.sides)
+        for start in range(0, len(own), _CHUNK):
+            chunk = own[start : start + _CHUNK]
+            covers = _intersections(boxes[chunk], boxes[others]) >= _COVERED * areas[chunk, None]
+            covers &= (areas[others] > areas[chunk, None]) & (class_ids[others] == class_ids[chunk, None])
+            at_least = np.where(edge[start : start + _CHUNK], _PART_SCORE, 1) * scores[chunk]
+            covers &= (edge[start : start + _CHUNK, None] | is_cut) & (scores[others] >= at_least[:, None])
+            is_part[chunk] = covers.any(axis=1)
+    return is_part & keep
+
+
+def _intersections(a: Floats, b: Floats) -> Floats:
+    """Return the intersection areas [N, M] of boxes `a` [N, 4] and `b` [M, 4]."""
+    x1, y1, x2, y2 = a.T[:, :, None]
+    width = np.minimum(x2, b[:, 2]) - np.maximum(x1, b[:, 0])
+    height = np.minimum(y2, b[:, 3]) - np.maximum(y1, b[:, 1])
+    return width.clip(0) * height.clip(0)  # type: ignore[no-any-return]
 
 
 def _ends_at_inner_edge(boxes: Floats, view: View, whole: View) -> Bools:

@@ -144,10 +144,17 @@ def test_parts_of_an_object_larger_than_the_overlap_are_removed() -> None:
     assert len(agnostic) == 1
 
 
-def test_small_object_inside_a_larger_one_is_kept_if_no_edge_cuts_it() -> None:
-    large, small, cut = ((30, 5, 270, 95), 0, 0.9), ((60, 40, 90, 70), 0, 0.4), ((150, 40, 180, 70), 0, 0.4)
+def test_small_object_inside_a_larger_one_stays_if_a_tile_shows_both() -> None:
+    large, small, cut = ((30, 5, 170, 95), 0, 0.9), ((60, 40, 90, 70), 0, 0.4), ((150, 40, 180, 70), 0, 0.4)
     views = [WHOLE, LEFT, View((120, 50, 300, 100))]
-    assert merged(views, [found(large), found(small, cut), found()]) == [large, small]
+    assert merged(views, [found(large), found(small, cut), found()]) == [large, small, cut]
+    wider = ((30, 5, 270, 95), 0, 0.9)  # an edge of the tile cuts it, so both others may be its parts
+    assert merged(views, [found(wider), found(small, cut), found()]) == [wider]
+
+
+def test_a_part_that_ends_inside_its_tile_needs_a_better_larger_box() -> None:
+    large, better, worse = ((30, 5, 270, 95), 0, 0.6), ((60, 40, 90, 70), 0, 0.7), ((100, 40, 130, 70), 0, 0.5)
+    assert merged([WHOLE, LEFT, RIGHT], [found(large), found(better, worse), found()]) == [better, large]
 
 
 def test_small_boxes_of_the_whole_image_give_way_to_tiles() -> None:
@@ -211,8 +218,9 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
 
     def some_boxes(view: View) -> Floats:
         left, top, right, bottom = view.sides
-        xs, ys = (np.sort(rng.integers(a, b + 1, (4, 2)), axis=1) for a, b in ((left, right), (top, bottom)))
-        return np.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], axis=1).astype(np.float32)
+        axes = (left, right), (top, bottom)
+        sides = [[np.sort(rng.choice(range(a, b + 1), 2, replace=False)) for _ in range(4)] for a, b in axes]
+        return np.stack(sides, axis=2).reshape(4, 4).astype(np.float32)
 
     boxes = [some_boxes(view) for view in views]
     scores = [np.sort(rng.random(4).astype(np.float32))[::-1] for _ in views]
@@ -253,14 +261,16 @@ def test_removed_boxes_match_a_simple_reference(corners: list[tuple[int, int, in
             removed = ends_at_edge(box, view) and any(is_inside(box, tile) for tile in others)
         if not removed:
             remaining.append((box, score, view))
+
+    def is_part_of(box: tuple[float, ...], score: float, view: View, larger: tuple[float, ...], other: float) -> bool:
+        if size(larger) <= size(box) or overlap(box, larger) < 0.7 * size(box):
+            return False
+        return other >= 0.5 * score if ends_at_edge(box, view) else other >= score and not is_inside(larger, view)
+
     expected = sorted(
         (box, score)
         for box, score, view in remaining
-        if not ends_at_edge(box, view)
-        or not any(
-            size(larger) > size(box) and overlap(box, larger) >= 0.7 * size(box) and larger_score >= 0.5 * score
-            for larger, larger_score, _ in remaining
-        )
+        if view is views[0] or not any(is_part_of(box, score, view, larger, other) for larger, other, _ in remaining)
     )
     in_views = [
         Detections(of_view - np.array(view.sides[:2] * 2, np.float32), of_scores, np.zeros(4, np.int64), NAMES)
