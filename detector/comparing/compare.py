@@ -37,7 +37,7 @@ from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, LabelError
-from detector.files import local_path, make_folder
+from detector.files import local_path, make_folder, read_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
@@ -57,9 +57,6 @@ _TABLE, _MARKDOWN = "compare.csv", "compare.md"
 
 _LOG, _ERRORS = "log.txt", "errors.txt"
 """Files in the folder of a run, with the standard output and the standard error of the training process."""
-
-_INPUT_ERROR = 2
-"""Exit status of `detector train` after an InputError; the command also prints `error: MESSAGE` to standard error."""
 
 
 def compare(
@@ -200,7 +197,10 @@ def _do_runs(
     # All variations with the first seed, then all with the next: an early stop or a slower machine affects all alike.
     planned = [(variation, seed) for seed in seeds for variation in variations]
     todo = [(variation, seed) for variation, seed in planned if (variation.name, seed) not in done]
-    _check_run_folders([_run_name(*run) for run in todo], out)
+    _check_run_folders([_run_name(variation.name, seed) for variation, seed in todo], out)
+    data_of: dict[str, str] = {}
+    for run in runs:
+        _check_same_data(out.path / _run_name(run.settings, run.seed), data_of)
     already_done = len(planned) - len(todo)
     log.info(
         f"{plural(len(variations), 'variation')} x {plural(len(seeds), 'seed')} = {plural(len(planned), 'run')}, "
@@ -209,6 +209,7 @@ def _do_runs(
     )
     with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out, jobs)) as ended_runs:
         for count, (run, folder) in enumerate(ended_runs, already_done + 1):
+            _check_same_data(folder, data_of)
             if not keep_weights:
                 with claim_folder(folder, "training", overwrite=out.overwrite) as run_folder:
                     for name in run_folder.names:
@@ -219,6 +220,31 @@ def _do_runs(
             outcome = f"failed: {run.error}" if run.error else f"AP {metric(run.AP)}"
             log.info(f"{count}/{len(planned)} {run.settings}, seed {run.seed}, {run.wall_seconds:.0f} s: {outcome}")
     return runs
+
+
+def _check_same_data(folder: Path, data_of: dict[str, str]) -> None:
+    """Raise FileError if a run used other data than an earlier run of the comparison, which had the same path then.
+
+    The run is not recorded, because its AP cannot be compared. The checksums of the data depend on the settings that
+    decide which pixels are read, so only runs in which these are equal are compared. A run that left no checksums (it
+    failed, or its folder was removed) is not checked.
+
+    Args:
+        folder: folder of the run.
+        data_of: settings → checksums of the data, of the earlier runs; those of this run are added.
+    """
+    try:
+        settings, facts = read_json(folder / "config.json"), read_json(folder / "run.json")["facts"]
+        key = json.dumps([settings[name] for name in ("input_size", "max_pixels", "allow_outside")])
+        data = json.dumps([facts[name] for name in ("data", "val", "classes")])
+    except (FileError, KeyError, TypeError):
+        return
+    if data_of.setdefault(key, data) != data:
+        raise FileError(
+            f"{folder}: this run used other images, labels or classes than the earlier runs of the comparison, so it "
+            "is not recorded; the data has changed since, or the path leads to another data set. Restore the data, or "
+            "use another --out"
+        )
 
 
 @dataclass(frozen=True)
@@ -265,7 +291,7 @@ def _train_all(
 
 def _start(variation: Variation, seed: int, conditions: Conditions, parent: OutputFolder) -> _ActiveRun:
     """Start a training process with a new output folder in `parent`; its output goes to log.txt and errors.txt."""
-    run = _run_name(variation, seed)
+    run = _run_name(variation.name, seed)
     folder = parent.path / run
     _make_empty(folder, parent.overwrite)
     # -P: import the package from PYTHONPATH, never from the current folder.
@@ -284,11 +310,11 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Outp
     return _ActiveRun(variation, seed, folder, process, time.monotonic())
 
 
-def _run_name(variation: Variation, seed: int) -> str:
-    """Return the name of the folder of a run, relative to the folder of the comparison."""
-    readable = re.sub(r"[^\w.=-]+", "_", variation.name)[:80]
+def _run_name(variation: str, seed: int) -> str:
+    """Return the name of the folder of a run, relative to the folder of the comparison, from that of its variation."""
+    readable = re.sub(r"[^\w.=-]+", "_", variation)[:80]
     # Two different variations may have the same readable name, so the folder name also contains a checksum.
-    checksum = hashlib.sha256(variation.name.encode()).hexdigest()[:6]
+    checksum = hashlib.sha256(variation.encode()).hexdigest()[:6]
     return f"runs/{readable}-{checksum}-seed{seed}"
 
 
@@ -394,16 +420,14 @@ def _failure_reason(status: int, folder: Path) -> str:
     """Return one line that says why a run failed: the signal, the error message, or the exception.
 
     Args:
-        status: exit status of the process. 2: an InputError; another positive number: another exception; negative: the
-            number of the signal that killed the process.
+        status: exit status of the process; negative: the number of the signal that killed it.
         folder: output folder of the run, with errors.txt.
     """
     if status < 0:
         reason = f"killed by signal {-status}"
         return reason + " (out of memory?)" if -status == signal.SIGKILL else reason
     text = (folder / _ERRORS).read_text(encoding="utf-8", errors="replace").strip()
-    if status == _INPUT_ERROR:
-        lines = re.split(r"^error: ", text, flags=re.MULTILINE)[-1].splitlines()[:1]  # first line of the message
-    else:
-        lines = text.splitlines()[-1:]  # the last line of a traceback: the exception
+    *_, last = re.split(r"^error: ", text, flags=re.MULTILINE)
+    # The first line of the message, or the last line of a traceback: the exception.
+    lines = last.splitlines()[:1] if last != text else text.splitlines()[-1:]
     return " ".join("".join(lines).split()) or f"exit status {status}"

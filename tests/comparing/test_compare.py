@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from detector.comparing.compare import _failure_reason, _read_result, compare, d
 from detector.comparing.table import ComparisonRow, RunRecord, to_csv
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
-from detector.errors import InputError
+from detector.errors import FileError, InputError
 from detector.files import LOCK_NAME, locked
 from detector.manifest import MANIFEST_NAME
 
@@ -179,6 +180,22 @@ def test_second_comparison_in_the_same_folder_is_refused(tiny_data: Path, tmp_pa
         compare(tiny_data, VARIATIONS, BASE, out=tmp_path, seeds=1)
 
 
+def test_runs_with_changed_data_are_not_mixed(tiny_data: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(tiny_data, data)
+    compare(data, [], BASE, out=out, seeds=1)
+    before = read_lines(out)
+    labels = json.loads((data / "val.json").read_text())
+    labels["annotations"].pop()
+    (data / "val.json").write_text(json.dumps(labels))
+    with pytest.raises(FileError, match="seed1: this run used other images, labels or classes than the earlier runs"):
+        compare(data, [], BASE, out=out, seeds=2)
+    assert read_lines(out) == before
+    shutil.copy(tiny_data / "val.json", data)
+    compare(data, [], BASE, out=out, seeds=2)
+    assert [line["seed"] for line in read_lines(out)] == ["0", "1"]
+
+
 def test_run_without_a_readable_result_counts_as_failed(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     for text in ("", "step,AP\n", "step,AP,AP50\n3,0.5\n", "step,AP,AP50\n3,x,0.5\n", "\0"):
@@ -255,6 +272,11 @@ def test_base_description_depends_on_all_settings_except_the_seed() -> None:
         (2, "a warning\nerror: what is wrong: a\nhow to fix it\n", "what is wrong: a"),
         (2, "", "exit status 2"),
         (1, "Traceback ...\n  File x\nKeyError: 'a'\n", "KeyError: 'a'"),
+        (
+            1,
+            "error: unexpected KeyError in a.py:3: 'a'\nThis is a bug. Please report it\n",
+            "unexpected KeyError in a.py:3: 'a'",
+        ),
         (1, "", "exit status 1"),
         (-9, "some warning\n", "killed by signal 9 (out of memory?)"),
         (-11, "", "killed by signal 11"),
