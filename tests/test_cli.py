@@ -581,3 +581,15 @@ def test_a_url_is_refused_instead_of_a_path(
     assert status == 2
     assert "s3://b/d: this is a URL" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--seed 0", "--val-fraction 0", "--split train", "--allow-dropped 0", "--batch 4"])
+def test_settings_of_a_resumed_run_are_refused(option: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(tiny_run), *option.split()]) == 2
+    assert f"--resume uses all settings of the run; leave out {option.split()[0]}" in capsys.readouterr().err
+
+
+def test_resume_anyway_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "scenes", "--resume-anyway", "--out", str(tmp_path / "run")]) == 2
+    assert "--resume-anyway needs --resume" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

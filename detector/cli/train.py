@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     """Train a detector, or resume a run."""
     if options.resume is not None:
         return _resume(options)
+    if options.resume_anyway:
+        raise ConfigError("train: --resume-anyway needs --resume with the output folder of a run")
     if options.data is None:
         raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
     config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
@@ -83,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     """Resume a run; raise ConfigError if an option that changes the run is given."""
     own = {"command", "resume", "resume_anyway", "data", "threads", "quiet", "verbose"}
-    other = [key for key, value in vars(options).items() if key not in own and value not in (None, [], "train", False)]
+    given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
+    other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
         weights = quote(str(options.resume / "weights" / "last.safetensors"))
         raise ConfigError(
