@@ -20,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 _NAMES_SHOWN = 5
 """Largest number of files that a message names."""
 
+_WAYS_OUT = "use another --out, move the file away, or add --overwrite to replace it"
+
 
 def claim_folder(path: Path, doing: str, *, names: Iterable[str] = (), overwrite: bool = False) -> "OutputFolder":
     """Create and lock an output folder, check that files can be written there, and return the folder.
@@ -128,8 +130,16 @@ class OutputFolder:
             names = {path.name for path in self.path.iterdir()}
         return bool(names - {LOCK_NAME, MANIFEST_NAME}) and not self._manifest.proofs
 
-    def claim(self, names: Iterable[str]) -> None:
+    def is_intact(self, name: str) -> bool:
+        """Return True if a file exists and is as this package wrote it."""
+        return (self.path / name).is_file() and self._foreign(name) is None
+
+    def claim(self, names: Iterable[str], *, only_here: bool = False) -> None:
         """Raise FileError if one of the files must not be written.
+
+        Args:
+            names: names of the files.
+            only_here: whether the command can write nowhere else, so that --out and --overwrite are no ways out.
 
         Raises:
             FileError: a file or link is there that is not provably an unchanged file of an earlier command; or a link
@@ -138,15 +148,14 @@ class OutputFolder:
         refused = []
         for name in names:
             if reason := self._blocked(name):
-                raise FileError(f"{reason}, so nothing is written there; use another --out, or move it away")
+                ways_out = "move it away" if only_here else "use another --out, or move it away"
+                raise FileError(f"{reason}, so nothing is written there; {ways_out}")
             if not self.overwrite and (reason := self._foreign(name)):
                 refused.append(f"{self.path / name}: {reason}")
         if refused:
             more = f", nor is {plural(len(refused) - 1, 'more file')}" if refused[1:] else ""
-            raise FileError(
-                f"{refused[0]}, so it is not overwritten{more}; use another --out, move the file away, or add "
-                "--overwrite to replace it"
-            )
+            ways_out = "move the file away" if only_here else _WAYS_OUT
+            raise FileError(f"{refused[0]}, so it is not overwritten{more}; {ways_out}")
 
     def adopt(self, names: Iterable[str]) -> None:
         """Count files as written by this package: the files of a run of an older version, which wrote no manifest."""
@@ -159,7 +168,8 @@ class OutputFolder:
     def vouch(self, name: str) -> None:
         """Count a file as written by this package, whatever its content: the caller has recognized its first line.
 
-        For a file that grows line by line, and from which the user may remove lines.
+        For a file that grows line by line, and from which the user may remove lines. The manifest in the folder does
+        not change before this command writes a file.
 
         Raises:
             FileError: the file is a link.
@@ -167,7 +177,7 @@ class OutputFolder:
         if (self.path / name).is_symlink():
             self.claim([name])
         elif name not in self._manifest.proofs or self._foreign(name):
-            self._manifest.add(name, Proof())
+            self._manifest.proofs[name] = Proof()
 
     def remove_earlier(self) -> None:
         """Remove the unchanged files of earlier commands; log their number, and the files that stay.

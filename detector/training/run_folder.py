@@ -54,6 +54,10 @@ class RunFolder:
         resume: whether the run in the folder is resumed.
         overwrite: whether to replace files that this package did not write, or that were changed since.
 
+    Attributes:
+        path: the argument.
+        last_is_intact: whether last.safetensors exists and is as the run wrote it, when the folder was opened.
+
     Raises:
         FileError: the folder cannot be created or written, or another process is training in it; or a file or link has
             the name of a file of the run, and is not provably an unchanged file of the run.
@@ -66,9 +70,10 @@ class RunFolder:
             if not self._files.names and (overwrite or (resume and (path / "run.json").is_file())):
                 states = (state.relative_to(path).as_posix() for state in state_files(path / "state"))
                 self._files.adopt((*_FILES, *states))
+            self.last_is_intact = self._files.is_intact(_LAST)
             if resume:
                 self._vouch()
-                self._files.claim((*_FILES, "state/x"))
+                self._files.claim((*_FILES, "state/x"), only_here=True)
             else:
                 foreign = (name for name in self._files.foreign_files() if name.startswith("state/"))
                 self._files.claim((*_FILES, "state/x", *foreign))
@@ -145,6 +150,13 @@ class RunFolder:
         data = save(tensors, metadata)
         self._files.write(_BEST, data, durable=True)
         return hashlib.sha256(data).hexdigest()
+
+    def restore_tables(self, progress: Progress) -> None:
+        """Write results.csv and timing.csv again from a checkpoint, if they are missing."""
+        for name, rows in (("results.csv", progress.results), ("timing.csv", progress.timing)):
+            if rows and not (self.path / name).exists():
+                log.warning("%s: missing; written again from the checkpoint", self.path / name)
+                self.write_table(name, rows)
 
     def restore_best(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
         """Write best.safetensors again if it is not the file that a checkpoint describes.

@@ -178,10 +178,11 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
         state = folder.read_state()
         if state is not None:
             folder.restore_best(*state)
+            folder.restore_tables(state[0])
         if not anyway:
             _check_record(path, values, state)
         if state is not None and state[0].step >= state[0].steps:
-            raise _finished(path, record.request, state[0].steps)
+            raise _finished(folder, record.request, state[0].steps)
         if data is not None:
             record = record.with_data(_place(data))
         with training_process():
@@ -243,16 +244,19 @@ def _weights_fact(request: TrainRequest) -> dict[str, object]:
     return {"weights": file_sha256(Path(request.weights))[:16]}
 
 
-def _finished(path: Path, request: TrainRequest, steps: int) -> FileError:
+def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError:
     """Return the error for a run that cannot be resumed because it is finished, with the command that trains longer.
 
     Args:
-        path: output folder of the run.
+        folder: output folder of the run.
         request: request of the run.
         steps: number of steps of the run.
     """
-    config, last = request.config, path / "weights" / "last.safetensors"
-    command = f"detector train --data {quote(request.data)} --weights {quote(str(last))}"
+    config, path, weights = request.config, folder.path, folder.last
+    if not folder.last_is_intact:
+        log.warning("%s: missing, or was changed after it was written; the best weights are intact", weights)
+        weights = folder.best
+    command = f"detector train --data {quote(request.data)} --weights {quote(str(weights))}"
     if request.split not in (None, "train"):
         command += f" --split {quote(request.split)}"
     if config.epochs is not None:

@@ -242,6 +242,38 @@ def test_undamaged_best_weights_stay_as_they_are(finished: Path) -> None:
     assert best.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("damage", [flip_bit, lambda path: path.write_bytes(b""), Path.unlink, other_weights])
+def test_finished_run_names_damaged_last_weights(
+    damage: Callable[[Path], object], finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    last = tmp_path / "run" / "weights" / "last.safetensors"
+    damage(last)
+    for _ in range(2):
+        caplog.clear()
+        with pytest.raises(FileError, match=r"--weights \S*/weights/best\.safetensors"):
+            resume(tmp_path / "run")
+        assert f"{last}: missing, or was changed after it was written" in caplog.text
+
+
+def test_missing_tables_of_a_finished_run_are_written_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    for name in ("results.csv", "timing.csv"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(FileError, match=r"--weights \S*/weights/last\.safetensors"):
+        resume(tmp_path / "run")
+    for name in ("results.csv", "timing.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / "run" / name).read_bytes()
+
+
+def test_changed_table_of_a_killed_run_is_not_replaced(killed: Path) -> None:
+    table = killed / "run" / "results.csv"
+    table.write_text("step;AP")
+    with pytest.raises(FileError, match=r"results\.csv: was changed after .*; move the file away$"):
+        resume(killed / "run")
+    assert table.read_text() == "step;AP"
+
+
 @pytest.fixture(scope="module")
 def tuned(tiny_data: Path, tiny_config: Config, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with initial weights, and with a finished run that started from them."""
