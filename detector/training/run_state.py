@@ -110,6 +110,8 @@ def read_state(folder: Path) -> State | None:
 
 
 def _read(path: Path) -> State:
+    if not path.is_file():
+        raise ValueError("it is not a file")  # to read a pipe would wait forever
     data = path.read_bytes()
     if path.stem.partition("-")[2] != _hash(data):
         raise ValueError("the content does not match the hash in the file name")
