@@ -1,5 +1,6 @@
 """The environment of a run (versions, threads, device, machine), on which the last bits of the weights depend."""
 
+import os
 import platform
 
 import cv2
@@ -23,9 +24,13 @@ EFFECTS = {
 }
 """Name of a fact → effect on a resumed run if the fact has changed."""
 
+_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+"""Environment variables with which the libraries of torch use other instructions, as on another machine."""
+
 
 def environment_facts(device: torch.device) -> dict[str, object]:
     """Return the versions of the packages, the number of threads, the device and the machine of this process."""
+    variables = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
     return {
         "detector": VERSION,
         "torch": torch.__version__,
@@ -33,5 +38,5 @@ def environment_facts(device: torch.device) -> dict[str, object]:
         "opencv": cv2.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "machine": " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *variables]),
     }

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detector.config import Config
 from detector.errors import ConfigError, FileError
 from detector.images import read_image, write_image
 from detector.model.checkpoint import find_weights, load_weights
+from detector.training.environment import environment_facts
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
 
@@ -314,3 +316,12 @@ def test_initial_weights_must_be_the_same_before_a_checkpoint(tuned: Path, finis
         initial.write_bytes(original)
     resume(tmp_path / "run")
     assert results_of(tmp_path / "run") == results_of(tuned / "run")
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
+def test_other_instructions_are_another_machine(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    before = environment_facts(torch.device("cpu"))
+    monkeypatch.setenv(variable, "SSE41")
+    now = environment_facts(torch.device("cpu"))
+    assert [name for name in now if now[name] != before[name]] == ["machine"]
