@@ -13,11 +13,11 @@ from torch import Tensor
 
 from detector.errors import FileError
 from detector.files import file_sha256, json_bytes, read_json
-from detector.model.checkpoint import save_weights
+from detector.model.checkpoint import tensors_to_save
 from detector.model.network import GridNetwork
 from detector.output_folder import claim_folder
 from detector.training.run_state import Progress, State, best_tensors, read_state, state_files, write_state
-from detector.weights_info import WeightsInfo
+from detector.weights_info import WeightsInfo, to_metadata
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,9 @@ class RunFolder:
 
     def save(self, network: GridNetwork, info: WeightsInfo, *, float16: bool) -> None:
         """Write weights to last.safetensors, as float16 if `float16`."""
-        with self._files.writing(_LAST) as part:
-            save_weights(part, network, info, float16)
+        # Not `save_weights`: its temporary file would not be in the manifest, and would stay if this process is killed.
+        data = save(tensors_to_save(network, float16), to_metadata(info))
+        self._files.write(_LAST, data, durable=True)
 
     def save_best(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         """Write best.safetensors and return the SHA-256 hash of the file.

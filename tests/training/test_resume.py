@@ -18,6 +18,7 @@ from detector.config import Config
 from detector.errors import ConfigError, FileError
 from detector.graceful_shutdown import GracefulShutdown
 from detector.model.checkpoint import load_weights
+from detector.training.run_folder import RunFolder
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
 
@@ -233,6 +234,30 @@ def test_full_disk_is_reported_and_the_last_checkpoint_kept(
     with pytest.raises(FileError, match=r"cannot be written \(No space left on device\)"):
         train(tiny_data, short, out=tmp_path / "run")
     monkeypatch.undo()
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part*"))
     resume(tmp_path / "run")
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "complete")
+
+
+def test_weights_cut_off_by_a_kill_are_removed(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, info = load_weights(tiny_weights)
+    run, killed, flush = tmp_path / "run", tmp_path / "killed", os.fsync
+
+    def flush_and_copy(handle: int) -> None:
+        flush(handle)
+        if not killed.exists():
+            shutil.copytree(run, killed)  # what a kill would leave
+
+    folder = RunFolder(run)
+    folder.write_json("run.json", {})
+    monkeypatch.setattr(os, "fsync", flush_and_copy)
+    folder.save(network, info, float16=False)
+    monkeypatch.undo()
+    folder.close()
+    assert list((killed / "weights").glob("*.part*"))
+    resumed = RunFolder(killed, resume=True)
+    resumed.write_json("ledger.json", {})
+    resumed.close()
+    assert not list(killed.rglob("*.part*"))
