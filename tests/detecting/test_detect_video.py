@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import struct
 import sys
@@ -350,6 +351,30 @@ def test_the_readable_part_of_a_truncated_file_is_used(
     assert message in caplog.text
     assert len(read_video(tmp_path / "found" / "cut.mp4")) == summary.frames_read
     assert len(read_lines(tmp_path / "found" / "cut.jsonl")[1]) == summary.frames_read
+
+
+def stretch_matroska(path: Path, new: Path, last_ms: int | None) -> Path:
+    """Copy a Matroska video with three times the duration, and the last frame at `last_ms` unless it is None."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3  # the element Duration: an id, a size of 8, and a float64
+    content[at : at + 8] = struct.pack(">d", 3 * struct.unpack(">d", content[at : at + 8])[0])
+    if last_ms is not None:
+        last = [match.start() for match in re.finditer(rb"\x81..[\x00\x80]\xff\xd8", content, re.DOTALL)][-1]
+        content[last + 1 : last + 3] = struct.pack(">h", last_ms)
+    new.write_bytes(content)
+    return new
+
+
+@pytest.mark.parametrize(("last_ms", "is_complete"), [(3 * 1600, True), (None, False)])
+def test_a_varying_frame_rate_is_no_damage(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture, last_ms: int | None, is_complete: bool
+) -> None:
+    video = write_video(tmp_path / "even.mkv", [make_frame(k) for k in range(FRAMES)], "MJPG")
+    stretched = stretch_matroska(video, tmp_path / "trip.mkv", last_ms)
+    with caplog.at_level(logging.WARNING):
+        summary = detect_video(detector, str(stretched), tmp_path / "found", OPTIONS)
+    assert summary.frames_read == FRAMES
+    assert ("only 21 of about 63 frames can be read" in caplog.text) == (not is_complete)
 
 
 def test_ctrl_c_ends_a_camera_normally(detector: Detector, camera: Camera, tmp_path: Path) -> None:
