@@ -141,8 +141,9 @@ def _note_unused(data: YoloData, known: set[Path], collector: RowCollector) -> N
             files = list_files(data, name)
             known |= {label for label in files.labels if label is not None}
             folders += [*files.folders, *files.label_folders]  # reading this split accounts for the files in them
-    # Lists may name images by absolute paths, or with `..`.
-    real, inside = set(map(real_path, known)), tuple(f"{folder.resolve()}/" for folder in folders)
+    # Lists may name images by absolute paths, or with `..`, and label files may be links to each other.
+    real = {*map(real_path, known), *(path.resolve() for path in known if path.is_symlink())}
+    inside = tuple(f"{folder.resolve()}/" for folder in folders)
     texts = [path for path in data.files.with_suffix(".txt", ".names", ".labels") if real_path(path) not in real]
     labels = _label_files(
         path for path in texts if path.suffix.lower() == ".txt" and not str(real_path(path)).startswith(inside)
