@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import struct
 import sys
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 
 from detector.arrays import ImageArray
+from detector.cli.commands import main
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.errors import ConfigError, FileError, MissingPackageError
 from detector.files import LOCK_NAME
+from detector.images import write_image
 from detector.manifest import MANIFEST_NAME
 from detector.options import DetectOptions
 from detector.output_folder import claim_folder
@@ -326,6 +329,19 @@ def test_a_second_run_replaces_the_results_of_the_first(detector: Detector, vide
     assert len(read_lines(tmp_path / "trip.jsonl")[1]) == len(read_video(tmp_path / "trip.mp4")) == 5
     detect_video(detector, str(video), tmp_path, OPTIONS, save_video=False)
     assert files_in(tmp_path) == [tmp_path / "trip.jsonl"]
+
+
+def test_a_continued_run_keeps_images_and_other_videos(video: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "photo.png", make_frame(0))
+    other = shutil.copy(video, tmp_path / "other.mp4")
+    arguments = ["--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "out"), "--skip-done"]
+    assert main(["detect", str(tmp_path / "photo.png"), str(video), "--save-txt", *arguments]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out/photo.png", tmp_path / "out/labels/photo.txt")}
+    assert main(["detect", str(tmp_path / "photo.png"), str(video), "--save-txt", *arguments]) == 0
+    assert main(["detect", str(other), *arguments]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    names = {path.name for path in files_in(tmp_path / "out")}
+    assert names >= {"trip.jsonl", "trip.mp4", "other.jsonl", "other.mp4", "detections.json", "detections.jsonl"}
 
 
 def test_the_error_names_a_folder_that_cannot_be_created(detector: Detector, video: Path, tmp_path: Path) -> None:
