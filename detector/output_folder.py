@@ -198,6 +198,10 @@ class OutputFolder:
                 *(self.path, plural(len(stay), "file"), shown),
             )
 
+    def keep_earlier(self) -> None:
+        """Keep the files of earlier commands: this command continues an earlier one."""
+        self._earlier = set()
+
     def foreign_files(self) -> Iterator[str]:
         """Yield the name of each file and link in the folder that this package did not write, or that was changed.
 

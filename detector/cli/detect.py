@@ -182,6 +182,8 @@ def run(options: argparse.Namespace) -> int:
     out = options.out or _new_folder(options.skip_done)
     with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
         claim_videos(videos, folder, save_video=not options.no_images)
+        if options.skip_done:
+            folder.keep_earlier()  # else the first video would remove the results of the images
         model = load_detector(options)
         _warn_about_options_without_effect(options, bool(videos))
         failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0

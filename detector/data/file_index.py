@@ -261,6 +261,11 @@ def find_end(place: str, roots: Iterable[Path], folders: dict[str, bool] | None 
     return None
 
 
+def comparable_path(name: str) -> str:
+    """Return the name of an image in the form in which names are compared: `/` for backslashes, lower case, NFC."""
+    return _key(name.replace("\\", "/"))
+
+
 def _variants(name: str) -> Iterator[str]:
     """Yield a name as written, then with `/` for backslashes, then decoded as a URL, then without an upload prefix."""
     yield name

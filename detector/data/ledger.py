@@ -104,7 +104,8 @@ class Ledger:
     Attributes:
         used: number of rows that are used unchanged, including crowd regions.
         crowd: number of used or clipped rows that mark a crowd region or ignore region.
-        background: number of images without objects. These images are part of the split.
+        background: number of images without objects and without dropped rows, which may be lost objects. These images
+            are part of the split.
         missing: paths of the images that the data set names, but that do not exist or cannot be opened. These images
             are not part of the split, and their rows are dropped.
         entries: one entry per clipped or dropped row.

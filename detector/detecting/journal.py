@@ -21,7 +21,9 @@ _LOG = logging.getLogger(__name__)
 JOURNAL_NAME = "detections.jsonl"
 
 _LARGEST = 2**53
-"""Largest absolute value of a number in an entry; NaN is not valid either."""
+"""Largest absolute value of a number that is no id in an entry; NaN is not valid either."""
+
+_MAX_ID = 2**63
 
 DetectionRow = TypedDict(
     "DetectionRow",
@@ -234,7 +236,7 @@ def _is_entry(values: Mapping[str, Any]) -> bool:
     return (
         all(type(values.get(key)) is int and 0 < values[key] <= _LARGEST for key in ("height", "width"))
         and type(values.get("image_id")) is int
-        and abs(values["image_id"]) <= _LARGEST
+        and abs(values["image_id"]) < _MAX_ID
         and isinstance(values.get("file_name"), str)
         and isinstance(values.get("stem", ""), str)
         and isinstance(values.get("detections"), list)
@@ -248,7 +250,7 @@ def _is_detection(row: Any) -> bool:
         return False
     ids, bbox = (row.get("category_id"), row.get("track_id", 0)), row.get("bbox")
     return (
-        all(type(number) is int and abs(number) < 2**63 for number in ids)
+        all(type(number) is int and abs(number) < _MAX_ID for number in ids)
         and isinstance(bbox, list)
         and len(bbox) == 4
         and all(type(number) in (int, float) and abs(number) <= _LARGEST for number in (*bbox, row.get("score")))

@@ -1,12 +1,13 @@
 """Evaluate a COCO results file, which this package or any other program has written."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from detector.data.data_set import DataSet
+from detector.data.file_index import comparable_path
 from detector.errors import InputError, LabelError
 from detector.evaluating.evaluate import Evaluation, check_max_detections
 from detector.files import read_json
@@ -54,7 +55,9 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Replace the image ids of results by the ids of the ground truth, and return the new results.
 
-    Images are matched by the `file_name` of a row. If a row has no `file_name`, the results are returned unchanged.
+    Images are matched by the `file_name` of a row: first as it is written, then as data sets find their images, with
+    `/` for backslashes, without upper and lower case, and in one Unicode form. If a row has no `file_name`, the results
+    are returned unchanged.
 
     `detector detect` writes file names and numbers the images itself, so its image ids are not those of a data set.
     Results for images that are not in the ground truth are removed, with a warning. For example, the results may be
@@ -65,13 +68,16 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
     """
     if not all(isinstance(row.get("file_name"), str) for row in results):
         return results
-    ids_by_path_end: dict[tuple[str, ...], list[Any]] = {}
-    for image in truth["images"]:
-        parts = PurePath(image.get("file_name", "")).parts
-        for start in range(len(parts)):
-            ids_by_path_end.setdefault(parts[start:], []).append(image["id"])
     names = sorted({row["file_name"] for row in results})
-    ids = {name: _id_of(name, ids_by_path_end) for name in names if (PurePath(name).name,) in ids_by_path_end}
+    ids: dict[str, Any] = {}
+    for form in (str, comparable_path):
+        ids_by_path_end = _ids_by_path_end(truth, form)
+        for name in names:
+            written = form(name)
+            if name not in ids and (PurePath(written).name,) in ids_by_path_end:
+                ids[name] = _id_of(written, ids_by_path_end)
+        if len(ids) == len(names):
+            break
     if names and not ids:
         raise LabelError(
             f"none of the {plural(len(names), 'image')} with results is in this split (the first is {names[0]}); use "
@@ -83,6 +89,21 @@ def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> lis
             *(others, plural(len(names), "image"), "is" if others == 1 else "are"),
         )
     return [row | {"image_id": ids[row["file_name"]]} for row in results if row["file_name"] in ids]
+
+
+def _ids_by_path_end(truth: Mapping[str, Any], form: Callable[[str], str]) -> dict[tuple[str, ...], list[Any]]:
+    """Return last parts of a path (one, two, ...) → ids of the images with a path that ends in these parts.
+
+    Args:
+        truth: the ground truth.
+        form: converts the file names of the images before they are compared.
+    """
+    ids: dict[tuple[str, ...], list[Any]] = {}
+    for image in truth["images"]:
+        parts = PurePath(form(str(image.get("file_name", "")))).parts
+        for start in range(len(parts)):
+            ids.setdefault(parts[start:], []).append(image["id"])
+    return ids
 
 
 def _id_of(name: str, ids_by_path_end: Mapping[tuple[str, ...], list[Any]]) -> Any:

@@ -28,6 +28,10 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Suffixes (lower case) of the files that count as videos."""
 
+_COUNTED_SUFFIXES = frozenset({".3gp", ".avi", ".m4v", ".mov", ".mp4"})
+"""Suffixes (lower case) of the files that contain their number of frames. For other files, it is computed from the
+duration and the mean frame rate, and is wrong if the frame rate varies."""
+
 _DEFAULT_FRAME_RATE = 25.0
 """Frames per second that are assumed if the source reports no frame rate or an implausible frame rate."""
 
@@ -56,6 +60,7 @@ class VideoReader:
         frame_rate: frames per second that the source reports, or 25 if it reports no plausible value.
         frame_count: number of frames that the source reports, which may be an estimate; None if it reports none.
         frames_read: number of frames read so far, including skipped frames.
+        seconds_read: time stamp in the file of the last frame read, in seconds; 0 if the file has no time stamps.
         is_broken: True if a live source ended and was opened again too often, or if the connection to a video file on a
             server broke.
         pending: (frame number, time in seconds) of each yielded frame that the caller has not processed yet. The caller
@@ -73,7 +78,8 @@ class VideoReader:
         self.frame_rate = float(rate) if 0 < rate <= _MAX_FRAME_RATE else _DEFAULT_FRAME_RATE
         self.frame_count = int(count) if 0 < count < 2**40 else None  # endless streams report arbitrary numbers
         self.is_live = is_camera(source) or ("://" in source and self.frame_count is None)
-        self.frames_read = 0
+        self._seconds = count / rate if self.frame_count and rate > 0 else math.inf
+        self.frames_read, self.seconds_read = 0, 0.0
         self.is_broken = False
         self.pending: deque[tuple[int, float]] = deque()
 
@@ -93,12 +99,12 @@ class VideoReader:
                     break
                 number = self.frames_read
                 self.frames_read += 1
+                seconds = self.seconds_read = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if number % every:
                     continue
                 decoded, frame = self._capture.retrieve()
                 if not decoded:
                     break
-                seconds = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if self.is_live:
                     started = started if number else time.monotonic()  # the first frame of a camera takes time
                     seconds = time.monotonic() - started
@@ -141,7 +147,8 @@ class VideoReader:
         """Log a warning and set `is_broken` if a live source ended; log a warning if a file ended early.
 
         A file ended early if more than two frames, and more than 5% of the reported frame count, were not read. If the
-        file is on a server, `is_broken` is set too.
+        frame count is only computed from the duration, the time of the last frame counts too. If the file is on a
+        server, `is_broken` is set too.
 
         Args:
             name: name of the source in the message.
@@ -150,13 +157,23 @@ class VideoReader:
         if self.is_live:
             self.is_broken = True
             _LOG.warning("%s: the source ended after %s; its results are kept", name, plural(read, "frame"))
-        elif count and count - read > max(2, count / 20):
+        elif count and count - read > max(2, count / 20) and not self._reached_end():
             self.is_broken = "://" in self._source
             _LOG.warning(
                 "%s: only %d of about %d frames can be read; their results are kept. The file is damaged or "
                 "incomplete: copy it again, or repair it (`ffmpeg -i DAMAGED -c copy REPAIRED`)",
                 *(name, read, count),
             )
+
+    def _reached_end(self) -> bool:
+        """Return whether a file without a number of frames was read to the end of its duration.
+
+        The time stamp is that of the beginning of the last frame.
+        """
+        if Path(self._source).suffix.lower() in _COUNTED_SUFFIXES:
+            return False
+        duration = self._seconds
+        return duration - self.seconds_read <= max(3 * duration / (self.frame_count or 1), duration / 20)
 
 
 class VideoWriter:

@@ -15,6 +15,8 @@ from detector.wording import plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
+_MAX_ID = 2**53
+"""faster-coco-eval compares ids as float64 numbers, which are exact up to this number."""
 
 COCO_MAX_DETECTIONS = 100
 """Largest number of detections per image that COCO's metrics count."""
@@ -111,8 +113,7 @@ def average_precision_unchecked(ground_truth: Mapping[str, Any], rows: list[dict
         ground_truth: COCO dictionary, as for `average_precision`.
         rows: valid rows, as `coco_results` returns them. The evaluation adds fields to the rows.
     """
-    truth = COCO(_with_defaults(ground_truth))
-    evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
+    truth, evaluation = _prepare(ground_truth, rows)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -129,8 +130,7 @@ def many_detections(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]],
         rows: valid rows, as for `average_precision_unchecked`.
         max_detections: largest number of detections of a class per image.
     """
-    truth = COCO(_with_defaults(ground_truth))
-    evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
+    _, evaluation = _prepare(ground_truth, rows)
     evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -163,6 +163,19 @@ def crowded_images_note(ground_truth: Mapping[str, Any], *, per_class: bool) -> 
         f"{math.floor(1000 * reachable) / 10:.1f} % of all objects can be found; use `evaluate --max-det {enough}` for "
         "the AP without this limit"
     )
+
+
+def _prepare(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]]) -> tuple[COCO, COCOeval_faster]:
+    """Return the ground truth and the evaluation of the rows, as objects of faster-coco-eval."""
+    images = ground_truth["images"]
+    if any(abs(image["id"]) > _MAX_ID for image in images):
+        number = {image["id"]: position for position, image in enumerate(images, start=1)}
+        ground_truth = {**ground_truth, "images": [{**image, "id": number[image["id"]]} for image in images]} | {
+            "annotations": [{**row, "image_id": number[row["image_id"]]} for row in ground_truth["annotations"]]
+        }
+        rows = [{**row, "image_id": number[row["image_id"]]} for row in rows]
+    truth = COCO(_with_defaults(ground_truth))
+    return truth, COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
 
 
 def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:

@@ -77,6 +77,24 @@ def test_labels_of_images_in_no_list_are_counted(tmp_path: Path) -> None:
     assert ledger_of(tmp_path).notes == ()
 
 
+@pytest.mark.parametrize("form", ["images/../images/{}", "{folder}/images/{}", "./images/{}"])
+def test_any_spelling_of_paths_in_lists_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Also of two spellings in one list: no used label file is called unused, and an orphan is counted once."""
+    make_yolo(tmp_path, "train.txt")
+    write(tmp_path / "labels/b.txt")
+    write(tmp_path / "train.txt", f"images/a.png\n{form.format('b.png', folder=tmp_path)}\n")
+    monkeypatch.chdir(tmp_path.parent)
+    ledger = ledger_of(Path(tmp_path.name))
+    assert (ledger.found, ledger.used, ledger.notes) == (2, 2, ())
+    write(tmp_path / "labels/z.txt")
+    write(tmp_path / "other/q.txt")
+    ledger = ledger_of(Path(tmp_path.name))
+    assert [(e.code, e.path.name) for e in ledger.entries] == [("unknown_image", "z.txt")]
+    assert len(ledger.notes) == 1
+    assert "not used: 1 label file that no image of any split points to" in ledger.notes[0]
+    assert ledger.notes[0].endswith("q.txt")
+
+
 def test_two_different_label_files_of_an_image_are_noted(tmp_path: Path) -> None:
     make_yolo(tmp_path)
     write(tmp_path / "images/a.txt", "0 0.5  0.5 0.1 0.1")  # the same rows

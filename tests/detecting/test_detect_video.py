@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import struct
 import sys
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 from detector.arrays import ImageArray
+from detector.cli.commands import main
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video
 from detector.errors import ConfigError, FileError, MissingPackageError
 from detector.files import LOCK_NAME
+from detector.images import write_image
 from detector.manifest import MANIFEST_NAME
 from detector.options import DetectOptions
 from detector.output_folder import claim_folder
@@ -327,6 +331,19 @@ def test_a_second_run_replaces_the_results_of_the_first(detector: Detector, vide
     assert files_in(tmp_path) == [tmp_path / "trip.jsonl"]
 
 
+def test_a_continued_run_keeps_images_and_other_videos(video: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "photo.png", make_frame(0))
+    other = shutil.copy(video, tmp_path / "other.mp4")
+    arguments = ["--weights", str(tiny_weights), "--device", "cpu", "--out", str(tmp_path / "out"), "--skip-done"]
+    assert main(["detect", str(tmp_path / "photo.png"), str(video), "--save-txt", *arguments]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out/photo.png", tmp_path / "out/labels/photo.txt")}
+    assert main(["detect", str(tmp_path / "photo.png"), str(video), "--save-txt", *arguments]) == 0
+    assert main(["detect", str(other), *arguments]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    names = {path.name for path in files_in(tmp_path / "out")}
+    assert names >= {"trip.jsonl", "trip.mp4", "other.jsonl", "other.mp4", "detections.json", "detections.jsonl"}
+
+
 def test_the_error_names_a_folder_that_cannot_be_created(detector: Detector, video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="file: the folder cannot be created"):
@@ -350,6 +367,30 @@ def test_the_readable_part_of_a_truncated_file_is_used(
     assert message in caplog.text
     assert len(read_video(tmp_path / "found" / "cut.mp4")) == summary.frames_read
     assert len(read_lines(tmp_path / "found" / "cut.jsonl")[1]) == summary.frames_read
+
+
+def stretch_matroska(path: Path, new: Path, last_ms: int | None) -> Path:
+    """Copy a Matroska video with three times the duration, and the last frame at `last_ms` unless it is None."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x44\x89\x88") + 3  # the element Duration: an id, a size of 8, and a float64
+    content[at : at + 8] = struct.pack(">d", 3 * struct.unpack(">d", content[at : at + 8])[0])
+    if last_ms is not None:
+        last = [match.start() for match in re.finditer(rb"\x81..[\x00\x80]\xff\xd8", content, re.DOTALL)][-1]
+        content[last + 1 : last + 3] = struct.pack(">h", last_ms)
+    new.write_bytes(content)
+    return new
+
+
+@pytest.mark.parametrize(("last_ms", "is_complete"), [(3 * 1600, True), (None, False)])
+def test_a_varying_frame_rate_is_no_damage(
+    detector: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture, last_ms: int | None, is_complete: bool
+) -> None:
+    video = write_video(tmp_path / "even.mkv", [make_frame(k) for k in range(FRAMES)], "MJPG")
+    stretched = stretch_matroska(video, tmp_path / "trip.mkv", last_ms)
+    with caplog.at_level(logging.WARNING):
+        summary = detect_video(detector, str(stretched), tmp_path / "found", OPTIONS)
+    assert summary.frames_read == FRAMES
+    assert ("only 21 of about 63 frames can be read" in caplog.text) == (not is_complete)
 
 
 def test_ctrl_c_ends_a_camera_normally(detector: Detector, camera: Camera, tmp_path: Path) -> None:

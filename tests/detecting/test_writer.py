@@ -282,6 +282,12 @@ def test_settings_with_tuples_can_be_resumed(tmp_path: Path) -> None:
     assert write(tmp_path, settings=settings, skip_done=True).done == {str(name) for name in FOUND}
 
 
+def test_a_run_with_large_image_ids_can_be_resumed(tmp_path: Path) -> None:
+    ids = {str(name): 2**60 + number for number, name in enumerate(FOUND)}
+    write(tmp_path, image_ids=ids).close()
+    assert write(tmp_path, image_ids=ids, skip_done=True).done == set(ids)
+
+
 @pytest.mark.parametrize("foreign", [b"notes\n", b"[]\n", b'{"a": 1}\n', b"\xff\n"])
 def test_a_journal_of_another_program_is_not_changed(tmp_path: Path, foreign: bytes) -> None:
     (tmp_path / "detections.jsonl").write_bytes(foreign)

@@ -84,6 +84,23 @@ def test_results_with_file_names_are_matched_by_name(
     assert re.search(r"1 of \d images with results is not in this split; their results are ignored", caplog.text)
 
 
+def test_names_of_other_systems_are_matched(tmp_path: Path) -> None:
+    """Backslashes, another case and another Unicode form; of two names that differ in case, the exact one counts."""
+    written = ["C:\\data\\night\\1.jpg", "C:\\data\\day\\1.jpg", "Zell\u00e4.JPG", "b.png", "B.png"]
+    found = ["x/night/1.jpg", "x/day/1.jpg", "x/Zella\u0308.jpg", "x/b.png", "x/B.png"]
+    images = [{"id": i, "file_name": name, "width": 99, "height": 99} for i, name in enumerate(written)]
+    boxes = [[10 * i, 10 * i, 40, 40] for i in range(5)]
+    rows = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+    truth = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    results = [
+        {"image_id": 9, "file_name": name, "category_id": 1, "bbox": box, "score": 0.9}
+        for name, box in zip(found, boxes, strict=True)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert score_file(tmp_path / "val.json", "val", tmp_path / "results.json").AP == 1
+
+
 def test_longest_common_path_selects_among_equal_names(tmp_path: Path) -> None:
     images = [{"id": 7, "file_name": "day/a.png"}, {"id": 8, "file_name": "night/a.png"}]
     images = [image | {"height": 64, "width": 96} for image in images]

@@ -48,6 +48,17 @@ def test_metrics_match_a_case_computed_by_hand() -> None:
     assert ap.per_class["cat"] == pytest.approx({"AP": ap.AP, "AP50": ap.AP50, "objects": 2})
 
 
+@pytest.mark.parametrize("first", [2**53, 20230101123456789, 2**62])
+def test_large_image_ids_change_no_metric(first: int) -> None:
+    objects = [{"image_id": i, "bbox": [10 * i, 10, 40, 40]} for i in (1, 2, 3)]
+    results = [result(1, 0.9, [10, 10, 40, 40]), result(2, 0.8, [21, 10, 40, 40]), result(3, 0.7, [90, 90, 40, 40])]
+    large = truth(*({**row, "image_id": first + row["image_id"]} for row in objects))  # type: ignore[operator]
+    large["images"] = [{**image, "id": first + image["id"]} for image in large["images"]]
+    moved = [{**row, "image_id": first + row["image_id"]} for row in results]
+    assert average_precision(large, moved) == average_precision(truth(*objects), results)
+    assert many_detections(large, moved, 300) == many_detections(truth(*objects), results, 300)
+
+
 def test_the_mean_over_classes_ignores_classes_without_objects() -> None:
     ap = average_precision(truth({"image_id": 1, "bbox": SQUARE}), [result(1, 0.9, SQUARE), result(1, 0.8, SQUARE, 9)])
     assert pytest.approx(1) == ap.AP

@@ -21,6 +21,9 @@ MAX_AREA = 1e12
 
 _MAX_ID = 2**63 - 1
 
+_MAX_CATEGORY_ID = 2**53
+"""Other programs, and the scoring, read larger ids as rounded numbers."""
+
 
 @contextmanager
 def nesting_errors(path: Path) -> Iterator[None]:
@@ -61,8 +64,8 @@ def by_id(path: Path, data: dict[str, Any], key: str) -> dict[int, dict[str, Any
     items: dict[int, dict[str, Any]] = {}
     for index, item in enumerate(data[key]):
         item_id = whole_number(item.get("id")) if isinstance(item, dict) else None
-        if item_id is None or abs(item_id) > _MAX_ID:
-            reason = f"`{key}` contains {item!r:.60}; expected an object with a whole number as `id`"
+        if item_id is None or abs(item_id) > _MAX_CATEGORY_ID:
+            reason = f"`{key}` contains {item!r:.60}; expected an object with a whole number up to 2^53 as `id`"
             raise error_at(path, key, index, reason)
         if item_id in items:
             raise error_at(path, key, index, f"`{key}` contains the id {item_id} twice; ids must be unique")

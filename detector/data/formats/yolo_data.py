@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from detector.data.file_index import FileIndex
@@ -11,6 +11,7 @@ from detector.images import IMAGE_SUFFIXES
 from detector.options import ReadOptions
 
 
+@lru_cache(maxsize=1024)
 def label_folder(folder: Path) -> Path:
     """Return the path `folder` with the last `images` in it replaced by `labels`, or unchanged without `images`.
 
@@ -21,6 +22,12 @@ def label_folder(folder: Path) -> Path:
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return Path(*parts)
+
+
+def label_places(image: Path) -> tuple[Path, Path]:
+    """Return the paths where the label file of an image usually is, in the order in which they are tried."""
+    name = f"{image.stem}.txt"
+    return label_folder(image.parent) / name, image.parent / name
 
 
 def is_image_name(place: Path) -> bool:

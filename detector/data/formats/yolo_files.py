@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detector.data.file_index import FileIndex
-from detector.data.formats.yolo_data import SplitFiles, YoloData, is_image_name, label_folder
+from detector.data.formats.yolo_data import SplitFiles, YoloData, is_image_name, label_folder, label_places
 from detector.data.formats.yolo_layout import find_place
 from detector.data.formats.yolo_rows import read_lines
 from detector.data.path_guard import PathGuard, have_one_path_each, real_path
@@ -79,12 +79,6 @@ def _without_repeated(images: list[Path]) -> list[Path]:
         next((path for path in paths if any(map(is_file, label_places(path)))), paths[0]) if paths[1:] else paths[0]
         for paths in groups.values()
     )
-
-
-def label_places(image: Path) -> tuple[Path, Path]:
-    """Return the paths where the label file of an image usually is, in the order in which they are tried."""
-    name = f"{image.stem}.txt"
-    return label_folder(image.parent) / name, image.parent / name
 
 
 def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:

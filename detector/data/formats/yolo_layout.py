@@ -10,11 +10,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from detector.data.file_index import FileIndex, find_end
-from detector.data.formats.yolo_data import NameFile, YoloData
+from detector.data.formats.yolo_data import NameFile, YoloData, label_places
+from detector.data.path_guard import real_path
 from detector.data.split import canonical_name, split_in, split_rank
 from detector.errors import FileError, LabelError, location
 from detector.files import is_file, read_text
@@ -97,7 +99,8 @@ def find_folders(index: FileIndex) -> YoloData | None:
     """Return the parts of a YOLO data set that has neither a `data.yaml` nor an `obj.data`; None if it is not YOLO.
 
     It is YOLO if .txt files with the stems of images contain label rows. The splits are lists such as `train.txt`, or
-    folders such as `train/`; without them, all images are in the split train.
+    folders such as `train/`; without them, all images are in the split train. A folder whose images have only the names
+    of labeled images elsewhere, such as a folder of copies with drawn boxes, is not part of the data set.
 
     Raises:
         LabelError: two files with the same name, such as `classes.txt`, name different classes.
@@ -105,10 +108,14 @@ def find_folders(index: FileIndex) -> YoloData | None:
     texts: dict[str, list[Path]] = {}
     for path in index.with_suffix(".txt"):
         texts.setdefault(path.stem, []).append(path)
+    usual = {place for image in index.images for place in label_places(image) if image.stem in texts}
     folders: set[Path] = set()
     for image in index.images:
-        if image.parent not in folders and any(map(has_label_row, texts.get(image.stem, ())[:2])):
-            folders.add(image.parent)
+        if image.parent not in folders:
+            expected = label_places(image)
+            own = (text for text in texts.get(image.stem, ()) if text in expected or text not in usual)
+            if any(map(has_label_row, islice(own, 2))):
+                folders.add(image.parent)
     if not folders:
         return None
     splits: dict[str, list[Path]] = {}
@@ -117,11 +124,12 @@ def find_folders(index: FileIndex) -> YoloData | None:
         if name and path.parent == index.folder and _names_images(path):
             splits.setdefault(name, []).append(path)
     has_lists = bool(splits)
-    if not has_lists:
-        for image in index.images:
-            # A folder without any label file, such as a folder of example images, is not part of the data set.
-            if image.parent in folders:
-                splits.setdefault(_split_of_image(image, index.folder) or "train", []).append(image)
+    # A folder without any label file, such as a folder of example images, is not part of the data set.
+    labeled = [image for image in index.images if image.parent in folders]
+    repeated = set() if has_lists else _repeated_by_links(labeled, index.folder)
+    for image in () if has_lists else labeled:
+        if image not in repeated:
+            splits.setdefault(_split_of_image(image, index.folder) or "train", []).append(image)
     ordered = sorted(splits, key=split_rank)
     name_files = find_name_files(index.files)
     names = name_files[0].names if name_files else None
@@ -137,9 +145,27 @@ def find_folders(index: FileIndex) -> YoloData | None:
         notes.append(
             f"{plural(len(unused), 'image')} in folders without label files {are} not used, first: {unused[0]}"
         )
+    if repeated:
+        count, first = plural(len(repeated), "image"), min(repeated)
+        notes.append(f"{count} found by two paths, because of links; each is used once, without the path {first}")
     places = {name: tuple(splits[name]) for name in ordered}
     names_from = name_files[0].path if name_files else None
     return YoloData(index.folder, (index.folder,), places, {}, names, others, notes=tuple(notes), names_from=names_from)
+
+
+def _repeated_by_links(images: Sequence[Path], folder: Path) -> set[Path]:
+    """Return the paths to leave out so that an image and the links to it are used once.
+
+    Splits are often made of links into a folder with all images. So the path is kept whose folder names a split, or
+    else the image itself. Two links to one file are two images: content-addressed stores keep equal files once.
+    """
+    files = {real_path(image): image for image in images if not image.is_symlink()}
+    repeated = set()
+    for link in images:
+        if link.is_symlink() and (target := files.get(link.resolve())) is not None:
+            prefers_link = _split_of_image(link, folder) and not _split_of_image(target, folder)
+            repeated.add(target if prefers_link else link)
+    return repeated
 
 
 def _other_names_notes(used: Path, names: Sequence[str] | None, others: Iterable[NameFile]) -> list[str]:

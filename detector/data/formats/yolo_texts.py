@@ -13,6 +13,7 @@ from detector.data.formats.yolo_data import SplitFiles, YoloData, label_folder
 from detector.data.formats.yolo_files import list_files
 from detector.data.formats.yolo_layout import NAME_FILES, has_label_row, read_names
 from detector.data.formats.yolo_rows import Rows, is_row, read_lines
+from detector.data.path_guard import real_path
 from detector.data.recognize import unused_label_files
 from detector.data.row_collector import RowCollector, RowError
 from detector.errors import InputError
@@ -109,7 +110,8 @@ def _drop_other_orphans(
     folders = {label.parent for label in files.labels if label}
     folders |= set(map(label_folder, {image.parent for image in files.images}))
     stems = {image.stem for image in (*data.index.images, *files.images)}
-    for folder in sorted(folders):
+    one_path_each = {folder.resolve(): folder for folder in sorted(folders, reverse=True)}  # lists may write `..`
+    for folder in sorted(one_path_each.values()):
         if not folder.is_dir() or any(folder.is_relative_to(other) for other in files.label_folders):
             continue
         for path in sorted(folder.iterdir()):
@@ -139,9 +141,13 @@ def _note_unused(data: YoloData, known: set[Path], collector: RowCollector) -> N
             files = list_files(data, name)
             known |= {label for label in files.labels if label is not None}
             folders += [*files.folders, *files.label_folders]  # reading this split accounts for the files in them
-    texts = [path for path in data.files.with_suffix(".txt", ".names", ".labels") if path not in known]
-    inside = tuple(f"{folder}/" for folder in folders)
-    labels = _label_files(path for path in texts if path.suffix.lower() == ".txt" and not str(path).startswith(inside))
+    # Lists may name images by absolute paths, or with `..`, and label files may be links to each other.
+    real = {*map(real_path, known), *(path.resolve() for path in known if path.is_symlink())}
+    inside = tuple(f"{folder.resolve()}/" for folder in folders)
+    texts = [path for path in data.files.with_suffix(".txt", ".names", ".labels") if real_path(path) not in real]
+    labels = _label_files(
+        path for path in texts if path.suffix.lower() == ".txt" and not str(real_path(path)).startswith(inside)
+    )
     if labels:
         count = plural(len(labels), "label file")
         collector.add_note(f"not used: {count} that no image of any split points to, first: {labels[0]}")

@@ -305,6 +305,53 @@ def test_label_places_may_differ_between_image_folders(tmp_path: Path) -> None:
     assert_read(open_data(tmp_path).read("train"), count=2)
 
 
+@pytest.mark.parametrize("kind", ["copies", "links"])
+@pytest.mark.parametrize("labels", ["labels", "images"])
+def test_copies_of_labeled_images_are_not_background_images(tmp_path: Path, kind: str, labels: str) -> None:
+    labeled(tmp_path, "images/train", f"{labels}/train", "a")
+    labeled(tmp_path, "images/val", f"{labels}/val", "b")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    for name in ("train/a.png", "val/b.png"):
+        copy = tmp_path / "visualized" / Path(name).name
+        copy.parent.mkdir(exist_ok=True)
+        copy.symlink_to(tmp_path / "images" / name) if kind == "links" else image(copy)
+    data_set = open_data(tmp_path)
+    for name, stem in (("train", "a"), ("val", "b")):
+        split = data_set.read(name)
+        assert_read(split)
+        assert split.annotations[0].image_path == tmp_path / f"images/{name}/{stem}.png"
+        assert split.ledger.background == 0
+        assert any("2 images in folders without label files are not used" in note for note in split.ledger.notes)
+
+
+def test_an_image_and_links_to_it_are_used_once(tmp_path: Path) -> None:
+    """Splits are often made of links into a folder with all images."""
+    for stem, name in (("a", "train"), ("b", "val")):
+        labeled(tmp_path, "all/images", "all/labels", stem)
+        for path in (f"images/{stem}.png", f"labels/{stem}.txt"):
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).symlink_to(tmp_path / "all" / path)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    data_set = open_data(tmp_path)
+    for name, stem in (("train", "a"), ("val", "b")):
+        split = data_set.read(name)
+        assert_read(split)
+        assert [a.image_path for a in split.annotations] == [tmp_path / f"{name}/images/{stem}.png"]
+        assert [note for note in split.ledger.notes if "2 images found by two paths, because of links" in note]
+        assert not any("label file" in note for note in split.ledger.notes)
+
+
+def test_links_to_images_of_splits_move_no_image(tmp_path: Path) -> None:
+    labeled(tmp_path, "images/train", "labels/train", "a")
+    labeled(tmp_path, "images/val", "labels/val", "b")
+    (tmp_path / "favorites").mkdir()
+    (tmp_path / "favorites/b.png").symlink_to(tmp_path / "images/val/b.png")
+    (tmp_path / "favorites/b.txt").symlink_to(tmp_path / "labels/val/b.txt")
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    for name in ("train", "val"):
+        assert_read(open_data(tmp_path).read(name))
+
+
 def test_a_label_file_of_two_splits_is_refused(tmp_path: Path) -> None:
     labeled(tmp_path, "train", "texts")
     image(tmp_path / "val/a.png")
