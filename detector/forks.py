@@ -1,12 +1,14 @@
 """Make inference work in a process that was forked from one that has used it.
 
 `os.fork`, and on Linux by default `multiprocessing`, copies a process, but of its threads only the one that forks.
-Three things would then make the new process wait forever, and this module prevents them:
+Four things would then make the new process wait forever, and this module prevents them:
 
 - A lock that another thread held at the moment of the fork. So a fork waits until no thread loads weights or runs a
   network: `no_fork`.
 - The destructor of a library's object, and the library's exit handler, which end threads that are missing. So such an
   object is never destroyed in the new process, and its exit handlers of C and C++ do not run: `keep_after_fork`.
+- Threads of a destroyed object, which a library keeps for the next one, as OpenVINO does. They are missing in the new
+  process, so it refuses to create such an object: `check_pools`.
 - OpenMP, with which PyTorch computes in several threads, waits for its missing threads. So PyTorch uses one thread in
   the new process: `openmp_is_unusable`.
 
@@ -22,6 +24,8 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from detector.errors import ProcessError
+
 
 class _ForkState:
     """The state of this process with regard to forks.
@@ -30,12 +34,19 @@ class _ForkState:
         openmp_used: whether this process, or one it was forked from, may have computed with OpenMP in several threads.
         openmp_unusable: whether this process was forked after that.
         kept: objects that must not be destroyed in a forked process.
+        pools: name of a kind of thread pool → the existing objects that have such a pool.
+        pool_counts: name of a kind of thread pool → number of such pools: the library creates one only if all others
+            are in use.
+        lost_pools: whether this process was forked while a pool was not in use; its threads do not exist here.
     """
 
     def __init__(self) -> None:
         self.openmp_used = False
         self.openmp_unusable = False
         self.kept = weakref.WeakSet[object]()
+        self.pools: dict[str, weakref.WeakSet[object]] = {}
+        self.pool_counts: dict[str, int] = {}
+        self.lost_pools = False
         self._reset()
 
     def _reset(self) -> None:
@@ -85,6 +96,9 @@ class _ForkState:
         self._reset()
         self._own.depth, self._sections = depth, 1 if depth else 0
         self.openmp_unusable = self.openmp_unusable or self.openmp_used
+        self.lost_pools = self.lost_pools or any(
+            len(self.pools[name]) < count for name, count in self.pool_counts.items()
+        )
         for kept in self.kept:
             # A reference that is never removed, so that not even the end of the interpreter destroys the object.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
@@ -122,9 +136,33 @@ def no_fork() -> Iterator[None]:
         _STATE.leave()
 
 
-def keep_after_fork(value: object) -> None:
-    """Never destroy `value` in a process that is forked from this one while `value` exists; it has threads."""
+def keep_after_fork(value: object, *, pool: str | None = None) -> None:
+    """Never destroy `value` in a process that is forked from this one while `value` exists; it has threads.
+
+    Args:
+        value: an object of a library.
+        pool: kind of the thread pool of `value`, if the library uses the pool again after `value` was destroyed, for
+            the next object with the same kind of pool.
+    """
     _STATE.kept.add(value)
+    if pool is not None:
+        users = _STATE.pools.setdefault(pool, weakref.WeakSet())
+        users.add(value)
+        _STATE.pool_counts[pool] = max(_STATE.pool_counts.get(pool, 0), len(users))
+
+
+def check_pools(library: str) -> None:
+    """Raise ProcessError if a new object could get a thread pool whose threads were lost in a fork.
+
+    Args:
+        library: name of the library, for the message.
+    """
+    if _STATE.lost_pools:
+        raise ProcessError(
+            f"loading a detector in a forked process: the process from which it was forked has deleted a detector that "
+            f"used {library}, and {library} would wait forever for its threads; start this process with "
+            'multiprocessing.get_context("spawn"), load the detector before the fork, or use runtime="onnxruntime"'
+        )
 
 
 def note_openmp() -> None:

@@ -119,6 +119,43 @@ def test_detector_works_in_a_forked_process(runtime: str, tiny_weights: Path) ->
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+AFTER_DELETION = """
+import os, sys
+import numpy as np
+from detector import Detector
+from detector.errors import ProcessError
+weights, runtime = sys.argv[1:]
+image = np.zeros((64, 96, 3), np.uint8)
+load = lambda: Detector.load(weights, runtime=runtime, device="cpu", threads=2)
+first, second = load(), load()
+del first
+third = load()  # has the threads of the first one
+pid = os.fork()
+if not pid:
+    load().detect(image)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+del second, third
+pid = os.fork()
+if not pid:
+    try:
+        load().detect(image)
+    except ProcessError as error:
+        os._exit(5 if "spawn" in str(error) else 6)
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+load().detect(image)
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize(("runtime", "status"), [("torch", "0"), ("onnxruntime", "0"), ("openvino", "5")])
+def test_a_fork_after_a_detector_was_deleted_never_hangs(runtime: str, status: str, tiny_weights: Path) -> None:
+    command = [sys.executable, "-c", AFTER_DELETION, str(tiny_weights), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stdout) == (0, status + "\n"), done.stderr
+
+
 TRAINING = """
 import os, sys
 import torch

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from detector.arrays import ImageArray
 from detector.errors import WeightsError
-from detector.forks import keep_after_fork
+from detector.forks import check_pools, keep_after_fork
 from detector.graph.metadata import GraphInfo, graph_input_size, read_metadata
 from detector.graph.no_telemetry import openvino_core
 from detector.graph.openvino_ir import Ir, model_metadata
@@ -39,6 +39,7 @@ class OpenVinoRuntime:
     Raises:
         WeightsError: the graph is damaged, another program wrote it, or it has another fixed input size.
         ConfigError: `input_size` is not a multiple of 32.
+        ProcessError: this process was forked from one that had deleted a detector.
     """
 
     name = "openvino"
@@ -52,6 +53,7 @@ class OpenVinoRuntime:
         input_size: int | None = None,
         threads: int | None = None,
     ) -> None:
+        check_pools("OpenVINO")
         core = openvino_core()
         try:
             model = core.read_model(graph.xml, graph.weights) if isinstance(graph, Ir) else core.read_model(graph)
@@ -74,7 +76,7 @@ class OpenVinoRuntime:
             self._compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise WeightsError(f"{source}: OpenVINO cannot run this graph ({summarize_error(error)})") from None
-        keep_after_fork(self._compiled)
+        keep_after_fork(self._compiled, pool=f"OpenVINO with {limit} threads")
         # An infer request holds the input and the outputs of one inference, so threads must not share one. Free
         # requests wait here: there are never more than threads that have inferred at the same time. The operations of a
         # deque are atomic.
