@@ -1,0 +1,1 @@
+"""`review`: rank the labels that look wrong, and write corrected copies of labels."""
