@@ -17,8 +17,9 @@ from detector.cli.arguments import (
     add_overwrite,
     path,
 )
-from detector.cli.numbers import count
-from detector.cli.settings import given_flags, load_detector, read_options
+from detector.cli.numbers import count, number, whole
+from detector.cli.settings import given_flags, limit_torch_threads, load_detector, read_options, settings
+from detector.errors import ConfigError
 from detector.files import local_path
 from detector.options import IOU_THRESHOLD
 from detector.outputs import claim_file
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from detector.evaluating.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
+
+_FOLD_FLAGS = ("minutes", "epochs", "config", "set", "model", "seed", "out")
+_WEIGHTS_FLAGS = ("against", "max_det", "agnostic_nms", "suppression")
+"""Flags for --folds only, and flags that --folds does not accept."""
 
 
 def add(commands: Commands) -> None:
@@ -45,6 +50,13 @@ def add(commands: Commands) -> None:
     subject.add_argument("--weights", help=WEIGHTS)
     subject.add_argument(
         "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
+    )
+    subject.add_argument(
+        "--folds",
+        type=count,
+        metavar="K",
+        help="cross-validate: train K models, each on all folds of the images but one, and evaluate the detections in "
+        "the images that each did not see; for data without a test set",
     )
     parser.add_argument(
         "--against",
@@ -68,10 +80,28 @@ def add(commands: Commands) -> None:
         "objects; COCO's AP counts at most 100",
     )
     add_nms_variant(parser)
+    _add_folds(parser)
+
+
+def _add_folds(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the training runs of --folds."""
+    runs = parser.add_argument_group("cross-validation", "The training runs of --folds. A repeated command continues.")
+    length = runs.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=number, help="length of each run in minutes (default: 10)")
+    length.add_argument("--epochs", type=number, help="length of each run in passes over its training images")
+    runs.add_argument("--config", type=path, help="YAML file with settings; see configs/README.md")
+    runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
+    runs.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
+    runs.add_argument("--seed", type=whole, help="random seed of each run (default: 0)")
+    runs.add_argument("--out", type=path, help="folder for the folds (default: runs/folds)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
+    if options.folds is not None:
+        return _cross_validate(options)
+    if given := given_flags(options, _FOLD_FLAGS):
+        raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
     from detector.data.open_data import open_data
 
     against = options.against and local_path(options.against)
@@ -93,6 +123,33 @@ def run(options: argparse.Namespace) -> int:
         console.print_comparison(str(options.detections or options.weights), evaluation.against)
     if options.weights is not None:
         console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
+    return 0
+
+
+def _cross_validate(options: argparse.Namespace) -> int:
+    """Cross-validate, and print the pooled average precision.
+
+    Raises:
+        ConfigError: a flag is given that belongs to the evaluation of weights.
+    """
+    if given := given_flags(options, _WEIGHTS_FLAGS):
+        raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
+    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(options.data), options.results))
+    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(options.data),))
+    config = settings(options)
+    limit_torch_threads(options)
+    from detector.cross_validating.cross_validate import cross_validate
+
+    out = options.out or Path("runs/folds")
+    own = cross_validate(
+        options.data, config, folds=options.folds, out=out, split=options.split, overwrite=options.overwrite
+    )
+    evaluation = own.evaluation()
+    if not options.no_intervals:
+        evaluation = evaluation.with_intervals(options.threads)
+    evaluation.write(options.json, options.results)
+    console.print_average_precision(evaluation.ap)
+    console.print_line(own.covers())
     return 0
 
 

@@ -31,10 +31,12 @@ from detector.detections import Detections, coco_results
 from detector.errors import FileError, InputError, LabelError
 from detector.evaluating.evaluate import detect_split, score_split
 from detector.evaluating.evaluation import Evaluation
-from detector.files import json_bytes, local_path, read_json
+from detector.files import file_sha256, json_bytes, local_path, read_json
 from detector.image_hashes import hash_files
+from detector.model.checkpoint import load_weights
 from detector.output_folder import OutputFolder, claim_folder
 from detector.predict.detector import Detector
+from detector.training.run_record import TrainRequest
 from detector.training.run_state import read_state
 from detector.training.train import make_request, resume_run, start_run
 from detector.wording import metric, plural
@@ -100,6 +102,8 @@ def cross_validate(
     folds: int = 5,
     out: str | Path = "runs/folds",
     split: str | None = None,
+    weights: str | Path | None = None,
+    reuse_backbone: bool = False,
     overwrite: bool = False,
 ) -> OutOfFold:
     """Train a model for each fold, on the images of all other folds, and detect objects in the images of the fold.
@@ -113,6 +117,8 @@ def cross_validate(
         folds: number of folds, at least 2.
         out: folder for folds.json, detections.json, and a folder per fold with its run.
         split: name of the split that is divided into folds; None: the images of all splits together.
+        weights: initial weights of each run, which must not be trained on the images; None: random weights.
+        reuse_backbone: as for `train`.
         overwrite: whether to replace an earlier cross-validation with other data or settings in `out`.
 
     Raises:
@@ -120,8 +126,7 @@ def cross_validate(
         KeyboardInterrupt: Ctrl-C or SIGTERM. The same call continues.
     """
     config = replace(config or Config(), val_fraction=0.0)
-    request = make_request(data, config, split=None, weights=None, reuse_backbone=False)
-    config = request.config  # with a length
+    request = make_request(data, config, split=None, weights=weights, reuse_backbone=reuse_backbone)
     with claim_folder(
         local_path(out), "cross-validating", names=[_CONDITIONS, _DETECTIONS], overwrite=overwrite
     ) as folder:
@@ -135,11 +140,12 @@ def cross_validate(
         made = make_folds(images, hashes, folds)
         for warning in made.warnings:
             log.warning("%s", warning)
-        _keep_or_start(folder, _conditions(request.data, config, images, hashes, made.images))
+        _check_not_trained(request, frozenset(hashes.values()))
+        _keep_or_start(folder, _conditions(request, images, hashes, made.images))
         parts, found = list[int](), dict[int, Detections]()
         for fold in (_Fold(number, ids) for number, ids in enumerate(made.images, 1)):
             log.info("fold %d of %d: %s held back", fold.number, folds, plural(len(fold.images), "image"))
-            own = _do_fold(fold, folder, request.data, config, images, frozenset().union(*made.images))
+            own = _do_fold(fold, folder, request, images, frozenset().union(*made.images))
             found |= own
             parts += own
         images = select(images, images.name, set(parts), unassigned_rows=True)
@@ -177,8 +183,25 @@ def labeled_splits(data_set: DataSet) -> tuple[str, ...]:
     return tuple(name for name in names if name != "trainval" or not {"train", "val"} <= set(names))
 
 
+def _check_not_trained(request: TrainRequest, images: frozenset[bytes]) -> None:
+    """Raise LabelError if the initial weights were trained on some of the images: no fold would be new to the model.
+
+    Args:
+        request: the request, with the initial weights.
+        images: hashes of all images.
+    """
+    if request.weights is None:
+        return
+    trained = len(load_weights(request.weights)[1].image_hashes.train & images)
+    if trained:
+        raise LabelError(
+            f"{request.weights}: these initial weights were trained on {trained} of the images, so they are new to "
+            "no model; start from other weights, or without initial weights"
+        )
+
+
 def _conditions(
-    data: str, config: Config, images: Split, hashes: Mapping[Path, bytes], folds: Sequence[frozenset[int]]
+    request: TrainRequest, images: Split, hashes: Mapping[Path, bytes], folds: Sequence[frozenset[int]]
 ) -> dict[str, Any]:
     """Return everything on which the results depend, as values for folds.json."""
     fold_of = {image_id: number for number, ids in enumerate(folds, 1) for image_id in ids}
@@ -186,10 +209,11 @@ def _conditions(
     for annotation in images.annotations:
         labels.update(annotation_bytes(annotation))
     return {
-        "data": data,
+        "data": request.data,
+        "weights": None if request.weights is None else file_sha256(Path(request.weights)),
         "folds": len(folds),
         "labels": labels.hexdigest(),
-        "settings": json.loads(json.dumps(asdict(config))),
+        "settings": json.loads(json.dumps(asdict(request.config))),
         "images": [
             {"image": str(a.image_path), "hash": hashes[a.image_path].hex(), "fold": fold_of[a.image_id]}
             for a in images.annotations
@@ -220,15 +244,14 @@ def _keep_or_start(folder: OutputFolder, conditions: Mapping[str, Any]) -> None:
 
 
 def _do_fold(
-    fold: _Fold, folder: OutputFolder, data: str, config: Config, images: Split, all_ids: frozenset[int]
+    fold: _Fold, folder: OutputFolder, request: TrainRequest, images: Split, all_ids: frozenset[int]
 ) -> dict[int, Detections]:
     """Return image id → detections of the images of a fold that can be used, from its file if the fold is done.
 
     Args:
         fold: the fold.
         folder: the output folder.
-        data: the data set.
-        config: settings of the run.
+        request: data, settings and initial weights of all runs.
         images: all images.
         all_ids: ids of the images of all folds.
     """
@@ -236,10 +259,10 @@ def _do_fold(
     if folder.is_intact(name):
         log.info("fold %d: already done", fold.number)
         return _read_detections(folder.path / name, images)
-    description = _write_list(fold, folder, data, images, all_ids - fold.images)
+    description = _write_list(fold, folder, request.data, images, all_ids - fold.images)
     try:
-        weights = _train(folder, f"{fold.name}/run", description, config)
-        detector = Detector.load(weights, device=config.device)
+        weights = _train(folder, f"{fold.name}/run", replace(request, data=str(description.resolve())))
+        detector = Detector.load(weights, device=request.config.device)
         held_back = select(images, fold.name, fold.images)
         found = detect_split(detector, held_back).found
     except InputError as error:
@@ -265,19 +288,17 @@ def _write_list(fold: _Fold, folder: OutputFolder, data: str, images: Split, tra
     return folder.path / fold.name / "data.yaml"
 
 
-def _train(folder: OutputFolder, name: str, data: Path, config: Config) -> Path:
+def _train(folder: OutputFolder, name: str, request: TrainRequest) -> Path:
     """Train, or resume an interrupted run; return the path of the last weights.
 
     Args:
         folder: folder of the cross-validation.
         name: name of the folder of the run, relative to `folder`.
-        data: the data set of the run.
-        config: settings of the run.
+        request: data, settings and initial weights of the run.
     """
     started, run = time.monotonic(), folder.path / name
     weights = run / "weights" / "best.safetensors"  # without a val split, these are the last weights
     if not (run / "run.json").is_file() or folder.overwrite:
-        request = make_request(data, config, split=None, weights=None, reuse_backbone=False)
         return start_run(request, run, started, folder.overwrite).weights
     state = read_state(run / "state")
     if state is not None and state[0].step >= state[0].steps > 0 and weights.is_file():

@@ -1,7 +1,6 @@
 """Creates images for visual inspection: sheets of objects and images with their file names, and augmented samples."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,22 +13,22 @@ from detector.data.split import Split, evenly_spaced
 from detector.detections import Detections
 from detector.drawing import class_color
 from detector.errors import InputError
-from detector.fonts import draw_text, layout_text
-from detector.letterbox import FILL, letterbox_image
+from detector.letterbox import letterbox_image
 from detector.loader.dataset import DetectionDataset
 from detector.options import DrawOptions
-
-_TILE_SIDE = 160
-"""Side of the square image of a tile, in pixels."""
-
-_LINE_HEIGHT, _FONT_SIZE = 13, 11
-"""Height of a line of text below a tile, and size of its font, in pixels."""
+from detector.plots.sheet import (
+    COLUMNS,
+    PER_SHEET,
+    TILE_SIDE,
+    arrange_in_grid,
+    crop_tile,
+    empty_tile,
+    short_name,
+    with_text,
+)
 
 _MAX_CLASSES = 100
 """Largest number of classes with examples."""
-
-_PER_SHEET = 24
-"""Largest number of tiles of a sheet that does not show classes."""
 
 _MAX_NAMED = 8
 """In a tile with more boxes, class names would cover each other and the objects: only the boxes are drawn."""
@@ -64,8 +63,8 @@ def class_examples(split: Split, per_class: int = 4) -> ImageArray:
     rows = []
     for places in evenly_spaced([places for places in by_class if places], _MAX_CLASSES):
         tiles = [_place_tile(split, place) for place in evenly_spaced(places, per_class)]
-        rows.append(_arrange_in_grid([*tiles, *[_empty_tile(2)] * (per_class - len(tiles))], per_class))
-    return _arrange_in_grid(rows or [_empty_tile(2)], columns=max(1, round((len(rows) / per_class) ** 0.5)))
+        rows.append(arrange_in_grid([*tiles, *[empty_tile(2)] * (per_class - len(tiles))], per_class))
+    return arrange_in_grid(rows or [empty_tile(2)], columns=max(1, round((len(rows) / per_class) ** 0.5)))
 
 
 def example_sheets(split: Split) -> Mapping[str, ImageArray]:
@@ -84,9 +83,9 @@ def example_sheets(split: Split) -> Mapping[str, ImageArray]:
     by_size = [place for _, place in sorted(objects, key=lambda item: item[0])]
     background = [_Place(annotation, ()) for annotation in split.annotations if not len(annotation.boxes)]
     sheets = {
-        "background.jpg": evenly_spaced(background, _PER_SHEET),
-        "smallest-boxes.jpg": by_size[:_PER_SHEET],
-        "largest-boxes.jpg": by_size[::-1][:_PER_SHEET],
+        "background.jpg": evenly_spaced(background, PER_SHEET),
+        "smallest-boxes.jpg": by_size[:PER_SHEET],
+        "largest-boxes.jpg": by_size[::-1][:PER_SHEET],
         "overlapping-boxes.jpg": _most_overlapping(split),
     }
     return {name: _sheet(split, places) for name, places in sheets.items() if places}
@@ -103,7 +102,7 @@ def _most_overlapping(split: Split) -> list[_Place]:
         first, second = divmod(int(iou.argmax()), len(rows))
         if iou[first, second] >= _MIN_OVERLAP:
             pairs.append((float(iou.max()), _Place(annotation, (int(rows[first]), int(rows[second])))))
-    return [place for _, place in sorted(pairs, key=lambda item: -item[0])][:_PER_SHEET]
+    return [place for _, place in sorted(pairs, key=lambda item: -item[0])][:PER_SHEET]
 
 
 def augmentation_examples(
@@ -125,34 +124,29 @@ def augmentation_examples(
         sample = dataset.training_sample(max(0, int(position)), epochs)
         objects = ~sample.is_crowd
         drawn = _draw_objects(sample.image, sample.boxes[objects], sample.class_ids[objects], class_names)
-        tiles.append(_with_text(drawn, [_short_name(paths[sample.image_id], drawn.shape[1])]))
-    return _arrange_in_grid(tiles, columns=max(1, round(count**0.5)))
+        tiles.append(with_text(drawn, [short_name(paths[sample.image_id], drawn.shape[1])]))
+    return arrange_in_grid(tiles, columns=max(1, round(count**0.5)))
 
 
 def _sheet(split: Split, places: Sequence[_Place]) -> ImageArray:
     """Return an image that shows a tile for each place in a grid."""
-    return _arrange_in_grid([_place_tile(split, place) for place in places], columns=min(6, len(places)))
+    return arrange_in_grid([_place_tile(split, place) for place in places], columns=min(COLUMNS, len(places)))
 
 
 def _place_tile(split: Split, place: _Place) -> ImageArray:
     """Return a tile with class and file name; the image part is empty if the image cannot be decoded."""
     annotation, rows = place.annotation, list(place.rows)
     names = dict.fromkeys(split.class_names[class_id] for class_id in annotation.class_ids[rows])
-    text = [", ".join(names) or "no objects", _short_name(annotation.image_path, _TILE_SIDE)]
+    text = [", ".join(names) or "no objects", short_name(annotation.image_path, TILE_SIDE)]
     try:
         image = split.read_image(annotation)
     except InputError:
-        return _with_text(_empty_tile(0), [*text[:1], f"unreadable: {text[1]}"])
+        return with_text(empty_tile(0), [*text[:1], f"unreadable: {text[1]}"])
     if not rows:
-        return _with_text(letterbox_image(image, (_TILE_SIDE, _TILE_SIDE))[1], text)
+        return with_text(letterbox_image(image, (TILE_SIDE, TILE_SIDE))[1], text)
     boxes = annotation.boxes[rows]
-    around = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-    center, margin = (around[:2] + around[2:]) / 2, max(16.0, 0.8 * float((around[2:] - around[:2]).max()))
-    left, top = np.maximum(center - margin, 0).astype(int)
-    right, bottom = np.ceil(center + margin).astype(int)
-    letterbox, tile = letterbox_image(image[top:bottom, left:right], (_TILE_SIDE, _TILE_SIDE))
-    tile_boxes = letterbox.to_input(boxes - np.array([left, top] * 2, dtype=np.float32))
-    return _with_text(_draw_lines(tile, tile_boxes, annotation.class_ids[rows]), text)
+    tile, tile_boxes = crop_tile(image, boxes)
+    return with_text(_draw_lines(tile, tile_boxes, annotation.class_ids[rows]), text)
 
 
 def _draw_lines(image: ImageArray, boxes: Floats, class_ids: Ints) -> ImageArray:
@@ -171,31 +165,3 @@ def _draw_objects(image: ImageArray, boxes: Floats, class_ids: Ints, class_names
         return _draw_lines(image, boxes, class_ids)
     objects = Detections(boxes, np.ones(len(boxes), dtype=np.float32), class_ids, class_names)
     return objects.draw_on(image, DrawOptions(scores=False))
-
-
-def _short_name(path: Path, width: int) -> str:
-    """Return the end of a file name that fits below a tile of this width in pixels."""
-    most = max(8, width // 6)
-    return path.name if len(path.name) <= most else "…" + path.name[1 - most :]
-
-
-def _with_text(image: ImageArray, lines: Sequence[str]) -> ImageArray:
-    """Return an image [H, W, 3] with lines of text below it."""
-    strip = Image.new("RGB", (image.shape[1], _LINE_HEIGHT * len(lines)), "white")
-    pen = ImageDraw.Draw(strip)
-    for index, line in enumerate(lines):
-        draw_text(pen, (2, index * _LINE_HEIGHT + _FONT_SIZE), layout_text(line, _FONT_SIZE), "black")
-    return np.concatenate([image, np.array(strip)], axis=0)
-
-
-def _empty_tile(lines: int) -> ImageArray:
-    """Return a gray tile with the height of a tile that has this number of lines of text."""
-    return np.full((_TILE_SIDE + lines * _LINE_HEIGHT, _TILE_SIDE, 3), FILL, dtype=np.uint8)
-
-
-def _arrange_in_grid(tiles: Sequence[ImageArray], columns: int) -> ImageArray:
-    """Return one image that shows tiles of equal size in a grid, row by row; unused places of the last row are gray."""
-    missing = -len(tiles) % columns
-    filled = [*tiles, *[np.full_like(tiles[0], FILL)] * missing]
-    rows = [np.concatenate(filled[i : i + columns], axis=1) for i in range(0, len(filled), columns)]
-    return np.concatenate(rows, axis=0)

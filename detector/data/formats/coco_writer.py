@@ -33,8 +33,12 @@ def _check(splits: Sequence[Split]) -> None:
 def _write(folder: Path, splits: Sequence[Split]) -> None:
     """Write one JSON file per split; the path of an image in `folder` is relative to `folder`, others are absolute."""
     for split in splits:
-        text = json.dumps(_coco_values(folder, split), allow_nan=False)
-        write_text(folder / f"{split.name}.json", text + "\n")
+        write_text(folder / f"{split.name}.json", coco_text(folder, split))
+
+
+def coco_text(folder: Path, split: Split) -> str:
+    """Return the content of the JSON file of a split; paths in `folder` are relative to it, others absolute."""
+    return json.dumps(_coco_values(folder, split), allow_nan=False) + "\n"
 
 
 def _coco_values(folder: Path, split: Split) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""Scores of how wrong a label looks, one per kind of error, from detections of a model that did not see the image.
+
+All scores are plain formulas in 0..1. With s the score of a detection, and IoU its overlap with the label:
+
+- swapped: evidence for another class at the label, less the evidence for its own class. The evidence for a class is the
+  largest s x w, where w rises from 0 to 1 between an IoU of 0.2 and 0.5.
+- loose: s x (1 - IoU) of the detection of the label's class with the largest s x IoU.
+- size: s x (1 - r) of the same detection, where r is the smaller area divided by the larger one, if the centers are
+  close; and how far the size is from that of the other labels of the class.
+- spurious: 1 - the largest s x w of any class.
+- duplicate: the IoU of two labels, less the evidence for two objects; only the label that fits the detections less.
+- missing: s x (1 - IoU / 0.5) of a detection, with the largest IoU with any label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from detector.annotation import Annotation
+from detector.arrays import Bools, Doubles, Ints
+from detector.boxes import area, pairwise_iou, to_cxcywh
+from detector.detections import Detections
+
+LabelKind = Literal["swapped", "loose", "spurious", "duplicate", "size"]
+"""Kind of error of a label that is there."""
+
+Kind = LabelKind | Literal["missing"]
+"""Kind of error; missing: an object has no label."""
+
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+KINDS: tuple[Kind, ...] = (*LABEL_KINDS, "missing")
+
+_NEAR_FROM, _NEAR_TO = 0.2, 0.5
+"""A detection with the first IoU says nothing about a label, with the second one everything."""
+
+_SAME_OBJECT = 0.5
+"""From this IoU, two boxes may be the same object."""
+
+_CENTER = 0.25
+"""Largest distance of the centers of two boxes of one object, as a fraction of the sides of the label."""
+
+_FEWEST_LABELS = 20
+"""Smallest number of labels of a class whose sizes tell what is usual."""
+
+_USUAL = 4.0
+"""Largest usual distance from the median of the logarithm of the area, in standard deviations."""
+
+
+class SizeStatistics(NamedTuple):
+    """What sizes are usual in each class; [C] arrays.
+
+    Attributes:
+        median: median of the logarithm of the area.
+        deviation: robust standard deviation of the logarithm of the area; infinite for a class with few labels.
+    """
+
+    median: Doubles
+    deviation: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class LabelScores:
+    """Scores of the N labels of an image; all scores of crowd regions are 0.
+
+    Attributes:
+        scores: kind → [N] score, 0..1.
+        other_class: [N] the class for which there is most evidence, besides that of the label; -1: none.
+        detection: [N] index of the detection that fits the label best: of its class, or else of any; -1: none.
+    """
+
+    scores: dict[LabelKind, Doubles]
+    other_class: Ints
+    detection: Ints
+
+
+class Missing(NamedTuple):
+    """Objects of an image that seem to have no label; [K] arrays, the best first.
+
+    Attributes:
+        scores: [K] score, 0..1.
+        detection: [K] index of the detection.
+    """
+
+    scores: Doubles
+    detection: Ints
+
+
+def size_statistics(annotations: Sequence[Annotation], classes: int) -> SizeStatistics:
+    """Return what sizes the labels of each class usually have."""
+    sizes = np.concatenate([np.log(area(a.boxes[~a.is_crowd])) for a in annotations] or [np.zeros(0)])
+    owners = np.concatenate([a.class_ids[~a.is_crowd] for a in annotations] or [np.zeros(0, np.int64)])
+    median, deviation = np.zeros(classes), np.full(classes, np.inf)
+    for class_id in range(classes):
+        own = sizes[owners == class_id].astype(np.float64)
+        if len(own) >= _FEWEST_LABELS:
+            median[class_id] = np.median(own)
+            # 1.4826 times the median distance is the standard deviation of a normal distribution.
+            deviation[class_id] = max(1.4826 * float(np.median(np.abs(own - median[class_id]))), 0.05)
+    return SizeStatistics(median, deviation)
+
+
+def score_labels(annotation: Annotation, found: Detections, sizes: SizeStatistics) -> LabelScores:
+    """Return the scores of the labels of an image.
+
+    Args:
+        annotation: the labels.
+        found: detections in the image, also those with low scores, with the same classes as the labels.
+        sizes: sizes of the labels of each class.
+    """
+    count = len(annotation.boxes)
+    iou = _pairwise_iou(annotation, found)
+    same = annotation.class_ids[:, None] == found.class_ids[None]
+    near: Doubles = found.scores.astype(np.float64) * np.clip((iou - _NEAR_FROM) / (_NEAR_TO - _NEAR_FROM), 0, 1)
+    own, other = _largest(np.where(same, near, 0)), _largest(np.where(same, 0, near))
+    best_of_class = np.where(same, found.scores * iou, 0)
+    fit = np.where(best_of_class.any(axis=1, keepdims=True), best_of_class, found.scores * iou)
+    detection, other_class = np.full(count, -1), np.full(count, -1)
+    if len(found):
+        detection = np.where(fit.max(axis=1) > 0, fit.argmax(axis=1), -1)
+        rival = np.where(same, 0, near)
+        other_class = np.where(rival.max(axis=1) > 0, found.class_ids[rival.argmax(axis=1)], -1)
+    best = _Best(annotation, found, np.where(best_of_class.any(axis=1), detection, -1), iou)
+    scores: dict[LabelKind, Doubles] = {
+        "swapped": np.clip(other - own, 0, 1),
+        "loose": best.score * (1 - best.iou),
+        "spurious": 1 - _largest(near),
+        "duplicate": _duplicate(annotation, found, iou, own),
+        "size": np.maximum(best.score * best.size_error(), _unusual(annotation, sizes)),
+    }
+    counted = ~annotation.is_crowd
+    return LabelScores({kind: np.where(counted, own, 0) for kind, own in scores.items()}, other_class, detection)
+
+
+def find_missing(annotation: Annotation, found: Detections) -> Missing:
+    """Return the objects that seem to have no label: detections that overlap no label; of one object, only the best.
+
+    The arguments are those of `score_labels`. Objects in a crowd region need no label.
+    """
+    if not len(found):
+        return Missing(np.zeros(0), np.zeros(0, np.int64))
+    crowd = annotation.is_crowd
+    overlap = _largest(_pairwise_iou(annotation, found)[~crowd].T)
+    covered = _largest(_covered_by(found, annotation)[:, crowd])
+    scores = found.scores * np.clip(1 - overlap / _SAME_OBJECT, 0, 1) * (covered < _SAME_OBJECT)
+    kept: list[int] = []
+    between = pairwise_iou(found.boxes, found.boxes)
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if scores[index] > 0 and not (between[index, kept] >= _SAME_OBJECT).any():
+            kept.append(index)
+    return Missing(scores[kept].astype(np.float64), np.array(kept, np.int64))
+
+
+class _Best:
+    """The best detection of each label.
+
+    Attributes:
+        score: [N] its score; 0 if there is none.
+        iou: [N] its IoU with the label; 0 if there is none.
+    """
+
+    def __init__(self, annotation: Annotation, found: Detections, detection: Ints, iou: Doubles) -> None:
+        self._labels, self._exists = annotation.boxes, detection >= 0
+        self.score, self.iou = np.zeros(len(detection)), np.zeros(len(detection))
+        rows, columns = np.flatnonzero(self._exists), detection[self._exists]
+        self.score[rows], self.iou[rows] = found.scores[columns], iou[rows, columns]
+        self._boxes = annotation.boxes.copy()
+        self._boxes[rows] = found.boxes[columns]
+
+    def size_error(self) -> Doubles:
+        """Return [N] 1 - the smaller area divided by the larger one; 0 if the centers are apart."""
+        areas = np.stack([area(self._labels), area(self._boxes)]).astype(np.float64)
+        label, best = to_cxcywh(self._labels), to_cxcywh(self._boxes)
+        apart = np.abs(label[:, :2] - best[:, :2]) > _CENTER * np.maximum(label[:, 2:], best[:, 2:])
+        return np.where(apart.any(axis=1), 0, 1 - areas.min(axis=0) / np.maximum(areas.max(axis=0), 1e-9))
+
+
+def _pairwise_iou(annotation: Annotation, found: Detections) -> Doubles:
+    """Return [N, M] the IoU of each label with each detection."""
+    return pairwise_iou(annotation.boxes, found.boxes).astype(np.float64)
+
+
+def _largest(values: Doubles) -> Doubles:
+    """Return the largest value of each row; 0 for a row without columns."""
+    return np.asarray(values.max(axis=1, initial=0), np.float64)
+
+
+def _covered_by(found: Detections, annotation: Annotation) -> Doubles:
+    """Return [M, N] the fraction of the area of each detection that each label covers."""
+    a, b = found.boxes[:, None], annotation.boxes[None]
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    return np.asarray(sides.prod(axis=-1) / np.maximum(area(found.boxes)[:, None], 1e-9), np.float64)
+
+
+def _unusual(annotation: Annotation, sizes: SizeStatistics) -> Doubles:
+    """Return [N] how far the size of each label is from the usual sizes of its class, 0..1; 0: within `_USUAL`."""
+    logarithm = np.log(np.maximum(area(annotation.boxes), 1e-9)).astype(np.float64)
+    own = annotation.class_ids
+    distance = np.abs(logarithm - sizes.median[own]) / sizes.deviation[own]
+    return np.asarray(1 - _USUAL / np.maximum(distance, _USUAL), np.float64)
+
+
+def _duplicate(annotation: Annotation, found: Detections, iou: Doubles, support: Doubles) -> Doubles:
+    """Return [N] the largest IoU with a label that fits the detections better, if they do not show two objects.
+
+    Args:
+        annotation: the labels.
+        found: the detections.
+        iou: [N, M] IoU of each label with each detection.
+        support: [N] evidence for the class of each label; of two equal labels, the first one stays.
+    """
+    scores = np.zeros(len(support))
+    between = pairwise_iou(annotation.boxes, annotation.boxes).astype(np.float64)
+    np.fill_diagonal(between, 0)
+    between[:, annotation.is_crowd] = between[annotation.is_crowd] = 0
+    for first, second in np.argwhere(np.triu(between >= _SAME_OBJECT)).tolist():
+        fits = [_fit(iou[row], found, support[row]) for row in (first, second)]
+        worse = second if fits[1] <= fits[0] else first
+        scores[worse] = max(scores[worse], between[first, second] * (1 - _two_objects(found, iou, first, second)))
+    return scores
+
+
+def _fit(iou: Doubles, found: Detections, support: float) -> float:
+    """Return how well a label fits the detections: by the class, then by the box."""
+    return support + float((found.scores * iou).max(initial=0))
+
+
+def _two_objects(found: Detections, iou: Doubles, first: int, second: int) -> float:
+    """Return the evidence for two objects: the score of the weaker of two detections, each nearest to its label."""
+    nearest: Bools = iou[first] > iou[second]
+    close = np.maximum(iou[first], iou[second]) >= _SAME_OBJECT
+    parts = [float(found.scores[close & side].max(initial=0)) for side in (nearest, ~nearest)]
+    return min(parts)
