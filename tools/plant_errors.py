@@ -12,14 +12,17 @@ is removed). The errors stay in the labels on which the models are trained, as t
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 
 from detector.annotation import Annotation
-from detector.arrays import Floats
+from detector.arrays import Doubles, Floats
 from detector.boxes import area, pairwise_iou
 from detector.config import Config, override
 from detector.converting.convert import convert
@@ -30,9 +33,10 @@ from detector.data.split import Split
 from detector.detections import Detections
 from detector.evaluating.evaluate import detect_split
 from detector.predict.detector import Detector
+from detector.reviewing.scores import Kind, LabelKind, Reference, find_missing, make_reference, score_labels
 from detector.training.train import train
 
-LABEL_KINDS = ("swapped", "loose", "spurious")
+LABEL_KINDS: tuple[LabelKind, ...] = ("swapped", "loose", "spurious")
 """Errors of a label that is there; the fourth kind, missing, is a label that is not there."""
 
 FRACTION = 0.05
@@ -85,7 +89,7 @@ def plant(split: Split, rng: np.random.Generator) -> Planted:
     return Planted(replace(split, annotations=tuple(annotations), ground_truth=None), by_id, missing)
 
 
-_KINDS = (*LABEL_KINDS, "missing")
+_KINDS: tuple[Kind, ...] = (*LABEL_KINDS, "missing")
 
 
 def _rows(a: Annotation, keep: np.ndarray) -> Annotation:
@@ -172,3 +176,91 @@ def detect(planted: Planted, data: Path, config: Config, folds: int, weights: st
         own = replace(config, val_fraction=0.0)
         trained = train(data, own, out=run, weights=weights, reuse_backbone=weights is not None).weights
     return detect_split(Detector.load(trained), planted.split).found
+
+
+@dataclass(frozen=True)
+class Found:
+    """How well planted errors were found.
+
+    Attributes:
+        auroc: kind → area under the ROC curve of the score of the kind: labels with the planted error against labels
+            that were not changed.
+        against_all: the same, against all other labels, also those with other planted errors.
+        missing: fraction of the removed labels among the first proposals, as many as 10 % of the labels: the IoU of a
+            proposal with the removed box is at least 0.5.
+        proposals: number of these proposals.
+    """
+
+    auroc: dict[LabelKind, float]
+    against_all: dict[LabelKind, float]
+    missing: float
+    proposals: int
+
+
+def judge(planted: Planted, found: dict[int, Detections]) -> Found:
+    """Return how well the scores of a review find the planted errors."""
+    annotations = planted.split.annotations
+    reference = make_reference(annotations, [found[a.image_id] for a in annotations], len(planted.split.class_names))
+    scores: dict[LabelKind, list[Doubles]] = {kind: [] for kind in LABEL_KINDS}
+    truth: list[str] = []
+    proposals: list[tuple[float, bool]] = []
+    for a in annotations:
+        own = score_labels(a, found[a.image_id], reference)
+        for kind in LABEL_KINDS:
+            scores[kind].append(own.scores[kind])
+        truth += planted.kinds[a.image_id]
+        proposals += _proposals(
+            a, found[a.image_id], planted.missing.get(a.image_id, np.zeros((0, 4), np.float32)), reference
+        )
+    kinds = np.array(truth)
+    joined = {kind: np.concatenate(own) for kind, own in scores.items()}
+    total = sum(map(len, planted.missing.values()))
+    first = sorted(proposals, key=lambda item: -item[0])[: round(0.1 * len(truth))]
+    return Found(
+        {kind: auroc(own[kinds == kind], own[kinds == ""]) for kind, own in joined.items()},
+        {kind: auroc(own[kinds == kind], own[kinds != kind]) for kind, own in joined.items()},
+        sum(is_right for _, is_right in first) / max(total, 1),
+        len(first),
+    )
+
+
+def _proposals(a: Annotation, found: Detections, removed: Floats, reference: Reference) -> Iterator[tuple[float, bool]]:
+    """Yield (score, whether it is a removed label that no better proposal has found) of each proposed object."""
+    own = find_missing(a, found, reference)
+    free = np.ones(len(removed), np.bool_)
+    for score, index in zip(own.scores.tolist(), own.detection.tolist(), strict=True):
+        iou = pairwise_iou(found.boxes[index][None], removed)[0] * free
+        hit = bool(len(iou)) and float(iou.max()) >= 0.5
+        if hit:
+            free[iou.argmax()] = False
+        yield score, hit
+
+
+def auroc(positive: Doubles, negative: Doubles) -> float:
+    """Return the probability that a random positive has a higher score than a random negative; ties count half."""
+    order = np.sort(negative)
+    below, up_to = np.searchsorted(order, positive), np.searchsorted(order, positive, side="right")
+    return float((below + up_to).mean() / 2 / len(negative))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plant, train, review, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data set with a split train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the planted labels and the runs")
+    parser.add_argument("--folds", type=int, nargs="+", default=[3], help="numbers of folds; 1: in-fold")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the planted errors")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runs")
+    parser.add_argument("--weights", help="initial weights of the runs, which do not know the images")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING)
+    data = options.out / f"planted-{options.seed}" / "data"
+    planted = read_planted(data) if data.exists() else write_planted(options.data, data, options.seed)
+    for folds in options.folds:
+        own = judge(planted, detect(planted, data, override(Config(), options.set), folds, options.weights))
+        numbers = ", ".join(f"{kind} {value:.3f} ({own.against_all[kind]:.3f})" for kind, value in own.auroc.items())
+        print(f"{folds} folds: AUROC {numbers}; missing found {own.missing:.2f} among {own.proposals} proposals")
+
+
+if __name__ == "__main__":
+    main()

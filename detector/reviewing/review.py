@@ -24,7 +24,7 @@ from detector.images import write_image
 from detector.output_folder import OutputFolder, claim_folder
 from detector.predict.detector import Detector
 from detector.reviewing.rows import ACTIONS, NO_LABEL, ReviewRow, rows_to_csv, to_box
-from detector.reviewing.scores import KINDS, LABEL_KINDS, find_missing, score_labels, size_statistics
+from detector.reviewing.scores import KINDS, LABEL_KINDS, Reference, find_missing, make_reference, score_labels
 from detector.reviewing.sheets import review_sheets
 from detector.wording import plural
 
@@ -116,13 +116,14 @@ def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: f
         min_score: lowest score of a row, 0..1.
     """
     annotations = [a for split in splits for a in split.annotations if a.image_path in found]
-    sizes = size_statistics(annotations, len(splits[0].class_names) if splits else 0)
+    detections = [found[a.image_path] for a in annotations]
+    reference = make_reference(annotations, detections, len(splits[0].class_names) if splits else 0)
     rows: list[ReviewRow] = []
     for split in splits:
         for annotation in split.annotations:
             if annotation.image_path in found:
                 own = found[annotation.image_path]
-                scores = score_labels(annotation, own, sizes)
+                scores = score_labels(annotation, own, reference)
                 for kind in LABEL_KINDS:
                     for label, score in enumerate(scores.scores[kind].tolist()):
                         if score >= min_score:
@@ -130,7 +131,7 @@ def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: f
                             base = _label_row(split, annotation, label)
                             base = replace(base, kind=kind, score=score, action=ACTIONS[kind])
                             rows += _with_suggestion(base, split, own, other, best)
-                rows += (row for row in _missing_rows(split, annotation, own) if row.score >= min_score)
+                rows += (row for row in _missing_rows(split, annotation, own, reference) if row.score >= min_score)
     order = {kind: position for position, kind in enumerate(KINDS)}
     return sorted(rows, key=lambda row: (-row.score, order[row.kind], row.split, row.image, row.label))
 
@@ -161,9 +162,9 @@ def _with_suggestion(row: ReviewRow, split: Split, found: Detections, other: int
         yield replace(row, suggested_box=to_box(found.boxes[best]))
 
 
-def _missing_rows(split: Split, annotation: Annotation, found: Detections) -> Iterator[ReviewRow]:
+def _missing_rows(split: Split, annotation: Annotation, found: Detections, reference: Reference) -> Iterator[ReviewRow]:
     """Yield a row for each object of an image that seems to have no label."""
-    missing = find_missing(annotation, found)
+    missing = find_missing(annotation, found, reference)
     for score, index in zip(missing.scores.tolist(), missing.detection.tolist(), strict=True):
         name, box = split.class_names[found.class_ids[index]], to_box(found.boxes[index])
         yield ReviewRow(

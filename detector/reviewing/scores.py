@@ -1,6 +1,7 @@
 """Scores of how wrong a label looks, one per kind of error, from detections of a model that did not see the image.
 
-All scores are plain formulas in 0..1. With s the score of a detection, and IoU its overlap with the label:
+All scores are plain formulas in 0..1. With s the score of a detection, relative to those that are usual at labels of its
+class, and IoU its overlap with the label:
 
 - swapped: evidence for another class at the label, less the evidence for its own class. The evidence for a class is the
   largest s x w, where w rises from 0 to 1 between an IoU of 0.2 and 0.5.
@@ -48,14 +49,26 @@ _USUAL = 4.0
 """Largest usual distance from the median of the logarithm of the area, in standard deviations."""
 
 
-class SizeStatistics(NamedTuple):
-    """What sizes are usual in each class; [C] arrays.
+_MIN_AREA = 1e-9
+"""Smallest area, so that its logarithm is finite."""
+
+_LEAST_EVIDENCE = 0.2
+"""Smallest evidence that counts as full evidence: the model does not know the class better."""
+
+_TYPICAL = 75
+"""Percentile of the evidence for the labels of a class that counts as full evidence."""
+
+
+class Reference(NamedTuple):
+    """What is usual in each class; [C] arrays.
 
     Attributes:
+        score: evidence for a label of the class that counts as full evidence, above 0.
         median: median of the logarithm of the area.
         deviation: robust standard deviation of the logarithm of the area; infinite for a class with few labels.
     """
 
+    score: Doubles
     median: Doubles
     deviation: Doubles
 
@@ -87,53 +100,79 @@ class Missing(NamedTuple):
     detection: Ints
 
 
-def size_statistics(annotations: Sequence[Annotation], classes: int) -> SizeStatistics:
-    """Return what sizes the labels of each class usually have."""
-    sizes = np.concatenate([np.log(area(a.boxes[~a.is_crowd])) for a in annotations] or [np.zeros(0)])
-    owners = np.concatenate([a.class_ids[~a.is_crowd] for a in annotations] or [np.zeros(0, np.int64)])
-    median, deviation = np.zeros(classes), np.full(classes, np.inf)
+def make_reference(annotations: Sequence[Annotation], found: Sequence[Detections], classes: int) -> Reference:
+    """Return what is usual in each class: how sure the detector is of its objects, and what sizes the labels have.
+
+    Args:
+        annotations: the labels of all images.
+        found: the detections in each of the images.
+        classes: number of classes.
+    """
+    sizes: list[list[float]] = [[] for _ in range(classes)]
+    evidence: list[list[float]] = [[] for _ in range(classes)]
+    for annotation, own in zip(annotations, found, strict=True):
+        near = _largest(_evidence(annotation, own, own.scores.astype(np.float64), same_class=True))
+        logarithm = np.log(np.maximum(area(annotation.boxes), _MIN_AREA))
+        for label in np.flatnonzero(~annotation.is_crowd).tolist():
+            sizes[annotation.class_ids[label]].append(float(logarithm[label]))
+            evidence[annotation.class_ids[label]].append(float(near[label]))
+    median, deviation, score = np.zeros(classes), np.full(classes, np.inf), np.ones(classes)
     for class_id in range(classes):
-        own = sizes[owners == class_id].astype(np.float64)
-        if len(own) >= _FEWEST_LABELS:
-            median[class_id] = np.median(own)
+        if evidence[class_id]:
+            score[class_id] = max(float(np.percentile(evidence[class_id], _TYPICAL)), _LEAST_EVIDENCE)
+        if len(sizes[class_id]) >= _FEWEST_LABELS:
+            median[class_id] = np.median(sizes[class_id])
             # 1.4826 times the median distance is the standard deviation of a normal distribution.
-            deviation[class_id] = max(1.4826 * float(np.median(np.abs(own - median[class_id]))), 0.05)
-    return SizeStatistics(median, deviation)
+            spread = 1.4826 * float(np.median(np.abs(np.array(sizes[class_id]) - median[class_id])))
+            deviation[class_id] = max(spread, 0.05)
+    return Reference(score, median, deviation)
 
 
-def score_labels(annotation: Annotation, found: Detections, sizes: SizeStatistics) -> LabelScores:
+def _evidence(annotation: Annotation, found: Detections, scores: Doubles, *, same_class: bool) -> Doubles:
+    """Return [N, M] the evidence of each detection for the class of each label, or for any other class.
+
+    Args:
+        annotation: the labels.
+        found: the detections.
+        scores: [M] their scores.
+        same_class: whether detections of the class of the label count; else those of other classes.
+    """
+    iou = _pairwise_iou(annotation, found)
+    near = scores * np.clip((iou - _NEAR_FROM) / (_NEAR_TO - _NEAR_FROM), 0, 1)
+    same = annotation.class_ids[:, None] == found.class_ids[None]
+    return np.where(same == same_class, near, 0)
+
+
+def score_labels(annotation: Annotation, found: Detections, reference: Reference) -> LabelScores:
     """Return the scores of the labels of an image.
 
     Args:
         annotation: the labels.
         found: detections in the image, also those with low scores, with the same classes as the labels.
-        sizes: sizes of the labels of each class.
+        reference: what is usual in each class.
     """
-    count = len(annotation.boxes)
-    iou = _pairwise_iou(annotation, found)
-    same = annotation.class_ids[:, None] == found.class_ids[None]
-    near: Doubles = found.scores.astype(np.float64) * np.clip((iou - _NEAR_FROM) / (_NEAR_TO - _NEAR_FROM), 0, 1)
-    own, other = _largest(np.where(same, near, 0)), _largest(np.where(same, 0, near))
-    best_of_class = np.where(same, found.scores * iou, 0)
-    fit = np.where(best_of_class.any(axis=1, keepdims=True), best_of_class, found.scores * iou)
-    detection, other_class = np.full(count, -1), np.full(count, -1)
-    if len(found):
-        detection = np.where(fit.max(axis=1) > 0, fit.argmax(axis=1), -1)
-        rival = np.where(same, 0, near)
-        other_class = np.where(rival.max(axis=1) > 0, found.class_ids[rival.argmax(axis=1)], -1)
-    best = _Best(annotation, found, np.where(best_of_class.any(axis=1), detection, -1), iou)
-    scores: dict[LabelKind, Doubles] = {
-        "swapped": np.clip(other - own, 0, 1),
+    iou, scores = _pairwise_iou(annotation, found), _relative_scores(found, reference)
+    own, other = (_evidence(annotation, found, scores, same_class=same) for same in (True, False))
+    of_class = np.where(annotation.class_ids[:, None] == found.class_ids[None], scores * iou, 0)
+    fit = np.where(of_class.any(axis=1, keepdims=True), of_class, scores * iou)
+    best = _Best(annotation, found, _argmax(of_class), scores, iou)
+    rival = _argmax(other)
+    result: dict[LabelKind, Doubles] = {
+        "swapped": np.clip(_largest(other) - _largest(own), 0, 1),
         "loose": best.score * (1 - best.iou),
-        "spurious": 1 - _largest(near),
-        "duplicate": _duplicate(annotation, found, iou, own),
-        "size": np.maximum(best.score * best.size_error(), _unusual(annotation, sizes)),
+        "spurious": 1 - np.maximum(_largest(own), _largest(other)),
+        "duplicate": _duplicate(annotation, scores, iou, _largest(own)),
+        "size": np.maximum(best.score * best.size_error(), _unusual(annotation, reference)),
     }
     counted = ~annotation.is_crowd
-    return LabelScores({kind: np.where(counted, own, 0) for kind, own in scores.items()}, other_class, detection)
+    return LabelScores(
+        {kind: np.where(counted, values, 0) for kind, values in result.items()},
+        other_class=np.array([found.class_ids[index] if index >= 0 else -1 for index in rival], np.int64),
+        detection=_argmax(fit),
+    )
 
 
-def find_missing(annotation: Annotation, found: Detections) -> Missing:
+def find_missing(annotation: Annotation, found: Detections, reference: Reference) -> Missing:
     """Return the objects that seem to have no label: detections that overlap no label; of one object, only the best.
 
     The arguments are those of `score_labels`. Objects in a crowd region need no label.
@@ -143,13 +182,25 @@ def find_missing(annotation: Annotation, found: Detections) -> Missing:
     crowd = annotation.is_crowd
     overlap = _largest(_pairwise_iou(annotation, found)[~crowd].T)
     covered = _largest(_covered_by(found, annotation)[:, crowd])
-    scores = found.scores * np.clip(1 - overlap / _SAME_OBJECT, 0, 1) * (covered < _SAME_OBJECT)
+    scores = _relative_scores(found, reference) * np.clip(1 - overlap / _SAME_OBJECT, 0, 1) * (covered < _SAME_OBJECT)
     kept: list[int] = []
     between = pairwise_iou(found.boxes, found.boxes)
     for index in np.argsort(-scores, kind="stable").tolist():
         if scores[index] > 0 and not (between[index, kept] >= _SAME_OBJECT).any():
             kept.append(index)
-    return Missing(scores[kept].astype(np.float64), np.array(kept, np.int64))
+    return Missing(scores[kept], np.array(kept, np.int64))
+
+
+def _relative_scores(found: Detections, reference: Reference) -> Doubles:
+    """Return [M] the scores of the detections relative to those that are usual in their classes, at most 1."""
+    return np.asarray(np.minimum(found.scores / reference.score[found.class_ids], 1), np.float64)
+
+
+def _argmax(values: Doubles) -> Ints:
+    """Return the column with the largest value of each row; -1 for a row without a value above 0."""
+    if not values.shape[1]:
+        return np.full(len(values), -1)
+    return np.where(values.max(axis=1) > 0, values.argmax(axis=1), -1)
 
 
 class _Best:
@@ -160,11 +211,13 @@ class _Best:
         iou: [N] its IoU with the label; 0 if there is none.
     """
 
-    def __init__(self, annotation: Annotation, found: Detections, detection: Ints, iou: Doubles) -> None:
+    def __init__(
+        self, annotation: Annotation, found: Detections, detection: Ints, scores: Doubles, iou: Doubles
+    ) -> None:
         self._labels, self._exists = annotation.boxes, detection >= 0
         self.score, self.iou = np.zeros(len(detection)), np.zeros(len(detection))
         rows, columns = np.flatnonzero(self._exists), detection[self._exists]
-        self.score[rows], self.iou[rows] = found.scores[columns], iou[rows, columns]
+        self.score[rows], self.iou[rows] = scores[columns], iou[rows, columns]
         self._boxes = annotation.boxes.copy()
         self._boxes[rows] = found.boxes[columns]
 
@@ -193,42 +246,42 @@ def _covered_by(found: Detections, annotation: Annotation) -> Doubles:
     return np.asarray(sides.prod(axis=-1) / np.maximum(area(found.boxes)[:, None], 1e-9), np.float64)
 
 
-def _unusual(annotation: Annotation, sizes: SizeStatistics) -> Doubles:
+def _unusual(annotation: Annotation, reference: Reference) -> Doubles:
     """Return [N] how far the size of each label is from the usual sizes of its class, 0..1; 0: within `_USUAL`."""
-    logarithm = np.log(np.maximum(area(annotation.boxes), 1e-9)).astype(np.float64)
+    logarithm = np.log(np.maximum(area(annotation.boxes), _MIN_AREA)).astype(np.float64)
     own = annotation.class_ids
-    distance = np.abs(logarithm - sizes.median[own]) / sizes.deviation[own]
+    distance = np.abs(logarithm - reference.median[own]) / reference.deviation[own]
     return np.asarray(1 - _USUAL / np.maximum(distance, _USUAL), np.float64)
 
 
-def _duplicate(annotation: Annotation, found: Detections, iou: Doubles, support: Doubles) -> Doubles:
+def _duplicate(annotation: Annotation, scores: Doubles, iou: Doubles, support: Doubles) -> Doubles:
     """Return [N] the largest IoU with a label that fits the detections better, if they do not show two objects.
 
     Args:
         annotation: the labels.
-        found: the detections.
+        scores: [M] scores of the detections.
         iou: [N, M] IoU of each label with each detection.
         support: [N] evidence for the class of each label; of two equal labels, the first one stays.
     """
-    scores = np.zeros(len(support))
+    result = np.zeros(len(support))
     between = pairwise_iou(annotation.boxes, annotation.boxes).astype(np.float64)
     np.fill_diagonal(between, 0)
     between[:, annotation.is_crowd] = between[annotation.is_crowd] = 0
     for first, second in np.argwhere(np.triu(between >= _SAME_OBJECT)).tolist():
-        fits = [_fit(iou[row], found, support[row]) for row in (first, second)]
+        fits = [_fit(iou[row], scores, support[row]) for row in (first, second)]
         worse = second if fits[1] <= fits[0] else first
-        scores[worse] = max(scores[worse], between[first, second] * (1 - _two_objects(found, iou, first, second)))
-    return scores
+        result[worse] = max(result[worse], between[first, second] * (1 - _two_objects(scores, iou, first, second)))
+    return result
 
 
-def _fit(iou: Doubles, found: Detections, support: float) -> float:
+def _fit(iou: Doubles, scores: Doubles, support: float) -> float:
     """Return how well a label fits the detections: by the class, then by the box."""
-    return support + float((found.scores * iou).max(initial=0))
+    return support + float((scores * iou).max(initial=0))
 
 
-def _two_objects(found: Detections, iou: Doubles, first: int, second: int) -> float:
+def _two_objects(scores: Doubles, iou: Doubles, first: int, second: int) -> float:
     """Return the evidence for two objects: the score of the weaker of two detections, each nearest to its label."""
     nearest: Bools = iou[first] > iou[second]
     close = np.maximum(iou[first], iou[second]) >= _SAME_OBJECT
-    parts = [float(found.scores[close & side].max(initial=0)) for side in (nearest, ~nearest)]
+    parts = [float(scores[close & side].max(initial=0)) for side in (nearest, ~nearest)]
     return min(parts)
