@@ -41,6 +41,8 @@ COMMANDS = {
     "training": {"evaluating"},
     "checking": {"training", "evaluating"},
     "comparing": {"training", "evaluating"},
+    "cross_validating": {"training", "evaluating"},
+    "reviewing": {"cross_validating", "training", "evaluating"},
     "exporting": {"evaluating"},
     "detecting": set(),
     "serving": set(),

@@ -193,6 +193,23 @@ def test_evaluate_changes_nothing_foreign(tiny_weights: Path, tiny_data: Path, t
         assert check_every_path(evaluate, run, tmp_path, capsys, again=again) == 8
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_review_changes_nothing_foreign(
+    tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: Capture, again: bool
+) -> None:
+    data = ["review", "--data", str(tiny_data), "--out", "OUT"]
+    review = command_line(*data, "--weights", str(tiny_weights), "--split", "val", "--min-score", "0.5")
+    run = tmp_path / "run"
+    assert [review(run), review(run)] == [0, 0]
+    assert {Path("rows.csv"), Path("rows.json"), Path("sheets")} < set(written(run))
+    rows = tmp_path / "rows.csv"
+    rows.write_text((run / "rows.csv").read_text().splitlines()[0] + "\n")
+    accept = command_line(*data, "--accept", str(rows))
+    corrected = tmp_path / "corrected"
+    assert [accept(corrected), accept(corrected)] == [0, 0]
+    assert check_every_path(accept, corrected, tmp_path, capsys, again=again) > 12
+
+
 def test_check_changes_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -136,7 +136,8 @@ def _cross_validate(options: argparse.Namespace) -> int:
         raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
     claim_file(options.json, overwrite=options.overwrite, inputs=(Path(options.data), options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=(Path(options.data),))
-    config = settings(options)
+    device = None if options.device == "auto" else options.device  # --set and --config may name a device
+    config = settings(argparse.Namespace(**vars(options) | {"device": device}))
     limit_torch_threads(options)
     from detector.cross_validating.cross_validate import cross_validate
 

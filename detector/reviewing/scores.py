@@ -1,6 +1,6 @@
 """Scores of how wrong a label looks, one per kind of error, from detections of a model that did not see the image.
 
-All scores are plain formulas in 0..1. With s the score of a detection, relative to those that are usual at labels of its
+All scores are plain formulas in 0..1. With s the score of a detection, relative to what is usual at labels of its
 class, and IoU its overlap with the label:
 
 - swapped: evidence for another class at the label, less the evidence for its own class. The evidence for a class is the
@@ -10,7 +10,7 @@ class, and IoU its overlap with the label:
   close; and how far the size is from that of the other labels of the class.
 - spurious: 1 - the largest s x w of any class.
 - duplicate: the IoU of two labels, less the evidence for two objects; only the label that fits the detections less.
-- missing: s x (1 - IoU / 0.5) of a detection, with the largest IoU with any label.
+- missing: s x v of a detection, where v falls from 1 to 0 between an IoU of 0.3 and 0.5 with any label.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,9 @@ _NEAR_FROM, _NEAR_TO = 0.2, 0.5
 
 _SAME_OBJECT = 0.5
 """From this IoU, two boxes may be the same object."""
+
+_OTHER_OBJECT = 0.3
+"""Up to this IoU, a detection and a label are different objects."""
 
 _CENTER = 0.25
 """Largest distance of the centers of two boxes of one object, as a fraction of the sides of the label."""
@@ -182,13 +185,18 @@ def find_missing(annotation: Annotation, found: Detections, reference: Reference
     crowd = annotation.is_crowd
     overlap = _largest(_pairwise_iou(annotation, found)[~crowd].T)
     covered = _largest(_covered_by(found, annotation)[:, crowd])
-    scores = _relative_scores(found, reference) * np.clip(1 - overlap / _SAME_OBJECT, 0, 1) * (covered < _SAME_OBJECT)
+    scores = _relative_scores(found, reference) * _freedom(overlap) * (covered < _SAME_OBJECT)
     kept: list[int] = []
     between = pairwise_iou(found.boxes, found.boxes)
     for index in np.argsort(-scores, kind="stable").tolist():
         if scores[index] > 0 and not (between[index, kept] >= _SAME_OBJECT).any():
             kept.append(index)
     return Missing(scores[kept], np.array(kept, np.int64))
+
+
+def _freedom(overlap: Doubles) -> Doubles:
+    """Return [M] 1 where a detection is no labeled object, 0 where it is one, from its largest IoU with a label."""
+    return np.clip((_SAME_OBJECT - overlap) / (_SAME_OBJECT - _OTHER_OBJECT), 0, 1)
 
 
 def _relative_scores(found: Detections, reference: Reference) -> Doubles:
