@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     kinds = ", ".join(f"{kind}: {number}" for kind, number in result.counts().most_common())
     print_line(f"{plural(len(result.rows), 'suspicious row')} for {plural(result.labels, 'label')} ({kinds or 'none'})")
     print_line(f"rows: {result.folder / 'rows.csv'}; {plural(result.sheets, 'sheet')}: {result.folder / 'sheets'}")
+    if not result.rows:
+        return 0
     rows, data = quote(str(result.folder / "rows.csv")), quote(str(options.data))
     print_line("next: copy the rows that are right to a file of your own, look at each on the sheets, then")
     print_line(f"  detector review --data {data} --accept {rows} --out corrected")

@@ -64,7 +64,7 @@ def review(
     config: Config | None = None,
     *,
     folds: int = 3,
-    weights: str | Path | None = None,
+    weights: str | Path | Detector | None = None,
     out: str | Path = "runs/review",
     split: str | None = None,
     min_score: float = MIN_SCORE,
@@ -76,7 +76,8 @@ def review(
         data: the data set, in any form that `open_data` accepts.
         config: settings of the training runs; without effect if `weights` are given.
         folds: number of folds of the cross-validation that provides the detections, in the folder `folds` in `out`.
-        weights: weights that detect instead. Weights that were trained on the images repeat the errors of their labels.
+        weights: weights, or a loaded detector, that detect instead. Weights that were trained on the images repeat the
+            errors of their labels.
         out: folder for the results.
         split: name of the split to review; None: all splits.
         min_score: lowest score of a row that is written, 0..1.
@@ -93,7 +94,8 @@ def review(
             own = cross_validate(data, config, folds=folds, out=folder.path / "folds", split=split, overwrite=overwrite)
             found, is_new = {a.image_path: own.found[a.image_id] for a in own.split.annotations}, True
         else:
-            found, is_new = _detect(Detector.load(weights, device=config.device), splits)
+            detector = weights if isinstance(weights, Detector) else Detector.load(weights, device=config.device)
+            found, is_new = _detect(detector, splits)
         rows = rank(splits, found, min_score)
         folder.remove_earlier()
         sheets = _write(folder, rows, splits)
