@@ -76,6 +76,7 @@ def draw_styled_boxes(
     captions: Sequence[str],
     styles: Sequence[BoxStyle],
     line_width: int | None = None,
+    font_size: int | None = None,
 ) -> ImageArray:
     """Draw boxes and captions as `draw_boxes` does, each box in a style of its own, and return the copy [H, W, 3].
 
@@ -85,6 +86,7 @@ def draw_styled_boxes(
         captions: as for `draw_boxes`.
         styles: N styles, one per box.
         line_width: as for `draw_boxes`.
+        font_size: font size of the captions in pixels; None: chosen from the size of the image.
     """
     drawn = Image.fromarray(image)
     pen = ImageDraw.Draw(drawn)
@@ -97,7 +99,8 @@ def draw_styled_boxes(
         x1, y1, x2, y2 = rounded[index]
         _draw_outline(pen, (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), styles[index], line)
     captioned = [index for index, caption in enumerate(captions) if caption]
-    texts = [fitting_layout(captions[index], _font_size(size), drawn.width - 2 * pad) for index in captioned]
+    font_size = font_size or _font_size(size)
+    texts = [fitting_layout(captions[index], font_size, drawn.width - 2 * pad) for index in captioned]
     sizes = [(width + 2 * pad, height + 2 * pad) for width, height in (text.size for text in texts)]
     positions = _caption_positions(rounded[captioned], sizes, drawn.size)
     # After all boxes, so that no line crosses a caption.

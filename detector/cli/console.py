@@ -122,10 +122,10 @@ def print_explanation(explanation: "Explanation", folder: "Path") -> None:
     prices = explanation.prices
     print_line(prices.note)
     if prices.now is not None and prices.by_setting:
-        print_line(f"{'setting':16} {'false positives':>16} {'objects found':>14}")
+        print_line(f"{'setting':16} {'FP per image':>16} {'recall':>8}")
         for name, price in [("now", prices.now), *((str(key), value) for key, value in prices.by_setting.items())]:
             recall = price.found / price.objects if price.objects else UNDEFINED
-            print_line(f"{name:16} {price.false_positives_per_image:16.2f} {metric(recall):>14}")
+            print_line(f"{name:16} {price.false_positives_per_image:16.2f} {metric(recall):>8}")
     print_line(explanation.similar_note)
     print_line(f"see {folder}")
 

@@ -56,12 +56,12 @@ class _Row(NamedTuple):
 
     Attributes:
         label: number of the box that the row describes; "": none.
-        style: style of the box.
+        style: style of the box; None: the row describes no box.
         text: the text.
     """
 
     label: str
-    style: BoxStyle
+    style: BoxStyle | None
     text: str
 
 
@@ -79,11 +79,13 @@ def annotate(image: ImageArray, explanation: Explanation, own: ImageExplanation)
         np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8) if scale > 1 else image
     )
     boxes, captions, styles = _boxes(own)
-    drawn = draw_styled_boxes(enlarged, boxes * np.float32(scale), captions, styles)
+    drawn = draw_styled_boxes(enlarged, boxes * np.float32(scale), captions, styles, font_size=_FONT_SIZE)
     rows = _rows(explanation, own)
     shown = rows[:_MOST_ROWS]
     if len(rows) > len(shown):
-        shown.append(_Row("", FOUND, f"and {len(rows) - len(shown)} more; see explanation.json"))
+        shown.append(_Row("", None, f"and {len(rows) - len(shown)} more; see explanation.json"))
+    if explanation.prices.now is not None and any(own.settings):
+        shown.append(_Row("", None, f"price of a setting: change per image; {explanation.prices.note}"))
     panel = _text_panel(drawn.shape[1], own, shown)
     crops = _crop_panel(drawn.shape[1], image, explanation, own)
     return np.concatenate([drawn, panel, *([crops] if crops is not None else [])])
@@ -136,7 +138,7 @@ def _text_panel(width: int, own: ImageExplanation, rows: Sequence[_Row]) -> Imag
 
 
 def _write(
-    pen: ImageDraw.ImageDraw, xy: tuple[float, float], label: str, style: BoxStyle, text: str, width: int
+    pen: ImageDraw.ImageDraw, xy: tuple[float, float], label: str, style: BoxStyle | None, text: str, width: int
 ) -> float:
     """Write a colored square with a label, and text beside it; return the x of the end of the text.
 
@@ -144,15 +146,16 @@ def _write(
         pen: pen of the panel.
         xy: top left corner of the row.
         label: text in the square.
-        style: style of the box that the row is about; its color is that of the square.
+        style: style of the box that the row is about; its color is that of the square. None: no square.
         text: the text, which is shortened if it does not fit.
         width: width of the panel.
     """
     x, y = xy
     side = _ROW - 6
-    pen.rectangle((x, y, x + side + 8, y + side), fill=style.color)
     baseline = y + side - 5
-    if label:
+    if style is not None:
+        pen.rectangle((x, y, x + side + 8, y + side), fill=style.color)
+    if style is not None and label:
         layout = fitting_layout(label, _FONT_SIZE - 2, side + 8)
         draw_text(pen, (x + (side + 8 - layout.size[0]) / 2, baseline), layout, ink(style.color))
     layout = fitting_layout(text, _FONT_SIZE, width - x - side - 3 * _MARGIN)

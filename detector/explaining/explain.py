@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
+from typing import get_args
 
-from detector.analysis.counterfactuals import Setting, find_settings
+from detector.analysis.counterfactuals import Setting, SettingName, find_settings
 from detector.analysis.false_positives import explain_false_positives
 from detector.analysis.misses import explain_misses
 from detector.analysis.outcome import MIN_IOU, outcome_of
@@ -160,7 +161,12 @@ def _explain(images: Sequence[LabeledImage], detectors: Detectors, data_set: Dat
         explained.append(_explain_image(image, pixels, detectors, crops))
     if not explained:
         raise LabelError(f"none of the images can be explained; {next(iter(failed.values()))}")
-    settings = list(dict.fromkeys(setting for image in explained for own in image.settings for setting in own))
+    used = {setting for image in explained for own in image.settings for setting in own}
+    names = get_args(SettingName)
+    settings = sorted(
+        used,
+        key=lambda setting: (names.index(setting.name), -setting.value if setting.name == "conf" else setting.value),
+    )
     prices = price_settings(detectors, data_set, settings)
     return Explanation(
         images=tuple(

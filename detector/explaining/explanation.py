@@ -26,7 +26,7 @@ class ImageExplanation:
         annotation: the objects in the image, with the class ids of the detector.
         outcome: the detections, and the objects that they find.
         misses: the missed objects, each with its cause.
-        settings: the settings that find each missed object, the one with the lowest price first.
+        settings: the settings that find each missed object, the best first; see `Prices.sorted`.
         false_positives: the detections that find no object.
         similar: index of a detection in the background → the most similar training objects.
     """
@@ -85,7 +85,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """Return the explanation as a dictionary that can be written as JSON.
 
-        `best_settings` of an object starts with the lowest price. Boxes are in pixels of the image.
+        `found_with` of an object starts with the best setting. Boxes are in pixels of the image.
         """
         counts = self.counts
         return {
@@ -162,10 +162,16 @@ class Explanation:
             "suppressed_by": self._prediction_json(miss.suppressor),
             "rank": miss.rank,
             "input_pixels": list(miss.input_wh),
-            "found_with": [
-                {"setting": str(setting), "extra_false_positives_per_image": self.prices.extra(setting)}
-                for setting in settings
-            ],
+            "found_with": [self._setting_json(setting) for setting in settings],
+        }
+
+    def _setting_json(self, setting: Setting) -> dict[str, Any]:
+        """Return a setting and what changes with it per image of val, as a dictionary for JSON."""
+        change = self.prices.change(setting)
+        return {
+            "setting": str(setting),
+            "extra_false_positives_per_image": None if change is None else change.false_positives,
+            "extra_found_per_image": None if change is None else change.found,
         }
 
     def _wrong_json(self, image: ImageExplanation, wrong: FalsePositive) -> dict[str, Any]:

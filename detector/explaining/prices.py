@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from detector.analysis.counterfactuals import Setting
 from detector.analysis.outcome import ImageMatches, ImagePredictions, match_image, outcome_of
@@ -17,6 +18,7 @@ from detector.letterbox import letterbox_image
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,18 @@ class Price:
     def false_positives_per_image(self) -> float:
         """Mean number of false positives per image."""
         return self.false_positives / self.images
+
+
+class Change(NamedTuple):
+    """What changes with a setting, per image of the val split; both may be negative.
+
+    Attributes:
+        false_positives: additional false positives.
+        found: additional objects that are found.
+    """
+
+    false_positives: float
+    found: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +118,26 @@ class Prices:
     by_setting: Mapping[Setting, Price]
     note: str
 
-    def extra(self, setting: Setting) -> float | None:
-        """Return the additional false positives per image with a setting, may be negative; None if unknown."""
+    def change(self, setting: Setting) -> Change | None:
+        """Return what changes on val with a setting; None if it is unknown."""
         if self.now is None or setting not in self.by_setting:
             return None
-        return self.by_setting[setting].false_positives_per_image - self.now.false_positives_per_image
+        price, images = self.by_setting[setting], self.now.images
+        return Change(
+            (price.false_positives - self.now.false_positives) / images, (price.found - self.now.found) / images
+        )
 
     def sorted(self, settings: Iterable[Setting]) -> tuple[Setting, ...]:
-        """Return settings with the lowest price first; of equal or unknown prices, in the given order."""
-        return tuple(sorted(settings, key=lambda setting: self.extra(setting) or 0.0))
+        """Return settings with the best first: that adds fewest errors (false positives and lost objects) on val.
+
+        Of equal or unknown prices, the given order stays.
+        """
+
+        def added_errors(setting: Setting) -> float:
+            change = self.change(setting)
+            return 0 if change is None else change.false_positives - change.found
+
+        return tuple(sorted(settings, key=added_errors))
 
 
 def price_settings(detectors: Detectors, data_set: DataSet | None, settings: Sequence[Setting]) -> Prices:
@@ -134,7 +159,7 @@ def price_settings(detectors: Detectors, data_set: DataSet | None, settings: Seq
     if counts is None:
         return Prices(None, {}, "no prices: no image of the val split can be read")
     now, *others = counts
-    note = f"false positives per image on {now.images} images of the split '{split.name}'"
+    note = f"each setting was tried on {plural(now.images, 'image')} of the split '{split.name}'"
     return Prices(now, dict(zip(settings, others, strict=True)), note)
 
 

@@ -39,7 +39,7 @@ def miss_sentence(miss: Miss, class_names: Sequence[str], options: DetectOptions
         return f"confused with {_named(prediction, class_names)}{below}"
     if miss.cause == "localization":
         return f"badly localized: best IoU {prediction.iou:.2f}, score {_score(prediction.score)}{below}"
-    return f"score {_score(prediction.score)} is not above the threshold {threshold:g}"
+    return f"score {prediction.score:.3f} is not above the threshold {threshold:g}"
 
 
 def wrong_sentence(wrong: FalsePositive, outcome: Outcome, truth: Annotation, class_names: Sequence[str]) -> str:
@@ -52,7 +52,7 @@ def wrong_sentence(wrong: FalsePositive, outcome: Outcome, truth: Annotation, cl
         class_names: class names of the detector.
     """
     if wrong.kind == "background" or wrong.nearest is None:
-        return "background: no object here"
+        return "background: no labeled object here"
     name = class_names[truth.class_ids[wrong.nearest]]
     iou = f"IoU {wrong.iou:.2f}"
     match wrong.kind:
@@ -67,17 +67,19 @@ def wrong_sentence(wrong: FalsePositive, outcome: Outcome, truth: Annotation, cl
 
 
 def remedy(settings: Sequence[Setting], prices: Prices) -> str:
-    """Return the setting with the lowest price that finds an object, and its price, as text.
+    """Return the best setting that finds an object, and its price on val, as text.
 
     Args:
-        settings: the settings that find the object, the one with the lowest price first.
+        settings: the settings that find the object, the best first.
         prices: the prices.
     """
     if not settings:
         return "no setting finds it"
-    extra = prices.extra(settings[0])
-    price = "" if extra is None else f" ({extra:+.2f} false positives per image)"
-    return f"{settings[0]} finds it{price}"
+    change = prices.change(settings[0])
+    if change is None:
+        return f"{settings[0]} finds it"
+    lost = f", {change.found:+.2f} found objects" if change.found < 0 else ""
+    return f"{settings[0]} finds it ({change.false_positives:+.2f} false positives{lost} per image)"
 
 
 def _named(prediction: Prediction, class_names: Sequence[str]) -> str:
