@@ -13,7 +13,7 @@ from detector.drawing import BoxStyle, draw_styled_boxes, drawable_name, fitting
 from detector.errors import InputError
 from detector.explaining.explanation import Explanation, ImageExplanation
 from detector.explaining.sentences import remedy, wrong_sentence
-from detector.fonts import draw_text
+from detector.fonts import draw_text, layout_text
 from detector.wording import plural
 
 FOUND = BoxStyle((100, 143, 255))
@@ -80,10 +80,10 @@ def annotate(image: ImageArray, explanation: Explanation, own: ImageExplanation)
     )
     boxes, captions, styles = _boxes(own)
     drawn = draw_styled_boxes(enlarged, boxes * np.float32(scale), captions, styles, font_size=_FONT_SIZE)
-    rows = _rows(explanation, own)
-    shown = rows[:_MOST_ROWS]
-    if len(rows) > len(shown):
-        shown.append(_Row("", None, f"and {len(rows) - len(shown)} more; see explanation.json"))
+    described = _rows(explanation, own)
+    shown = [row for rows in described[:_MOST_ROWS] for row in _joined(rows, drawn.shape[1])]
+    if (more := len(described) - _MOST_ROWS) > 0:
+        shown.append(_Row("", None, f"and {more} more; see explanation.json"))
     if explanation.prices.now is not None and any(own.settings):
         shown.append(_Row("", None, f"price of a setting: change per image; {explanation.prices.note}"))
     panel = _text_panel(drawn.shape[1], own, shown)
@@ -104,19 +104,32 @@ def _boxes(own: ImageExplanation) -> tuple[Floats, list[str], list[BoxStyle]]:
     return boxes, captions, [MISSED] * len(missed) + [WRONG] * len(wrong) + [FOUND] * len(found)
 
 
-def _rows(explanation: Explanation, own: ImageExplanation) -> list[_Row]:
-    """Return one row for each missed object and each false positive, with the numbers of the captions."""
+def _rows(explanation: Explanation, own: ImageExplanation) -> list[list[_Row]]:
+    """Return the rows for each missed object and each false positive, with the numbers of the captions."""
     truth, names = own.annotation, explanation.class_names
-    rows = []
+    rows: list[list[_Row]] = []
     for number, (miss, settings) in enumerate(zip(own.misses, own.settings, strict=True), 1):
         class_id = int(truth.class_ids[miss.object])
         text = f"{drawable_name(names[class_id], class_id)} missed: {explanation.sentence(miss)}"
-        rows.append(_Row(str(number), MISSED, f"{text}; {remedy(settings, explanation.prices)}"))
+        rows.append([_Row(str(number), MISSED, text), _Row("", None, remedy(settings, explanation.prices))])
     for number, wrong in enumerate(own.false_positives, len(own.misses) + 1):
         class_id, score = int(own.outcome.class_ids[wrong.detection]), own.outcome.scores[wrong.detection]
         name = drawable_name(names[class_id], class_id)
-        rows.append(_Row(str(number), WRONG, f"{name} {score:.2f}: {wrong_sentence(wrong, own.outcome, truth, names)}"))
+        text = f"{name} {score:.2f}: {wrong_sentence(wrong, own.outcome, truth, names)}"
+        rows.append([_Row(str(number), WRONG, text)])
     return rows
+
+
+def _joined(rows: Sequence[_Row], width: int) -> Sequence[_Row]:
+    """Return rows as one row if their text fits into the width of the panel, else unchanged."""
+    text = "; ".join(row.text for row in rows)
+    fits = layout_text(text, _FONT_SIZE).size[0] <= _text_width(width)
+    return [rows[0]._replace(text=text)] if fits else rows
+
+
+def _text_width(width: int, x: float = _MARGIN) -> float:
+    """Return the largest width of a text in a panel of this width, in a row that begins at `x`."""
+    return width - x - _ROW - 2 * _MARGIN
 
 
 def _text_panel(width: int, own: ImageExplanation, rows: Sequence[_Row]) -> ImageArray:
@@ -158,7 +171,7 @@ def _write(
     if style is not None and label:
         layout = fitting_layout(label, _FONT_SIZE - 2, side + 8)
         draw_text(pen, (x + (side + 8 - layout.size[0]) / 2, baseline), layout, ink(style.color))
-    layout = fitting_layout(text, _FONT_SIZE, width - x - side - 3 * _MARGIN)
+    layout = fitting_layout(text, _FONT_SIZE, _text_width(width, x))
     draw_text(pen, (x + side + 16, baseline), layout, "black")
     return x + side + 16 + layout.size[0]
 
