@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from detector.analysis.misses import Miss
-from detector.analysis.outcome import MIN_IOU, ImagePredictions, outcome_of
+from detector.analysis.outcome import ImagePredictions, outcome_of
 from detector.annotation import Annotation
-from detector.options import DetectOptions
+from detector.options import MATCH_IOU, DetectOptions
 
 SettingName = Literal["conf", "iou", "max_det", "imgsz", "tile"]
 """Name of a setting, as on the command line."""
@@ -59,7 +59,7 @@ def find_settings(
     options: DetectOptions,
     misses: Sequence[Miss],
     *,
-    min_iou: float = MIN_IOU,
+    min_iou: float = MATCH_IOU,
 ) -> tuple[tuple[Setting, ...], ...]:
     """Return the settings of post-processing that find each missed object: of each setting, the value nearest to now.
 

@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 
 from detector.analysis.misses import LEAST_IOU
-from detector.analysis.outcome import MIN_IOU, Outcome, overlaps_with
+from detector.analysis.outcome import Outcome, overlaps_with
 from detector.annotation import Annotation
 from detector.arrays import Doubles
+from detector.options import MATCH_IOU
 
 FalsePositiveKind = Literal["duplicate", "confusion", "localization", "both", "background"]
 """What is wrong with a false positive, the first that holds:
@@ -42,7 +43,7 @@ class FalsePositive:
 
 
 def explain_false_positives(
-    outcome: Outcome, truth: Annotation, *, min_iou: float = MIN_IOU
+    outcome: Outcome, truth: Annotation, *, min_iou: float = MATCH_IOU
 ) -> tuple[FalsePositive, ...]:
     """Return the false positives of one image, each with exactly one kind. Detections in crowd regions are none.
 

@@ -20,11 +20,11 @@ from typing import Literal
 
 import numpy as np
 
-from detector.analysis.outcome import MIN_IOU, ImagePredictions, Outcome, outcome_of, overlaps_with
+from detector.analysis.outcome import ImagePredictions, Outcome, outcome_of, overlaps_with
 from detector.annotation import Annotation
 from detector.arrays import Bools, Doubles, Floats, Ints
 from detector.boxes import pairwise_iou
-from detector.options import DetectOptions
+from detector.options import MATCH_IOU, DetectOptions
 
 Cause = Literal["max_det", "suppressed", "confused", "localization", "threshold", "too_small", "no_prediction"]
 """Why an object was missed; the module describes each cause."""
@@ -84,7 +84,7 @@ def explain_misses(
     options: DetectOptions,
     *,
     outcome: Outcome | None = None,
-    min_iou: float = MIN_IOU,
+    min_iou: float = MATCH_IOU,
     stride: int = 8,
 ) -> tuple[Miss, ...]:
     """Return the missed objects of one image, each with exactly one cause. Crowd regions are never missed.

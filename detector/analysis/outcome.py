@@ -8,11 +8,8 @@ from detector.annotation import Annotation
 from detector.arrays import Bools, Doubles, Floats, Ints
 from detector.letterbox import Letterbox
 from detector.ops.suppression import Kept
-from detector.options import DetectOptions
+from detector.options import MATCH_IOU, DetectOptions
 from detector.predict.postprocess import Candidates, select_candidates, suppress_candidates
-
-MIN_IOU = 0.5
-"""Default IoU from which a detection finds an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +70,7 @@ class Outcome:
 
 
 def outcome_of(
-    predictions: ImagePredictions, truth: Annotation, options: DetectOptions, min_iou: float = MIN_IOU
+    predictions: ImagePredictions, truth: Annotation, options: DetectOptions, min_iou: float = MATCH_IOU
 ) -> Outcome:
     """Apply threshold, NMS and limit to raw predictions as `predict.postprocess` does, and match the detections.
 
@@ -91,7 +88,7 @@ def outcome_of(
     return Outcome(candidates, kept, boxes, scores, class_ids, match_image(boxes, class_ids, truth, min_iou))
 
 
-def match_image(boxes: Floats, class_ids: Ints, truth: Annotation, min_iou: float = MIN_IOU) -> ImageMatches:
+def match_image(boxes: Floats, class_ids: Ints, truth: Annotation, min_iou: float = MATCH_IOU) -> ImageMatches:
     """Match the detections of one image with the objects, as COCO's evaluation does at one IoU threshold.
 
     Each detection, best first, finds the object of its class that it overlaps most among those not found yet, if their

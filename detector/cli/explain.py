@@ -19,7 +19,7 @@ from detector.cli.arguments import (
 )
 from detector.cli.numbers import fraction
 from detector.cli.settings import read_options
-from detector.options import IOU_THRESHOLD, MAX_DETECTIONS, SCORE_THRESHOLD
+from detector.options import IOU_THRESHOLD, MATCH_IOU, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.output_folder import next_free
 
 
@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--match-iou",
         type=fraction,
-        default=0.5,
+        default=MATCH_IOU,
         metavar="IOU",
         help="IoU from which a detection finds an object (default: %(default)s)",
     )

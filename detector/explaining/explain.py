@@ -9,10 +9,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import get_args
 
-from detector.analysis.counterfactuals import Setting, SettingName, find_settings
+import numpy as np
+
+from detector.analysis.counterfactuals import SettingName, find_settings
 from detector.analysis.false_positives import explain_false_positives
 from detector.analysis.misses import explain_misses
-from detector.analysis.outcome import MIN_IOU, outcome_of
+from detector.analysis.outcome import outcome_of
 from detector.arrays import ImageArray
 from detector.data.data_set import DataSet
 from detector.data.open_data import open_data
@@ -27,6 +29,7 @@ from detector.images import write_image
 from detector.letterbox import LARGEST_SIDE, SIZE_DIVISOR
 from detector.options import (
     IOU_THRESHOLD,
+    MATCH_IOU,
     MAX_DETECTIONS,
     MAX_PIXELS,
     SCORE_THRESHOLD,
@@ -64,7 +67,7 @@ def explain(
     max_detections: int = MAX_DETECTIONS,
     suppression: SuppressionName | None = None,
     class_agnostic: bool | None = None,
-    min_iou: float = MIN_IOU,
+    min_iou: float = MATCH_IOU,
     device: str = "auto",
     runtime: RuntimeName = "auto",
     input_size: int | None = None,
@@ -136,7 +139,9 @@ def explain(
         names = _file_names(found)
         if folder is not None:
             folder.claim(names.values())
-        detectors = Detectors(detector, detector.resolve_options(options), _larger(detector, load), min_iou)
+        detectors = Detectors(
+            detector, detector.resolve_options(options), _larger(detector, load), _tile_size(found), min_iou
+        )
         explanation = _explain(found, detectors, data_set)
         if folder is not None:
             _write(folder, explanation, {image.name: image for image in found}, names)
@@ -226,7 +231,7 @@ def _explain_image(
     stride = 32 if detectors.base.info.config.get("head") == "yolo_v1" else 8
     misses = explain_misses(predictions, truth, options, outcome=outcome, min_iou=detectors.min_iou, stride=stride)
     settings = [list(own) for own in find_settings(predictions, truth, options, misses, min_iou=detectors.min_iou)]
-    for setting in _views_to_try(pixels, detectors) if misses else ():
+    for setting in detectors.views if misses else ():
         finds = detectors.matches_with(setting, pixels, predictions, truth).found
         for miss, own in zip(misses, settings, strict=True):
             if finds[miss.object] and all(known.name != setting.name for known in own):
@@ -237,11 +242,13 @@ def _explain_image(
     return ImageExplanation(image.name, truth, outcome, misses, tuple(map(tuple, settings)), wrong, similar)
 
 
-def _views_to_try(pixels: ImageArray, detectors: Detectors) -> list[Setting]:
-    """Return the settings that show the objects larger: larger inputs, smallest first, and tiles of half the image."""
-    tile = round(max(pixels.shape[:2]) / 2 / SIZE_DIVISOR) * SIZE_DIVISOR
-    tiles = [Setting("tile", tile)] if tile else []
-    return [*(Setting("imgsz", size) for size in sorted(detectors.larger)), *tiles]
+def _tile_size(images: Sequence[LabeledImage]) -> int:
+    """Return the tile size to try: half the long side of the images, a multiple of 32; 0 if their size is unknown.
+
+    One size for all images, so that its price on val is measured once.
+    """
+    sides = [max(image.annotation.image_hw) for image in images]
+    return round(float(np.median(sides)) / 2 / SIZE_DIVISOR) * SIZE_DIVISOR
 
 
 def _file_names(images: Sequence[LabeledImage]) -> dict[Path, str]:

@@ -68,13 +68,21 @@ class Detectors:
         base: the detector.
         options: options of the detections, in which no value is None.
         larger: value of the setting imgsz → detector with this input size.
+        tile: value of the setting tile to try; 0: none.
         min_iou: IoU from which a detection finds an object.
     """
 
     base: Detector
     options: DetectOptions
     larger: Mapping[int, Detector]
+    tile: int
     min_iou: float
+
+    @property
+    def views(self) -> tuple[Setting, ...]:
+        """The settings that show the objects larger: larger inputs, smallest first, and tiles."""
+        sizes = tuple(Setting("imgsz", size) for size in sorted(self.larger))
+        return (*sizes, Setting("tile", self.tile)) if self.tile else sizes
 
     def predict(self, image: ImageArray) -> ImagePredictions:
         """Return the raw predictions of the detector for an image [H, W, 3]."""

@@ -74,7 +74,7 @@ def remedy(settings: Sequence[Setting], prices: Prices) -> str:
         prices: the prices.
     """
     if not settings:
-        return "no setting finds it"
+        return "no single setting finds it"
     change = prices.change(settings[0])
     if change is None:
         return f"{settings[0]} finds it"
