@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.analysis.counterfactuals import Setting, find_settings
@@ -65,8 +65,8 @@ def only_miss(predicted: ImagePredictions, truth: Annotation, options: DetectOpt
 def settings_of(predicted: ImagePredictions, truth: Annotation, options: DetectOptions | None = None) -> list[str]:
     """Return the settings that find the only missed object, as text."""
     options = options or resolved()
-    [settings] = find_settings(predicted, truth, options, explain_misses(predicted, truth, options))
-    return [str(setting) for setting in settings]
+    [found] = find_settings(predicted, truth, options, explain_misses(predicted, truth, options))
+    return [str(setting) for setting in found]
 
 
 # --- one constructed case per cause
@@ -192,6 +192,50 @@ def test_box_nearer_to_another_object_is_no_response() -> None:
     predicted = predictions((NEXT_TO_A, (0, 0.9)))
     miss = only_miss(predicted, objects((A, 0), (NEXT_TO_A, 1)))
     assert (miss.object, miss.cause) == (0, "no_prediction")
+
+
+def test_overlapping_box_nearer_to_another_object_is_not_its_localization() -> None:
+    shifted: Box = (40, 20, 80, 60)  # IoU with A: 20 / 60
+    first, second = explain_misses(predictions((shifted, (0.9, 0))), objects((A, 0), (shifted, 1)), resolved())
+    assert (first.cause, second.cause) == ("no_prediction", "confused")
+
+
+def test_detection_that_finds_an_object_is_no_response_to_another() -> None:
+    # The detection of class 0 finds the object of class 0, although it overlaps the object of class 1 more.
+    miss = only_miss(predictions((A, (0.9, 0))), objects((NEXT_TO_A, 0), (A_AND_A_BIT, 1)))
+    assert (miss.object, miss.cause) == (1, "no_prediction")
+
+
+def test_box_that_nms_averages_away_is_badly_localized() -> None:
+    predicted = predictions((NEXT_TO_A, (0.5, 0)), ((40, 20, 80, 60), (0.5, 0)))  # the mean: (35, 20, 75, 60)
+    assert explain_misses(predicted, objects((A, 0)), resolved(iou_threshold=0.5)) == ()
+    miss = only_miss(predicted, objects((A, 0)), resolved(iou_threshold=0.5, suppression="weighted"))
+    assert miss.cause == "localization"
+    assert miss.prediction is not None
+    assert miss.prediction.iou == pytest.approx(25 / 55)
+
+
+def test_object_in_a_crowd_region_has_responses() -> None:
+    truth = objects((A, 0), ((0, 0, 160, 128), 1), crowd=[1])
+    assert only_miss(predictions((A_AND_A_BIT, (0.18, 0))), truth).cause == "threshold"
+
+
+def test_object_is_found_from_the_match_iou_on() -> None:
+    half = predictions(((20, 20, 60, 40), (0.9, 0)))  # the IoU is exactly 0.5
+    assert explain_misses(half, objects((A, 0)), resolved()) == ()
+    [miss] = explain_misses(half, objects((A, 0)), resolved(), min_iou=0.51)
+    assert miss.cause == "localization"
+
+
+def test_each_setting_is_tried_for_each_missed_object() -> None:
+    other: Box = (32, 20, 72, 60)
+    predicted = predictions((A, (0.9, 0)), (NEXT_TO_A, (0.7, 0)), ((34, 20, 74, 60), (0.18, 0)))
+    truth, options = objects((A, 0), (FAR, 0), (other, 0)), resolved(iou_threshold=0.5)
+    misses = explain_misses(predicted, truth, options)
+    assert [miss.object for miss in misses] == [1, 2]
+    never, both = find_settings(predicted, truth, options, misses)
+    assert never == ()
+    assert [str(setting) for setting in both] == ["--conf 0.15", "--iou 0.6"]
 
 
 def test_crowd_regions_are_never_missed() -> None:
@@ -327,9 +371,9 @@ def test_outcome_is_that_of_the_detector(scene: tuple[ImagePredictions, Annotati
 def test_proposed_settings_really_find_the_object(scene: tuple[ImagePredictions, Annotation, DetectOptions]) -> None:
     predicted, truth, options = scene
     misses = explain_misses(predicted, truth, options)
-    for miss, settings in zip(misses, find_settings(predicted, truth, options, misses), strict=True):
-        assert len({setting.name for setting in settings}) == len(settings)
-        for setting in settings:
+    for miss, found in zip(misses, find_settings(predicted, truth, options, misses), strict=True):
+        assert len({setting.name for setting in found}) == len(found)
+        for setting in found:
             assert finds(predicted, truth, setting.apply(options), miss.object)
         if miss.cause == "max_det" and miss.rank is not None:
             # Without the limit, this object or another one for which the box is better is found.
@@ -364,6 +408,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 def test_all_causes_and_kinds_occur_in_random_scenes() -> None:
     seen: set[str] = set()
 
+    @settings(max_examples=300)
     @given(scenes())
     def collect(scene: tuple[ImagePredictions, Annotation, DetectOptions]) -> None:
         predicted, truth, options = scene
