@@ -1,7 +1,7 @@
 """`explain`: why the objects of labeled images were missed, and why false positives were detected."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from detector.analysis.outcome import outcome_of
 from detector.arrays import ImageArray
 from detector.data.data_set import DataSet
 from detector.data.open_data import open_data
-from detector.errors import ConfigError, InputError, LabelError, WeightsError
+from detector.errors import ConfigError, FileError, InputError, LabelError, WeightsError
 from detector.explaining.annotate import annotate
 from detector.explaining.crops import CropFinder
 from detector.explaining.explanation import Explanation, ImageExplanation
@@ -96,10 +96,10 @@ def explain(
         suppression: as for `Detector.detect`.
         class_agnostic: as for `Detector.detect`.
         min_iou: IoU from which a detection finds an object of its class, above 0, at most 1.
-        device: as for `Detector.load`; ignored with a loaded detector, like `runtime`, `input_size` and `threads`.
-        runtime: as for `Detector.load`.
-        input_size: as for `Detector.load`.
-        threads: as for `Detector.load`.
+        device: as for `Detector.load`; must not be set with a loaded detector.
+        runtime: as for `Detector.load`; must not be set with a loaded detector.
+        input_size: as for `Detector.load`; must not be set with a loaded detector.
+        threads: as for `Detector.load`; must not be set with a loaded detector.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
 
@@ -115,21 +115,16 @@ def explain(
         class_agnostic=class_agnostic,
     )
     if not 0 < min_iou <= 1:
-        raise ConfigError(f"min_iou: expected a number above 0 and at most 1, got {min_iou}")
+        raise ConfigError(f"min_iou (--match-iou): expected a number above 0 and at most 1, got {min_iou}")
     if data is None and truth is None:
-        raise ConfigError("explain needs the objects in the images: give a data set (data) or a label file (truth)")
+        raise ConfigError("explain needs the objects in the images: give a data set (--data) or a label file (--truth)")
     read = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     with ExitStack() as stack:
         folder = None
         if out is not None:
             claimed = claim_folder(local_path(out), "explaining", names=[RESULT_NAME], overwrite=overwrite)
             folder = stack.enter_context(claimed)
-        if isinstance(weights, Detector):
-            detector, load = weights, None
-        else:
-            load = partial(Detector.load, weights, device=device, runtime=runtime, threads=threads)
-            detector = load(input_size=input_size)
-        _check_raw(detector)
+        detector, larger = _load(weights, device, runtime, input_size, threads)
         data_set = None if data is None else open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
         labels = data_set if truth is None else open_data(truth, allow_outside=allow_outside, max_pixels=max_pixels)
         assert labels is not None
@@ -138,10 +133,9 @@ def explain(
         )
         names = _file_names(found)
         if folder is not None:
+            _check_outside(found, folder)
             folder.claim(names.values())
-        detectors = Detectors(
-            detector, detector.resolve_options(options), _larger(detector, load), _tile_size(found), min_iou
-        )
+        detectors = Detectors(detector, detector.resolve_options(options), larger, _tile_size(found), min_iou)
         explanation = _explain(found, detectors, data_set)
         if folder is not None:
             _write(folder, explanation, {image.name: image for image in found}, names)
@@ -192,6 +186,39 @@ def _specs(images: ImagePath | Iterable[ImagePath]) -> list[str]:
     return [fspath(images)] if isinstance(images, str | PathLike) else [fspath(image) for image in images]
 
 
+def _load(
+    weights: str | Path | Detector, device: str, runtime: RuntimeName, input_size: int | None, threads: int | None
+) -> tuple[Detector, dict[int, Detector]]:
+    """Return the detector, and input size → detector with the same weights, for the larger input sizes to try.
+
+    No larger size is tried for a loaded detector, and for an export with a fixed input size. The arguments are those of
+    `explain`.
+
+    Raises:
+        InputError: the weights cannot be loaded or contain NMS, or are a loaded detector and another argument is set.
+    """
+    if isinstance(weights, Detector):
+        if (device, runtime, input_size, threads) != ("auto", "auto", None, None):
+            raise ConfigError(
+                "device, runtime, input_size, threads: a loaded detector has its own values; leave them out"
+            )
+        _check_raw(weights)
+        return weights, {}
+    load = partial(Detector.load, weights, device=device, runtime=runtime, threads=threads)
+    detector = load(input_size=input_size)
+    _check_raw(detector)
+    side = max(detector.input_hw)
+    sizes = {round(side * factor / SIZE_DIVISOR) * SIZE_DIVISOR for factor in _LARGER}
+    larger: dict[int, Detector] = {}
+    for size in sorted(size for size in sizes if side < size <= LARGEST_SIDE):
+        try:
+            larger[size] = load(input_size=size)
+        except WeightsError as error:
+            log.info("larger input sizes are not tried: %s", error)
+            break
+    return detector, larger
+
+
 def _check_raw(detector: Detector) -> None:
     """Raise WeightsError if the predictions before NMS are not known, because the graph contains NMS."""
     if detector.runtime.graph_info.nms is not None:
@@ -201,25 +228,13 @@ def _check_raw(detector: Detector) -> None:
         )
 
 
-def _larger(detector: Detector, load: Callable[..., Detector] | None) -> dict[int, Detector]:
-    """Return input size → detector, for the larger input sizes to try; empty if the input size cannot be changed.
-
-    Args:
-        detector: the detector.
-        load: loads the same weights with another `input_size`; None: it is not known how the detector was loaded.
-    """
-    side = max(detector.input_hw)
-    sizes = {round(side * factor / SIZE_DIVISOR) * SIZE_DIVISOR for factor in _LARGER}
-    larger: dict[int, Detector] = {}
-    if load is None:
-        return larger
-    for size in sorted(size for size in sizes if side < size <= LARGEST_SIDE):
-        try:
-            larger[size] = load(input_size=size)
-        except WeightsError as error:
-            log.info("larger input sizes are not tried: %s", error)
-            break
-    return larger
+def _check_outside(images: Iterable[LabeledImage], folder: OutputFolder) -> None:
+    """Raise FileError if an image is in the output folder, where its annotated image could replace it."""
+    inside = folder.path.resolve()
+    for image in images:
+        # The names of rendered images are no files.
+        if image.name.exists() and image.name.resolve().is_relative_to(inside):
+            raise FileError(f"{image.name}: this image is in the output folder {folder.path}; choose another --out")
 
 
 def _explain_image(

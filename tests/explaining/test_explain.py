@@ -12,7 +12,7 @@ import detector
 from detector import DetectOptions, Detector
 from detector.cli.commands import main
 from detector.data.open_data import open_data
-from detector.errors import InputError, LabelError, WeightsError
+from detector.errors import ConfigError, FileError, InputError, LabelError, WeightsError
 from detector.explaining.explain import RESULT_NAME, explain
 from detector.explaining.explanation import Explanation
 from detector.exporting.export import Format
@@ -222,6 +222,21 @@ def test_image_without_labels_is_refused(tiny: Detector, tiny_data: Path, tmp_pa
     shutil.copy(first_image(tiny_data), tmp_path / "other.png")
     with pytest.raises(LabelError, match=r"other.png: this image is not in the labels"):
         explain(tmp_path / "other.png", tiny, data=tiny_data)
+
+
+def test_images_in_the_output_folder_are_never_replaced(tiny: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    image = tmp_path / "17.jpg"
+    write_image(image, read_image(first_image(tiny_data)))
+    before = image.read_bytes()
+    truth = changed_labels(tiny_data, tmp_path, lambda labels: labels["images"][0].update(file_name="17.jpg"))
+    with pytest.raises(FileError, match="in the output folder"):
+        explain(image, tiny, truth=truth, out=tmp_path, overwrite=True)
+    assert image.read_bytes() == before
+
+
+def test_loaded_detector_has_its_own_values(tiny: Detector, tiny_data: Path) -> None:
+    with pytest.raises(ConfigError, match="its own values"):
+        explain(first_image(tiny_data), tiny, data=tiny_data, input_size=64)
 
 
 def test_labels_are_needed(tiny: Detector, tiny_data: Path) -> None:
