@@ -156,6 +156,8 @@ def price_settings(detectors: Detectors, data_set: DataSet | None, settings: Seq
         data_set: the data set with the val split; None: there is none.
         settings: different settings.
     """
+    if not settings:
+        return Prices(None, {}, "no prices: no missed object is found with another setting")
     if data_set is None:
         return Prices(None, {}, "no prices: give a data set with a val split (--data)")
     try:

@@ -188,6 +188,7 @@ def test_image_without_objects_has_only_false_positives(tiny: Detector, tiny_dat
     counts = explanation.counts
     assert (counts.objects, counts.found, sum(counts.misses.values())) == (0, 0, 0)
     assert {kind for kind, count in counts.false_positives.items() if count} == {"background"}
+    assert "no missed object" in explanation.prices.note
     [image] = explanation.images
     for crops in image.similar.values():
         assert len(crops) == 3
