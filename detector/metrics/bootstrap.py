@@ -1,0 +1,164 @@
+"""95 % confidence intervals of COCO's metrics, and of their differences, by resampling the images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from detector.arrays import Doubles, Ints
+from detector.metrics.intervals import Interval, bootstrap_interval
+from detector.metrics.matches import Matches
+from detector.metrics.weighted import METRIC_NAMES, class_mean, weighted_metrics
+from detector.wording import UNDEFINED
+
+RESAMPLES = 1000
+"""Number of resamples of the images."""
+
+_CLASS_METRICS = METRIC_NAMES[:2]
+"""Metrics of each class: AP and AP50."""
+
+AP_BIAS = 2.0
+"""Bias of AP divided by the bias that resamples show; measured by `tools/coverage.py`."""
+
+_AREA_OF_METRIC = {"APs": 1, "APm": 2, "APl": 3, "ARs": 1, "ARm": 2, "ARl": 3}
+"""Metric → index of its area range; all other metrics have the index 0."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """95 % confidence intervals of COCO's metrics: how much they would change with other images of the same kind.
+
+    An interval is None if the images do not tell it: a metric is undefined, its objects are in a single image, or all
+    resamples give the same value.
+
+    Attributes:
+        metrics: name as in `AveragePrecision` → interval.
+        per_class: class name → {"AP", "AP50"} → interval.
+        images: number of images.
+        resamples: number of resamples of the images.
+    """
+
+    metrics: Mapping[str, Interval | None]
+    per_class: Mapping[str, Mapping[str, Interval | None]]
+    images: int
+    resamples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the intervals as a dictionary that can be written as JSON; an interval is [low, high] or null."""
+        return asdict(self) | {
+            "metrics": _to_json(self.metrics),
+            "per_class": {name: _to_json(intervals) for name, intervals in self.per_class.items()},
+        }
+
+
+def _to_json(intervals: Mapping[str, Interval | None]) -> dict[str, list[float] | None]:
+    """Return intervals as lists [low, high], or None where there is no interval."""
+    return {name: None if interval is None else interval.to_json() for name, interval in intervals.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """COCO's metrics of the data and of resamples of its images.
+
+    A class whose objects are all missing in a resample has the metric of the data there. If it were left out of the
+    mean over the classes, as in COCO's evaluation, the mean would change only because its classes change.
+
+    Attributes:
+        estimate: [12, C] the metrics of the data for each class; -1: undefined.
+        resampled: [12, C, R] the metrics of R resamples; -1 where the metric of the data is.
+        images: [12] number of images with an object that counts, for each metric.
+        class_images: [C] number of images with an object of each class.
+    """
+
+    estimate: Doubles
+    resampled: Doubles
+    images: Ints
+    class_images: Ints
+
+    @property
+    def mean_estimate(self) -> Doubles:
+        """[12] the metrics of the data."""
+        return class_mean(self.estimate[..., None])[:, 0]
+
+    @property
+    def mean_resampled(self) -> Doubles:
+        """[12, R] the metrics of R resamples."""
+        return class_mean(self.resampled)
+
+
+def resample(matches: Matches, *, resamples: int = RESAMPLES, threads: int = 1) -> Resampled:
+    """Compute COCO's metrics of the data, and of resamples of its images.
+
+    Each resample draws as many images as there are, with replacement. The same number of images always gives the same
+    resamples; so two detectors are compared on the same resamples.
+
+    Args:
+        matches: the matches, with COCO's IoU thresholds.
+        resamples: number of resamples.
+        threads: number of threads that compute.
+    """
+    count = len(matches.image_ids)
+    weights = np.ones((1, count), np.int64)
+    if count:
+        draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+        weights = np.concatenate([weights, draws])
+    metrics = weighted_metrics(matches, weights, threads=threads).per_class
+    areas = [_AREA_OF_METRIC.get(name, 0) for name in METRIC_NAMES]
+    counted = [np.unique(matches.object_image[~ignored]).size for ignored in matches.object_ignored]
+    counts = ~matches.object_ignored[0]
+    pairs = np.unique(np.stack([matches.object_category[counts], matches.object_image[counts]]), axis=1)
+    return Resampled(
+        estimate=metrics[..., 0],
+        resampled=np.where(metrics[..., 1:] == UNDEFINED, metrics[..., :1], metrics[..., 1:]),
+        images=np.array(counted, np.int64)[areas],
+        class_images=np.bincount(pairs[0], minlength=len(matches.category_ids)),
+    )
+
+
+def bootstrap_intervals(
+    matches: Matches, class_names: Sequence[str], *, resamples: int = RESAMPLES, threads: int = 1
+) -> Intervals:
+    """Return the 95 % confidence intervals of COCO's metrics; `bootstrap_interval` describes the method.
+
+    Args:
+        matches: the matches, with COCO's IoU thresholds.
+        class_names: [C] a name for each class, in the order of `matches.category_ids`.
+        resamples: number of resamples of the images.
+        threads: number of threads that compute.
+    """
+    own = resample(matches, resamples=resamples, threads=threads)
+    metrics = _intervals(own.mean_estimate, own.mean_resampled, own.images, METRIC_NAMES)
+    of_classes = [
+        _intervals(own.estimate[index], own.resampled[index], own.class_images, [name] * len(class_names))
+        for index, name in enumerate(_CLASS_METRICS)
+    ]
+    return Intervals(
+        metrics=dict(zip(METRIC_NAMES, metrics, strict=True)),
+        per_class={
+            name: dict(zip(_CLASS_METRICS, intervals, strict=True))
+            for name, *intervals in zip(class_names, *of_classes, strict=True)
+        },
+        images=len(matches.image_ids),
+        resamples=resamples,
+    )
+
+
+def _intervals(estimates: Doubles, resampled: Doubles, images: Ints, names: Sequence[str]) -> list[Interval | None]:
+    """Return the intervals of N metrics.
+
+    Args:
+        estimates: [N] metrics of the data.
+        resampled: [N, R] metrics of the resamples.
+        images: [N] number of images with an object that counts.
+        names: [N] name of each metric.
+    """
+    return [
+        None if estimate == UNDEFINED else bootstrap_interval(estimate, values, count, (0, 1), bias_factor(name))
+        for estimate, values, count, name in zip(estimates.tolist(), resampled, images.tolist(), names, strict=True)
+    ]
+
+
+def bias_factor(name: str) -> float:
+    """Return the bias of a metric divided by the bias that resamples show; see `bootstrap_interval`."""
+    return AP_BIAS if name.startswith("AP") else 1.0
