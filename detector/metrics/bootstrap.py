@@ -9,7 +9,7 @@ import numpy as np
 from detector.arrays import Doubles, Ints
 from detector.metrics.intervals import Interval, bootstrap_interval
 from detector.metrics.matches import Matches
-from detector.metrics.weighted import METRIC_NAMES, class_mean, weighted_metrics
+from detector.metrics.weighted import METRIC_NAMES, class_mean, weighted_class_ap, weighted_metrics
 from detector.wording import UNDEFINED
 
 RESAMPLES = 1000
@@ -98,22 +98,41 @@ def resample(matches: Matches, *, resamples: int = RESAMPLES, threads: int = 1) 
         resamples: number of resamples.
         threads: number of threads that compute.
     """
-    count = len(matches.image_ids)
-    weights = np.ones((1, count), np.int64)
-    if count:
-        draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
-        weights = np.concatenate([weights, draws])
-    metrics = weighted_metrics(matches, weights, threads=threads).per_class
+    metrics = weighted_metrics(matches, _weights(matches, resamples), threads=threads).per_class
     areas = [_AREA_OF_METRIC.get(name, 0) for name in METRIC_NAMES]
     counted = [np.unique(matches.object_image[~ignored]).size for ignored in matches.object_ignored]
     counts = ~matches.object_ignored[0]
     pairs = np.unique(np.stack([matches.object_category[counts], matches.object_image[counts]]), axis=1)
     return Resampled(
         estimate=metrics[..., 0],
-        resampled=np.where(metrics[..., 1:] == UNDEFINED, metrics[..., :1], metrics[..., 1:]),
+        resampled=_keep_classes(metrics)[..., 1:],
         images=np.array(counted, np.int64)[areas],
         class_images=np.bincount(pairs[0], minlength=len(matches.category_ids)),
     )
+
+
+def resample_ap(matches: Matches, *, resamples: int = RESAMPLES, threads: int = 1) -> Doubles:
+    """Return [1 + R] AP of the data, then AP of R resamples, as `resample` does, in less than half of its time."""
+    return class_mean(_keep_classes(weighted_class_ap(matches, _weights(matches, resamples), threads=threads)))
+
+
+def _weights(matches: Matches, resamples: int) -> Ints:
+    """Return [1 + R, I] the weights of the images: 1, then how often each image is in each resample."""
+    count = len(matches.image_ids)
+    own = np.ones((1, count), np.int64)
+    if not count:
+        return own
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.concatenate([own, draws])
+
+
+def _keep_classes(metrics: Doubles) -> Doubles:
+    """Return metrics [..., 1 + R] in which a class that is missing in a resample has the metric of the data, the first.
+
+    Args:
+        metrics: [..., 1 + R] metrics of classes; -1: undefined.
+    """
+    return np.where(metrics == UNDEFINED, metrics[..., :1], metrics)
 
 
 def bootstrap_intervals(

@@ -125,8 +125,8 @@ def weighted_metrics(matches: Matches, weights: npt.NDArray[Any], *, threads: in
     return WeightedMetrics(np.concatenate(parts, axis=-1))
 
 
-def weighted_average_precision(matches: Matches, weights: npt.NDArray[Any], *, threads: int = 1) -> Doubles:
-    """Compute [R] AP, as `weighted_metrics` does, in less than half of its time.
+def weighted_class_ap(matches: Matches, weights: npt.NDArray[Any], *, threads: int = 1) -> Doubles:
+    """Compute [C, R] AP of each class, as `weighted_metrics` does, in less than half of its time.
 
     Args:
         matches: the matches.
@@ -135,12 +135,12 @@ def weighted_average_precision(matches: Matches, weights: npt.NDArray[Any], *, t
     """
     curves = [_class_curves(matches, category, 1)[0] for category in range(len(matches.category_ids))]
 
-    def average_precision(chunk: Doubles) -> Doubles:
-        """Return [R] AP for a chunk of weights [I, R]."""
-        return class_mean(np.stack([_curve_metrics(curve, chunk).precision.mean(axis=0) for curve in curves]))
+    def class_ap(chunk: Doubles) -> Doubles:
+        """Return [C, R] AP for a chunk of weights [I, R]."""
+        return np.stack([_curve_metrics(curve, chunk).precision.mean(axis=0) for curve in curves])
 
     with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(pool.map(average_precision, _chunks(weights))))
+        return np.concatenate(list(pool.map(class_ap, _chunks(weights))), axis=-1)
 
 
 def _chunks(weights: npt.NDArray[Any]) -> Iterator[Doubles]:
