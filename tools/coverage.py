@@ -2,10 +2,10 @@
 
     python tools/coverage.py --population boxes --sizes 70 300 --sets 2000
 
-Test sets are drawn from one large population whose AP is known. For each set, several methods compute an interval from
-the same resamples of its images. The method "used" is that of `detector evaluate`. A population is either
-`boxes`, random boxes with random detections (a minute for 15,000 images), or `scenes`, rendered images on which the
-shipped weights detect (about 10 minutes on one core for 15,000 images with an input size of 224).
+Test sets are drawn from one large population whose AP is known. For each set, several methods compute an interval; the
+method "used" is that of `detector evaluate`. A population is either `boxes`, random boxes with random detections (a
+minute for 15,000 images), or `scenes`, rendered images on which the shipped weights detect with an input size of 224
+(about 8 minutes on one core).
 """
 
 import argparse
@@ -21,16 +21,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import numpy.typing as npt
 
 from detector.arrays import Doubles, Ints
 from detector.data.formats.coco_scoring import to_coco
 from detector.data.scenes import scenes
 from detector.detections import coco_results
 from detector.evaluating.evaluate import detect_split
-from detector.metrics.bootstrap import AP_BIAS, resample_ap
-from detector.metrics.intervals import Interval, bootstrap_interval, students_t
+from detector.metrics.bootstrap import AP_BIAS, half_weights
+from detector.metrics.intervals import Interval, half_sample_interval, students_t
 from detector.metrics.matches import Matches, match_detections
+from detector.metrics.weighted import class_mean, weighted_class_ap
 from detector.predict.detector import Detector
+from detector.wording import UNDEFINED
 
 INPUT_SIZE = 224
 """Input size with which the shipped weights detect in the scenes."""
@@ -126,8 +129,21 @@ def select_images(matches: Matches, images: Ints) -> Matches:
     )
 
 
-def intervals_of(estimate: float, resampled: Doubles, images: int) -> dict[str, Interval]:
-    """Return method → interval of one test set."""
+def ap_of(matches: Matches, weights: npt.NDArray[Any]) -> Doubles:
+    """Return [R] AP for R sets of weights; a class that is missing in a set of weights has the AP of the first set."""
+    own = weighted_class_ap(matches, weights)
+    return class_mean(np.where(own == UNDEFINED, own[:, :1], own))
+
+
+def intervals_of(estimate: float, resampled: Doubles, halves: Doubles, images: int) -> dict[str, Interval]:
+    """Return method → interval of one test set.
+
+    Args:
+        estimate: AP of the set.
+        resampled: [R] AP of resamples with replacement.
+        halves: [R] AP of random halves of the images.
+        images: number of images of the set.
+    """
     normal = NormalDist()
     error, bias = float(resampled.std(ddof=1)), float(resampled.mean()) - estimate
     margin = students_t(images - 1) * error * sqrt(images / (images - 1))
@@ -139,46 +155,52 @@ def intervals_of(estimate: float, resampled: Doubles, images: int) -> dict[str, 
         return Interval(*np.quantile(resampled, [low, high]).tolist())
 
     percentile = quantiles(0.025, 0.975)
-    used = bootstrap_interval(estimate, resampled, images, (0, 1), AP_BIAS)
-    assert used is not None, "every resample has the same AP"
+    without_bias = half_sample_interval(estimate, halves, images, (0, 1), 0.0)
+    used = half_sample_interval(estimate, halves, images, (0, 1), AP_BIAS)
+    assert used is not None, "every half has the same AP"
+    assert without_bias is not None
     return {
-        "percentile": percentile,
-        "reversed percentile": Interval(2 * estimate - percentile.high, 2 * estimate - percentile.low),
-        "bias-corrected percentile (BC)": quantiles(normal.cdf(shift - 1.96), normal.cdf(shift + 1.96)),
-        "normal": Interval(estimate - 1.96 * error, estimate + 1.96 * error),
-        "t, small-sample factor": Interval(estimate - margin, estimate + margin),
-        "t, minus 1 x bias of the resamples": Interval(estimate - bias - margin, estimate - bias + margin),
-        "used: t, minus 2 x bias of the resamples": used,
+        "bootstrap: percentile": percentile,
+        "bootstrap: reversed percentile": Interval(2 * estimate - percentile.high, 2 * estimate - percentile.low),
+        "bootstrap: bias-corrected percentile (BC)": quantiles(normal.cdf(shift - 1.96), normal.cdf(shift + 1.96)),
+        "bootstrap: t, sqrt(n / (n - 1))": Interval(estimate - margin, estimate + margin),
+        "bootstrap: the same, minus its bias": Interval(estimate - bias - margin, estimate - bias + margin),
+        "bootstrap: the same, minus 2 x its bias": Interval(estimate - 2 * bias - margin, estimate - 2 * bias + margin),
+        "random halves: t": without_bias,
+        "random halves: t, minus 2 x their excess (used)": used,
     }
 
 
 def simulate(matches: Matches, truth: float, size: int, sets: int, resamples: int) -> Iterator[list[Coverage]]:
-    """Yield the coverage of each method after 100, 200, ... and all sets, and print the bias of AP.
+    """Yield the coverage of each method after 500, 1000, ... and all sets, and print the bias of AP.
 
     Args:
         matches: the matches of the population.
         truth: AP of the population.
         size: number of images of a set.
         sets: number of sets.
-        resamples: number of resamples of each set.
+        resamples: number of halves and of resamples of each set.
     """
     rows: dict[str, list[tuple[bool, bool, bool, float]]] = {}
-    estimates, biases, errors = [], [], []
+    columns: list[tuple[float, ...]] = []
+    rng = np.random.default_rng([1, size])
     for number, own in enumerate(draw_sets(matches, size, sets), 1):
-        estimate, *values = resample_ap(own, resamples=resamples).tolist()
-        resampled = np.array(values)
-        estimates.append(estimate)
-        biases.append(resampled.mean() - estimate)
-        errors.append(resampled.std(ddof=1))
-        for method, interval in intervals_of(estimate, resampled, size).items():
+        draws = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+        ap = ap_of(own, np.concatenate([half_weights(size, resamples), draws]))
+        estimate, halves, resampled = float(ap[0]), ap[1 : resamples + 1], ap[resamples + 1 :]
+        columns.append((estimate, halves.mean() - estimate, halves.std(), resampled.mean() - estimate, resampled.std()))
+        for method, interval in intervals_of(estimate, resampled, halves, size).items():
             above, below = interval.low > truth, interval.high < truth
             width = interval.high - interval.low
             rows.setdefault(method, []).append((not (above or below), above, below, width))
-        if number % 100 == 0 or number == sets:
+        if number % 500 == 0 or number == sets:
+            mean, *others = np.mean(columns, axis=0).tolist()
+            excess, error, bootstrap_bias, bootstrap_error = others
             print(
-                f"{number} sets of {size} images: AP {np.mean(estimates):.4f}, population {truth:.4f}, bias "
-                f"{np.mean(estimates) - truth:+.4f} (resamples: {np.mean(biases):+.4f}), standard deviation "
-                f"{np.std(estimates):.4f} (resamples: {np.mean(errors):.4f}), {time.process_time():.0f} CPU s",
+                f"{number} sets of {size} images: AP {mean:.4f}, population {truth:.4f}: bias {mean - truth:+.4f}; "
+                f"excess of halves {excess:+.4f}, of bootstrap {bootstrap_bias:+.4f}; standard deviation "
+                f"{np.std(columns, axis=0)[0]:.4f}, by halves {error:.4f}, by bootstrap {bootstrap_error:.4f}; "
+                f"{time.process_time():.0f} CPU s",
                 flush=True,
             )
             yield [Coverage(method, *np.mean(values, axis=0).tolist()) for method, values in rows.items()]
@@ -199,14 +221,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=15_000, help="number of images of the population")
     parser.add_argument("--sizes", type=int, nargs="+", default=[70, 300], help="numbers of images of the test sets")
     parser.add_argument("--sets", type=int, default=2000, help="number of test sets of each size")
-    parser.add_argument("--resamples", type=int, default=200, help="number of resamples of each set")
+    parser.add_argument("--resamples", type=int, default=200, help="number of halves and of resamples of each set")
     options = parser.parse_args()
     make = boxes_population if options.population == "boxes" else scenes_population
     matches = match_detections(*make(options.images))
-    truth = float(resample_ap(matches, resamples=0)[0])
+    truth = float(ap_of(matches, np.ones((1, options.images)))[0])
     for size in options.sizes:
-        *_, last = simulate(matches, truth, size, options.sets, options.resamples)
-        print_table(last)
+        for coverages in simulate(matches, truth, size, options.sets, options.resamples):
+            print_table(coverages)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def _print_interval_notes(intervals: "Intervals") -> None:
     elif intervals.images == 1:
         print_line("confidence intervals: n/a, because they need at least two images")
     else:
-        print_line("confidence intervals: n/a, because all resamples of the images give the same values")
+        print_line("confidence intervals: n/a, because all halves of the images give the same values")
 
 
 def _print_class_table(rows: "Sequence[tuple[str, str, str, str]]") -> None:

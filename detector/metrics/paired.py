@@ -8,7 +8,7 @@ import numpy as np
 
 from detector.errors import InputError
 from detector.metrics.bootstrap import RESAMPLES, bias_factor, resample
-from detector.metrics.intervals import LARGEST_RATIO, Interval, Verdict, bootstrap_interval, needed, verdict
+from detector.metrics.intervals import LARGEST_RATIO, Interval, Verdict, half_sample_interval, needed, verdict
 from detector.metrics.matches import Matches
 from detector.metrics.weighted import METRIC_NAMES
 from detector.wording import UNDEFINED, plural
@@ -37,7 +37,7 @@ class PairedDifference:
     Attributes:
         metrics: name as in `AveragePrecision` → difference, for the metrics that are defined.
         verdict: whether the first detector is better or worse by its AP: the interval of the difference does not
-            contain zero. "the same": the difference is zero in all resamples.
+            contain zero. "the same": the difference is zero on all random halves of the images.
         images: number of images.
         images_needed: if the verdict is "cannot tell": about how many images would tell; see `needed`.
     """
@@ -50,7 +50,7 @@ class PairedDifference:
     def describe(self) -> str:
         """Return the verdict in one sentence."""
         if self.verdict == "the same":
-            return "verdict: the same AP in every resample of the images"
+            return "verdict: the same AP"
         if self.verdict != "cannot tell":
             return f"verdict: {self.verdict}, because the interval of the difference of AP does not contain 0"
         if "AP" not in self.metrics:
@@ -84,7 +84,7 @@ class PairedDifference:
 def paired_difference(
     first: Matches, second: Matches, *, resamples: int = RESAMPLES, threads: int = 1
 ) -> PairedDifference:
-    """Compare two detectors on the same resamples of the same images; `bootstrap_interval` describes the intervals.
+    """Compare two detectors on the same random halves of the same images; see `half_sample_interval`.
 
     An image that is difficult for both detectors hardly changes their difference. So its interval is narrower than that
     of each metric.
@@ -92,7 +92,7 @@ def paired_difference(
     Args:
         first: matches of the first detector, with COCO's IoU thresholds.
         second: matches of the second detector, on the same images and objects.
-        resamples: number of resamples of the images.
+        resamples: number of random halves of the images.
         threads: number of threads that compute.
 
     Raises:
@@ -108,11 +108,13 @@ def paired_difference(
         estimate, images = one.mean_estimate[index], int(one.images[index])
         if estimate != UNDEFINED:
             value = float(estimate - other.mean_estimate[index])
-            differences = one.mean_resampled[index] - other.mean_resampled[index]
-            interval = bootstrap_interval(value, differences, images, (-1, 1), bias_factor(name))
+            differences = one.mean_halves[index] - other.mean_halves[index]
+            interval = half_sample_interval(value, differences, images, (-1, 1), bias_factor(name))
             metrics[name] = Difference(value, interval)
     ap = metrics.get("AP", Difference(0.0, None))
     result = verdict(ap.value, ap.interval) if "AP" in metrics else "cannot tell"
     images = len(first.image_ids)
-    more = needed(images, ap.value, ap.interval) if result == "cannot tell" else None
+    more = None
+    if result == "cannot tell" and ap.interval is not None:
+        more = needed(images, ap.value, (ap.interval.high - ap.interval.low) / 2)
     return PairedDifference(metrics, result, images, more)

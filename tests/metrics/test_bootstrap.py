@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from detector.metrics.average_precision import average_precision
-from detector.metrics.bootstrap import AP_BIAS, bootstrap_intervals, resample, resample_ap
-from detector.metrics.intervals import Interval, bootstrap_interval, needed, students_t, verdict
+from detector.metrics.bootstrap import bootstrap_intervals, half_weights, resample, resample_ap
+from detector.metrics.intervals import Interval, half_sample_interval, needed, students_t, verdict
 from detector.metrics.matches import match_detections
 from detector.metrics.weighted import METRIC_NAMES, weighted_metrics
 
@@ -22,40 +22,51 @@ def test_the_first_values_are_those_of_the_data(random_coco: Callable[..., Coco]
     own = resample(match_detections(truth, results), resamples=3)
     assert own.mean_estimate.tolist() == pytest.approx([getattr(ap, name) for name in METRIC_NAMES], abs=1e-9)
     assert resample_ap(match_detections(truth, results), resamples=3).tolist() == pytest.approx(
-        [ap.AP, *own.mean_resampled[0].tolist()], abs=1e-9
+        [ap.AP, *own.mean_halves[0].tolist()], abs=1e-9
     )
 
 
-def test_resamples_are_metrics_of_images_drawn_with_replacement(random_coco: Callable[..., Coco]) -> None:
+def test_halves_are_metrics_of_half_of_the_images(random_coco: Callable[..., Coco]) -> None:
     matches = match_detections(*random_coco(1, classes=1))
     own = resample(matches, resamples=5)
-    draws = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=5)
-    np.testing.assert_allclose(own.mean_resampled, weighted_metrics(matches, draws).metrics, atol=1e-12)
+    weights = half_weights(20, 5)
+    assert weights.sum(axis=1).tolist() == [20, 10, 10, 10, 10, 10]
+    np.testing.assert_allclose(own.mean_halves, weighted_metrics(matches, weights[1:]).metrics, atol=1e-12)
+    assert half_weights(7, 4).sum(axis=1).tolist() == [7, 3, 4, 3, 4]
+    counts = half_weights(9, 4000)[1:].mean(axis=0)
+    np.testing.assert_allclose(counts, 0.5, atol=0.04)
 
 
-def test_a_class_missing_in_a_resample_keeps_its_metric(random_coco: Callable[..., Coco]) -> None:
+def test_a_class_missing_in_a_half_keeps_its_metric(random_coco: Callable[..., Coco]) -> None:
     truth, results = random_coco(2, classes=1)
-    rare = truth["categories"][1]["id"]
-    truth["annotations"].append(
-        {"id": 999, "image_id": truth["images"][3]["id"], "category_id": rare, "bbox": [1, 1, 9, 9]}
-    )
+    rare, image_id = truth["categories"][1]["id"], truth["images"][3]["id"]
+    truth["annotations"].append({"id": 999, "image_id": image_id, "category_id": rare, "bbox": [1, 1, 9, 9]})
     matches = match_detections(truth, results)
     own = resample(matches, resamples=50)
     index = matches.category_ids.tolist().index(rare)
     assert own.class_images[index] == 1
-    assert set(own.resampled[0, index]) == {own.estimate[0, index]} == {0}
-    assert own.mean_resampled[0].tolist() == pytest.approx((own.resampled[0, 1 - index] / 2).tolist())
+    assert set(own.halves[0, index]) == {own.estimate[0, index]} == {0}
+    assert own.mean_halves[0].tolist() == pytest.approx((own.halves[0, 1 - index] / 2).tolist())
 
 
 def test_the_interval_is_the_formula_of_the_docs() -> None:
     values = np.array([0.5, 0.6, 0.7, 0.8])
-    interval = bootstrap_interval(0.6, values, 3, (0, 1), 2.0)
-    error = np.sqrt(((values - 0.65) ** 2).sum() / 3) * np.sqrt(3 / 2)
-    assert interval is not None
-    assert interval.low == 0
-    narrow = bootstrap_interval(0.6, 0.6 + (values - 0.6) / 10, 3, (0, 1), 2.0)
+    error = np.sqrt(((values - 0.65) ** 2).sum() / 3)
+    narrow = half_sample_interval(0.6, 0.6 + (values - 0.6) / 10, 3, (0, 1), 2.0)
     assert narrow is not None
-    assert [narrow.low, narrow.high] == pytest.approx([0.59 - 4.3027 * error / 10, 0.59 + 4.3027 * error / 10])
+    assert [narrow.low, narrow.high] == pytest.approx([0.59 - 0.43027 * error, 0.59 + 0.43027 * error])
+    wide = half_sample_interval(0.6, values, 3, (0, 1), 2.0)
+    assert wide is not None
+    assert (wide.low, wide.high) == (0, 1)
+
+
+def test_halves_of_a_mean_give_its_textbook_interval() -> None:
+    sample = np.random.default_rng(0).normal(0.5, 0.1, 41)
+    weights = half_weights(41, 20_000)[1:].astype(float)
+    interval = half_sample_interval(sample.mean(), weights @ sample / weights.sum(axis=1), 41, (0, 1), 1.0)
+    margin = 2.021 * sample.std(ddof=1) / 41**0.5
+    assert interval is not None
+    assert [interval.low, interval.high] == pytest.approx([sample.mean() - margin, sample.mean() + margin], abs=1e-3)
 
 
 def test_intervals_are_near_the_metrics_and_the_same_again(random_coco: Callable[..., Coco]) -> None:
@@ -150,8 +161,16 @@ def test_verdicts_follow_from_the_interval() -> None:
 
 def test_the_needed_number_grows_with_the_square() -> None:
     # The margin is twice the difference: 4 times as many to be just significant, 2.04 times these for 4 of 5 cases.
-    assert needed(100, 0.01, Interval(-0.01, 0.03)) == 820
-    assert needed(100, -0.01, Interval(-0.03, 0.01)) == 820
-    assert needed(100, 0.0001, Interval(-0.02, 0.02)) is None
-    assert needed(100, 0.0, Interval(-0.02, 0.02)) is None
-    assert AP_BIAS == 2
+    assert needed(1000, 0.01, 0.02) == pytest.approx(4 * 2.04 * 1000, rel=0.02)
+    assert needed(1000, -0.01, 0.02) == needed(1000, 0.01, 0.02)
+    assert needed(100, 0.0001, 0.02) is None
+    assert needed(100, 0.0, 0.02) is None
+
+
+def test_the_needed_number_of_runs_is_enough_in_simulations() -> None:
+    """With three runs, t is large: more runs help by more than the square root."""
+    number = needed(3, 0.01, 4.3027 * 0.012 / 3**0.5)
+    assert number is not None
+    samples = np.random.default_rng(0).normal(0.01, 0.012, (4000, number))
+    margins = students_t(number - 1) * samples.std(axis=1, ddof=1) / number**0.5
+    assert 0.75 < np.mean(samples.mean(axis=1) > margins) < 0.9
