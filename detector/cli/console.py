@@ -150,8 +150,8 @@ def print_comparison(name: str, against: "Against") -> None:
     print_line()
     print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
     for key, own in against.difference.metrics.items():
-        interval = "" if own.interval is None else f" [{own.interval.low:+.3f}, {own.interval.high:+.3f}]"
-        print_line(f"{key:6} {own.value:+.3f}{interval}")
+        interval = "" if own.interval is None else f" [{own.interval.low:+.4f}, {own.interval.high:+.4f}]"
+        print_line(f"{key:6} {own.value:+.4f}{interval}")
     print_line(against.difference.describe())
 
 
