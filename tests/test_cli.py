@@ -479,7 +479,9 @@ def test_evaluate_compares_two_results_on_the_same_images(capsys: Capture, tiny_
     assert "verdict: better, because" in out
     against = json.loads(Path("both.json").read_text())["against"]
     assert (against["name"], against["ap"]["AP"], against["difference"]["verdict"]) == ("bad.json", 0, "better")
-    assert "bad.json" in refused(capsys, *data, "--detections", "good.json", "--against", "bad.json", "--json", "bad.json")
+    assert "bad.json" in refused(
+        capsys, *data, "--detections", "good.json", "--against", "bad.json", "--json", "bad.json"
+    )
     assert run(*data, "--weights", tiny_weights, "--against", tiny_weights, "--device", "cpu") == 0
     assert "verdict: the same AP" in capsys.readouterr().out
 
