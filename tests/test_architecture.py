@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "graph": {"vocabulary", "ops", "model"},
     "runtime": {"vocabulary", "graph", "model", "loader.batch"},
     "predict": {"vocabulary", "ops", "graph", "runtime"},
+    "analysis": {"vocabulary", "data", "ops", "metrics", "model", "loss", "runtime", "predict"},
     "media": {"vocabulary", "data"},
     "diagnose": {"vocabulary", "data", "augment", "loader", "model", "loss", "plots"},
 }
@@ -44,6 +45,7 @@ COMMANDS = {
     "cross_validating": {"training", "evaluating"},
     "reviewing": {"cross_validating", "training", "evaluating"},
     "exporting": {"evaluating"},
+    "explaining": {"evaluating"},
     "detecting": set(),
     "serving": set(),
     "describing": set(),
