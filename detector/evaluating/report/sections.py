@@ -222,7 +222,8 @@ def _worst(content: Content, figures: Figures) -> str:
 
     legend = (
         '<p class="legend"><span class="tp">correct detection</span> <span class="fp">false positive</span> '
-        '<span class="fn">missed object</span></p><p>An object that is detected as another class counts as both errors.</p>'
+        '<span class="fn">missed object</span></p>'
+        "<p>An object that is detected as another class counts as both errors.</p>"
     )
     return legend + _gallery(chosen, figure, _WORST_IMAGES, "image", "with an error", "shots")
 
@@ -304,7 +305,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = ""
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table class="{kind}">{head}<tbody>{body}</tbody></table></div>'
+    table = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="table">{table}</div>'
 
 
 def _value(value: float, interval: Interval | None) -> str:

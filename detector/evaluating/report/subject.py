@@ -27,16 +27,19 @@ class Subject:
 
     name: str
     facts: Mapping[str, str]
-    training: Sequence[Mapping[str, Any]] = ()
+    training: Sequence[Mapping[str, float]] = ()
 
 
-def weights_subject(weights: str | Path, detector: Detector, data: str) -> Subject:
+def weights_subject(
+    weights: str | Path, detector: Detector, data: str, training: Sequence[Mapping[str, float]] = ()
+) -> Subject:
     """Return the subject of a report about weights.
 
     Args:
         weights: the weights file, the name of shipped weights, or the file or folder of an export.
         detector: the loaded weights.
         data: description of the data set.
+        training: rows of results.csv, for a report of a training run.
     """
     info = detector.info
     height, width = detector.input_hw
@@ -50,7 +53,7 @@ def weights_subject(weights: str | Path, detector: Detector, data: str) -> Subje
     }
     if isinstance(val, dict) and isinstance(val.get("AP"), int | float):
         facts["AP on val in training"] = metric(val["AP"])
-    return Subject(str(weights), facts | {"data": data})
+    return Subject(str(weights), facts | {"data": data}, training)
 
 
 def file_subject(path: Path, data: str) -> Subject:
