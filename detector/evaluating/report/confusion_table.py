@@ -4,6 +4,8 @@ from html import escape
 
 import numpy as np
 
+from detector.arrays import Ints
+from detector.escaping import escape_line
 from detector.evaluating.report.content import Content
 from detector.evaluating.report.images import Figures
 from detector.plots.svg import shorten
@@ -35,7 +37,7 @@ def confusion_table(content: Content, figures: Figures) -> str:
             count = int(matrix[i, j])
             text = f"{count:,}"
             if cells.get((i, j)):
-                label = escape(f"{count} outcomes, truth {names[i]}, detected as {names[j]}: show images")
+                label = _label(f"{count} outcomes, truth {names[i]}, detected as {names[j]}: show images")
                 text = f'<a href="#cell-{i}-{j}" aria-label="{label}">{text}</a>'
             kind = "hit" if i == j else "error"
             row.append(f'<td class="{kind}" style="--f:{50 * count / sum_of_row:.0f}%">{text}</td>')
@@ -53,7 +55,7 @@ def confusion_table(content: Content, figures: Figures) -> str:
     )
 
 
-def _classes_with_most_errors(matrix: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> list[int]:
+def _classes_with_most_errors(matrix: Ints) -> list[int]:
     """Return the indices of the classes to show, and of the background, which is the last."""
     errors = (matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix))[:-1]
     chosen = np.argsort(-errors, kind="stable")[:_MOST_CLASSES]
@@ -86,6 +88,11 @@ def outcome_text(content: Content, outcome: int) -> str:
         return f"{truth}, missed"
     score = content.evaluation.matches.scores[found]
     return f"{names[confusion.predicted[outcome]]} {score:.2f}, truth: {truth}"
+
+
+def _label(text: str) -> str:
+    """Return text for an attribute."""
+    return escape(escape_line(text))
 
 
 def _name(name: str) -> str:
