@@ -99,7 +99,7 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     if any(value == UNDEFINED for value in ap.to_json().values()):
         print_line("n/a: the split has no such objects")
     if intervals is not None:
-        _print_interval_notes(intervals)
+        _print_interval_notes(ap, intervals)
     if ap.many is not None:
         print_line()
         print_line(f"with at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
@@ -118,11 +118,13 @@ def _interval(value: float, interval: "Interval | None") -> str:
     return "" if value == UNDEFINED or interval is None else f" {interval}"
 
 
-def _print_interval_notes(intervals: "Intervals") -> None:
+def _print_interval_notes(ap: "AveragePrecision", intervals: "Intervals") -> None:
     """Print what the intervals mean, and why metrics have none."""
-    images = plural(intervals.images, "image")
     if any(intervals.metrics.values()):
+        images = plural(intervals.images, "image")
         print_line(f"[low, high]: 95 % confidence interval of the value on many more images like these {images}")
+        if any(own is None and getattr(ap, key) != UNDEFINED for key, own in intervals.metrics.items()):
+            print_line("no interval: all halves of the images give the same value, or a single image has such objects")
     elif intervals.images == 1:
         print_line("confidence intervals: n/a, because they need at least two images")
     else:
@@ -148,8 +150,8 @@ def print_comparison(name: str, against: "Against") -> None:
     print_line()
     print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
     for key, own in against.difference.metrics.items():
-        interval = "" if own.interval is None else f" [{own.interval.low:+.3f}, {own.interval.high:+.3f}]"
-        print_line(f"{key:6} {own.value:+.3f}{interval}")
+        interval = "" if own.interval is None else f" [{own.interval.low:+.4f}, {own.interval.high:+.4f}]"
+        print_line(f"{key:6} {own.value:+.4f}{interval}")
     print_line(against.difference.describe())
 
 
