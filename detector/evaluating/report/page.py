@@ -50,7 +50,8 @@ td small { white-space: nowrap; font-size: .85em; }
 .matrix .hit { background: color-mix(in srgb, var(--tp) var(--f), transparent); }
 .matrix .error { background: color-mix(in srgb, var(--fp) var(--f), transparent); }
 .matrix td a { color: inherit; display: block; margin: -6px -10px; padding: 6px 10px; }
-.cell { display: none; background: var(--panel); border-radius: 8px; padding: 4px 16px 12px; margin: 12px 0; }
+.cell { display: none; scroll-margin-top: 50vh; }
+.cell { background: var(--panel); border-radius: 8px; padding: 4px 16px 12px; margin: 12px 0; }
 .cell:target { display: block; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 8px 40px; }
 .chart { width: 100%; height: auto; max-width: 560px; display: block; margin: 8px 0; }
@@ -72,10 +73,11 @@ footer { padding: 32px 20px; font-size: .85rem; }
 @media print { @page { size: A4; margin: 14mm; } body { font-size: 10.5pt; }
   :root { color-scheme: light; --ink: #1c2126; --soft: #5a636d; --rule: #dfe3e8; --paper: #fff; --panel: #f5f7f9;
     --tp: #0072b2; --fp: #c94f00; --fn: #8a6100; }
-  nav, .cell, .cell:target { display: none; } h2, h3 { break-after: avoid; } .grid > div, tr { break-inside: avoid; }
+  nav, .cell, .cell:target { display: none; } h2, h3 { break-after: avoid; }
+  .grid > div, tr, .matrix { break-inside: avoid; }
   main, header, footer { max-width: none; padding-left: 0; padding-right: 0; } h2 { margin-top: 24px; }
   .grid { grid-template-columns: 1fr 1fr; gap: 8px 20px; } .shots { grid-template-columns: 1fr 1fr 1fr; }
-  .crops { grid-template-columns: repeat(6, 1fr); }
+  .crops { grid-template-columns: repeat(5, 1fr); }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
