@@ -14,6 +14,9 @@ from detector.wording import UNDEFINED, metric, plural
 MOST_LINES = 12
 """Largest number of classes with a curve; the classes with the most objects are shown."""
 
+MOST_BARS = 24
+"""Largest number of classes with a bar; the first are shown."""
+
 
 def precision_recall(content: Content) -> str:
     """Return the curves of precision against recall, one per class."""
@@ -88,10 +91,10 @@ def recall_by(kind: str, groups: Sequence[ObjectGroup]) -> str:
 
 
 def class_ap(content: Content) -> str:
-    """Return the AP of each class, with its interval; at most as many classes as curves."""
+    """Return the AP of each class, with its interval."""
     ap = content.evaluation.ap
     bars = []
-    for name in content.names[: 2 * MOST_LINES]:
+    for name in content.names[:MOST_BARS]:
         value = ap.per_class[name]["AP"]
         interval = None if ap.intervals is None else ap.intervals.per_class[name]["AP"]
         ends = None if interval is None or value == UNDEFINED else (interval.low, interval.high)

@@ -37,6 +37,7 @@ small, .soft, footer, figcaption, caption { color: var(--soft); }
 .cards b { display: block; font-size: 1.9rem; line-height: 1.2; }
 .cards span, .cards i { display: block; color: var(--soft); font-size: .85rem; font-style: normal; }
 .scroll { overflow-x: auto; margin: 12px 0; }
+.long { max-height: 560px; overflow: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-size: .9rem; padding-bottom: 4px; }
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
@@ -74,7 +75,7 @@ footer { padding: 32px 20px; font-size: .85rem; }
   :root { color-scheme: light; --ink: #1c2126; --soft: #5a636d; --rule: #dfe3e8; --paper: #fff; --panel: #f5f7f9;
     --tp: #0072b2; --fp: #c94f00; --fn: #8a6100; }
   nav, .cell, .cell:target { display: none; } h2, h3 { break-after: avoid; }
-  .grid > div, tr, .matrix { break-inside: avoid; }
+  .long { max-height: none; } .grid > div, tr, .matrix { break-inside: avoid; }
   main, header, footer { max-width: none; padding-left: 0; padding-right: 0; } h2 { margin-top: 24px; }
   .grid { grid-template-columns: 1fr 1fr; gap: 8px 20px; } .shots { grid-template-columns: 1fr 1fr 1fr; }
   .crops { grid-template-columns: repeat(5, 1fr); }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detector.escaping import escape_line
+from detector.evaluating.report.charts import MOST_BARS, MOST_LINES
 from detector.evaluating.report.confusion_table import confusion_table, outcome_text
 from detector.evaluating.report.content import Content
 from detector.evaluating.report.images import Figures
@@ -17,6 +18,9 @@ from detector.wording import UNDEFINED, metric, plural
 
 _WORST_IMAGES, _MOST_CROPS = 12, 24
 _LEDGER_LINES = 10
+
+_LONG_TABLE = 20
+"""A table with more rows scrolls, except on paper."""
 
 _SIZES = (
     ("all objects", "AP", "AP50", "AP75", "AR100"),
@@ -131,6 +135,8 @@ def _metrics(content: Content, charts: dict[str, str]) -> str:
         f"<h3>Precision against recall at IoU 0.5</h3>{charts['precision-recall']}",
         f"<h3>AP of each class</h3>{charts['class-ap']}",
     ]
+    if len(rows) > MOST_LINES:
+        blocks.append(f"<p>Curves: the {MOST_LINES} classes with the most objects. Bars: the first {MOST_BARS}.</p>")
     return by_size + _table(columns, rows) + note + _grid(blocks)
 
 
@@ -306,7 +312,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = ""
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
     table = f'<table class="{kind}">{head}<tbody>{body}</tbody></table>'
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="table">{table}</div>'
+    long = " long" if len(rows) > _LONG_TABLE else ""
+    return f'<div class="scroll{long}" tabindex="0" role="region" aria-label="table">{table}</div>'
 
 
 def _value(value: float, interval: Interval | None) -> str:
