@@ -236,6 +236,19 @@ def test_corrected_labels_change_nothing_foreign(tiny_data: Path, tmp_path: Path
     assert check_every_path(accept, run, tmp_path, capsys, again=again) > 12
 
 
+def test_report_changes_nothing_foreign(tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
+    evaluate = command_line("evaluate", "--data", str(tiny_data), "--weights", str(tiny_weights), "--report", "OUT")
+    run = tmp_path / "run"
+    for _ in range(2):  # the same command twice works
+        assert evaluate(run) == 0
+    names = written(run)
+    assert {Path("report.html"), Path("report.json"), Path("plots/threshold.svg")} <= set(names)
+    for again in (True, False):
+        assert check_every_path(evaluate, run, tmp_path, capsys, again=again) == 4 * len(names)
+    flags = ["--data", str(tiny_data), "--weights", str(tiny_weights), "--report", str(run)]
+    assert main(["evaluate", *flags, "--json", str(run / "report.json")]) == 2, "both would write report.json"
+
+
 def test_check_changes_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from detector.cli.settings import given_flags, limit_torch_threads, load_detecto
 from detector.errors import ConfigError
 from detector.files import local_path
 from detector.options import IOU_THRESHOLD
+from detector.output_folder import OutputFolder, claim_folder
 from detector.outputs import claim_file
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FOLD_FLAGS = ("minutes", "epochs", "config", "set", "model", "seed", "out")
-_WEIGHTS_FLAGS = ("against", "max_det", "agnostic_nms", "suppression")
+_WEIGHTS_FLAGS = ("against", "report", "max_det", "agnostic_nms", "suppression")
 """Flags for --folds only, and flags that --folds does not accept."""
 
 
@@ -66,6 +69,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--no-intervals", action="store_true", help="do not compute the 95 %% confidence intervals of the metrics"
+    )
+    parser.add_argument(
+        "--report",
+        type=path,
+        metavar="FOLDER",
+        help="also write a report to this folder: report.html, which opens in any browser, report.json, and the plots",
     )
     parser.add_argument("--json", type=path, help="also write the AP to this JSON file")
     parser.add_argument("--results", type=path, help="also write the detections to this file, in COCO results format")
@@ -102,10 +111,26 @@ def run(options: argparse.Namespace) -> int:
         return _cross_validate(options)
     if given := given_flags(options, _FOLD_FLAGS):
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
-    from detector.data.open_data import open_data
-
     against = options.against and local_path(options.against)
     inputs = (Path(options.data), options.detections, options.weights and Path(options.weights), against)
+    if options.report is None:
+        return _evaluate(options, inputs, None)
+    from detector.evaluating.report.write import REPORT_FILES
+
+    with claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite) as report:
+        return _evaluate(options, (*inputs, *(report.path / name for name in REPORT_FILES)), report)
+
+
+def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report: OutputFolder | None) -> int:
+    """Evaluate, print and write the results.
+
+    Args:
+        options: the flags.
+        inputs: files that the command reads, or writes to the folder of the report.
+        report: folder of the report; None: it is not written.
+    """
+    from detector.data.open_data import open_data
+
     claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
     read = read_options(options)
@@ -118,9 +143,12 @@ def run(options: argparse.Namespace) -> int:
         other = evaluate(options, data_set, options.against)
         evaluation = evaluation.compared_with(options.against, other, options.threads)
     evaluation.write(options.json, options.results)
+    page = None if report is None else _write_report(options, data_set.description, evaluation, report)
     console.print_average_precision(evaluation.ap)
     if evaluation.against is not None:
         console.print_comparison(str(options.detections or options.weights), evaluation.against)
+    if page is not None:
+        console.print_line(f"report: {page}")
     if options.weights is not None:
         console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
     return 0
@@ -154,12 +182,34 @@ def _cross_validate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _write_report(options: argparse.Namespace, data: str, evaluation: "Evaluation", folder: OutputFolder) -> Path:
+    """Write the report of an evaluation, and return the path of its page.
+
+    Args:
+        options: the flags.
+        data: description of the data set.
+        evaluation: the evaluation.
+        folder: folder of the report.
+    """
+    from detector.evaluating.report.subject import file_subject, weights_subject
+    from detector.evaluating.report.write import write_report
+
+    if evaluation.detector is None:
+        subject = file_subject(options.detections, data)
+    else:
+        subject = weights_subject(options.weights, evaluation.detector, data)
+    folder.remove_earlier()
+    return write_report(folder, subject, evaluation)
+
+
 def _evaluate_file(options: argparse.Namespace, data_set: "DataSet", file: str | Path) -> "Evaluation":
     """Return the evaluation of a COCO results file."""
     from detector.evaluating.evaluate_results import evaluate_results
     from detector.evaluating.evaluation_data import choose_split
 
-    return evaluate_results(data_set, choose_split(data_set, options.split), local_path(file), options.max_det)
+    split = choose_split(data_set, options.split)
+    evaluation = evaluate_results(data_set, split, local_path(file), options.max_det)
+    return evaluation if options.report is None else replace(evaluation, split=data_set.read(split))
 
 
 def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str) -> "Evaluation":

@@ -40,6 +40,11 @@ def add(commands: Commands) -> None:
         "the machine has changed",
     )
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="do not write report/report.html about the best weights on val at the end of the run",
+    )
     add_overwrite(parser)
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
@@ -76,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
-    result = start_run(request, options.out or next_free(Path("runs/train")), STARTED, options.overwrite)
+    out = options.out or next_free(Path("runs/train"))
+    result = start_run(request, out, STARTED, options.overwrite, report=not options.no_report)
     if options.quiet:  # else the log contains the result
         console.print_training_result(result)
     return 0
@@ -84,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     """Resume a run; raise ConfigError if an option that changes the run is given."""
-    own = {"command", "resume", "resume_anyway", "data", "threads", "quiet", "verbose"}
+    own = {"command", "resume", "resume_anyway", "data", "threads", "quiet", "verbose", "no_report"}
     given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
     other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
@@ -96,7 +102,7 @@ def _resume(options: argparse.Namespace) -> int:
     limit_torch_threads(options)
     from detector.training.train import resume_run
 
-    result = resume_run(options.resume, options.resume_anyway, STARTED, options.data)
+    result = resume_run(options.resume, options.resume_anyway, STARTED, options.data, report=not options.no_report)
     if options.quiet:
         console.print_training_result(result)
     return 0

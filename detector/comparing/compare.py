@@ -296,6 +296,7 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Outp
     _make_empty(folder, parent.overwrite)
     # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
+    command.append("--no-report")  # many runs, of which nobody reads each
     for setting in _changed_settings(replace(variation.config, seed=seed)):
         command += ["--set", setting]
     package_parent = str(Path(__file__).resolve().parents[2])

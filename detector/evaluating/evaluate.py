@@ -1,6 +1,7 @@
 """Evaluate a detector on a split: COCO's average precision (AP)."""
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -150,18 +151,23 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
     log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
     for line in split.ledger.note_lines():
         log.info("%s", line)
+    start = time.perf_counter()
     usable, found = detect_split(detector, split, options)
+    images_per_second = len(usable.annotations) / (time.perf_counter() - start)
     results = coco_results(found, usable.category_ids)
     truth = _ground_truth(usable)
     if (note := crowded_images_note(truth, per_class=False)) is not None:
         log.warning("%s: %s", split.name, note)
+    evaluation = Evaluation(
+        score_split(usable, found), results, truth, results, None, usable, detector, images_per_second
+    )
     if options.max_detections <= COCO_MAX_DETECTIONS:
-        return Evaluation(score_split(usable, found), results, truth, results)
+        return evaluation
     # Detections are sorted by score, so COCO's metrics are those of a run with at most 100 detections per image.
     best = {image_id: detections[:COCO_MAX_DETECTIONS] for image_id, detections in found.items()}
-    ap = score_split(usable, best)
     many = many_detections(truth, coco_results(found, usable.category_ids), options.max_detections)
-    return Evaluation(replace(ap, many=many), results, truth, coco_results(best, usable.category_ids))
+    ap, scored = score_split(usable, best), coco_results(best, usable.category_ids)
+    return replace(evaluation, ap=replace(ap, many=many), scored=scored)
 
 
 class DetectedSplit(NamedTuple):

@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detector.data.split import Split
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.bootstrap import bootstrap_intervals
 from detector.metrics.matches import Matches, match_detections
 from detector.metrics.paired import PairedDifference, paired_difference
 from detector.outputs import write_signed_json
+from detector.predict.detector import Detector
 from detector.threads import available_cpus, default_limit
 
 
@@ -43,6 +45,9 @@ class Evaluation:
         ground_truth: the ground truth as a COCO dictionary.
         scored: the detections that COCO's metrics count; those of `results`, if it has no more than 100 per image.
         against: the comparison with another evaluation; None if there is none.
+        split: the evaluated images; None: they are not known.
+        detector: the detector; None for a results file.
+        images_per_second: measured throughput of reading the images and detecting objects; None: it was not measured.
     """
 
     ap: AveragePrecision
@@ -50,6 +55,9 @@ class Evaluation:
     ground_truth: Mapping[str, Any]
     scored: list[dict[str, Any]]
     against: Against | None = None
+    split: Split | None = None
+    detector: Detector | None = None
+    images_per_second: float | None = None
 
     @cached_property
     def matches(self) -> Matches:

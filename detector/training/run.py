@@ -105,6 +105,11 @@ class TrainingRun:
         self._started = time.monotonic() - progress.seconds
         log.info(f"resuming after step {progress.step} of {progress.steps}")
 
+    @property
+    def inputs(self) -> RunInputs:
+        """The inputs of the run."""
+        return self._inputs
+
     def facts(self) -> dict[str, object]:
         """Return what the trained weights depend on besides the settings: checksums of the data, and the environment.
 

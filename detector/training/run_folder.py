@@ -15,7 +15,7 @@ from detector.errors import FileError
 from detector.files import file_sha256, json_bytes, read_json
 from detector.model.checkpoint import tensors_to_save
 from detector.model.network import GridNetwork
-from detector.output_folder import claim_folder
+from detector.output_folder import OutputFolder, claim_folder
 from detector.training.run_state import Progress, State, best_tensors, read_state, state_files, write_state
 from detector.weights_info import WeightsInfo, to_metadata
 
@@ -100,6 +100,19 @@ class RunFolder:
     def close(self) -> None:
         """Unlock the folder."""
         self._files.close()
+
+    @property
+    def files(self) -> OutputFolder:
+        """The folder, for the files of the report."""
+        return self._files
+
+    def read_results(self) -> list[dict[str, float]]:
+        """Return the rows of results.csv; empty if the file is missing."""
+        try:
+            text = (self.path / "results.csv").read_text(encoding="utf-8")
+        except OSError:
+            return []
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
     @property
     def best(self) -> Path:

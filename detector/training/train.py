@@ -24,6 +24,7 @@ from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
 from detector.training.environment import EFFECTS
+from detector.training.report import claim_report, write_training_report
 from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_inputs import RunInputs
@@ -50,6 +51,7 @@ def train(
     weights: str | Path | None = None,
     reuse_backbone: bool = False,
     overwrite: bool = False,
+    report: bool = False,
 ) -> TrainingResult:
     """Train a detector, from random weights or from given weights; return the path and the AP of the best weights.
 
@@ -71,16 +73,20 @@ def train(
             their input size if the setting `input_size` is "auto". None: random initial weights.
         reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
+        report: whether to write report/report.html about the best weights on val, after the weights are saved. That
+            takes a few seconds, which a length in minutes does not contain.
 
     Raises:
         InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
     request = make_request(data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone)
-    return start_run(request, local_path(out), time.monotonic(), overwrite)
+    return start_run(request, local_path(out), time.monotonic(), overwrite, report=report)
 
 
-def resume(run: str | Path, *, data: str | Path | None = None, anyway: bool = False) -> TrainingResult:
+def resume(
+    run: str | Path, *, data: str | Path | None = None, anyway: bool = False, report: bool = False
+) -> TrainingResult:
     """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
     Has the same side effects on this process as `train`. If weights/best.safetensors is missing or damaged, it is
@@ -92,13 +98,14 @@ def resume(run: str | Path, *, data: str | Path | None = None, anyway: bool = Fa
             None: the data set is where it was.
         anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
             threads, the device or the machine has changed. Then the result may differ.
+        report: as for `train`.
 
     Raises:
         InputError: the folder contains no run, the run is finished, or something has changed. In the last case, the
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(local_path(run), anyway, time.monotonic(), data)
+    return resume_run(local_path(run), anyway, time.monotonic(), data, report=report)
 
 
 def make_request(
@@ -123,7 +130,9 @@ def _place(data: str | Path) -> str:
     return str(Path(data).resolve()) if is_path else str(data)
 
 
-def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool = False) -> TrainingResult:
+def start_run(
+    request: TrainRequest, out: Path, started: float, overwrite: bool = False, *, report: bool = False
+) -> TrainingResult:
     """Do a new run and return its result.
 
     Args:
@@ -131,6 +140,7 @@ def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool 
         out: output folder, which must not contain a run.
         started: `time.monotonic()` at the start of the run; a length in minutes is measured from there.
         overwrite: as for `train`.
+        report: as for `train`.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
@@ -140,6 +150,8 @@ def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool 
     with training_process():
         folder = RunFolder(out, overwrite=overwrite)  # before the data is read, which may take long
         try:
+            if report:
+                claim_report(folder, resumed=False)
             if request.weights is not None:
                 folder.check_not_removed(Path(request.weights))
             weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
@@ -152,12 +164,17 @@ def start_run(request: TrainRequest, out: Path, started: float, overwrite: bool 
             run.check_inputs()  # before run.json: the folder can be used again if the check stops the run
             record = RunRecord(request, initial, run.facts() | _weights_fact(request)).to_json()
             folder.write_json("run.json", record)
-            return run.train(content_hash(record))
+            result = run.train(content_hash(record))
+            if report:
+                write_training_report(folder, inputs)
+            return result
         finally:
             folder.close()
 
 
-def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None = None) -> TrainingResult:
+def resume_run(
+    path: Path, anyway: bool, started: float, data: str | Path | None = None, *, report: bool = False
+) -> TrainingResult:
     """Continue an interrupted run and return its result.
 
     Args:
@@ -165,6 +182,7 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
         anyway: as for `resume`.
         started: `time.monotonic()` at the start of this process.
         data: as for `resume`.
+        report: as for `train`.
 
     Raises:
         InputError, KeyboardInterrupt: as for `resume`.
@@ -173,6 +191,8 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
         raise FileError(f"{path}: no such folder; give the output folder of a run")
     folder = RunFolder(path, resume=True)
     try:
+        if report:
+            claim_report(folder, resumed=True)
         values = folder.read_json("run.json")
         record = parse_record(values, path / "run.json")
         state = folder.read_state()
@@ -191,7 +211,10 @@ def resume_run(path: Path, anyway: bool, started: float, data: str | Path | None
             if data is not None or anyway:
                 values = record.to_json()
                 folder.write_json("run.json", values)
-            return run.train(content_hash(values))
+            result = run.train(content_hash(values))
+            if report:
+                write_training_report(folder, run.inputs)
+            return result
     finally:
         folder.close()
 
