@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
     from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
+    from detector.evaluating.evaluation import Against
     from detector.exporting.certificate import Certificate
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
+    from detector.metrics.bootstrap import Intervals
+    from detector.metrics.intervals import Interval
     from detector.training.run import TrainingResult
 
 _INT8_ADVICE = """\
@@ -82,22 +85,67 @@ def print_error(message: str) -> None:
 
 
 def print_average_precision(ap: "AveragePrecision") -> None:
-    """Print the COCO metrics, and a table with AP, AP50 and number of objects per class."""
+    """Print the COCO metrics, and a table with AP, AP50 and number of objects per class, with their intervals."""
+    intervals = ap.intervals
     for key, value in ap.to_json().items():
-        if key not in ("per_class", "many"):
-            print_line(f"{key:6} {metric(value, 4):>7}")
+        if key not in ("per_class", "many", "intervals"):
+            interval = None if intervals is None else intervals.metrics[key]
+            print_line(f"{key:6} {metric(value)}{_interval(value, interval)}")
     if any(value == UNDEFINED for value in ap.to_json().values()):
         print_line("n/a: the split has no such objects")
+    if intervals is not None:
+        _print_interval_notes(intervals)
     if ap.many is not None:
         print_line()
         print_line(f"with at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
         for key in ("AP", "AP50", "AP75", "AR"):
-            print_line(f"{key:6} {metric(getattr(ap.many, key), 4):>7}")
-    width = min(max([columns(escape_line(name)) for name in ap.per_class] + [5]), _CLASS_COLUMNS)
-    print_line()
-    print_line(f"{'class':{width}}      AP    AP50  objects")
+            print_line(f"{key:6} {metric(getattr(ap.many, key))}")
+    rows = [("class", "AP", "AP50", "objects")]
     for name, row in ap.per_class.items():
-        print_line(f"{cell(name, width)} {metric(row['AP'], 4):>7} {metric(row['AP50'], 4):>7} {row['objects']:8.0f}")
+        own = {} if intervals is None else intervals.per_class[name]
+        ap_text, ap50_text = (f"{metric(row[key])}{_interval(row[key], own.get(key))}" for key in ("AP", "AP50"))
+        rows.append((name, ap_text, ap50_text, f"{row['objects']:.0f}"))
+    _print_class_table(rows)
+
+
+def _interval(value: float, interval: "Interval | None") -> str:
+    """Return the text of an interval after its metric; empty for a metric that is undefined or has no interval."""
+    return "" if value == UNDEFINED or interval is None else f" {interval}"
+
+
+def _print_interval_notes(intervals: "Intervals") -> None:
+    """Print what the intervals mean, and why metrics have none."""
+    images = plural(intervals.images, "image")
+    if any(intervals.metrics.values()):
+        print_line(f"[low, high]: 95 % confidence interval of the value on many more images like these {images}")
+    elif intervals.images == 1:
+        print_line("confidence intervals: n/a, because they need at least two images")
+    else:
+        print_line("confidence intervals: n/a, because all halves of the images give the same values")
+
+
+def _print_class_table(rows: "Sequence[tuple[str, str, str, str]]") -> None:
+    """Print a table of classes: name, AP, AP50 and number of objects; the first row is the header."""
+    width = min(max([columns(escape_line(row[0])) for row in rows]), _CLASS_COLUMNS)
+    first, second = (max(len(row[column]) for row in rows) for column in (1, 2))
+    print_line()
+    for name, ap, ap50, objects in rows:
+        print_line(f"{cell(name, width)}  {ap:{first}}  {ap50:{second}}  {objects:>7}")
+
+
+def print_comparison(name: str, against: "Against") -> None:
+    """Print the difference between two evaluations, and the verdict.
+
+    Args:
+        name: weights or file of the evaluation, as the user gave it.
+        against: the comparison with another evaluation.
+    """
+    print_line()
+    print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
+    for key, own in against.difference.metrics.items():
+        interval = "" if own.interval is None else f" [{own.interval.low:+.3f}, {own.interval.high:+.3f}]"
+        print_line(f"{key:6} {own.value:+.3f}{interval}")
+    print_line(against.difference.describe())
 
 
 def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float) -> None:

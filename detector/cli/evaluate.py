@@ -3,6 +3,7 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.cli import console
 from detector.cli.arguments import (
@@ -18,8 +19,13 @@ from detector.cli.arguments import (
 )
 from detector.cli.numbers import count
 from detector.cli.settings import given_flags, load_detector, read_options
+from detector.files import local_path
 from detector.options import IOU_THRESHOLD
 from detector.outputs import claim_file
+
+if TYPE_CHECKING:
+    from detector.data.data_set import DataSet
+    from detector.evaluating.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,15 @@ def add(commands: Commands) -> None:
     subject.add_argument(
         "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
     )
+    parser.add_argument(
+        "--against",
+        metavar="OTHER",
+        help="compare with other weights on the same images (with --detections: with another results file): difference "
+        "with interval, and a verdict: better, worse, or cannot tell",
+    )
+    parser.add_argument(
+        "--no-intervals", action="store_true", help="do not compute the 95 %% confidence intervals of the metrics"
+    )
     parser.add_argument("--json", type=path, help="also write the AP to this JSON file")
     parser.add_argument("--results", type=path, help="also write the detections to this file, in COCO results format")
     add_overwrite(parser)
@@ -58,26 +73,45 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
     from detector.data.open_data import open_data
-    from detector.evaluating.evaluate import evaluate_split, evaluation_options
-    from detector.evaluating.evaluate_results import evaluate_results
-    from detector.evaluating.evaluation_data import choose_split, read_evaluation_split
 
-    inputs = (Path(options.data), options.detections, options.weights and Path(options.weights))
+    against = options.against and local_path(options.against)
+    inputs = (Path(options.data), options.detections, options.weights and Path(options.weights), against)
     claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
     read = read_options(options)
     data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
-    if options.detections is not None:
-        name = choose_split(data_set, options.split)
-        evaluation = evaluate_results(data_set, name, options.detections, options.max_det)
-    else:
-        model = load_detector(options)
-        split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
-        log.info("%s", data_set.description)
-        detect_options = evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)
-        evaluation = evaluate_split(model, split, detect_options)
+    evaluate = _evaluate_file if options.detections is not None else _evaluate_weights
+    evaluation = evaluate(options, data_set, options.detections or options.weights)
+    if not options.no_intervals:
+        evaluation = evaluation.with_intervals(options.threads)
+    if options.against is not None:
+        other = evaluate(options, data_set, options.against)
+        evaluation = evaluation.compared_with(options.against, other, options.threads)
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)
+    if evaluation.against is not None:
+        console.print_comparison(str(options.detections or options.weights), evaluation.against)
     if options.weights is not None:
         console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
     return 0
+
+
+def _evaluate_file(options: argparse.Namespace, data_set: "DataSet", file: str | Path) -> "Evaluation":
+    """Return the evaluation of a COCO results file."""
+    from detector.evaluating.evaluate_results import evaluate_results
+    from detector.evaluating.evaluation_data import choose_split
+
+    return evaluate_results(data_set, choose_split(data_set, options.split), local_path(file), options.max_det)
+
+
+def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str) -> "Evaluation":
+    """Return the evaluation of weights."""
+    from detector.evaluating.evaluate import evaluate_split, evaluation_options
+    from detector.evaluating.evaluation_data import read_evaluation_split
+
+    model = load_detector(options, weights)
+    split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
+    log.info("%s", data_set.description)
+    return evaluate_split(
+        model, split, evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)
+    )

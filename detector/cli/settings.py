@@ -75,12 +75,17 @@ def limit_torch_threads(options: argparse.Namespace) -> None:
         limit_threads(options.threads)
 
 
-def load_detector(options: argparse.Namespace) -> "Detector":
-    """Return the detector that --weights and the flags of `add_input_size` and `add_backend` describe."""
+def load_detector(options: argparse.Namespace, weights: str | None = None) -> "Detector":
+    """Return the detector that the flags of `add_input_size` and `add_backend` describe.
+
+    Args:
+        options: the flags of a command.
+        weights: the weights; None: those of --weights.
+    """
     from detector.predict.detector import Detector
 
     return Detector.load(
-        options.weights,
+        weights or options.weights,
         device=options.device,
         runtime=options.runtime,
         input_size=options.imgsz,

@@ -12,21 +12,20 @@ from statistics import fmean, stdev
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
 from detector.files import read_text
+from detector.metrics.intervals import LARGEST_RATIO, Interval, needed, students_t, verdict
 from detector.wording import UNDEFINED
-
-_T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""Quantiles t of Student's t distribution for 1 to 10 degrees of freedom: 95 % of the distribution is between -t and t.
-For more than 10 degrees of freedom, the value for 10 is used, which makes the interval slightly too wide."""
 
 _HEADER = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
 
 _NOTE = (
     "AP: COCO AP (IoU 0.50:0.95) on val after the last step; mean over the seeds ± standard deviation. AP50: AP at IoU "
     "0.5. Difference: AP minus the AP of the baseline with the same seed; mean ± half the width of the 95 % confidence "
-    "interval by Student's t (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 seeds). Verdict: better or worse if "
-    "this interval does not contain zero; by chance, that also happens for one of twenty settings that have no effect. "
-    "CPU: CPU time of all cores; memory: peak resident memory; both of the whole process. The baseline has seconds and "
-    "MB, the other rows have the ratio to the baseline."
+    "interval by Student's t (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 seeds). The interval covers other "
+    "seeds on the same val images. It does not cover other images: for these, compare two weights with `detector "
+    "evaluate --weights A --against B`. Verdict: better or worse if the interval does not contain zero; by chance, "
+    "that also happens for one of twenty settings that have no effect. Cannot tell: so many seeds would tell in 4 of 5 "
+    "cases, if the true difference is the measured one. CPU: CPU time of all cores; memory: peak resident memory; both "
+    "of the whole process. The baseline has seconds and MB, the other rows have the ratio to the baseline."
 )
 
 
@@ -85,7 +84,7 @@ class ComparisonRow:
         margin: half the width of the 95 % confidence interval of `difference`.
         cpu_seconds: mean CPU time of all cores.
         peak_mb: mean of the peak resident memory, in MB (10^6 bytes).
-        verdict: last column of the table: "better", "worse", "within the noise", a failure, ...
+        verdict: last column of the table: "better", "worse", "cannot tell; ...", a failure, ...
         failed: number of runs that failed.
     """
 
@@ -219,7 +218,7 @@ def mean_and_margin(numbers: Sequence[float]) -> tuple[float, float]:
     count = len(numbers)
     if count < 2:
         return _mean(numbers), math.nan
-    return fmean(numbers), _T95[min(count - 1, len(_T95)) - 1] * stdev(numbers) / math.sqrt(count)
+    return fmean(numbers), students_t(count - 1) * stdev(numbers) / math.sqrt(count)
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -239,11 +238,14 @@ def _verdict(differences: Sequence[float], difference: float, margin: float) -> 
         return "no baseline to compare with"
     if not any(differences):
         return "the same"
-    if len(differences) == 1:
-        return "one seed: no verdict"
-    if abs(difference) <= margin:
-        return "within the noise"
-    return "better" if difference > 0 else "worse"
+    count = len(differences)
+    if count == 1:
+        return "cannot tell from one seed"
+    result = verdict(difference, Interval(difference - margin, difference + margin))
+    if result != "cannot tell":
+        return result
+    seeds = needed(count, difference, margin)
+    return f"cannot tell; {f'about {seeds} seeds' if seeds else f'more than {LARGEST_RATIO * count} seeds'} would"
 
 
 def to_text(rows: Sequence[ComparisonRow]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from detector.data.data_set import DataSet
 from detector.data.file_index import comparable_path
 from detector.errors import InputError, LabelError
-from detector.evaluating.evaluate import Evaluation, check_max_detections
+from detector.evaluating.evaluate import check_max_detections
+from detector.evaluating.evaluation import Evaluation
 from detector.files import read_json
 from detector.metrics.average_precision import average_precision, crowded_images_note, many_detections
 from detector.outputs import without_signature
@@ -39,7 +40,7 @@ def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: 
         ap = average_precision(truth, results)
         if max_detections is not None:
             ap = replace(ap, many=many_detections(truth, [dict(row) for row in results], max_detections))
-        return Evaluation(ap, results)
+        return Evaluation(ap, results, truth, results)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
 

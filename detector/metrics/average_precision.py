@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from faster_coco_eval import COCO, COCOeval_faster
 
 from detector.errors import InputError
+from detector.metrics.bootstrap import Intervals
 from detector.wording import plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
@@ -65,6 +66,8 @@ class AveragePrecision:
         per_class: class name → {"AP", "AP50", "objects"}. "objects" is the number of objects of the class, without
             crowd regions. If several classes have the same name, the category id is appended: "cat (5)".
         many: metrics with more than 100 detections per image; None: they were not computed.
+        intervals: 95 % confidence intervals of the metrics; None: they were not computed. They are not part of a
+            comparison with ==.
 
     Source: Lin et al., Microsoft COCO: Common Objects in Context, 2014; cocodataset.org, detection evaluation.
     """
@@ -83,10 +86,14 @@ class AveragePrecision:
     ARl: float
     per_class: Mapping[str, Mapping[str, float]]
     many: ManyDetections | None = None
+    intervals: Intervals | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metrics as a dictionary that can be written as JSON; `many` only if it was computed."""
-        return {key: value for key, value in asdict(self).items() if key != "many" or value is not None}
+        """Return the metrics as a dictionary for JSON; `many` and `intervals` only if they were computed."""
+        values = {key: value for key, value in asdict(self).items() if key not in ("many", "intervals")}
+        many = {} if self.many is None else {"many": asdict(self.many)}
+        intervals = {} if self.intervals is None else {"intervals": self.intervals.to_json()}
+        return values | many | intervals
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
@@ -119,7 +126,7 @@ def average_precision_unchecked(ground_truth: Mapping[str, Any], rows: list[dict
     evaluation.summarize()
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
     metrics = {name: float(value) for name, value in zip(names, evaluation.stats[:12], strict=True)}
-    return AveragePrecision(**metrics, per_class=_per_class(evaluation, truth), many=None)
+    return AveragePrecision(**metrics, per_class=_per_class(evaluation, truth), many=None, intervals=None)
 
 
 def many_detections(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]], max_detections: int) -> ManyDetections:

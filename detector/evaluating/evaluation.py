@@ -1,0 +1,99 @@
+"""The result of an evaluation: metrics with intervals, detections, and the comparison with another evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from detector.metrics.average_precision import AveragePrecision
+from detector.metrics.bootstrap import bootstrap_intervals
+from detector.metrics.matches import Matches, match_detections
+from detector.metrics.paired import PairedDifference, paired_difference
+from detector.outputs import write_signed_json
+from detector.threads import available_cpus, default_limit
+
+
+@dataclass(frozen=True)
+class Against:
+    """The comparison of an evaluation with another one on the same images.
+
+    Attributes:
+        name: the weights or the file of the other evaluation, as the user gave it.
+        ap: metrics of the other evaluation.
+        difference: metrics of this evaluation minus metrics of the other one.
+    """
+
+    name: str
+    ap: AveragePrecision
+    difference: PairedDifference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as a dictionary that can be written as JSON."""
+        return {"name": self.name, "ap": self.ap.to_json(), "difference": self.difference.to_json()}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The result of an evaluation: metrics and detections.
+
+    Attributes:
+        ap: COCO's average precision and related metrics.
+        results: the detections in COCO's results format.
+        ground_truth: the ground truth as a COCO dictionary.
+        scored: the detections that COCO's metrics count; those of `results`, if it has no more than 100 per image.
+        against: the comparison with another evaluation; None if there is none.
+    """
+
+    ap: AveragePrecision
+    results: list[dict[str, Any]]
+    ground_truth: Mapping[str, Any]
+    scored: list[dict[str, Any]]
+    against: Against | None = None
+
+    @cached_property
+    def matches(self) -> Matches:
+        """The matches of detections and objects, by the rules of COCO's evaluation."""
+        return match_detections(self.ground_truth, self.scored)
+
+    def with_intervals(self, threads: int | None = None) -> "Evaluation":
+        """Return the evaluation with a 95 % confidence interval of each metric.
+
+        Args:
+            threads: number of threads that compute; None: one per CPU core.
+        """
+        names = tuple(self.ap.per_class)
+        intervals = bootstrap_intervals(self.matches, names, threads=_threads(threads))
+        return replace(self, ap=replace(self.ap, intervals=intervals))
+
+    def compared_with(self, name: str, other: "Evaluation", threads: int | None = None) -> "Evaluation":
+        """Return the evaluation with its comparison with another evaluation.
+
+        Args:
+            name: name of the other evaluation.
+            other: the other evaluation, on the same images.
+            threads: number of threads that compute; None: one per CPU core.
+
+        Raises:
+            InputError: the images or the classes of the two evaluations differ.
+        """
+        difference = paired_difference(self.matches, other.matches, threads=_threads(threads))
+        return replace(self, against=Against(name, other.ap, difference))
+
+    def write(self, json_path: Path | None, results_path: Path | None) -> None:
+        """Write the metrics to `json_path` and the COCO results to `results_path`; a path of None is skipped.
+
+        The caller has called `claim_file` for both paths.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
+        against = {} if self.against is None else {"against": self.against.to_json()}
+        for path, values in ((json_path, self.ap.to_json() | against), (results_path, self.results)):
+            if path is not None:
+                write_signed_json(path, values)
+
+
+def _threads(threads: int | None) -> int:
+    """Return the number of threads that compute metrics: as given, or as many as the process may use."""
+    return threads or default_limit() or available_cpus()
