@@ -277,7 +277,7 @@ BAD_QUERIES = {
     "with_image=yes": "with_image: expected true or false, got 'yes'",
     "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
-    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, with_image",
+    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, calibrated, with_image",
     "classes=dog": "classes: no class 'dog'; known: star, heart, arrow, key, gear, mug, house, fish, leaf, umbrella, "
     "car, tree",
     "suppression=hard": "suppression: expected classic or soft or diou or weighted, got 'hard'",
