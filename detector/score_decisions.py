@@ -59,7 +59,8 @@ class ChosenThresholds:
 class ScoreMap:
     """A strictly increasing map from scores to probabilities.
 
-    The probability is the logistic function of slope x logit(score) + intercept.
+    The probability is the logistic function of slope x logit(score) + intercept. With a slope above 1, scores near 1
+    have probabilities so near to 1 that they are equal as float32; the scores of a network end far below.
 
     Attributes:
         slope: above 0.

@@ -186,6 +186,9 @@ def _print_operating_points(decided: "Decided") -> None:
         objects = "" if reached is None else f"{reached.objects:>7}"
         row = f"{cell(name, width)}  {threshold:>9}  " + "  ".join(f"{text:20}" for text in texts) + f"  {objects}"
         print_line(row.rstrip())
+    known = [(value, one.intervals[key]) for one in decided.reached.values() for key, value in one.values.items()]
+    if any(interval is None and value != UNDEFINED for value, interval in known):
+        print_line("a value without an interval: the images do not tell it; all halves of them give the same value")
     for name, choice in decided.choices.items():
         if choice.point is None:
             print_line(f"{name}: no threshold, because on val: {choice.problem}")

@@ -127,6 +127,11 @@ def decide(
     lowest = _LOWEST if nms is None else max(_LOWEST, nms.lowest_threshold)
     low = replace(options, score_threshold=lowest)
     val = _read_val(data_set, detector)
+    if not detector.info.image_hashes.train:
+        log.warning(
+            "these weights do not record their training images; if val is among them, fewer detections are correct on "
+            "new images than thresholds and calibration promise"
+        )
     val_matches = _detect_and_match(detector, val, low)
     by_category = [] if goal is None else choose_thresholds(val_matches, goal, lowest)
     choices = [by_category[index] for index in _categories(val_matches, val)] if by_category else []
