@@ -3,8 +3,8 @@
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
- 'check', 'compare', 'convert', 'draw', 'evaluate', 'export', 'open_data', 'read_config', 'read_image', 'resume',
- 'train', 'verify', 'write_image']
+ 'check', 'compare', 'convert', 'draw', 'evaluate', 'explain', 'export', 'open_data', 'read_config', 'read_image',
+ 'resume', 'train', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detector.detections import Detections, draw
     from detector.errors import InputError
     from detector.evaluating.evaluate import evaluate
+    from detector.explaining.explain import explain
     from detector.exporting.export import export
     from detector.exporting.verify import verify
     from detector.images import read_image, write_image
@@ -45,6 +46,7 @@ __all__ = [
     "convert",
     "draw",
     "evaluate",
+    "explain",
     "export",
     "open_data",
     "read_config",
@@ -69,6 +71,7 @@ _LAZY = {
     "convert": "detector.converting.convert",
     "draw": "detector.detections",
     "evaluate": "detector.evaluating.evaluate",
+    "explain": "detector.explaining.explain",
     "export": "detector.exporting.export",
     "open_data": "detector.data.open_data",
     "read_config": "detector.config",

@@ -4,6 +4,7 @@ import colorsys
 import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
@@ -38,6 +39,19 @@ def class_color(class_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+@dataclass(frozen=True)
+class BoxStyle:
+    """How a box is drawn.
+
+    Attributes:
+        color: RGB levels, 0..255, of the lines and of the background of the caption.
+        dashed: whether the lines are dashed.
+    """
+
+    color: tuple[int, int, int]
+    dashed: bool = False
+
+
 def draw_boxes(
     image: ImageArray, boxes: Floats, captions: Sequence[str], class_ids: Ints, line_width: int | None = None
 ) -> ImageArray:
@@ -52,26 +66,66 @@ def draw_boxes(
         class_ids: [N]; a class id determines the color of its box.
         line_width: width of the lines in pixels; None: chosen from the size of the image.
     """
+    styles = [BoxStyle(class_color(int(class_id))) for class_id in class_ids]
+    return draw_styled_boxes(image, boxes, captions, styles, line_width)
+
+
+def draw_styled_boxes(
+    image: ImageArray,
+    boxes: Floats,
+    captions: Sequence[str],
+    styles: Sequence[BoxStyle],
+    line_width: int | None = None,
+    font_size: int | None = None,
+) -> ImageArray:
+    """Draw boxes and captions as `draw_boxes` does, each box in a style of its own, and return the copy [H, W, 3].
+
+    Args:
+        image: as for `draw_boxes`.
+        boxes: as for `draw_boxes`.
+        captions: as for `draw_boxes`.
+        styles: N styles, one per box.
+        line_width: as for `draw_boxes`.
+        font_size: font size of the captions in pixels; None: chosen from the size of the image.
+    """
     drawn = Image.fromarray(image)
     pen = ImageDraw.Draw(drawn)
     size = _reference_size(drawn.size, boxes)
     line = line_width or _line_width(size)
     pad = _line_width(size) + 1
     rounded = np.round(boxes).astype(float)
-    colors = [class_color(int(class_id)) for class_id in class_ids]
     worst_first = range(len(boxes))[::-1]
     for index in worst_first:
         x1, y1, x2, y2 = rounded[index]
-        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colors[index], width=line)
+        _draw_outline(pen, (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), styles[index], line)
     captioned = [index for index, caption in enumerate(captions) if caption]
-    texts = [_fitting_layout(captions[index], _font_size(size), drawn.width - 2 * pad) for index in captioned]
+    font_size = font_size or _font_size(size)
+    texts = [fitting_layout(captions[index], font_size, drawn.width - 2 * pad) for index in captioned]
     sizes = [(width + 2 * pad, height + 2 * pad) for width, height in (text.size for text in texts)]
     positions = _caption_positions(rounded[captioned], sizes, drawn.size)
     # After all boxes, so that no line crosses a caption.
     for index, text, (x, y), (width, height) in reversed(list(zip(captioned, texts, positions, sizes, strict=True))):
-        pen.rectangle((x, y, x + width, y + height), fill=colors[index])
-        draw_text(pen, (x + pad, y + pad - text.box[1]), text, _ink(colors[index]))
+        color = styles[index].color
+        pen.rectangle((x, y, x + width, y + height), fill=color)
+        draw_text(pen, (x + pad, y + pad - text.box[1]), text, ink(color))
     return np.array(drawn)
+
+
+def _draw_outline(
+    pen: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], style: BoxStyle, line: int
+) -> None:
+    """Draw the four sides of a box; `line` is the width of the lines, which are inside the box."""
+    if not style.dashed:
+        pen.rectangle(corners, outline=style.color, width=line)
+        return
+    x1, y1, x2, y2 = corners
+    dash = 4 * line + 2
+    for x in np.arange(x1, x2 + 1, 2 * dash).tolist():
+        for top in (y1, max(y1, y2 - line + 1)):
+            pen.rectangle((x, top, min(x + dash, x2), min(top + line - 1, y2)), fill=style.color)
+    for y in np.arange(y1, y2 + 1, 2 * dash).tolist():
+        for left in (x1, max(x1, x2 - line + 1)):
+            pen.rectangle((left, y, min(left + line - 1, x2), min(y + dash, y2)), fill=style.color)
 
 
 def captions_cover(image_hw: tuple[int, int], boxes: Floats, captions: Sequence[str]) -> bool:
@@ -101,7 +155,7 @@ def add_legend(image: ImageArray, names: Mapping[int, str]) -> ImageArray:
     """
     height, width = image.shape[:2]
     font_size = _font_size(min(height, width))
-    texts = [_fitting_layout(name, font_size, _LEGEND_TEXT_WIDTH * font_size) for name in names.values()]
+    texts = [fitting_layout(name, font_size, _LEGEND_TEXT_WIDTH * font_size) for name in names.values()]
     gap = max(2, font_size // 3)
     row = font_size + 2 * gap
     # Each entry: a gap, a square in the color of the class, a gap, the name.
@@ -148,7 +202,7 @@ def _warn_without_font(name: str) -> None:
         )
 
 
-def _fitting_layout(text: str, size: int, width: float) -> TextLayout:
+def fitting_layout(text: str, size: int, width: float) -> TextLayout:
     """Return the layout of a text at a font size, shortened at the end ("Erythro...") if it is wider than `width`."""
     layout = layout_text(text, size)
     if layout.size[0] <= width:
@@ -178,7 +232,7 @@ def _font_size(size: int) -> int:
     return max(10, round(size / 32))
 
 
-def _ink(color: tuple[int, int, int]) -> str:
+def ink(color: tuple[int, int, int]) -> str:
     """Return the color of text that is readable on a background of this RGB color: black or white."""
     red, green, blue = color
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"

@@ -25,6 +25,9 @@ MAX_DETECTIONS = 300
 TILED_MAX_DETECTIONS = 10_000
 """Default of --max-det with --tile: a large image can contain many objects."""
 
+MATCH_IOU = 0.5
+"""Default IoU from which a detection finds an object, where causes of missed objects are explained."""
+
 TILE_OVERLAP = 0.2
 """Default of `tile_overlap`."""
 

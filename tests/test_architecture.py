@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "graph": {"vocabulary", "ops", "model"},
     "runtime": {"vocabulary", "graph", "model", "loader.batch"},
     "predict": {"vocabulary", "ops", "graph", "runtime"},
+    "analysis": {"vocabulary", "data", "ops", "metrics", "model", "loss", "runtime", "predict"},
     "media": {"vocabulary", "data"},
     "diagnose": {"vocabulary", "data", "augment", "loader", "model", "loss", "plots"},
 }
@@ -42,6 +43,7 @@ COMMANDS = {
     "checking": {"training", "evaluating"},
     "comparing": {"training", "evaluating"},
     "exporting": {"evaluating"},
+    "explaining": {"evaluating"},
     "detecting": set(),
     "serving": set(),
     "describing": set(),

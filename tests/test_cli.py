@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -460,9 +461,46 @@ def test_evaluate_prints_numbers_and_its_results_score_equally(
     assert again in own.out
     numbers = json.loads(Path("own.json").read_text())
     assert json.loads(Path("again.json").read_text()) == numbers
-    assert f"AP50   {numbers['AP50']:7.4f}" in again
+    low, high = numbers["intervals"]["metrics"]["AP"]
+    assert f"AP     {numbers['AP']:.3f} [{low:.3f}, {high:.3f}]" in again
     assert [line.split()[0] for line in again.splitlines()[-2:]] == ["red", "blue"]
-    assert len(numbers) == 14  # with the signature
+    assert len(numbers) == 15  # with the signature and the intervals
+
+
+def test_evaluate_compares_two_results_on_the_same_images(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
+    data = ("evaluate", "--data", str(tiny_data), "--split", "train")
+    assert run(*data, "--weights", tiny_weights, "--results", "good.json", "--device", "cpu", "--no-intervals") == 0
+    assert "[" not in capsys.readouterr().out.split("AP ")[1]
+    rows = json.loads(Path("good.json").read_text())
+    Path("bad.json").write_text(json.dumps([row | {"bbox": [0, 0, 1, 1]} for row in rows]))
+    assert run(*data, "--detections", "good.json", "--against", "bad.json", "--json", "both.json") == 0
+    out = capsys.readouterr().out
+    assert "good.json minus bad.json, on the same 12 images:" in out
+    assert "verdict: better, because" in out
+    against = json.loads(Path("both.json").read_text())["against"]
+    assert (against["name"], against["ap"]["AP"], against["difference"]["verdict"]) == ("bad.json", 0, "better")
+    assert "bad.json" in refused(
+        capsys, *data, "--detections", "good.json", "--against", "bad.json", "--json", "bad.json"
+    )
+    assert run(*data, "--weights", tiny_weights, "--against", tiny_weights, "--device", "cpu") == 0
+    assert "verdict: the same AP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("images", "text"), [(1, "they need at least two images"), (4, "all halves of the images give the same values")]
+)
+def test_evaluate_without_intervals_says_why(capsys: Capture, tiny_data: Path, images: int, text: str) -> None:
+    shutil.copytree(tiny_data, "set")
+    truth = json.loads(Path("set/test.json").read_text())
+    ids = [image["id"] for image in truth["images"][:images]]
+    truth["images"] = truth["images"][:images]
+    truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] in ids]
+    Path("set/test.json").write_text(json.dumps(truth))
+    Path("nothing.json").write_text("[]")
+    assert run("evaluate", "--data", "set", "--detections", "nothing.json") == 0
+    out = capsys.readouterr().out
+    assert "AP     0.000\n" in out
+    assert f"confidence intervals: n/a, because {text}" in out
 
 
 @pytest.mark.parametrize(

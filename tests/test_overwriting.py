@@ -203,6 +203,19 @@ def test_evaluate_saves_over_nothing_foreign(
     assert check_every_path(evaluate, tmp_path / "run", tmp_path, capsys, again=False) > 3
 
 
+def test_explain_changes_nothing_foreign(tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
+    images = [str(tiny_data / "images" / name) for name in ("17.png", "18.png")]
+    arguments = ["--truth", str(tiny_data / "test.json"), "--weights", str(tiny_weights), "--out", "OUT"]
+    explain = command_line("explain", *images, *arguments)
+    run = tmp_path / "run"
+    for _ in range(2):  # the same command twice works
+        assert explain(run) == 0
+    names = written(run)
+    assert {Path("17.jpg"), Path("18.jpg"), Path("explanation.json")} <= set(names)
+    for again in (True, False):
+        assert check_every_path(explain, run, tmp_path, capsys, again=again) == 4 * len(names)
+
+
 def test_check_changes_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     run.mkdir()

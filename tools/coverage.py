@@ -99,7 +99,7 @@ def scenes_population(images: int) -> Coco:
 
 def draw_sets(matches: Matches, size: int, sets: int) -> Iterator[Matches]:
     """Yield the matches of random test sets, each drawn without replacement from the images of the population."""
-    rng = np.random.default_rng([0, size])
+    rng = np.random.default_rng([2, size])
     count = len(matches.image_ids)
     for _ in range(sets):
         yield select_images(matches, np.sort(rng.choice(count, size, replace=False)))
@@ -183,7 +183,7 @@ def simulate(matches: Matches, truth: float, size: int, sets: int, resamples: in
     """
     rows: dict[str, list[tuple[bool, bool, bool, float]]] = {}
     columns: list[tuple[float, ...]] = []
-    rng = np.random.default_rng([1, size])
+    rng = np.random.default_rng([3, size])
     for number, own in enumerate(draw_sets(matches, size, sets), 1):
         draws = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
         ap = ap_of(own, np.concatenate([half_weights(size, resamples), draws]))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detector.detecting.detect_files import DetectSummary
     from detector.evaluating.decisions import Decided
     from detector.evaluating.evaluation import Against
+    from detector.explaining.explanation import Explanation, ImageExplanation
     from detector.exporting.certificate import Certificate
     from detector.exporting.export import ExportResult
     from detector.metrics.average_precision import AveragePrecision
@@ -40,6 +41,10 @@ _MAX_CLASSES = 20
 
 _MAX_ENTRIES = 5
 """Largest number of clipped and dropped rows per split that `convert` prints."""
+
+
+_MAX_EXPLAINED = 5
+"""Up to this number of images, `explain` prints the cause of each missed object."""
 
 
 def set_up_logging(*, quiet: bool, verbose: bool) -> None:
@@ -95,7 +100,7 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     if any(value == UNDEFINED for value in ap.to_json().values()):
         print_line("n/a: the split has no such objects")
     if intervals is not None:
-        _print_interval_notes(intervals)
+        _print_interval_notes(ap, intervals)
     if ap.many is not None:
         print_line()
         print_line(f"with at most {ap.many.max_detections} detections per image (the numbers above: at most 100):")
@@ -114,11 +119,13 @@ def _interval(value: float, interval: "Interval | None") -> str:
     return "" if value == UNDEFINED or interval is None else f" {interval}"
 
 
-def _print_interval_notes(intervals: "Intervals") -> None:
+def _print_interval_notes(ap: "AveragePrecision", intervals: "Intervals") -> None:
     """Print what the intervals mean, and why metrics have none."""
-    images = plural(intervals.images, "image")
     if any(intervals.metrics.values()):
+        images = plural(intervals.images, "image")
         print_line(f"[low, high]: 95 % confidence interval of the value on many more images like these {images}")
+        if any(own is None and getattr(ap, key) != UNDEFINED for key, own in intervals.metrics.items()):
+            print_line("no interval: all halves of the images give the same value, or a single image has such objects")
     elif intervals.images == 1:
         print_line("confidence intervals: n/a, because they need at least two images")
     else:
@@ -144,8 +151,8 @@ def print_comparison(name: str, against: "Against") -> None:
     print_line()
     print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
     for key, own in against.difference.metrics.items():
-        interval = "" if own.interval is None else f" [{own.interval.low:+.3f}, {own.interval.high:+.3f}]"
-        print_line(f"{key:6} {own.value:+.3f}{interval}")
+        interval = "" if own.interval is None else f" [{own.interval.low:+.4f}, {own.interval.high:+.4f}]"
+        print_line(f"{key:6} {own.value:+.4f}{interval}")
     print_line(against.difference.describe())
 
 
@@ -192,6 +199,45 @@ def _print_operating_points(decided: "Decided") -> None:
     for name, choice in decided.choices.items():
         if choice.point is None:
             print_line(f"{name}: no threshold, because on val: {choice.problem}")
+
+
+def print_explanation(explanation: "Explanation", folder: "Path") -> None:
+    """Print counts per cause and kind, the price of each setting, and the causes in the first images."""
+    counts = explanation.counts
+    if len(explanation.images) <= _MAX_EXPLAINED:
+        for image in explanation.images:
+            _print_image_explanation(explanation, image)
+    print_line(
+        f"{counts.found} of {plural(counts.objects, 'object')} found in {plural(len(explanation.images), 'image')}; "
+        f"{sum(counts.misses.values())} missed, {plural(sum(counts.false_positives.values()), 'false positive')}"
+    )
+    for title, values in (("missed", counts.misses), ("false positives", counts.false_positives)):
+        for kind, count in values.items():
+            if count:
+                print_line(f"{title + ':':16} {kind:14} {count:6}")
+    prices = explanation.prices
+    print_line(prices.note)
+    if prices.now is not None and prices.by_setting:
+        print_line(f"{'setting':16} {'FP per image':>16} {'recall':>8}")
+        for name, price in [("now", prices.now), *((str(key), value) for key, value in prices.by_setting.items())]:
+            recall = price.found / price.objects if price.objects else UNDEFINED
+            print_line(f"{name:16} {price.false_positives_per_image:16.2f} {metric(recall):>8}")
+    print_line(explanation.similar_note)
+    print_line(f"see {folder}")
+
+
+def _print_image_explanation(explanation: "Explanation", image: "ImageExplanation") -> None:
+    """Print the cause of each missed object of an image, the setting that finds it, and each false positive."""
+    from detector.explaining.sentences import remedy, wrong_sentence
+
+    names, truth, outcome = explanation.class_names, image.annotation, image.outcome
+    print_line(f"{image.name}: {len(image.misses)} of {plural(image.object_count, 'object')} missed")
+    for miss, settings in zip(image.misses, image.settings, strict=True):
+        name = names[truth.class_ids[miss.object]]
+        print_line(f"  {name} missed: {explanation.sentence(miss)}; {remedy(settings, explanation.prices)}")
+    for wrong in image.false_positives:
+        name, score = names[outcome.class_ids[wrong.detection]], outcome.scores[wrong.detection]
+        print_line(f"  false positive {name} {score:.2f}: {wrong_sentence(wrong, outcome, truth, names)}")
 
 
 def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float | None) -> None:

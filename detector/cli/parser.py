@@ -5,7 +5,21 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
 import detector
-from detector.cli import check, compare, convert, detect, evaluate, export, info, serve, split, summary, train, verify
+from detector.cli import (
+    check,
+    compare,
+    convert,
+    detect,
+    evaluate,
+    explain,
+    export,
+    info,
+    serve,
+    split,
+    summary,
+    train,
+    verify,
+)
 from detector.cli.arguments import Commands, add_verbosity
 from detector.escaping import escape_line, shorten_message
 
@@ -22,7 +36,21 @@ class Command(Protocol):
 
 COMMANDS: Mapping[str, Command] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (check, train, detect, evaluate, serve, export, verify, compare, summary, convert, split, info)
+    for module in (
+        check,
+        train,
+        detect,
+        evaluate,
+        explain,
+        serve,
+        export,
+        verify,
+        compare,
+        summary,
+        convert,
+        split,
+        info,
+    )
 }
 """Name of a command → its module."""
 

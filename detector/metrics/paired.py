@@ -99,9 +99,9 @@ def paired_difference(
         InputError: the images or the classes of the two differ.
     """
     if not np.array_equal(first.image_ids, second.image_ids):
-        raise InputError("the two results are about different images, so they cannot be compared")
+        raise InputError("the two results are about different images: compare both on the same split (--split)")
     if not np.array_equal(first.category_ids, second.category_ids):
-        raise InputError("the two results are about different classes, so they cannot be compared")
+        raise InputError("the two results are about different classes: compare both on the same data")
     one, other = (resample(matches, resamples=resamples, threads=threads) for matches in (first, second))
     metrics = {}
     for index, name in enumerate(METRIC_NAMES):

@@ -120,6 +120,11 @@ class GridNetwork(nn.Module):
         assert height % 32 == width % 32 == 0, (height, width)
         return self.from_normalized(self._normalize(images))
 
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps [B, channels, h, w] of the backbone, finest first, for images [B, 3, H, W] uint8."""
+        maps: list[Tensor] = self.backbone(self._normalize(images))
+        return maps
+
     def from_normalized(self, images: Tensor) -> Predictions:
         """Return the raw predictions for normalized images [B, 3, H, W]; see `color_convolution`."""
         return self._predict(self.backbone(images), _hw(images))

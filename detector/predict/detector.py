@@ -32,7 +32,7 @@ from detector.options import (
 from detector.predict.postprocess import postprocess
 from detector.predict.stream import Entry, Letterboxed, read_batches
 from detector.predict.tiling import merge_views, views_of
-from detector.runtime.base import Runtime
+from detector.runtime.base import PointPredictions, Runtime
 from detector.runtime.load import load_runtime
 from detector.runtime.origin import Origin, origin_of
 from detector.weights_info import WeightsInfo
@@ -412,10 +412,18 @@ class Detector:
             classes=None if options.classes is None else _class_ids(options.classes, self.class_names),
         )
 
+    def predict_letterboxed(self, inputs: Sequence[ImageArray]) -> PointPredictions:
+        """Return the raw predictions at all grid points, before threshold and NMS, for B > 0 letterboxed images.
+
+        Args:
+            inputs: B letterboxed images [input height, input width, 3].
+        """
+        with no_fork():
+            return self.runtime.predict(inputs)
+
     def _predict(self, inputs: Sequence[Letterboxed], options: DetectOptions) -> list[Detections]:
         """Run the network on letterboxed images in one batch, and return the detections of each image."""
-        with no_fork():
-            predictions = self.runtime.predict([pixels for _, pixels in inputs])
+        predictions = self.predict_letterboxed([pixels for _, pixels in inputs])
         return postprocess(predictions, [letterbox for letterbox, _ in inputs], self.class_names, options)
 
     def _detect_batch(self, entries: Sequence[Entry], options: DetectOptions) -> list[Detections]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from detector.arrays import ImageArray
+from detector.arrays import Floats, ImageArray
 from detector.graph.metadata import GraphInfo
 from detector.loader.batch import images_to_tensor
 from detector.model.fuse import fuse
@@ -67,6 +67,18 @@ class TorchRuntime:
         parts = [self.predict(inputs[:middle]), self.predict(inputs[middle:])]
         boxes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "scores"))
         return PointPredictions(boxes, scores)
+
+    @torch.inference_mode()
+    def features(self, inputs: Sequence[ImageArray]) -> list[Floats]:
+        """Return the feature maps [B, channels, h, w] of the backbone, finest first, for B > 0 letterboxed images.
+
+        Args:
+            inputs: as for `predict`.
+        """
+        limit_threads(self._threads)
+        with device_memory_errors("use fewer images at a time, another GPU, or --device cpu"):
+            maps = self._network.features(images_to_tensor(inputs).to(self._device))
+        return [level.float().cpu().numpy() for level in maps]
 
     def _predict(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         """Run the network on one batch."""
