@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -171,16 +170,16 @@ def run(options: argparse.Namespace) -> int:
     if options.against is not None:
         other = evaluate(options, data_set, options.against)
         evaluation = evaluation.compared_with(options.against, other, options.threads)
-    if decides:
-        evaluation = replace(evaluation, decided=_decide(options, data_set, goal))
-    evaluation.write(options.json, options.results)
+    decided = _decide(options, data_set, goal) if decides else None
+    more = None if decided is None else {"decided": decided.to_json()}
+    evaluation.write(options.json, options.results, more=more)
     console.print_average_precision(evaluation.ap)
     if evaluation.against is not None:
         console.print_comparison(str(options.detections or options.weights), evaluation.against)
-    if evaluation.decided is not None:
-        console.print_decided(evaluation.decided)
+    if decided is not None:
+        console.print_decided(decided)
         if options.save is not None:
-            _save(options, evaluation.decided)
+            _save(options, decided)
             return 0
     if options.weights is not None:
         console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")

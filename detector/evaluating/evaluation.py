@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.bootstrap import bootstrap_intervals
@@ -12,9 +12,6 @@ from detector.metrics.matches import Matches, match_detections
 from detector.metrics.paired import PairedDifference, paired_difference
 from detector.outputs import write_signed_json
 from detector.threads import available_cpus, default_limit
-
-if TYPE_CHECKING:
-    from detector.evaluating.decisions import Decided
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class Evaluation:
         ground_truth: the ground truth as a COCO dictionary.
         scored: the detections that COCO's metrics count; those of `results`, if it has no more than 100 per image.
         against: the comparison with another evaluation; None if there is none.
-        decided: thresholds and calibration that were decided on val; None if none were asked for.
     """
 
     ap: AveragePrecision
@@ -54,7 +50,6 @@ class Evaluation:
     ground_truth: Mapping[str, Any]
     scored: list[dict[str, Any]]
     against: Against | None = None
-    decided: "Decided | None" = None
 
     @cached_property
     def matches(self) -> Matches:
@@ -85,17 +80,24 @@ class Evaluation:
         difference = paired_difference(self.matches, other.matches, threads=_threads(threads))
         return replace(self, against=Against(name, other.ap, difference))
 
-    def write(self, json_path: Path | None, results_path: Path | None) -> None:
+    def write(
+        self, json_path: Path | None, results_path: Path | None, *, more: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the metrics to `json_path` and the COCO results to `results_path`; a path of None is skipped.
 
         The caller has called `claim_file` for both paths.
+
+        Args:
+            json_path: path for the metrics.
+            results_path: path for the detections.
+            more: JSON values that are written beside the metrics.
 
         Raises:
             FileError: a file cannot be written.
         """
         against = {} if self.against is None else {"against": self.against.to_json()}
-        decided = {} if self.decided is None else {"decided": self.decided.to_json()}
-        for path, values in ((json_path, self.ap.to_json() | against | decided), (results_path, self.results)):
+        metrics = self.ap.to_json() | against | dict(more or {})
+        for path, values in ((json_path, metrics), (results_path, self.results)):
             if path is not None:
                 write_signed_json(path, values)
 
