@@ -52,6 +52,11 @@ lowered; `diou`: it is removed, depending also on the distance of the centers; `
 box."""
 
 
+ScoreThreshold = float | tuple[float, ...] | Literal["auto"]
+"""One score threshold for all classes, or one for each class in the order of class ids, or "auto": those that
+`detector evaluate --save` has stored with the weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions:
     """Options that determine how predictions become detections: thresholds, classes, NMS, tiling, TTA, batch size.
@@ -59,7 +64,9 @@ class DetectOptions:
     Numbers may have any type, such as NumPy's; they are converted to Python's int and float.
 
     Attributes:
-        score_threshold: 0..1; a detection must have a confidence score above this threshold.
+        score_threshold: 0..1; a detection must have a confidence score above this threshold. A tuple with a threshold
+            for each class gives the detections of each class as with its threshold alone. "auto": the thresholds
+            stored with the weights.
         iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
         max_detections: largest number of detections per image.
         classes: names or ids of the classes to detect; None: all classes. Boxes of other classes are removed before
@@ -73,12 +80,14 @@ class DetectOptions:
         tile_overlap: smallest overlap of neighboring tiles, as a fraction of a tile; at least 0 and less than 1.
         tta: whether to use flip test-time augmentation: detect in the flipped image too, and merge the detections.
         batch_size: largest number of images or tiles per inference batch.
+        calibrated: whether scores are replaced by probabilities of being correct, with the map stored with the weights.
+            Which objects are detected, and their order, does not change: thresholds are compared with raw scores.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range.
     """
 
-    score_threshold: float = SCORE_THRESHOLD
+    score_threshold: ScoreThreshold = SCORE_THRESHOLD
     iou_threshold: float = IOU_THRESHOLD
     max_detections: int = MAX_DETECTIONS
     classes: Sequence[str | int] | str | None = None
@@ -89,6 +98,7 @@ class DetectOptions:
     tile_overlap: float = TILE_OVERLAP
     tta: bool = False
     batch_size: int = BATCH_SIZE
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         for name, convert in _CONVERSIONS.items():
@@ -106,6 +116,12 @@ class DetectOptions:
         if self.suppression is not None and not is_known:
             names = " or ".join(get_args(SuppressionName))
             raise ConfigError(f"suppression: expected {names}, got {shown(self.suppression)}")
+
+    @property
+    def lowest_threshold(self) -> float:
+        """The score threshold; if each class has its own, the lowest of them. It must not be "auto"."""
+        assert self.score_threshold != "auto", "score_threshold: the caller must replace auto by numbers"
+        return min(self.score_threshold) if isinstance(self.score_threshold, tuple) else self.score_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +181,15 @@ def _fraction(name: str, value: object) -> float:
     return float(value)
 
 
+def _thresholds(name: str, value: object) -> ScoreThreshold:
+    """Return "auto", a number from 0 to 1 as a float, or a tuple of such numbers; else raise ConfigError."""
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    if isinstance(value, tuple) and value:
+        return tuple(_fraction(name, item) for item in value)
+    return _fraction(name, value)
+
+
 def _count(name: str, value: object) -> int:
     """Return `value` as an int if it is a whole number of at least 1, else raise ConfigError."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -180,7 +205,7 @@ def _flag(name: str, value: object) -> bool:
 
 
 _CONVERSIONS: Mapping[str, Callable[[str, object], object]] = {
-    "score_threshold": _fraction,
+    "score_threshold": _thresholds,
     "iou_threshold": _fraction,
     "tile_overlap": _fraction,
     "max_detections": _count,
@@ -189,5 +214,6 @@ _CONVERSIONS: Mapping[str, Callable[[str, object], object]] = {
     "class_agnostic": _flag,
     "multi_label": _flag,
     "tta": _flag,
+    "calibrated": _flag,
 }
 """Parameter of `DetectOptions` → the function that checks and converts its value."""

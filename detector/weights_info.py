@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 from detector.errors import WeightsError
 from detector.image_hashes import NO_IMAGES, ImageHashes, hashes_from_json
 from detector.letterbox import LARGEST_SIDE, SIZE_DIVISOR, input_hw_for_aspect
+from detector.score_decisions import ChosenThresholds, ScoreMap
 
 FORMAT = "detector-weights-2"
 
 _IMAGE_HASHES = "image_hashes"
 """Key of the hashes of the training images. It is optional: older files do not have it."""
+
+_THRESHOLDS, _SCORE_MAP = "thresholds", "score_map"
+"""Keys of what `detector evaluate --save` has stored. They are optional too."""
 
 MAX_CLASSES = 65_536
 """Largest number of classes. A file with more classes is damaged, or made to exhaust the memory."""
@@ -36,6 +40,8 @@ class WeightsInfo:
         config: the settings of the training run.
         facts: facts about the training run: data, number of images, steps, seconds, AP on val, versions.
         image_hashes: hashes of the images of the training run. Files written by older versions have none.
+        thresholds: score threshold of each class, chosen on val; None: none were chosen.
+        score_map: map from scores to probabilities, fitted on val; None: none was fitted.
     """
 
     model: str
@@ -45,6 +51,8 @@ class WeightsInfo:
     config: Mapping[str, Any]
     facts: Mapping[str, Any]
     image_hashes: ImageHashes = field(default=NO_IMAGES, repr=False)
+    thresholds: ChosenThresholds | None = None
+    score_map: ScoreMap | None = None
 
     def choose_input_hw(self, input_size: int | None, source: str) -> tuple[int, int]:
         """Return the height and width of the network input, in pixels.
@@ -74,7 +82,9 @@ class WeightsInfo:
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
     """Return the metadata for a file: the name of each attribute, and its value as JSON text."""
     texts = {key: json.dumps(getattr(info, key)) for key in _METADATA_RULES}
-    return {"format": FORMAT} | texts | {_IMAGE_HASHES: json.dumps(info.image_hashes.to_json())}
+    optional = {_IMAGE_HASHES: info.image_hashes, _THRESHOLDS: info.thresholds, _SCORE_MAP: info.score_map}
+    texts |= {key: json.dumps(value.to_json()) for key, value in optional.items() if value is not None}
+    return {"format": FORMAT} | texts
 
 
 def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
@@ -97,7 +107,10 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         values = {key: json.loads(metadata[key]) for key in _METADATA_RULES}
         stored = metadata.get(_IMAGE_HASHES)
         image_hashes = NO_IMAGES if stored is None else _parse_image_hashes(stored)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        chosen, fitted = (json.loads(metadata.get(key, "null")) for key in (_THRESHOLDS, _SCORE_MAP))
+        thresholds = None if chosen is None else ChosenThresholds.from_json(chosen)
+        score_map = None if fitted is None else ScoreMap.from_json(fitted)
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise damaged(source, error) from None
     for key, rule in _METADATA_RULES.items():
         if not rule.fits(values[key]):
@@ -106,11 +119,15 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
     class_names, category_ids = tuple(values.pop("class_names")), tuple(values.pop("category_ids"))
     if len(category_ids) != len(class_names):
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
+    if thresholds is not None and len(thresholds.values) != len(class_names):
+        raise damaged(source, ValueError(f"{len(class_names)} class names, {len(thresholds.values)} thresholds"))
     return WeightsInfo(
         class_names=class_names,
         category_ids=category_ids,
         input_hw=(height, width),
         image_hashes=image_hashes,
+        thresholds=thresholds,
+        score_map=score_map,
         **values,
     )
 
@@ -181,7 +198,7 @@ _METADATA_RULES: Mapping[str, _Rule] = {
 }
 """Key → the rule for its value."""
 
-_LONGEST_OTHER = {_IMAGE_HASHES: 100_000_000}
+_LONGEST_OTHER = {_IMAGE_HASHES: 100_000_000, _THRESHOLDS: 32 * MAX_CLASSES, _SCORE_MAP: 1000}
 """Optional key → largest number of characters of its text."""
 
 _LONGEST_TEXT = 100_000

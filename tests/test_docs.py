@@ -1,11 +1,12 @@
 """Tests of the documentation: commands parse, Python snippets run, links exist, the settings reference is current."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import yaml
 import detector
 from detector.cli.parser import make_parser
 from detector.config import Config, read_config
-from detector.model.checkpoint import load_weights
+from detector.model.checkpoint import load_weights, save_weights
+from detector.score_decisions import ChosenThresholds, ScoreMap
 from detector.shipped_weights import shipped_weights
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +86,16 @@ def tiny_graph(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.fixture(scope="session")
+def decided_weights(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny weights with thresholds and a map to probabilities."""
+    path = tmp_path_factory.mktemp("decided") / "mine.safetensors"
+    network, info = load_weights(tiny_weights)
+    chosen = ChosenThresholds((0.5,) * len(info.class_names), "a goal")
+    save_weights(path, network, replace(info, thresholds=chosen, score_map=ScoreMap(3.0, 0.0)))
+    return path
+
+
 OPTIONAL = ("celery", "dask", "fastapi", "joblib")
 """Packages that some snippets use and that the tests do not need. The snippets run where the packages are installed."""
 
@@ -97,6 +109,8 @@ def test_every_python_snippet_in_the_docs_runs(
             pytest.importorskip(package)
     if "mine.onnx" in code:
         (tmp_path / "mine.onnx").symlink_to(request.getfixturevalue("tiny_graph"))
+    if "mine.safetensors" in code:
+        shutil.copy(request.getfixturevalue("decided_weights"), tmp_path / "mine.safetensors")
     (tmp_path / "my_images").symlink_to(tiny_data)
     for name in ("image.jpg", "smear.jpg"):
         (tmp_path / name).symlink_to(tiny_data / "images" / "1.png")

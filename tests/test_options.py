@@ -12,7 +12,7 @@ from detector.options import DetectOptions, ReadOptions
 
 FRACTIONS = ["score_threshold", "iou_threshold", "tile_overlap"]
 COUNTS = ["max_detections", "batch_size", "tile"]
-FLAGS = ["multi_label", "tta", "class_agnostic"]
+FLAGS = ["multi_label", "tta", "class_agnostic", "calibrated"]
 
 
 def options(name: str, value: object) -> Any:
@@ -37,6 +37,18 @@ def test_fraction_may_be_any_kind_of_number(name: str, value: Any) -> None:
 def test_value_that_is_no_fraction_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: expected a number from 0 to 1, got "):
         options(name, value)
+
+
+def test_score_threshold_may_be_auto_or_one_per_class() -> None:
+    assert options("score_threshold", "auto") == "auto"
+    own = DetectOptions(score_threshold=(np.float32(0.5), 0, 1))  # type: ignore[arg-type]
+    assert own.score_threshold == (0.5, 0.0, 1.0)
+    assert own.lowest_threshold == 0
+    assert DetectOptions(score_threshold=0.3).lowest_threshold == 0.3
+    invalid: list[Any] = [(), (0.5, 2), (0.5, "auto"), ("auto",), "Auto", (math.nan,), ((0.5,),)]
+    for value in invalid:
+        with pytest.raises(ConfigError, match=r"^score_threshold: expected a number from 0 to 1, got "):
+            options("score_threshold", value)
 
 
 @pytest.mark.parametrize("name", COUNTS)

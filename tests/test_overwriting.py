@@ -195,6 +195,16 @@ def test_evaluate_changes_nothing_foreign(tiny_weights: Path, tiny_data: Path, t
         assert check_every_path(evaluate, run, tmp_path, capsys, again=again) == 8
 
 
+def test_evaluate_saves_over_nothing_foreign(
+    tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = ["evaluate", "--data", str(tiny_data), "--weights", str(tiny_weights), "--no-intervals", "--calibrate"]
+    evaluate = command_line(*arguments, "--save", "OUT/new.safetensors")
+    assert evaluate(tmp_path / "run") == 0
+    assert evaluate(tmp_path / "run") == 0  # it replaces its own file
+    assert check_every_path(evaluate, tmp_path / "run", tmp_path, capsys, again=False) > 3
+
+
 def test_explain_changes_nothing_foreign(tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
     images = [str(tiny_data / "images" / name) for name in ("17.png", "18.png")]
     arguments = ["--truth", str(tiny_data / "test.json"), "--weights", str(tiny_weights), "--out", "OUT"]

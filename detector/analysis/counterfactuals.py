@@ -91,7 +91,7 @@ def find_settings(
 
 def _settings_to_try(predictions: ImagePredictions, options: DetectOptions) -> Iterator[Setting]:
     """Yield the settings, each with its mildest value first."""
-    yield from (Setting("conf", value) for value in _SCORE_THRESHOLDS if value < options.score_threshold)
+    yield from (Setting("conf", value) for value in _SCORE_THRESHOLDS if value < options.lowest_threshold)
     if options.suppression != "soft":  # Soft-NMS has no IoU threshold
         yield from (Setting("iou", value) for value in _IOU_THRESHOLDS if value > options.iou_threshold)
     most = predictions.scores.size if options.multi_label else len(predictions.scores)

@@ -121,7 +121,7 @@ class _Responses:
     ) -> None:
         self.truth, self.options, self.outcome, self.min_iou = truth, options, outcome, min_iou
         self.letterbox = predictions.letterbox
-        self.least_score = min(LEAST_SCORE, options.score_threshold)
+        self.least_score = min(LEAST_SCORE, options.lowest_threshold)
         highest = predictions.scores.max(axis=1, initial=0)
         points = np.flatnonzero((highest > 0) & (highest >= self.least_score))
         self._boxes = predictions.letterbox.to_image(predictions.boxes[points])
@@ -193,7 +193,7 @@ class _Responses:
         is_right = right.max() >= wrong.max()
         row = int((right if is_right else wrong).argmax())
         found = class_id if is_right else int(others[row].argmax())
-        if is_right and iou[row] >= self.min_iou and self._scores[row, found] > self.options.score_threshold:
+        if is_right and iou[row] >= self.min_iou and self._scores[row, found] > self.options.lowest_threshold:
             # It would be a detection if the point had not a higher score for another class, which finds an object.
             found = int(self._all_scores[row].argmax())
         return Prediction(_corners(self._boxes[row]), found, float(self._all_scores[row, found]), float(iou[row]))
@@ -213,7 +213,7 @@ def _explain(index: int, responses: _Responses, stride: int) -> Miss:
     if (suppressed := responses.suppressed(index)) is not None:
         return Miss(index, "suppressed", *suppressed, None, input_wh)
     response = responses.best(index)
-    is_detected = response is not None and response.score > responses.options.score_threshold
+    is_detected = response is not None and response.score > responses.options.lowest_threshold
     cause: Cause
     if not is_detected and min(input_wh) < stride:
         cause = "too_small"

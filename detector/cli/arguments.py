@@ -147,14 +147,20 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_conf(parser: Arguments, default: float | None) -> None:
-    """Add --conf, the score threshold."""
+def add_conf(parser: Arguments, default: float | None, *, auto: bool = False) -> None:
+    """Add --conf, the score threshold; with `auto`, it may be auto, the thresholds stored with the weights."""
+    stored = "; auto: the thresholds that `detector evaluate --save` has stored with the weights" if auto else ""
     parser.add_argument(
         "--conf",
-        type=fraction,
+        type=_fraction_or_auto if auto else fraction,
         default=default,
-        help=f"score threshold: lowest confidence score of a detection (default: {SCORE_THRESHOLD})",
+        help=f"score threshold: lowest confidence score of a detection{stored} (default: {SCORE_THRESHOLD})",
     )
+
+
+def _fraction_or_auto(text: str) -> float | typing.Literal["auto"]:
+    """Return "auto", or the number in an argument if it is from 0 to 1, else raise ArgumentTypeError."""
+    return "auto" if text == "auto" else fraction(text)
 
 
 def add_iou(parser: Arguments, default: float | None) -> None:

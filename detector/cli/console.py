@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
+    from detector.evaluating.decisions import Decided
     from detector.evaluating.evaluation import Against
     from detector.explaining.explanation import Explanation, ImageExplanation
     from detector.exporting.certificate import Certificate
@@ -155,6 +156,51 @@ def print_comparison(name: str, against: "Against") -> None:
     print_line(against.difference.describe())
 
 
+def print_decided(decided: "Decided") -> None:
+    """Print the thresholds that were chosen on val with the values on test, and the calibration error."""
+    print_line()
+    val = f"val ({plural(decided.val_images, 'image')})"
+    measured = f"{decided.test_split} ({plural(decided.test_images, 'image')})"
+    if decided.optimistic:
+        print_line("the data has no test split: the values are those of val, and are lower on new images")
+    if decided.goal is not None:
+        print_line(f"thresholds chosen on {val} for {decided.goal}; correct: IoU of at least 0.5")
+        print_line(f"values on {measured}, with 95 % confidence intervals:")
+        _print_operating_points(decided)
+    for error in decided.errors:
+        count = plural(error.detections, "detection")
+        print_line(
+            f"calibration error (ECE) on {measured}, of {count} with a score above {error.above:g}: "
+            f"{metric(error.raw)} with scores, {metric(error.calibrated)} with probabilities fitted on {val}"
+        )
+
+
+def _print_operating_points(decided: "Decided") -> None:
+    """Print a table of the thresholds and what they give, and below it the classes that have none."""
+    names = [*decided.choices, *(["all classes"] if "all classes" in decided.reached else [])]
+    width = min(max(columns(escape_line(name)) for name in ["class", *names]), _CLASS_COLUMNS)
+    values = ("precision", "recall", "F1")
+    print_line(f"{cell('class', width)}  threshold  " + "  ".join(f"{name:20}" for name in values) + "  objects")
+    for name in names:
+        choice, reached = decided.choices.get(name), decided.reached.get(name)
+        threshold = "" if choice is None else "n/a" if choice.point is None else f"{choice.point.threshold:.4g}"
+        texts = [
+            "n/a"
+            if reached is None
+            else f"{metric(reached.values[key])}{_interval(reached.values[key], reached.intervals[key])}"
+            for key in values
+        ]
+        objects = "" if reached is None else f"{reached.objects:>7}"
+        row = f"{cell(name, width)}  {threshold:>9}  " + "  ".join(f"{text:20}" for text in texts) + f"  {objects}"
+        print_line(row.rstrip())
+    known = [(value, one.intervals[key]) for one in decided.reached.values() for key, value in one.values.items()]
+    if any(interval is None and value != UNDEFINED for value, interval in known):
+        print_line("a value without an interval: the images do not tell it; all halves of them give the same value")
+    for name, choice in decided.choices.items():
+        if choice.point is None:
+            print_line(f"{name}: no threshold, because on val: {choice.problem}")
+
+
 def print_explanation(explanation: "Explanation", folder: "Path") -> None:
     """Print counts per cause and kind, the price of each setting, and the causes in the first images."""
     counts = explanation.counts
@@ -194,17 +240,19 @@ def _print_image_explanation(explanation: "Explanation", image: "ImageExplanatio
         print_line(f"  false positive {name} {score:.2f}: {wrong_sentence(wrong, outcome, truth, names)}")
 
 
-def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float) -> None:
+def print_detect_summary(summary: "DetectSummary", folder: "Path", score_threshold: float | None) -> None:
     """Print the number of objects and images, and to standard error the number of images that could not be read.
 
     Args:
         summary: the counts.
         folder: the folder with the results.
-        score_threshold: the value of --conf, which the summary names if nothing was found.
+        score_threshold: the value of --conf, which the summary names if nothing was found; None: auto.
     """
     before = f", {summary.before} {'was' if summary.before == 1 else 'were'} done before" if summary.before else ""
     print_line(f"{plural(summary.objects, 'object')} in {plural(summary.done, 'image')}{before}; see {folder}")
-    if summary.done and not summary.objects and score_threshold > 0:
+    if summary.done and not summary.objects and score_threshold is None:
+        print_line("no score was above the threshold of its class; to see less certain detections too: --conf 0.05")
+    elif summary.done and not summary.objects and score_threshold:
         lower = score_threshold / 4
         print_line(f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}")
     if summary.failed:

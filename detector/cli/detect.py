@@ -72,7 +72,13 @@ def add(commands: Commands) -> None:
     )
     add_max_pixels(parser)
     detection = parser.add_argument_group("detection")
-    add_conf(detection, SCORE_THRESHOLD)
+    add_conf(detection, SCORE_THRESHOLD, auto=True)
+    detection.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="give probabilities of being correct instead of scores, with the map of `detector evaluate --calibrate "
+        "--save`; --conf stays a threshold of scores",
+    )
     add_iou(detection, IOU_THRESHOLD)
     detection.add_argument(
         "--max-det",
@@ -177,6 +183,7 @@ def run(options: argparse.Namespace) -> int:
         tile=options.tile,
         tile_overlap=options.overlap,
         tta=options.tta,
+        calibrated=options.calibrated,
     )
     sources, videos = find_inputs(specs, read_options(options))
     out = options.out or _new_folder(options.skip_done)
@@ -217,7 +224,7 @@ def _detect_in_images(
         ids=ids,
         drawing=_drawing(options),
     )
-    console.print_detect_summary(result, folder.path, options.conf)
+    console.print_detect_summary(result, folder.path, None if options.conf == "auto" else options.conf)
     if ids is None and result.objects and (coco_file := coco_file_beside(sources)) is not None:
         log.info(
             "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",

@@ -19,8 +19,10 @@ from detector.cli.arguments import (
     add_overwrite,
     path,
 )
-from detector.cli.numbers import count, number, whole
-from detector.cli.settings import given_flags, limit_torch_threads, load_detector, read_options, settings
+from detector.cli.decisions import DECISION_FLAGS, add_decisions, check_decisions, decide, save_copy
+from detector.cli.folds import FOLD_FLAGS, add_folds, cross_validate
+from detector.cli.numbers import count
+from detector.cli.settings import given_flags, load_detector, read_options
 from detector.errors import ConfigError
 from detector.files import local_path
 from detector.options import IOU_THRESHOLD
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FOLD_FLAGS = ("minutes", "epochs", "config", "set", "model", "seed", "out")
-_WEIGHTS_FLAGS = ("against", "report", "max_det", "agnostic_nms", "suppression")
-"""Flags for --folds only, and flags that --folds does not accept."""
+_WEIGHTS_FLAGS = ("against", "report", "max_det", "agnostic_nms", "suppression", *DECISION_FLAGS)
+"""Flags that --folds does not accept."""
 
 
 def add(commands: Commands) -> None:
@@ -76,6 +77,7 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="also write a report to this folder: report.html, which opens in any browser, report.json, and the plots",
     )
+    add_decisions(parser)
     parser.add_argument("--json", type=path, help="also write the AP to this JSON file")
     parser.add_argument("--results", type=path, help="also write the detections to this file, in COCO results format")
     add_overwrite(parser)
@@ -89,27 +91,16 @@ def add(commands: Commands) -> None:
         "objects; COCO's AP counts at most 100",
     )
     add_nms_variant(parser)
-    _add_folds(parser)
-
-
-def _add_folds(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the training runs of --folds."""
-    runs = parser.add_argument_group("cross-validation", "The training runs of --folds. A repeated command continues.")
-    length = runs.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=number, help="length of each run in minutes (default: 10)")
-    length.add_argument("--epochs", type=number, help="length of each run in passes over its training images")
-    runs.add_argument("--config", type=path, help="YAML file with settings; see configs/README.md")
-    runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
-    runs.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
-    runs.add_argument("--seed", type=whole, help="random seed of each run (default: 0)")
-    runs.add_argument("--out", type=path, help="folder for the folds (default: runs/folds)")
+    add_folds(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
     if options.folds is not None:
-        return _cross_validate(options)
-    if given := given_flags(options, _FOLD_FLAGS):
+        if given := given_flags(options, _WEIGHTS_FLAGS):
+            raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
+        return cross_validate(options)
+    if given := given_flags(options, FOLD_FLAGS):
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
     against = options.against and local_path(options.against)
     inputs = (Path(options.data), options.detections, options.weights and Path(options.weights), against)
@@ -133,6 +124,7 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
 
     claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
+    decides = check_decisions(options, inputs)
     read = read_options(options)
     data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
     evaluate = _evaluate_file if options.detections is not None else _evaluate_weights
@@ -142,43 +134,21 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
     if options.against is not None:
         other = evaluate(options, data_set, options.against)
         evaluation = evaluation.compared_with(options.against, other, options.threads)
-    evaluation.write(options.json, options.results)
+    decided = decide(options, data_set) if decides else None
+    more = None if decided is None else {"decided": decided.to_json()}
+    evaluation.write(options.json, options.results, more=more)
     page = None if report is None else _write_report(options, data_set.description, evaluation, report)
     console.print_average_precision(evaluation.ap)
     if evaluation.against is not None:
         console.print_comparison(str(options.detections or options.weights), evaluation.against)
+    if decided is not None:
+        console.print_decided(decided)
     if page is not None:
         console.print_line(f"report: {page}")
-    if options.weights is not None:
+    if decided is not None and options.save is not None:
+        save_copy(options, decided)
+    elif options.weights is not None:
         console.print_line(f"next: detector detect IMAGES {given_flags(options, ['weights', 'imgsz'])}")
-    return 0
-
-
-def _cross_validate(options: argparse.Namespace) -> int:
-    """Cross-validate, and print the pooled average precision.
-
-    Raises:
-        ConfigError: a flag is given that belongs to the evaluation of weights.
-    """
-    if given := given_flags(options, _WEIGHTS_FLAGS):
-        raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
-    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(options.data), options.results))
-    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(options.data),))
-    device = None if options.device == "auto" else options.device  # --set and --config may name a device
-    config = settings(argparse.Namespace(**vars(options) | {"device": device}))
-    limit_torch_threads(options)
-    from detector.cross_validating.cross_validate import cross_validate
-
-    out = options.out or Path("runs/folds")
-    own = cross_validate(
-        options.data, config, folds=options.folds, out=out, split=options.split, overwrite=options.overwrite
-    )
-    evaluation = own.evaluation()
-    if not options.no_intervals:
-        evaluation = evaluation.with_intervals(options.threads)
-    evaluation.write(options.json, options.results)
-    console.print_average_precision(evaluation.ap)
-    console.print_line(own.covers())
     return 0
 
 

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
         help="in: the graph contains NMS; out: the program that runs the graph does NMS (default: %(default)s)",
     )
     inside = parser.add_argument_group("thresholds of the NMS in the graph, only with --nms in")
-    add_conf(inside, None)
+    add_conf(inside, None, auto=True)
     add_iou(inside, None)
     add_max_det(inside, None)
     comparison = parser.add_argument_group("comparison for the certificate")

@@ -39,6 +39,9 @@ class WeightsFacts:
         data: name and format of the training data.
         ap: AP and AP50 on val in training, 0..1; None if the run was not evaluated.
         facts: further facts about the training run.
+        thresholds: class name → score threshold, for `--conf auto`; None: none are stored.
+        thresholds_goal: what the thresholds were chosen for.
+        score_map: the map from scores to probabilities, for `--calibrated`; None: none is stored.
     """
 
     file: str
@@ -52,6 +55,9 @@ class WeightsFacts:
     data: str
     ap: Mapping[str, float] | None
     facts: Mapping[str, object]
+    thresholds: Mapping[str, float] | None
+    thresholds_goal: str | None
+    score_map: Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def weights_facts(weights: str) -> WeightsFacts:
     """
     runtime, info = load_runtime(weights, device="cpu")
     files = weights_files(weights)
-    ap = info.facts.get("val")
+    ap, chosen = info.facts.get("val"), info.thresholds
     return WeightsFacts(
         file=Path(weights).name,
         sha256=file_sha256(*files),
@@ -119,6 +125,9 @@ def weights_facts(weights: str) -> WeightsFacts:
         data=_PATH.sub("", str(info.facts.get("data", "unknown"))),
         ap=ap if isinstance(ap, dict) else None,
         facts={name: info.facts[name] for name in _FACTS if name in info.facts},
+        thresholds=None if chosen is None else dict(zip(info.class_names, chosen.values, strict=True)),
+        thresholds_goal=None if chosen is None else chosen.goal,
+        score_map=None if info.score_map is None else info.score_map.to_json(),
     )
 
 
@@ -141,3 +150,10 @@ def _weights_lines(weights: WeightsFacts) -> Iterator[str]:
     yield "  training: " + ", ".join(f"{name} {value}" for name, value in weights.facts.items())
     ap = "not evaluated" if weights.ap is None else ", ".join(f"{name} {ap:.4f}" for name, ap in weights.ap.items())
     yield f"  AP on val: {ap}"
+    if weights.thresholds is not None:
+        shown = [f"{name} {value:.4g}" for name, value in weights.thresholds.items()]
+        more = f", ... ({len(shown)} in total)" if len(shown) > _MAX_CLASSES else ""
+        yield f"  thresholds (--conf auto): {', '.join(shown[:_MAX_CLASSES])}{more}; {weights.thresholds_goal}"
+    if weights.score_map is not None:
+        slope, intercept = weights.score_map["slope"], weights.score_map["intercept"]
+        yield f"  probabilities (--calibrated): logistic function of {slope:.3f} x logit(score) {intercept:+.3f}"

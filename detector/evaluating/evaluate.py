@@ -155,7 +155,7 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
     usable, found = detect_split(detector, split, options)
     images_per_second = len(usable.annotations) / (time.perf_counter() - start)
     results = coco_results(found, usable.category_ids)
-    truth = _ground_truth(usable)
+    truth = ground_truth_of(usable)
     if (note := crowded_images_note(truth, per_class=False)) is not None:
         log.warning("%s: %s", split.name, note)
     evaluation = Evaluation(
@@ -256,10 +256,10 @@ def score_split(split: Split, found: dict[int, Detections]) -> AveragePrecision:
         split: the split, with the annotations of all its images.
         found: image id → detections.
     """
-    return average_precision_unchecked(_ground_truth(split), coco_results(found, split.category_ids))
+    return average_precision_unchecked(ground_truth_of(split), coco_results(found, split.category_ids))
 
 
-def _ground_truth(split: Split) -> dict[str, Any]:
+def ground_truth_of(split: Split) -> dict[str, Any]:
     """Return the ground truth of a split for COCO's evaluation."""
     return split.ground_truth if split.ground_truth is not None else to_coco(split)
 

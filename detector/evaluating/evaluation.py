@@ -88,16 +88,24 @@ class Evaluation:
         difference = paired_difference(self.matches, other.matches, threads=_threads(threads))
         return replace(self, against=Against(name, other.ap, difference))
 
-    def write(self, json_path: Path | None, results_path: Path | None) -> None:
+    def write(
+        self, json_path: Path | None, results_path: Path | None, *, more: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the metrics to `json_path` and the COCO results to `results_path`; a path of None is skipped.
 
         The caller has called `claim_file` for both paths.
+
+        Args:
+            json_path: path for the metrics.
+            results_path: path for the detections.
+            more: JSON values that are written beside the metrics.
 
         Raises:
             FileError: a file cannot be written.
         """
         against = {} if self.against is None else {"against": self.against.to_json()}
-        for path, values in ((json_path, self.ap.to_json() | against), (results_path, self.results)):
+        metrics = self.ap.to_json() | against | dict(more or {})
+        for path, values in ((json_path, metrics), (results_path, self.results)):
             if path is not None:
                 write_signed_json(path, values)
 

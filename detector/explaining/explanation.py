@@ -97,7 +97,7 @@ class Explanation:
                 "false_positives": dict(counts.false_positives),
             },
             "options": {
-                "score_threshold": self.options.score_threshold,
+                "score_threshold": self.options.lowest_threshold,
                 "iou_threshold": self.options.iou_threshold,
                 "max_detections": self.options.max_detections,
                 "suppression": self.options.suppression,

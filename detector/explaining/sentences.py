@@ -20,7 +20,7 @@ def miss_sentence(miss: Miss, class_names: Sequence[str], options: DetectOptions
         options: thresholds and NMS with which the object was missed.
         input_hw: height and width of the network input in pixels.
     """
-    prediction, threshold = miss.prediction, options.score_threshold
+    prediction, threshold = miss.prediction, options.lowest_threshold
     if miss.cause == "too_small":
         width, height = miss.input_wh
         best = "" if prediction is None else f", best score {_score(prediction.score)}"

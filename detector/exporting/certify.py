@@ -103,7 +103,7 @@ def certify_export(
     builtin = builtin_images(model)
     expected, found = (detect_one_by_one(detector, builtin, options) for detector in (reference, model))
     exact = not model.runtime.graph_info.int8 and runtime != "openvino-fast"
-    parity = {BUILTIN_IMAGES: compare_detections(expected, found, options.score_threshold)}
+    parity = {BUILTIN_IMAGES: compare_detections(expected, found, options.lowest_threshold)}
     parity |= _parity_on_user_images(reference, model, images, test_split)
     parity |= _parity_at_larger_input(weights, path, model, runtime, threads)
     recorded = expected if exact else found
@@ -143,7 +143,7 @@ def _measure_parity(reference: Detector, model: Detector, images: Sequence[Image
     """Return the differences between the detections of the weights (`reference`) and of the export (`model`)."""
     options = comparison_options(model)
     expected, found = (detect_one_by_one(detector, images, options) for detector in (reference, model))
-    return compare_detections(expected, found, options.score_threshold)
+    return compare_detections(expected, found, options.lowest_threshold)
 
 
 def _parity_on_user_images(

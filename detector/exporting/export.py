@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,6 +27,7 @@ from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
 from detector.outputs import sign, write_file
+from detector.predict.detector import stored_thresholds
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,9 @@ def export(
         int8_full_range: whether the weights of an int8 export use all 8 bits. Such an export is only for CPUs with
             exact int8 sums (x86 with VNNI, ARM); on others its detections are worse. False: the weights use 7 bits, so
             that the export gives the same detections on every CPU.
-        nms: options of NMS inside the graph; their thresholds are fixed in the graph. None: the graph contains no NMS
-            and returns one prediction per grid point.
+        nms: options of NMS inside the graph; their thresholds are fixed in the graph. With a score threshold of "auto",
+            the graph uses the lowest of the thresholds stored with the weights, and `Detector.detect` with "auto" those
+            of the classes. None: the graph contains no NMS and returns one prediction per grid point.
         dynamic: whether the graph accepts inputs of any size (multiples of 32).
         data: data set on which the certificate also compares AP, in any form that `open_data` accepts.
         split: split of this data set; None: as for `evaluate`.
@@ -136,6 +138,7 @@ def export(
     network, info = load_weights(weights)
     if nms is not None:
         _check_nms(info)
+        nms = replace(nms, score_threshold=_lowest_threshold(nms, info))
     input_hw = info.choose_input_hw(input_size, str(weights))
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     int8_inputs = None
@@ -271,6 +274,15 @@ def _check_nms(info: WeightsInfo) -> None:
             "nms: a graph can only contain classic NMS per class, but the settings of the weights are suppression="
             f"{config.suppression}, class_agnostic={config.class_agnostic}; export with --nms out"
         )
+
+
+def _lowest_threshold(nms: DetectOptions, info: WeightsInfo) -> float:
+    """Return the score threshold of the NMS in a graph, for which "auto" is the lowest threshold of the weights.
+
+    Raises:
+        ConfigError: the weights have no thresholds.
+    """
+    return replace(nms, score_threshold=stored_thresholds(nms.score_threshold, info)).lowest_threshold
 
 
 def _as_sources(images: Sequence[Source | str | Path], options: ReadOptions) -> Iterator[Source]:

@@ -33,7 +33,7 @@ def comparison_options(model: Detector) -> DetectOptions:
     the default options with a score threshold of 0.05.
     """
     if (nms := model.runtime.graph_info.nms) is not None:
-        return replace(nms, score_threshold=max(nms.score_threshold, _SCORE_THRESHOLD))
+        return replace(nms, score_threshold=max(nms.lowest_threshold, _SCORE_THRESHOLD))
     return DetectOptions(score_threshold=_SCORE_THRESHOLD)
 
 

@@ -98,4 +98,4 @@ def _measure_parity(path: Path, certificate: Certificate, runtime: RuntimeName, 
     except ValueError as error:
         raise WeightsError(f"{certificate_path(path)}: the certificate is damaged ({error}); export again") from None
     found = detect_one_by_one(model, images, certificate.options)
-    return compare_detections(expected, found, certificate.options.score_threshold)
+    return compare_detections(expected, found, certificate.options.lowest_threshold)

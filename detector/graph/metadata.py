@@ -65,7 +65,7 @@ def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:
         metadata["int8_weight_bits"] = str(graph_info.int8_weight_bits)
     if (nms := graph_info.nms) is not None:
         thresholds = {
-            "score_threshold": nms.score_threshold,
+            "score_threshold": nms.lowest_threshold,
             "iou_threshold": nms.iou_threshold,
             "max_detections": nms.max_detections,
         }
@@ -140,7 +140,7 @@ def warn_fixed_nms(nms: DetectOptions, options: DetectOptions) -> None:
         options: options that the user requests.
     """
     differences = {
-        f"score threshold {options.score_threshold:g}": options.score_threshold < nms.score_threshold,
+        f"score threshold {options.lowest_threshold:g}": options.lowest_threshold < nms.lowest_threshold,
         f"IoU threshold {options.iou_threshold:g}": options.iou_threshold != nms.iou_threshold,
         f"{options.max_detections} detections": options.max_detections > nms.max_detections,
         "class-agnostic NMS": bool(options.class_agnostic),
@@ -149,7 +149,7 @@ def warn_fixed_nms(nms: DetectOptions, options: DetectOptions) -> None:
     }
     if any(differences.values()):
         warn_once(
-            f"this graph contains NMS with a fixed score threshold of {nms.score_threshold:g}, IoU threshold of "
+            f"this graph contains NMS with a fixed score threshold of {nms.lowest_threshold:g}, IoU threshold of "
             f"{nms.iou_threshold:g}, limit of {nms.max_detections} detections, and one class per grid point. These "
             "options have no or only a partial effect: "
             + ", ".join(text for text, differs in differences.items() if differs)

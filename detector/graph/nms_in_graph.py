@@ -91,7 +91,7 @@ def add_nms(graph: bytes, options: DetectOptions) -> bytes:
         ("candidate_limit", int64, _MAX_CANDIDATES),
         ("limit", int64, options.max_detections),
         ("iou_threshold", float32, max(options.iou_threshold, _MIN_IOU)),
-        ("score_threshold", float32, options.score_threshold),
+        ("score_threshold", float32, options.lowest_threshold),
     ):
         model.graph.initializer.append(onnx.helper.make_tensor(name, dtype, [1], [value]))
     del model.graph.output[:]

@@ -17,6 +17,7 @@ from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, uses_spp
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
+from detector.outputs import SIGNATURE_KEY, UNSIGNED, sign, write_file
 from detector.shipped_weights import find_shipped, shipped_weights
 from detector.weights_info import WeightsInfo, check_text_lengths, from_metadata, to_metadata
 
@@ -94,6 +95,24 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
+
+
+def copy_with_info(source: str | Path, path: Path, info: WeightsInfo) -> None:
+    """Write a copy of a weights file with another description; the tensors are the same, bit by bit.
+
+    The copy is signed; see `outputs.claim_file`, which the caller has called for the path.
+
+    Args:
+        source: a path, or the name of shipped weights; `load_weights` must have accepted it.
+        path: the new file.
+        info: the description of the new file.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    with safe_open(find_weights(source), framework="pt") as file:
+        tensors = upgrade_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+    write_file(path, sign(save(tensors, to_metadata(info) | {SIGNATURE_KEY: UNSIGNED})))
 
 
 def _config_of(info: WeightsInfo, path: Path) -> Config:

@@ -44,7 +44,7 @@ def suppress(boxes: Floats, scores: Floats, class_ids: Ints | None, options: Det
             boxes had the same class.
         options: `suppression`, the variant, must not be None; `iou_threshold` is used by all variants except `soft`;
             `max_detections` is the largest number of boxes that are kept; `score_threshold` is used only by `soft`,
-            which removes a box if its lowered score is not above the threshold.
+            which removes a box if its lowered score is not above the threshold; a tuple has a threshold for each box.
     """
     assert options.suppression is not None, "suppression: the caller must replace None by a variant"
     return METHODS[options.suppression](boxes, scores, class_ids, options)
@@ -68,11 +68,13 @@ def soft(boxes: Floats, scores: Floats, class_ids: Ints | None, options: DetectO
     Source: Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code, 2017, equation 3.
     """
     columns, scores = box_columns(boxes), scores.copy()
+    thresholds = np.asarray(options.score_threshold, dtype=scores.dtype)
     indices, final_scores = [], []
     # Scores only decrease, so the best remaining box is final. After `max_detections` boxes, the others are not needed.
     for _ in range(min(options.max_detections, len(scores))):
+        scores[scores <= thresholds] = -np.inf
         best = int(scores.argmax())
-        if not scores[best] > options.score_threshold:
+        if scores[best] == -np.inf:
             break
         indices.append(best)
         final_scores.append(scores[best])

@@ -26,6 +26,7 @@ from detector.options import (
     TILE_OVERLAP,
     DetectOptions,
     RuntimeName,
+    ScoreThreshold,
     SuppressionName,
 )
 from detector.predict.postprocess import postprocess
@@ -35,7 +36,7 @@ from detector.runtime.base import PointPredictions, Runtime
 from detector.runtime.load import load_runtime
 from detector.runtime.origin import Origin, origin_of
 from detector.weights_info import WeightsInfo
-from detector.wording import shown
+from detector.wording import plural, shown
 
 _DEFAULTS = DetectOptions()
 
@@ -157,7 +158,7 @@ class Detector:
         self,
         source: ImageLike,
         *,
-        score_threshold: float = ...,
+        score_threshold: ScoreThreshold = ...,
         iou_threshold: float = ...,
         max_detections: int = ...,
         classes: Sequence[str | int] | str | None = ...,
@@ -168,13 +169,14 @@ class Detector:
         tile_overlap: float = ...,
         tta: bool = ...,
         batch_size: int = ...,
+        calibrated: bool = ...,
     ) -> Detections: ...
     @overload
     def detect(
         self,
         source: Iterable[ImageLike],
         *,
-        score_threshold: float = ...,
+        score_threshold: ScoreThreshold = ...,
         iou_threshold: float = ...,
         max_detections: int = ...,
         classes: Sequence[str | int] | str | None = ...,
@@ -185,13 +187,14 @@ class Detector:
         tile_overlap: float = ...,
         tta: bool = ...,
         batch_size: int = ...,
+        calibrated: bool = ...,
     ) -> list[Detections]: ...
 
     def detect(
         self,
         source: ImageLike | Iterable[ImageLike],
         *,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: ScoreThreshold = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
         classes: Sequence[str | int] | str | None = None,
@@ -202,6 +205,7 @@ class Detector:
         tile_overlap: float = TILE_OVERLAP,
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
+        calibrated: bool = False,
     ) -> Detections | list[Detections]:
         """Detect the objects in one image and return `Detections`, or in several images and return a list.
 
@@ -214,7 +218,9 @@ class Detector:
                 - a torch tensor: as an array, or with the channels first, [3, H, W]. A shape that fits both, such as
                   [3, 100, 3], is refused;
                 - a PIL image.
-            score_threshold: 0..1; a detection must have a confidence score above this threshold.
+            score_threshold: 0..1; a detection must have a confidence score above this threshold. A tuple has a
+                threshold for each class, in the order of class ids. "auto": the thresholds that `detector evaluate
+                --save` has stored with the weights.
             iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
             max_detections: largest number of detections per image.
             classes: names or ids of the classes to detect; None: all classes.
@@ -229,6 +235,9 @@ class Detector:
                 than the objects.
             tta: whether to use flip test-time augmentation (TTA).
             batch_size: largest number of images or tiles per inference batch.
+            calibrated: whether scores are replaced by probabilities of being correct at IoU 0.5, with the map that
+                `detector evaluate --calibrate --save` has stored with the weights. The same objects are detected:
+                thresholds are compared with raw scores.
 
         Returns:
             `Detections` for one image; for several images, a list with the `Detections` of each image.
@@ -249,6 +258,7 @@ class Detector:
             tile_overlap=tile_overlap,
             tta=tta,
             batch_size=batch_size,
+            calibrated=calibrated,
         )
         if not is_image(source):
             with closing(self.detect_with_images(several_images(source), options)) as results:
@@ -259,7 +269,7 @@ class Detector:
         self,
         images: Iterable[ImageLike] | ImageLike,
         *,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: ScoreThreshold = SCORE_THRESHOLD,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
         classes: Sequence[str | int] | str | None = None,
@@ -270,6 +280,7 @@ class Detector:
         tile_overlap: float = TILE_OVERLAP,
         tta: bool = False,
         batch_size: int = BATCH_SIZE,
+        calibrated: bool = False,
     ) -> Generator[Detections | InputError, None, None]:
         """Yield the detections of each image of an iterable, in order; suitable for any number of images.
 
@@ -298,6 +309,7 @@ class Detector:
             tile_overlap: as in `detect`.
             tta: as in `detect`.
             batch_size: as in `detect`.
+            calibrated: as in `detect`.
 
         Yields:
             `Detections`, or an InputError for an image that cannot be read or would need too many tiles.
@@ -318,6 +330,7 @@ class Detector:
             tile_overlap=tile_overlap,
             tta=tta,
             batch_size=batch_size,
+            calibrated=calibrated,
         )
         source: Iterable[ImageLike] = [images] if is_image(images) else several_images(images)
         options = self.resolve_options(options)
@@ -376,16 +389,24 @@ class Detector:
         Raises:
             ConfigError: a class is unknown.
         """
-        return self._predict(inputs, self.resolve_options(options)) if inputs else []
+        options = self.resolve_options(options)
+        return self._calibrate(self._predict(inputs, options), options) if inputs else []
 
     def resolve_options(self, options: DetectOptions) -> DetectOptions:
-        """Return options in which None is replaced by the NMS settings of the weights, and class names by class ids.
+        """Return options in which None and "auto" are replaced by what the weights contain, and class names by ids.
 
         Raises:
-            ConfigError: the weights have no class with one of the given names or ids.
+            ConfigError: the weights have no class with one of the given names or ids, or they have no thresholds or no
+                map to probabilities, which the options need; or there is not one threshold for each class.
         """
+        if options.calibrated and self.info.score_map is None:
+            raise ConfigError(
+                "calibrated: the weights have no map to probabilities; fit one with `detector evaluate --data DATA "
+                "--weights WEIGHTS --calibrate --save NEW.safetensors`, and use the new weights"
+            )
         return replace(
             options,
+            score_threshold=stored_thresholds(options.score_threshold, self.info),
             suppression=self.suppression if options.suppression is None else options.suppression,
             class_agnostic=self.class_agnostic if options.class_agnostic is None else options.class_agnostic,
             classes=None if options.classes is None else _class_ids(options.classes, self.class_names),
@@ -411,7 +432,7 @@ class Detector:
             return []
         first_results = self._predict([entry.letterboxed for entry in entries], options)
         if all(len(entry.views) == 1 for entry in entries):
-            return first_results
+            return self._calibrate(first_results, options)
         inputs = (view.letterbox(entry.image, self.input_hw) for entry in entries for view in entry.views[1:])
         # At least the default: boxes of partial objects, which are removed later, must not displace complete objects.
         view_options = replace(options, max_detections=max(options.max_detections, MAX_DETECTIONS))
@@ -419,10 +440,18 @@ class Detector:
         while batch := list(islice(inputs, min(options.batch_size, sys.maxsize))):
             other_results += self._predict(batch, view_options)
         remaining = iter(other_results)
-        return [
+        merged = [
             merge_views(entry.views, [first, *islice(remaining, len(entry.views) - 1)], options)
             for entry, first in zip(entries, first_results, strict=True)
         ]
+        return self._calibrate(merged, options)
+
+    def _calibrate(self, found: list[Detections], options: DetectOptions) -> list[Detections]:
+        """Return the detections of several images, with probabilities instead of scores if the options ask for them."""
+        score_map = self.info.score_map
+        if not options.calibrated or score_map is None:
+            return found
+        return [replace(own, scores=score_map.apply(own.scores)) for own in found]
 
     def _prepare(self, image: ImageLike, options: DetectOptions) -> Entry:
         """Read and letterbox an image, and return its entry; raise InputError if the image cannot be used."""
@@ -460,6 +489,28 @@ def _stored_setting(info: WeightsInfo, key: str, default: Any) -> Any:
         return parse_value(key, info.config.get(key, default))
     except ConfigError as error:
         raise WeightsError(f"the settings stored with the weights are damaged: {error}") from None
+
+
+def stored_thresholds(threshold: ScoreThreshold, info: WeightsInfo) -> ScoreThreshold:
+    """Return a score threshold, or one for each class; "auto" is replaced by the thresholds stored with the weights.
+
+    Raises:
+        ConfigError: no thresholds are stored, or `threshold` has another number of thresholds than there are classes.
+    """
+    if threshold == "auto":
+        if info.thresholds is None:
+            raise ConfigError(
+                "score_threshold auto (--conf auto): the weights have no thresholds; choose them with `detector "
+                "evaluate --data DATA --weights WEIGHTS --min-precision 0.95 --save NEW.safetensors` and use the new "
+                "weights, or give a number"
+            )
+        return info.thresholds.values
+    if isinstance(threshold, tuple) and len(threshold) != len(info.class_names):
+        raise ConfigError(
+            f"score_threshold: expected one number, or one for each of {plural(len(info.class_names), 'class')}, got "
+            f"{len(threshold)}"
+        )
+    return threshold
 
 
 def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...]) -> tuple[int, ...]:

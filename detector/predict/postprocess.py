@@ -1,7 +1,7 @@
 """Postprocessing of predictions: score threshold, mapping of boxes to the image, NMS. The same for every runtime."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,8 +45,10 @@ def postprocess(
         letterboxes: the letterbox of each image.
         class_names: C names.
         options: thresholds and NMS. `suppression` and `class_agnostic` must be resolved before: None is not allowed
-            (`Detector` replaces None by the setting of the weights). `classes` must be ids. Tiling, TTA and batch size
-            are ignored.
+            (`Detector` replaces None by the setting of the weights). `classes` must be ids, and `score_threshold` one
+            number, or one for each class. Tiling, TTA, batch size and `calibrated` are ignored.
+
+    The threshold of a class is applied before NMS, so a box that is not good enough to be detected suppresses no other.
     """
     if predictions.nms is not None:
         warn_fixed_nms(predictions.nms, options)
@@ -65,13 +67,16 @@ def select_candidates(boxes: Floats, scores: Floats, letterbox: Letterbox, optio
         boxes: [P, 4] predicted boxes in input pixels.
         scores: [P, C] class scores.
         letterbox: the letterbox of the image.
-        options: score threshold, `classes` (ids or None) and `multi_label`.
+        options: score threshold, one number or one for each class; `classes` (ids or None) and `multi_label`.
     """
+    thresholds = np.broadcast_to(np.asarray(options.score_threshold, np.float32), scores.shape[1])
     if options.multi_label:
-        points, class_ids = np.nonzero(scores > options.score_threshold)
+        points, class_ids = np.nonzero(scores > thresholds)
     else:
-        points = np.flatnonzero(scores.max(axis=1) > options.score_threshold)
+        points = np.flatnonzero(scores.max(axis=1) > thresholds.min())
         class_ids = scores[points].argmax(axis=1)
+        above = scores[points, class_ids] > thresholds[class_ids]
+        points, class_ids = points[above], class_ids[above]
     if options.classes is not None:
         selected = np.isin(class_ids, np.asarray(options.classes))
         points, class_ids = points[selected], class_ids[selected]
@@ -90,4 +95,7 @@ def suppress_candidates(candidates: Candidates, options: DetectOptions) -> Kept:
         options: NMS variant, which must not be None, its thresholds, and the largest number of kept boxes.
     """
     class_ids = None if options.class_agnostic else candidates.class_ids
+    if isinstance(options.score_threshold, tuple) and len(candidates.scores):
+        of_boxes = np.asarray(options.score_threshold, np.float32)[candidates.class_ids]
+        options = replace(options, score_threshold=tuple(of_boxes.tolist()))
     return suppress(candidates.boxes, candidates.scores, class_ids, options)

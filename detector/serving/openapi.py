@@ -59,7 +59,11 @@ def describe_api(models: Sequence[str], *, max_tiles: int, needs_key: bool = Fal
 def _parameters(models: Sequence[str], max_tiles: int) -> list[dict[str, Any]]:
     return [
         _parameter("model", {"type": "string", "enum": [*models], "default": models[0]}, "Name of the model to run."),
-        _parameter("score_threshold", _FRACTION | {"default": SCORE_THRESHOLD}, "Lowest confidence score."),
+        _parameter(
+            "score_threshold",
+            {"anyOf": [_FRACTION, {"const": "auto"}], "default": SCORE_THRESHOLD},
+            "Lowest confidence score; auto: the `score_thresholds` of the model, one for each class.",
+        ),
         _parameter(
             "iou_threshold",
             _FRACTION | {"default": IOU_THRESHOLD},
@@ -97,6 +101,7 @@ def _parameters(models: Sequence[str], max_tiles: int) -> list[dict[str, Any]]:
             "Smallest overlap of neighboring tiles, as a fraction of a tile.",
         ),
         _parameter("tta", _OFF, "Whether to detect in the flipped image too, and merge the detections."),
+        _parameter("calibrated", _OFF, "Whether scores are probabilities, if the model has `is_calibrated`."),
         _parameter("with_image", _OFF, "Whether the response also contains the decoded image."),
     ]
 
@@ -128,6 +133,8 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
         runtime=_STRING,
         suppression=_STRING,
         class_agnostic={"type": "boolean"},
+        score_thresholds={"anyOf": [_list(_FRACTION), {"type": "null"}]},
+        is_calibrated={"type": "boolean"},
     )
     defaults = _object(score_threshold=_FRACTION, iou_threshold=_FRACTION, max_detections=size)
     detect_response = _object(

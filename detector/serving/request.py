@@ -29,7 +29,7 @@ MAX_TILE = 100_000
 
 PARAMETERS = (
     *("model", "score_threshold", "iou_threshold", "max_detections", "classes", "suppression", "class_agnostic"),
-    *("multi_label", "tile", "tile_overlap", "tta", "with_image"),
+    *("multi_label", "tile", "tile_overlap", "tta", "calibrated", "with_image"),
 )
 """Names of the parameters: except for `model` and `with_image`, those of `Detector.detect`."""
 
@@ -82,7 +82,9 @@ def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> De
     if model not in models:
         raise HTTPException(422, f"model: unknown model '{model}'; known: {', '.join(models)}")
     options = DetectOptions(
-        score_threshold=_parse_fraction("score_threshold", values, SCORE_THRESHOLD),
+        score_threshold="auto"
+        if values.get("score_threshold") == "auto"
+        else _parse_fraction("score_threshold", values, SCORE_THRESHOLD),
         iou_threshold=_parse_fraction("iou_threshold", values, IOU_THRESHOLD),
         max_detections=_parse_count("max_detections", values, MAX_DETECTIONS_LIMIT, MAX_DETECTIONS),
         classes=classes or None,
@@ -92,6 +94,7 @@ def parse_query(query: Iterable[tuple[str, str]], models: Collection[str]) -> De
         tile=_parse_count("tile", values, MAX_TILE, 0) if "tile" in values else None,
         tile_overlap=_parse_overlap(values),
         tta=_parse_flag("tta", values),
+        calibrated=_parse_flag("calibrated", values),
     )
     return DetectRequest(model, options, _parse_flag("with_image", values))
 

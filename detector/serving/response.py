@@ -64,4 +64,6 @@ def _model_to_json(name: str, model: Detector) -> dict[str, Any]:
         "runtime": model.runtime.name,
         "suppression": model.suppression,
         "class_agnostic": model.class_agnostic,
+        "score_thresholds": None if model.info.thresholds is None else model.info.thresholds.values,
+        "is_calibrated": model.info.score_map is not None,
     }

@@ -340,16 +340,16 @@ def test_every_cause_states_a_fact_about_the_predictions(
     for miss in explain_misses(predicted, truth, options):
         response, class_id = miss.prediction, truth.class_ids[miss.object]
         if miss.cause in ("no_prediction", "too_small"):
-            assert response is None or response.score <= options.score_threshold
+            assert response is None or response.score <= options.lowest_threshold
             assert miss.cause != "too_small" or min(miss.input_wh) < 8
             continue
         assert response is not None
         assert (response.class_id != class_id) == (miss.cause == "confused")
         assert (response.iou < 0.5) == (miss.cause == "localization")
         if miss.cause == "threshold":
-            assert response.score <= options.score_threshold
+            assert response.score <= options.lowest_threshold
         if miss.cause in ("max_det", "suppressed"):
-            assert miss.cause == "max_det" or response.score > options.score_threshold
+            assert miss.cause == "max_det" or response.score > options.lowest_threshold
         assert (miss.suppressor is not None) == (miss.cause == "suppressed")
         assert (miss.rank is not None) == (miss.cause == "max_det")
         if miss.rank is not None:

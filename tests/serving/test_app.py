@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,6 +32,7 @@ from detector.images import read_image
 from detector.options import DetectOptions
 from detector.predict.detector import Detector
 from detector.runtime.base import PointPredictions
+from detector.score_decisions import ChosenThresholds, ScoreMap
 from detector.serving.app import make_app
 from detector.serving.guard import Access, is_loopback
 from detector.serving.request import PARAMETERS
@@ -158,7 +159,11 @@ def gated() -> tuple[Gate, Detector]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Detector]:
-    return {name: Detector.load(name, device="cpu") for name in ("scenes", "cells")}
+    models = {name: Detector.load(name, device="cpu") for name in ("scenes", "cells")}
+    cells = models["cells"]
+    thresholds = ChosenThresholds((0.02, 0.3, 0.05), "a goal")
+    cells.info = replace(cells.info, thresholds=thresholds, score_map=ScoreMap(3.0, 0.1))
+    return models
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +221,7 @@ OTHER_OPTIONS = [
     DetectOptions(score_threshold=0.05, multi_label=True),
     DetectOptions(score_threshold=0.05, tile=200),
     DetectOptions(score_threshold=0.05, tile=200, tile_overlap=0.4, tta=True, classes=("WBC", "Platelets")),
+    DetectOptions(score_threshold="auto", calibrated=True),
 ]
 
 
@@ -277,7 +283,7 @@ BAD_QUERIES = {
     "with_image=yes": "with_image: expected true or false, got 'yes'",
     "score_treshold=0.5": "score_treshold: unknown parameter; did you mean 'score_threshold'?",
     "path=/etc/passwd": "path: unknown parameter; known: model, score_threshold, iou_threshold, max_detections, "
-    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, with_image",
+    "classes, suppression, class_agnostic, multi_label, tile, tile_overlap, tta, calibrated, with_image",
     "classes=dog": "classes: no class 'dog'; known: star, heart, arrow, key, gear, mug, house, fish, leaf, umbrella, "
     "car, tree",
     "suppression=hard": "suppression: expected classic or soft or diou or weighted, got 'hard'",

@@ -1,0 +1,48 @@
+"""The arguments and the work of `evaluate --folds`."""
+
+import argparse
+from pathlib import Path
+
+from detector.cli import console
+from detector.cli.arguments import path
+from detector.cli.numbers import number, whole
+from detector.cli.settings import limit_torch_threads, settings
+from detector.outputs import claim_file
+
+FOLD_FLAGS = ("minutes", "epochs", "config", "set", "model", "seed", "out")
+"""Names of the arguments that only --folds uses."""
+
+
+def add_folds(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the training runs of --folds."""
+    runs = parser.add_argument_group("cross-validation", "The training runs of --folds. A repeated command continues.")
+    length = runs.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=number, help="length of each run in minutes (default: 10)")
+    length.add_argument("--epochs", type=number, help="length of each run in passes over its training images")
+    runs.add_argument("--config", type=path, help="YAML file with settings; see configs/README.md")
+    runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
+    runs.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
+    runs.add_argument("--seed", type=whole, help="random seed of each run (default: 0)")
+    runs.add_argument("--out", type=path, help="folder for the folds (default: runs/folds)")
+
+
+def cross_validate(options: argparse.Namespace) -> int:
+    """Cross-validate, print the pooled average precision, and return the exit status."""
+    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(options.data), options.results))
+    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(options.data),))
+    device = None if options.device == "auto" else options.device  # --set and --config may name a device
+    config = settings(argparse.Namespace(**vars(options) | {"device": device}))
+    limit_torch_threads(options)
+    from detector.cross_validating import cross_validate as folds
+
+    out = options.out or Path("runs/folds")
+    own = folds.cross_validate(
+        options.data, config, folds=options.folds, out=out, split=options.split, overwrite=options.overwrite
+    )
+    evaluation = own.evaluation()
+    if not options.no_intervals:
+        evaluation = evaluation.with_intervals(options.threads)
+    evaluation.write(options.json, options.results)
+    console.print_average_precision(evaluation.ap)
+    console.print_line(own.covers())
+    return 0

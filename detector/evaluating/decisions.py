@@ -1,0 +1,243 @@
+"""Decide on val which scores count: thresholds, and a map to probabilities; measure both on test; save them."""
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.arrays import Bools, Doubles
+from detector.data.data_set import DataSet
+from detector.data.split import Split, canonical_name
+from detector.detections import coco_results
+from detector.errors import ConfigError, LabelError
+from detector.evaluating.evaluate import detect_split, ground_truth_of
+from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.metrics.calibration import CalibrationError, calibration_error, fit_score_map
+from detector.metrics.matches import Matches, match_detections
+from detector.metrics.operating_point import Choice, Goal, Reached, choose_thresholds, measure
+from detector.model.checkpoint import copy_with_info, load_weights
+from detector.options import SCORE_THRESHOLD, DetectOptions
+from detector.predict.detector import Detector
+from detector.score_decisions import ChosenThresholds, ScoreMap
+from detector.wording import plural
+
+log = logging.getLogger(__name__)
+
+IOU = 0.5
+"""A detection with at least this IoU is correct."""
+
+_LOWEST = 0.001
+"""Score threshold of the detections on val, as for AP."""
+
+_ECE_ABOVE = (SCORE_THRESHOLD, 0.05)
+"""Raw scores above which the calibration error is measured."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided on val, and what it gives on test.
+
+    Attributes:
+        goal: what the thresholds were chosen for; None: none were chosen.
+        choices: class name → threshold, and what it gives on val; empty without a goal.
+        reached: class name → values on test; "all classes" → of all classes together. A class without a threshold has
+            none, and without such a class there are those of all classes.
+        score_map: the map to probabilities; None: none was fitted.
+        errors: calibration errors on test.
+        val_images: number of images on which was decided.
+        test_split: name of the split on which was measured.
+        test_images: its number of images.
+        optimistic: True: there is no test split, and the values are those of val.
+    """
+
+    goal: Goal | None
+    choices: dict[str, Choice]
+    reached: dict[str, Reached]
+    score_map: ScoreMap | None
+    errors: tuple[CalibrationError, ...]
+    val_images: int
+    test_split: str
+    test_images: int
+    optimistic: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decisions as a dictionary that can be written as JSON."""
+        return {
+            "goal": None if self.goal is None else asdict(self.goal),
+            "thresholds": {name: asdict(choice) for name, choice in self.choices.items()},
+            "reached": {name: one.to_json() for name, one in self.reached.items()},
+            "score_map": None if self.score_map is None else self.score_map.to_json(),
+            "calibration_errors": [error.to_json() for error in self.errors],
+            "val_images": self.val_images,
+            "test_split": self.test_split,
+            "test_images": self.test_images,
+            "measured_on_val": self.optimistic,
+        }
+
+    def chosen_thresholds(self) -> ChosenThresholds | None:
+        """Return the thresholds as they are stored with weights; None: none were chosen.
+
+        Raises:
+            ConfigError: the goal cannot be reached for every class.
+        """
+        if self.goal is None:
+            return None
+        missing = [name for name, choice in self.choices.items() if choice.point is None]
+        if missing:
+            raise ConfigError(
+                f"not saved: {plural(len(missing), 'class')} without a threshold ({', '.join(missing[:5])}"
+                f"{', ...' if len(missing) > 5 else ''}): choose what can be reached, best F1 (neither --min-precision "
+                "nor --min-recall), or one threshold for all classes (--global)"
+            )
+        values = tuple(choice.point.threshold for choice in self.choices.values() if choice.point is not None)
+        return ChosenThresholds(values, str(self.goal))
+
+
+def decide(
+    detector: Detector,
+    data_set: DataSet,
+    *,
+    goal: Goal | None,
+    calibrate: bool,
+    split: str | None = None,
+    options: DetectOptions,
+) -> Decided:
+    """Choose score thresholds and fit a map to probabilities on val, and measure both on test.
+
+    The detections are those of `Detector.detect`: a grid point gives one detection. Val is the split of this name, or
+    the images that were held back from the training of the weights.
+
+    Args:
+        detector: the detector.
+        data_set: the data.
+        goal: what the thresholds are chosen for; None: no thresholds.
+        calibrate: whether to fit a map to probabilities.
+        split: split on which to measure; None: test. If there is no test split, the values are those of val.
+        options: IoU threshold, NMS variant and largest number of detections.
+
+    Raises:
+        ConfigError: `split` is val.
+        InputError: there is no val, a split cannot be read, or no map can be fitted.
+    """
+    if split is not None and canonical_name(split) == "val":
+        raise ConfigError("split val: thresholds and calibration are decided on val; measure them on another split")
+    nms = detector.runtime.graph_info.nms
+    lowest = _LOWEST if nms is None else max(_LOWEST, nms.lowest_threshold)
+    low = replace(options, score_threshold=lowest)
+    val = _read_val(data_set, detector)
+    if not detector.info.image_hashes.train:
+        log.warning(
+            "these weights do not record their training images; if val is among them, fewer detections are correct on "
+            "new images than thresholds and calibration promise"
+        )
+    val_matches = _detect_and_match(detector, val, low)
+    by_category = [] if goal is None else choose_thresholds(val_matches, goal, lowest)
+    choices = [by_category[index] for index in _categories(val_matches, val)] if by_category else []
+    score_map = fit_score_map(*_scores_and_hits(val_matches)) if calibrate else None
+    test = _read_test(data_set, split, detector)
+    measured = val if test is None else test
+    errors: tuple[CalibrationError, ...] = ()
+    if score_map is not None:
+        matches = val_matches if test is None else _detect_and_match(detector, test, low)
+        errors = tuple(calibration_error(*_scores_and_hits(matches), score_map, above) for above in _ECE_ABOVE)
+    return Decided(
+        goal=goal,
+        choices=dict(zip(detector.class_names, choices, strict=False)),
+        reached={} if goal is None else _measure(detector, measured, choices, options),
+        score_map=score_map,
+        errors=errors,
+        val_images=len(val.annotations),
+        test_split=measured.name,
+        test_images=len(measured.annotations),
+        optimistic=test is None,
+    )
+
+
+def save_decisions(weights: str | Path, path: Path, decided: Decided) -> None:
+    """Write a copy of weights with the thresholds and the map to probabilities that were decided.
+
+    What was stored before and not decided again is kept.
+
+    Args:
+        weights: a .safetensors file, or the name of shipped weights; it is not changed.
+        path: the new file, which `claim_file` has accepted.
+        decided: the decisions.
+
+    Raises:
+        ConfigError: there is no threshold for some class.
+        InputError: the weights cannot be read, or the file cannot be written.
+    """
+    _, info = load_weights(weights)
+    info = replace(
+        info,
+        thresholds=decided.chosen_thresholds() or info.thresholds,
+        score_map=decided.score_map or info.score_map,
+    )
+    copy_with_info(weights, path, info)
+
+
+def _read_val(data_set: DataSet, detector: Detector) -> Split:
+    """Return the images on which is decided.
+
+    Raises:
+        LabelError: the data set has no val split, and the weights have held back none of its images.
+    """
+    try:
+        return read_evaluation_split(data_set, "val", detector.info.image_hashes)
+    except LabelError as error:
+        if "val" in data_set.split_names or "val" in data_set.absent:
+            raise
+        raise LabelError(
+            f"{data_set.description}: thresholds and calibration are decided on images that were not trained on, but "
+            "there is no split 'val', and the weights have held back none of the images; divide the data with "
+            "`detector split`, or train with --val-fraction"
+        ) from error
+
+
+def _read_test(data_set: DataSet, split: str | None, detector: Detector) -> Split | None:
+    """Return the split on which is measured; None: there is no test split."""
+    if split is None and "test" not in data_set.split_names and "test" not in data_set.absent:
+        return None
+    return read_evaluation_split(data_set, split or "test", detector.info.image_hashes)
+
+
+def _detect_and_match(detector: Detector, split: Split, options: DetectOptions) -> Matches:
+    """Return the matches of the detections in a split."""
+    usable, found = detect_split(detector, split, options)
+    rows = coco_results(found, usable.category_ids)
+    most = options.max_detections
+    return match_detections(ground_truth_of(usable), rows, iou_thresholds=(IOU,), max_detections=most)
+
+
+def _categories(matches: Matches, split: Split) -> list[int]:
+    """Return the index of each class in matches: they have the classes in the order of their category ids."""
+    return [int(index) for index in np.searchsorted(matches.category_ids, split.category_ids)]
+
+
+def _scores_and_hits(matches: Matches) -> tuple[Doubles, Bools]:
+    """Return the scores [N] of the detections that count, and whether each is correct [N]."""
+    counts = ~matches.ignored[0, 0]
+    return matches.scores[counts], matches.true_positive[0, 0, counts]
+
+
+def _measure(detector: Detector, split: Split, choices: list[Choice], options: DetectOptions) -> dict[str, Reached]:
+    """Return class name → what the thresholds give on a split; a class without a threshold is missing.
+
+    Args:
+        detector: the detector.
+        split: the split.
+        choices: the threshold of each class.
+        options: as for `decide`.
+    """
+    chosen = [index for index, choice in enumerate(choices) if choice.point is not None]
+    if not chosen:
+        return {}
+    thresholds = tuple(1.0 if choice.point is None else choice.point.threshold for choice in choices)
+    matches = _detect_and_match(detector, split, replace(options, score_threshold=thresholds))
+    category = _categories(matches, split)
+    reached = {detector.class_names[index]: measure(matches, [category[index]]) for index in chosen}
+    if len(chosen) == len(choices):
+        reached["all classes"] = measure(matches, category)
+    return reached
