@@ -162,6 +162,10 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
         read = partial(fetch, spec, max_pixels=options.max_pixels)
         # A hash, because the journal must not contain passwords and tokens.
         return {spec: Source(file_name_from_url(spec), read, hashlib.sha256(os.fsencode(spec)).hexdigest())}
+    if not spec or "\0" in spec:
+        raise FileError(
+            f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
+        )
     local_path(spec)
     try:
         paths = _find_files(spec, folder, options)
@@ -174,10 +178,6 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
 
 
 def _find_files(spec: str, folder: Path, options: ReadOptions) -> list[Path]:
-    if not spec or "\0" in spec:
-        raise FileError(
-            f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
-        )
     path = folder / spec
     if path.is_dir():
         return _find_in_folder(path, options)
