@@ -527,17 +527,32 @@ def test_openapi_document_describes_the_responses(app: ASGIApp, image: bytes) ->
         assert post(app, f"/detect?{name}={value}", image).json["detections"] == plain
 
 
+def fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Return whether a value fits a JSON schema."""
+    try:
+        assert_fits(value, schema, schemas)
+    except AssertionError:
+        return False
+    return True
+
+
 def assert_fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
     """Assert that a value fits a JSON schema; supports only the keywords that the OpenAPI document uses."""
     if "$ref" in schema:
         assert_fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    elif "anyOf" in schema:
+        assert any(fits(value, option, schemas) for option in schema["anyOf"]), value
     elif "const" in schema:
         assert value == schema["const"]
+    elif schema["type"] == "null":
+        assert value is None
     elif schema["type"] == "object":
+        assert isinstance(value, dict)
         assert set(schema["required"]) <= set(value) <= set(schema["properties"])
         for key, part in value.items():
             assert_fits(part, schema["properties"][key], schemas)
     elif schema["type"] == "array":
+        assert isinstance(value, list)
         assert schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
         for item in value:
             assert_fits(item, schema["items"], schemas)
