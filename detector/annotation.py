@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from detector.arrays import Bools, Floats, Ints
 
@@ -23,6 +25,9 @@ class Annotation:
             a detection in the region is not a false positive.
         areas: [N] float32 in square pixels: the area of the mask if the data set has masks, else the area of the box.
             Used only by the evaluation, to divide objects into small, medium and large.
+        labeled_classes: [C] bool: True for a class of which all objects in this image are labeled. Objects of another
+            class may be in the image without a label: such a class is neither learned as background nor evaluated
+            there. None: all objects of all classes are labeled, as in most data sets.
     """
 
     image_id: int
@@ -32,6 +37,7 @@ class Annotation:
     class_ids: Ints
     is_crowd: Bools
     areas: Floats
+    labeled_classes: Bools | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -41,8 +47,10 @@ class Annotation:
 
 
 def annotation_bytes(annotation: Annotation) -> bytes:
-    """Return image size, boxes, class ids and crowd flags, which is all that training uses, as bytes for a hash."""
-    arrays = (annotation.boxes, annotation.class_ids, annotation.is_crowd)
+    """Return image size, boxes, classes and crowd flags, which is all that training uses, as bytes for a hash."""
+    arrays: list[npt.NDArray[Any]] = [annotation.boxes, annotation.class_ids, annotation.is_crowd]
+    if annotation.labeled_classes is not None:
+        arrays.append(annotation.labeled_classes)
     return repr(annotation.image_hw).encode() + b"".join(array.tobytes() for array in arrays)
 
 

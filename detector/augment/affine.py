@@ -7,7 +7,7 @@ from detector.arrays import Doubles, Floats, ImageArray
 from detector.boxes import area, clip
 from detector.geometry import rotation_matrix
 from detector.letterbox import FILL, Letterbox
-from detector.sample import Sample
+from detector.sample import Sample, UnlabeledRegions
 
 AffineMatrix = Doubles
 """Affine transform [2, 3]: `matrix @ (x, y, 1)` maps image pixels to input pixels, in continuous coordinates."""
@@ -51,7 +51,7 @@ def flip_affine(matrix: AffineMatrix, input_hw: tuple[int, int], flips: tuple[bo
 
 
 def transform_sample(sample: Sample, matrix: AffineMatrix, input_hw: tuple[int, int], min_visible: float) -> Sample:
-    """Warp the image of a sample, map and clip its boxes, and return the new sample.
+    """Warp the image of a sample, map and clip its boxes and regions, and return the new sample.
 
     A box is removed if too little of its area is visible, or if its visible part is less than one pixel wide or high. A
     crowd region is kept if any part of it is visible.
@@ -69,7 +69,25 @@ def transform_sample(sample: Sample, matrix: AffineMatrix, input_hw: tuple[int, 
     keep = (area(clipped) >= min_visible * area(boxes)) & (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
     # The visible part of a crowd region must still be excluded from the loss.
     keep |= sample.is_crowd & (area(clipped) > 0)
-    return Sample(image, clipped[keep], sample.class_ids[keep], sample.is_crowd[keep], sample.image_id)
+    return Sample(
+        image,
+        clipped[keep],
+        sample.class_ids[keep],
+        sample.is_crowd[keep],
+        sample.image_id,
+        _transform_regions(sample.unlabeled, matrix, input_hw),
+    )
+
+
+def _transform_regions(
+    regions: UnlabeledRegions | None, matrix: AffineMatrix, input_hw: tuple[int, int]
+) -> UnlabeledRegions | None:
+    """Map and clip the boxes of regions, and return the regions that are visible."""
+    if regions is None:
+        return None
+    boxes = clip(transform_boxes(regions.boxes, matrix), input_hw)
+    visible = area(boxes) > 0
+    return UnlabeledRegions(boxes[visible], regions.classes[visible])
 
 
 def transform_boxes(boxes: Floats, matrix: AffineMatrix) -> Floats:

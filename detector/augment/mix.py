@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from detector.arrays import Doubles, Floats, ImageArray
 from detector.augment.affine import letterbox_matrix, transform_sample
 from detector.augment.color import color_jitter
 from detector.boxes import area
 from detector.config import AugmentConfig
-from detector.sample import Sample
+from detector.sample import Sample, merge, shift
 
 _MAX_PASTED = 3
 """Largest number of objects that are pasted into an image."""
@@ -94,7 +93,8 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     Source: Zhang et al., mixup, 2018; for detection Ge et al., YOLOX, 2021.
     """
     fraction = rng.beta(8, 8)
-    return _with_objects(sample, cv2.addWeighted(sample.image, fraction, other.image, 1 - fraction, 0), other)
+    image = cv2.addWeighted(sample.image, fraction, other.image, 1 - fraction, 0)
+    return merge(np.asarray(image, dtype=np.uint8), [sample, other])
 
 
 def style_shift(sample: Sample, style: ImageArray) -> Sample:
@@ -156,8 +156,7 @@ def _paste(sample: Sample, patch: Sample, left: int, top: int) -> Sample:
     image = sample.image.copy()
     below = image[top : top + h, left : left + w]
     below[:] = np.rint(below + _opacity((h, w)) * (patch.image.astype(np.float32) - below))
-    offset = np.array([left, top, left, top], dtype=np.float32)
-    return _with_objects(sample, image, replace(patch, boxes=patch.boxes + offset))
+    return merge(image, [sample, shift(patch, left, top)])
 
 
 def _opacity(hw: tuple[int, int]) -> Floats:
@@ -166,14 +165,3 @@ def _opacity(hw: tuple[int, int]) -> Floats:
     ramps = [np.minimum(1, (1 + steps) / (1 + _FEATHER)) for steps in to_border]
     opacity = np.outer(*ramps)[:, :, None]
     return np.asarray(opacity / opacity.max(), dtype=np.float32)
-
-
-def _with_objects(sample: Sample, image: npt.ArrayLike, other: Sample) -> Sample:
-    """Return a sample with a new image, and with the objects of `sample` followed by the objects of `other`."""
-    return Sample(
-        image=np.asarray(image, dtype=np.uint8),
-        boxes=np.concatenate([sample.boxes, other.boxes]),
-        class_ids=np.concatenate([sample.class_ids, other.class_ids]),
-        is_crowd=np.concatenate([sample.is_crowd, other.is_crowd]),
-        image_id=sample.image_id,
-    )

@@ -8,7 +8,7 @@ from detector.augment.affine import transform_sample
 from detector.augment.color import color_jitter
 from detector.augment.pipeline import random_placement
 from detector.config import AugmentConfig
-from detector.sample import Sample
+from detector.sample import Sample, merge, shift
 
 
 def mosaic(
@@ -33,19 +33,11 @@ def mosaic(
         (split_y, split_x, height, width),
     ]
     image = np.empty((height, width, 3), dtype=np.uint8)
-    boxes, parts = [], []
+    parts = []
     for sample, (top, left, bottom, right) in zip(samples, corners, strict=True):
         part_hw = (bottom - top, right - left)
         matrix = random_placement(sample.image.shape, part_hw, config, rng)
         part = transform_sample(sample, matrix, part_hw, config.min_visible)
         image[top:bottom, left:right] = part.image
-        boxes.append(part.boxes + np.array([left, top, left, top], dtype=np.float32))
-        parts.append(part)
-    merged = Sample(
-        image=image,
-        boxes=np.concatenate(boxes),
-        class_ids=np.concatenate([part.class_ids for part in parts]),
-        is_crowd=np.concatenate([part.is_crowd for part in parts]),
-        image_id=samples[0].image_id,
-    )
-    return color_jitter(merged, config, rng)
+        parts.append(shift(part, left, top))
+    return color_jitter(merge(image, parts), config, rng)

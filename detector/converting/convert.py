@@ -24,6 +24,7 @@ from detector.errors import ConfigError, FileError, LabelError, did_you_mean
 from detector.files import make_folder, write_errors, write_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.options import MAX_PIXELS, ReadOptions
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +253,12 @@ def _notes(sources: Sequence[Split], writer: LabelWriter, renamed: Mapping[str, 
         yield (
             f"{writer.name} has no crowd or ignore regions: {crowd} of them are LEFT OUT, and become background. "
             "A detection there will count as wrong. COCO JSON and VOC keep them"
+        )
+    partial = sum(a.labeled_classes is not None and not a.labeled_classes.all() for a in annotations)
+    if partial and not writer.keeps_partial_labels:
+        yield (
+            f"{writer.name} has no partial labels: in {plural(partial, 'image')}, classes that are not labeled BECOME "
+            "BACKGROUND. A detection of them will count as wrong. COCO JSON keeps them apart"
         )
     masks = sum(int((~np.isclose(a.areas, area(a.boxes), rtol=0.01)).sum()) for a in annotations)
     if masks and not writer.keeps_areas:

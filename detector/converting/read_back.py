@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.annotation import Annotation
+from detector.arrays import Bools
 from detector.data.label_writer import LabelWriter
 from detector.data.open_data import open_data
 from detector.data.split import Split
@@ -70,12 +71,20 @@ def _difference(written: Annotation, found: Annotation, writer: LabelWriter) -> 
         return "the classes of the boxes differ"
     if not np.array_equal(written.is_crowd, found.is_crowd):
         return "the crowd regions differ"
+    if writer.keeps_partial_labels and not np.array_equal(_labeled_classes(written), _labeled_classes(found)):
+        return "the classes that are labeled differ"
     distance = float(np.abs(written.boxes - found.boxes).max(initial=0))
     if distance > _TOLERANCE:
         return f"a coordinate differs by {distance:.3g} pixels"
     if writer.keeps_areas and not np.allclose(written.areas, found.areas, rtol=_AREA_TOLERANCE, atol=0):
         return "the areas of the objects differ"
     return None
+
+
+def _labeled_classes(annotation: Annotation) -> Bools:
+    """Return a mask [C] of the classes that are labeled; empty if all are."""
+    labeled = annotation.labeled_classes
+    return np.zeros(0, dtype=np.bool_) if labeled is None else labeled
 
 
 def _error(difference: str) -> LabelError:

@@ -22,6 +22,7 @@ class LabelWriter:
         check: raises LabelError if the format cannot hold the splits exactly. It is called before anything is written.
         write: writes all label files of a data set, from the folder of the data set and its splits.
         keeps_crowd: whether the format can mark crowd regions.
+        keeps_partial_labels: whether the format can say that a class is not labeled in an image.
         keeps_areas: whether the format contains the areas of the objects.
         accepts_any_path: whether the label files can refer to images anywhere on the computer.
     """
@@ -31,6 +32,7 @@ class LabelWriter:
     check: Callable[[Sequence[Split]], None]
     write: Callable[[Path, Sequence[Split]], None]
     keeps_crowd: bool
+    keeps_partial_labels: bool
     keeps_areas: bool
     accepts_any_path: bool
 

@@ -8,7 +8,24 @@ import torch
 from torch import Tensor
 
 from detector.arrays import ImageArray
-from detector.sample import Sample
+from detector.sample import Sample, UnlabeledRegions
+
+
+@dataclass(frozen=True, eq=False)
+class UnlabeledClasses:
+    """At most R regions of each of B images, in which objects of some classes may be without a label.
+
+    Attributes:
+        boxes: [B, R, 4] float32 (x1, y1, x2, y2) in input pixels; 0 in padding rows.
+        classes: [B, R, C] bool: True for a class that is not labeled in the region; False in padding rows.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+
+    def to(self, device: torch.device) -> "UnlabeledClasses":
+        """Return a copy on a device."""
+        return UnlabeledClasses(self.boxes.to(device, non_blocking=True), self.classes.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +39,7 @@ class Batch:
         is_object: [B, M] bool: True for objects; False for crowd regions and padding rows.
         is_crowd: [B, M] bool: True for crowd regions, which are neither objects nor background.
         image_ids: B image ids.
+        unlabeled: regions in which some classes are not labeled; None: there are none.
     """
 
     images: Tensor
@@ -30,6 +48,7 @@ class Batch:
     is_object: Tensor
     is_crowd: Tensor
     image_ids: tuple[int, ...]
+    unlabeled: UnlabeledClasses | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return a copy of the batch on a device."""
@@ -40,6 +59,7 @@ class Batch:
             self.is_object.to(device, non_blocking=True),
             self.is_crowd.to(device, non_blocking=True),
             self.image_ids,
+            None if self.unlabeled is None else self.unlabeled.to(device),
         )
 
 
@@ -63,7 +83,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
         is_object=torch.from_numpy(is_object),
         is_crowd=torch.from_numpy(is_crowd),
         image_ids=tuple(sample.image_id for sample in samples),
+        unlabeled=_collate_unlabeled([sample.unlabeled for sample in samples]),
     )
+
+
+def _collate_unlabeled(regions: Sequence[UnlabeledRegions | None]) -> UnlabeledClasses | None:
+    """Stack the regions of samples; None if no sample has a region."""
+    given = [own for own in regions if own is not None and len(own.boxes)]
+    if not given:
+        return None
+    rows, class_count = max(len(own.boxes) for own in given), given[0].classes.shape[1]
+    boxes = np.zeros((len(regions), rows, 4), dtype=np.float32)
+    classes = np.zeros((len(regions), rows, class_count), dtype=np.bool_)
+    for index, own in enumerate(regions):
+        if own is not None:
+            boxes[index, : len(own.boxes)] = own.boxes
+            classes[index, : len(own.boxes)] = own.classes
+    return UnlabeledClasses(torch.from_numpy(boxes), torch.from_numpy(classes))
 
 
 def images_to_tensor(images: Sequence[ImageArray]) -> Tensor:

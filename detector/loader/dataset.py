@@ -25,7 +25,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.memory import available_memory
-from detector.sample import Sample
+from detector.sample import Sample, UnlabeledRegions
 
 _STORED_SCALE = 1.5
 """An image is stored at no more than this many times its letterboxed size. That is enough for random scaling, and uses
@@ -94,7 +94,14 @@ class DetectionDataset:
         image = self._images[index] if self.in_memory else self._downscale(self._decode(annotation))
         height, width = annotation.image_hw
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
-        return Sample(image, annotation.boxes * scale, annotation.class_ids, annotation.is_crowd, annotation.image_id)
+        return Sample(
+            image,
+            annotation.boxes * scale,
+            annotation.class_ids,
+            annotation.is_crowd,
+            annotation.image_id,
+            _unlabeled_regions(annotation, image),
+        )
 
     def training_sample(self, position: int, epochs: float, input_hw: tuple[int, int] | None = None) -> Sample:
         """Return the augmented sample at a position of the run. In each epoch, the images are in a new random order.
@@ -212,6 +219,15 @@ class DetectionDataset:
             remaining = iter(annotations)
             while block := list(islice(remaining, _DECODE_BLOCK)):
                 yield from zip(block, pool.map(decode, block), strict=True)
+
+
+def _unlabeled_regions(annotation: Annotation, image: ImageArray) -> UnlabeledRegions | None:
+    """Return the whole image as a region with the classes that are not labeled in it; None if all are."""
+    labeled = annotation.labeled_classes
+    if labeled is None or labeled.all():
+        return None
+    height, width = image.shape[:2]
+    return UnlabeledRegions(np.array([[0, 0, width, height]], dtype=np.float32), ~labeled[None])
 
 
 def augment_strength(config: AugmentConfig, epoch: float) -> float:

@@ -87,7 +87,7 @@ def _grid_loss(predictions: GridPredictions, batch: Batch, targets: AssignedTarg
 
     target_scores = torch.zeros_like(predictions.class_logits)
     target_scores[(*at_positives, targets.class_ids)] = targets.quality
-    class_loss = _class_loss(predictions, target_scores, config)
+    class_loss = _class_loss(predictions, target_scores, config, _labeled_scores(predictions, batch, targets))
     if batch.is_crowd.any():
         class_loss = class_loss * _outside_crowds(predictions.grid, batch, targets)
 
@@ -110,19 +110,38 @@ def _grid_loss(predictions: GridPredictions, batch: Batch, targets: AssignedTarg
     return LossTerms(parts, positives=len(targets.quality))
 
 
-def _class_loss(predictions: GridPredictions, targets: Tensor, config: LossConfig) -> Tensor:
+def _class_loss(predictions: GridPredictions, targets: Tensor, config: LossConfig, labeled: Tensor | None) -> Tensor:
     """Return the class loss [B, P] of each point.
 
     Args:
         predictions: predictions for B images at P points.
         targets: [B, P, C] target scores, 0..1.
         config: `class_loss` and `focal_power`.
+        labeled: [B, P, C] False for scores that have no loss; None: all have one. None with a softmax.
     """
     logits = predictions.class_logits
     if config.class_loss == "softmax":
         return softmax_loss(logits, targets)
     power = config.focal_power if config.class_loss == "quality_focal" else 0.0
-    return quality_focal_loss(logits, targets, power).sum(dim=-1)
+    losses = quality_focal_loss(logits, targets, power)
+    if labeled is not None:
+        losses = losses * labeled
+    return losses.sum(dim=-1)
+
+
+def _labeled_scores(predictions: GridPredictions, batch: Batch, targets: AssignedTargets) -> Tensor | None:
+    """Return a mask [B, P, C]: False at a score of a class that is not labeled where the point lies.
+
+    There, the class may be present or not, so the score has no target. The scores of assigned objects have one. None if
+    all classes are labeled in all images.
+    """
+    if batch.unlabeled is None:
+        return None
+    inside = _points_inside(predictions.grid, batch.unlabeled.boxes)
+    unlabeled = torch.einsum("brp,brc->bpc", inside.float(), batch.unlabeled.classes.float())
+    labeled = unlabeled == 0
+    labeled[targets.image_index, targets.point_index, targets.class_ids] = True
+    return labeled
 
 
 def quality_focal_loss(logits: Tensor, targets: Tensor, power: float) -> Tensor:
@@ -174,9 +193,14 @@ def squared_error(distances: Tensor, target_distances: Tensor) -> Tensor:
 
 def _outside_crowds(grid: Grid, batch: Batch, targets: AssignedTargets) -> Tensor:
     """Return the weight [B, P] of each point in the class loss: 0 at negatives in crowd regions, 1 at all others."""
-    x, y = grid.points[:, 0], grid.points[:, 1]
-    x1, y1, x2, y2 = (side[..., None] for side in batch.boxes.unbind(-1))
-    inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & batch.is_crowd[..., None]
+    inside = _points_inside(grid, batch.boxes) & batch.is_crowd[..., None]
     counts = ~inside.any(dim=1)
     counts[targets.image_index, targets.point_index] = True
     return counts.float()
+
+
+def _points_inside(grid: Grid, boxes: Tensor) -> Tensor:
+    """Return a mask [B, M, P]: True where a point of the grid lies in a box of boxes [B, M, 4]."""
+    x, y = grid.points[:, 0], grid.points[:, 1]
+    x1, y1, x2, y2 = (side[..., None] for side in boxes.unbind(-1))
+    return (x > x1) & (x < x2) & (y > y1) & (y < y2)

@@ -12,6 +12,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from detector.errors import InputError
 from detector.metrics.bootstrap import Intervals
+from detector.partial_labels import ignore_unlabeled
 from detector.wording import plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
@@ -181,7 +182,7 @@ def _prepare(ground_truth: Mapping[str, Any], rows: list[dict[str, Any]]) -> tup
             "annotations": [{**row, "image_id": number[row["image_id"]]} for row in ground_truth["annotations"]]
         }
         rows = [{**row, "image_id": number[row["image_id"]]} for row in rows]
-    truth = COCO(_with_defaults(ground_truth))
+    truth = COCO(_with_defaults(ignore_unlabeled(ground_truth, rows)))
     return truth, COCOeval_faster(truth, truth.loadRes(rows), iouType="bbox")
 
 

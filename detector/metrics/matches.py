@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.arrays import Bools, Doubles, Ints
+from detector.partial_labels import ignore_unlabeled
 
 COCO_IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """COCO's ten IoU thresholds, with the same rounding as in COCO's evaluation."""
@@ -146,7 +147,8 @@ def match_detections(
     category_ids = sorted({category["id"] for category in ground_truth["categories"]})
     images = {image_id: index for index, image_id in enumerate(image_ids)}
     categories = {category_id: index * len(images) for index, category_id in enumerate(category_ids)}
-    objects = _read_objects(ground_truth["annotations"], images, categories)
+    annotations = ignore_unlabeled(ground_truth, rows)["annotations"]
+    objects = _read_objects(annotations, images, categories)
     found = _read_detections(rows, images, categories, max_detections)
     thresholds = np.asarray(iou_thresholds, np.float64)
     pairs = _overlapping_pairs(found, objects, min(thresholds[0], _LARGEST_THRESHOLD))

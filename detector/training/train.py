@@ -351,6 +351,7 @@ def _prepare(
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
     check_has_objects(split.annotations, split.ledger, split.name)
+    _check_loss(config, split)
     if info is not None:
         _check_classes(info.class_names, split, request)
     for note in splits.notes:
@@ -433,6 +434,18 @@ def _check_same_spp(info: WeightsInfo, input_hw: tuple[int, int], request: Train
             f"{request.weights}: these weights were trained at {max(info.input_hw)} pixels and do not fit a network "
             f"for {max(input_hw)} pixels: networks trained at 416 pixels or more have an SPP block, the others "
             f"have none; use --imgsz {max(info.input_hw)}"
+        )
+
+
+def _check_loss(config: Config, split: Split) -> None:
+    """Raise ConfigError if the labels are partial and the loss cannot leave out single classes of an image."""
+    if all(a.labeled_classes is None for a in split.annotations):
+        return
+    if config.head != "points" or config.class_loss == "softmax":
+        setting = "head=yolo_v1" if config.head != "points" else "class_loss=softmax"
+        raise ConfigError(
+            f"{setting} cannot learn from partial labels, in which not every class is labeled in every image; use the "
+            "default head and class_loss"
         )
 
 

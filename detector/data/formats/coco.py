@@ -1,10 +1,12 @@
 """Reads COCO JSON: one file per split, with its images, its categories, and boxes as x, y, width, height in pixels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from detector.annotation import Annotation
 from detector.data.coordinates import look_like_corners, look_like_fractions
@@ -34,6 +36,7 @@ from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.files import is_file
 from detector.options import ReadOptions
+from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE
 from detector.wording import plural
 
 
@@ -99,6 +102,21 @@ class CocoFiles:
             )
 
 
+class _PartialLabels(NamedTuple):
+    """Class ids that are labeled although the image has no object of them, and of which not all objects are labeled."""
+
+    negative: frozenset[int]
+    not_exhaustive: frozenset[int]
+
+
+def _with_labeled_classes(annotation: Annotation, labels: _PartialLabels, class_count: int) -> Annotation:
+    """Return an annotation with `labeled_classes`."""
+    present = set(annotation.class_ids[~annotation.is_crowd].tolist())
+    labeled = np.zeros(class_count, dtype=np.bool_)
+    labeled[sorted((labels.negative | present) - labels.not_exhaustive)] = True
+    return replace(annotation, labeled_classes=labeled)
+
+
 class _Reader:
     """Reads the images and annotations of one COCO file.
 
@@ -149,7 +167,43 @@ class _Reader:
             self.collector.add_note(
                 f"bounding boxes of masks are used for {plural(self._from_masks, 'annotation')} without bbox"
             )
-        return self.collector.finish(self._path)
+        annotations, ledger = self.collector.finish(self._path)
+        if (labels := self._partial_labels()) is not None:
+            annotations = tuple(_with_labeled_classes(a, labels[a.image_id], len(self._class_ids)) for a in annotations)
+        return annotations, ledger
+
+    def _partial_labels(self) -> dict[int, _PartialLabels] | None:
+        """Return image id → its partial labels; None if all objects are labeled, as in most data sets.
+
+        Raises:
+            LabelError: only some of the images have `neg_category_ids`, or a value is not a list of category ids.
+        """
+        images = self._data["images"]
+        if not any(NEGATIVE in image for image in images):
+            return None
+        labels = {}
+        for index, (image_id, image) in enumerate(zip(self._image_ids.values(), images, strict=True)):
+            if NEGATIVE not in image:
+                reason = f"image {image['id']} has no `{NEGATIVE}`, but other images have it; add it to every image"
+                raise error_at(self._path, "images", index, reason)
+            labels[image_id] = _PartialLabels(
+                self._classes_in(index, NEGATIVE), self._classes_in(index, NOT_EXHAUSTIVE)
+            )
+        self.collector.add_note(
+            f"partial labels, as in LVIS: in an image, the classes in `{NEGATIVE}` and those with objects are labeled; "
+            "all others are neither learned as background nor evaluated there"
+        )
+        return labels
+
+    def _classes_in(self, index: int, key: str) -> frozenset[int]:
+        """Return the class ids of the category ids in a list of an element of `images`."""
+        values = self._data["images"][index].get(key, [])
+        numbers = [whole_number(value) for value in values] if isinstance(values, list) else [None]
+        classes = [self._class_ids.get(number) for number in numbers if number is not None]
+        if len(classes) != len(numbers) or None in classes:
+            reason = f"`{key}` is {values!r:.60}; expected a list of ids of `categories`"
+            raise error_at(self._path, "images", index, reason)
+        return frozenset(class_id for class_id in classes if class_id is not None)
 
     def _parse(self, annotation: Any, index: int) -> LabelRow:
         """Parse one annotation of the JSON file and return it as a label row.

@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detector.annotation import Annotation
 from detector.data.formats.coco_json import (
     MAX_AREA,
     bbox_numbers,
@@ -24,6 +25,7 @@ from detector.data.formats.coco_json import (
 )
 from detector.data.row_collector import RowError
 from detector.data.split import Split
+from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE
 from detector.wording import plural
 
 _LOG = logging.getLogger(__name__)
@@ -130,7 +132,8 @@ def to_coco(split: Split) -> dict[str, Any]:
     for annotation in split.annotations:
         height, width = annotation.image_hw
         file_name = annotation.image_path.as_posix()
-        images.append({"id": annotation.image_id, "file_name": file_name, "height": height, "width": width})
+        image = {"id": annotation.image_id, "file_name": file_name, "height": height, "width": width}
+        images.append(image | _partial_labels(annotation, split.category_ids))
         # In float64, x + width is exactly the right side x2 of the box.
         bboxes = annotation.boxes.astype(np.float64)
         bboxes[:, 2:] -= bboxes[:, :2]
@@ -148,6 +151,17 @@ def to_coco(split: Split) -> dict[str, Any]:
             )
     categories = [{"id": i, "name": name} for i, name in zip(split.category_ids, split.class_names, strict=True)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _partial_labels(annotation: Annotation, category_ids: Sequence[int]) -> dict[str, list[int]]:
+    """Return the lists of categories of an image with partial labels; empty if all objects are labeled."""
+    labeled = annotation.labeled_classes
+    if labeled is None:
+        return {}
+    present = np.zeros_like(labeled)
+    present[annotation.class_ids[~annotation.is_crowd]] = True
+    ids = np.asarray(category_ids)
+    return {NEGATIVE: ids[labeled & ~present].tolist(), NOT_EXHAUSTIVE: ids[present & ~labeled].tolist()}
 
 
 def can_be_scored(annotations: list[dict[str, Any]]) -> bool:

@@ -59,5 +59,12 @@ def _coco_values(folder: Path, split: Split) -> dict[str, Any]:
 
 
 WRITER = LabelWriter(
-    "COCO JSON", _image_folder, _check, _write, keeps_crowd=True, keeps_areas=True, accepts_any_path=True
+    "COCO JSON",
+    _image_folder,
+    _check,
+    _write,
+    keeps_crowd=True,
+    keeps_partial_labels=True,
+    keeps_areas=True,
+    accepts_any_path=True,
 )

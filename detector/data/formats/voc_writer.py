@@ -93,5 +93,12 @@ def _escape(text: str) -> str:
 
 
 WRITER = LabelWriter(
-    "Pascal VOC", _image_folder, _check, _write, keeps_crowd=True, keeps_areas=False, accepts_any_path=False
+    "Pascal VOC",
+    _image_folder,
+    _check,
+    _write,
+    keeps_crowd=True,
+    keeps_partial_labels=False,
+    keeps_areas=False,
+    accepts_any_path=False,
 )

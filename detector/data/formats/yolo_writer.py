@@ -67,5 +67,12 @@ def _rows(annotation: Annotation) -> str:
 
 
 WRITER = LabelWriter(
-    "YOLO", _image_folder, _check, _write, keeps_crowd=False, keeps_areas=False, accepts_any_path=False
+    "YOLO",
+    _image_folder,
+    _check,
+    _write,
+    keeps_crowd=False,
+    keeps_partial_labels=False,
+    keeps_areas=False,
+    accepts_any_path=False,
 )

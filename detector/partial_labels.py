@@ -1,0 +1,61 @@
+"""Partial labels: images in which the objects of some classes are not labeled, as in LVIS.
+
+In an image of such a data set, `neg_category_ids` lists the categories that are not in the image. The objects of a
+category that occurs in the image are all labeled, unless `not_exhaustive_category_ids` lists it. Of all other
+categories, nothing is known.
+
+Source: Gupta et al., LVIS: A Dataset for Large Vocabulary Instance Segmentation, 2019, section 3.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
+"""Keys of an image in COCO JSON with partial labels."""
+
+
+def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return ground truth in which a detection of a class that is not labeled in its image is no false positive.
+
+    Such an image gets a crowd region of the class around all its detections.
+
+    Args:
+        ground_truth: COCO dictionary; it is not changed.
+        rows: valid detections in COCO's results format.
+
+    Returns:
+        `ground_truth` itself, if it has no partial labels.
+    """
+    partial = {image["id"]: image for image in ground_truth["images"] if NEGATIVE in image}
+    if not partial:
+        return ground_truth
+    labeled = {image_id: set(image[NEGATIVE]) for image_id, image in partial.items()}
+    for row in ground_truth["annotations"]:
+        if row["image_id"] in labeled and not row.get("iscrowd", 0):
+            labeled[row["image_id"]].add(row["category_id"])
+    for image_id, image in partial.items():
+        labeled[image_id] -= set(image.get(NOT_EXHAUSTIVE, ()))
+    corners = defaultdict[tuple[Any, Any], list[tuple[float, float, float, float]]](list)
+    for row in rows:
+        image_id, category_id = row["image_id"], row["category_id"]
+        if image_id in labeled and category_id not in labeled[image_id]:
+            x, y, width, height = row["bbox"]
+            corners[image_id, category_id].append((x, y, x + width, y + height))
+    regions = [_crowd_region(*key, boxes) for key, boxes in sorted(corners.items())]
+    return {**ground_truth, "annotations": [*ground_truth["annotations"], *regions]}
+
+
+def _crowd_region(
+    image_id: int, category_id: int, boxes: Sequence[tuple[float, float, float, float]]
+) -> dict[str, Any]:
+    """Return a crowd region that contains boxes (x1, y1, x2, y2)."""
+    left, top, right, bottom = zip(*boxes, strict=True)
+    x, y, width, height = min(left), min(top), max(right) - min(left), max(bottom) - min(top)
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x, y, width, height],
+        "area": width * height,
+        "iscrowd": 1,
+    }
