@@ -162,7 +162,8 @@ def _corners(rows: Rows) -> Floats:
 
 def write(path: Path, folder: Path, data: Everyday, items: Iterable[tuple[dict[str, Any], Rows]]) -> None:
     """Write images with their annotations as COCO JSON; the image paths are absolute."""
-    images, annotations = [], []
+    images: Rows = []
+    annotations: Rows = []
     for image, rows in items:
         images.append(image | {"file_name": str(folder.resolve() / "images" / image["file_name"])})
         annotations += [
