@@ -8,11 +8,21 @@ Source: Gupta et al., LVIS: A Dataset for Large Vocabulary Instance Segmentation
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 """Keys of an image in COCO JSON with partial labels."""
+
+
+def labeled_categories(image: Mapping[str, Any], present: Collection[int]) -> set[int]:
+    """Return the ids of the categories of which all objects in an image are labeled.
+
+    Args:
+        image: element of `images` in COCO JSON, with the key `neg_category_ids`.
+        present: ids of the categories of the labeled objects in the image, without crowd regions.
+    """
+    return {*image[NEGATIVE], *present} - {*image.get(NOT_EXHAUSTIVE, ())}
 
 
 def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -30,12 +40,11 @@ def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str
     partial = {image["id"]: image for image in ground_truth["images"] if NEGATIVE in image}
     if not partial:
         return ground_truth
-    labeled = {image_id: set(image[NEGATIVE]) for image_id, image in partial.items()}
+    present = {image_id: set[int]() for image_id in partial}
     for row in ground_truth["annotations"]:
-        if row["image_id"] in labeled and not row.get("iscrowd", 0):
-            labeled[row["image_id"]].add(row["category_id"])
-    for image_id, image in partial.items():
-        labeled[image_id] -= set(image.get(NOT_EXHAUSTIVE, ()))
+        if row["image_id"] in partial and not row.get("iscrowd", 0):
+            present[row["image_id"]].add(row["category_id"])
+    labeled = {image_id: labeled_categories(image, present[image_id]) for image_id, image in partial.items()}
     corners = defaultdict[tuple[Any, Any], list[tuple[float, float, float, float]]](list)
     for row in rows:
         image_id, category_id = row["image_id"], row["category_id"]

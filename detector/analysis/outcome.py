@@ -33,19 +33,19 @@ class ImageMatches:
 
     Attributes:
         objects: [D] index of the object that a detection finds; -1: the detection finds no object.
-        in_crowd: [D] True: the detection finds no object, but lies in a crowd region of its class, so that it is no
-            false positive.
+        ignored: [D] True: the detection finds no object, but is no false positive: it lies in a crowd region of its
+            class, or its class is not labeled in the image.
         found: [N] True: a detection finds this object. False for crowd regions.
     """
 
     objects: Ints
-    in_crowd: Bools
+    ignored: Bools
     found: Bools
 
     @property
     def false_positives(self) -> Ints:
-        """Indices of the detections that find no object and lie in no crowd region."""
-        return np.flatnonzero((self.objects < 0) & ~self.in_crowd)
+        """Indices of the detections that find no object and are not ignored."""
+        return np.flatnonzero((self.objects < 0) & ~self.ignored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def match_image(boxes: Floats, class_ids: Ints, truth: Annotation, min_iou: floa
     """
     overlaps = overlaps_with(boxes, truth)
     overlaps[class_ids[:, None] != truth.class_ids] = 0
-    objects, in_crowd = np.full(len(boxes), -1), np.zeros(len(boxes), dtype=np.bool_)
+    objects, ignored = np.full(len(boxes), -1), np.zeros(len(boxes), dtype=np.bool_)
     found = np.zeros(len(truth.boxes), dtype=np.bool_)
     for index in np.flatnonzero((overlaps >= min_iou).any(axis=1)):
         own = np.where(found | truth.is_crowd, 0, overlaps[index])
@@ -112,8 +112,10 @@ def match_image(boxes: Floats, class_ids: Ints, truth: Annotation, min_iou: floa
         if own[best] >= min_iou:
             objects[index], found[best] = best, True
         else:
-            in_crowd[index] = bool((overlaps[index, truth.is_crowd] >= min_iou).any())
-    return ImageMatches(objects, in_crowd, found)
+            ignored[index] = bool((overlaps[index, truth.is_crowd] >= min_iou).any())
+    if truth.labeled_classes is not None:
+        ignored |= (objects < 0) & ~truth.labeled_classes[class_ids]
+    return ImageMatches(objects, ignored, found)
 
 
 def overlaps_with(boxes: Floats, truth: Annotation) -> Doubles:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detector.annotation import Annotation
-from detector.arrays import ImageArray
+from detector.arrays import Bools, ImageArray, Ints
 from detector.boxes import from_xywh
 from detector.data.data_set import DataSet
 from detector.data.formats.coco_json import declared_hw, marks_crowd
@@ -20,6 +20,7 @@ from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.image_hashes import ImageHashes
 from detector.media.sources import Source, find_sources
 from detector.options import ReadOptions
+from detector.partial_labels import NEGATIVE, labeled_categories
 from detector.wording import plural
 
 _UNKNOWN_SIZE = (0, 0)
@@ -97,7 +98,15 @@ def _renumber(
             "explain needs labels whose classes have the names of the classes of the weights, each once"
         )
     ids = np.array([list(class_names).index(name) for name in names], dtype=np.int64)
-    return tuple(replace(annotation, class_ids=ids[annotation.class_ids]) for annotation in annotations)
+    return tuple(_with_class_ids(annotation, ids, len(class_names)) for annotation in annotations)
+
+
+def _with_class_ids(annotation: Annotation, ids: Ints, class_count: int) -> Annotation:
+    """Return an annotation whose class i is `ids[i]` of `class_count` classes; other classes are not labeled."""
+    labeled = annotation.labeled_classes
+    if labeled is not None:
+        labeled = np.isin(np.arange(class_count), ids[labeled])
+    return replace(annotation, class_ids=ids[annotation.class_ids], labeled_classes=labeled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +210,27 @@ def _coco_annotations(truth: Mapping[str, Any], folder: Path, class_names: Seque
             class_ids=np.array([positions[row["category_id"]] for row in own], dtype=np.int64),
             is_crowd=np.array([marks_crowd(dict(row)) for row in own], dtype=np.bool_),
             areas=np.array([row["area"] for row in own], dtype=np.float32),
+            labeled_classes=_labeled_classes(image, own, tuple(names)),
         )
         for image, own in ((image, rows[image["id"]]) for image in truth["images"])
     ]
     return _renumber(annotations, tuple(names.values()), class_names)
+
+
+def _labeled_classes(
+    image: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], category_ids: Sequence[int]
+) -> Bools | None:
+    """Return a mask [C] of the categories that are labeled in an image; None: all are.
+
+    Args:
+        image: element of `images`.
+        rows: annotations of the image.
+        category_ids: [C] ids of the categories.
+    """
+    if NEGATIVE not in image:
+        return None
+    present = {row["category_id"] for row in rows if not marks_crowd(dict(row))}
+    return np.isin(category_ids, sorted(labeled_categories(image, present)))
 
 
 def _grouped(entries: Iterable[tuple[Any, _Entry]]) -> dict[Any, list[_Entry]]:

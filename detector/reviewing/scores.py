@@ -178,7 +178,8 @@ def score_labels(annotation: Annotation, found: Detections, reference: Reference
 def find_missing(annotation: Annotation, found: Detections, reference: Reference) -> Missing:
     """Return the objects that seem to have no label: detections that overlap no label; of one object, only the best.
 
-    The arguments are those of `score_labels`. Objects in a crowd region need no label.
+    The arguments are those of `score_labels`. Objects in a crowd region, and objects of a class that is not labeled in
+    the image, need no label.
     """
     if not len(found):
         return Missing(np.zeros(0), np.zeros(0, np.int64))
@@ -186,6 +187,8 @@ def find_missing(annotation: Annotation, found: Detections, reference: Reference
     overlap = _largest(_pairwise_iou(annotation, found)[~crowd].T)
     covered = _largest(_covered_by(found, annotation)[:, crowd])
     scores = _relative_scores(found, reference) * _freedom(overlap) * (covered < _SAME_OBJECT)
+    if annotation.labeled_classes is not None:
+        scores *= annotation.labeled_classes[found.class_ids]
     kept: list[int] = []
     between = pairwise_iou(found.boxes, found.boxes)
     for index in np.argsort(-scores, kind="stable").tolist():

@@ -328,8 +328,8 @@ def test_causes_and_found_objects_add_up(scene: tuple[ImagePredictions, Annotati
     assert set(counts.misses) == set(get_args(Cause))
     assert counts.found + sum(counts.misses.values()) == counts.objects == int(is_object.sum())
     assert counts.found == int((outcome.matches.objects >= 0).sum()) == int(outcome.matches.found.sum())
-    in_crowd = int(outcome.matches.in_crowd.sum())
-    assert counts.found + sum(counts.false_positives.values()) + in_crowd == len(outcome.scores)
+    ignored = int(outcome.matches.ignored.sum())
+    assert counts.found + sum(counts.false_positives.values()) + ignored == len(outcome.scores)
 
 
 @given(scenes())

@@ -59,7 +59,7 @@ def test_found_objects_are_those_of_coco(seed: int) -> None:
         last = int(np.flatnonzero(own & (matches.objects >= 0)).max(initial=-1))
         if last < 0:
             continue
-        wrong = own & (matches.objects < 0) & ~matches.in_crowd
+        wrong = own & (matches.objects < 0) & ~matches.ignored
         level = int(recall[class_id] * 100 + 1e-9)
         assert hits / (hits + wrong[: last + 1].sum()) == pytest.approx(precision[level, class_id])
 
@@ -68,5 +68,5 @@ def test_detection_in_crowd_needs_half_its_area_inside() -> None:
     truth = objects(np.array([[0, 0, 50, 100]], np.float32), np.array([0]), [True])
     boxes = np.array([[30, 0, 70, 10], [31, 0, 71, 10], [10, 10, 20, 20]], np.float32)
     matches = match_image(boxes, np.array([0, 0, 1]), truth)
-    assert matches.in_crowd.tolist() == [True, False, False]
+    assert matches.ignored.tolist() == [True, False, False]
     assert matches.false_positives.tolist() == [1, 2]

@@ -167,8 +167,9 @@ class _Reader:
             self.collector.add_note(
                 f"bounding boxes of masks are used for {plural(self._from_masks, 'annotation')} without bbox"
             )
+        labels = self._partial_labels()
         annotations, ledger = self.collector.finish(self._path)
-        if (labels := self._partial_labels()) is not None:
+        if labels is not None:
             annotations = tuple(_with_labeled_classes(a, labels[a.image_id], len(self._class_ids)) for a in annotations)
         return annotations, ledger
 
