@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def write_subset(data: str, images: int, subset: int, out: Path) -> Path:
         chosen = {a.image_id for a in split.annotations if a.image_path.name in names}
         assert len(chosen) == images, f"{data}: {len(chosen)} of {images} images found"
         split = select(split, "train", chosen)
+    split = replace(split, annotations=tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations))
     out.mkdir(parents=True, exist_ok=True)
     (out / "train.json").write_text(coco_writer.coco_text(out, split))
     return out
