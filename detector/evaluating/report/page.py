@@ -74,7 +74,7 @@ footer { padding: 32px 20px; font-size: .85rem; }
 @media print { @page { size: A4; margin: 14mm; } body { font-size: 10.5pt; }
   :root { color-scheme: light; --ink: #1c2126; --soft: #5a636d; --rule: #dfe3e8; --paper: #fff; --panel: #f5f7f9;
     --tp: #0072b2; --fp: #c94f00; --fn: #8a6100; }
-  nav, .cell, .cell:target { display: none; } h2, h3 { break-after: avoid; }
+  nav, .cell, .cell:target { display: none; } h2, h3, section > p { break-after: avoid; break-inside: avoid; }
   .long { max-height: none; } .grid > div, tr, .matrix { break-inside: avoid; }
   main, header, footer { max-width: none; padding-left: 0; padding-right: 0; } h2 { margin-top: 24px; }
   .grid { grid-template-columns: 1fr 1fr; gap: 8px 20px; } .shots { grid-template-columns: 1fr 1fr 1fr; }
