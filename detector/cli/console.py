@@ -151,7 +151,7 @@ def print_comparison(name: str, against: "Against") -> None:
     print_line()
     print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
     for key, own in against.difference.metrics.items():
-        interval = "" if own.interval is None else f" [{own.interval.low:+.4f}, {own.interval.high:+.4f}]"
+        interval = "" if own.interval is None else f" {own.interval.signed(4)}"
         print_line(f"{key:6} {own.value:+.4f}{interval}")
     print_line(against.difference.describe())
 

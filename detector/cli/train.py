@@ -45,6 +45,12 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="do not write report/report.html about the best weights on val at the end of the run",
     )
+    parser.add_argument(
+        "--val-halves",
+        action="store_true",
+        help="also write val_halves.json: the AP of the last weights on random halves of the val images, from which "
+        "`compare` computes its intervals",
+    )
     add_overwrite(parser)
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
@@ -82,7 +88,9 @@ def run(options: argparse.Namespace) -> int:
         options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
     )
     out = options.out or next_free(Path("runs/train"))
-    result = start_run(request, out, STARTED, options.overwrite, report=not options.no_report)
+    result = start_run(
+        request, out, STARTED, options.overwrite, report=not options.no_report, val_halves=options.val_halves
+    )
     if options.quiet:  # else the log contains the result
         console.print_training_result(result)
     return 0

@@ -39,6 +39,7 @@ from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, LabelError
 from detector.files import local_path, make_folder, read_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
+from detector.metrics.seeds import VAL_HALVES, ApHalves
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
 from detector.threads import affinity_cpus
@@ -113,7 +114,8 @@ def compare(
     seed_range = range(base.seed, base.seed + seeds)
     with claim_folder(local_path(out), "comparing", names=[_MARKDOWN], overwrite=overwrite) as folder:
         runs = _do_runs(to_compare, seed_range, conditions, folder, jobs=jobs, keep_weights=keep_weights)
-        rows = summarize(to_compare, [run for run in runs if run.seed in seed_range])
+        halves = _read_halves(runs, folder.path)
+        rows = summarize(to_compare, [run for run in runs if run.seed in seed_range], halves)
         heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
         folder.write(_MARKDOWN, f"{heading}\n\n{to_markdown(rows)}".encode())
     log.info(f"all runs: {folder.path / _TABLE}; table of the results: {folder.path / _MARKDOWN}")
@@ -222,6 +224,24 @@ def _do_runs(
     return runs
 
 
+def _read_halves(runs: Iterable[RunRecord], out: Path) -> dict[tuple[str, int], ApHalves]:
+    """Return name of the variation and seed → AP on random halves of the val images, for the runs that have written it.
+
+    Args:
+        runs: the runs.
+        out: folder of the comparison.
+    """
+    halves = {}
+    for run in runs:
+        path = out / _run_name(run.settings, run.seed) / VAL_HALVES
+        if not run.error and path.exists():
+            try:
+                halves[run.settings, run.seed] = ApHalves.from_json(read_json(path))
+            except FileError as error:
+                log.warning("%s: %s; its intervals do not cover images", path, error)
+    return halves
+
+
 def _check_same_data(folder: Path, data_of: dict[str, str]) -> None:
     """Raise FileError if a run used other data than an earlier run of the comparison, which had the same path then.
 
@@ -296,7 +316,7 @@ def _start(variation: Variation, seed: int, conditions: Conditions, parent: Outp
     _make_empty(folder, parent.overwrite)
     # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
-    command.append("--no-report")  # many runs, of which nobody reads each
+    command += ["--no-report", "--val-halves"]  # nobody reads the reports of so many runs
     for setting in _changed_settings(replace(variation.config, seed=seed)):
         command += ["--set", setting]
     package_parent = str(Path(__file__).resolve().parents[2])

@@ -12,20 +12,22 @@ from statistics import fmean, stdev
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
 from detector.files import read_text
-from detector.metrics.intervals import LARGEST_RATIO, Interval, needed, students_t, verdict
+from detector.metrics.seeds import ApHalves, SeedsDifference, seeds_difference
 from detector.wording import UNDEFINED
 
-_HEADER = ("settings", "AP", "AP50", "difference", "CPU", "memory", "verdict")
+_HEADER = ("settings", "AP", "AP50", "difference", "seeds only", "seeds and images", "CPU", "memory", "verdict")
 
 _NOTE = (
     "AP: COCO AP (IoU 0.50:0.95) on val after the last step; mean over the seeds ± standard deviation. AP50: AP at IoU "
-    "0.5. Difference: AP minus the AP of the baseline with the same seed; mean ± half the width of the 95 % confidence "
-    "interval by Student's t (12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, 5 seeds). The interval covers other "
-    "seeds on the same val images. It does not cover other images: for these, compare two weights with `detector "
-    "evaluate --weights A --against B`. Verdict: better or worse if the interval does not contain zero; by chance, "
-    "that also happens for one of twenty settings that have no effect. Cannot tell: so many seeds would tell in 4 of 5 "
-    "cases, if the true difference is the measured one. CPU: CPU time of all cores; memory: peak resident memory; both "
-    "of the whole process. The baseline has seconds and MB, the other rows have the ratio to the baseline."
+    "0.5. Difference: mean of AP minus the AP of the baseline with the same seed. Two 95 % confidence intervals of it: "
+    "seeds only covers other seeds on the same val images (Student's t: 12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, "
+    "4, 5 seeds); seeds and images also covers other val images of the same kind (images only: with one seed, it does "
+    "not cover other seeds). Verdict: better or worse if the interval for seeds and images does not contain zero; by "
+    "chance, that also happens for one of twenty settings that have no effect. On these val images: the runs have no "
+    "val_halves.json, so it follows from the interval for seeds only. Cannot tell: so many seeds, or val images, would "
+    "tell in 4 of 5 cases, if the true difference is the measured one. CPU: CPU time of all cores; memory: peak "
+    "resident memory; both of the whole process. The baseline has seconds and MB, the other rows have the ratio to the "
+    "baseline."
 )
 
 
@@ -80,8 +82,7 @@ class ComparisonRow:
         AP: mean of COCO AP (IoU 0.50:0.95) on val, 0..1.
         std: standard deviation of AP over the seeds.
         AP50: mean of AP at IoU 0.5 on val, 0..1.
-        difference: mean of AP minus the AP of the baseline with the same seed.
-        margin: half the width of the 95 % confidence interval of `difference`.
+        difference: AP minus the AP of the baseline with the same seed: mean, intervals and what they cover.
         cpu_seconds: mean CPU time of all cores.
         peak_mb: mean of the peak resident memory, in MB (10^6 bytes).
         verdict: last column of the table: "better", "worse", "cannot tell; ...", a failure, ...
@@ -92,8 +93,7 @@ class ComparisonRow:
     AP: float
     std: float
     AP50: float
-    difference: float
-    margin: float
+    difference: SeedsDifference
     cpu_seconds: float
     peak_mb: float
     verdict: str
@@ -168,30 +168,45 @@ def to_csv(runs: Iterable[RunRecord]) -> bytes:
     return text.getvalue().encode()
 
 
-def summarize(variations: Sequence[Variation], runs: Sequence[RunRecord]) -> list[ComparisonRow]:
-    """Return one row of mean results per variation, in the order of `variations`."""
-    baseline_ap = {run.seed: run.AP for run in runs if run.settings == BASELINE and not run.error}
-    return [
-        _summarize_one(variation, [run for run in runs if run.settings == variation.name], baseline_ap)
-        for variation in variations
-    ]
+def summarize(
+    variations: Sequence[Variation], runs: Sequence[RunRecord], halves: Mapping[tuple[str, int], ApHalves] | None = None
+) -> list[ComparisonRow]:
+    """Return one row of mean results per variation, in the order of `variations`.
+
+    Args:
+        variations: the variations, of which the first is the baseline.
+        runs: the runs.
+        halves: name of the variation and seed → AP of the run on random halves of the val images; a run may be missing.
+    """
+    baseline = {run.seed: run for run in runs if run.settings == BASELINE and not run.error}
+    own = {variation.name: [run for run in runs if run.settings == variation.name] for variation in variations}
+    return [_summarize_one(variation, own[variation.name], baseline, halves or {}) for variation in variations]
 
 
-def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap: Mapping[int, float]) -> ComparisonRow:
+def _summarize_one(
+    variation: Variation,
+    runs: Sequence[RunRecord],
+    baseline: Mapping[int, RunRecord],
+    halves: Mapping[tuple[str, int], ApHalves],
+) -> ComparisonRow:
     """Return the mean results of one variation as a row of the table.
 
     Args:
         variation: the variation.
         runs: the runs of this variation.
-        baseline_ap: seed → AP of the successful run of the baseline with this seed.
+        baseline: seed → successful run of the baseline.
+        halves: as for `summarize`.
     """
     is_baseline = not variation.settings
     finished = [run for run in runs if not run.error]
-    differences = [run.AP - baseline_ap[run.seed] for run in finished if run.seed in baseline_ap and not is_baseline]
-    difference, margin = mean_and_margin(differences)
+    paired = [run for run in finished if run.seed in baseline and not is_baseline]
+    difference = seeds_difference(
+        [run.AP - baseline[run.seed].AP for run in paired],
+        [(halves.get((run.settings, run.seed)), halves.get((BASELINE, run.seed))) for run in paired],
+    )
     verdicts = []
     if finished:
-        verdicts.append("baseline" if is_baseline else _verdict(differences, difference, margin))
+        verdicts.append("baseline" if is_baseline else difference.verdict())
     errors = [run.error for run in runs if run.error]
     if errors:
         verdicts.append(f"{len(errors)} of {len(runs)} failed: {errors[0]}")
@@ -202,7 +217,6 @@ def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap:
         std=stdev(scores) if len(scores) > 1 else math.nan,
         AP50=_mean([run.AP50 for run in finished]),
         difference=difference,
-        margin=margin,
         cpu_seconds=_mean([run.cpu_seconds for run in finished]),
         peak_mb=_mean([run.peak_mb for run in finished]),
         verdict="; ".join(verdicts) or "not run",
@@ -210,42 +224,9 @@ def _summarize_one(variation: Variation, runs: Sequence[RunRecord], baseline_ap:
     )
 
 
-def mean_and_margin(numbers: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of a sample and half the width of the 95 % confidence interval of the mean, by Student's t.
-
-    With no number, both are nan; with one number, the second is nan.
-    """
-    count = len(numbers)
-    if count < 2:
-        return _mean(numbers), math.nan
-    return fmean(numbers), students_t(count - 1) * stdev(numbers) / math.sqrt(count)
-
-
 def _mean(numbers: Sequence[float]) -> float:
     """Return the mean, or nan if there is no number."""
     return fmean(numbers) if numbers else math.nan
-
-
-def _verdict(differences: Sequence[float], difference: float, margin: float) -> str:
-    """Return the verdict on a variation, for the table.
-
-    Args:
-        differences: AP minus the AP of the baseline, for each seed with a successful run of both.
-        difference: mean of `differences`.
-        margin: half the width of the 95 % confidence interval of `difference`.
-    """
-    if not differences:
-        return "no baseline to compare with"
-    if not any(differences):
-        return "the same"
-    count = len(differences)
-    if count == 1:
-        return "cannot tell from one seed"
-    result = verdict(difference, Interval(difference - margin, difference + margin))
-    if result != "cannot tell":
-        return result
-    seeds = needed(count, difference, margin)
-    return f"cannot tell; {f'about {seeds} seeds' if seeds else f'more than {LARGEST_RATIO * count} seeds'} would"
 
 
 def to_text(rows: Sequence[ComparisonRow]) -> str:
@@ -294,9 +275,20 @@ def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:
         row.variation.name,
         _format(row.AP, ".3f") + (_format(row.std, ".3f", before=" ± ") if row.AP != UNDEFINED else ""),
         _format(row.AP50, ".3f"),
-        _format(row.difference, "+.3f") + _format(row.margin, ".3f", before=" ± ") if row.AP != UNDEFINED else "",
+        *(_difference_cells(row.difference) if row.AP != UNDEFINED else ("", "", "")),
         *costs,
         row.verdict,
+    )
+
+
+def _difference_cells(difference: SeedsDifference) -> tuple[str, str, str]:
+    """Return the cells of a difference as text: its mean, and its two intervals; empty where something is unknown."""
+    seeds_only = "" if difference.seeds_only is None else difference.seeds_only.signed()
+    both = "" if difference.interval is None or difference.covers == "seeds" else difference.interval.signed()
+    return (
+        _format(difference.value, "+.3f"),
+        seeds_only,
+        f"{both} (images only)" if difference.seeds == 1 and both else both,
     )
 
 

@@ -19,7 +19,7 @@ _FEWEST_IMAGES = 2
 _SMALLEST_ERROR = 1e-12
 """Below this standard error, all values of the halves are the same apart from rounding."""
 
-_Z80 = 0.8416
+Z80 = 0.8416
 """80 % of the normal distribution is below it."""
 
 LARGEST_RATIO = 100
@@ -48,6 +48,14 @@ class Interval:
         [0.594, 0.660]
         """
         return f"[{self.low:.3f}, {self.high:.3f}]"
+
+    def signed(self, digits: int = 3) -> str:
+        """Return the interval of a difference as text.
+
+        >>> Interval(-0.004, 0.02).signed()
+        '[-0.004, +0.020]'
+        """
+        return f"[{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
     def to_json(self) -> list[float]:
         """Return [low, high]."""
@@ -124,7 +132,7 @@ def verdict(difference: float, interval: Interval | None) -> Verdict:
     return "worse" if interval.high < 0 else "cannot tell"
 
 
-def needed(count: int, difference: float, margin: float) -> int | None:
+def needed(count: int, difference: float, margin: float, fixed: float = 0.0) -> int | None:
     """Return about how many images, or runs, would tell two detectors apart if the true difference is the measured one.
 
     With this number, the 95 % confidence interval does not contain zero in 4 of 5 cases. Its width is extrapolated with
@@ -133,7 +141,8 @@ def needed(count: int, difference: float, margin: float) -> int | None:
     Args:
         count: number of images or runs of the measurement, at least 2.
         difference: the measured difference.
-        margin: half the width of its 95 % confidence interval.
+        margin: half the width of its 95 % confidence interval; the part of it that more images or runs make smaller.
+        fixed: (t + 0.84) standard errors that more of them do not make smaller.
 
     Returns:
         The number, rounded up to two digits; None: more than `LARGEST_RATIO` times `count`.
@@ -142,7 +151,7 @@ def needed(count: int, difference: float, margin: float) -> int | None:
 
     def tells(number: int) -> bool:
         """Return whether so many images or runs are enough."""
-        return (students_t(number - 1) + _Z80) * deviation / math.sqrt(number) <= abs(difference)
+        return math.hypot((students_t(number - 1) + Z80) * deviation / math.sqrt(number), fixed) <= abs(difference)
 
     if not tells(LARGEST_RATIO * count):
         return None

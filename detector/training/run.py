@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detector.config import PLANNING_STEPS
+from detector.detections import Detections, coco_results
 from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
-from detector.evaluating.evaluate import detect_letterboxed_split, score_split
+from detector.evaluating.evaluate import detect_letterboxed_split, ground_truth_of, score_split
 from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
+from detector.metrics.matches import match_detections
+from detector.metrics.seeds import ApHalves, ap_halves
 from detector.model.checkpoint import tensors_to_save
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
@@ -89,6 +92,7 @@ class TrainingRun:
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
         self._progress = Progress(steps=0, evaluations=0)
         self._best: dict[str, torch.Tensor] = {}
+        self._found: dict[int, Detections] = {}
         self._evaluation_seconds = 0.0
         self._saved_at = time.monotonic()
         self._shutdown = GracefulShutdown()
@@ -142,6 +146,13 @@ class TrainingRun:
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
         return self._result()
+
+    def val_halves(self) -> ApHalves | None:
+        """Return AP of the last evaluation on val and on random halves of its images; None if val has no objects."""
+        if self._val is None:
+            return None
+        rows = coco_results(self._found, self._val.category_ids)
+        return ap_halves(match_detections(ground_truth_of(self._val), rows), threads=torch.get_num_threads())
 
     def _memory_advice(self) -> str:
         """Return how to train with less memory of the GPU."""
@@ -312,7 +323,8 @@ class TrainingRun:
         start = time.monotonic()
         runtime = TorchRuntime(self._trainer.ema.network, self._dataset.input_hw, self._inputs.device)
         detector = Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
-        ap = score_split(self._val, detect_letterboxed_split(detector, self._inputs.val_images))
+        self._found = detect_letterboxed_split(detector, self._inputs.val_images)
+        ap = score_split(self._val, self._found)
         self._evaluation_seconds = time.monotonic() - start
         return ap
 

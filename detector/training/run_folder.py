@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detector.errors import FileError
 from detector.files import file_sha256, json_bytes, read_json
+from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import tensors_to_save
 from detector.model.network import GridNetwork
 from detector.output_folder import OutputFolder, claim_folder
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 _BEST, _LAST = "weights/best.safetensors", "weights/last.safetensors"
 
 _FILES = (
-    "run.json", "split.json", "ledger.json", "config.json", "results.csv", "timing.csv", "not-finite.json", _BEST,
-    _LAST,
+    "run.json", "split.json", "ledger.json", "config.json", "results.csv", "timing.csv", "not-finite.json", VAL_HALVES,
+    _BEST, _LAST,
 )  # fmt: skip
 """Names of the files of a run, without its checkpoints."""
 

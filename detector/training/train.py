@@ -20,6 +20,7 @@ from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at
+from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
@@ -131,7 +132,13 @@ def _place(data: str | Path) -> str:
 
 
 def start_run(
-    request: TrainRequest, out: Path, started: float, overwrite: bool = False, *, report: bool = False
+    request: TrainRequest,
+    out: Path,
+    started: float,
+    overwrite: bool = False,
+    *,
+    report: bool = False,
+    val_halves: bool = False,
 ) -> TrainingResult:
     """Do a new run and return its result.
 
@@ -141,6 +148,7 @@ def start_run(
         started: `time.monotonic()` at the start of the run; a length in minutes is measured from there.
         overwrite: as for `train`.
         report: as for `train`.
+        val_halves: whether to write val_halves.json, from which `compare` computes intervals.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
@@ -165,6 +173,8 @@ def start_run(
             record = RunRecord(request, initial, run.facts() | _weights_fact(request)).to_json()
             folder.write_json("run.json", record)
             result = run.train(content_hash(record))
+            if val_halves and (halves := run.val_halves()) is not None:
+                folder.write_json(VAL_HALVES, halves.to_json())
             if report:
                 write_training_report(folder, inputs)
             return result

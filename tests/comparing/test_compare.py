@@ -104,9 +104,9 @@ def test_finished_run_leaves_last_ap_and_costs_but_no_weights(comparison: tuple[
     assert 0 < float(line["cpu_seconds"]) < 600
     assert 0 < float(line["wall_seconds"]) < 600
     assert 100 < float(line["peak_mb"]) < 3000
-    assert rows[1].difference == pytest.approx(float(result["AP"]) - 0.875)
+    assert rows[1].difference.value == pytest.approx(float(result["AP"]) - 0.875)
     expected = {"config.json", "errors.txt", "ledger.json", "log.txt", "results.csv", "run.json", "split.json"}
-    expected |= {"timing.csv"}
+    expected |= {"timing.csv", "val_halves.json"}
     assert {path.name for path in folder.iterdir()} - {LOCK_NAME, MANIFEST_NAME} == expected
 
 
@@ -117,6 +117,23 @@ def test_failed_run_is_recorded_and_stops_no_other(comparison: tuple[Path, list[
     assert line["error"].startswith("the loss is not finite at step")
     assert rows[2].verdict.startswith("1 of 1 failed: the loss is not finite at step")
     assert rows[2].verdict in (out / "compare.md").read_text()
+
+
+def test_intervals_cover_the_val_images_of_the_runs(tiny_data: Path, tmp_path: Path) -> None:
+    # Long enough to find objects, so that AP differs between the images.
+    rows = compare(tiny_data, ["lr=0.02"], replace(BASE, steps=60), out=tmp_path, seeds=2)
+    lines = {(line["settings"], int(line["seed"])): float(line["AP"]) for line in read_lines(tmp_path)}
+    halves = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/val_halves.json")}
+    assert len(halves) == len(lines) == 4
+    assert len({own["val"] for own in halves.values()}) == 1
+    assert sorted(own["AP"] for own in halves.values()) == pytest.approx(sorted(lines.values()), abs=6e-5)
+    assert all((own["images"], len(own["halves"])) == (4, 1000) for own in halves.values())
+    assert (rows[1].difference.covers, rows[1].difference.images) == ("seeds and images", 4)
+    (broken,) = tmp_path.glob("runs/lr=0.02-*-seed1/val_halves.json")
+    broken.write_text("{}")
+    assert (
+        compare(tiny_data, ["lr=0.02"], replace(BASE, steps=60), out=tmp_path, seeds=2)[1].difference.covers == "seeds"
+    )
 
 
 def started(out: Path) -> dict[str, int]:

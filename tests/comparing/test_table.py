@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from detector.comparing.table import (
     Conditions,
     RunRecord,
-    mean_and_margin,
     read_runs,
     summarize,
     to_csv,
@@ -20,6 +19,7 @@ from detector.comparing.table import (
 from detector.comparing.variations import BASELINE, Variation
 from detector.config import Config
 from detector.errors import InputError
+from detector.metrics.seeds import ApHalves
 
 CONDITIONS = Conditions("mine, and yours", "12ab34cd steps=9", 2)
 BASE = Variation((), Config(steps=9))
@@ -131,9 +131,12 @@ def t_density(t: np.ndarray, freedom: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", range(2, 12))
-def test_margin_is_half_the_95_percent_t_interval(count: int) -> None:
+def test_interval_of_seeds_is_the_95_percent_t_interval(count: int) -> None:
     numbers = np.random.default_rng(count).normal(0.01, 0.02, count)
-    mean, margin = mean_and_margin(numbers.tolist())
+    rows = summarize([BASE, SWISH], [*runs(BASE, *[0.5] * count), *runs(SWISH, *(0.5 + numbers))])
+    interval = rows[1].difference.seeds_only
+    assert interval is not None
+    mean, margin = (interval.low + interval.high) / 2, (interval.high - interval.low) / 2
     variance = sum((number - sum(numbers) / count) ** 2 for number in numbers) / (count - 1)
     assert mean == pytest.approx(sum(numbers) / count)
     quantile = margin / math.sqrt(variance / count)
@@ -141,23 +144,40 @@ def test_margin_is_half_the_95_percent_t_interval(count: int) -> None:
     assert np.trapezoid(t_density(t, count - 1), t) == pytest.approx(0.95, abs=5e-4)
 
 
-def test_margin_of_many_numbers_is_two_standard_errors() -> None:
-    _, margin = mean_and_margin([0.0, 1.0] * 50)
-    assert margin / (np.std([0, 1] * 50, ddof=1) / 10) == pytest.approx(1.984, abs=1e-3)
+def halves(*scores: float, seed: int = 0) -> dict[tuple[str, int], ApHalves]:
+    """Return AP on halves of images that vary by about 0.02, for runs of SWISH with these AP and of BASE with 0.5."""
+    noise = np.concatenate([[0.0], np.random.default_rng(seed).normal(0, 0.02, 200)])
+    own = {(SWISH.name, seed): ApHalves("val", 80, ap + noise) for seed, ap in enumerate(scores)}
+    return own | {(BASELINE, seed): ApHalves("val", 80, np.full(201, 0.5)) for seed in range(len(scores))}
 
 
-def test_fewer_than_two_numbers_have_no_margin() -> None:
-    mean, margin = mean_and_margin([0.25])
-    assert (mean, math.isnan(margin)) == (0.25, True)
-    assert all(math.isnan(value) for value in mean_and_margin([]))
+def test_intervals_for_seeds_and_for_images_are_in_the_table() -> None:
+    scores = (0.520, 0.521, 0.522)
+    records = [*runs(BASE, 0.5, 0.5, 0.5), *runs(SWISH, *scores)]
+    row = summarize([BASE, SWISH], records, halves(*scores))[1]
+    assert row.difference.covers == "seeds and images"
+    assert row.verdict.startswith("cannot tell; about ")
+    assert row.verdict.endswith("val images would, more seeds would not")
+    table = to_markdown(summarize([BASE, SWISH], records, halves(*scores)))
+    assert "| +0.021 | [+0.019, +0.023] | [-0.0" in table
+    row = summarize([BASE, SWISH], records)[1]
+    assert (row.difference.covers, row.verdict) == ("seeds", "better, on these val images")
+    assert "| +0.021 | [+0.019, +0.023] |  |" in to_markdown([row, row])
+
+
+def test_interval_of_one_seed_covers_images_only() -> None:
+    rows = summarize([BASE, SWISH], [*runs(BASE, 0.5), *runs(SWISH, 0.7)], halves(0.7))
+    assert rows[1].verdict == "cannot tell from one seed"
+    assert "| +0.200 |  | [+0.1" in to_markdown(rows)
+    assert "] (images only) |" in to_markdown(rows)
 
 
 @pytest.mark.parametrize(
     ("scores", "verdict"),
     [
-        ((0.60, 0.71, 0.80), "better"),
-        ((0.40, 0.49, 0.60), "worse"),
-        ((0.60, 0.70, 0.60), "cannot tell; about 96 seeds would"),
+        ((0.60, 0.71, 0.80), "better, on these val images"),
+        ((0.40, 0.49, 0.60), "worse, on these val images"),
+        ((0.60, 0.70, 0.60), "cannot tell; about 96 seeds would, on these val images"),
         ((0.50, 0.60, 0.70), "the same"),
         ((0.60,), "cannot tell from one seed"),
         ((), "not run"),
@@ -174,9 +194,11 @@ def test_seed_effects_common_to_both_hide_no_difference() -> None:
     baseline, variation = (0.1, 0.5, 0.9), (0.121, 0.52, 0.919)
     row = summarize([BASE, SWISH], [*runs(BASE, *baseline), *runs(SWISH, *variation)])[1]
     assert row.std > 0.3
-    assert row.difference == pytest.approx(0.02)
-    assert row.margin == pytest.approx(4.3027 * 0.001 / math.sqrt(3))
-    assert row.verdict == "better"
+    margin = 4.3027 * 0.001 / math.sqrt(3)
+    assert row.difference.value == pytest.approx(0.02)
+    assert row.difference.seeds_only is not None
+    assert row.difference.seeds_only.to_json() == pytest.approx([0.02 - margin, 0.02 + margin])
+    assert row.verdict == "better, on these val images"
 
 
 @given(st.permutations(runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8)))
@@ -185,7 +207,7 @@ def test_order_of_the_runs_does_not_matter(shuffled: list[RunRecord]) -> None:
     in_order = summarize([BASE, SWISH], runs(BASE, 0.5, 0.6, 0.7) + runs(SWISH, 0.4, 0.7, 0.8))
     for row, expected in zip(rows, in_order, strict=True):
         assert pytest.approx(expected.AP) == row.AP
-        assert row.margin == pytest.approx(expected.margin, nan_ok=True)
+        assert row.difference.value == pytest.approx(expected.difference.value, nan_ok=True)
         assert row.verdict == expected.verdict
 
 
@@ -193,7 +215,7 @@ def test_failed_runs_are_counted_but_not_averaged() -> None:
     half = [run(SWISH, 0, 0.6), run(SWISH, 1, 0, "out of luck"), run(SGD, 0, 0, "a|b"), run(SGD, 1, 0, "c")]
     rows = summarize([BASE, SWISH, SGD], [*runs(BASE, 0.5, 0.4), *half])
     assert rows[1].AP == 0.6
-    assert rows[1].difference == pytest.approx(0.1)
+    assert rows[1].difference.value == pytest.approx(0.1)
     assert rows[1].verdict == "cannot tell from one seed; 1 of 2 failed: out of luck"
     assert math.isnan(rows[2].AP)
     assert rows[2].verdict == "2 of 2 failed: a|b"
@@ -211,11 +233,12 @@ def test_markdown_table_has_groups_remarks_and_relative_costs() -> None:
     lines = table.splitlines()
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
     assert lines[0].endswith("| verdict | expected |")
-    assert lines[2] == f"| `{BASELINE}` | 0.550 ± 0.071 | 0.275 |  | 21 s | 300 MB | baseline |  |"
+    assert lines[2] == f"| `{BASELINE}` | 0.550 ± 0.071 | 0.275 |  |  |  | 21 s | 300 MB | baseline |  |"
     assert lines[3].startswith("| **Activation** |")
-    numbers = "0.750 ± 0.212 | 0.375 | +0.200 ± 1.271 | 1.19 | 1.00"
-    assert lines[4] == rf"| `activation=swish` | {numbers} | cannot tell; about 6 seeds would | smooth \| slower |"
-    assert lines[6] == r"| `optimizer=sgd lr=9` |  |  |  |  |  | 1 of 1 failed: a\|b |  |"
+    numbers = "0.750 ± 0.212 | 0.375 | +0.200 | [-1.000, +1.000] |  | 1.19 | 1.00"
+    verdict = "cannot tell; about 6 seeds would, on these val images"
+    assert lines[4] == rf"| `activation=swish` | {numbers} | {verdict} | smooth \| slower |"
+    assert lines[6] == r"| `optimizer=sgd lr=9` |  |  |  |  |  |  |  | 1 of 1 failed: a\|b |  |"
     assert "95 %" in note
     without_remarks = [replace(row, variation=replace(row.variation, remark="")) for row in rows]
     assert to_markdown(without_remarks).splitlines()[0].endswith("| verdict |")
