@@ -1,4 +1,4 @@
-"""Calibration: a strictly increasing map from scores to probabilities, fitted on val, and its error."""
+"""Calibration: how often detections with a certain score are right, and a map from scores to probabilities."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detector.arrays import Bools, Doubles
+from detector.arrays import Bools, Doubles, Ints
 from detector.errors import LabelError
+from detector.metrics.matches import Matches
 from detector.score_decisions import ScoreMap
 from detector.wording import UNDEFINED
 
 BINS = 15
-"""Number of bins of the expected calibration error."""
+"""Number of bins of equal width of the expected calibration error (ECE)."""
+
+LOWEST_SCORE = 0.05
+"""Detections with lower scores do not count in the report: there are many, they are wrong, and nobody shows them."""
 
 _SMALLEST = 1e-7
 """Scores are moved into _SMALLEST..1 - _SMALLEST before the fit, because the logits of 0 and 1 are infinite."""
@@ -99,23 +103,55 @@ def _logistic_regression(inputs: Doubles, targets: Doubles) -> Doubles:
     return weights
 
 
-def expected_calibration_error(probabilities: npt.NDArray[Any], correct: Bools) -> float:
-    """Return the expected calibration error (ECE): the mean difference of probability and fraction of correct ones.
+@dataclass(frozen=True, eq=False)
+class CalibrationCurve:
+    """How well scores, or probabilities, agree with how often detections are correct, in B bins of equal width.
+
+    Attributes:
+        edges: [B + 1] limits of the bins, 0..1.
+        counts: [B] number of detections in each bin.
+        confidence: [B] mean score of the detections in each bin; -1: there are none.
+        precision: [B] fraction of them that are correct; -1: there are none.
+        ece: expected calibration error: mean distance of both, weighted with the counts; -1: there are no detections.
+    """
+
+    edges: Doubles
+    counts: Ints
+    confidence: Doubles
+    precision: Doubles
+    ece: float
+
+
+def calibration_curve(scores: npt.NDArray[Any], correct: Bools) -> CalibrationCurve:
+    """Return how well scores, or probabilities, agree with how often detections are correct.
 
     Args:
-        probabilities: [N] 0..1; they are divided into 15 bins of equal width.
+        scores: [N] scores or probabilities, 0..1.
         correct: [N] True for a true positive.
 
-    Returns:
-        The error, 0..1; -1 if there are no detections.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017; Küppers et al., Multivariate Confidence
+    Calibration for Object Detection, 2020.
     """
-    if not len(correct):
-        return UNDEFINED
-    exact = probabilities.astype(np.float64)
-    bins = np.minimum((exact * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=exact - correct)).sum() / len(correct))
+    exact = scores.astype(np.float64)
+    index = np.minimum((exact * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(index, minlength=BINS)
+    confidence, precision = (
+        np.divide(np.bincount(index, values, BINS), counts, out=np.full(BINS, float(UNDEFINED)), where=counts > 0)
+        for values in (exact, correct.astype(np.float64))
+    )
+    ece = float((counts * np.abs(confidence - precision)).sum() / len(exact)) if len(exact) else float(UNDEFINED)
+    return CalibrationCurve(np.linspace(0, 1, BINS + 1), counts, confidence, precision, ece)
+
+
+def calibration_of_matches(matches: Matches) -> CalibrationCurve | None:
+    """Return the calibration curve at the lowest IoU threshold of matches; None: a score is outside 0..1.
+
+    Detections with a score below `LOWEST_SCORE` and those that are ignored do not count.
+    """
+    if len(matches.scores) and not 0 <= matches.scores.min() <= matches.scores.max() <= 1:
+        return None
+    counted = ~matches.ignored[0, 0] & (matches.scores >= LOWEST_SCORE)
+    return calibration_curve(matches.scores[counted], matches.true_positive[0, 0, counted])
 
 
 def calibration_error(scores: npt.NDArray[Any], correct: Bools, score_map: ScoreMap, above: float) -> CalibrationError:
@@ -132,6 +168,6 @@ def calibration_error(scores: npt.NDArray[Any], correct: Bools, score_map: Score
     return CalibrationError(
         above=above,
         detections=len(scores),
-        raw=expected_calibration_error(scores, correct),
-        calibrated=expected_calibration_error(score_map.apply(scores), correct),
+        raw=calibration_curve(scores, correct).ece,
+        calibrated=calibration_curve(score_map.apply(scores), correct).ece,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from detector.errors import LabelError
 from detector.metrics.average_precision import average_precision_unchecked
-from detector.metrics.calibration import calibration_error, expected_calibration_error, fit_score_map
+from detector.metrics.calibration import calibration_curve, calibration_error, fit_score_map
 from detector.score_decisions import ScoreMap
 
 
@@ -65,9 +65,9 @@ def test_calibration_error_is_that_of_a_loop_over_bins() -> None:
     for index in range(15):
         own = [(p, c) for p, c in zip(scores.tolist(), correct.tolist(), strict=True) if int(p * 15) == index]
         total += abs(sum(p for p, _ in own) - sum(c for _, c in own))
-    assert expected_calibration_error(scores, correct) == pytest.approx(total / 1000)
-    assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
-    assert expected_calibration_error(np.array([]), np.array([], bool)) == -1
+    assert calibration_curve(scores, correct).ece == pytest.approx(total / 1000)
+    assert calibration_curve(np.array([1.0, 1.0]), np.array([True, False])).ece == 0.5
+    assert calibration_curve(np.array([]), np.array([], bool)).ece == -1
 
 
 def test_calibration_lowers_the_error_on_other_data() -> None:

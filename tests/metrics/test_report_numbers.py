@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detector.metrics.average_precision import average_precision
-from detector.metrics.calibration_curve import calibration_curve
+from detector.metrics.calibration import calibration_of_matches
 from detector.metrics.confusion import Confusion, confusion
 from detector.metrics.error_budget import ERROR_KINDS, ErrorBudget, error_budget
 from detector.metrics.matches import Matches, match_detections
@@ -129,19 +129,19 @@ def test_error_budget_equals_the_tide_of_another_program(random_coco: Callable[.
 
 
 def test_expected_calibration_error_by_hand() -> None:
-    found = [(0, 1, ONE, 0.92), (0, 1, AWAY, 0.98), (0, 2, AWAY, 0.31), (0, 2, TWO, 0.01)]
+    found = [(0, 1, ONE, 0.94), (0, 1, AWAY, 0.98), (0, 2, AWAY, 0.31), (0, 2, TWO, 0.01)]
     truth, rows = coco([(0, 1, ONE), (0, 2, TWO)], found)
-    curve = calibration_curve(match_detections(truth, rows))
+    curve = calibration_of_matches(match_detections(truth, rows))
     assert curve is not None
-    assert curve.counts.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 2]  # the score 0.01 is too low to count
-    assert curve.precision[9] == 0.5
-    assert curve.confidence[9] == pytest.approx(0.95)
-    assert curve.ece == pytest.approx((0.31 + 2 * 0.45) / 3)
+    assert curve.counts.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]  # the score 0.01 is too low to count
+    assert curve.precision[14] == 0.5
+    assert curve.confidence[14] == pytest.approx(0.96)
+    assert curve.ece == pytest.approx((0.31 + 2 * 0.46) / 3)
 
 
 def test_calibration_of_scores_that_are_no_probabilities_is_undefined() -> None:
     truth, rows = coco([(0, 1, ONE)], [(0, 1, ONE, 7.5)])
-    assert calibration_curve(match_detections(truth, rows)) is None
+    assert calibration_of_matches(match_detections(truth, rows)) is None
     assert len(threshold_curve(match_detections(truth, rows)).thresholds) == 99
 
 
@@ -175,7 +175,7 @@ def test_numbers_without_objects_or_detections(objects: bool, found: bool) -> No
     assert confusion(matches, truth, rows, 0.5).matrix.sum() == objects + found
     result = error_budget(matches, truth, rows)
     assert (result.AP50, result.gains["missed"]) == ((0, 1) if objects else (-1, -1))
-    curve = calibration_curve(matches)
+    curve = calibration_of_matches(matches)
     assert curve is not None
     assert curve.ece == pytest.approx(0.9 if found else -1)
     assert threshold_curve(matches).best is None

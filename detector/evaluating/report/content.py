@@ -10,7 +10,7 @@ from detector.arrays import Doubles
 from detector.data.split import Split
 from detector.evaluating.evaluation import Evaluation
 from detector.evaluating.report.subject import Subject, split_facts
-from detector.metrics.calibration_curve import LOWEST_SCORE, CalibrationCurve, calibration_curve
+from detector.metrics.calibration import LOWEST_SCORE, CalibrationCurve, calibration_of_matches
 from detector.metrics.confusion import Confusion, confusion
 from detector.metrics.error_budget import ErrorBudget, error_budget
 from detector.metrics.object_groups import ObjectGroup, object_groups
@@ -161,6 +161,6 @@ def make_content(subject: Subject, evaluation: Evaluation, split: Split) -> Cont
         class_curves=class_curves(matches),
         confusion=confusion(matches, truth, rows, threshold),
         budget=error_budget(matches, truth, rows),
-        calibration=calibration_curve(matches),
+        calibration=calibration_of_matches(matches),
         groups=object_groups(matches, truth, threshold),
     )
