@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detector.escaping import cell, columns, escape_line, shorten_message
@@ -96,7 +96,8 @@ def print_average_precision(ap: "AveragePrecision") -> None:
     for key, value in ap.to_json().items():
         if key not in ("per_class", "many", "intervals"):
             interval = None if intervals is None else intervals.metrics[key]
-            print_line(f"{key:6} {metric(value)}{_interval(value, interval)}")
+            mark = "" if intervals is None else _few_images_mark(key, interval, intervals.few_images)
+            print_line(f"{key:6} {metric(value)}{_interval(value, interval)}{mark}")
     if any(value == UNDEFINED for value in ap.to_json().values()):
         print_line("n/a: the split has no such objects")
     if intervals is not None:
@@ -119,6 +120,20 @@ def _interval(value: float, interval: "Interval | None") -> str:
     return "" if value == UNDEFINED or interval is None else f" {interval}"
 
 
+def _few_images_mark(key: str, interval: "Interval | None", few: "Mapping[str, Sequence[str]]") -> str:
+    """Return the mark of an interval that is too narrow because of classes with objects in few images; else empty."""
+    return " *" if interval is not None and key in few else ""
+
+
+def _print_few_images_note(intervals: "Mapping[str, Interval | None]", few: "Mapping[str, Sequence[str]]") -> None:
+    """Print what the mark of `_few_images_mark` means, if some metric has it."""
+    from detector.metrics.bootstrap import few_images_note
+
+    note = few_images_note({key: classes for key, classes in few.items() if intervals.get(key) is not None})
+    if note is not None:
+        print_line(f"* {note}")
+
+
 def _print_interval_notes(ap: "AveragePrecision", intervals: "Intervals") -> None:
     """Print what the intervals mean, and why metrics have none."""
     if any(intervals.metrics.values()):
@@ -126,6 +141,7 @@ def _print_interval_notes(ap: "AveragePrecision", intervals: "Intervals") -> Non
         print_line(f"[low, high]: 95 % confidence interval of the value on many more images like these {images}")
         if any(own is None and getattr(ap, key) != UNDEFINED for key, own in intervals.metrics.items()):
             print_line("no interval: all halves of the images give the same value, or a single image has such objects")
+        _print_few_images_note(intervals.metrics, intervals.few_images)
     elif intervals.images == 1:
         print_line("confidence intervals: n/a, because they need at least two images")
     else:
@@ -150,10 +166,13 @@ def print_comparison(name: str, against: "Against") -> None:
     """
     print_line()
     print_line(f"{name} minus {against.name}, on the same {plural(against.difference.images, 'image')}:")
-    for key, own in against.difference.metrics.items():
+    difference = against.difference
+    for key, own in difference.metrics.items():
         interval = "" if own.interval is None else f" {own.interval.signed(4)}"
-        print_line(f"{key:6} {own.value:+.4f}{interval}")
-    print_line(against.difference.describe())
+        mark = _few_images_mark(key, own.interval, difference.few_images)
+        print_line(f"{key:6} {own.value:+.4f}{interval}{mark}")
+    _print_few_images_note({key: own.interval for key, own in difference.metrics.items()}, difference.few_images)
+    print_line(difference.describe())
 
 
 def print_decided(decided: "Decided") -> None:

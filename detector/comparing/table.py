@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from detector.comparing.variations import BASELINE, Variation
 from detector.errors import FileError, location
 from detector.files import read_text
+from detector.metrics.bootstrap import few_images_note
 from detector.metrics.seeds import ApHalves, SeedsDifference, seeds_difference
 from detector.wording import UNDEFINED
 
@@ -244,7 +245,7 @@ def to_text(rows: Sequence[ComparisonRow]) -> str:
             "",
             f"Highest AP: {best.variation.name}, {best.AP:.3f}. Because it was selected on val, evaluate it on test.",
         ]
-    return "\n".join([*text, "", _NOTE, ""])
+    return "\n".join([*text, "", *_few_images_lines(rows), _NOTE, ""])
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
@@ -262,7 +263,14 @@ def to_markdown(rows: Sequence[ComparisonRow]) -> str:
         name, *cells = _cells(row, rows[0])
         lines.append((f"`{name}`", *cells, *([row.variation.remark] if has_remarks else [])))
     table = ("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
-    return "\n".join([*table, "", _NOTE, ""])
+    return "\n".join([*table, "", *_few_images_lines(rows), _NOTE, ""])
+
+
+def _few_images_lines(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return a line if classes with objects in few images make the intervals for images too narrow; else nothing."""
+    names = dict.fromkeys(name for row in rows for name in row.difference.few_images)
+    note = few_images_note({"seeds and images": tuple(names)} if names else {})
+    return [] if note is None else [f"{note[0].upper()}{note[1:]}.", ""]
 
 
 def _cells(row: ComparisonRow, baseline: ComparisonRow) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.data.split import Split
+from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.bootstrap import bootstrap_intervals
 from detector.metrics.matches import Matches, match_detections
@@ -14,6 +15,7 @@ from detector.metrics.paired import PairedDifference, paired_difference
 from detector.outputs import write_signed_json
 from detector.predict.detector import Detector
 from detector.threads import available_cpus, default_limit
+from detector.wording import plural
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,15 @@ class Evaluation:
         Raises:
             InputError: the images or the classes of the two evaluations differ.
         """
-        difference = paired_difference(self.matches, other.matches, threads=_threads(threads))
+        if self.split is not None and other.split is not None and _images(self.split) != _images(other.split):
+            own, others = (plural(len(split.annotations), "image") for split in (self.split, other.split))
+            raise InputError(
+                f"--against {name}: these weights were evaluated on other images ({others}) than the first weights "
+                f"({own}), because each held back other images from its training; compare them on images that neither "
+                "was trained on: name a split (--split), or give other data"
+            )
+        names = tuple(self.ap.per_class)
+        difference = paired_difference(self.matches, other.matches, names, threads=_threads(threads))
         return replace(self, against=Against(name, other.ap, difference))
 
     def write(
@@ -108,6 +118,11 @@ class Evaluation:
         for path, values in ((json_path, metrics), (results_path, self.results)):
             if path is not None:
                 write_signed_json(path, values)
+
+
+def _images(split: Split) -> list[tuple[int, Path]]:
+    """Return id and path of each image of a split."""
+    return [(annotation.image_id, annotation.image_path) for annotation in split.annotations]
 
 
 def _threads(threads: int | None) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from detector.arrays import Bools, Doubles, Ints
 from detector.metrics.intervals import Interval, half_sample_interval
-from detector.metrics.matches import Matches
+from detector.metrics.matches import AREA_RANGES, Matches
 from detector.metrics.weighted import METRIC_NAMES, class_mean, weighted_class_ap, weighted_metrics
 from detector.wording import UNDEFINED
 
@@ -25,6 +25,14 @@ _AREA_OF_METRIC = {"APs": 1, "APm": 2, "APl": 3, "ARs": 1, "ARm": 2, "ARl": 3}
 """Metric → index of its area range; all other metrics have the index 0."""
 
 
+FEW_IMAGES = 5
+"""A class with objects in fewer images adds too little spread to the mean over the classes: too few halves differ."""
+
+
+_NAMES_SHOWN = 5
+"""Largest number of class names in a note."""
+
+
 @dataclass(frozen=True)
 class Intervals:
     """95 % confidence intervals of COCO's metrics: how much they would change with other images of the same kind.
@@ -37,12 +45,15 @@ class Intervals:
         per_class: class name → {"AP", "AP50"} → interval.
         images: number of images.
         resamples: number of random halves of the images.
+        few_images: name as in `AveragePrecision` → names of the classes whose objects that count for the metric are in
+            fewer than 5 images; metrics without such classes are missing. Their intervals are too narrow.
     """
 
     metrics: Mapping[str, Interval | None]
     per_class: Mapping[str, Mapping[str, Interval | None]]
     images: int
     resamples: int
+    few_images: Mapping[str, Sequence[str]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the intervals as a dictionary that can be written as JSON; an interval is [low, high] or null."""
@@ -68,7 +79,7 @@ class Resampled:
         estimate: [12, C] the metrics of the data for each class; -1: undefined.
         halves: [12, C, R] the metrics of R halves; -1 where the metric of the data is.
         images: [12] number of images with an object that counts, for each metric.
-        class_images: [C] number of images with an object of each class.
+        class_images: [12, C] number of images with an object of each class that counts, for each metric.
     """
 
     estimate: Doubles
@@ -101,14 +112,59 @@ def resample(matches: Matches, *, resamples: int = RESAMPLES, threads: int = 1) 
     metrics = _keep_classes(weighted_metrics(matches, weights, threads=threads).per_class)
     areas = [_AREA_OF_METRIC.get(name, 0) for name in METRIC_NAMES]
     counted = [np.unique(matches.object_image[~ignored]).size for ignored in matches.object_ignored]
-    counts = ~matches.object_ignored[0]
-    pairs = np.unique(np.stack([matches.object_category[counts], matches.object_image[counts]]), axis=1)
     return Resampled(
         estimate=metrics[..., 0],
         halves=metrics[..., 1:],
         images=np.array(counted, np.int64)[areas],
-        class_images=np.bincount(pairs[0], minlength=len(matches.category_ids)),
+        class_images=np.stack([images_of_classes(matches, area) for area in range(len(AREA_RANGES))])[areas],
     )
+
+
+def images_of_classes(matches: Matches, area: int = 0) -> Ints:
+    """Return [C] the number of images with an object of each class that counts in an area range."""
+    counts = ~matches.object_ignored[area]
+    pairs = np.unique(np.stack([matches.object_category[counts], matches.object_image[counts]]), axis=1)
+    return np.bincount(pairs[0], minlength=len(matches.category_ids))
+
+
+def few_images(class_images: Ints, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the classes with objects in fewer than `FEW_IMAGES` images, but in some.
+
+    Args:
+        class_images: [C] number of images with an object of each class.
+        class_names: [C] their names.
+    """
+    return tuple(name for name, count in zip(class_names, class_images.tolist(), strict=True) if 0 < count < FEW_IMAGES)
+
+
+def few_images_by_metric(class_images: Ints, class_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return name of a metric → `few_images`, for the metrics with such classes.
+
+    Args:
+        class_images: [12, C] number of images with an object of each class that counts, for each metric.
+        class_names: [C] their names.
+    """
+    by_metric = {name: few_images(own, class_names) for name, own in zip(METRIC_NAMES, class_images, strict=True)}
+    return {name: classes for name, classes in by_metric.items() if classes}
+
+
+def few_images_note(few: Mapping[str, Sequence[str]]) -> str | None:
+    """Return a line that says which intervals are too narrow, and because of which classes; None if none is.
+
+    Args:
+        few: as `Intervals.few_images`.
+
+    >>> few_images_note({"APl": ("cat",), "ARl": ("cat",)})
+    'too narrow, because objects of a class are in fewer than 5 images: the intervals of APl, ARl (cat)'
+    """
+    metrics: dict[str, list[str]] = {}
+    for name, classes in few.items():
+        more = f" and {len(classes) - _NAMES_SHOWN} more" if len(classes) > _NAMES_SHOWN else ""
+        metrics.setdefault(", ".join(classes[:_NAMES_SHOWN]) + more, []).append(name)
+    if not metrics:
+        return None
+    groups = "; ".join(f"{', '.join(names)} ({classes})" for classes, names in metrics.items())
+    return f"too narrow, because objects of a class are in fewer than {FEW_IMAGES} images: the intervals of {groups}"
 
 
 def resample_ap(matches: Matches, *, resamples: int = RESAMPLES, threads: int = 1) -> Doubles:
@@ -150,7 +206,7 @@ def bootstrap_intervals(
     own = resample(matches, resamples=resamples, threads=threads)
     metrics = _intervals(own.mean_estimate, own.mean_halves, own.images, METRIC_NAMES)
     of_classes = [
-        _intervals(own.estimate[index], own.halves[index], own.class_images, [name] * len(class_names))
+        _intervals(own.estimate[index], own.halves[index], own.class_images[index], [name] * len(class_names))
         for index, name in enumerate(_CLASS_METRICS)
     ]
     return Intervals(
@@ -161,6 +217,7 @@ def bootstrap_intervals(
         },
         images=len(matches.image_ids),
         resamples=resamples,
+        few_images=few_images_by_metric(own.class_images, class_names),
     )
 
 

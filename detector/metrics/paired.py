@@ -1,13 +1,13 @@
 """Compares two detectors on the same images: the difference of their metrics, with an interval and a verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from detector.errors import InputError
-from detector.metrics.bootstrap import RESAMPLES, bias_factor, resample
+from detector.metrics.bootstrap import RESAMPLES, bias_factor, few_images_by_metric, resample
 from detector.metrics.intervals import LARGEST_RATIO, Interval, Verdict, half_sample_interval, needed, verdict
 from detector.metrics.matches import Matches
 from detector.metrics.weighted import METRIC_NAMES
@@ -40,12 +40,14 @@ class PairedDifference:
             contain zero. "the same": the difference is zero on all random halves of the images.
         images: number of images.
         images_needed: if the verdict is "cannot tell": about how many images would tell; see `needed`.
+        few_images: as in `Intervals`.
     """
 
     metrics: Mapping[str, Difference]
     verdict: Verdict
     images: int
     images_needed: int | None
+    few_images: Mapping[str, Sequence[str]]
 
     def describe(self) -> str:
         """Return the verdict in one sentence."""
@@ -78,11 +80,17 @@ class PairedDifference:
             "verdict": self.verdict,
             "images": self.images,
             "images_needed": self.images_needed,
+            "few_images": dict(self.few_images),
         }
 
 
 def paired_difference(
-    first: Matches, second: Matches, *, resamples: int = RESAMPLES, threads: int = 1
+    first: Matches,
+    second: Matches,
+    class_names: Sequence[str] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    threads: int = 1,
 ) -> PairedDifference:
     """Compare two detectors on the same random halves of the same images; see `half_sample_interval`.
 
@@ -92,6 +100,7 @@ def paired_difference(
     Args:
         first: matches of the first detector, with COCO's IoU thresholds.
         second: matches of the second detector, on the same images and objects.
+        class_names: [C] a name for each class, in the order of `category_ids`; None: the category ids.
         resamples: number of random halves of the images.
         threads: number of threads that compute.
 
@@ -117,4 +126,6 @@ def paired_difference(
     more = None
     if result == "cannot tell" and ap.interval is not None:
         more = needed(images, ap.value, (ap.interval.high - ap.interval.low) / 2)
-    return PairedDifference(metrics, result, images, more)
+    names = class_names or [str(category_id) for category_id in first.category_ids]
+    few = {name: classes for name, classes in few_images_by_metric(one.class_images, names).items() if name in metrics}
+    return PairedDifference(metrics, result, images, more, few)

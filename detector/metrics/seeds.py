@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from detector.arrays import Doubles
 from detector.errors import FileError
-from detector.metrics.bootstrap import AP_BIAS, resample_ap
+from detector.metrics.bootstrap import AP_BIAS, few_images, images_of_classes, resample_ap
 from detector.metrics.intervals import Z80, Interval, needed, students_t, verdict
 from detector.metrics.matches import Matches
 from detector.wording import UNDEFINED, plural
@@ -37,15 +37,23 @@ class ApHalves:
         val: checksum of the images and their objects; the halves of two runs are the same images only if it is equal.
         images: number of images with objects.
         ap: [1 + R] AP of all images, then of R halves, as `resample_ap` returns it.
+        few_images: names of the classes with objects in fewer than 5 images, which add too little to the spread.
     """
 
     val: str
     images: int
     ap: Doubles
+    few_images: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as a dictionary that can be written as JSON."""
-        return {"val": self.val, "images": self.images, "AP": float(self.ap[0]), "halves": self.ap[1:].tolist()}
+        return {
+            "val": self.val,
+            "images": self.images,
+            "few_images": list(self.few_images),
+            "AP": float(self.ap[0]),
+            "halves": self.ap[1:].tolist(),
+        }
 
     @staticmethod
     def from_json(values: Any) -> "ApHalves":
@@ -56,7 +64,7 @@ class ApHalves:
         """
         try:
             ap = np.array([values["AP"], *values["halves"]], np.float64)
-            halves = ApHalves(str(values["val"]), int(values["images"]), ap)
+            halves = ApHalves(str(values["val"]), int(values["images"]), ap, tuple(map(str, values["few_images"])))
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"not the AP of random halves of the val images ({error!r:.100})") from None
         if halves.ap.shape[1:] or len(halves.ap) < _FEWEST_VALUES or not np.isfinite(halves.ap).all():
@@ -64,11 +72,12 @@ class ApHalves:
         return halves
 
 
-def ap_halves(matches: Matches, *, threads: int = 1) -> ApHalves | None:
+def ap_halves(matches: Matches, class_names: Mapping[int, str], *, threads: int = 1) -> ApHalves | None:
     """Return AP on all images and on random halves of them; None: AP is undefined, because there are no objects.
 
     Args:
         matches: the matches, with COCO's IoU thresholds.
+        class_names: category id → name of the class.
         threads: number of threads that compute.
     """
     ap = resample_ap(matches, threads=threads)
@@ -77,7 +86,12 @@ def ap_halves(matches: Matches, *, threads: int = 1) -> ApHalves | None:
     content = hashlib.sha256()
     for array in (matches.image_ids, matches.category_ids, matches.object_image, matches.object_category):
         content.update(np.ascontiguousarray(array, np.int64).tobytes() + b"|")
-    return ApHalves(content.hexdigest(), len(np.unique(matches.object_image[~matches.object_ignored[0]])), ap)
+    return ApHalves(
+        val=content.hexdigest(),
+        images=len(np.unique(matches.object_image[~matches.object_ignored[0]])),
+        ap=ap,
+        few_images=few_images(images_of_classes(matches), [class_names[own] for own in matches.category_ids.tolist()]),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ class SeedsDifference:
         seeds_needed: about how many seeds would tell, on the same val images; None: more seeds would not, or it is not
             known. Only if nothing else follows from `interval`.
         images_needed: about how many val images would tell, with as many seeds as now; None as above.
+        few_images: names of the classes with objects in fewer than 5 val images; with such classes, `interval` is too
+            narrow.
     """
 
     value: float
@@ -105,6 +121,7 @@ class SeedsDifference:
     covers: Covers
     seeds_needed: int | None
     images_needed: int | None
+    few_images: tuple[str, ...] = ()
 
     def verdict(self) -> str:
         """Return the verdict in a few words: better, worse, the same, or cannot tell and what would."""
@@ -161,14 +178,14 @@ def seeds_difference(
         more = needed(count, value, seed_t * seed_error) if count > 1 else None
         covers: Covers = "seeds" if count > 1 else "nothing"
         return SeedsDifference(value, count, 0, seeds_only, seeds_only, covers, more, None)
-    own, images = known
+    own, images = known.ap, known.images
     image_t = students_t(images - 1)
     parts = _image_parts(own[:, 1:])
     image_margin = image_t * math.sqrt(parts.common)
     bias = AP_BIAS * float(own[:, 1:].mean() - own[:, 0].mean())
     if count == 1:
         interval = _around(value - bias, math.hypot(image_margin, bias / 2))
-        return SeedsDifference(value, 1, images, None, interval, "images", None, None)
+        return SeedsDifference(value, 1, images, None, interval, "images", None, None, known.few_images)
     without_images = math.sqrt(max(seed_error**2 - parts.single, 0))
     return SeedsDifference(
         value=value,
@@ -181,6 +198,7 @@ def seeds_difference(
         images_needed=needed(
             images, value, image_t * math.sqrt(parts.common + parts.single), (seed_t + Z80) * without_images
         ),
+        few_images=known.few_images,
     )
 
 
@@ -212,10 +230,8 @@ def _image_parts(halves: Doubles) -> _ImageParts:
     return _ImageParts(max(total - single, 0.0), min(single, total))
 
 
-def _differences_on_halves(
-    halves: Sequence[tuple[ApHalves | None, ApHalves | None]],
-) -> tuple[Doubles, int] | None:
-    """Return the differences [S, 1 + R] of AP on all images and on R halves, and the number of images with objects.
+def _differences_on_halves(halves: Sequence[tuple[ApHalves | None, ApHalves | None]]) -> ApHalves | None:
+    """Return the differences of the first and the second of each pair, with `ap` [S, 1 + R].
 
     None: a run is missing, or the images do not tell anything about other images: the runs were evaluated on different
     images, only one image has objects, or all halves have the same AP.
@@ -228,7 +244,7 @@ def _differences_on_halves(
     ap = np.stack([run.ap for run in runs]).reshape(len(halves), 2, -1)
     if not np.ptp(ap[:, :, 1:], axis=2).any():
         return None
-    return ap[:, 0] - ap[:, 1], runs[0].images
+    return replace(runs[0], ap=ap[:, 0] - ap[:, 1])
 
 
 def _around(center: float, margin: float) -> Interval:

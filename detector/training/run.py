@@ -152,7 +152,9 @@ class TrainingRun:
         if self._val is None:
             return None
         rows = coco_results(self._found, self._val.category_ids)
-        return ap_halves(match_detections(ground_truth_of(self._val), rows), threads=torch.get_num_threads())
+        matches = match_detections(ground_truth_of(self._val), rows)
+        names = dict(zip(self._val.category_ids, self._val.class_names, strict=True))
+        return ap_halves(matches, names, threads=torch.get_num_threads())
 
     def _memory_advice(self) -> str:
         """Return how to train with less memory of the GPU."""

@@ -44,9 +44,26 @@ def test_a_class_missing_in_a_half_keeps_its_metric(random_coco: Callable[..., C
     matches = match_detections(truth, results)
     own = resample(matches, resamples=50)
     index = matches.category_ids.tolist().index(rare)
-    assert own.class_images[index] == 1
+    assert own.class_images[0, index] == 1
     assert set(own.halves[0, index]) == {own.estimate[0, index]} == {0}
     assert own.mean_halves[0].tolist() == pytest.approx((own.halves[0, 1 - index] / 2).tolist())
+
+
+@pytest.mark.parametrize(("rare_images", "expected"), [(0, ()), (1, ("rare",)), (4, ("rare",)), (5, ())])
+def test_classes_with_objects_in_few_images_are_named(
+    random_coco: Callable[..., Coco], rare_images: int, expected: tuple[str, ...]
+) -> None:
+    truth, results = random_coco(2, images=60, classes=1)
+    (common, rare) = (category["id"] for category in truth["categories"])
+    truth["annotations"] += [
+        {"id": 1000 + 10 * index + own, "image_id": image["id"], "category_id": rare, "bbox": [own, 1, 100, 100]}
+        for index, image in enumerate(truth["images"][:rare_images])
+        for own in range(3)
+    ]
+    names = ["rare" if own == rare else "common" for own in sorted((common, rare))]
+    few = bootstrap_intervals(match_detections(truth, results), names, resamples=9).few_images
+    assert few.get("AP", ()) == few.get("APl", ()) == few.get("ARl", ()) == expected
+    assert not {"APs", "APm"} & few.keys()
 
 
 def test_the_interval_is_the_formula_of_the_docs() -> None:

@@ -12,7 +12,8 @@ from detector.evaluating.report.confusion_table import confusion_table, outcome_
 from detector.evaluating.report.content import Content
 from detector.evaluating.report.images import Figures
 from detector.metrics.average_precision import AveragePrecision
-from detector.metrics.calibration_curve import LOWEST_SCORE
+from detector.metrics.bootstrap import few_images_note
+from detector.metrics.calibration import LOWEST_SCORE
 from detector.metrics.intervals import Interval
 from detector.wording import UNDEFINED, metric, plural
 
@@ -111,7 +112,11 @@ def _interval_note(ap: AveragePrecision, images: str) -> str:
     """Return what was measured, and what the intervals mean."""
     if ap.intervals is None or not any(ap.intervals.metrics.values()):
         return f"COCO's metrics on {images}."
-    return f"COCO's metrics on {images}. [low, high]: 95 % confidence interval on many more images like these."
+    few = few_images_note(ap.intervals.few_images)
+    return (
+        f"COCO's metrics on {images}. [low, high]: 95 % confidence interval on many more images like these."
+        f"{'' if few is None else f' {escape(few[0].upper() + few[1:])}.'}"
+    )
 
 
 def _metrics(content: Content, charts: dict[str, str]) -> str:
