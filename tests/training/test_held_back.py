@@ -136,6 +136,32 @@ def test_evaluation_uses_the_held_back_images(run: Path, lone_test: Path, caplog
     assert lines(caplog)[0].startswith("8 of 12 are TRAINING IMAGES")
 
 
+def test_weights_with_other_held_back_images_are_not_compared(
+    run: Path, lone_test: Path, tiny_data: Path, short: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # With fewer images, other images are held back.
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data / "images", data / "images")
+    values = json.loads((tiny_data / "train.json").read_text())
+    values["images"] = values["images"][2:]
+    kept = {image["id"] for image in values["images"]}
+    values["annotations"] = [row for row in values["annotations"] if row["image_id"] in kept]
+    (data / "train.json").write_text(json.dumps(values))
+    other = train(data, short, out=tmp_path / "other").folder
+    assert hashes_of(other).val != hashes_of(run).val
+    arguments = ["evaluate", "--data", str(lone_test), "--weights", str(weights_of(run)), "--device", "cpu"]
+    arguments += ["--against", str(weights_of(other))]
+    assert main([*arguments, "--json", str(tmp_path / "ap.json")]) == 2
+    errors = capsys.readouterr().err
+    assert f"--against {weights_of(other)}: these weights were evaluated on other images" in errors
+    assert "each held back other images from its training" in errors
+    assert not (tmp_path / "ap.json").exists()
+    assert main([*arguments, "--split", "test"]) == 0
+    out = capsys.readouterr().out
+    assert "on the same 12 images" in out
+    assert out.count("are TRAINING IMAGES") == 2
+
+
 def test_missing_split_is_replaced_by_held_back_images_only(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_data / "images", tmp_path / "images")
     for source, name in (("train", "train"), ("test", "other")):
