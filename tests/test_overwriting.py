@@ -236,6 +236,21 @@ def test_review_changes_nothing_foreign(
     assert check_every_path(write_review, run, tmp_path, capsys, again=again) > 20
 
 
+def test_folds_change_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: Capture) -> None:
+    settings = ["model=pico", "input_size=[64, 96]", "steps=1", "batch=4", "precision=fp32"]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    flags += ["--split", "test", "--folds", "2", "--device", "cpu", "--no-intervals", "--out", "OUT"]
+    cross_validate = command_line("evaluate", "--data", str(tiny_data), *flags)
+    run = tmp_path / "run"
+    assert [cross_validate(run), cross_validate(run)] == [0, 0]
+    names = set(written(run))
+    assert {Path("folds.json"), Path("detections.json"), Path("fold-2/run/weights/best.safetensors")} <= names
+    assert check_every_path(cross_validate, run, tmp_path, capsys, again=False) > 100
+    (run / "detections.json").write_text("mine")
+    assert cross_validate(run) == 2
+    assert (run / "detections.json").read_text() == "mine"
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_corrected_labels_change_nothing_foreign(tiny_data: Path, tmp_path: Path, capsys: Capture, again: bool) -> None:
     rows = tmp_path / "rows.csv"

@@ -168,7 +168,7 @@ def detect(planted: Planted, data: Path, config: Config, folds: int, weights: st
     if folds > 1:
         out = data.with_name(f"folds-{folds}")
         return cross_validate(
-            data, config, folds=folds, out=out, split="train", weights=weights, reuse_backbone=weights is not None
+            data, config, folds=folds, out=out, split="train", init_weights=weights, reuse_backbone=weights is not None
         ).found
     run = data.with_name("folds-1")
     trained = run / "weights" / "last.safetensors"

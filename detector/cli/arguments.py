@@ -47,6 +47,21 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=whole, help="batch size: number of images per step (default: auto)")
 
 
+def add_init_weights(parser: Arguments) -> None:
+    """Add --init-weights and --reuse-backbone, for commands whose --weights are not the initial weights of training."""
+    parser.add_argument(
+        "--init-weights",
+        metavar="WEIGHTS",
+        help=f"initial weights of each fold, as --weights of `train`: {TRAINED} (default: random weights); they must "
+        "not be trained on the images",
+    )
+    parser.add_argument(
+        "--reuse-backbone",
+        action="store_true",
+        help="accept --init-weights with other classes than the data set, and use all but their last layers",
+    )
+
+
 def add_val_fraction(parser: argparse.ArgumentParser) -> None:
     """Add --val-fraction, for data sets without a val split."""
     parser.add_argument(

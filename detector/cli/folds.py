@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from detector.cli import console
-from detector.cli.arguments import path
+from detector.cli.arguments import add_init_weights, path
 from detector.cli.numbers import number, whole
 from detector.cli.settings import limit_torch_threads, settings
 from detector.outputs import claim_file
 
-FOLD_FLAGS = ("minutes", "epochs", "config", "set", "model", "seed", "out")
+FOLD_FLAGS = ("minutes", "epochs", "init_weights", "reuse_backbone", "config", "set", "model", "seed", "out")
 """Names of the arguments that only --folds uses."""
 
 
@@ -19,6 +19,7 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
     length = runs.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=number, help="length of each run in minutes (default: 10)")
     length.add_argument("--epochs", type=number, help="length of each run in passes over its training images")
+    add_init_weights(runs)
     runs.add_argument("--config", type=path, help="YAML file with settings; see configs/README.md")
     runs.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     runs.add_argument("--model", help="size of the network: pico, nano, small or medium (default: nano)")
@@ -37,7 +38,14 @@ def cross_validate(options: argparse.Namespace) -> int:
 
     out = options.out or Path("runs/folds")
     own = folds.cross_validate(
-        options.data, config, folds=options.folds, out=out, split=options.split, overwrite=options.overwrite
+        options.data,
+        config,
+        folds=options.folds,
+        out=out,
+        split=options.split,
+        init_weights=options.init_weights,
+        reuse_backbone=options.reuse_backbone,
+        overwrite=options.overwrite,
     )
     evaluation = own.evaluation()
     if not options.no_intervals:

@@ -6,10 +6,10 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_threads, path
+from detector.cli.arguments import Commands, add_data, add_init_weights, add_overwrite, add_settings, add_threads, path
 from detector.cli.console import print_line
 from detector.cli.numbers import count, fraction, number, whole
-from detector.cli.settings import limit_torch_threads, settings
+from detector.cli.settings import given_flags, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.wording import plural
 
@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--weights", help="detect with these weights instead of training; they should not know the images"
     )
+    add_init_weights(parser)
     parser.add_argument("--folds", type=count, default=3, help="number of folds (default: %(default)s)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=number, help="length of the training of each fold in minutes (default: 10)")
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     """Rank the labels that look wrong, or write a corrected copy of the labels."""
     if options.accept is not None:
         return _accept(options)
+    if options.weights is not None and (given := given_flags(options, ("init_weights", "reuse_backbone"))):
+        raise ConfigError(f"review: {given}: nothing is trained with --weights; leave one of them out")
     config = settings(options)
     limit_torch_threads(options)
     from detector.reviewing.review import review
@@ -70,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
         config,
         folds=options.folds,
         weights=options.weights,
+        init_weights=options.init_weights,
+        reuse_backbone=options.reuse_backbone,
         out=options.out or Path("runs/review"),
         split=options.split,
         min_score=options.min_score,

@@ -36,6 +36,7 @@ from detector.image_hashes import hash_files
 from detector.model.checkpoint import load_weights
 from detector.output_folder import OutputFolder, claim_folder
 from detector.predict.detector import Detector
+from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_record import TrainRequest
 from detector.training.run_state import read_state
 from detector.training.train import make_request, resume_run, start_run
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 _CONDITIONS, _DETECTIONS = "folds.json", "detections.json"
 """Files of a cross-validation: what it was done with, and all detections in COCO's results format."""
+
+_LIST, _DESCRIPTION = "train.txt", "data.yaml"
+"""Files of a fold: the paths of its training images, and the data set that its model is trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def cross_validate(
     folds: int = 5,
     out: str | Path = "runs/folds",
     split: str | None = None,
-    weights: str | Path | None = None,
+    init_weights: str | Path | None = None,
     reuse_backbone: bool = False,
     overwrite: bool = False,
 ) -> OutOfFold:
@@ -117,7 +121,8 @@ def cross_validate(
         folds: number of folds, at least 2.
         out: folder for folds.json, detections.json, and a folder per fold with its run.
         split: name of the split that is divided into folds; None: the images of all splits together.
-        weights: initial weights of each run, which must not be trained on the images; None: random weights.
+        init_weights: initial weights of each run, as `weights` of `train`; they must not be trained on the images.
+            None: random initial weights.
         reuse_backbone: as for `train`.
         overwrite: whether to replace an earlier cross-validation with other data or settings in `out`.
 
@@ -126,7 +131,7 @@ def cross_validate(
         KeyboardInterrupt: Ctrl-C or SIGTERM. The same call continues.
     """
     config = replace(config or Config(), val_fraction=0.0)
-    request = make_request(data, config, split=None, weights=weights, reuse_backbone=reuse_backbone)
+    request = make_request(data, config, split=None, weights=init_weights, reuse_backbone=reuse_backbone)
     with claim_folder(
         local_path(out), "cross-validating", names=[_CONDITIONS, _DETECTIONS], overwrite=overwrite
     ) as folder:
@@ -141,6 +146,7 @@ def cross_validate(
         for warning in made.warnings:
             log.warning("%s", warning)
         _check_not_trained(request, frozenset(hashes.values()))
+        _claim_folds(folder, folds)
         _keep_or_start(folder, _conditions(request, images, hashes, made.images))
         parts, found = list[int](), dict[int, Detections]()
         for fold in (_Fold(number, ids) for number, ids in enumerate(made.images, 1)):
@@ -243,6 +249,26 @@ def _keep_or_start(folder: OutputFolder, conditions: Mapping[str, Any]) -> None:
     folder.write(_CONDITIONS, json_bytes(dict(conditions)), durable=True)
 
 
+def _claim_folds(folder: OutputFolder, folds: int) -> None:
+    """Raise FileError if a file of a fold that is not done yet must not be written, before any fold is trained.
+
+    Args:
+        folder: the output folder.
+        folds: number of folds.
+    """
+    for number in range(1, folds + 1):
+        name = f"fold-{number}"
+        run = folder.path / name / "run"
+        if folder.is_intact(f"{name}/{_DETECTIONS}"):
+            continue
+        folder.claim(f"{name}/{file}" for file in (_DETECTIONS, _LIST, _DESCRIPTION, "run/x"))
+        if run.is_dir() and not folder.overwrite:
+            resume = (run / "run.json").is_file()
+            if not resume:
+                check_free(run)
+            RunFolder(run, resume=resume).close()
+
+
 def _do_fold(
     fold: _Fold, folder: OutputFolder, request: TrainRequest, images: Split, all_ids: frozenset[int]
 ) -> dict[int, Detections]:
@@ -281,11 +307,11 @@ def _write_list(fold: _Fold, folder: OutputFolder, data: str, images: Split, tra
         place = Path(os.path.relpath(source, (folder.path / fold.name).resolve())).as_posix()
     except ValueError:  # two drives
         place = source.as_posix()
-    values = {"format": "auto", "path": place, "splits": {"train": "train.txt"}}
-    folder.write(f"{fold.name}/train.txt", "".join(f"{line}\n" for line in lines).encode())
+    values = {"format": "auto", "path": place, "splits": {"train": _LIST}}
+    folder.write(f"{fold.name}/{_LIST}", "".join(f"{line}\n" for line in lines).encode())
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    folder.write(f"{fold.name}/data.yaml", text.encode())
-    return folder.path / fold.name / "data.yaml"
+    folder.write(f"{fold.name}/{_DESCRIPTION}", text.encode())
+    return folder.path / fold.name / _DESCRIPTION
 
 
 def _train(folder: OutputFolder, name: str, request: TrainRequest) -> Path:

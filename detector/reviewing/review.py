@@ -65,6 +65,8 @@ def review(
     *,
     folds: int = 3,
     weights: str | Path | Detector | None = None,
+    init_weights: str | Path | None = None,
+    reuse_backbone: bool = False,
     out: str | Path = "runs/review",
     split: str | None = None,
     min_score: float = MIN_SCORE,
@@ -78,6 +80,8 @@ def review(
         folds: number of folds of the cross-validation that provides the detections, in the folder `folds` in `out`.
         weights: weights, or a loaded detector, that detect instead. Weights that were trained on the images repeat the
             errors of their labels.
+        init_weights: as for `cross_validate`; without effect if `weights` are given.
+        reuse_backbone: as for `train`.
         out: folder for the results.
         split: name of the split to review; None: all splits.
         min_score: lowest score of a row that is written, 0..1.
@@ -91,7 +95,16 @@ def review(
         data_set = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
         splits = read_splits(data_set, split)
         if weights is None:
-            own = cross_validate(data, config, folds=folds, out=folder.path / "folds", split=split, overwrite=overwrite)
+            own = cross_validate(
+                data,
+                config,
+                folds=folds,
+                out=folder.path / "folds",
+                split=split,
+                init_weights=init_weights,
+                reuse_backbone=reuse_backbone,
+                overwrite=overwrite,
+            )
             found, is_new = {a.image_path: own.found[a.image_id] for a in own.split.annotations}, True
         else:
             detector = weights if isinstance(weights, Detector) else Detector.load(weights, device=config.device)

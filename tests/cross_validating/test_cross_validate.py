@@ -14,6 +14,7 @@ from detector.cross_validating.cross_validate import OutOfFold, cross_validate
 from detector.data.open_data import open_data
 from detector.errors import FileError, LabelError
 from detector.evaluating.evaluate import detect_split
+from detector.files import file_sha256
 from detector.predict.detector import Detector
 from detector.training.run_state import read_state
 
@@ -97,7 +98,21 @@ def test_initial_weights_must_not_know_the_images(
     tiny_data: Path, tiny_weights: Path, config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(LabelError, match="trained on 12 of the images"):
-        cross_validate(tiny_data, config, folds=2, out=tmp_path / "folds", weights=tiny_weights)
+        cross_validate(tiny_data, config, folds=2, out=tmp_path / "folds", init_weights=tiny_weights)
+
+
+def test_folds_start_from_initial_weights(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # On the images of test, which the weights do not know. With random initial weights, two steps find nothing.
+    flags = ["--split", "test", "--folds", "2", "--init-weights", str(tiny_weights), "--device", "cpu"]
+    for setting in ("steps=2", "batch=2", "lr=1e-9", "lr_adamw=1e-9", "precision=fp32"):
+        flags += ["--set", setting]
+    flags += ["--out", str(tmp_path / "folds"), "--json", str(tmp_path / "ap.json")]
+    assert main(["evaluate", "--data", str(tiny_data), *flags]) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "ap.json").read_text())["AP50"] > 0.5
+    conditions = json.loads((tmp_path / "folds" / "folds.json").read_text())
+    assert conditions["weights"] == file_sha256(tiny_weights)
 
 
 def test_rendered_images_cannot_be_divided(config: Config, tmp_path: Path) -> None:
@@ -123,6 +138,10 @@ def test_evaluate_prints_the_pooled_ap(
     ("flags", "named"),
     [
         (["--weights", "cells", "--minutes", "1"], "--minutes 1"),
+        (
+            ["--weights", "cells", "--init-weights", "cells"],
+            "--init-weights cells",
+        ),
         (["--folds", "2", "--max-det", "300"], "--max-det 300"),
     ],
 )

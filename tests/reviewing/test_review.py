@@ -14,6 +14,7 @@ from detector.config import Config
 from detector.data.ledger import Ledger
 from detector.data.split import Split
 from detector.detections import Detections
+from detector.files import file_sha256
 from detector.reviewing.review import rank, review
 from detector.reviewing.rows import ReviewRow, read_rows, rows_to_csv
 from detector.reviewing.scores import KINDS, Kind
@@ -149,6 +150,18 @@ def test_damaged_rows_are_one_clear_error(
     assert "rows.csv" in errors
     assert damage == "header" or "rows.csv:2: " in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_review_starts_its_folds_from_initial_weights(
+    tiny_data: Path, tiny_config: Config, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny_config, steps=2)
+    review(tiny_data, config, folds=2, split="test", out=tmp_path / "out", init_weights=tiny_weights)
+    conditions = json.loads((tmp_path / "out" / "folds" / "folds.json").read_text())
+    assert conditions["weights"] == file_sha256(tiny_weights)
+    flags = ["--weights", str(tiny_weights), "--init-weights", "cells", "--reuse-backbone"]
+    assert main(["review", "--data", str(tiny_data), *flags]) == 2
+    assert "--init-weights cells --reuse-backbone: nothing is trained with --weights" in capsys.readouterr().err
 
 
 def test_review_with_weights_writes_rows_and_sheets(
