@@ -3,8 +3,8 @@
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
- 'check', 'compare', 'convert', 'draw', 'evaluate', 'explain', 'export', 'open_data', 'read_config', 'read_image',
- 'resume', 'train', 'verify', 'write_image']
+ 'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw', 'evaluate', 'explain', 'export',
+ 'open_data', 'read_config', 'read_image', 'resume', 'review', 'train', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from detector.comparing.compare import compare
     from detector.config import Config, read_config
     from detector.converting.convert import convert
+    from detector.cross_validating.cross_validate import cross_validate
     from detector.data.open_data import open_data
     from detector.detections import Detections, draw
     from detector.errors import InputError
+    from detector.evaluating.decisions import choose_thresholds
     from detector.evaluating.evaluate import evaluate
     from detector.explaining.explain import explain
     from detector.exporting.export import export
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
     from detector.options import DetectOptions
     from detector.predict.detector import Detector
+    from detector.reviewing.review import review
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
 
@@ -42,8 +45,10 @@ __all__ = [
     "InputError",
     "TrainingResult",
     "check",
+    "choose_thresholds",
     "compare",
     "convert",
+    "cross_validate",
     "draw",
     "evaluate",
     "explain",
@@ -52,6 +57,7 @@ __all__ = [
     "read_config",
     "read_image",
     "resume",
+    "review",
     "train",
     "verify",
     "write_image",
@@ -67,8 +73,10 @@ _LAZY = {
     "InputError": "detector.errors",
     "TrainingResult": "detector.training.run",
     "check": "detector.checking.check",
+    "choose_thresholds": "detector.evaluating.decisions",
     "compare": "detector.comparing.compare",
     "convert": "detector.converting.convert",
+    "cross_validate": "detector.cross_validating.cross_validate",
     "draw": "detector.detections",
     "evaluate": "detector.evaluating.evaluate",
     "explain": "detector.explaining.explain",
@@ -77,6 +85,7 @@ _LAZY = {
     "read_config": "detector.config",
     "read_image": "detector.images",
     "resume": "detector.training.train",
+    "review": "detector.reviewing.review",
     "train": "detector.training.train",
     "verify": "detector.exporting.verify",
     "write_image": "detector.images",

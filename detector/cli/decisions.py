@@ -12,7 +12,6 @@ from detector.cli.numbers import fraction
 from detector.cli.settings import load_detector
 from detector.errors import ConfigError
 from detector.options import MAX_DETECTIONS, DetectOptions
-from detector.outputs import claim_file
 
 if TYPE_CHECKING:
     from detector.data.data_set import DataSet
@@ -73,7 +72,10 @@ def check_decisions(options: argparse.Namespace, inputs: Sequence[Path | None]) 
     if decides and options.weights is None:
         raise ConfigError("thresholds and calibration are decided for weights; use --weights instead of --detections")
     if options.save is not None:
-        _claim_copy(options, inputs)
+        from detector.evaluating.decisions import claim_copy
+
+        others = (*inputs, options.json, options.results)
+        claim_copy(options.weights, options.save, overwrite=options.overwrite, inputs=others)
     return decides
 
 
@@ -90,26 +92,6 @@ def _goal(options: argparse.Namespace) -> "Goal | None":
     if not given and (options.save is None or options.calibrate):
         return None
     return Goal(**smallest, per_class=not getattr(options, "global"))
-
-
-def _claim_copy(options: argparse.Namespace, inputs: Sequence[Path | None]) -> None:
-    """Raise an InputError if the copy of the weights cannot be written, or the weights are an exported graph.
-
-    Args:
-        options: the arguments.
-        inputs: files that the command also uses.
-    """
-    from detector.runtime.origin import weights_files
-
-    if options.save.suffix != ".safetensors":
-        raise ConfigError(f"--save {options.save}: expected a file name that ends in .safetensors")
-    source, *_ = weights_files(options.weights)
-    if source.suffix != ".safetensors":
-        raise ConfigError(
-            f"--save: {options.weights} is an exported graph; choose with the .safetensors file, save, and export the "
-            "new file, which carries the thresholds and the map to probabilities"
-        )
-    claim_file(options.save, overwrite=options.overwrite, inputs=(*inputs, source, options.json, options.results))
 
 
 def decide(options: argparse.Namespace, data_set: "DataSet") -> "Decided":

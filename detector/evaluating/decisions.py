@@ -1,6 +1,7 @@
 """Decide on val which scores count: thresholds, and a map to probabilities; measure both on test; save them."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,29 @@ import numpy as np
 
 from detector.arrays import Bools, Doubles
 from detector.data.data_set import DataSet
+from detector.data.open_data import open_data
 from detector.data.split import Split, canonical_name
 from detector.detections import coco_results
 from detector.errors import ConfigError, LabelError
-from detector.evaluating.evaluate import detect_split, ground_truth_of
+from detector.evaluating.evaluate import detect_split, detector_of, ground_truth_of
 from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.files import local_path
 from detector.metrics.calibration import CalibrationError, calibration_error, fit_score_map
 from detector.metrics.matches import Matches, match_detections
-from detector.metrics.operating_point import Choice, Goal, Reached, choose_thresholds, measure
+from detector.metrics.operating_point import Choice, Goal, Reached, choose_points, measure
 from detector.model.checkpoint import copy_with_info, load_weights
-from detector.options import SCORE_THRESHOLD, DetectOptions
+from detector.options import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    MAX_PIXELS,
+    SCORE_THRESHOLD,
+    DetectOptions,
+    RuntimeName,
+    SuppressionName,
+)
+from detector.outputs import claim_file
 from detector.predict.detector import Detector
+from detector.runtime.origin import weights_files
 from detector.score_decisions import ChosenThresholds, ScoreMap
 from detector.wording import plural
 
@@ -95,6 +108,80 @@ class Decided:
         return ChosenThresholds(values, str(self.goal))
 
 
+def choose_thresholds(
+    data: str | Path,
+    weights: str | Path | Detector,
+    *,
+    min_precision: float | None = None,
+    min_recall: float | None = None,
+    per_class: bool = True,
+    calibrate: bool = False,
+    save: str | Path | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    runtime: RuntimeName = "auto",
+    input_size: int | None = None,
+    threads: int | None = None,
+    iou_threshold: float = IOU_THRESHOLD,
+    suppression: SuppressionName | None = None,
+    class_agnostic: bool | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    allow_outside: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    overwrite: bool = False,
+) -> Decided:
+    """Choose score thresholds on val, and measure precision, recall and F1 with them on test.
+
+    Val is the val split, or the images that were held back from the training of the weights. A detection is correct if
+    its class is right and its IoU with an object is at least 0.5.
+
+    Args:
+        data: path of a data set, or "scenes", as for `open_data`.
+        weights: weights or a loaded detector, as for `evaluate`.
+        min_precision: smallest precision on val; of these thresholds, the one with the best recall is chosen.
+        min_recall: smallest recall on val; of these thresholds, the one with the best precision is chosen. Without
+            both, the threshold with the best F1 is chosen.
+        per_class: whether each class has its own threshold; False: one threshold for all classes.
+        calibrate: whether to fit a map from scores to probabilities on val too.
+        save: path ending in .safetensors for a copy of the weights with the thresholds, for
+            `detect(score_threshold="auto")`, and with the map, for `detect(calibrated=True)`. None: no copy.
+        split: split on which to measure; None: test. If there is no test split, the values are those of val.
+        device: as for `Detector.load`; must not be set with a loaded detector.
+        runtime: as for `Detector.load`; must not be set with a loaded detector.
+        input_size: as for `Detector.load`; must not be set with a loaded detector.
+        threads: as for `Detector.load`; must not be set with a loaded detector.
+        iou_threshold: NMS IoU threshold, 0..1.
+        suppression: NMS variant, as for `Detector.detect`.
+        class_agnostic: as for `Detector.detect`.
+        max_detections: largest number of detections per image.
+        allow_outside: as for `open_data`.
+        max_pixels: as for `open_data`.
+        overwrite: whether to replace a file at `save` that this package did not write, or that was changed since.
+
+    Raises:
+        InputError: the data or the weights cannot be read, there is no val, a parameter is out of range, a class has no
+            threshold that reaches the goal (only with `save`), or the copy cannot be written.
+    """
+    goal = Goal(min_precision=min_precision, min_recall=min_recall, per_class=per_class)
+    options = DetectOptions(
+        iou_threshold=iou_threshold,
+        suppression=suppression,
+        class_agnostic=class_agnostic,
+        max_detections=max_detections,
+    )
+    copy = None if save is None else local_path(save)
+    if copy is not None:
+        if isinstance(weights, Detector):
+            raise ConfigError("save: give the path of the weights instead of a loaded detector, to copy them")
+        claim_copy(weights, copy, overwrite=overwrite)
+    detector = detector_of(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
+    data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
+    decided = decide(detector, data_set, goal=goal, calibrate=calibrate, split=split, options=options)
+    if copy is not None and not isinstance(weights, Detector):
+        save_decisions(weights, copy, decided)
+    return decided
+
+
 def decide(
     detector: Detector,
     data_set: DataSet,
@@ -133,7 +220,7 @@ def decide(
             "new images than thresholds and calibration promise"
         )
     val_matches = _detect_and_match(detector, val, low)
-    by_category = [] if goal is None else choose_thresholds(val_matches, goal, lowest)
+    by_category = [] if goal is None else choose_points(val_matches, goal, lowest)
     choices = [by_category[index] for index in _categories(val_matches, val)] if by_category else []
     score_map = fit_score_map(*_scores_and_hits(val_matches)) if calibrate else None
     test = _read_test(data_set, split, detector)
@@ -153,6 +240,30 @@ def decide(
         test_images=len(measured.annotations),
         optimistic=test is None,
     )
+
+
+def claim_copy(weights: str | Path, path: Path, *, overwrite: bool = False, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise an InputError if a copy of weights with decisions cannot be written, before the work is done.
+
+    Args:
+        weights: the weights.
+        path: path of the copy.
+        overwrite: as for `claim_file`.
+        inputs: other files that the command reads or writes.
+
+    Raises:
+        ConfigError: the path does not end in .safetensors, or the weights are an exported graph.
+        InputError: the weights do not exist, or the file must not be written.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"save: {path}: expected a file name that ends in .safetensors")
+    source, *_ = weights_files(weights)
+    if source.suffix != ".safetensors":
+        raise ConfigError(
+            f"save: {weights} is an exported graph; choose with the .safetensors file, save, and export the new file, "
+            "which carries the thresholds and the map to probabilities"
+        )
+    claim_file(path, overwrite=overwrite, inputs=(*inputs, source))
 
 
 def save_decisions(weights: str | Path, path: Path, decided: Decided) -> None:

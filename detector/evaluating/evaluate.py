@@ -97,17 +97,26 @@ def evaluate(
             parameter is out of range.
     """
     options = evaluation_options(iou_threshold, suppression, class_agnostic, max_detections)
-    if isinstance(weights, Detector):
-        if (device, runtime, input_size, threads) != ("auto", "auto", None, None):
-            raise ConfigError(
-                "device, runtime, input_size, threads: a loaded detector has its own values; leave them out"
-            )
-        detector = weights
-    else:
-        detector = Detector.load(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
+    detector = detector_of(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
     source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
     evaluation = evaluate_split(detector, read_evaluation_split(source, split, detector.info.image_hashes), options)
     return (evaluation.with_intervals(threads) if intervals else evaluation).ap
+
+
+def detector_of(
+    weights: str | Path | Detector, *, device: str, runtime: RuntimeName, input_size: int | None, threads: int | None
+) -> Detector:
+    """Return a loaded detector as it is, or load weights; the arguments are those of `Detector.load`.
+
+    Raises:
+        ConfigError: a loaded detector was given, and one of the other arguments.
+        InputError: the weights cannot be read.
+    """
+    if not isinstance(weights, Detector):
+        return Detector.load(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
+    if (device, runtime, input_size, threads) != ("auto", "auto", None, None):
+        raise ConfigError("device, runtime, input_size, threads: a loaded detector has its own values; leave them out")
+    return weights
 
 
 def evaluation_options(

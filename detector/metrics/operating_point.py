@@ -114,7 +114,7 @@ class Reached:
         return asdict(self) | {"intervals": intervals}
 
 
-def choose_thresholds(matches: Matches, goal: Goal, lowest: float) -> list[Choice]:
+def choose_points(matches: Matches, goal: Goal, lowest: float) -> list[Choice]:
     """Choose the score threshold of each of C classes at the first IoU threshold of the matches.
 
     A threshold lies in the middle between the lowest score that it keeps and the next lower one, so rounding errors of
@@ -148,7 +148,7 @@ def _choose(scores: Doubles, correct: Bools, objects: int, goal: Goal, lowest: f
         correct: [N] True for a true positive.
         objects: number of objects.
         goal: what is chosen.
-        lowest: as for `choose_thresholds`.
+        lowest: as for `choose_points`.
     """
     if not objects:
         return Choice(None, "there are no such objects")

@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from detector.cli.commands import main
 from detector.data.open_data import open_data
-from detector.errors import ConfigError, LabelError
-from detector.evaluating.decisions import Decided, decide, save_decisions
+from detector.errors import ConfigError, FileError, LabelError
+from detector.evaluating.decisions import Decided, choose_thresholds, decide, save_decisions
 from detector.files import file_sha256
 from detector.metrics.operating_point import Goal
 from detector.model.checkpoint import load_weights
@@ -178,6 +178,25 @@ def test_command_decides_saves_detects_exports_and_informs(
     assert len(again["detections"]) == len(own)
     assert main(["detect", images, "--conf", "auto", "--weights", str(tiny_weights), "--out", "no"]) == 2
     assert "the weights have no thresholds" in capsys.readouterr().err
+
+
+def test_python_chooses_and_saves_as_the_command(
+    tiny_data: Path, tiny_weights: Path, model: Detector, tmp_path: Path
+) -> None:
+    path = tmp_path / "new.safetensors"
+    decided = choose_thresholds(tiny_data, tiny_weights, min_recall=0.2, calibrate=True, save=str(path), device="cpu")
+    expected = decide_on(tiny_data, model, Goal(min_recall=0.2), calibrate=True)
+    assert decided.to_json() == expected.to_json()
+    info = load_weights(path)[1]
+    assert (info.thresholds, info.score_map) == (expected.chosen_thresholds(), expected.score_map)
+    assert choose_thresholds(tiny_data, model, per_class=False).goal == Goal(per_class=False)
+    with pytest.raises(ConfigError, match="save: give the path of the weights"):
+        choose_thresholds(tiny_data, model, save=path)
+    with pytest.raises(ConfigError, match="a loaded detector has its own"):
+        choose_thresholds(tiny_data, model, device="cpu")
+    path.write_text("mine")
+    with pytest.raises(FileError, match="was not written by this program"):
+        choose_thresholds(tiny_data, tiny_weights, save=path)
 
 
 @pytest.mark.parametrize(

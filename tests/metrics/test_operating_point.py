@@ -8,7 +8,7 @@ import pytest
 
 from detector.errors import ConfigError
 from detector.metrics.matches import Matches, match_detections
-from detector.metrics.operating_point import Choice, Goal, choose_thresholds, measure
+from detector.metrics.operating_point import Choice, Goal, choose_points, measure
 
 LOWEST = 0.01
 
@@ -40,7 +40,7 @@ TEN = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.5, True), (0.4, F
 
 
 def choose(goal: Goal, scores: Sequence[tuple[float, bool]] = TEN, objects: int = 6) -> Choice:
-    [choice] = choose_thresholds(matches_of(scores, objects), goal, LOWEST)
+    [choice] = choose_points(matches_of(scores, objects), goal, LOWEST)
     return choice
 
 
@@ -116,7 +116,7 @@ def test_no_other_threshold_is_better(random_coco: Callable[..., Any], per_class
             Goal(min_precision=0.6, per_class=per_class),
             Goal(min_recall=0.5, per_class=per_class),
         ):
-            for category, choice in enumerate(choose_thresholds(matches, goal, LOWEST)):
+            for category, choice in enumerate(choose_points(matches, goal, LOWEST)):
                 own = category if per_class else None
                 rows = [kept(matches, own, threshold) for threshold in tried]
                 allowed = [
