@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -484,6 +485,29 @@ def test_evaluate_compares_two_results_on_the_same_images(capsys: Capture, tiny_
     )
     assert run(*data, "--weights", tiny_weights, "--against", tiny_weights, "--device", "cpu") == 0
     assert "verdict: the same AP" in capsys.readouterr().out
+
+
+def test_intervals_with_classes_in_few_images_are_marked(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
+    evaluate = ("evaluate", "--data", tiny_data, "--weights", tiny_weights, "--device", "cpu", "--split", "train")
+    assert run(*evaluate) == 0
+    assert "*" not in capsys.readouterr().out, "both classes are in many images"
+    shutil.copytree(tiny_data, "set")
+    truth = json.loads(Path("set/train.json").read_text())
+    blue = [row["id"] for row in truth["annotations"] if row["category_id"] == 17]
+    truth["annotations"] = [row for row in truth["annotations"] if row["id"] not in blue[2:]]
+    Path("set/train.json").write_text(json.dumps(truth))
+    evaluate = ("evaluate", "--data", "set", "--weights", tiny_weights, "--device", "cpu", "--split", "train")
+    Path("nothing.json").write_text("[]")
+    assert run(*evaluate, "--json", "ap.json", "--results", "found.json") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^AP     0\.\d+ \[[^]]+\] \*$", out, re.MULTILINE)
+    note = r"^\* too narrow, because objects of a class are in fewer than 5 images: the intervals of AP, .* \(blue\)$"
+    assert len(re.findall(note, out, re.MULTILINE)) == 1
+    assert json.loads(Path("ap.json").read_text())["intervals"]["few_images"]["AP"] == ["blue"]
+    data = ("evaluate", "--data", "set", "--split", "train", "--detections", "found.json")
+    assert run(*data, "--against", "nothing.json", "--report", "page") == 0
+    assert len(re.findall(note, capsys.readouterr().out, re.MULTILINE)) == 2  # of the metrics, and of the differences
+    assert "Too narrow, because objects of a class" in Path("page/report.html").read_text()
 
 
 @pytest.mark.parametrize(

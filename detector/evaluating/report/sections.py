@@ -115,7 +115,7 @@ def _interval_note(ap: AveragePrecision, images: str) -> str:
     few = few_images_note(ap.intervals.few_images)
     return (
         f"COCO's metrics on {images}. [low, high]: 95 % confidence interval on many more images like these."
-        f"{'' if few is None else f' {escape(few[0].upper() + few[1:])}.'}"
+        f"{'' if few is None else f' {_text(few[0].upper() + few[1:])}.'}"
     )
 
 
