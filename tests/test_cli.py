@@ -488,17 +488,16 @@ def test_evaluate_compares_two_results_on_the_same_images(capsys: Capture, tiny_
 
 
 def test_intervals_with_classes_in_few_images_are_marked(capsys: Capture, tiny_data: Path, tiny_weights: Path) -> None:
-    evaluate = ("evaluate", "--data", tiny_data, "--weights", tiny_weights, "--device", "cpu", "--split", "train")
-    assert run(*evaluate) == 0
+    flags = ("--weights", tiny_weights, "--device", "cpu", "--split", "train")
+    assert run("evaluate", "--data", tiny_data, *flags) == 0
     assert "*" not in capsys.readouterr().out, "both classes are in many images"
     shutil.copytree(tiny_data, "set")
     truth = json.loads(Path("set/train.json").read_text())
     blue = [row["id"] for row in truth["annotations"] if row["category_id"] == 17]
     truth["annotations"] = [row for row in truth["annotations"] if row["id"] not in blue[2:]]
     Path("set/train.json").write_text(json.dumps(truth))
-    evaluate = ("evaluate", "--data", "set", "--weights", tiny_weights, "--device", "cpu", "--split", "train")
     Path("nothing.json").write_text("[]")
-    assert run(*evaluate, "--json", "ap.json", "--results", "found.json") == 0
+    assert run("evaluate", "--data", "set", *flags, "--json", "ap.json", "--results", "found.json") == 0
     out = capsys.readouterr().out
     assert re.search(r"^AP     0\.\d+ \[[^]]+\] \*$", out, re.MULTILINE)
     note = r"^\* too narrow, because objects of a class are in fewer than 5 images: the intervals of AP, .* \(blue\)$"

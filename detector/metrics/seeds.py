@@ -157,7 +157,7 @@ def seeds_difference(
     count "both" twice.)
 
     The two margins are combined as the root of the sum of their squares: t(S - 1) standard errors of the seeds, and
-    t(images - 1) of the images. In simulations (`tools/seed_coverage.py`) this contains the truth in 95 to 98 % of the
+    t(images - 1) of the images. In simulations (`tools/seed_coverage.py`) this contains the truth in 94 to 99 % of the
     cases. One standard error for both with the degrees of freedom of Satterthwaite undercovers with two or three seeds,
     because the degrees of freedom are then estimated from one or two. For the bias of AP, see `half_sample_interval`.
 
