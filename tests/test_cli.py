@@ -110,7 +110,6 @@ def test_python_m_detector_is_the_command() -> None:
         ["tarin"],
         ["compare"],
         ["detect", "a.png"],
-        ["evaluate", "--data", "scenes"],
         ["evaluate", "--data", "scenes", "--weights", "a", "--detections", "b"],
         ["train", "--data", "scenes", "--minutes", "3", "--epochs", "3"],
         ["detect", "a.png", "--weights", "w", "--conf", "1.5"],

@@ -50,12 +50,12 @@ def add(commands: Commands) -> None:
         help="name of the split (default: test, or the only split; if there is none, the images that were held back "
         "from the training of the weights)",
     )
-    subject = parser.add_mutually_exclusive_group(required=True)
+    subject = parser.add_mutually_exclusive_group()
     subject.add_argument("--weights", help=WEIGHTS)
     subject.add_argument(
         "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
     )
-    subject.add_argument(
+    parser.add_argument(
         "--folds",
         type=count,
         metavar="K",
@@ -96,7 +96,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
+    if options.folds is None and options.weights is None and options.detections is None:
+        raise ConfigError("evaluate: give --weights or --detections to evaluate, or --folds to cross-validate")
     if options.folds is not None:
+        if given := given_flags(options, ("weights", "detections")):
+            raise ConfigError(
+                f"evaluate: {given}: cannot be used with --folds, which trains and evaluates its own models; to start "
+                "each of them from trained weights: --init-weights"
+            )
         if given := given_flags(options, _WEIGHTS_FLAGS):
             raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
         return cross_validate(options)

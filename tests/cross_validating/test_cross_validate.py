@@ -138,11 +138,10 @@ def test_evaluate_prints_the_pooled_ap(
     ("flags", "named"),
     [
         (["--weights", "cells", "--minutes", "1"], "--minutes 1"),
-        (
-            ["--weights", "cells", "--init-weights", "cells"],
-            "--init-weights cells",
-        ),
+        (["--weights", "cells", "--init-weights", "cells"], "--init-weights cells"),
         (["--folds", "2", "--max-det", "300"], "--max-det 300"),
+        (["--folds", "2", "--weights", "cells"], "to start each of them from trained weights: --init-weights"),
+        ([], "give --weights or --detections to evaluate, or --folds to cross-validate"),
     ],
 )
 def test_flags_of_the_other_kind_of_evaluation_are_errors(
