@@ -4,6 +4,7 @@ Each chart is text of an `<svg>` element with a title and a description for scre
 page needs `STYLE` once. `standalone` makes it the content of a file.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
@@ -75,9 +76,21 @@ class Axis:
         return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return five values, evenly spaced, with their texts."""
-        values = [self.low + (self.high - self.low) * step / 4 for step in range(5)]
-        return [(value, f"{value:.2f}" if self.high - self.low <= 1 else f"{value:.3g}") for value in values]
+        """Return three to six round values, evenly spaced, with their texts.
+
+        >>> [text for _, text in Axis("step", 0, 1300).ticks()]
+        ['0', '500', '1,000']
+        """
+        step = _round_up((self.high - self.low) / 5)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        digits = next(number for number in range(20) if math.isclose(round(step, number), step))
+        return [(step * number, f"{step * number:,.{digits}f}") for number in range(first, last + 1)]
+
+
+def _round_up(value: float) -> float:
+    """Return the smallest of 1, 2, 2.5 and 5, times a power of ten, that is at least a value above 0."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value * (1 - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -177,12 +190,15 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], *, high: float 
         bars: the rows.
         high: value at the end of the axis.
     """
-    axis, length = Axis("", 0, high), WIDTH - _LABEL - _VALUE
+    room = max([_VALUE, *(16 + _CHARACTER * columns(bar.text) for bar in bars)])
+    axis, length = Axis("", 0, high), WIDTH - _LABEL - room
     parts = []
     for row, bar in enumerate(bars):
         top = 4 + _ROW * row
         parts.append(_text(_LABEL - 8, top + 16, shorten(bar.name, 18), "end"))
-        parts.append(f'<rect x="{_LABEL}" y="{top + 3}" width="{length}" height="16" fill="var(--grid)" opacity=".5"/>')
+        parts.append(
+            f'<rect x="{_LABEL}" y="{top + 3}" width="{length:.1f}" height="16" fill="var(--grid)" opacity=".5"/>'
+        )
         if bar.value is not None:
             width = length * axis.place(bar.value)
             parts.append(f'<rect x="{_LABEL}" y="{top + 3}" width="{width:.1f}" height="16" fill="var(--s0)"/>')
@@ -190,7 +206,7 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], *, high: float 
             start, end = (_LABEL + length * axis.place(value) for value in bar.interval)
             parts.append(f'<path class="interval" d="M{start:.1f} {top + 11}H{end:.1f}M{start:.1f} {top + 6}v10M'
                          f'{end:.1f} {top + 6}v10"/>')  # fmt: skip
-        parts.append(_text(WIDTH - _VALUE + 8, top + 16, bar.text))
+        parts.append(_text(WIDTH - room + 8, top + 16, bar.text))
     return _svg(title, description, 8 + _ROW * len(bars), parts)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from detector.escaping import escape_line
 from detector.evaluating.report.content import Content
@@ -83,6 +84,10 @@ footer { padding: 32px 20px; font-size: .85rem; }
 """
 
 
+_TITLE_PARTS = 3
+"""Largest number of parts of a path in the title."""
+
+
 def make_page(content: Content, sections: Sequence[Section], images: int, is_full: bool) -> str:
     """Return the page as HTML.
 
@@ -92,7 +97,7 @@ def make_page(content: Content, sections: Sequence[Section], images: int, is_ful
         images: number of images in the page.
         is_full: whether images were left out because the page would be too large.
     """
-    title = escape(escape_line(f"{content.subject.name} on {content.split.name}"))
+    title = escape(escape_line(f"{_last_parts(content.subject.name)} on {content.split.name}"))
     links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a> ' for section in sections)
     body = "".join(
         f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{section.html}</section>'
@@ -108,3 +113,12 @@ def make_page(content: Content, sections: Sequence[Section], images: int, is_ful
         f"</header><main>{body}</main><footer>{images} images and parts of images are in this page.{left_out} "
         f"report.json has all numbers, and plots/ all plots. Written by detector {VERSION}.</footer></body></html>\n"
     )
+
+
+def _last_parts(name: str) -> str:
+    """Return a name, or the last three parts of a long path; the complete path is among the facts.
+
+    >>> _last_parts("/home/me/runs/mine/weights/best.safetensors"), _last_parts("cells")
+    ('mine/weights/best.safetensors', 'cells')
+    """
+    return "/".join(Path(name).parts[-_TITLE_PARTS:])
