@@ -4,7 +4,7 @@ Each kind is planted into 5 % of the labels: swapped (another class, uniformly),
 true box), spurious (the size of a real box, at a place where its IoU with all labels is below 0.1), missing (the label
 is removed). The errors stay in the labels on which the models are trained, as they would for a user.
 
-    python tools/plant_errors.py --data datasets/bccd.yaml --folds 3 --set steps=400 --out runs/planted
+    python tools/plant_errors.py --data datasets/bccd.yaml --folds 2 --set epochs=12 --seed 1 2 3 --out runs/planted
 
 `--folds 1` reviews with one model that was trained on all images, also on those that it judges.
 """
@@ -13,7 +13,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from detector.data.split import Split
 from detector.detections import Detections
 from detector.evaluating.evaluate import detect_split
 from detector.predict.detector import Detector
-from detector.reviewing.scores import Kind, LabelKind, Reference, find_missing, make_reference, score_labels
+from detector.reviewing.scores import Kind, LabelKind, find_missing, make_reference, score_labels
 from detector.training.train import train
 
 LABEL_KINDS: tuple[LabelKind, ...] = ("swapped", "loose", "spurious")
@@ -197,25 +197,43 @@ class Found:
     proposals: int
 
 
-def judge(planted: Planted, found: dict[int, Detections]) -> Found:
-    """Return how well the scores of a review find the planted errors."""
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Scores of the labels of an image, and objects that seem to have no label.
+
+    Attributes:
+        scores: kind → [N] how wrong each label looks.
+        missing: [K] score of each proposed object, the best first.
+        boxes: [K, 4] the proposed objects.
+    """
+
+    scores: dict[LabelKind, Doubles]
+    missing: Doubles
+    boxes: Floats
+
+
+def rank(planted: Planted, found: dict[int, Detections]) -> list[Ranking]:
+    """Return the scores of `detector review` for each image."""
     annotations = planted.split.annotations
     reference = make_reference(annotations, [found[a.image_id] for a in annotations], len(planted.split.class_names))
-    scores: dict[LabelKind, list[Doubles]] = {kind: [] for kind in LABEL_KINDS}
-    truth: list[str] = []
-    proposals: list[tuple[float, bool]] = []
+    rankings = []
     for a in annotations:
-        own = score_labels(a, found[a.image_id], reference)
-        for kind in LABEL_KINDS:
-            scores[kind].append(own.scores[kind])
-        truth += planted.kinds[a.image_id]
-        proposals += _proposals(
-            a, found[a.image_id], planted.missing.get(a.image_id, np.zeros((0, 4), np.float32)), reference
-        )
-    kinds = np.array(truth)
-    joined = {kind: np.concatenate(own) for kind, own in scores.items()}
+        own = found[a.image_id]
+        missing = find_missing(a, own, reference)
+        rankings.append(Ranking(score_labels(a, own, reference).scores, missing.scores, own.boxes[missing.detection]))
+    return rankings
+
+
+def judge(planted: Planted, rankings: Sequence[Ranking]) -> Found:
+    """Return how well the rankings of the images find the planted errors."""
+    ids = [a.image_id for a in planted.split.annotations]
+    kinds = np.array([kind for image_id in ids for kind in planted.kinds[image_id]])
+    joined = {kind: np.concatenate([own.scores[kind] for own in rankings]) for kind in LABEL_KINDS}
+    proposals = [
+        proposal for i, own in zip(ids, rankings, strict=True) for proposal in _proposals(own, planted.missing.get(i))
+    ]
     total = sum(map(len, planted.missing.values()))
-    first = sorted(proposals, key=lambda item: -item[0])[: round(0.1 * len(truth))]
+    first = sorted(proposals, key=lambda item: -item[0])[: round(0.1 * len(kinds))]
     return Found(
         {kind: auroc(own[kinds == kind], own[kinds == ""]) for kind, own in joined.items()},
         {kind: auroc(own[kinds == kind], own[kinds != kind]) for kind, own in joined.items()},
@@ -224,12 +242,11 @@ def judge(planted: Planted, found: dict[int, Detections]) -> Found:
     )
 
 
-def _proposals(a: Annotation, found: Detections, removed: Floats, reference: Reference) -> Iterator[tuple[float, bool]]:
+def _proposals(ranking: Ranking, removed: Floats | None) -> Iterator[tuple[float, bool]]:
     """Yield (score, whether it is a removed label that no better proposal has found) of each proposed object."""
-    own = find_missing(a, found, reference)
-    free = np.ones(len(removed), np.bool_)
-    for score, index in zip(own.scores.tolist(), own.detection.tolist(), strict=True):
-        iou = pairwise_iou(found.boxes[index][None], removed)[0] * free
+    free = np.ones(0 if removed is None else len(removed), np.bool_)
+    for score, box in zip(ranking.missing.tolist(), ranking.boxes, strict=True):
+        iou = np.zeros(0) if removed is None else pairwise_iou(box[None], removed)[0] * free
         hit = bool(len(iou)) and float(iou.max()) >= 0.5
         if hit:
             free[iou.argmax()] = False
@@ -243,23 +260,45 @@ def auroc(positive: Doubles, negative: Doubles) -> float:
     return float((below + up_to).mean() / 2 / len(negative))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Plant, train, review, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+Ranker = Callable[[Planted, dict[int, Detections]], list[Ranking]]
+"""A program that ranks labels, from the labels and the detections: (planted, image id → detections) → rankings."""
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the arguments of `run`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set with a split train")
     parser.add_argument("--out", type=Path, required=True, help="folder for the planted labels and the runs")
     parser.add_argument("--folds", type=int, nargs="+", default=[3], help="numbers of folds; 1: in-fold")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the planted errors")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds of the planted errors")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runs")
     parser.add_argument("--weights", help="initial weights of the runs, which do not know the images")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(options: argparse.Namespace, ranker: Ranker) -> None:
+    """Plant, train, rank, and print a line per planting and number of folds, and the mean of all plantings."""
     logging.basicConfig(level=logging.WARNING)
-    data = options.out / f"planted-{options.seed}" / "data"
-    planted = read_planted(data) if data.exists() else write_planted(options.data, data, options.seed)
+    config = override(Config(), options.set)
     for folds in options.folds:
-        own = judge(planted, detect(planted, data, override(Config(), options.set), folds, options.weights))
-        numbers = ", ".join(f"{kind} {value:.3f} ({own.against_all[kind]:.3f})" for kind, value in own.auroc.items())
-        print(f"{folds} folds: AUROC {numbers}; missing found {own.missing:.2f} among {own.proposals} proposals")
+        results = []
+        for seed in options.seed:
+            data = options.out / f"planted-{seed}" / "data"
+            planted = read_planted(data) if data.exists() else write_planted(options.data, data, seed)
+            results.append(
+                own := judge(planted, ranker(planted, detect(planted, data, config, folds, options.weights)))
+            )
+            numbers = [f"{kind} {own.auroc[kind]:.3f} ({own.against_all[kind]:.3f})" for kind in LABEL_KINDS]
+            missing = f"missing found {own.missing:.2f} among {own.proposals} proposals"
+            print(f"{folds} folds, planting {seed}: AUROC {', '.join(numbers)}; {missing}", flush=True)
+        columns = {kind: [own.auroc[kind] for own in results] for kind in LABEL_KINDS}
+        for name, values in (*columns.items(), ("missing", [own.missing for own in results])):
+            print(f"{folds} folds, {name}: mean {np.mean(values):.3f}, {min(values):.3f} to {max(values):.3f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plant, train, review, and print how well the errors are found."""
+    run(make_parser(__doc__).parse_args(arguments), rank)
 
 
 if __name__ == "__main__":
