@@ -1,7 +1,7 @@
 """Scores of how wrong a label looks, one per kind of error, from detections of a model that did not see the image.
 
-All scores are plain formulas in 0..1. With s the score of a detection, relative to what is usual at labels of its
-class, and IoU its overlap with the label:
+All scores are plain formulas in 0..1. With s the score of a detection, relative to the geometric mean of what is usual
+at labels of its class and of the class that is detected best, and IoU its overlap with the label:
 
 - swapped: evidence for another class at the label, less the evidence for its own class. The evidence for a class is the
   largest s x w, where w rises from 0 to 1 between an IoU of 0.2 and 0.5.
@@ -56,17 +56,19 @@ _MIN_AREA = 1e-9
 """Smallest area, so that its logarithm is finite."""
 
 _LEAST_EVIDENCE = 0.2
-"""Smallest evidence that counts as full evidence: the model does not know the class better."""
+"""Smallest evidence that counts as usual: the model does not know the class better."""
 
 _TYPICAL = 75
-"""Percentile of the evidence for the labels of a class that counts as full evidence."""
+"""Percentile of the evidence for the labels of a class that is usual in the class."""
 
 
 class Reference(NamedTuple):
     """What is usual in each class; [C] arrays.
 
     Attributes:
-        score: evidence for a label of the class that counts as full evidence, above 0.
+        score: evidence for a label of the class that counts as full evidence, above 0: the geometric mean of what is
+            usual in the class and in the class that is detected best. What is usual in the class alone would trust
+            a class that is hardly learned as much as the others; one value for all would call its labels spurious.
         median: median of the logarithm of the area.
         deviation: robust standard deviation of the logarithm of the area; infinite for a class with few labels.
     """
@@ -119,16 +121,17 @@ def make_reference(annotations: Sequence[Annotation], found: Sequence[Detections
         for label in np.flatnonzero(~annotation.is_crowd).tolist():
             sizes[annotation.class_ids[label]].append(float(logarithm[label]))
             evidence[annotation.class_ids[label]].append(float(near[label]))
-    median, deviation, score = np.zeros(classes), np.full(classes, np.inf), np.ones(classes)
+    median, deviation, usual = np.zeros(classes), np.full(classes, np.inf), np.zeros(classes)
     for class_id in range(classes):
         if evidence[class_id]:
-            score[class_id] = max(float(np.percentile(evidence[class_id], _TYPICAL)), _LEAST_EVIDENCE)
+            usual[class_id] = max(float(np.percentile(evidence[class_id], _TYPICAL)), _LEAST_EVIDENCE)
         if len(sizes[class_id]) >= _FEWEST_LABELS:
             median[class_id] = np.median(sizes[class_id])
             # 1.4826 times the median distance is the standard deviation of a normal distribution.
             spread = 1.4826 * float(np.median(np.abs(np.array(sizes[class_id]) - median[class_id])))
             deviation[class_id] = max(spread, 0.05)
-    return Reference(score, median, deviation)
+    best = float(usual.max(initial=0)) or 1.0
+    return Reference(np.sqrt(np.where(usual > 0, usual, best) * best), median, deviation)
 
 
 def _evidence(annotation: Annotation, found: Detections, scores: Doubles, *, same_class: bool) -> Doubles:

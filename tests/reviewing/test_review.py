@@ -107,6 +107,13 @@ def test_loose_box_scores_lower_if_the_detector_is_unsure() -> None:
     assert unsure.score == pytest.approx(sure.score * 0.3 / 0.8, rel=1e-3)
 
 
+def test_proposals_of_a_hardly_learned_class_score_lower() -> None:
+    found = detections(GRID, [0.3 if row[4] else 0.9 for row in GRID])
+    red, blue = rows_of(GRID[2:], found)[:2]
+    assert (red.kind, red.class_name, blue.kind, blue.class_name) == ("missing", "red", "missing", "blue")
+    assert (red.score, blue.score) == pytest.approx((1, (0.3 / 0.9) ** 0.5), rel=1e-3)
+
+
 def test_objects_in_crowd_regions_need_no_label() -> None:
     own = annotation((*WRONG["missing"], (X1 - 20, Y1 - 20, X2 + 20, Y2 + 20, 0)))
     crowd = replace(own, is_crowd=np.arange(25) == 24)
