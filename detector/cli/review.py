@@ -85,9 +85,10 @@ def run(options: argparse.Namespace) -> int:
     print_line(f"rows: {result.folder / 'rows.csv'}; {plural(result.sheets, 'sheet')}: {result.folder / 'sheets'}")
     if not result.rows:
         return 0
-    rows, data = quote(str(result.folder / "rows.csv")), quote(str(options.data))
-    print_line("next: copy the rows that are right to a file of your own, look at each on the sheets, then")
-    print_line(f"  detector review --data {data} --accept {rows} --out corrected")
+    print_line(
+        "next: look at the sheets; copy the rows that are right, and the first line of rows.csv, to accepted.csv; then"
+    )
+    print_line(f"  detector review --data {quote(str(options.data))} --accept accepted.csv --out corrected")
     return 0
 
 

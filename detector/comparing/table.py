@@ -20,15 +20,22 @@ _HEADER = ("settings", "AP", "AP50", "difference", "seeds only", "seeds and imag
 
 _NOTE = (
     "AP: COCO AP (IoU 0.50:0.95) on val after the last step; mean over the seeds ± standard deviation. AP50: AP at IoU "
-    "0.5. Difference: mean of AP minus the AP of the baseline with the same seed. Two 95 % confidence intervals of it: "
-    "seeds only covers other seeds on the same val images (Student's t: 12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, "
-    "4, 5 seeds); seeds and images also covers other val images of the same kind (images only: with one seed, it does "
-    "not cover other seeds). Verdict: better or worse if the interval for seeds and images does not contain zero; by "
-    "chance, that also happens for one of twenty settings that have no effect. On these val images: the runs have no "
-    "val_halves.json, so it follows from the interval for seeds only. Cannot tell: so many seeds, or val images, would "
-    "tell in 4 of 5 cases, if the true difference is the measured one. CPU: CPU time of all cores; memory: peak "
-    "resident memory; both of the whole process. The baseline has seconds and MB, the other rows have the ratio to the "
-    "baseline."
+    "0.5.",
+    "Difference: mean of AP minus the AP of the baseline with the same seed. It has two 95 % confidence intervals. "
+    "Seeds only: for other seeds on the same val images (Student's t: 12.7, 4.3, 3.2, 2.8 standard errors for 2, 3, 4, "
+    "5 seeds). Seeds and images: also for other val images of the same kind (images only: with one seed, it does not "
+    "cover other seeds).",
+    "Verdict: better or worse if the interval for seeds and images does not contain zero; by chance, that also happens "
+    "for one of twenty settings that have no effect. Cannot tell: so many seeds, or val images, would tell in 4 of 5 "
+    "cases, if the true difference is the measured one.",
+    "CPU: CPU time of all cores; memory: peak resident memory; both of the whole process. The baseline has seconds and "
+    "MB, the other rows have the ratio to the baseline.",
+)
+"""Explanation of the columns, a line for each part."""
+
+_NOTE_SEEDS_ONLY = (
+    "On these val images: these runs have no usable val_halves.json, so the verdict follows from the interval for "
+    "seeds only."
 )
 
 
@@ -245,7 +252,7 @@ def to_text(rows: Sequence[ComparisonRow]) -> str:
             "",
             f"Highest AP: {best.variation.name}, {best.AP:.3f}. Because it was selected on val, evaluate it on test.",
         ]
-    return "\n".join([*text, "", *_few_images_lines(rows), _NOTE, ""])
+    return "\n".join([*text, "", *_few_images_lines(rows), *_note_lines(rows), ""])
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
@@ -263,7 +270,12 @@ def to_markdown(rows: Sequence[ComparisonRow]) -> str:
         name, *cells = _cells(row, rows[0])
         lines.append((f"`{name}`", *cells, *([row.variation.remark] if has_remarks else [])))
     table = ("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
-    return "\n".join([*table, "", *_few_images_lines(rows), _NOTE, ""])
+    return "\n".join([*table, "", *_few_images_lines(rows), *_note_lines(rows), ""])
+
+
+def _note_lines(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return the explanation of the columns."""
+    return [*_NOTE, *[_NOTE_SEEDS_ONLY] * any(row.difference.covers == "seeds" for row in rows)]
 
 
 def _few_images_lines(rows: Sequence[ComparisonRow]) -> list[str]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from detector.annotation import Annotation
 from detector.config import Config
 from detector.cross_validating.cross_validate import cross_validate, labeled_splits
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 MIN_SCORE = 0.2
 """Lowest score of a row that is written."""
+
+_WEAK = 0.25
+"""Detections with a lower score at most labels of a class are hardly better than background."""
 
 _CSV, _JSON = "rows.csv", "rows.json"
 
@@ -109,6 +114,7 @@ def review(
         else:
             detector = weights if isinstance(weights, Detector) else Detector.load(weights, device=config.device)
             found, is_new = _detect(detector, splits)
+        _warn_of_weak_classes(splits, found)
         rows = rank(splits, found, min_score)
         folder.remove_earlier()
         sheets = _write(folder, rows, splits)
@@ -130,9 +136,7 @@ def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: f
         found: path of an image → detections in it. Images without detections are not reviewed.
         min_score: lowest score of a row, 0..1.
     """
-    annotations = [a for split in splits for a in split.annotations if a.image_path in found]
-    detections = [found[a.image_path] for a in annotations]
-    reference = make_reference(annotations, detections, len(splits[0].class_names) if splits else 0)
+    reference = _reference(splits, found)
     rows: list[ReviewRow] = []
     for split in splits:
         for annotation in split.annotations:
@@ -149,6 +153,28 @@ def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: f
                 rows += (row for row in _missing_rows(split, annotation, own, reference) if row.score >= min_score)
     order = {kind: position for position, kind in enumerate(KINDS)}
     return sorted(rows, key=lambda row: (-row.score, order[row.kind], row.split, row.image, row.label))
+
+
+def _reference(splits: Sequence[Split], found: Mapping[Path, Detections]) -> Reference:
+    """Return what is usual in each class; the arguments are those of `rank`."""
+    annotations = [a for split in splits for a in split.annotations if a.image_path in found]
+    detections = [found[a.image_path] for a in annotations]
+    return make_reference(annotations, detections, len(splits[0].class_names) if splits else 0)
+
+
+def _warn_of_weak_classes(splits: Sequence[Split], found: Mapping[Path, Detections]) -> None:
+    """Warn if the detecting models have hardly learned a class; the arguments are those of `rank`."""
+    usual = _reference(splits, found).usual
+    weak = [
+        f"{splits[0].class_names[index]} ({usual[index]:.2f})"
+        for index in np.flatnonzero((usual > 0) & (usual < _WEAK))
+    ]
+    if weak:
+        log.warning(
+            "rows of these classes are not reliable, because the models hardly detect their labels (usual score below "
+            "%s): %s; train longer, at a larger input size, or from initial weights",
+            *(_WEAK, ", ".join(weak)),
+        )
 
 
 def _label_row(split: Split, annotation: Annotation, label: int) -> ReviewRow:
@@ -190,6 +216,7 @@ def _missing_rows(split: Split, annotation: Annotation, found: Detections, refer
 def _detect(detector: Detector, splits: Sequence[Split]) -> tuple[dict[Path, Detections], bool]:
     """Return path of an image → detections, and whether all images are new to the detector; warn if they are not."""
     found: dict[Path, Detections] = {}
+    hashes_of_training = detector.info.image_hashes.train
     trained = 0
     for split in splits:
         check_classes(detector, split)
@@ -198,7 +225,12 @@ def _detect(detector: Detector, splits: Sequence[Split]) -> tuple[dict[Path, Det
             found |= {a.image_path: own[a.image_id] for a in usable.annotations}
         if split.from_files:
             hashes = hash_files(a.image_path for a in split.annotations)
-            trained += sum(digest in detector.info.image_hashes.train for digest in hashes.values())
+            trained += sum(digest in hashes_of_training for digest in hashes.values())
+    if not hashes_of_training:
+        log.warning(
+            "these weights do not record their training images; if the reviewed images are among them, they repeat the "
+            "errors of the labels"
+        )
     if trained:
         log.warning(
             "%s TRAINING IMAGES of these weights, which repeat the errors of their labels: leave out --weights to "

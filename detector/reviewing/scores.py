@@ -69,11 +69,13 @@ class Reference(NamedTuple):
         score: evidence for a label of the class that counts as full evidence, above 0: the geometric mean of what is
             usual in the class and in the class that is detected best. What is usual in the class alone would trust
             a class that is hardly learned as much as the others; one value for all would call its labels spurious.
+        usual: evidence for a label that is usual in the class alone; 0: the class has no labels.
         median: median of the logarithm of the area.
         deviation: robust standard deviation of the logarithm of the area; infinite for a class with few labels.
     """
 
     score: Doubles
+    usual: Doubles
     median: Doubles
     deviation: Doubles
 
@@ -131,7 +133,7 @@ def make_reference(annotations: Sequence[Annotation], found: Sequence[Detections
             spread = 1.4826 * float(np.median(np.abs(np.array(sizes[class_id]) - median[class_id])))
             deviation[class_id] = max(spread, 0.05)
     best = float(usual.max(initial=0)) or 1.0
-    return Reference(np.sqrt(np.where(usual > 0, usual, best) * best), median, deviation)
+    return Reference(np.sqrt(np.where(usual > 0, usual, best) * best), usual, median, deviation)
 
 
 def _evidence(annotation: Annotation, found: Detections, scores: Doubles, *, same_class: bool) -> Doubles:

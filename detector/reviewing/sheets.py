@@ -21,6 +21,7 @@ from detector.plots.sheet import (
     short_name,
     with_text,
 )
+from detector.plots.svg import shorten
 from detector.reviewing.rows import ReviewRow
 from detector.reviewing.scores import KINDS
 
@@ -29,6 +30,10 @@ _SHEETS = 4
 
 _LABEL, _SUGGESTION = (230, 30, 30), (20, 200, 60)
 """Colors of the box of a label and of a suggested box."""
+
+
+_NAME_LENGTH = 11
+"""Largest number of characters of a class name in a change of the class: two fit below a tile."""
 
 
 class _Source(NamedTuple):
@@ -54,9 +59,9 @@ def review_sheets(rows: Sequence[ReviewRow], splits: Sequence[Split]) -> Iterato
 
 
 def _tile(row: ReviewRow, sources: Mapping[tuple[str, str], _Source]) -> ImageArray:
-    """Return a tile with the box of the label, the suggested box, and two lines of text."""
+    """Return a tile with the box of the label, the suggested box, and three lines of text."""
     source = sources[row.split, row.image]
-    text = [f"{row.kind} {row.score:.2f} {_change(row)}", short_name(Path(row.image), TILE_SIDE)]
+    text = [f"{row.kind} {row.score:.2f}", _change(row), short_name(Path(row.image), TILE_SIDE)]
     try:
         image = source.split.read_image(source.annotation)
     except InputError:
@@ -73,9 +78,10 @@ def _tile(row: ReviewRow, sources: Mapping[tuple[str, str], _Source]) -> ImageAr
 
 def _change(row: ReviewRow) -> str:
     """Return the classes of a row as text."""
-    if row.action == "change class":
-        return f"{row.class_name} → {row.suggested_class}"
-    return row.class_name
+    if row.action != "change class":
+        return row.class_name
+    own, suggested = (shorten(name, _NAME_LENGTH) for name in (row.class_name, row.suggested_class))
+    return f"{own} → {suggested}"
 
 
 def _outline(image: Image.Image, box: Floats, color: tuple[int, int, int]) -> None:
