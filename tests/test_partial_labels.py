@@ -21,7 +21,9 @@ from detector.loader.batch import collate
 from detector.loader.dataset import DetectionDataset
 from detector.loss.criterion import detection_loss
 from detector.metrics.average_precision import average_precision
+from detector.metrics.confusion import confusion
 from detector.metrics.matches import match_detections
+from detector.metrics.seeds import ap_halves
 from detector.metrics.weighted import weighted_metrics
 from detector.model.grid import GridPredictions, make_grid
 from detector.sample import Sample, UnlabeledRegions
@@ -220,3 +222,16 @@ def test_analysis_ignores_detections_of_unlabeled_classes(tmp_path: Path) -> Non
     assert matches.ignored.tolist() == [False, False, True]
     assert matches.false_positives.tolist() == [1]
     assert to_coco(split)["images"][0]["neg_category_ids"] == [20]
+
+
+def test_unlabeled_classes_do_not_change_the_objects() -> None:
+    data = coco_images(neg_category_ids=[20])
+    rows = [detection(1, 10, 0.5), detection(1, 30, 0.9), detection(1, 20, 0.4)]
+    first, second = match_detections(data, rows), match_detections(data, rows[:1])
+    assert first.object_row.tolist() == second.object_row.tolist() == [0]
+    assert confusion(first, data, rows, 0.1).matrix.sum() == 2
+    names = {10 * number: name for number, name in enumerate(CLASSES, start=1)}
+    one, other = ap_halves(first, names), ap_halves(second, names)
+    assert one is not None
+    assert other is not None
+    assert one.val == other.val
