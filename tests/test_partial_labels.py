@@ -15,6 +15,7 @@ from detector.config import AugmentConfig, Config
 from detector.converting.convert import convert
 from detector.data.formats.coco_scoring import read_ground_truth, to_coco
 from detector.data.open_data import open_data
+from detector.detections import Detections
 from detector.errors import ConfigError, LabelError
 from detector.images import write_image
 from detector.loader.batch import collate
@@ -26,6 +27,7 @@ from detector.metrics.matches import match_detections
 from detector.metrics.seeds import ap_halves
 from detector.metrics.weighted import weighted_metrics
 from detector.model.grid import GridPredictions, make_grid
+from detector.reviewing.scores import find_missing, make_reference
 from detector.sample import Sample, UnlabeledRegions
 from detector.training.train import train
 
@@ -280,3 +282,14 @@ def test_images_with_and_without_partial_labels_are_joined(tmp_path: Path) -> No
     (tmp_path / "val.json").write_text(json.dumps(others))
     joined = to_coco(open_data(tmp_path).read("trainval"))
     assert [image["neg_category_ids"] for image in joined["images"]] == [[20], [], [20, 30], [10, 20, 30]]
+
+
+def test_objects_of_unlabeled_classes_are_not_missing_labels(tmp_path: Path) -> None:
+    write(tmp_path, coco_images(neg_category_ids=[20]))
+    own = open_data(tmp_path).read("train").annotations[0]
+    boxes = np.array([[50, 10, 80, 40], [50, 10, 80, 41]], np.float32)
+    fox_or_dog = Detections(boxes, np.array([0.9, 0.3], np.float32), np.array([2, 1]), CLASSES)
+    dog = fox_or_dog[1:]
+    reference = make_reference([own], [dog], len(CLASSES))
+    assert find_missing(own, dog, reference).detection.tolist() == [0]
+    assert find_missing(own, fox_or_dog, reference).detection.tolist() == []
