@@ -13,7 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from detector.errors import InputError
 from detector.metrics.bootstrap import Intervals
 from detector.partial_labels import ignore_unlabeled
-from detector.wording import plural
+from detector.wording import distinct_names, plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
@@ -195,11 +195,12 @@ def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
     counts: dict[int, int] = {}
     for row in truth.dataset["annotations"]:
         counts[row["category_id"]] = counts.get(row["category_id"], 0) + (not row["iscrowd"])
-    names = [truth.cats[category_id]["name"] for category_id in evaluation.params.catIds]
+    category_ids = evaluation.params.catIds
+    names = distinct_names([truth.cats[category_id]["name"] for category_id in category_ids], category_ids)
     table = {}
-    for position, (category_id, name) in enumerate(zip(evaluation.params.catIds, names, strict=True)):
+    for position, (category_id, name) in enumerate(zip(category_ids, names, strict=True)):
         values = precision[:, :, position, 0, -1]
-        table[name if names.count(name) == 1 else f"{name} ({category_id})"] = {
+        table[name] = {
             "AP": _mean(values),
             "AP50": _mean(values[0]),
             "objects": counts.get(category_id, 0),
