@@ -99,10 +99,14 @@ class Decided:
             return None
         missing = [name for name, choice in self.choices.items() if choice.point is None]
         if missing:
+            remedies = ["add images with such objects to val"]
+            if self.goal.per_class:
+                remedies.insert(0, "choose one threshold for all classes (--global)")
+            if self.goal.min_precision is not None or self.goal.min_recall is not None:
+                remedies.insert(0, "choose what can be reached, or best F1 (neither --min-precision nor --min-recall)")
             raise ConfigError(
                 f"not saved: {plural(len(missing), 'class')} without a threshold ({', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}): choose what can be reached, best F1 (neither --min-precision "
-                "nor --min-recall), or one threshold for all classes (--global)"
+                f"{', ...' if len(missing) > 5 else ''}): {'; or '.join(remedies)}"
             )
         values = tuple(choice.point.threshold for choice in self.choices.values() if choice.point is not None)
         return ChosenThresholds(values, str(self.goal))

@@ -120,6 +120,11 @@ def test_goal_that_some_class_cannot_reach_is_not_saved(
     out, errors = capsys.readouterr()
     assert "blue: no threshold, because on val: there are no such objects" in out
     assert "not saved: 1 class without a threshold (blue)" in errors
+    assert "or best F1" in errors
+    assert main([*arguments, "--save", str(path)]) == 2
+    errors = capsys.readouterr().err
+    assert "choose one threshold for all classes (--global); or add images" in errors
+    assert "best F1" not in errors
     assert not path.exists()
     assert main([*arguments, "--min-recall", "0.1", "--global", "--save", str(path)]) == 0
 
