@@ -131,8 +131,8 @@ def test_intervals_cover_the_val_images_of_the_runs(tiny_data: Path, tmp_path: P
     assert (rows[1].difference.covers, rows[1].difference.images) == ("seeds and images", 4)
     (broken,) = tmp_path.glob("runs/lr=0.02-*-seed1/val_halves.json")
     of_another_run = halves[broken.parent.name] | {"AP": 0.9 - halves[broken.parent.name]["AP"] / 2}
-    for content in ({}, of_another_run):
-        broken.write_text(json.dumps(content))
+    for content in ("{}", json.dumps(of_another_run)):
+        broken.write_text(content)
         rows = compare(tiny_data, ["lr=0.02"], replace(BASE, steps=60), out=tmp_path, seeds=2)
         assert rows[1].difference.covers == "seeds"
 
