@@ -9,6 +9,7 @@ Source: Gupta et al., LVIS: A Dataset for Large Vocabulary Instance Segmentation
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
@@ -25,6 +26,24 @@ def labeled_categories(image: Mapping[str, Any], present: Collection[int]) -> se
     return {*image[NEGATIVE], *present} - {*image.get(NOT_EXHAUSTIVE, ())}
 
 
+def are_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Return for each detection whether its class is not labeled in its image, so that it is no false positive.
+
+    Args:
+        ground_truth: COCO dictionary.
+        rows: valid detections in COCO's results format.
+    """
+    partial = {image["id"]: image for image in ground_truth["images"] if NEGATIVE in image}
+    if not partial:
+        return [False] * len(rows)
+    present = {image_id: set[int]() for image_id in partial}
+    for row in ground_truth["annotations"]:
+        if row["image_id"] in partial and not row.get("iscrowd", 0):
+            present[row["image_id"]].add(row["category_id"])
+    labeled = {image_id: labeled_categories(image, present[image_id]) for image_id, image in partial.items()}
+    return [row["image_id"] in labeled and row["category_id"] not in labeled[row["image_id"]] for row in rows]
+
+
 def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return ground truth in which a detection of a class that is not labeled in its image is no false positive.
 
@@ -33,24 +52,11 @@ def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str
     Args:
         ground_truth: COCO dictionary; it is not changed.
         rows: valid detections in COCO's results format.
-
-    Returns:
-        `ground_truth` itself, if it has no partial labels.
     """
-    partial = {image["id"]: image for image in ground_truth["images"] if NEGATIVE in image}
-    if not partial:
-        return ground_truth
-    present = {image_id: set[int]() for image_id in partial}
-    for row in ground_truth["annotations"]:
-        if row["image_id"] in partial and not row.get("iscrowd", 0):
-            present[row["image_id"]].add(row["category_id"])
-    labeled = {image_id: labeled_categories(image, present[image_id]) for image_id, image in partial.items()}
     corners = defaultdict[tuple[Any, Any], list[tuple[float, float, float, float]]](list)
-    for row in rows:
-        image_id, category_id = row["image_id"], row["category_id"]
-        if image_id in labeled and category_id not in labeled[image_id]:
-            x, y, width, height = row["bbox"]
-            corners[image_id, category_id].append((x, y, x + width, y + height))
+    for row in compress(rows, are_unlabeled(ground_truth, rows)):
+        x, y, width, height = row["bbox"]
+        corners[row["image_id"], row["category_id"]].append((x, y, x + width, y + height))
     regions = [_crowd_region(*key, boxes) for key, boxes in sorted(corners.items())]
     return {**ground_truth, "annotations": [*ground_truth["annotations"], *regions]}
 

@@ -1,7 +1,8 @@
-"""Wording of messages: numbers with the right form of a noun, and metrics that may be undefined."""
+"""Wording of messages: numbers with the right form of a noun, metrics that may be undefined, names of classes."""
 
 import re
 import reprlib
+from collections.abc import Sequence
 
 UNDEFINED = -1
 """Value of a metric of COCO's evaluation that cannot be computed, because there are no such objects."""
@@ -39,6 +40,18 @@ def metric(value: float, digits: int = 3) -> str:
     ('0.500', 'n/a')
     """
     return "n/a" if value == UNDEFINED else f"{value:.{digits}f}"
+
+
+def distinct_names(class_names: Sequence[str], category_ids: Sequence[int]) -> list[str]:
+    """Return the names of classes, with the category id after a name that several classes have.
+
+    >>> distinct_names(["cat", "dog", "cat"], [1, 2, 3])
+    ['cat (1)', 'dog', 'cat (3)']
+    """
+    return [
+        name if class_names.count(name) == 1 else f"{name} ({category_id})"
+        for name, category_id in zip(class_names, category_ids, strict=True)
+    ]
 
 
 def shown(value: object) -> str:

@@ -13,17 +13,21 @@ from detector.augment.mix import copy_paste, mixup
 from detector.augment.mosaic import mosaic
 from detector.config import AugmentConfig, Config
 from detector.converting.convert import convert
-from detector.data.formats.coco_scoring import to_coco
+from detector.data.formats.coco_scoring import read_ground_truth, to_coco
 from detector.data.open_data import open_data
+from detector.detections import Detections
 from detector.errors import ConfigError, LabelError
 from detector.images import write_image
 from detector.loader.batch import collate
 from detector.loader.dataset import DetectionDataset
 from detector.loss.criterion import detection_loss
 from detector.metrics.average_precision import average_precision
+from detector.metrics.confusion import confusion
 from detector.metrics.matches import match_detections
+from detector.metrics.seeds import ap_halves
 from detector.metrics.weighted import weighted_metrics
 from detector.model.grid import GridPredictions, make_grid
+from detector.reviewing.scores import find_missing, make_reference
 from detector.sample import Sample, UnlabeledRegions
 from detector.training.train import train
 
@@ -220,3 +224,72 @@ def test_analysis_ignores_detections_of_unlabeled_classes(tmp_path: Path) -> Non
     assert matches.ignored.tolist() == [False, False, True]
     assert matches.false_positives.tolist() == [1]
     assert to_coco(split)["images"][0]["neg_category_ids"] == [20]
+
+
+def test_unlabeled_classes_do_not_change_the_objects() -> None:
+    data = coco_images(neg_category_ids=[20])
+    rows = [detection(1, 10, 0.5), detection(1, 30, 0.9), detection(1, 20, 0.4)]
+    first, second = match_detections(data, rows), match_detections(data, rows[:1])
+    assert first.object_row.tolist() == second.object_row.tolist() == [0]
+    assert confusion(first, data, rows, 0.1).matrix.sum() == 2
+    names = {10 * number: name for number, name in enumerate(CLASSES, start=1)}
+    one, other = ap_halves(first, names), ap_halves(second, names)
+    assert one is not None
+    assert other is not None
+    assert one.val == other.val
+
+
+@pytest.mark.parametrize("value", [20, "20", 20.0])
+def test_categories_written_as_text_are_labeled_in_the_scoring(tmp_path: Path, value: Any) -> None:
+    write(tmp_path, coco_images(neg_category_ids=[value]))
+    data_set = open_data(tmp_path)
+    split = data_set.read("train")
+    for truth in (data_set.ground_truth("train"), split.ground_truth or to_coco(split)):
+        matches = match_detections(truth, [detection(1, 10, 0.5), detection(1, 20, 0.9)])
+        assert not matches.ignored[0, 0].any()
+
+
+@pytest.mark.parametrize("value", [None, "cat", [None], [[1]]])
+def test_scoring_refuses_invalid_lists(tmp_path: Path, value: Any) -> None:
+    path = write(tmp_path, coco_images(neg_category_ids=value))
+    with pytest.raises(LabelError, match="expected a list of ids of `categories`"):
+        read_ground_truth(path)
+
+
+def test_lists_may_contain_the_placeholder_of_roboflow(tmp_path: Path) -> None:
+    data = coco_images(neg_category_ids=[0, 20])
+    data["categories"] = [{"id": 0, "name": "pets"}, *(c | {"supercategory": "pets"} for c in data["categories"])]
+    write(tmp_path, data)
+    assert labeled(tmp_path)[0] == [True, True, False]
+
+
+def test_list_of_classes_labeled_in_part_needs_the_other_list(tmp_path: Path) -> None:
+    data = coco_images(not_exhaustive_category_ids=[10])
+    for image in data["images"]:
+        del image["neg_category_ids"]
+    write(tmp_path, data)
+    with pytest.raises(LabelError, match="image 1 has no `neg_category_ids`"):
+        open_data(tmp_path).read("train")
+
+
+def test_images_with_and_without_partial_labels_are_joined(tmp_path: Path) -> None:
+    write(tmp_path, coco_images(neg_category_ids=[20]))
+    others = coco_images()
+    for image in others["images"]:
+        del image["neg_category_ids"]
+        image["file_name"] = f"val-{image['file_name']}"
+        write_image(tmp_path / image["file_name"], np.zeros((*HW, 3), np.uint8))
+    (tmp_path / "val.json").write_text(json.dumps(others))
+    joined = to_coco(open_data(tmp_path).read("trainval"))
+    assert [image["neg_category_ids"] for image in joined["images"]] == [[20], [], [20, 30], [10, 20, 30]]
+
+
+def test_objects_of_unlabeled_classes_are_not_missing_labels(tmp_path: Path) -> None:
+    write(tmp_path, coco_images(neg_category_ids=[20]))
+    own = open_data(tmp_path).read("train").annotations[0]
+    boxes = np.array([[50, 10, 80, 40], [50, 10, 80, 41]], np.float32)
+    fox_or_dog = Detections(boxes, np.array([0.9, 0.3], np.float32), np.array([2, 1]), CLASSES)
+    dog = fox_or_dog[1:]
+    reference = make_reference([own], [dog], len(CLASSES))
+    assert find_missing(own, dog, reference).detection.tolist() == [0]
+    assert find_missing(own, fox_or_dog, reference).detection.tolist() == []

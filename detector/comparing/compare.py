@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 """Pause between two checks whether a process has ended, in seconds."""
 
+_AP_ROUNDING = 1e-4
+"""Largest difference of AP in compare.csv and in val_halves.json of the same run: only the first is rounded."""
+
 _ORPHAN_SECONDS = 10.0
 """How long to wait for a training process of a killed comparison to end, in seconds."""
 
@@ -236,9 +239,15 @@ def _read_halves(runs: Iterable[RunRecord], out: Path) -> dict[tuple[str, int], 
         path = out / _run_name(run.settings, run.seed) / VAL_HALVES
         if not run.error and path.exists():
             try:
-                halves[run.settings, run.seed] = ApHalves.from_json(read_json(path))
+                own = ApHalves.from_json(read_json(path))
             except FileError as error:
                 log.warning("%s: %s; its intervals do not cover images", path, error)
+                continue
+            if abs(float(own.ap[0]) - run.AP) > _AP_ROUNDING:
+                reason = f"is of another run, with AP {own.ap[0]:.4f} instead of {run.AP:.4f}"
+                log.warning("%s: %s; its intervals do not cover images", path, reason)
+                continue
+            halves[run.settings, run.seed] = own
     return halves
 
 

@@ -207,14 +207,16 @@ def _summarize_one(
     """
     is_baseline = not variation.settings
     finished = [run for run in runs if not run.error]
-    paired = [run for run in finished if run.seed in baseline and not is_baseline]
+    no_objects = any(run.AP == UNDEFINED for run in finished)  # then there are none in any run, on the same val images
+    paired = [run for run in finished if run.seed in baseline and not is_baseline and not no_objects]
     difference = seeds_difference(
         [run.AP - baseline[run.seed].AP for run in paired],
         [(halves.get((run.settings, run.seed)), halves.get((BASELINE, run.seed))) for run in paired],
     )
     verdicts = []
     if finished:
-        verdicts.append("baseline" if is_baseline else difference.verdict())
+        verdict = "cannot tell, because val has no objects" if no_objects else difference.verdict()
+        verdicts.append("baseline" if is_baseline else verdict)
     errors = [run.error for run in runs if run.error]
     if errors:
         verdicts.append(f"{len(errors)} of {len(runs)} failed: {errors[0]}")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from detector.annotation import Annotation
-from detector.arrays import Bools
 from detector.data.label_writer import LabelWriter
 from detector.data.open_data import open_data
 from detector.data.split import Split
@@ -71,7 +70,7 @@ def _difference(written: Annotation, found: Annotation, writer: LabelWriter) -> 
         return "the classes of the boxes differ"
     if not np.array_equal(written.is_crowd, found.is_crowd):
         return "the crowd regions differ"
-    if writer.keeps_partial_labels and not np.array_equal(_labeled_classes(written), _labeled_classes(found)):
+    if writer.keeps_partial_labels and not _same_labeled_classes(written, found):
         return "the classes that are labeled differ"
     distance = float(np.abs(written.boxes - found.boxes).max(initial=0))
     if distance > _TOLERANCE:
@@ -81,10 +80,10 @@ def _difference(written: Annotation, found: Annotation, writer: LabelWriter) -> 
     return None
 
 
-def _labeled_classes(annotation: Annotation) -> Bools:
-    """Return a mask [C] of the classes that are labeled; empty if all are."""
-    labeled = annotation.labeled_classes
-    return np.zeros(0, dtype=np.bool_) if labeled is None else labeled
+def _same_labeled_classes(written: Annotation, found: Annotation) -> bool:
+    """Return whether the same classes are labeled in two images; None means all."""
+    one, other = (np.True_ if own.labeled_classes is None else own.labeled_classes for own in (written, found))
+    return bool(np.all(one == other))
 
 
 def _error(difference: str) -> LabelError:

@@ -34,7 +34,7 @@ from detector.outputs import claim_file
 from detector.predict.detector import Detector
 from detector.runtime.origin import weights_files
 from detector.score_decisions import ChosenThresholds, ScoreMap
-from detector.wording import plural
+from detector.wording import distinct_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +99,14 @@ class Decided:
             return None
         missing = [name for name, choice in self.choices.items() if choice.point is None]
         if missing:
+            remedies = ["add images with such objects to val"]
+            if self.goal.per_class:
+                remedies.insert(0, "choose one threshold for all classes (--global)")
+            if self.goal.min_precision is not None or self.goal.min_recall is not None:
+                remedies.insert(0, "choose what can be reached, or best F1 (neither --min-precision nor --min-recall)")
             raise ConfigError(
                 f"not saved: {plural(len(missing), 'class')} without a threshold ({', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}): choose what can be reached, best F1 (neither --min-precision "
-                "nor --min-recall), or one threshold for all classes (--global)"
+                f"{', ...' if len(missing) > 5 else ''}): {'; or '.join(remedies)}"
             )
         values = tuple(choice.point.threshold for choice in self.choices.values() if choice.point is not None)
         return ChosenThresholds(values, str(self.goal))
@@ -231,7 +235,7 @@ def decide(
         errors = tuple(calibration_error(*_scores_and_hits(matches), score_map, above) for above in _ECE_ABOVE)
     return Decided(
         goal=goal,
-        choices=dict(zip(detector.class_names, choices, strict=False)),
+        choices=dict(zip(_names(val), choices, strict=True)) if choices else {},
         reached={} if goal is None else _measure(detector, measured, choices, options),
         score_map=score_map,
         errors=errors,
@@ -322,6 +326,11 @@ def _detect_and_match(detector: Detector, split: Split, options: DetectOptions) 
     return match_detections(ground_truth_of(usable), rows, iou_thresholds=(IOU,), max_detections=most)
 
 
+def _names(split: Split) -> list[str]:
+    """Return a different name for each class."""
+    return distinct_names(split.class_names, split.category_ids)
+
+
 def _categories(matches: Matches, split: Split) -> list[int]:
     """Return the index of each class in matches: they have the classes in the order of their category ids."""
     return [int(index) for index in np.searchsorted(matches.category_ids, split.category_ids)]
@@ -348,7 +357,8 @@ def _measure(detector: Detector, split: Split, choices: list[Choice], options: D
     thresholds = tuple(1.0 if choice.point is None else choice.point.threshold for choice in choices)
     matches = _detect_and_match(detector, split, replace(options, score_threshold=thresholds))
     category = _categories(matches, split)
-    reached = {detector.class_names[index]: measure(matches, [category[index]]) for index in chosen}
+    names = _names(split)
+    reached = {names[index]: measure(matches, [category[index]]) for index in chosen}
     if len(chosen) == len(choices):
         reached["all classes"] = measure(matches, category)
     return reached

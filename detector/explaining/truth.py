@@ -196,7 +196,10 @@ def _coco_annotations(truth: Mapping[str, Any], folder: Path, class_names: Seque
         class_names: classes of the detector.
     """
     used = {row["category_id"] for row in truth["annotations"]}
-    names = {c["id"]: str(c.get("name", c["id"])) for c in truth["categories"] if c["id"] in used}
+    negative = {category_id for image in truth["images"] for category_id in image.get(NEGATIVE, ())}
+    names = {c["id"]: str(c.get("name", c["id"])) for c in truth["categories"]}
+    # Without an object, a category matters only if the detector has its class, and an image is known to have none.
+    names = {i: name for i, name in names.items() if i in used or (i in negative and name in class_names)}
     positions = {category_id: position for position, category_id in enumerate(names)}
     rows: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in truth["images"]}
     for row in truth["annotations"]:

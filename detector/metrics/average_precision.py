@@ -13,12 +13,15 @@ from faster_coco_eval import COCO, COCOeval_faster
 from detector.errors import InputError
 from detector.metrics.bootstrap import Intervals
 from detector.partial_labels import ignore_unlabeled
-from detector.wording import plural
+from detector.wording import distinct_names, plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
 _MAX_ID = 2**53
 """faster-coco-eval compares ids as float64 numbers, which are exact up to this number."""
+
+_LARGEST_NUMBER = 1e100
+"""Largest coordinate or score; areas of boxes with larger coordinates are not finite."""
 
 COCO_MAX_DETECTIONS = 100
 """Largest number of detections per image that COCO's metrics count."""
@@ -192,11 +195,12 @@ def _per_class(evaluation: Any, truth: Any) -> dict[str, dict[str, float]]:
     counts: dict[int, int] = {}
     for row in truth.dataset["annotations"]:
         counts[row["category_id"]] = counts.get(row["category_id"], 0) + (not row["iscrowd"])
-    names = [truth.cats[category_id]["name"] for category_id in evaluation.params.catIds]
+    category_ids = evaluation.params.catIds
+    names = distinct_names([truth.cats[category_id]["name"] for category_id in category_ids], category_ids)
     table = {}
-    for position, (category_id, name) in enumerate(zip(evaluation.params.catIds, names, strict=True)):
+    for position, (category_id, name) in enumerate(zip(category_ids, names, strict=True)):
         values = precision[:, :, position, 0, -1]
-        table[name if names.count(name) == 1 else f"{name} ({category_id})"] = {
+        table[name] = {
             "AP": _mean(values),
             "AP50": _mean(values[0]),
             "objects": counts.get(category_id, 0),
@@ -236,10 +240,11 @@ def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[st
         if isinstance(row["category_id"], list | dict) or row["category_id"] not in category_ids:
             raise InputError(f"result {index}: category_id {row['category_id']} is not in the data set")
         numbers = [*row["bbox"], row["score"]] if isinstance(row["bbox"], list | tuple) else []
-        if len(numbers) != 5 or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        if len(numbers) != 5 or not all(isinstance(n, int | float) and abs(n) <= _LARGEST_NUMBER for n in numbers):
             raise InputError(
                 f"result {index}: expected a bbox of four finite numbers and a finite score, "
-                f"got bbox {row['bbox']!r} and score {row['score']!r}"
+                f"got bbox {row['bbox']!r:.200} and score {row['score']!r:.60}; the largest number is "
+                f"{_LARGEST_NUMBER:g}"
             )
 
 
@@ -254,7 +259,7 @@ def _all_valid(results: Sequence[Mapping[str, Any]], image_ids: set[Any], catego
             and set(map(type, boxes)) <= {list, tuple}
             and set(map(len, boxes)) <= {4}
             and set(map(type, numbers)) <= {int, float}
-            and all(map(math.isfinite, numbers))
+            and all(abs(number) <= _LARGEST_NUMBER for number in numbers)
         )
     except (KeyError, TypeError):
         return False

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detector.arrays import Bools, Doubles, Ints
-from detector.partial_labels import ignore_unlabeled
+from detector.partial_labels import are_unlabeled
 
 COCO_IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """COCO's ten IoU thresholds, with the same rounding as in COCO's evaluation."""
@@ -46,7 +46,8 @@ class Matches:
         rank: [D] number of detections of the same image and class with a higher score, 0..max_detections - 1.
         true_positive: [A, T, D] True if the detection matches an object that counts in the area range.
         ignored: [A, T, D] True if the detection is neither a true nor a false positive: it matches a crowd region or an
-            object outside the area range, or it matches nothing and has itself an area outside the area range.
+            object outside the area range, or it matches nothing and has itself an area outside the area range, or a
+            class that is not labeled in its image.
         object_image: [G] index of the image of each object.
         object_category: [G] index of the class of each object.
         object_ignored: [A, G] True if the object does not count: it is a crowd region, or outside the area range.
@@ -147,8 +148,7 @@ def match_detections(
     category_ids = sorted({category["id"] for category in ground_truth["categories"]})
     images = {image_id: index for index, image_id in enumerate(image_ids)}
     categories = {category_id: index * len(images) for index, category_id in enumerate(category_ids)}
-    annotations = ignore_unlabeled(ground_truth, rows)["annotations"]
-    objects = _read_objects(annotations, images, categories)
+    objects = _read_objects(ground_truth["annotations"], images, categories)
     found = _read_detections(rows, images, categories, max_detections)
     thresholds = np.asarray(iou_thresholds, np.float64)
     pairs = _overlapping_pairs(found, objects, min(thresholds[0], _LARGEST_THRESHOLD))
@@ -156,6 +156,7 @@ def match_detections(
     matched = chosen >= 0
     of_ignored = np.stack([flags[indices] for flags, indices in zip(objects.ignored, chosen, strict=True)]) & matched
     outside = _outside_areas(found.boxes[:, 2] * found.boxes[:, 3])
+    unmatched_ignored = outside | np.array(are_unlabeled(ground_truth, rows), np.bool_)[found.row]
     per_image = max(len(images), 1)
     return Matches(
         image_ids=np.array(image_ids, np.int64),
@@ -167,7 +168,7 @@ def match_detections(
         row=found.row,
         rank=found.rank,
         true_positive=matched & ~of_ignored,
-        ignored=np.where(matched, of_ignored, outside[:, None]),
+        ignored=np.where(matched, of_ignored, unmatched_ignored[:, None]),
         object_image=(objects.group % per_image).astype(np.int32),
         object_category=(objects.group // per_image).astype(np.int32),
         object_ignored=objects.ignored[:, :-1],

@@ -65,9 +65,10 @@ class ApHalves:
         try:
             ap = np.array([values["AP"], *values["halves"]], np.float64)
             halves = ApHalves(str(values["val"]), int(values["images"]), ap, tuple(map(str, values["few_images"])))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileError(f"not the AP of random halves of the val images ({error!r:.100})") from None
-        if halves.ap.shape[1:] or len(halves.ap) < _FEWEST_VALUES or not np.isfinite(halves.ap).all():
+        in_range = bool(((halves.ap >= 0) & (halves.ap <= 1)).all())  # NaN is not
+        if halves.ap.shape[1:] or len(halves.ap) < _FEWEST_VALUES or not in_range:
             raise FileError(f"not the AP of random halves of the val images ({halves.ap!r:.100})")
         return halves
 

@@ -192,13 +192,14 @@ def find_missing(annotation: Annotation, found: Detections, reference: Reference
     overlap = _largest(_pairwise_iou(annotation, found)[~crowd].T)
     covered = _largest(_covered_by(found, annotation)[:, crowd])
     scores = _relative_scores(found, reference) * _freedom(overlap) * (covered < _SAME_OBJECT)
-    if annotation.labeled_classes is not None:
-        scores *= annotation.labeled_classes[found.class_ids]
     kept: list[int] = []
     between = pairwise_iou(found.boxes, found.boxes)
     for index in np.argsort(-scores, kind="stable").tolist():
         if scores[index] > 0 and not (between[index, kept] >= _SAME_OBJECT).any():
             kept.append(index)
+    # Only now: the best detection of an object tells its class, whether this class is labeled or not.
+    if annotation.labeled_classes is not None:
+        kept = [index for index in kept if annotation.labeled_classes[found.class_ids[index]]]
     return Missing(scores[kept], np.array(kept, np.int64))
 
 

@@ -221,6 +221,12 @@ def test_failed_runs_are_counted_but_not_averaged() -> None:
     assert rows[2].verdict == "2 of 2 failed: a|b"
 
 
+def test_without_objects_in_val_nothing_is_the_same() -> None:
+    row = summarize([BASE, SWISH], [*runs(BASE, -1, -1), *runs(SWISH, -1, -1)])[1]
+    assert row.verdict == "cannot tell, because val has no objects"
+    assert math.isnan(row.difference.value)
+
+
 def test_without_a_baseline_nothing_is_compared() -> None:
     rows = summarize([BASE, SWISH], [run(BASE, 0, 0, "broken"), *runs(SWISH, 0.5)])
     assert [row.verdict for row in rows] == ["1 of 1 failed: broken", "no baseline to compare with"]

@@ -1,7 +1,9 @@
 """Thresholds and calibration on val: measured on test, saved with weights, used by other commands."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from detector.errors import ConfigError, FileError, LabelError
 from detector.evaluating.decisions import Decided, choose_thresholds, decide, save_decisions
 from detector.files import file_sha256
 from detector.metrics.operating_point import Goal
-from detector.model.checkpoint import load_weights
+from detector.model.checkpoint import copy_with_info, load_weights
 from detector.options import DetectOptions
 from detector.outputs import is_signed
 from detector.predict.detector import Detector
@@ -118,6 +120,11 @@ def test_goal_that_some_class_cannot_reach_is_not_saved(
     out, errors = capsys.readouterr()
     assert "blue: no threshold, because on val: there are no such objects" in out
     assert "not saved: 1 class without a threshold (blue)" in errors
+    assert "or best F1" in errors
+    assert main([*arguments, "--save", str(path)]) == 2
+    errors = capsys.readouterr().err
+    assert "choose one threshold for all classes (--global); or add images" in errors
+    assert "best F1" not in errors
     assert not path.exists()
     assert main([*arguments, "--min-recall", "0.1", "--global", "--save", str(path)]) == 0
 
@@ -232,3 +239,19 @@ def test_results_file_and_exports_have_no_decisions_to_save(tiny_data: Path, tmp
     saved = str(tmp_path / "new.safetensors")
     assert main([*arguments, "--weights", str(tmp_path / "a.onnx"), "--save", saved]) == 2
     assert "is an exported graph; choose with the .safetensors file" in capsys.readouterr().err
+
+
+def test_classes_with_the_same_name_have_their_own_thresholds(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    data, weights, saved = tmp_path / "data", tmp_path / "same.safetensors", tmp_path / "new.safetensors"
+    shutil.copytree(tiny_data, data)
+    for path in data.glob("*.json"):
+        path.write_text(path.read_text().replace('"name": "blue"', '"name": "red"'))
+    copy_with_info(tiny_weights, weights, replace(load_weights(tiny_weights)[1], class_names=("red", "red")))
+    decided = choose_thresholds(data, weights, per_class=False, save=saved, device="cpu")
+    assert list(decided.choices) == ["red (3)", "red (17)"]
+    assert list(decided.reached) == ["red (3)", "red (17)", "all classes"]
+    thresholds = load_weights(saved)[1].thresholds
+    assert thresholds is not None
+    assert len(thresholds.values) == 2

@@ -174,6 +174,19 @@ def test_classes_in_another_order_are_matched_by_name(tiny: Detector, tiny_data:
     )
 
 
+def test_truth_file_with_partial_labels_names_absent_classes(tiny: Detector, tiny_data: Path, tmp_path: Path) -> None:
+    def only_red_is_absent(labels: dict[str, Any]) -> None:
+        labels["annotations"] = []
+        for image in labels["images"]:
+            image["neg_category_ids"] = [3]
+
+    truth = changed_labels(tiny_data, tmp_path, only_red_is_absent)
+    [image] = explain(first_image(tiny_data), tiny, truth=truth, score_threshold=0.05).images
+    wrong = image.outcome.class_ids[image.outcome.matches.false_positives]
+    assert set(image.outcome.class_ids.tolist()) == {0, 1}
+    assert set(wrong.tolist()) == {0}
+
+
 def test_unknown_class_is_refused(tiny: Detector, tiny_data: Path, tmp_path: Path) -> None:
     def rename(labels: dict[str, Any]) -> None:
         labels["categories"][0]["name"] = "green"

@@ -159,6 +159,8 @@ def test_average_precision_does_not_change_its_arguments() -> None:
         ),
         (result(1, 1, "1234"), r"result 1: expected a bbox of four finite numbers"),
         (result(1, "1", SQUARE), r"result 1: .* four finite numbers and a finite score, got bbox .* and score"),
+        (result(1, 10**400, SQUARE), r"result 1: .* and score 1000"),
+        (result(1, 1, [0, 0, 1e300, 1e300]), r"result 1: .* the largest number is 1e\+100"),
         (result([1], 1, SQUARE), r"result 1: image_id \[1\] is not in the data set"),
     ],
 )

@@ -190,7 +190,8 @@ def test_halves_survive_a_file_and_other_files_are_refused(random_coco: Callable
     assert (read.val, read.images, read.ap.tolist()) == (own.val, own.images, own.ap.tolist())
     assert own.images == len({row["image_id"] for row in truth["annotations"] if not row["iscrowd"]})
     written = own.to_json()
-    others: list[object] = [{}, [], written | {"halves": [1]}, written | {"AP": "x"}, written | {"AP": math.nan}]
+    others: list[object] = [{}, [], written | {"halves": [1]}, written | {"images": math.inf}]
+    others += [written | {"AP": value} for value in ("x", math.nan, 10**400, 1.5, -1)]
     for broken in others:
         with pytest.raises(FileError, match="not the AP of random halves"):
             ApHalves.from_json(broken)

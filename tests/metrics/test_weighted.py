@@ -38,6 +38,26 @@ def test_a_weight_of_two_counts_an_image_twice(seed: int, random_coco: Callable[
         assert metrics.class_ap50[:, index].tolist() == pytest.approx([row["AP50"] for row in per_class], abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_metrics_with_partial_labels_are_those_of_coco(seed: int, random_coco: Callable[..., Coco]) -> None:
+    truth, results = random_coco(seed, images=12)
+    rng = np.random.default_rng(seed)
+    categories = [category["id"] for category in truth["categories"]]
+    truth["images"] = [
+        image
+        | {
+            "neg_category_ids": [i for i in categories if rng.random() < 0.4],
+            "not_exhaustive_category_ids": [i for i in categories if rng.random() < 0.2],
+        }
+        for image in truth["images"]
+    ]
+    matches = match_detections(truth, results)
+    expected = average_precision(truth, results)
+    twelve = [getattr(expected, name) for name in METRIC_NAMES]
+    assert weighted_metrics(matches, np.ones((1, 12))).metrics[:, 0].tolist() == pytest.approx(twelve, abs=1e-9)
+    assert matches.ignored.sum() > match_detections(random_coco(seed, images=12)[0], results).ignored.sum()
+
+
 def test_only_the_ratio_of_the_weights_matters(random_coco: Callable[..., Coco]) -> None:
     matches = match_detections(*random_coco(2))
     weights = np.random.default_rng(0).uniform(0, 3, (1, 20))

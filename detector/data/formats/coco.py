@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, 
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
 from detector.data.formats.coco_json import (
     MAX_AREA,
+    PartialLabels,
     bbox_numbers,
     by_id,
     declared_hw,
@@ -24,9 +25,11 @@ from detector.data.formats.coco_json import (
     nesting_errors,
     plain_corners,
     read_image_ids,
+    read_partial_labels,
     segmentation_box,
     whole_number,
     with_lines,
+    writes_plain_lists,
 )
 from detector.data.formats.coco_scoring import can_be_scored
 from detector.data.ledger import Ledger
@@ -102,19 +105,12 @@ class CocoFiles:
             )
 
 
-class _PartialLabels(NamedTuple):
-    """Class ids that are labeled although the image has no object of them, and of which not all objects are labeled."""
-
-    negative: frozenset[int]
-    not_exhaustive: frozenset[int]
-
-
-def _with_labeled_classes(annotation: Annotation, labels: _PartialLabels, class_count: int) -> Annotation:
-    """Return an annotation with `labeled_classes`."""
-    present = set(annotation.class_ids[~annotation.is_crowd].tolist())
-    labeled = np.zeros(class_count, dtype=np.bool_)
-    labeled[sorted((labels.negative | present) - labels.not_exhaustive)] = True
-    return replace(annotation, labeled_classes=labeled)
+def _with_labeled_classes(annotation: Annotation, labels: PartialLabels, category_ids: Sequence[int]) -> Annotation:
+    """Return an annotation with `labeled_classes`; `category_ids` are those of the classes."""
+    ids = np.array(category_ids)
+    present = np.isin(np.arange(len(ids)), annotation.class_ids[~annotation.is_crowd])
+    labeled = np.isin(ids, list(labels.negative)) | present
+    return replace(annotation, labeled_classes=labeled & ~np.isin(ids, list(labels.not_exhaustive)))
 
 
 class _Reader:
@@ -170,41 +166,27 @@ class _Reader:
         labels = self._partial_labels()
         annotations, ledger = self.collector.finish(self._path)
         if labels is not None:
-            annotations = tuple(_with_labeled_classes(a, labels[a.image_id], len(self._class_ids)) for a in annotations)
+            annotations = tuple(_with_labeled_classes(a, labels[a.image_id], [*self._class_ids]) for a in annotations)
         return annotations, ledger
 
-    def _partial_labels(self) -> dict[int, _PartialLabels] | None:
-        """Return image id → its partial labels; None if all objects are labeled, as in most data sets.
+    def _partial_labels(self) -> dict[int, PartialLabels] | None:
+        """Return image id → its partial labels; None if all objects are labeled.
 
         Raises:
-            LabelError: only some of the images have `neg_category_ids`, or a value is not a list of category ids.
+            LabelError: as for `read_partial_labels`.
         """
         images = self._data["images"]
-        if not any(NEGATIVE in image for image in images):
+        # The lists may contain the placeholder of Roboflow, which is a category and not a class.
+        known = {*self._class_ids, *by_id(self._path, self._data, "categories")}
+        labels = read_partial_labels(self._path, images, known)
+        if labels is None:
             return None
-        labels = {}
-        for index, (image_id, image) in enumerate(zip(self._image_ids.values(), images, strict=True)):
-            if NEGATIVE not in image:
-                reason = f"image {image['id']} has no `{NEGATIVE}`, but other images have it; add it to every image"
-                raise error_at(self._path, "images", index, reason)
-            labels[image_id] = _PartialLabels(
-                self._classes_in(index, NEGATIVE), self._classes_in(index, NOT_EXHAUSTIVE)
-            )
+        self.is_unchanged &= writes_plain_lists(images)
         self.collector.add_note(
-            f"partial labels, as in LVIS: in an image, the classes in `{NEGATIVE}` and those with objects are labeled; "
-            "all others are neither learned as background nor evaluated there"
+            f"partial labels, as in LVIS: in an image, the classes in `{NEGATIVE}` and those with objects are labeled, "
+            f"without those in `{NOT_EXHAUSTIVE}`; all others are neither learned as background nor evaluated there"
         )
-        return labels
-
-    def _classes_in(self, index: int, key: str) -> frozenset[int]:
-        """Return the class ids of the category ids in a list of an element of `images`."""
-        values = self._data["images"][index].get(key, [])
-        numbers = [whole_number(value) for value in values] if isinstance(values, list) else [None]
-        classes = [self._class_ids.get(number) for number in numbers if number is not None]
-        if len(classes) != len(numbers) or None in classes:
-            reason = f"`{key}` is {values!r:.60}; expected a list of ids of `categories`"
-            raise error_at(self._path, "images", index, reason)
-        return frozenset(class_id for class_id in classes if class_id is not None)
+        return dict(zip(self._image_ids.values(), labels, strict=True))
 
     def _parse(self, annotation: Any, index: int) -> LabelRow:
         """Parse one annotation of the JSON file and return it as a label row.

@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.parsing.json_file import RepeatedKeyError, find_lines, without_repeated_keys
@@ -15,6 +15,7 @@ from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, po
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError, location
 from detector.files import read_text
+from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE
 
 MAX_AREA = 1e12
 """Larger areas, in square pixels, are not areas of objects."""
@@ -168,6 +169,59 @@ def plain_corners(bbox: object) -> Corners | None:
 def marks_crowd(annotation: dict[str, Any]) -> bool:
     """Return whether `iscrowd` or `ignore` of an annotation is 1."""
     return annotation.get("iscrowd") == 1 or annotation.get("ignore") == 1
+
+
+class PartialLabels(NamedTuple):
+    """The lists of an image with partial labels, as category ids; see `detector/partial_labels.py`."""
+
+    negative: frozenset[int]
+    not_exhaustive: frozenset[int]
+
+
+def read_partial_labels(
+    path: Path, images: Sequence[Mapping[str, Any]], known: Container[int] | None = None
+) -> list[PartialLabels] | None:
+    """Return the partial labels of each image; None if all objects are labeled, as in most data sets.
+
+    Args:
+        path: the COCO file.
+        images: the images of the file.
+        known: category ids that a list may contain; None: any.
+
+    Raises:
+        LabelError: only some of the images have `neg_category_ids`, or a value is not a list of category ids.
+    """
+    if not any(NEGATIVE in image or image.get(NOT_EXHAUSTIVE) for image in images):
+        return None
+    for index, image in enumerate(images):
+        if NEGATIVE not in image:
+            reason = (
+                f"image {image['id']} has no `{NEGATIVE}`, but images of this file have `{NEGATIVE}` or "
+                f"`{NOT_EXHAUSTIVE}`; add it to every image"
+            )
+            raise error_at(path, "images", index, reason)
+    return [
+        PartialLabels(*(_category_list(path, index, image, key, known) for key in (NEGATIVE, NOT_EXHAUSTIVE)))
+        for index, image in enumerate(images)
+    ]
+
+
+def _category_list(
+    path: Path, index: int, image: Mapping[str, Any], key: str, known: Container[int] | None
+) -> frozenset[int]:
+    """Return the category ids in a list of an image; `index` is its position in `images`."""
+    values = image.get(key, [])
+    numbers = [whole_number(value) for value in values] if isinstance(values, list) else [None]
+    ids = frozenset(number for number in numbers if number is not None and (known is None or number in known))
+    if ids != {*numbers}:
+        reason = f"`{key}` is {values!r:.60}; expected a list of ids of `categories`"
+        raise error_at(path, "images", index, reason)
+    return ids
+
+
+def writes_plain_lists(images: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether the lists of partial labels contain numbers, not numbers written as text."""
+    return all(type(i) is int for image in images for key in (NEGATIVE, NOT_EXHAUSTIVE) for i in image.get(key, ()))
 
 
 def read_image_ids(path: Path, images: Sequence[Any]) -> dict[int | str, int]:

@@ -20,8 +20,10 @@ from detector.data.formats.coco_json import (
     nesting_errors,
     plain_corners,
     read_image_ids,
+    read_partial_labels,
     segmentation_box,
     whole_number,
+    writes_plain_lists,
 )
 from detector.data.row_collector import RowError
 from detector.data.split import Split
@@ -40,14 +42,15 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     with a warning.
 
     Raises:
-        InputError: the file is not JSON or not in COCO format, or an annotation cannot be scored: its image, category
-            or box is missing or unknown.
+        InputError: the file is not JSON or not in COCO format, an annotation cannot be scored (its image, category or
+            box is missing or unknown), or partial labels are not lists of category ids.
     """
     with nesting_errors(path):
         data = load_coco(path)
         image_ids = read_image_ids(path, data["images"])
         images = {image_ids[key]: image for key, image in zip(image_ids, data["images"], strict=True)}
         categories = by_id(path, data, "categories")
+        labels = read_partial_labels(path, data["images"])
         rows = []
         for index, annotation in enumerate(data["annotations"]):
             try:
@@ -59,8 +62,13 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
         _LOG.warning("%s: %d of %s left out: no area inside the image", path, left_out, plural(len(rows), "box"))
     if not left_out and _is_written_as_scored(data, images):
         return data
+    lists: list[dict[str, Any]] = [{} for _ in images]
+    if labels is not None:
+        lists = [{NEGATIVE: sorted(own.negative), NOT_EXHAUSTIVE: sorted(own.not_exhaustive)} for own in labels]
     return data | {
-        "images": [image | {"id": image_id} for image_id, image in images.items()],
+        "images": [
+            image | {"id": image_id} | own for (image_id, image), own in zip(images.items(), lists, strict=True)
+        ],
         "categories": [category | {"id": category_id} for category_id, category in categories.items()],
         "annotations": [{"id": number} | row for number, row in enumerate(kept, start=1)],
     }
@@ -75,6 +83,7 @@ def _is_written_as_scored(data: dict[str, Any], images: Mapping[int, Any]) -> bo
         and all(type(row["image_id"]) is type(row["category_id"]) is int for row in rows)
         and all(plain_corners(row.get("bbox")) is not None for row in rows)
         and can_be_scored(rows)
+        and writes_plain_lists(images.values())
     )
 
 
@@ -129,11 +138,12 @@ def to_coco(split: Split) -> dict[str, Any]:
     """Return the images, annotations and categories of a split as a COCO dictionary with the ids of the split."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    is_partial = any(annotation.labeled_classes is not None for annotation in split.annotations)
     for annotation in split.annotations:
         height, width = annotation.image_hw
         file_name = annotation.image_path.as_posix()
         image = {"id": annotation.image_id, "file_name": file_name, "height": height, "width": width}
-        images.append(image | _partial_labels(annotation, split.category_ids))
+        images.append(image | (_partial_labels(annotation, split.category_ids) if is_partial else {}))
         # In float64, x + width is exactly the right side x2 of the box.
         bboxes = annotation.boxes.astype(np.float64)
         bboxes[:, 2:] -= bboxes[:, :2]
@@ -154,10 +164,10 @@ def to_coco(split: Split) -> dict[str, Any]:
 
 
 def _partial_labels(annotation: Annotation, category_ids: Sequence[int]) -> dict[str, list[int]]:
-    """Return the lists of categories of an image with partial labels; empty if all objects are labeled."""
+    """Return the lists of categories of an image, which all images have if some have partial labels."""
     labeled = annotation.labeled_classes
     if labeled is None:
-        return {}
+        labeled = np.ones(len(category_ids), np.bool_)
     present = np.zeros_like(labeled)
     present[annotation.class_ids[~annotation.is_crowd]] = True
     ids = np.asarray(category_ids)
