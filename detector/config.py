@@ -228,6 +228,12 @@ class OptimizerConfig(_Part):
         0,
     )
     lr_adamw: float = _setting(0.003, "with optimizer=muon: peak learning rate of AdamW", 0)
+    lr_backbone: float = _setting(
+        1.0,
+        "factor on the learning rates of the backbone; below 1, initial weights from other data change less",
+        0,
+        10,
+    )
     weight_decay: float = _setting(
         0.05,
         "with optimizer=muon or adamw: weight decay of convolution weights, multiplied by the learning rate; with "

@@ -3,7 +3,8 @@
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,24 +36,38 @@ def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optim
     matrices = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in matrices]
     peak = peak_learning_rate(config)
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
+
+    def groups(parameters: Sequence[Tensor], lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return the parameter groups of parameters: one, or two if the backbone has another learning rate."""
+        if config.lr_backbone == 1:
+            parts = [(parameters, lr)]
+        else:
+            parts = [
+                ([p for p in parameters if id(p) in backbone], lr * config.lr_backbone),
+                ([p for p in parameters if id(p) not in backbone], lr),
+            ]
+        return [{"params": own, "lr": own_lr, "weight_decay": weight_decay} for own, own_lr in parts]
+
+    every = groups([*kernels, *rest], peak)
     optimizers: list[Optimizer]
     match config.optimizer:
         case "muon":
             optimizers = [
-                Muon(kernels, peak, weight_decay=config.weight_decay),
-                torch.optim.AdamW(rest, config.lr_adamw, betas=_BETAS, weight_decay=0.0, foreach=True),
+                Muon(groups(kernels, peak, config.weight_decay), peak),
+                torch.optim.AdamW(groups(rest, config.lr_adamw), betas=_BETAS, foreach=True),
             ]
         case "adamw":
-            optimizers = [torch.optim.AdamW(groups, peak, betas=_BETAS, foreach=True)]
+            own = [*groups(kernels, peak, config.weight_decay), *groups(rest, peak)]
+            optimizers = [torch.optim.AdamW(own, betas=_BETAS, foreach=True)]
         case "adam":
-            optimizers = [torch.optim.Adam([*kernels, *rest], peak, betas=_BETAS, foreach=True)]
+            optimizers = [torch.optim.Adam(every, betas=_BETAS, foreach=True)]
         case "rmsprop":
-            optimizers = [torch.optim.RMSprop([*kernels, *rest], peak, alpha=0.99, foreach=True)]
+            optimizers = [torch.optim.RMSprop(every, alpha=0.99, foreach=True)]
         case "momentum":
-            optimizers = [torch.optim.SGD([*kernels, *rest], peak, momentum=0.9, foreach=True)]
+            optimizers = [torch.optim.SGD(every, momentum=0.9, foreach=True)]
         case "sgd":
-            optimizers = [torch.optim.SGD([*kernels, *rest], peak, foreach=True)]
+            optimizers = [torch.optim.SGD(every, foreach=True)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -72,7 +87,7 @@ class Muon(Optimizer):
     processed together.
 
     Args:
-        params: convolution weights.
+        params: convolution weights, or groups of them with their own lr and weight_decay.
         lr: learning rate, which is the spectral norm of a step.
         momentum: coefficient of the Nesterov momentum.
         weight_decay: `lr * weight_decay` is the fraction of the weights that is subtracted per step.
@@ -80,7 +95,13 @@ class Muon(Optimizer):
     Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -126,7 +126,24 @@ def test_learning_rate_can_be_set() -> None:
     assert make_optimizers(build(), Config(optimizer="sgd", lr=0.125))[0].param_groups[0]["peak_lr"] == 0.125
 
 
-@pytest.mark.parametrize("name", ["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"])
+OPTIMIZERS = ["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_backbone_can_have_its_own_learning_rate(name: str) -> None:
+    network = build()
+    backbone = {id(parameter) for parameter in network.backbone.parameters()}
+    both, own = (make_optimizers(network, Config(optimizer=name, lr_backbone=factor)) for factor in (1, 0.25))  # type: ignore[arg-type]
+    expected = {id(p): group for optimizer in both for group in optimizer.param_groups for p in group["params"]}
+    found = [(id(p), group) for optimizer in own for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(key for key, _ in found) == sorted(map(id, network.parameters()))
+    for key, group in found:
+        factor = 0.25 if key in backbone else 1.0
+        assert group["peak_lr"] == pytest.approx(factor * expected[key]["peak_lr"])
+        assert group["weight_decay"] == expected[key]["weight_decay"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_lowers_the_loss_of_one_batch(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
