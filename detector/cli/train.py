@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from detector.cli import console
 from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_run, add_threads, path
@@ -10,6 +11,9 @@ from detector.cli.numbers import number
 from detector.cli.settings import STARTED, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
+
+if TYPE_CHECKING:
+    from detector.training.run import TrainingResult
 
 
 def add(commands: Commands) -> None:
@@ -91,8 +95,7 @@ def run(options: argparse.Namespace) -> int:
     result = start_run(
         request, out, STARTED, options.overwrite, report=not options.no_report, val_halves=options.val_halves
     )
-    if options.quiet:  # else the log contains the result
-        console.print_training_result(result)
+    _print_result(result, options.quiet)
     return 0
 
 
@@ -111,6 +114,13 @@ def _resume(options: argparse.Namespace) -> int:
     from detector.training.train import resume_run
 
     result = resume_run(options.resume, options.resume_anyway, STARTED, options.data, report=not options.no_report)
-    if options.quiet:
-        console.print_training_result(result)
+    _print_result(result, options.quiet)
     return 0
+
+
+def _print_result(result: "TrainingResult", quiet: bool) -> None:
+    """Print a command for the weights; if `quiet`, print the result instead, which else is in the log."""
+    if quiet:
+        console.print_training_result(result)
+    else:
+        console.print_line(f"next: detector detect IMAGES --weights {quote(str(result.weights))}")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -350,7 +349,6 @@ class TrainingRun:
         seconds = self._seconds()
         weights = self._folder.path / "weights"
         log.info(f"done: {plural(progress.step, 'step')} in {seconds:.1f} s; weights in {weights}")
-        log.info(f"next: detector detect IMAGES --weights {quote(str(weights / 'best.safetensors'))}")
         if minutes is not None and seconds > OVERRUN * minutes * 60:
             reason = (
                 f"a run has at least {PLANNING_STEPS + 1} steps"

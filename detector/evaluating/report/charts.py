@@ -14,6 +14,9 @@ from detector.wording import UNDEFINED, metric, plural
 MOST_LINES = 12
 """Largest number of classes with a curve; the classes with the most objects are shown."""
 
+FEWEST_DETECTIONS = 10
+"""Smallest number of detections of a bin that is drawn in the calibration curve."""
+
 MOST_BARS = 24
 """Largest number of classes with a bar; the first are shown."""
 
@@ -71,7 +74,7 @@ def calibration(content: Content) -> str:
     points: list[tuple[float, float]] = []
     ece = "n/a"
     if curve is not None:
-        used = curve.counts > 0
+        used = curve.counts >= FEWEST_DETECTIONS
         points = list(zip(curve.confidence[used].tolist(), curve.precision[used].tolist(), strict=True))
         ece = metric(curve.ece)
     description = f"Fraction of correct detections against their confidence score. Expected calibration error: {ece}."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detector.escaping import escape_line
-from detector.evaluating.report.charts import MOST_BARS, MOST_LINES
+from detector.evaluating.report.charts import FEWEST_DETECTIONS, MOST_BARS, MOST_LINES
 from detector.evaluating.report.confusion_table import confusion_table, outcome_text
 from detector.evaluating.report.content import Content
 from detector.evaluating.report.images import Figures
@@ -70,7 +70,11 @@ def make_sections(content: Content, charts: dict[str, str], figures: Figures) ->
     if content.subject.training:
         titles = {"training-loss": "Loss", "training-ap": "AP on val"}
         curves = [f"<h3>{title}</h3>{charts[name]}" for name, title in titles.items() if name in charts]
-        sections.append(Section("training", "Training", _grid(curves)))
+        note = (
+            "<p>The best weights are those with the highest AP on these images, so the numbers on other images are "
+            "slightly lower.</p>"
+        )
+        sections.append(Section("training", "Training", note * (len(content.subject.training) > 1) + _grid(curves)))
     sections += [
         Section("threshold", "Precision, recall and the score threshold", _threshold(content, charts)),
         Section("confusion", "Confusion matrix", _confusion(content, matrix)),
@@ -193,7 +197,8 @@ def _calibration(content: Content, charts: dict[str, str]) -> str:
     return (
         f"<p>Expected calibration error (ECE): <b>{metric(curve.ece)}</b>, from {count} with a score of at least "
         f"{LOWEST_SCORE:g}. On the dotted line, a score is the probability that the detection is right; below the "
-        f"line, scores are too high; above, too low.</p>{_grid([charts['calibration']])}"
+        f"line, scores are too high; above, too low. Dots: bins with at least {FEWEST_DETECTIONS} detections.</p>"
+        f"{_grid([charts['calibration']])}"
     )
 
 
