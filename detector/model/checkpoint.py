@@ -148,17 +148,21 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
     """Copy trained weights into `network` in place, to start another training run from these weights.
 
     Args:
-        network: the network that receives the weights; must have the same architecture as `weights`.
+        network: the network that receives the weights; must have the same architecture as `weights`. Only an SPP block
+            may be missing in one of the networks; it is not copied.
         weights: the trained network, as returned by `load_weights`.
         all_classes: True: copy all layers; both networks must have the same classes. False: do not copy the last layer
             of each head, which predicts the classes; this layer of `network` stays unchanged.
     """
     outputs = {id(output) for output in network.outputs}
     last_layers = tuple(f"{name}." for name, module in network.named_modules() if id(module) in outputs)
+    own = network.state_dict()
     tensors = {
-        name: tensor for name, tensor in weights.state_dict().items() if all_classes or not name.startswith(last_layers)
+        name: tensor
+        for name, tensor in weights.state_dict().items()
+        if name in own and (all_classes or not name.startswith(last_layers))
     }
-    network.load_state_dict(network.state_dict() | tensors)
+    network.load_state_dict(own | tensors)
 
 
 def find_weights(source: str | Path) -> Path:

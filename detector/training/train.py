@@ -71,8 +71,11 @@ def train(
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
-            their input size if the setting `input_size` is "auto". None: random initial weights.
+            their input size if the setting `input_size` is "auto" (but see `reuse_backbone`). None: random initial
+            weights.
         reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.
+            Then the input size "auto" is chosen from the data, and an SPP block that only one of the weights and the
+            network has is not copied.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -356,7 +359,7 @@ def _prepare(
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     log.info("%s", source.description)
     if info is not None:
-        config = _with_architecture(config, info, str(request.weights))
+        config = _with_architecture(config, info, request)
     known = NO_IMAGES if info is None else info.image_hashes
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
@@ -369,8 +372,8 @@ def _prepare(
     for warning in splits.warnings:
         log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
-    if info is not None:
-        _check_same_spp(info, input_hw, request)
+    if info is not None and uses_spp(input_hw) != uses_spp(info.input_hw):
+        _check_other_spp(info, input_hw, request)
     for step in (0, PLANNING_STEPS - 1):
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     has_ap = val is not None and has_objects(val.annotations)
@@ -418,10 +421,11 @@ def _check_ledger(name: str, images: int, ledger: Ledger, allow_dropped: float) 
         log.info("  %s%s", text, f" ({count} boxes)" if count > 1 else "")
 
 
-def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:
+def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest) -> Config:
     """Return a copy of `config` with the architecture settings of the initial weights.
 
-    If the setting `input_size` is "auto", it becomes the input size of the weights.
+    If the setting `input_size` is "auto", it becomes the input size of the weights. With `reuse_backbone`, it remains
+    "auto": objects of other classes may have other sizes.
 
     Raises:
         ConfigError: a setting of the architecture has a value that is neither the default nor that of the weights.
@@ -431,20 +435,33 @@ def _with_architecture(config: Config, info: WeightsInfo, path: str) -> Config:
     for name, value in architecture.items():
         if getattr(config, name) not in (value, getattr(Config, name)):
             raise ConfigError(
-                f"{name}: {getattr(config, name)} does not fit the weights {path}, which have {value}; leave {name} out"
+                f"{name}: {getattr(config, name)} does not fit the weights {request.weights}, which have {value}; "
+                f"leave {name} out"
             )
-    input_size = max(info.input_hw) if config.input_size == "auto" else config.input_size
+    of_weights = config.input_size == "auto" and not request.reuse_backbone
+    input_size = max(info.input_hw) if of_weights else config.input_size
     return replace(config, input_size=input_size, **architecture)
 
 
-def _check_same_spp(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
-    """Raise WeightsError if only one of the initial weights and the new network has an SPP block; see `uses_spp`."""
-    if uses_spp(input_hw) != uses_spp(info.input_hw):
+def _check_other_spp(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
+    """Check initial weights of which only one of them and the new network has an SPP block; see `uses_spp`.
+
+    Raises:
+        WeightsError: the run must start with all layers of the weights.
+    """
+    if not request.reuse_backbone:
         raise WeightsError(
             f"{request.weights}: these weights were trained at {max(info.input_hw)} pixels and do not fit a network "
             f"for {max(input_hw)} pixels: networks trained at 416 pixels or more have an SPP block, the others "
-            f"have none; use --imgsz {max(info.input_hw)}"
+            f"have none; use --imgsz {max(info.input_hw)}, or --reuse-backbone to start without this block"
         )
+    if uses_spp(input_hw):
+        log.info(
+            "the SPP block starts from random weights: the initial weights, for %d pixels, have none",
+            max(info.input_hw),
+        )
+    else:
+        log.info("the SPP block of the initial weights is not used: the network for %d pixels has none", max(input_hw))
 
 
 def _check_loss(config: Config, split: Split) -> None:

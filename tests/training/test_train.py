@@ -277,6 +277,30 @@ def test_reuse_backbone_takes_all_but_the_last_layers(tiny_data: Path, tiny_weig
     assert network.outputs[0].out_channels == 3 + 4
 
 
+def test_reuse_backbone_allows_an_input_size_with_spp(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = Config(steps=1, batch=4, input_size=(416, 416), precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
+    train(tiny_data, config, out=tmp_path / "large", weights=tiny_weights, reuse_backbone=True)
+    assert "the SPP block starts from random weights" in caplog.text
+    small, large = (
+        load_weights(path)[0] for path in (tiny_weights, tmp_path / "large" / "weights" / "last.safetensors")
+    )
+    assert any(name.startswith("backbone.context.") for name, _ in large.named_parameters())
+    for name, parameter in small.named_parameters():
+        assert torch.equal(parameter, large.get_parameter(name)), name
+    back = replace(config, input_size=(64, 96))
+    train(
+        tiny_data,
+        back,
+        out=tmp_path / "small",
+        weights=tmp_path / "large" / "weights" / "last.safetensors",
+        reuse_backbone=True,
+    )
+    assert "the SPP block of the initial weights is not used" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
