@@ -8,22 +8,32 @@ Source: Gupta et al., LVIS: A Dataset for Large Vocabulary Instance Segmentation
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 NEGATIVE, NOT_EXHAUSTIVE = "neg_category_ids", "not_exhaustive_category_ids"
 """Keys of an image in COCO JSON with partial labels."""
 
 
-def labeled_categories(image: Mapping[str, Any], present: Collection[int]) -> set[int]:
-    """Return the ids of the categories of which all objects in an image are labeled.
+class PartialLabels(NamedTuple):
+    """The lists of an image with partial labels, as category ids."""
 
-    Args:
-        image: element of `images` in COCO JSON, with the key `neg_category_ids`.
-        present: ids of the categories of the labeled objects in the image, without crowd regions.
-    """
-    return {*image[NEGATIVE], *present} - {*image.get(NOT_EXHAUSTIVE, ())}
+    negative: frozenset[int]
+    not_exhaustive: frozenset[int]
+
+    @classmethod
+    def of(cls, image: Mapping[str, Any]) -> "PartialLabels":
+        """Return the valid lists of an element of `images` in COCO JSON, which has the key `neg_category_ids`."""
+        return cls(frozenset(image[NEGATIVE]), frozenset(image.get(NOT_EXHAUSTIVE, ())))
+
+    def labeled(self, present: Iterable[int]) -> set[int]:
+        """Return the ids of the categories of which all objects in the image are labeled.
+
+        Args:
+            present: ids of the categories of the labeled objects in the image, without crowd regions.
+        """
+        return {*self.negative, *present} - self.not_exhaustive
 
 
 def are_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[bool]:
@@ -40,7 +50,7 @@ def are_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str, A
     for row in ground_truth["annotations"]:
         if row["image_id"] in partial and not row.get("iscrowd", 0):
             present[row["image_id"]].add(row["category_id"])
-    labeled = {image_id: labeled_categories(image, present[image_id]) for image_id, image in partial.items()}
+    labeled = {image_id: PartialLabels.of(image).labeled(present[image_id]) for image_id, image in partial.items()}
     return [row["image_id"] in labeled and row["category_id"] not in labeled[row["image_id"]] for row in rows]
 
 
@@ -52,11 +62,16 @@ def ignore_unlabeled(ground_truth: Mapping[str, Any], rows: Sequence[Mapping[str
     Args:
         ground_truth: COCO dictionary; it is not changed.
         rows: valid detections in COCO's results format.
+
+    Returns:
+        `ground_truth` itself, if all detections are of labeled classes.
     """
     corners = defaultdict[tuple[Any, Any], list[tuple[float, float, float, float]]](list)
     for row in compress(rows, are_unlabeled(ground_truth, rows)):
         x, y, width, height = row["bbox"]
         corners[row["image_id"], row["category_id"]].append((x, y, x + width, y + height))
+    if not corners:
+        return ground_truth
     regions = [_crowd_region(*key, boxes) for key, boxes in sorted(corners.items())]
     return {**ground_truth, "annotations": [*ground_truth["annotations"], *regions]}
 

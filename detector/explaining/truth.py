@@ -20,7 +20,7 @@ from detector.evaluating.evaluation_data import read_evaluation_split
 from detector.image_hashes import ImageHashes
 from detector.media.sources import Source, find_sources
 from detector.options import ReadOptions
-from detector.partial_labels import NEGATIVE, labeled_categories
+from detector.partial_labels import NEGATIVE, PartialLabels
 from detector.wording import plural
 
 _UNKNOWN_SIZE = (0, 0)
@@ -233,7 +233,7 @@ def _labeled_classes(
     if NEGATIVE not in image:
         return None
     present = {row["category_id"] for row in rows if not marks_crowd(dict(row))}
-    return np.isin(category_ids, sorted(labeled_categories(image, present)))
+    return np.isin(category_ids, sorted(PartialLabels.of(image).labeled(present)))
 
 
 def _grouped(entries: Iterable[tuple[Any, _Entry]]) -> dict[Any, list[_Entry]]:

@@ -14,7 +14,6 @@ from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, 
 from detector.data.formats.coco_categories import find_placeholder, make_category, merge_categories
 from detector.data.formats.coco_json import (
     MAX_AREA,
-    PartialLabels,
     bbox_numbers,
     by_id,
     declared_hw,
@@ -39,7 +38,7 @@ from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.files import is_file
 from detector.options import ReadOptions
-from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE
+from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE, PartialLabels
 from detector.wording import plural
 
 
@@ -107,10 +106,8 @@ class CocoFiles:
 
 def _with_labeled_classes(annotation: Annotation, labels: PartialLabels, category_ids: Sequence[int]) -> Annotation:
     """Return an annotation with `labeled_classes`; `category_ids` are those of the classes."""
-    ids = np.array(category_ids)
-    present = np.isin(np.arange(len(ids)), annotation.class_ids[~annotation.is_crowd])
-    labeled = np.isin(ids, list(labels.negative)) | present
-    return replace(annotation, labeled_classes=labeled & ~np.isin(ids, list(labels.not_exhaustive)))
+    labeled = labels.labeled(category_ids[i] for i in annotation.class_ids[~annotation.is_crowd])
+    return replace(annotation, labeled_classes=np.isin(category_ids, sorted(labeled)))
 
 
 class _Reader:
@@ -166,7 +163,8 @@ class _Reader:
         labels = self._partial_labels()
         annotations, ledger = self.collector.finish(self._path)
         if labels is not None:
-            annotations = tuple(_with_labeled_classes(a, labels[a.image_id], [*self._class_ids]) for a in annotations)
+            category_ids = tuple(self._class_ids)
+            annotations = tuple(_with_labeled_classes(a, labels[a.image_id], category_ids) for a in annotations)
         return annotations, ledger
 
     def _partial_labels(self) -> dict[int, PartialLabels] | None:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detector.data.ledger import Ledger, LedgerEntry
 from detector.data.parsing.json_file import RepeatedKeyError, find_lines, without_repeated_keys
@@ -15,7 +15,7 @@ from detector.data.parsing.shapes import bounding_box, mask_box, mask_counts, po
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError, location
 from detector.files import read_text
-from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE
+from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE, PartialLabels
 
 MAX_AREA = 1e12
 """Larger areas, in square pixels, are not areas of objects."""
@@ -169,13 +169,6 @@ def plain_corners(bbox: object) -> Corners | None:
 def marks_crowd(annotation: dict[str, Any]) -> bool:
     """Return whether `iscrowd` or `ignore` of an annotation is 1."""
     return annotation.get("iscrowd") == 1 or annotation.get("ignore") == 1
-
-
-class PartialLabels(NamedTuple):
-    """The lists of an image with partial labels, as category ids; see `detector/partial_labels.py`."""
-
-    negative: frozenset[int]
-    not_exhaustive: frozenset[int]
 
 
 def read_partial_labels(
