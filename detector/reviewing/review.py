@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from detector.annotation import Annotation
 from detector.config import Config
 from detector.cross_validating.cross_validate import cross_validate, labeled_splits
@@ -114,7 +112,6 @@ def review(
         else:
             detector = weights if isinstance(weights, Detector) else Detector.load(weights, device=config.device)
             found, is_new = _detect(detector, splits)
-        _warn_of_weak_classes(splits, found)
         rows = rank(splits, found, min_score)
         folder.remove_earlier()
         sheets = _write(folder, rows, splits)
@@ -129,14 +126,18 @@ def read_splits(data_set: DataSet, split_name: str | None) -> list[Split]:
 
 
 def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: float = MIN_SCORE) -> list[ReviewRow]:
-    """Return the labels of splits that look wrong, most suspicious first.
+    """Return the labels of splits that look wrong, most suspicious first; warn of classes that are hardly detected.
 
     Args:
         splits: the splits; all have the same classes.
         found: path of an image → detections in it. Images without detections are not reviewed.
         min_score: lowest score of a row, 0..1.
     """
-    reference = _reference(splits, found)
+    annotations = [a for split in splits for a in split.annotations if a.image_path in found]
+    detections = [found[a.image_path] for a in annotations]
+    class_names = splits[0].class_names if splits else ()
+    reference = make_reference(annotations, detections, len(class_names))
+    _warn_of_weak_classes(reference, class_names)
     rows: list[ReviewRow] = []
     for split in splits:
         for annotation in split.annotations:
@@ -155,20 +156,10 @@ def rank(splits: Sequence[Split], found: Mapping[Path, Detections], min_score: f
     return sorted(rows, key=lambda row: (-row.score, order[row.kind], row.split, row.image, row.label))
 
 
-def _reference(splits: Sequence[Split], found: Mapping[Path, Detections]) -> Reference:
-    """Return what is usual in each class; the arguments are those of `rank`."""
-    annotations = [a for split in splits for a in split.annotations if a.image_path in found]
-    detections = [found[a.image_path] for a in annotations]
-    return make_reference(annotations, detections, len(splits[0].class_names) if splits else 0)
-
-
-def _warn_of_weak_classes(splits: Sequence[Split], found: Mapping[Path, Detections]) -> None:
-    """Warn if the detecting models have hardly learned a class; the arguments are those of `rank`."""
-    usual = _reference(splits, found).usual
-    weak = [
-        f"{splits[0].class_names[index]} ({usual[index]:.2f})"
-        for index in np.flatnonzero((usual > 0) & (usual < _WEAK))
-    ]
+def _warn_of_weak_classes(reference: Reference, class_names: Sequence[str]) -> None:
+    """Warn if the detecting models have hardly learned a class."""
+    usual = zip(class_names, reference.usual.tolist(), strict=True)
+    weak = [f"{name} ({score:.2f})" for name, score in usual if 0 < score < _WEAK]
     if weak:
         log.warning(
             "rows of these classes are not reliable, because the models hardly detect their labels (usual score below "
