@@ -12,7 +12,6 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from detector.config import Config, override
 from detector.data.formats import coco_writer
 from detector.data.open_data import open_data
-from detector.data.split import Split, select
+from detector.data.split import Split, select, with_absolute_paths
 from detector.evaluating.evaluate import evaluate
 from detector.training.train import train
 
@@ -51,9 +50,8 @@ def write_subset(data: str, images: int, subset: int, out: Path) -> Path:
         chosen = {a.image_id for a in split.annotations if a.image_path.name in names}
         assert len(chosen) == images, f"{data}: {len(chosen)} of {images} images found"
         split = select(split, "train", chosen)
-    split = replace(split, annotations=tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "train.json").write_text(coco_writer.coco_text(out, split))
+    (out / "train.json").write_text(coco_writer.coco_text(out, with_absolute_paths(split)))
     return out
 
 

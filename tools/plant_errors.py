@@ -29,7 +29,7 @@ from detector.converting.convert import convert
 from detector.cross_validating.cross_validate import cross_validate
 from detector.data.formats import coco_writer
 from detector.data.open_data import open_data
-from detector.data.split import Split
+from detector.data.split import Split, with_absolute_paths
 from detector.detections import Detections
 from detector.evaluating.evaluate import detect_split
 from detector.predict.detector import Detector
@@ -143,7 +143,7 @@ def write_planted(data: str, out: Path, seed: int) -> Planted:
     """Copy the training split of a data set to `out`, plant errors into it, and return the labels that were written."""
     convert(data, "coco", out, splits=["train"], allow_outside=True)
     planted = plant(open_data(out).read("train"), np.random.default_rng(seed))
-    coco_writer.WRITER.write(out.resolve(), [_in_folder(planted.split, out.resolve())])
+    coco_writer.WRITER.write(out.resolve(), [with_absolute_paths(planted.split)])
     again = open_data(out).read("train")
     assert [len(a.boxes) for a in again.annotations] == [len(planted.kinds[a.image_id]) for a in again.annotations]
     record = {"kinds": planted.kinds, "missing": {i: boxes.tolist() for i, boxes in planted.missing.items()}}
@@ -156,11 +156,6 @@ def read_planted(out: Path) -> Planted:
     record = json.loads(out.with_suffix(".planted.json").read_text())
     missing = {int(i): np.array(boxes, np.float32).reshape(-1, 4) for i, boxes in record["missing"].items()}
     return Planted(open_data(out).read("train"), {int(i): own for i, own in record["kinds"].items()}, missing)
-
-
-def _in_folder(split: Split, folder: Path) -> Split:
-    """Return the split with absolute paths of its images."""
-    return replace(split, annotations=tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations))
 
 
 def detect(planted: Planted, data: Path, config: Config, folds: int, weights: str | None) -> dict[int, Detections]:

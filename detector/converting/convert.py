@@ -19,7 +19,7 @@ from detector.data.formats import coco_writer, voc_writer, yolo_writer
 from detector.data.label_writer import LabelWriter
 from detector.data.ledger import Ledger
 from detector.data.open_data import open_data
-from detector.data.split import Split, canonical_name
+from detector.data.split import Split, canonical_name, with_absolute_paths
 from detector.errors import ConfigError, FileError, LabelError, did_you_mean
 from detector.files import make_folder, write_errors, write_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
@@ -109,7 +109,7 @@ def convert(
     wanted = sources if writer.keeps_crowd else [_without_crowd(split) for split in sources]
     targets = wanted if images == "none" else with_target_paths(wanted, folder.resolve(), writer)
     if images == "none":
-        targets = [_with_absolute_paths(split) for split in targets]
+        targets = [with_absolute_paths(split) for split in targets]
     writer.check(targets)
     renamed = _renamed(wanted, targets) if images != "none" else {}
     notes = (*_split_notes(data_set, names), *_notes(sources, writer, renamed))
@@ -218,12 +218,6 @@ def _without_crowd_regions(a: Annotation) -> Annotation:
     keep = ~a.is_crowd
     boxes, class_ids = a.boxes[keep], a.class_ids[keep]
     return replace(a, boxes=boxes, class_ids=class_ids, is_crowd=a.is_crowd[keep], areas=a.areas[keep])
-
-
-def _with_absolute_paths(split: Split) -> Split:
-    """Return the split with absolute paths of its images."""
-    annotations = tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations)
-    return replace(split, annotations=annotations)
 
 
 def _renamed(wanted: Sequence[Split], targets: Sequence[Split]) -> dict[str, str]:

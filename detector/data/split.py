@@ -187,6 +187,11 @@ def join(name: str, first: Split, second: Split) -> Split:
     )
 
 
+def with_absolute_paths(split: Split) -> Split:
+    """Return the split with absolute paths of its images."""
+    return replace(split, annotations=tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations))
+
+
 def select(split: Split, name: str, image_ids: Set[int], *, unassigned_rows: bool = False) -> Split:
     """Return a split with some of the images of another split; image ids and classes stay the same.
 

@@ -14,7 +14,7 @@ from detector.annotation import Annotation
 from detector.boxes import area, clip
 from detector.data.formats import coco_writer
 from detector.data.open_data import open_data
-from detector.data.split import Split
+from detector.data.split import Split, with_absolute_paths
 from detector.errors import FileError, InputError, LabelError
 from detector.files import json_bytes, local_path
 from detector.output_folder import claim_folder
@@ -91,7 +91,7 @@ def accept(
             corrected = apply_rows(splits, accepted)
         except InputError as error:
             raise type(error)(f"{path}: {error}") from None
-        targets = [_with_absolute_paths(part.split) for part in corrected]
+        targets = [with_absolute_paths(part.split) for part in corrected]
         coco_writer.WRITER.check(targets)
         output.remove_earlier()
         for target in targets:
@@ -251,8 +251,3 @@ class _Image:
             is_crowd=np.concatenate([self._before.is_crowd[stays], np.zeros(len(new), np.bool_)]),
             areas=np.concatenate([areas[stays], area(new)]).astype(np.float32),
         )
-
-
-def _with_absolute_paths(split: Split) -> Split:
-    """Return the split with absolute paths of its images."""
-    return replace(split, annotations=tuple(replace(a, image_path=a.image_path.resolve()) for a in split.annotations))
