@@ -60,7 +60,6 @@ def rank(
             cleanlab.
     """
     annotations, classes = planted.split.annotations, len(planted.split.class_names)
-    annotations, classes = planted.split.annotations, len(planted.split.class_names)
     by_class = [_by_class(found[a.image_id], classes) for a in annotations]
     images = [
         (a.boxes.tolist(), a.class_ids.tolist(), [rows.tolist() for rows in own])

@@ -8,9 +8,7 @@ not those on which the shipped weights were trained.
 
 import argparse
 import sys
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,6 +22,7 @@ from detector.evaluating.evaluate import detect_split, ground_truth_of
 from detector.metrics.matches import Matches, match_detections
 from detector.metrics.paired import paired_difference
 from detector.predict.detector import Detector
+from tools.coverage import select_images
 
 _RENDERED = "more"
 """Name of the split of rendered scenes."""
@@ -37,18 +36,10 @@ def read_split(data: str, split: str, images: int) -> Split:
     return scenes.read_split(_RENDERED)
 
 
-def detect(split: Split, weights: str, input_size: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the ground truth of a split and what the weights detect in it."""
+def detect(split: Split, weights: str, input_size: int) -> Matches:
+    """Return the matches of the objects of a split and what the weights detect in it."""
     detected = detect_split(Detector.load(weights, input_size=input_size), split)
-    return ground_truth_of(detected.split), coco_results(detected.found, detected.split.category_ids)
-
-
-def matches_of(truth: dict[str, Any], rows: list[dict[str, Any]], image_ids: Collection[int]) -> Matches:
-    """Return the matches in some of the images."""
-    images = [image for image in truth["images"] if image["id"] in image_ids]
-    objects = [row for row in truth["annotations"] if row["image_id"] in image_ids]
-    own = [row for row in rows if row["image_id"] in image_ids]
-    return match_detections(truth | {"images": images, "annotations": objects}, own)
+    return match_detections(ground_truth_of(detected.split), coco_results(detected.found, detected.split.category_ids))
 
 
 def main() -> None:
@@ -62,13 +53,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the order of the images")
     options = parser.parse_args()
     split = read_split(options.data, options.split, max(options.images))
-    truth, first = detect(split, options.first[0], int(options.first[1]))
-    _, second = detect(split, options.second[0], int(options.second[1]))
-    order = np.random.default_rng(options.seed).permutation(sorted(image["id"] for image in truth["images"]))
+    first, second = (detect(split, weights, int(size)) for weights, size in (options.first, options.second))
+    order = np.random.default_rng(options.seed).permutation(len(first.image_ids))
     print("| images | difference of AP | 95 % interval | verdict |\n| --- | --- | --- | --- |")
     for count in options.images:
-        chosen = set(order[:count].tolist())
-        difference = paired_difference(matches_of(truth, first, chosen), matches_of(truth, second, chosen))
+        chosen = np.sort(order[:count])
+        difference = paired_difference(select_images(first, chosen), select_images(second, chosen))
         ap = difference.metrics["AP"]
         interval = "none" if ap.interval is None else ap.interval.signed()
         print(f"| {count} | {ap.value:+.3f} | {interval} | {difference.describe().removeprefix('verdict: ')} |")

@@ -23,6 +23,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from detector.arrays import Floats
-from detector.boxes import pairwise_iou
+from detector.boxes import from_xywh, pairwise_iou
 
 HELD_BACK_SOURCES = ("amenity", "fruit9", "vehicles_in")
 """Sources whose images are only used for testing."""
@@ -63,10 +64,20 @@ class Everyday:
     categories: Rows
     coco_names: Mapping[str, str]
 
-    @property
+    @cached_property
     def ids(self) -> dict[str, int]:
         """Name → id of the category that is written."""
         return {category["name"]: category["id"] for category in self.categories}
+
+    @cached_property
+    def coco(self) -> set[int]:
+        """Ids of COCO's categories."""
+        return {category["id"] for category in self.categories if "/" not in category["name"]}
+
+    def labeled_by(self, source: str) -> set[int]:
+        """Return the ids of the categories that a source labels."""
+        own = [name for name in self.own_names.values() if name.partition("/")[0] == source]
+        return {self.ids[self.coco_names.get(name, name)] for name in own}
 
 
 def read(folder: Path) -> Everyday:
@@ -108,10 +119,7 @@ def own_rows(data: Everyday, image_id: int) -> Rows:
 
 def joined(data: Everyday, image: Mapping[str, Any]) -> tuple[dict[str, Any], Rows]:
     """Return an image with its labeled categories, and its own and proposed boxes without duplicates."""
-    source = source_of(image)
-    own_classes = {name for name in data.own_names.values() if name.partition("/")[0] == source}
-    own_coco = {data.ids[data.coco_names[name]] for name in own_classes if name in data.coco_names}
-    coco = {category["id"] for category in data.categories if "/" not in category["name"]}
+    coco, of_source = data.coco, data.labeled_by(source_of(image))
     own = own_rows(data, image["id"])
     iou = pairwise_iou(_corners(data.proposed[image["id"]]), _corners(own))
     rows, unknown = list(own), set[int]()
@@ -121,28 +129,24 @@ def joined(data: Everyday, image: Mapping[str, Any]) -> tuple[dict[str, Any], Ro
             continue
         if same and not proposal["iscrowd"]:
             unknown.add(proposal["category_id"])
-        elif proposal["category_id"] in own_coco:
+        elif proposal["category_id"] in of_source:
             rows.append(proposal | {"iscrowd": 1})
         else:
             rows.append(proposal)
-    labeled = coco | {data.ids[name] for name in own_classes if name not in data.coco_names}
     present = {row["category_id"] for row in rows if not row["iscrowd"]}
-    return _with_labeled(image, labeled - unknown, present), rows
+    return _with_labeled(image, (coco | of_source) - unknown, present), rows
 
 
 def proposals(data: Everyday, image: Mapping[str, Any]) -> tuple[dict[str, Any], Rows]:
     """Return an image and its proposed boxes only; the sources' own classes are not labeled."""
-    coco = {category["id"] for category in data.categories if "/" not in category["name"]}
     rows = data.proposed[image["id"]]
-    return _with_labeled(image, coco, {row["category_id"] for row in rows if not row["iscrowd"]}), rows
+    return _with_labeled(image, data.coco, {row["category_id"] for row in rows if not row["iscrowd"]}), rows
 
 
 def own_only(data: Everyday, image: Mapping[str, Any]) -> tuple[dict[str, Any], Rows]:
     """Return an image and its own boxes only; a class that the source does not label is not labeled."""
-    own_classes = {name for name in data.own_names.values() if name.partition("/")[0] == source_of(image)}
     rows = own_rows(data, image["id"])
-    labeled = {data.ids[data.coco_names.get(name, name)] for name in own_classes}
-    return _with_labeled(image, labeled, {row["category_id"] for row in rows}), rows
+    return _with_labeled(image, data.labeled_by(source_of(image)), {row["category_id"] for row in rows}), rows
 
 
 def _with_labeled(image: Mapping[str, Any], labeled: set[int], present: set[int]) -> dict[str, Any]:
@@ -156,8 +160,7 @@ def _with_labeled(image: Mapping[str, Any], labeled: set[int], present: set[int]
 
 def _corners(rows: Rows) -> Floats:
     """Return the boxes [N, 4] of annotations as (x1, y1, x2, y2)."""
-    boxes = np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return from_xywh(np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4))
 
 
 def write(path: Path, folder: Path, data: Everyday, items: Iterable[tuple[dict[str, Any], Rows]]) -> None:
