@@ -117,6 +117,11 @@ class ArchitectureConfig(ScoreConfig):
         "how the size of a feature map is halved. conv: convolution with stride 2; max_pool, avg_pool: convolution "
         "with stride 1, then 2x2 pooling",
     )
+    spp: Literal["auto"] | bool = _setting(
+        "auto",
+        "whether the backbone ends with spatial pyramid pooling (SPP). auto: as in the initial weights; with random "
+        "ones, true if the long side of the input has at least 416 pixels",
+    )
     input: Literal["standard", "pca", "zca"] = _setting(
         "standard",
         "input normalization. standard: mean 0 and standard deviation 1 in each channel; pca, zca: the channels are "
@@ -228,11 +233,20 @@ class OptimizerConfig(_Part):
         0,
     )
     lr_adamw: float = _setting(0.003, "with optimizer=muon: peak learning rate of AdamW", 0)
-    lr_backbone: float = _setting(
-        1.0,
-        "factor on the learning rates of the backbone; below 1, initial weights from other data change less",
+    lr_backbone: Literal["auto", "by_steps"] | float = _setting(
+        "auto",
+        "factor on the learning rates of the backbone; below 1, initial weights from other data change less. by_steps: "
+        "steps of the run / 1,000, but at least 0.3 and at most 1; auto: by_steps if the initial weights have other "
+        "classes than the data set, else 1",
         0,
         10,
+    )
+    freeze: float = _setting(
+        0.0,
+        "fraction of the run in which the backbone keeps its initial weights (its norm layers still adapt their "
+        "statistics), for --reuse-backbone",
+        0,
+        1,
     )
     weight_decay: float = _setting(
         0.05,

@@ -25,6 +25,9 @@ MAX_DETECTIONS = 300
 TILED_MAX_DETECTIONS = 10_000
 """Default of --max-det with --tile: a large image can contain many objects."""
 
+ALL_CLASSES = "all"
+"""Value of `classes`: all classes, also those that the weights do not detect by default."""
+
 MATCH_IOU = 0.5
 """Default IoU from which a detection finds an object, where causes of missed objects are explained."""
 
@@ -69,8 +72,9 @@ class DetectOptions:
             stored with the weights.
         iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
         max_detections: largest number of detections per image.
-        classes: names or ids of the classes to detect; None: all classes. Boxes of other classes are removed before
-            NMS and do not count for `max_detections`.
+        classes: names or ids of the classes to detect; None: the default classes of the weights, else all classes;
+            "all": all classes, unless a class has this name. Boxes of other classes are removed before NMS and do not
+            count for `max_detections`.
         suppression: NMS variant; None: the setting stored with the weights.
         class_agnostic: whether boxes of different classes suppress each other; None: the setting stored with the
             weights.

@@ -18,6 +18,9 @@ _IMAGE_HASHES = "image_hashes"
 _THRESHOLDS, _SCORE_MAP = "thresholds", "score_map"
 """Keys of what `detector evaluate --save` has stored. They are optional too."""
 
+_DEFAULT_CLASSES = "default_classes"
+"""Key of the classes that are detected by default. It is optional too."""
+
 MAX_CLASSES = 65_536
 """Largest number of classes. A file with more classes is damaged, or made to exhaust the memory."""
 
@@ -42,6 +45,7 @@ class WeightsInfo:
         image_hashes: hashes of the images of the training run. Files written by older versions have none.
         thresholds: score threshold of each class, chosen on val; None: none were chosen.
         score_map: map from scores to probabilities, fitted on val; None: none was fitted.
+        default_classes: ids of the classes that are detected if the user names none; None: all classes.
     """
 
     model: str
@@ -53,6 +57,7 @@ class WeightsInfo:
     image_hashes: ImageHashes = field(default=NO_IMAGES, repr=False)
     thresholds: ChosenThresholds | None = None
     score_map: ScoreMap | None = None
+    default_classes: tuple[int, ...] | None = None
 
     def choose_input_hw(self, input_size: int | None, source: str) -> tuple[int, int]:
         """Return the height and width of the network input, in pixels.
@@ -84,6 +89,8 @@ def to_metadata(info: WeightsInfo) -> dict[str, str]:
     texts = {key: json.dumps(getattr(info, key)) for key in _METADATA_RULES}
     optional = {_IMAGE_HASHES: info.image_hashes, _THRESHOLDS: info.thresholds, _SCORE_MAP: info.score_map}
     texts |= {key: json.dumps(value.to_json()) for key, value in optional.items() if value is not None}
+    if info.default_classes is not None:
+        texts[_DEFAULT_CLASSES] = json.dumps(info.default_classes)
     return {"format": FORMAT} | texts
 
 
@@ -110,6 +117,7 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         chosen, fitted = (json.loads(metadata.get(key, "null")) for key in (_THRESHOLDS, _SCORE_MAP))
         thresholds = None if chosen is None else ChosenThresholds.from_json(chosen)
         score_map = None if fitted is None else ScoreMap.from_json(fitted)
+        default_classes = json.loads(metadata.get(_DEFAULT_CLASSES, "null"))
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise damaged(source, error) from None
     for key, rule in _METADATA_RULES.items():
@@ -121,6 +129,11 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
     if thresholds is not None and len(thresholds.values) != len(class_names):
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(thresholds.values)} thresholds"))
+    if default_classes is not None:
+        is_valid = _is_list_of(int)(default_classes) and all(0 <= item < len(class_names) for item in default_classes)
+        if not is_valid or len(set(default_classes)) != len(default_classes):
+            raise damaged(source, ValueError(f"{_DEFAULT_CLASSES} must be a list of different class ids"))
+        default_classes = tuple(default_classes)
     return WeightsInfo(
         class_names=class_names,
         category_ids=category_ids,
@@ -128,6 +141,7 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         image_hashes=image_hashes,
         thresholds=thresholds,
         score_map=score_map,
+        default_classes=default_classes,
         **values,
     )
 
@@ -198,7 +212,12 @@ _METADATA_RULES: Mapping[str, _Rule] = {
 }
 """Key → the rule for its value."""
 
-_LONGEST_OTHER = {_IMAGE_HASHES: 100_000_000, _THRESHOLDS: 32 * MAX_CLASSES, _SCORE_MAP: 1000}
+_LONGEST_OTHER = {
+    _IMAGE_HASHES: 100_000_000,
+    _THRESHOLDS: 32 * MAX_CLASSES,
+    _SCORE_MAP: 1000,
+    _DEFAULT_CLASSES: 32 * MAX_CLASSES,
+}
 """Optional key → largest number of characters of its text."""
 
 _LONGEST_TEXT = 100_000

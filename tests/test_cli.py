@@ -427,7 +427,8 @@ def test_negative_max_det_is_refused(capsys: Capture, tiny_weights: Path, tmp_pa
         (["a.png", "*.gif"], "*.gif: no such file, folder or pattern"),
         (
             ["a.png", "--weights", "missing"],
-            "missing: there is no such weights file; pass a path, or the name of shipped weights: cells, scenes",
+            "missing: there is no such weights file; pass a path, or the name of shipped weights: cells, everyday, "
+            "scenes",
         ),
         (["a.png", "--weights", "other.safetensors"], "other.safetensors: written by another program or version"),
         (["--classes", "red", "a.png"], "--classes uses all arguments after it, so give the images before --classes"),

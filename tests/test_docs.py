@@ -188,7 +188,7 @@ def test_version_matches_pyproject() -> None:
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == detector.__version__
 
 
-@pytest.mark.parametrize("name", ["cells", "scenes"])
+@pytest.mark.parametrize("name", ["cells", "everyday", "scenes"])
 def test_shipped_weights_are_small_and_documented(name: str) -> None:
     path = shipped_weights()[name]
     assert path.stat().st_size <= 4_000_000

@@ -195,7 +195,16 @@ def test_results_contain_the_learning_rate_itself(
 def test_config_json_says_what_auto_was_resolved_to(tiny_data: Path, tmp_path: Path) -> None:
     config = Config(model="pico", steps=1)
     automatic = {setting.name for setting in fields(Config) if getattr(config, setting.name) == "auto"}
-    assert automatic == {"lr", "batch", "input_size", "evaluations", "precision", "device"}
+    assert automatic == {
+        "lr",
+        "lr_backbone",
+        "spp",
+        "batch",
+        "input_size",
+        "evaluations",
+        "precision",
+        "device",
+    }
     detector.train(tiny_data, config, out=tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     device = choose_device("auto")
@@ -203,6 +212,7 @@ def test_config_json_says_what_auto_was_resolved_to(tiny_data: Path, tmp_path: P
     is_bf16 = choose_precision("auto", device) == torch.bfloat16
     assert settings["precision"] == ("bf16" if is_bf16 else "fp32")
     assert (settings["lr"], settings["batch"], settings["evaluations"]) == (0.05, 8, 1)
+    assert (settings["lr_backbone"], settings["spp"]) == (1, False)
     model = Detector.load(tmp_path / "weights" / "best.safetensors", device="cpu")
     assert settings["input_size"] == list(model.input_hw)
     assert "auto" not in settings.values()

@@ -23,6 +23,9 @@ def test_metadata_keeps_thresholds_and_map() -> None:
 def test_files_without_decisions_load_as_before() -> None:
     metadata = to_metadata(INFO)
     assert "thresholds" not in metadata
+    assert "default_classes" not in metadata
+    shown = replace(INFO, default_classes=(1,))
+    assert from_metadata(to_metadata(shown), "x") == shown
     assert "score_map" not in metadata
     assert from_metadata(metadata, "w") == INFO
 
@@ -39,6 +42,12 @@ def test_thresholds_of_the_most_classes_can_be_read() -> None:
 
 
 DAMAGED: list[tuple[str, Any]] = [
+    ("default_classes", [2]),
+    ("default_classes", [-1]),
+    ("default_classes", []),
+    ("default_classes", [0, 0]),
+    ("default_classes", [True]),
+    ("default_classes", {"0": 1}),
     ("thresholds", {"values": [0.5], "goal": "x"}),
     ("thresholds", {"values": [0.5, 0.5, 0.5], "goal": "x"}),
     ("thresholds", {"values": [0.5, 1.5], "goal": "x"}),

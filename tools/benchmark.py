@@ -200,7 +200,7 @@ def training(options: argparse.Namespace) -> list[Row]:
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
         colors = dataset.color_statistics()
-        network = make_network(Config(), class_count, *colors, spp=uses_spp(INPUT_HW))
+        network = make_network(Config(), class_count, *colors, spp=uses_spp(Config(), INPUT_HW))
         # For each convolution, the backward pass has two convolutions of the same size: one for the gradient of the
         # input, and one for the gradient of the weights.
         flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *INPUT_HW, dtype=torch.uint8))
@@ -419,7 +419,7 @@ def memory(options: argparse.Namespace) -> list[Row]:
         folder = Path(name)
         image, graph = _draw_image(folder), folder / "weights.onnx"
         settings = ("--set", f"steps={steps}", "--set", "evaluations=1", "--device", "cpu")
-        _, peak = _run_command(folder, "train", "--data", options.data, *settings)
+        _, peak = _run_command(folder, "train", "--weights", "none", "--data", options.data, *settings)
         rows = [Row(f"`detector train`, {steps} steps: peak memory", peak, unit="MB")]
         if _installed("onnx"):
             _run_command(folder, "export", "--weights", options.weights, "--out", str(graph))

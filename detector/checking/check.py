@@ -237,7 +237,7 @@ def _run_network_checks(
     """Create an untrained network, add the findings of its checks to `results`, and return the network."""
     config, input_hw = dataset.config, dataset.input_hw
     torch.manual_seed(config.seed)
-    spp = uses_spp(input_hw)
+    spp = uses_spp(config, input_hw)
     network = make_network(config, len(split.class_names), *dataset.color_statistics(), spp=spp)
     batch = training_batch(dataset, 0, batch_size, 1)
     results.add(diagnose_first_loss(network, batch, config))

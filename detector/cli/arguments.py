@@ -20,10 +20,10 @@ from detector.options import (
 Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, scenes"
+WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, everyday, scenes"
 """Help for an argument that takes any weights."""
 
-TRAINED = "a .safetensors file, or shipped weights: cells, scenes"
+TRAINED = "a .safetensors file, or shipped weights: cells, everyday, scenes"
 """Help for an argument that takes weights as they were trained, no exported graph."""
 
 EXPORT_RUNTIMES = tuple(name for name in typing.get_args(RuntimeName) if name != "torch")
@@ -47,18 +47,32 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=whole, help="batch size: number of images per step (default: auto)")
 
 
+def add_initial_weights(parser: Arguments) -> None:
+    """Add --weights and --reuse-backbone, for commands that only train."""
+    parser.add_argument(
+        "--weights",
+        help=f"initial weights: {TRAINED}; none: random weights; auto: shipped weights that fit the network, with "
+        "--reuse-backbone, else random weights (default: auto)",
+    )
+    parser.add_argument(
+        "--reuse-backbone",
+        action="store_true",
+        help="accept --weights with other classes than the data set, and use all but their outputs for classes",
+    )
+
+
 def add_init_weights(parser: Arguments) -> None:
     """Add --init-weights and --reuse-backbone, for commands whose --weights are not the initial weights of training."""
     parser.add_argument(
         "--init-weights",
         metavar="WEIGHTS",
-        help=f"initial weights of each fold, as --weights of `train`: {TRAINED} (default: random weights); they must "
-        "not be trained on the images",
+        help=f"initial weights of each fold, as --weights of `train`: {TRAINED}; none; or auto (default: auto); they "
+        "must not be trained on the images",
     )
     parser.add_argument(
         "--reuse-backbone",
         action="store_true",
-        help="accept --init-weights with other classes than the data set, and use all but their last layers",
+        help="accept --init-weights with other classes than the data set, and use all but their outputs for classes",
     )
 
 

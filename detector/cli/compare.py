@@ -3,10 +3,18 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_overwrite, add_settings, add_val_fraction, path
+from detector.cli.arguments import (
+    Commands,
+    add_data,
+    add_initial_weights,
+    add_overwrite,
+    add_settings,
+    add_val_fraction,
+    path,
+)
 from detector.cli.console import print_line
 from detector.cli.numbers import count
-from detector.cli.settings import settings
+from detector.cli.settings import initial_weights, settings
 from detector.config import override
 
 
@@ -46,6 +54,7 @@ def add(commands: Commands) -> None:
         default=10,
         help="number of random draws per variation with a range (default: %(default)s)",
     )
+    add_initial_weights(parser)
     parser.add_argument("--jobs", type=count, default=1, help="number of runs at the same time (default: %(default)s)")
     parser.add_argument(
         "--out", type=path, default=Path("runs/compare"), help="folder for the results (default: %(default)s)"
@@ -70,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         trials=options.trials,
         jobs=options.jobs,
+        weights=initial_weights(options.weights),
+        reuse_backbone=options.reuse_backbone,
         keep_weights=options.keep_weights,
         overwrite=options.overwrite,
     )

@@ -11,7 +11,7 @@ from detector.cli.arguments import path
 from detector.cli.numbers import fraction
 from detector.cli.settings import load_detector
 from detector.errors import ConfigError
-from detector.options import MAX_DETECTIONS, DetectOptions
+from detector.options import ALL_CLASSES, MAX_DETECTIONS, DetectOptions
 
 if TYPE_CHECKING:
     from detector.data.data_set import DataSet
@@ -100,6 +100,7 @@ def decide(options: argparse.Namespace, data_set: "DataSet") -> "Decided":
 
     detect_options = DetectOptions(
         iou_threshold=options.iou,
+        classes=ALL_CLASSES,
         suppression=options.suppression,
         class_agnostic=options.agnostic_nms,
         max_detections=options.max_det or MAX_DETECTIONS,

@@ -87,7 +87,11 @@ def add(commands: Commands) -> None:
         f"{MAX_DETECTIONS}, with --tile {TILED_MAX_DETECTIONS})",
     )
     detection.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="detect only these classes: names, or class ids from 0"
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="detect only these classes: names, or class ids from 0; all: all classes, also those that weights such as "
+        "`everyday` do not detect by default",
     )
     detection.add_argument(
         "--tile",

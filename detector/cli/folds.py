@@ -6,7 +6,7 @@ from pathlib import Path
 from detector.cli import console
 from detector.cli.arguments import add_init_weights, path
 from detector.cli.numbers import number, whole
-from detector.cli.settings import limit_torch_threads, settings
+from detector.cli.settings import initial_weights, limit_torch_threads, settings
 from detector.outputs import claim_file
 
 FOLD_FLAGS = ("minutes", "epochs", "init_weights", "reuse_backbone", "config", "set", "model", "seed", "out")
@@ -43,7 +43,7 @@ def cross_validate(options: argparse.Namespace) -> int:
         folds=options.folds,
         out=out,
         split=options.split,
-        init_weights=options.init_weights,
+        init_weights=initial_weights(options.init_weights),
         reuse_backbone=options.reuse_backbone,
         overwrite=options.overwrite,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from detector.cli.arguments import Commands, add_data, add_init_weights, add_overwrite, add_settings, add_threads, path
 from detector.cli.console import print_line
 from detector.cli.numbers import count, fraction, number, whole
-from detector.cli.settings import given_flags, limit_torch_threads, settings
+from detector.cli.settings import given_flags, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.wording import plural
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         config,
         folds=options.folds,
         weights=options.weights,
-        init_weights=options.init_weights,
+        init_weights=initial_weights(options.init_weights),
         reuse_backbone=options.reuse_backbone,
         out=options.out or Path("runs/review"),
         split=options.split,

@@ -18,7 +18,7 @@ STARTED = time.monotonic()
 
 _SETTING_FLAGS = (
     "allow_outside", "max_pixels", "model", "batch", "seed", "device", "allow_dropped", "ignore_check", "minutes",
-    "epochs", "val_fraction",
+    "epochs", "val_fraction", "freeze",
 )  # fmt: skip
 """Flags with the same name as a setting."""
 
@@ -45,6 +45,11 @@ def given_flags(options: argparse.Namespace, names: Iterable[str]) -> str:
             for item in value if isinstance(value, list) else [value]:
                 words += [flag, f"{item:g}" if isinstance(item, float) else str(item)]
     return join(words)
+
+
+def initial_weights(flag: str | None) -> str:
+    """Return the initial weights of a run: the value of a flag, or "auto" if it was not given."""
+    return "auto" if flag is None else flag
 
 
 def settings(options: argparse.Namespace) -> Config:

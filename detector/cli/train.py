@@ -6,9 +6,9 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from detector.cli import console
-from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_run, add_threads, path
+from detector.cli.arguments import Commands, add_data, add_initial_weights, add_overwrite, add_run, add_threads, path
 from detector.cli.numbers import number
-from detector.cli.settings import STARTED, limit_torch_threads, settings
+from detector.cli.settings import STARTED, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
 
@@ -24,12 +24,7 @@ def add(commands: Commands) -> None:
         description="Train a detector, from random weights or from given weights.",
     )
     add_data(parser, required=False)
-    parser.add_argument("--weights", help=f"initial weights: {TRAINED} (default: random weights)")
-    parser.add_argument(
-        "--reuse-backbone",
-        action="store_true",
-        help="accept --weights with other classes than the data set, and use all but their last layers",
-    )
+    add_initial_weights(parser)
     parser.add_argument(
         "--resume",
         type=path,
@@ -72,6 +67,12 @@ def add(commands: Commands) -> None:
         help="largest fraction of the label boxes that may be dropped (default: 0.02; without a number: 1, that is, "
         "any number of boxes)",
     )
+    parser.add_argument(
+        "--freeze",
+        type=number,
+        metavar="FRACTION",
+        help="fraction of the run in which the backbone keeps its initial weights (default: 0)",
+    )
     add_run(parser)
     add_threads(parser)
 
@@ -89,7 +90,11 @@ def run(options: argparse.Namespace) -> int:
     from detector.training.train import make_request, start_run
 
     request = make_request(
-        options.data, config, split=options.split, weights=options.weights, reuse_backbone=options.reuse_backbone
+        options.data,
+        config,
+        split=options.split,
+        weights=initial_weights(options.weights),
+        reuse_backbone=options.reuse_backbone,
     )
     out = options.out or next_free(Path("runs/train"))
     result = start_run(

@@ -37,12 +37,14 @@ from detector.data.holdout import MIN_IMAGES
 from detector.data.open_data import open_data
 from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, LabelError
-from detector.files import local_path, make_folder, read_json
+from detector.files import file_sha256, local_path, make_folder, read_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.metrics.seeds import VAL_HALVES, ApHalves
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
+from detector.shipped_weights import find_shipped
 from detector.threads import affinity_cpus
+from detector.training.initial_weights import AUTO, RANDOM, default_start
 from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ def compare(
     seeds: int = 3,
     trials: int = 10,
     jobs: int = 1,
+    weights: str | Path | None = "auto",
+    reuse_backbone: bool = False,
     keep_weights: bool = False,
     overwrite: bool = False,
 ) -> list[ComparisonRow]:
@@ -92,6 +96,9 @@ def compare(
         trials: number of random draws for each variation that contains a range.
         jobs: number of runs at the same time. Each run gets the same number of CPU threads: the number of cores divided
             by `jobs`, or the value of the environment variable OMP_NUM_THREADS.
+        weights: initial weights of all runs, as for `train`. "auto": shipped weights only if all runs can start from
+            them, else random weights.
+        reuse_backbone: as for `train`.
         keep_weights: whether to keep the weights and checkpoints of the runs. If not, they are removed when the run has
             ended.
         overwrite: whether to replace files in `out` that this package did not write, or that were changed since.
@@ -111,18 +118,68 @@ def compare(
     base = base or Config()
     base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     to_compare = read_variations(variations, base, trials)
+    start = _choose_start(weights, reuse_backbone, [variation.config for variation in to_compare])
     _check_has_val(data, base)
     _check_same_val(to_compare, base)
-    conditions = Conditions(str(data), describe_base(base), _threads_per_run(jobs))
+    conditions = Conditions(str(data), " ".join([describe_base(base), *start.description]), _threads_per_run(jobs))
     seed_range = range(base.seed, base.seed + seeds)
     with claim_folder(local_path(out), "comparing", names=[_MARKDOWN], overwrite=overwrite) as folder:
-        runs = _do_runs(to_compare, seed_range, conditions, folder, jobs=jobs, keep_weights=keep_weights)
+        runs = _do_runs(to_compare, seed_range, conditions, start, folder, jobs=jobs, keep_weights=keep_weights)
         halves = _read_halves(runs, folder.path)
         rows = summarize(to_compare, [run for run in runs if run.seed in seed_range], halves)
         heading = f"Data: {data}; seeds: {seeds}; threads: {conditions.threads}; baseline: `{conditions.base}`"
         folder.write(_MARKDOWN, f"{heading}\n\n{to_markdown(rows)}".encode())
     log.info(f"all runs: {folder.path / _TABLE}; table of the results: {folder.path / _MARKDOWN}")
     return rows
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The initial weights of all runs.
+
+    Attributes:
+        weights: a path, or a name such as "everyday" or "none".
+        reuse_backbone: as for `train`.
+        description: words for compare.csv, with the hash of the file; none for random weights.
+    """
+
+    weights: str
+    reuse_backbone: bool
+    description: tuple[str, ...]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments for the command `train`."""
+        return ["--weights", self.weights, *(["--reuse-backbone"] if self.reuse_backbone else [])]
+
+
+def _choose_start(weights: str | Path | None, reuse_backbone: bool, configs: Sequence[Config]) -> _Start:
+    """Choose the initial weights of all runs, and log them; the arguments are those of `compare`.
+
+    Args:
+        weights: as for `compare`.
+        reuse_backbone: as for `compare`.
+        configs: settings of all variations.
+
+    Raises:
+        FileError: the weights do not exist.
+    """
+    if weights == AUTO:
+        starts = {default_start(config) for config in configs}
+        weights = starts.pop() if len(starts) == 1 else None
+        reason = "; not all settings fit the shipped weights" if starts else ""
+        reuse_backbone = weights is not None
+    else:
+        reason = ""
+    if weights is None or weights == RANDOM:
+        log.info("initial weights of all runs: random%s", reason)
+        return _Start(RANDOM, False, ())
+    path = find_shipped(weights) or local_path(weights).resolve()
+    if not path.is_file():
+        raise FileError(f"{weights}: there is no such weights file")
+    log.info("initial weights of all runs: %s", weights)
+    name = str(weights) if find_shipped(weights) else str(path)
+    return _Start(name, reuse_backbone, (f"weights={file_sha256(path)[:8]}",))
 
 
 def _check_has_val(data: str | Path, base: Config) -> None:
@@ -187,6 +244,7 @@ def _do_runs(
     variations: Sequence[Variation],
     seeds: range,
     conditions: Conditions,
+    start: _Start,
     out: OutputFolder,
     *,
     jobs: int,
@@ -212,7 +270,7 @@ def _do_runs(
         f"{already_done} already done; "
         f"runs at the same time: {jobs}; threads per run: {conditions.threads}"
     )
-    with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, out, jobs)) as ended_runs:
+    with sigterm_as_keyboard_interrupt(), closing(_train_all(todo, conditions, start, out, jobs)) as ended_runs:
         for count, (run, folder) in enumerate(ended_runs, already_done + 1):
             _check_same_data(folder, data_of)
             if not keep_weights:
@@ -296,14 +354,14 @@ class _ActiveRun:
 
 
 def _train_all(
-    todo: Sequence[tuple[Variation, int]], conditions: Conditions, parent: OutputFolder, jobs: int
+    todo: Sequence[tuple[Variation, int]], conditions: Conditions, start: _Start, parent: OutputFolder, jobs: int
 ) -> Generator[tuple[RunRecord, Path]]:
     """Do the runs, `jobs` at the same time; when a run has ended, yield its record and its folder in `parent`."""
     waiting, active = deque(todo), list[_ActiveRun]()
     try:
         while waiting or active:
             while waiting and len(active) < jobs:
-                active.append(_start(*waiting.popleft(), conditions, parent))
+                active.append(_start(*waiting.popleft(), conditions, start, parent))
             time.sleep(_POLL_SECONDS)
             for run in tuple(active):
                 if record := _record_if_ended(run, conditions):
@@ -318,13 +376,14 @@ def _train_all(
             _close_input(run.process)
 
 
-def _start(variation: Variation, seed: int, conditions: Conditions, parent: OutputFolder) -> _ActiveRun:
+def _start(variation: Variation, seed: int, conditions: Conditions, start: _Start, parent: OutputFolder) -> _ActiveRun:
     """Start a training process with a new output folder in `parent`; its output goes to log.txt and errors.txt."""
     run = _run_name(variation.name, seed)
     folder = parent.path / run
     _make_empty(folder, parent.overwrite)
     # -P: import the package from PYTHONPATH, never from the current folder.
     command = [sys.executable, "-P", "-m", "detector", "train", "--data", conditions.data, "--out", str(folder)]
+    command += start.arguments
     command += ["--no-report", "--val-halves"]  # nobody reads the reports of so many runs
     for setting in _changed_settings(replace(variation.config, seed=seed)):
         command += ["--set", setting]

@@ -36,6 +36,7 @@ from detector.image_hashes import hash_files
 from detector.model.checkpoint import load_weights
 from detector.output_folder import OutputFolder, claim_folder
 from detector.predict.detector import Detector
+from detector.training.initial_weights import AUTO
 from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_record import TrainRequest
 from detector.training.run_state import read_state
@@ -106,7 +107,7 @@ def cross_validate(
     folds: int = 5,
     out: str | Path = "runs/folds",
     split: str | None = None,
-    init_weights: str | Path | None = None,
+    init_weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     overwrite: bool = False,
 ) -> OutOfFold:
@@ -122,7 +123,7 @@ def cross_validate(
         out: folder for folds.json, detections.json, and a folder per fold with its run.
         split: name of the split that is divided into folds; None: the images of all splits together.
         init_weights: initial weights of each run, as `weights` of `train`; they must not be trained on the images.
-            None: random initial weights.
+            If those of "auto" were trained on some, the runs start from random weights.
         reuse_backbone: as for `train`.
         overwrite: whether to replace an earlier cross-validation with other data or settings in `out`.
 
@@ -145,7 +146,7 @@ def cross_validate(
         made = make_folds(images, hashes, folds)
         for warning in made.warnings:
             log.warning("%s", warning)
-        _check_not_trained(request, frozenset(hashes.values()))
+        request = _with_untrained(request, frozenset(hashes.values()), is_default=init_weights == AUTO)
         _claim_folds(folder, folds)
         _keep_or_start(folder, _conditions(request, images, hashes, made.images))
         parts, found = list[int](), dict[int, Detections]()
@@ -189,21 +190,29 @@ def labeled_splits(data_set: DataSet) -> tuple[str, ...]:
     return tuple(name for name in names if name != "trainval" or not {"train", "val"} <= set(names))
 
 
-def _check_not_trained(request: TrainRequest, images: frozenset[bytes]) -> None:
-    """Raise LabelError if the initial weights were trained on some of the images: no fold would be new to the model.
+def _with_untrained(request: TrainRequest, images: frozenset[bytes], is_default: bool) -> TrainRequest:
+    """Return a request whose initial weights were trained on none of the images; else no fold is new to the model.
 
     Args:
         request: the request, with the initial weights.
         images: hashes of all images.
+        is_default: True: weights that were trained on some of the images are replaced by random weights.
+
+    Raises:
+        LabelError: the weights were trained on some of the images, and the user has chosen them.
     """
     if request.weights is None:
-        return
+        return request
     trained = len(load_weights(request.weights)[1].image_hashes.train & images)
-    if trained:
-        raise LabelError(
-            f"{request.weights}: these initial weights were trained on {trained} of the images, so they are new to "
-            "no model; start from other weights, or without initial weights"
-        )
+    if not trained:
+        return request
+    if is_default:
+        log.warning("initial weights: random, because the shipped weights were trained on %d of the images", trained)
+        return replace(request, weights=None, reuse_backbone=False)
+    raise LabelError(
+        f"{request.weights}: these initial weights were trained on {trained} of the images, so they are new to "
+        "no model; start from other weights, or from random ones (none)"
+    )
 
 
 def _conditions(

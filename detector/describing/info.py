@@ -39,6 +39,9 @@ class WeightsFacts:
         data: name and format of the training data.
         ap: AP and AP50 on val in training, 0..1; None if the run was not evaluated.
         facts: further facts about the training run.
+        default_classes: class names that are detected if the user names none; None: all.
+        initial_weights: name of the initial weights; None: random weights.
+        attribution: who must be named when the weights are distributed; None: nobody.
         thresholds: class name → score threshold, for `--conf auto`; None: none are stored.
         thresholds_goal: what the thresholds were chosen for.
         score_map: the map from scores to probabilities, for `--calibrated`; None: none is stored.
@@ -55,6 +58,9 @@ class WeightsFacts:
     data: str
     ap: Mapping[str, float] | None
     facts: Mapping[str, object]
+    default_classes: tuple[str, ...] | None
+    initial_weights: str | None
+    attribution: str | None
     thresholds: Mapping[str, float] | None
     thresholds_goal: str | None
     score_map: Mapping[str, float] | None
@@ -112,7 +118,7 @@ def weights_facts(weights: str) -> WeightsFacts:
     """
     runtime, info = load_runtime(weights, device="cpu")
     files = weights_files(weights)
-    ap, chosen = info.facts.get("val"), info.thresholds
+    ap, chosen, shown = info.facts.get("val"), info.thresholds, info.default_classes
     return WeightsFacts(
         file=Path(weights).name,
         sha256=file_sha256(*files),
@@ -125,10 +131,18 @@ def weights_facts(weights: str) -> WeightsFacts:
         data=_PATH.sub("", str(info.facts.get("data", "unknown"))),
         ap=ap if isinstance(ap, dict) else None,
         facts={name: info.facts[name] for name in _FACTS if name in info.facts},
+        default_classes=None if shown is None else tuple(info.class_names[class_id] for class_id in shown),
+        initial_weights=_text(info.facts.get("initial_weights")),
+        attribution=_text(info.facts.get("attribution")),
         thresholds=None if chosen is None else dict(zip(info.class_names, chosen.values, strict=True)),
         thresholds_goal=None if chosen is None else chosen.goal,
         score_map=None if info.score_map is None else info.score_map.to_json(),
     )
+
+
+def _text(fact: object) -> str | None:
+    """Return a fact if it is a text, else None."""
+    return fact if isinstance(fact, str) else None
 
 
 def _export_facts(graph: GraphInfo) -> dict[str, object]:
@@ -146,7 +160,13 @@ def _weights_lines(weights: WeightsFacts) -> Iterator[str]:
         yield "  exported graph: " + ", ".join(f"{name} {value}" for name, value in weights.export.items())
     more = f", ... ({len(weights.classes)} in total)" if len(weights.classes) > _MAX_CLASSES else ""
     yield f"  classes: {', '.join(weights.classes[:_MAX_CLASSES])}{more}"
+    if weights.default_classes is not None:
+        yield f"  detected by default: {', '.join(weights.default_classes)}"
     yield f"  data: {weights.data}"
+    if weights.initial_weights is not None:
+        yield f"  initial weights: {weights.initial_weights}"
+    if weights.attribution is not None:
+        yield f"  attribution: {weights.attribution}"
     yield "  training: " + ", ".join(f"{name} {value}" for name, value in weights.facts.items())
     ap = "not evaluated" if weights.ap is None else ", ".join(f"{name} {ap:.4f}" for name, ap in weights.ap.items())
     yield f"  AP on val: {ap}"

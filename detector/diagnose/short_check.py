@@ -20,8 +20,8 @@ def short_check(
     Args:
         splits: the training split first, then the evaluation splits.
         dataset: dataset of the training split.
-        network: network with random initial weights, for the check of the initial loss. None: the network has trained
-            weights, whose loss has no theoretical value; this check is skipped.
+        network: network whose last layers have random initial weights, for the check of the initial loss. None: they
+            are trained, so that their loss has no theoretical value; this check is skipped.
         batch_size: images per training step.
     """
     train, *others = splits

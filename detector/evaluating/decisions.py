@@ -22,6 +22,7 @@ from detector.metrics.matches import Matches, match_detections
 from detector.metrics.operating_point import Choice, Goal, Reached, choose_points, measure
 from detector.model.checkpoint import copy_with_info, load_weights
 from detector.options import (
+    ALL_CLASSES,
     IOU_THRESHOLD,
     MAX_DETECTIONS,
     MAX_PIXELS,
@@ -169,6 +170,7 @@ def choose_thresholds(
     goal = Goal(min_precision=min_precision, min_recall=min_recall, per_class=per_class)
     options = DetectOptions(
         iou_threshold=iou_threshold,
+        classes=ALL_CLASSES,
         suppression=suppression,
         class_agnostic=class_agnostic,
         max_detections=max_detections,

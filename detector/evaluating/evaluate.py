@@ -25,13 +25,13 @@ from detector.metrics.average_precision import (
     crowded_images_note,
     many_detections,
 )
-from detector.options import IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
+from detector.options import ALL_CLASSES, IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
 from detector.predict.detector import Detector
 from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
-EVALUATION_OPTIONS = DetectOptions(score_threshold=0.001, max_detections=100, multi_label=True)
+EVALUATION_OPTIONS = DetectOptions(score_threshold=0.001, max_detections=100, multi_label=True, classes=ALL_CLASSES)
 """Options for an evaluation. AP also needs detections with low scores; COCO counts at most 100 detections per image."""
 
 _REASONS_SHOWN = 10

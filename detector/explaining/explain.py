@@ -28,6 +28,7 @@ from detector.files import free_name, json_bytes, local_path, safe_name
 from detector.images import write_image
 from detector.letterbox import LARGEST_SIDE, SIZE_DIVISOR
 from detector.options import (
+    ALL_CLASSES,
     IOU_THRESHOLD,
     MATCH_IOU,
     MAX_DETECTIONS,
@@ -111,6 +112,7 @@ def explain(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         max_detections=max_detections,
+        classes=ALL_CLASSES,
         suppression=suppression,
         class_agnostic=class_agnostic,
     )

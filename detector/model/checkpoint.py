@@ -91,7 +91,7 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
         len(info.class_names),
         np.zeros(3, np.float32),
         np.eye(3, dtype=np.float32),
-        uses_spp(info.input_hw),
+        uses_spp(config, info.input_hw),
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
@@ -148,21 +148,20 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
     """Copy trained weights into `network` in place, to start another training run from these weights.
 
     Args:
-        network: the network that receives the weights; must have the same architecture as `weights`. Only an SPP block
-            may be missing in one of the networks; it is not copied.
+        network: the network that receives the weights; must have the same architecture as `weights`.
         weights: the trained network, as returned by `load_weights`.
-        all_classes: True: copy all layers; both networks must have the same classes. False: do not copy the last layer
-            of each head, which predicts the classes; this layer of `network` stays unchanged.
+        all_classes: True: copy all layers; both networks must have the same classes. False: of the last layer of each
+            head, copy only the outputs that predict boxes; the first outputs, which predict the classes, stay unchanged
+            in `network`.
     """
-    outputs = {id(output) for output in network.outputs}
-    last_layers = tuple(f"{name}." for name, module in network.named_modules() if id(module) in outputs)
-    own = network.state_dict()
-    tensors = {
-        name: tensor
-        for name, tensor in weights.state_dict().items()
-        if name in own and (all_classes or not name.startswith(last_layers))
-    }
-    network.load_state_dict(own | tensors)
+    tensors = weights.state_dict()
+    if not all_classes:
+        own = network.state_dict()
+        outputs = {id(output) for output in network.outputs}
+        for name in (name for name, module in network.named_modules() if id(module) in outputs):
+            for key in (f"{name}.weight", f"{name}.bias"):
+                tensors[key] = torch.cat([own[key][: network.class_count], tensors[key][weights.class_count :]])
+    network.load_state_dict(tensors)
 
 
 def find_weights(source: str | Path) -> Path:

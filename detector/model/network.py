@@ -50,9 +50,14 @@ SIZES = {
 """Value of the setting `model` → size of the network."""
 
 
-def uses_spp(input_hw: tuple[int, int]) -> bool:
-    """Return True if height or width is at least 416 pixels: the network then has `SpatialPyramidPooling`."""
-    return max(input_hw) >= 416
+def uses_spp(config: ArchitectureConfig, input_hw: tuple[int, int]) -> bool:
+    """Return whether the network has `SpatialPyramidPooling`.
+
+    Args:
+        config: the setting `spp`; "auto": yes if the long side of the input has at least 416 pixels.
+        input_hw: height and width of the network input in training, in pixels.
+    """
+    return max(input_hw) >= 416 if config.spp == "auto" else config.spp
 
 
 class GridNetwork(nn.Module):

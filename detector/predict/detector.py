@@ -19,6 +19,7 @@ from detector.errors import ConfigError, InputError, WeightsError, did_you_mean,
 from detector.forks import no_fork
 from detector.image_inputs import ImageLike, has_length, is_image, several_images, to_image
 from detector.options import (
+    ALL_CLASSES,
     BATCH_SIZE,
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -90,8 +91,8 @@ class Detector:
         """Load trained weights or an exported graph, and return a detector.
 
         Args:
-            weights: a .safetensors file, the name of shipped weights ("cells", "scenes"), an exported .onnx file, or a
-                folder with an OpenVINO export.
+            weights: a .safetensors file, the name of shipped weights ("cells", "everyday", "scenes"), an exported .onnx
+                file, or a folder with an OpenVINO export.
             device: device for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
             runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast".
                 `runtime.load.load_runtime` describes each backend.
@@ -223,7 +224,8 @@ class Detector:
                 --save` has stored with the weights.
             iou_threshold: NMS IoU threshold, 0..1. If the IoU of two boxes is above it, only the better box is kept.
             max_detections: largest number of detections per image.
-            classes: names or ids of the classes to detect; None: all classes.
+            classes: names or ids of the classes to detect; None: the default classes of the weights (only `everyday`
+                has some), else all classes; "all": all classes.
             suppression: NMS variant: "classic", "soft", "diou" or "weighted"; None: the setting stored with the
                 weights.
             class_agnostic: whether boxes of different classes suppress each other; None: the setting stored with the
@@ -409,7 +411,9 @@ class Detector:
             score_threshold=stored_thresholds(options.score_threshold, self.info),
             suppression=self.suppression if options.suppression is None else options.suppression,
             class_agnostic=self.class_agnostic if options.class_agnostic is None else options.class_agnostic,
-            classes=None if options.classes is None else _class_ids(options.classes, self.class_names),
+            classes=self.info.default_classes
+            if options.classes is None
+            else _class_ids(options.classes, self.class_names),
         )
 
     def predict_letterboxed(self, inputs: Sequence[ImageArray]) -> PointPredictions:
@@ -516,7 +520,8 @@ def stored_thresholds(threshold: ScoreThreshold, info: WeightsInfo) -> ScoreThre
 def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...]) -> tuple[int, ...]:
     """Convert class names and class ids to a tuple of class ids, and return the tuple.
 
-    If several classes have the same name, the name stands for all of them. An id may also be a string, such as "3".
+    "all" stands for all classes, unless a class has this name. If several classes have the same name, the name stands
+    for all of them. An id may also be a string, such as "3".
 
     Args:
         classes: one name, or a sequence of names and ids.
@@ -528,6 +533,8 @@ def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...])
     ids: list[int] = []
     for name in [classes] if isinstance(classes, str) else classes:
         same_name = [class_id for class_id, known in enumerate(class_names) if known == name]
+        if name == ALL_CLASSES and not same_name:
+            same_name = list(range(len(class_names)))
         as_id = _as_id(name)
         if not same_name and not 0 <= as_id < len(class_names):
             hint, known = did_you_mean(str(name) if as_id == -1 else "", class_names), known_names(class_names)

@@ -68,7 +68,7 @@ def review(
     *,
     folds: int = 3,
     weights: str | Path | Detector | None = None,
-    init_weights: str | Path | None = None,
+    init_weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     out: str | Path = "runs/review",
     split: str | None = None,

@@ -77,7 +77,8 @@ def _parameters(models: Sequence[str], max_tiles: int) -> list[dict[str, Any]]:
         _parameter(
             "classes",
             _list(_STRING, minItems=1),
-            "Names or ids of the classes to detect; repeat the parameter for each. Default: all classes.",
+            "Names or ids of the classes to detect; repeat the parameter for each. Default: the default classes of the "
+            "weights.",
         ),
         _parameter(
             "suppression",

@@ -25,7 +25,8 @@ def peak_learning_rate(config: OptimizerConfig) -> float:
 def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optimizer]:
     """Return one or two optimizers, which together train every parameter of the network.
 
-    Each parameter group stores its peak learning rate as `peak_lr`. Muon and AdamW apply weight decay to convolution
+    Each parameter group stores its peak learning rate as `peak_lr`, without the factor `lr_backbone`, and whether it
+    contains the parameters of the backbone as `is_backbone`. Muon and AdamW apply weight decay to convolution
     weights only: the parameters of norms and the biases set scale and offset, not complexity. The other optimizers have
     no weight decay; use the setting `l2` for a penalty.
 
@@ -40,14 +41,15 @@ def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optim
 
     def groups(parameters: Sequence[Tensor], lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return the parameter groups of parameters: one, or two if the backbone has another learning rate."""
-        if config.lr_backbone == 1:
-            parts = [(parameters, lr)]
+        if config.lr_backbone in (1, "auto") and not config.freeze:
+            parts = [(list(parameters), False)]
         else:
             parts = [
-                ([p for p in parameters if id(p) in backbone], lr * config.lr_backbone),
-                ([p for p in parameters if id(p) not in backbone], lr),
+                ([p for p in parameters if (id(p) in backbone) == is_backbone], is_backbone)
+                for is_backbone in (True, False)
             ]
-        return [{"params": own, "lr": own_lr, "weight_decay": weight_decay} for own, own_lr in parts]
+        rates = {"lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
+        return [rates | {"params": own, "is_backbone": is_backbone} for own, is_backbone in parts]
 
     every = groups([*kernels, *rest], peak)
     optimizers: list[Optimizer]
@@ -68,9 +70,6 @@ def make_optimizers(network: GridNetwork, config: OptimizerConfig) -> list[Optim
             optimizers = [torch.optim.SGD(every, momentum=0.9, foreach=True)]
         case "sgd":
             optimizers = [torch.optim.SGD(every, foreach=True)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
     return optimizers
 
 

@@ -85,6 +85,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
             "boxes": ledger.used + ledger.clipped,
             "seconds": round(seconds, 1),
             "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
+            **inputs.start_facts,
         },
         image_hashes=inputs.image_hashes,
     )
@@ -104,6 +105,7 @@ def resolved_settings(inputs: RunInputs, progress: Progress, dtype: torch.dtype)
         "batch": inputs.batch_size,
         "input_size": list(inputs.dataset.input_hw),
         "lr": peak_learning_rate(inputs.config),
+        "lr_backbone": schedule.backbone_factor(progress.steps, progress.steps, inputs.config),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }
     return asdict(inputs.config) | resolved | environment_facts(inputs.device)

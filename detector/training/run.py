@@ -177,13 +177,16 @@ class TrainingRun:
         )
 
     def check_inputs(self) -> None:
-        """Log each problem that a short check of data and network finds; random initial weights are checked too.
+        """Log each problem that a short check of data and network finds.
+
+        The initial loss is checked if the layers that predict the classes start from random weights.
 
         Raises:
             LabelError: a finding that follows from the data alone has the verdict "stop", and `ignore_check` is False.
         """
         splits = [self._inputs.split, self._val] if self._val else [self._inputs.split]
-        fresh = self._trainer.network if self._inputs.weights is None else None
+        has_fresh_output = self._inputs.weights is None or not self._inputs.same_classes
+        fresh = self._trainer.network if has_fresh_output else None
         with device_memory_errors(self._memory_advice()):
             findings = short_check(splits, self._dataset, fresh, self._batch_size)
         refuses = not self._config.ignore_check

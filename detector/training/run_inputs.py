@@ -1,5 +1,6 @@
 """The inputs of a training run: settings, device, data and initial weights, and the numbers that follow from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,9 @@ class RunInputs:
         val_images: letterboxed images of the val split; empty without one.
         description: description of the data set.
         weights: network with the initial weights, of the same architecture; None: the initial weights are random.
-        same_classes: True if the initial weights have the same classes as the data set. Then their last layers are used
-            too.
+        same_classes: True if the initial weights have the same classes as the data set. Then their outputs
+            for classes are used too.
+        start_facts: facts about the initial weights, for the metadata of the trained weights.
         image_hashes: hashes of the images of both splits, and of those of the initial weights.
     """
 
@@ -41,6 +43,7 @@ class RunInputs:
     description: str
     weights: GridNetwork | None
     same_classes: bool
+    start_facts: Mapping[str, object]
     image_hashes: ImageHashes
 
     @property
@@ -77,7 +80,7 @@ class RunInputs:
             self.config,
             len(self.split.class_names),
             *self.dataset.color_statistics(),
-            spp=uses_spp(self.dataset.input_hw),
+            spp=uses_spp(self.config, self.dataset.input_hw),
         )
         if self.weights is not None:
             copy_weights(network, self.weights, self.same_classes)

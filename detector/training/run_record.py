@@ -23,9 +23,9 @@ class TrainRequest:
         data: name of a built-in data set, or absolute path of a data set.
         split: name of the training split; None: "train", or the only split of the data set.
         config: settings, with a length of the run.
-        weights: absolute path of the initial weights; None: random initial weights.
-        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their last
-            layers are used.
+        weights: absolute path of the initial weights; None: random weights.
+        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
+            outputs for classes are used.
     """
 
     data: str

@@ -9,6 +9,9 @@ _MAX_WARMUP_STEPS = 300
 _WARMUP_AT_PLANNING = 0.2
 """Learning rate at the end of the planning steps, as a fraction of the peak."""
 
+_SMALLEST_BACKBONE_FACTOR, _FULL_BACKBONE_STEPS = 0.3, 1000
+"""With `lr_backbone = "by_steps"`: the smallest factor, and the number of steps of a run from which on it is 1."""
+
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_per_epoch: float) -> float:
     """Return the learning rate of one step, as a fraction of the peak learning rate, 0..1.
@@ -31,6 +34,33 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_p
         return _WARMUP_AT_PLANNING + (1 - _WARMUP_AT_PLANNING) * done
     decay_start = max(warmup, config.lr_decay_start * steps)
     return _DECAYS[config.lr_schedule](step + 1, steps, decay_start, config, steps_per_epoch)
+
+
+def backbone_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Return the factor on the learning rates of the backbone, as the setting `lr_backbone` defines it.
+
+    With "by_steps", short runs change features that were learned on other data less than long runs: from 0.3 to 1,
+    proportional to the number of steps. In the first `PLANNING_STEPS` steps the factor is always 0.3: a run with a
+    length in minutes does not know its number of steps yet. "auto" is 1; `train` has replaced it if the run starts from
+    weights with other classes. While the backbone is frozen (`freeze`), the factor is 0, at least in the first
+    `PLANNING_STEPS` steps.
+
+    Args:
+        step: index of the step, from 0.
+        steps: number of steps of the run.
+        config: settings of the optimizer.
+    """
+    if config.freeze and step < max(PLANNING_STEPS, config.freeze * steps):
+        return 0.0
+    match config.lr_backbone:
+        case "auto":
+            return 1.0
+        case "by_steps" if step < PLANNING_STEPS:
+            return _SMALLEST_BACKBONE_FACTOR
+        case "by_steps":
+            return min(1.0, max(_SMALLEST_BACKBONE_FACTOR, steps / _FULL_BACKBONE_STEPS))
+        case factor:
+            return factor
 
 
 def _progress(step: int, steps: int, start: float) -> float:

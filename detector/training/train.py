@@ -25,6 +25,7 @@ from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
 from detector.training.environment import EFFECTS
+from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
 from detector.training.report import claim_report, write_training_report
 from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, check_free
@@ -49,12 +50,12 @@ def train(
     *,
     out: str | Path = "runs/train",
     split: str | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     overwrite: bool = False,
     report: bool = False,
 ) -> TrainingResult:
-    """Train a detector, from random weights or from given weights; return the path and the AP of the best weights.
+    """Train a detector and return the path and the AP of the best weights.
 
     Side effects on this process: from now on the memory allocator keeps large blocks that are freed (glibc only), which
     makes training faster. The number of OpenCV threads and the state of PyTorch's random number generators are changed
@@ -71,11 +72,11 @@ def train(
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
-            their input size if the setting `input_size` is "auto" (but see `reuse_backbone`). None: random initial
-            weights.
-        reuse_backbone: accept initial weights with other classes than the data set, and use all but their last layers.
-            Then the input size "auto" is chosen from the data, and an SPP block that only one of the weights and the
-            network has is not copied.
+            their input size if the setting `input_size` is "auto" (but see `reuse_backbone`). "none" or None: random
+            weights. "auto": shipped weights with `reuse_backbone`, if some fit the settings, else random weights; see
+            `initial_weights.default_start`.
+        reuse_backbone: accept initial weights with other classes than the data set, and use all but their outputs for
+            classes. Then the input size "auto" is chosen from the data.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -117,15 +118,19 @@ def make_request(
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
-    The arguments are those of `train`.
+    Log the initial weights. The arguments are those of `train`.
 
     Raises:
         FileError: the initial weights do not exist.
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
-    initial = None if weights is None else str(find_weights(weights).resolve())
-    return TrainRequest(_place(data), split, config, initial, reuse_backbone)
+    is_default = weights == AUTO
+    if is_default:
+        weights = default_start(config)
+    initial = None if weights in (None, RANDOM) else str(find_weights(weights).resolve())
+    log.info("%s", describe_start(initial, is_default))
+    return TrainRequest(_place(data), split, config, initial, reuse_backbone or (is_default and initial is not None))
 
 
 def _place(data: str | Path) -> str:
@@ -372,8 +377,10 @@ def _prepare(
     for warning in splits.warnings:
         log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
-    if info is not None and uses_spp(input_hw) != uses_spp(info.input_hw):
-        _check_other_spp(info, input_hw, request)
+    config = replace(config, spp=uses_spp(config, input_hw))
+    same_classes = info is None or info.class_names == split.class_names
+    if not same_classes and config.lr_backbone == "auto":
+        config = replace(config, lr_backbone="by_steps")
     for step in (0, PLANNING_STEPS - 1):
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     has_ap = val is not None and has_objects(val.annotations)
@@ -399,10 +406,20 @@ def _prepare(
             "weights count as the best",
             val.name,
         )
-    same_classes = info is None or info.class_names == split.class_names
     splits = replace(splits, val=val)
     hashes = splits.image_hashes(known)
-    inputs = RunInputs(config, device, dataset, splits, val_images, source.description, weights, same_classes, hashes)
+    inputs = RunInputs(
+        config=config,
+        device=device,
+        dataset=dataset,
+        splits=splits,
+        val_images=val_images,
+        description=source.description,
+        weights=weights,
+        same_classes=same_classes,
+        start_facts=start_facts(request.weights, info),
+        image_hashes=hashes,
+    )
     return inputs, ledgers
 
 
@@ -431,6 +448,7 @@ def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest)
         ConfigError: a setting of the architecture has a value that is neither the default nor that of the weights.
     """
     own = config_of(dict(info.config) | {"model": info.model})
+    own = replace(own, spp=uses_spp(own, info.input_hw))
     architecture = {setting.name: getattr(own, setting.name) for setting in fields(ArchitectureConfig)}
     for name, value in architecture.items():
         if getattr(config, name) not in (value, getattr(Config, name)):
@@ -441,27 +459,6 @@ def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest)
     of_weights = config.input_size == "auto" and not request.reuse_backbone
     input_size = max(info.input_hw) if of_weights else config.input_size
     return replace(config, input_size=input_size, **architecture)
-
-
-def _check_other_spp(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
-    """Check initial weights of which only one of them and the new network has an SPP block; see `uses_spp`.
-
-    Raises:
-        WeightsError: the run must start with all layers of the weights.
-    """
-    if not request.reuse_backbone:
-        raise WeightsError(
-            f"{request.weights}: these weights were trained at {max(info.input_hw)} pixels and do not fit a network "
-            f"for {max(input_hw)} pixels: networks trained at 416 pixels or more have an SPP block, the others "
-            f"have none; use --imgsz {max(info.input_hw)}, or --reuse-backbone to start without this block"
-        )
-    if uses_spp(input_hw):
-        log.info(
-            "the SPP block starts from random weights: the initial weights, for %d pixels, have none",
-            max(info.input_hw),
-        )
-    else:
-        log.info("the SPP block of the initial weights is not used: the network for %d pixels has none", max(input_hw))
 
 
 def _check_loss(config: Config, split: Split) -> None:
@@ -481,5 +478,5 @@ def _check_classes(class_names: tuple[str, ...], split: Split, request: TrainReq
     if class_names != split.class_names and not request.reuse_backbone:
         raise WeightsError(
             f"{request.weights}: the weights have the classes {list(class_names)}, but the data set has "
-            f"{list(split.class_names)}; to use all but the last layers of the weights, add --reuse-backbone"
+            f"{list(split.class_names)}; to use all but the outputs for classes of the weights, add --reuse-backbone"
         )

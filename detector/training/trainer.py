@@ -72,9 +72,10 @@ class Trainer:
         """
         config, epoch = self._config, step / self._steps_per_epoch
         factor = schedule.learning_rate_factor(step, steps, config, self._steps_per_epoch)
+        backbone_factor = schedule.backbone_factor(step, steps, config)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                group["lr"] = group["peak_lr"] * factor * (backbone_factor if group["is_backbone"] else 1)
             optimizer.zero_grad()
         set_dropout(self.network, config, epoch, step)
         if config.qat_start < 1:

@@ -93,13 +93,15 @@ def test_saving_replaces_the_file_and_leaves_no_temporary_file(network: GridNetw
 
 @pytest.mark.parametrize("head", ["points", "yolo_v1"])
 @pytest.mark.parametrize("all_classes", [True, False])
-def test_copied_weights_include_last_layers_for_same_classes_only(head: str, all_classes: bool) -> None:
+def test_copied_weights_include_outputs_for_the_same_classes_only(head: str, all_classes: bool) -> None:
     network, weights = build(1, head=head), build(2, head=head)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     copy_weights(network, weights, all_classes)
     for name, tensor in network.state_dict().items():
-        source = weights.state_dict() if all_classes or ".output." not in name else before
-        assert torch.equal(tensor, source[name]), name
+        fresh = 0 if all_classes or ".output." not in name else network.class_count
+        given = weights.state_dict()[name]
+        expected = torch.cat([before[name][:fresh], given[fresh:]]) if fresh else given
+        assert torch.equal(tensor, expected), name
 
 
 def truncate(path: Path) -> None:
@@ -173,7 +175,7 @@ def with_metadata(**values: object) -> Callable[[Path], None]:
 
 
 def test_a_shipped_name_means_the_shipped_weights(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shipped = {name: find_weights(name) for name in ("cells", "scenes")}
+    shipped = {name: find_weights(name) for name in ("cells", "everyday", "scenes")}
     assert {file.parent.name for file in shipped.values()} == {"weights"}
     monkeypatch.chdir(tmp_path)
     path.rename("cells")  # a weights file
@@ -199,7 +201,11 @@ def with_broken_json(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (Path.unlink, FileError, "no such weights file; pass a path, or the name of shipped weights: cells, scenes"),
+        (
+            Path.unlink,
+            FileError,
+            "no such weights file; pass a path, or the name of shipped weights: cells, everyday, scenes",
+        ),
         (truncate, WeightsError, "not a readable safetensors file"),
         (cut_header, WeightsError, "not a readable safetensors file"),
         (clear, WeightsError, "not a readable safetensors file"),

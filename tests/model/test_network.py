@@ -130,4 +130,6 @@ def test_spp_concatenates_maxima_over_5x5_and_9x9_windows() -> None:
 
 @pytest.mark.parametrize(("input_hw", "spp"), [((256, 320), False), ((384, 384), False), ((320, 416), True)])
 def test_networks_for_large_inputs_use_spp(input_hw: tuple[int, int], spp: bool) -> None:
-    assert uses_spp(input_hw) == spp
+    assert uses_spp(Config(), input_hw) == spp
+    assert uses_spp(Config(spp=True), input_hw)
+    assert not uses_spp(Config(spp=False), input_hw)

@@ -365,6 +365,18 @@ def test_invalid_options_are_refused(
             detector.detect(source, **options)
 
 
+def test_default_classes_are_detected_unless_classes_are_named(detector: Detector, wall: ImageArray) -> None:
+    own = Detector(detector.runtime, replace(detector.info, default_classes=(1,)))
+    every = detector.detect(wall, score_threshold=0.1)
+    assert {0, 1} <= set(every.class_ids)
+    assert np.array_equal(own.detect(wall, score_threshold=0.1).boxes, every.boxes[every.class_ids == 1])
+    assert np.array_equal(own.detect(wall, score_threshold=0.1, classes="all").boxes, every.boxes)
+    assert np.array_equal(detector.detect(wall, score_threshold=0.1, classes=["all"]).boxes, every.boxes)
+    assert set(own.detect(wall, score_threshold=0.1, classes="red").class_ids) == {0}
+    named = Detector(detector.runtime, replace(detector.info, class_names=("red", "all")))
+    assert set(named.detect(wall, score_threshold=0.1, classes="all").class_ids) == {1}
+
+
 @pytest.mark.parametrize("classes", [["blue"], "blue", [1], ["1"], ("blue", 1)])
 @pytest.mark.parametrize("views", [{}, {"tile": 90}])
 def test_only_the_selected_classes_are_detected(

@@ -138,8 +138,8 @@ def test_backbone_can_have_its_own_learning_rate(name: str) -> None:
     found = [(id(p), group) for optimizer in own for group in optimizer.param_groups for p in group["params"]]
     assert sorted(key for key, _ in found) == sorted(map(id, network.parameters()))
     for key, group in found:
-        factor = 0.25 if key in backbone else 1.0
-        assert group["peak_lr"] == pytest.approx(factor * expected[key]["peak_lr"])
+        assert group["is_backbone"] == (key in backbone)
+        assert group["peak_lr"] == expected[key]["peak_lr"]
         assert group["weight_decay"] == expected[key]["weight_decay"]
 
 

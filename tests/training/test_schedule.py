@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import PLANNING_STEPS, Config
-from detector.training.schedule import ema_decay, evaluation_steps, learning_rate_factor, min_quality
+from detector.training.schedule import backbone_factor, ema_decay, evaluation_steps, learning_rate_factor, min_quality
 
 fractions = st.floats(0, 1)
 names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
@@ -80,3 +80,18 @@ def test_evaluations_are_evenly_spaced_and_include_the_end(steps: int, count: in
         assert len(after) == count
         gaps = [b - a for a, b in itertools.pairwise([0, *after])]
         assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(("steps", "factor"), [(25, 0.3), (250, 0.3), (600, 0.6), (1000, 1), (5000, 1)])
+def test_backbone_changes_less_in_short_runs(steps: int, factor: float) -> None:
+    config = Config(lr_backbone="by_steps")
+    assert backbone_factor(PLANNING_STEPS, steps, config) == pytest.approx(factor)
+    assert backbone_factor(0, steps, config) == 0.3
+    assert backbone_factor(PLANNING_STEPS, steps, Config()) == 1
+    assert backbone_factor(0, steps, Config(lr_backbone=0.7)) == 0.7
+
+
+def test_frozen_backbone_has_learning_rate_zero() -> None:
+    config = Config(freeze=0.25, lr_backbone=0.5)
+    assert [backbone_factor(step, 200, config) for step in (0, 49, 50, 199)] == [0, 0, 0.5, 0.5]
+    assert [backbone_factor(step, 40, config) for step in (PLANNING_STEPS - 1, PLANNING_STEPS)] == [0, 0.5]

@@ -24,6 +24,7 @@ from detector.loader.loader import training_batch, training_batches
 from detector.manifest import MANIFEST_NAME
 from detector.model.checkpoint import load_weights
 from detector.model.make_network import make_network
+from detector.model.network import GridNetwork
 from detector.predict.detector import Detector
 from detector.runtime.pytorch import TorchRuntime
 from detector.training.time_budget import choose_batch_size
@@ -67,7 +68,7 @@ def test_run_writes_weights_results_settings_and_ledger(tiny_run: Path, tiny_con
     assert files == sorted([*others, *states, *weights])
 
     settings = json.loads((tiny_run / "config.json").read_text())
-    expected = json.loads(json.dumps(asdict(tiny_config))) | {"lr": 0.05}
+    expected = json.loads(json.dumps(asdict(tiny_config))) | {"lr": 0.05, "lr_backbone": 1.0, "spp": False}
     assert {key: settings[key] for key in expected} == expected
 
     ledger = json.loads((tiny_run / "ledger.json").read_text())
@@ -272,40 +273,39 @@ def test_reuse_backbone_takes_all_but_the_last_layers(tiny_data: Path, tiny_weig
     network, info = load_weights(tmp_path / "run" / "weights" / "last.safetensors")
     assert info.class_names == ("red", "blue", "green")
     for name, parameter in network.named_parameters():
-        if "output" not in name:
-            assert torch.equal(parameter, start.get_parameter(name)), name
+        given = start.get_parameter(name)
+        if "output" in name:  # boxes start from the weights, classes from random weights
+            assert torch.equal(parameter[-4:], given[-4:]), name
+            assert not torch.equal(parameter[: len(given) - 4], given[:-4]), name
+        else:
+            assert torch.equal(parameter, given), name
     assert network.outputs[0].out_channels == 3 + 4
 
 
-def test_reuse_backbone_allows_an_input_size_with_spp(
-    tiny_data: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_run_has_spp_if_its_initial_weights_have_it(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
     config = Config(steps=1, batch=4, input_size=(416, 416), precision="fp32", device="cpu", lr=0, lr_adamw=0, ema=0)
-    train(tiny_data, config, out=tmp_path / "large", weights=tiny_weights, reuse_backbone=True)
-    assert "the SPP block starts from random weights" in caplog.text
-    small, large = (
-        load_weights(path)[0] for path in (tiny_weights, tmp_path / "large" / "weights" / "last.safetensors")
-    )
-    assert any(name.startswith("backbone.context.") for name, _ in large.named_parameters())
-    for name, parameter in small.named_parameters():
-        assert torch.equal(parameter, large.get_parameter(name)), name
-    back = replace(config, input_size=(64, 96))
-    train(
-        tiny_data,
-        back,
-        out=tmp_path / "small",
-        weights=tmp_path / "large" / "weights" / "last.safetensors",
-        reuse_backbone=True,
-    )
-    assert "the SPP block of the initial weights is not used" in caplog.text
+    train(tiny_data, config, out=tmp_path / "large", weights=tiny_weights)
+    network, info = load_weights(tmp_path / "large" / "weights" / "last.safetensors")
+    assert info.input_hw == (416, 416)
+    assert info.config["spp"] is False
+    assert not has_spp(network)
+    own = replace(config, model="pico")
+    train(tiny_data, own, out=tmp_path / "own", weights=None)
+    assert has_spp(load_weights(tmp_path / "own" / "weights" / "last.safetensors")[0])
+    small = replace(own, input_size=(64, 96))
+    train(tiny_data, small, out=tmp_path / "small", weights=tmp_path / "own" / "weights" / "last.safetensors")
+    assert has_spp(load_weights(tmp_path / "small" / "weights" / "last.safetensors")[0])
+
+
+def has_spp(network: GridNetwork) -> bool:
+    return any(name.startswith("backbone.context.") for name, _ in network.named_parameters())
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"model": "small"}, "model: small does not fit"),
-        ({"input_size": (416, 416)}, "do not fit a network for 416 pixels: .* have an SPP block"),
+        ({"spp": True}, "spp: True does not fit"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(

@@ -35,6 +35,15 @@ def test_step_changes_every_weight_and_the_ema() -> None:
         assert not torch.equal(average[name], first[name]), name
 
 
+@pytest.mark.parametrize("config", [Config(lr_backbone=0), Config(freeze=0.1)])
+def test_backbone_stays_with_learning_rate_zero(config: Config) -> None:
+    trainer = Trainer(build(), config, CPU, torch.float32)
+    trainer.step(0, 30, batch())
+    first = dict(build().named_parameters())
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.equal(parameter, first[name]) == name.startswith("backbone."), name
+
+
 def test_non_finite_loss_names_images_and_changes_no_weight() -> None:
     trainer = Trainer(build(), Config(), CPU, torch.float32)
     trainer.step(0, 30, batch())
