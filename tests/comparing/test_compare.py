@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from detector.comparing.compare import _failure_reason, _read_result, compare, describe_base
+from detector.comparing.compare import _choose_start, _failure_reason, _read_result, compare, describe_base
 from detector.comparing.table import ComparisonRow, RunRecord, to_csv
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
@@ -242,6 +243,40 @@ def test_another_number_of_threads_is_refused(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with pytest.raises(InputError, match="threads was '1' and is now '7'"):
         compare(tiny_data, VARIATIONS, BASE, out=comparison[0], seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "variations", "expected", "message"),
+    [
+        ("auto", ["flip=0"], ["--weights", "everyday", "--reuse-backbone"], "initial weights of all runs: everyday"),
+        ("auto", ["model=pico"], ["--weights", "none"], "random; not all settings fit the shipped weights"),
+        ("auto", ["activation=swish", "flip=0"], ["--weights", "none"], "random; not all settings fit"),
+        ("none", ["flip=0"], ["--weights", "none"], "initial weights of all runs: random"),
+        ("cells", ["flip=0"], ["--weights", "cells"], "initial weights of all runs: cells"),
+    ],
+)
+def test_all_runs_have_the_same_initial_weights(
+    weights: str, variations: list[str], expected: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    configs = [Config(), *(override(Config(), [variation]) for variation in variations)]
+    start = _choose_start(weights, False, configs)
+    assert start.arguments == expected
+    assert message in caplog.messages[0]
+    assert bool(start.description) == (expected[1] != "none")
+
+
+def test_runs_from_other_initial_weights_are_not_mixed(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    compare(tiny_data, ["flip=0"], BASE, out=tmp_path, seeds=1, weights=tiny_weights)
+    lines = read_lines(tmp_path)
+    assert all("weights=" in line["base"] and not line["error"] for line in lines)
+    with pytest.raises(FileError, match="weights="):
+        compare(tiny_data, ["flip=0"], BASE, out=tmp_path, seeds=1, weights=None)
+
+
+def test_missing_initial_weights_are_refused_before_any_run(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"missing\.safetensors: there is no such weights file"):
+        compare(tiny_data, ["flip=0"], BASE, out=tmp_path, weights="missing.safetensors")
 
 
 def test_data_without_a_val_split_is_refused(tiny_data: Path, tmp_path: Path) -> None:
