@@ -11,6 +11,7 @@ from detector.analysis.outcome import match_image
 from detector.augment.affine import transform_sample
 from detector.augment.mix import copy_paste, mixup
 from detector.augment.mosaic import mosaic
+from detector.checking.check import check
 from detector.config import AugmentConfig, Config
 from detector.converting.convert import convert
 from detector.data.formats.coco_scoring import read_ground_truth, to_coco
@@ -188,6 +189,8 @@ def test_loss_without_class_masks_refuses_partial_labels(tmp_path: Path, setting
     write(tmp_path / "data", coco_images())
     with pytest.raises(ConfigError, match="cannot learn from partial labels"):
         train(tmp_path / "data", setting, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="cannot learn from partial labels"):
+        check(tmp_path / "data", setting)
 
 
 def detection(image_id: int, category_id: int, score: float, x: float = 10) -> dict[str, Any]:

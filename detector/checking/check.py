@@ -41,6 +41,7 @@ from detector.plots.chart import bar_chart, line_chart, sparkline
 from detector.runtime.hardware import choose_precision, training_process
 from detector.training.optimizer import clip_gradients, make_optimizers
 from detector.training.time_budget import choose_batch_size
+from detector.training.train import check_loss
 from detector.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ def _check(data: str | Path, config: Config, results: _ResultCollector, split: s
     splits = _read_splits(source, split, config.val_fraction, report)
     for line in sum((read.ledger for read in splits), Ledger()).note_lines():
         report(line)
+    check_loss(config, splits[0])
     input_hw = choose_input_size(config, splits[0].annotations)
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))

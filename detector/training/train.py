@@ -369,7 +369,7 @@ def _prepare(
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
     check_has_objects(split.annotations, split.ledger, split.name)
-    _check_loss(config, split)
+    check_loss(config, split)
     if info is not None:
         _check_classes(info.class_names, split, request)
     for note in splits.notes:
@@ -461,7 +461,7 @@ def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest)
     return replace(config, input_size=input_size, **architecture)
 
 
-def _check_loss(config: Config, split: Split) -> None:
+def check_loss(config: Config, split: Split) -> None:
     """Raise ConfigError if the labels are partial and the loss cannot leave out single classes of an image."""
     if all(a.labeled_classes is None for a in split.annotations):
         return
