@@ -73,7 +73,7 @@ def test_log_says_what_is_used(
     caplog.set_level(logging.INFO, "detector")
     result = train(lone_test, replace(short, patience=1), out=tmp_path / "run")
     assert result.best is not None
-    assert lines(caplog)[1:3] == [
+    assert lines(caplog)[2:4] == [
         "the only split, 'test', is used for training",
         "val: 4 of 12 images are held back for validation (no val split in the data; --val-fraction 0 turns this off)",
     ]
