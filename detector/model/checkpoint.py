@@ -15,7 +15,7 @@ from detector.config import Config, config_of
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
-from detector.model.network import GridNetwork, uses_spp
+from detector.model.network import SIZES, GridNetwork, coarsest_hw
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.outputs import SIGNATURE_KEY, UNSIGNED, sign, write_file
 from detector.shipped_weights import find_shipped, shipped_weights
@@ -91,7 +91,7 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
         len(info.class_names),
         np.zeros(3, np.float32),
         np.eye(3, dtype=np.float32),
-        uses_spp(info.input_hw),
+        info.input_hw,
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
@@ -142,6 +142,18 @@ def _check_size(info: WeightsInfo, config: Config, shapes: Iterable[Sequence[int
         )
     if not any(shape[2:] == [config.kernel, config.kernel] for shape in kernels):
         raise WeightsError(f"{path}: the file is damaged: kernel is {config.kernel}, but no layer has this kernel size")
+    if config.has_fixed_input:
+        try:
+            rows, columns = coarsest_hw(info.input_hw, config)
+        except ConfigError as error:
+            raise WeightsError(f"{path}: the file is damaged: {error}") from None
+        values = rows * columns * (len(info.class_names) + 5 * config.boxes_per_cell)
+        hidden = [config.dense_units, SIZES[config.model].stages[-1], rows, columns]
+        if hidden not in kernels or [values, config.dense_units, 1, 1] not in kernels:
+            raise WeightsError(
+                f"{path}: the file is damaged: it has no fully connected layers for {rows} x {columns} cells and "
+                f"{config.dense_units} hidden units"
+            )
 
 
 def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
@@ -149,18 +161,19 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
 
     Args:
         network: the network that receives the weights; must have the same architecture as `weights`. Only an SPP block
-            may be missing in one of the networks; it is not copied.
+            may be missing in one of the networks, and fully connected layers may be for another input size; they are
+            not copied.
         weights: the trained network, as returned by `load_weights`.
         all_classes: True: copy all layers; both networks must have the same classes. False: do not copy the last layer
             of each head, which predicts the classes; this layer of `network` stays unchanged.
     """
-    outputs = {id(output) for output in network.outputs}
-    last_layers = tuple(f"{name}." for name, module in network.named_modules() if id(module) in outputs)
+    kept = [] if all_classes else [id(output) for output in network.outputs]
+    if network.input_hw != weights.input_hw:
+        kept += [id(layer) for layer in network.fixed_size_layers]
+    prefixes = tuple(f"{name}." for name, module in network.named_modules() if id(module) in kept)
     own = network.state_dict()
     tensors = {
-        name: tensor
-        for name, tensor in weights.state_dict().items()
-        if name in own and (all_classes or not name.startswith(last_layers))
+        name: tensor for name, tensor in weights.state_dict().items() if name in own and not name.startswith(prefixes)
     }
     network.load_state_dict(own | tensors)
 
