@@ -94,6 +94,17 @@ class ArchitectureConfig(ScoreConfig):
         "boxes in each cell of one grid, as the first YOLO does",
     )
     boxes_per_cell: int = _setting(2, "with head=yolo_v1: number of boxes predicted per cell", 1, 16)
+    cell_output: Literal["conv", "dense"] = _setting(
+        "conv",
+        "with head=yolo_v1: last layers. conv: 1x1 convolution, for any input size; dense: two fully connected layers "
+        "over all cells, as published: the network accepts only one input size, and first_input_size is 1",
+    )
+    dense_units: int = _setting(
+        256,
+        "with cell_output=dense: number of hidden units between the two fully connected layers (published: 4096)",
+        1,
+        16384,
+    )
     activation: Literal[
         "relu", "identity", "sigmoid", "tanh", "hard_sigmoid", "leaky_relu", "prelu", "elu", "swish", "hard_swish"
     ] = _setting("relu", "activation function after each convolution; swish is also called SiLU")
@@ -127,6 +138,11 @@ class ArchitectureConfig(ScoreConfig):
         "input normalization. standard: mean 0 and standard deviation 1 in each channel; pca, zca: the channels are "
         "also decorrelated (whitening)",
     )
+
+    @property
+    def has_fixed_input(self) -> bool:
+        """Whether the network accepts only the input size for which it was created."""
+        return self.head == "yolo_v1" and self.cell_output == "dense"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,11 @@ class WeightsInfo:
     score_map: ScoreMap | None = None
     default_classes: tuple[int, ...] | None = None
 
+    @property
+    def has_fixed_input(self) -> bool:
+        """Whether the network accepts only the input size `input_hw`; see `ArchitectureConfig.has_fixed_input`."""
+        return self.config.get("head") == "yolo_v1" and self.config.get("cell_output") == "dense"
+
     def choose_input_hw(self, input_size: int | None, source: str) -> tuple[int, int]:
         """Return the height and width of the network input, in pixels.
 
@@ -70,9 +75,15 @@ class WeightsInfo:
         Raises:
             ConfigError: `input_size` is not a multiple of 32, or is too large.
             WeightsError: `input_size` is None, and the input size in the file needs so much memory that the user must
-                ask for it.
+                ask for it; or the network accepts only another input size.
         """
         height, width = self.input_hw
+        if self.has_fixed_input and input_size not in (None, max(height, width)):
+            raise WeightsError(
+                f"{source}: the network has fully connected layers (cell_output=dense) and accepts only inputs of "
+                f"{width}x{height} pixels (width x height), not {input_size}; leave out --imgsz (in Python, "
+                f"input_size), or train a network with --imgsz {input_size}"
+            )
         if input_size is not None and input_size != max(height, width):
             return input_hw_for_aspect(input_size, width / height)
         if input_size is None and max(height, width) > _LARGEST_OWN_SIDE:

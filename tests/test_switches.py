@@ -47,6 +47,7 @@ NETWORK_SETTINGS = [
     "dropout=0.3",
     "class_loss=softmax",
     "head=yolo_v1",
+    "head=yolo_v1 cell_output=dense dense_units=16 dropout=0.3",
 ]
 
 TRAINING_SETTINGS = [
@@ -95,7 +96,7 @@ def trained(config: Config, steps: int = 3) -> tuple[GridNetwork, tuple[int, int
     assert isinstance(config.input_size, tuple)
     torch.manual_seed(0)
     covariance = np.array([[3000, 1500, 900], [1500, 2500, 1200], [900, 1200, 2000]], np.float32)
-    network = make_network(config, 3, np.array([110, 100, 90], np.float32), covariance)
+    network = make_network(config, 3, np.array([110, 100, 90], np.float32), covariance, config.input_size)
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32)
     for step in range(steps):
         trainer.step(step, steps, batch(config.input_size))

@@ -52,7 +52,7 @@ from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch, training_batches
 from detector.metrics.average_precision import average_precision_unchecked
 from detector.model.make_network import make_network
-from detector.model.network import SIZES, uses_spp
+from detector.model.network import SIZES
 from detector.ops.nms import nms as detector_nms
 from detector.options import DetectOptions, RuntimeName
 from detector.outputs import claim_file, write_signed_json
@@ -200,7 +200,7 @@ def training(options: argparse.Namespace) -> list[Row]:
     for dtype in dict.fromkeys((choose_precision("auto", CPU), torch.float32)):
         torch.manual_seed(0)
         colors = dataset.color_statistics()
-        network = make_network(Config(), class_count, *colors, spp=uses_spp(Config(), INPUT_HW))
+        network = make_network(Config(), class_count, *colors, input_hw=INPUT_HW)
         # For each convolution, the backward pass has two convolutions of the same size: one for the gradient of the
         # input, and one for the gradient of the weights.
         flops = 3 * BATCH * conv_flops(network.eval(), torch.zeros(1, 3, *INPUT_HW, dtype=torch.uint8))

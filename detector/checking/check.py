@@ -32,10 +32,10 @@ from detector.files import local_path
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import choose_input_size, input_size_at
+from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
 from detector.loader.loader import training_batch
 from detector.model.make_network import make_network
-from detector.model.network import GridNetwork, check_padding, uses_spp
+from detector.model.network import GridNetwork, check_padding
 from detector.output_folder import OutputFolder, claim_folder
 from detector.plots.chart import bar_chart, line_chart, sparkline
 from detector.runtime.hardware import choose_precision, training_process
@@ -168,6 +168,7 @@ def check(
 def _check(data: str | Path, config: Config, results: _ResultCollector, split: str | None) -> CheckReport:
     """Run all checks, and return a report; the arguments and errors are those of `check`."""
     start, report = time.monotonic(), results.report
+    config = without_resizing(config)
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split, config.val_fraction, report)
@@ -239,14 +240,13 @@ def _run_network_checks(
     """Create an untrained network, add the findings of its checks to `results`, and return the network."""
     config, input_hw = dataset.config, dataset.input_hw
     torch.manual_seed(config.seed)
-    spp = uses_spp(config, input_hw)
-    network = make_network(config, len(split.class_names), *dataset.color_statistics(), spp=spp)
+    network = make_network(config, len(split.class_names), *dataset.color_statistics(), input_hw=input_hw)
     batch = training_batch(dataset, 0, batch_size, 1)
     results.add(diagnose_first_loss(network, batch, config))
 
     small = replace(config, first_input_size=1.0)
     small_dataset = DetectionDataset(_subset(split, 2), _with_long_side(input_hw, _GRADIENT_SIDE, config), small)
-    results.add(diagnose_gradients(network, training_batch(small_dataset, 0, 2, 1), config))
+    results.add(diagnose_gradients(_for_input(network, small_dataset), training_batch(small_dataset, 0, 2, 1), config))
 
     def optimizer_step(trained: GridNetwork) -> None:
         clip_gradients(trained, config.clip_norm, config.clip_value)
@@ -287,7 +287,7 @@ def _run_range_test(
     small = DetectionDataset(_subset(split, _RANGE_TEST_IMAGES), input_hw, replace(config, first_input_size=1.0))
     batches = (training_batch(small, step, batch_size, 10**6) for step in itertools.count(0))
     progress = report_progress("learning rate range test", results.report)
-    test = range_test(network, batches, config, dtype, progress)
+    test = range_test(_for_input(network, small), batches, config, dtype, progress)
     marks = {"peak": test.peak, "suggested": test.suggested, "diverges": test.diverges}
     chart = line_chart("loss while the learning rate increases", test.rates, test.losses, marks)
     results.add_image("learning-rate.png", chart)
@@ -301,6 +301,14 @@ def _run_overfit_test(
     input_hw = _with_long_side(dataset.input_hw, min(max(dataset.input_hw), _OVERFIT_SIDE), dataset.config)
     progress = report_progress("overfit test", report)
     return diagnose_overfitting(overfit_test(split, dataset.config, input_hw, dtype, progress=progress))
+
+
+def _for_input(network: GridNetwork, dataset: DetectionDataset) -> GridNetwork:
+    """Return `network`, or if it does not accept the input size of `dataset`, a new network for this size."""
+    if not dataset.config.has_fixed_input:
+        return network
+    statistics = dataset.color_statistics()
+    return make_network(dataset.config, network.class_count, *statistics, input_hw=dataset.input_hw)
 
 
 def _with_long_side(input_hw: tuple[int, int], long_side: int, config: ArchitectureConfig) -> tuple[int, int]:

@@ -156,7 +156,7 @@ def overfit_test(
     config = turned_off(replace(config, minutes=None, epochs=None, steps=steps, lr_schedule="linear", patience=0))
     dataset = DetectionDataset(cut, input_hw, config)
     torch.manual_seed(config.seed)
-    network = make_network(config, len(split.class_names), *dataset.color_statistics())
+    network = make_network(config, len(split.class_names), *dataset.color_statistics(), input_hw=input_hw)
     trainer = Trainer(network, config, torch.device("cpu"), dtype)
     files = [part.cut(read_as_detection(part.original, split)) for part in parts]
     evaluation = _Evaluation(trainer, cut, files, config, input_hw)

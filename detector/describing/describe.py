@@ -9,7 +9,7 @@ from detector.config import Config
 from detector.letterbox import input_hw_for_aspect
 from detector.model.checkpoint import load_weights
 from detector.model.make_network import make_network
-from detector.model.network import check_padding, uses_spp
+from detector.model.network import check_padding
 from detector.model.summary import summarize
 
 _ASPECT = 4 / 3
@@ -37,7 +37,7 @@ def describe(config: Config, weights: str | Path | None = None, class_count: int
         input_hw = long_side if isinstance(long_side, tuple) else input_hw_for_aspect(long_side, _ASPECT)
         check_padding(input_hw, config)
         color_mean, color_covariance = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)
-        network = make_network(config, class_count, color_mean, color_covariance, spp=uses_spp(config, input_hw))
+        network = make_network(config, class_count, color_mean, color_covariance, input_hw=input_hw)
     layers = summarize(network, input_hw)
     width = max(len(layer.name) for layer in layers)
     yield f"{'layer':{width}}  {'type':21} {'out (c x h x w)':>15} {'parameters':>11} {'MFLOP':>9} {'field, px':>9}"

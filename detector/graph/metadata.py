@@ -120,7 +120,7 @@ def graph_input_size(info: WeightsInfo, graph_info: GraphInfo, input_size: int |
         ConfigError: `input_size` is not a multiple of 32, or is too large.
     """
     height, width = info.input_hw
-    if input_size not in (None, max(height, width)) and not graph_info.dynamic:
+    if input_size not in (None, max(height, width)) and not (graph_info.dynamic or info.has_fixed_input):
         raise WeightsError(
             f"{source}: the graph has a fixed input size of {max(height, width)} pixels (long side) and cannot run at "
             f"{input_size}; export it again with --imgsz {input_size}, or with --dynamic for any multiple of "

@@ -1,12 +1,16 @@
 """Input size of the network: choice from the data, and smaller sizes early in a run (progressive resizing)."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from detector.annotation import Annotation
-from detector.config import PLANNING_STEPS, InputSizeConfig
+from detector.config import PLANNING_STEPS, Config, InputSizeConfig
 from detector.letterbox import SIZE_DIVISOR, input_hw_for_aspect
+
+log = logging.getLogger(__name__)
 
 _LONG_SIDES = (320, 480, 640)
 """Long sides in pixels from which "auto" chooses."""
@@ -67,6 +71,14 @@ def _long_side(annotations: Sequence[Annotation]) -> int:
         return _LONG_SIDES[0]
     needed = min(for_objects, median_long_side)
     return next((side for side in _LONG_SIDES if side >= needed), _LONG_SIDES[-1])
+
+
+def without_resizing(config: Config) -> Config:
+    """Return the settings without progressive resizing if their network accepts only one input size; log the change."""
+    if not config.has_fixed_input or config.first_input_size == 1:
+        return config
+    log.info("progressive resizing is off (first_input_size=1): with cell_output=dense, the input size is fixed")
+    return replace(config, first_input_size=1.0)
 
 
 def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: InputSizeConfig) -> tuple[int, int]:

@@ -52,7 +52,7 @@ class ConvBlock(nn.Module):
         channels_in: channels of the input.
         channels_out: channels of the output.
         config: activation function and norm. If `config.residual` is False, the block has no identity branch.
-        kernel: side of the kernel, an odd number.
+        kernel: side of the kernel, an odd number; or its (height, width).
         stride: stride of the convolution.
         identity: True: with identity branch. This requires equal channel counts and stride 1.
         activation: False: without activation function.
@@ -72,7 +72,7 @@ class ConvBlock(nn.Module):
         channels_in: int,
         channels_out: int,
         config: NetworkConfig,
-        kernel: int = 3,
+        kernel: int | tuple[int, int] = 3,
         stride: int = 1,
         identity: bool = False,
         activation: bool = True,
@@ -80,9 +80,10 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         assert not identity or (channels_in == channels_out and stride == 1)
-        zeros = kernel // 2 if padding == "same" else 0
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        zeros = (height // 2, width // 2) if padding == "same" else (0, 0)
         has_norm = config.norm != "none"
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, zeros, bias=not has_norm)
+        self.conv = nn.Conv2d(channels_in, channels_out, (height, width), stride, zeros, bias=not has_norm)
         self.norm: nn.BatchNorm2d | nn.GroupNorm | None = None
         if config.norm == "batch":
             self.norm = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.1)

@@ -15,7 +15,7 @@ from detector.config import Config, config_of
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.files import local_path, write_atomic
 from detector.model.make_network import make_network
-from detector.model.network import GridNetwork, uses_spp
+from detector.model.network import SIZES, GridNetwork, coarsest_hw
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.outputs import SIGNATURE_KEY, UNSIGNED, sign, write_file
 from detector.shipped_weights import find_shipped, shipped_weights
@@ -91,7 +91,7 @@ def load_weights(source: str | Path) -> tuple[GridNetwork, WeightsInfo]:
         len(info.class_names),
         np.zeros(3, np.float32),
         np.eye(3, dtype=np.float32),
-        uses_spp(config, info.input_hw),
+        info.input_hw,
     )
     _load_tensors(network, tensors, path)
     return network.eval(), info
@@ -142,10 +142,24 @@ def _check_size(info: WeightsInfo, config: Config, shapes: Iterable[Sequence[int
         )
     if not any(shape[2:] == [config.kernel, config.kernel] for shape in kernels):
         raise WeightsError(f"{path}: the file is damaged: kernel is {config.kernel}, but no layer has this kernel size")
+    if config.has_fixed_input:
+        try:
+            rows, columns = coarsest_hw(info.input_hw, config)
+        except ConfigError as error:
+            raise WeightsError(f"{path}: the file is damaged: {error}") from None
+        values = rows * columns * (len(info.class_names) + 5 * config.boxes_per_cell)
+        hidden = [config.dense_units, SIZES[config.model].stages[-1], rows, columns]
+        if hidden not in kernels or [values, config.dense_units, 1, 1] not in kernels:
+            raise WeightsError(
+                f"{path}: the file is damaged: it has no fully connected layers for {rows} x {columns} cells and "
+                f"{config.dense_units} hidden units"
+            )
 
 
 def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) -> None:
     """Copy trained weights into `network` in place, to start another training run from these weights.
+
+    Fully connected layers are not copied if they are for another input size, nor if they predict other classes.
 
     Args:
         network: the network that receives the weights; must have the same architecture as `weights`.
@@ -154,13 +168,17 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
             head, copy only the outputs that predict boxes; the first outputs, which predict the classes, stay unchanged
             in `network`.
     """
-    tensors = weights.state_dict()
-    if not all_classes:
-        own = network.state_dict()
-        outputs = {id(output) for output in network.outputs}
-        for name in (name for name, module in network.named_modules() if id(module) in outputs):
+    own, tensors = network.state_dict(), weights.state_dict()
+    names = {id(module): name for name, module in network.named_modules()}
+    outputs = [] if all_classes else [names[id(output)] for output in network.outputs]
+    fixed = [names[id(layer)] for layer in network.fixed_size_layers]
+    for name in outputs:
+        if name not in fixed:
             for key in (f"{name}.weight", f"{name}.bias"):
                 tensors[key] = torch.cat([own[key][: network.class_count], tensors[key][weights.class_count :]])
+    for name in fixed:
+        if name in outputs or network.input_hw != weights.input_hw:
+            tensors |= {key: tensor for key, tensor in own.items() if key.startswith(f"{name}.")}
     network.load_state_dict(tensors)
 
 

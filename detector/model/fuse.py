@@ -32,7 +32,12 @@ def _fold(block: ConvBlock) -> nn.Conv2d:
     """Return one convolution that computes what `block` computes before its activation, in evaluation mode."""
     conv, (weight, bias) = block.conv, block.folded(torch.float64)
     folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0], device=weight.device
+        conv.in_channels,
+        conv.out_channels,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        conv.stride[0],
+        conv.padding[0],
+        device=weight.device,
     )
     folded.weight = nn.Parameter(weight.float().contiguous(memory_format=torch.channels_last))
     assert folded.bias is not None

@@ -67,10 +67,16 @@ def initial_logit(class_count: int, config: ScoreConfig) -> float:
     return -math.log((1 - PRIOR) / PRIOR)
 
 
-def draw_weights(conv: nn.Conv2d, config: NetworkConfig) -> None:
-    """Set the weights of `conv` to random values, normally distributed as `config.init` defines, and its bias to 0."""
+def draw_weights(conv: nn.Conv2d, config: NetworkConfig, fan_out: int | None = None) -> None:
+    """Set the weights of `conv` to random values, normally distributed as `config.init` defines, and its bias to 0.
+
+    Args:
+        conv: the convolution.
+        config: `init` and `init_std`.
+        fan_out: number of outputs that one input influences. None: as for a kernel that moves over the feature map.
+    """
     area = conv.kernel_size[0] * conv.kernel_size[1]
-    std = INIT_STDS[config.init](conv.in_channels * area, conv.out_channels * area, config)
+    std = INIT_STDS[config.init](conv.in_channels * area, fan_out or conv.out_channels * area, config)
     nn.init.normal_(conv.weight, 0.0, std)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -13,7 +13,7 @@ def make_network(
     class_count: int,
     color_mean: Floats,
     color_covariance: Floats,
-    spp: bool = False,
+    input_hw: tuple[int, int] | None = None,
 ) -> GridNetwork:
     """Create and return a network with the head `config.head` and random initial weights.
 
@@ -22,14 +22,14 @@ def make_network(
         class_count: number of classes C.
         color_mean: [3] mean of the RGB levels of the training images, 0..255.
         color_covariance: [3, 3] covariance of the RGB levels of the training images.
-        spp: True: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
+        input_hw: height and width of the network input, in pixels; see `GridNetwork`.
 
     Raises:
-        ConfigError: there are more than `MAX_CLASSES` classes.
+        ConfigError: there are more than `MAX_CLASSES` classes, or the fully connected layers would be too large.
     """
     if class_count > MAX_CLASSES:
         raise ConfigError(f"{class_count:,} classes: a detector can have at most {MAX_CLASSES:,}")
-    return _network_class(config)(config, class_count, color_mean, color_covariance, spp)
+    return _network_class(config)(config, class_count, color_mean, color_covariance, input_hw)
 
 
 def prediction_strides(config: ArchitectureConfig) -> tuple[int, ...]:

@@ -50,14 +50,16 @@ SIZES = {
 """Value of the setting `model` → size of the network."""
 
 
-def uses_spp(config: ArchitectureConfig, input_hw: tuple[int, int]) -> bool:
+def uses_spp(config: ArchitectureConfig, input_hw: tuple[int, int] | None) -> bool:
     """Return whether the network has `SpatialPyramidPooling`.
 
     Args:
         config: the setting `spp`; "auto": yes if the long side of the input has at least 416 pixels.
-        input_hw: height and width of the network input in training, in pixels.
+        input_hw: height and width of the network input in training, in pixels; None: unknown, which counts as small.
     """
-    return max(input_hw) >= 416 if config.spp == "auto" else config.spp
+    if config.spp == "auto":
+        return input_hw is not None and max(input_hw) >= 416
+    return config.spp
 
 
 class GridNetwork(nn.Module):
@@ -71,7 +73,9 @@ class GridNetwork(nn.Module):
         class_count: number of classes C.
         color_mean: [3] mean of the RGB levels of the training images, 0..255.
         color_covariance: [3, 3] covariance of the RGB levels of the training images.
-        spp: True: append spatial pyramid pooling (SPP) to the backbone; see `uses_spp`.
+        input_hw: height and width of the network input in pixels, on which it depends whether the backbone has spatial
+            pyramid pooling (SPP); see `uses_spp`. The network also accepts other sizes, except if
+            `config.has_fixed_input`. None: any size without SPP.
     """
 
     strides: ClassVar[tuple[int, ...]] = STRIDES
@@ -87,10 +91,11 @@ class GridNetwork(nn.Module):
         class_count: int,
         color_mean: Floats,
         color_covariance: Floats,
-        spp: bool = False,
+        input_hw: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         size = SIZES[config.model]
+        self.input_hw = input_hw
         self.class_count = class_count
         self.register_buffer("color_mean", torch.from_numpy(color_mean).clone())
         self.is_mixed = config.input != "standard"
@@ -100,7 +105,7 @@ class GridNetwork(nn.Module):
         else:
             std = np.sqrt(np.diagonal(color_covariance))
             self.register_buffer("color_std", torch.from_numpy(std))
-        self.backbone = Backbone(size.stem, size.stages, size.depths, config, spp)
+        self.backbone = Backbone(size.stem, size.stages, size.depths, config, uses_spp(config, input_hw))
         self._add_heads(size, config)
         initialize(self, config)
         self._initialize_outputs(config)
@@ -113,6 +118,11 @@ class GridNetwork(nn.Module):
     def outputs(self) -> list[nn.Conv2d]:
         """The last convolution of each head, which has no norm and whose outputs depend on the number of classes."""
         return [cast(Head, head).output for head in self.heads]
+
+    @property
+    def fixed_size_layers(self) -> list[nn.Module]:
+        """The layers whose weights fit only the input size for which the network was created."""
+        return []
 
     def forward(self, images: Tensor) -> Predictions:
         """Predict boxes and class scores for images, and return the raw predictions.
@@ -217,14 +227,21 @@ def decorrelation(covariance: Floats, rotated_back: bool) -> Floats:
 
 
 def check_padding(input_hw: tuple[int, int], config: ArchitectureConfig) -> None:
-    """Check that all feature maps have at least one cell, also with "valid" padding; else raise ConfigError.
+    """Raise ConfigError if a feature map would have no cell; see `coarsest_hw`."""
+    coarsest_hw(input_hw, config)
+
+
+def coarsest_hw(input_hw: tuple[int, int], config: ArchitectureConfig) -> tuple[int, int]:
+    """Return the rows and columns of the feature map at stride 32, which depend on the padding.
 
     Raises:
-        ConfigError: the input is too small; the message names the stride at which no cell is left.
+        ConfigError: with "valid" padding, the input is too small; the message names the stride at which no cell is
+            left.
     """
     if config.padding == "same":
-        return
+        return input_hw[0] // STRIDES[-1], input_hw[1] // STRIDES[-1]
     lost, depths = config.kernel - 1, SIZES[config.model].depths
+    cells = []
     for axis, side in enumerate(input_hw):
         left = side
         for stride, blocks in ((2, 0), (4, 0), *zip(STRIDES, depths, strict=True)):
@@ -237,6 +254,8 @@ def check_padding(input_hw: tuple[int, int], config: ArchitectureConfig) -> None
                     f"removes {lost} cells; use a larger input_size with first_input_size=1, a smaller kernel, or "
                     "padding=same"
                 )
+        cells.append(left)
+    return cells[0], cells[1]
 
 
 def _hw(x: Tensor) -> tuple[int, int]:

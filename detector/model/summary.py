@@ -87,17 +87,17 @@ def _summarize_layer(name: str, module: nn.Module, output: "_TrackedTensor") -> 
         output: [1, channels, height, width] output of the layer.
     """
     operation = module.conv if isinstance(module, ConvBlock) else module
-    kernel = _side(getattr(operation, "kernel_size", 1))
+    kernel_hw = _pair(getattr(operation, "kernel_size", 1))
     kind = _KINDS.get(type(operation).__name__, type(operation).__name__.lower())
     if hasattr(operation, "kernel_size"):
         stride = _side(cast(Any, operation.stride))
-        kind += f" {kernel}x{kernel}" + (f"/{stride}" if stride > 1 else "")
+        kind += f" {kernel_hw[0]}x{kernel_hw[1]}" + (f"/{stride}" if stride > 1 else "")
     if isinstance(module, ConvBlock) and module.identity:
         kind += " + input"
     channels, height, width = output.shape[1:]
     multiply_adds = 0
     if isinstance(operation, nn.Conv2d):
-        multiply_adds = channels * height * width * operation.in_channels * kernel**2
+        multiply_adds = channels * height * width * operation.in_channels * kernel_hw[0] * kernel_hw[1]
     return LayerSummary(
         name=name,
         kind=kind,
@@ -144,4 +144,9 @@ class _TrackedTensor(Tensor):
 
 def _side(value: Any) -> int:
     """Return the side of a square as one number: `value` itself, or its first number if `value` is a pair."""
-    return int(value[0] if isinstance(value, tuple | list) else value)
+    return _pair(value)[0]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return the height and width of a rectangle; a single number is both."""
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple | list) else (int(value), int(value))

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import NetworkConfig, ScoreConfig
+from detector.errors import ConfigError
 from detector.model.blocks import ConvBlock
 from detector.model.grid import STRIDES, Grid, make_grid
 from detector.model.head import flatten_points, make_dropout, to_float32
 from detector.model.initialize import draw_weights
-from detector.model.network import GridNetwork, NetworkSize
+from detector.model.network import GridNetwork, NetworkSize, coarsest_hw
 
 _INITIAL_ROOT_BIAS = 0.4
 """Initial bias of the square roots of width and height: the first box of a cell starts at 0.16 of the input size."""
+
+_MOST_DENSE_WEIGHTS = 2**28
+"""Largest number of weights of a fully connected layer: 1 GiB. The published network has 2^27.6."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +74,49 @@ class CellPredictions:
 class CellHead(nn.Module):
     """The head of the first YOLO: predicts C class scores and N boxes with a confidence at each cell.
 
-    The head is two 3x3 blocks and a 1x1 convolution. The published network has two fully connected layers instead,
-    which accept only one input size.
+    The head is two 3x3 blocks, followed by a 1x1 convolution or, as published, by two fully connected layers with
+    dropout between them. The first of these is a convolution whose kernel covers the whole feature map, the second a
+    1x1 convolution on its only cell. So optimizers, int8 and exports treat them like any other convolution.
 
     Args:
         channels_in: channels of the feature map.
         channels: channels between the layers.
         class_count: number of classes C.
         config: settings of the blocks; N is `config.boxes_per_cell`.
+        cells_hw: rows and columns of the feature map, with fully connected layers. None: a 1x1 convolution, which
+            accepts any feature map.
+
+    Raises:
+        ConfigError: a fully connected layer would have more than `_MOST_DENSE_WEIGHTS` weights.
     """
 
-    def __init__(self, channels_in: int, channels: int, class_count: int, config: NetworkConfig) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        class_count: int,
+        config: NetworkConfig,
+        cells_hw: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
+        self.cells_hw = cells_hw
         self.blocks = nn.Sequential(ConvBlock(channels_in, channels, config), ConvBlock(channels, channels, config))
+        self.hidden: ConvBlock | None = None
         self.dropout = make_dropout(config)
-        self.output = nn.Conv2d(channels, class_count + 5 * config.boxes_per_cell, 1)
+        values = class_count + 5 * config.boxes_per_cell
+        if cells_hw is not None:
+            units, cells = config.dense_units, cells_hw[0] * cells_hw[1]
+            if (weights := cells * units * max(channels, values)) > _MOST_DENSE_WEIGHTS:
+                raise ConfigError(
+                    f"cell_output: a fully connected layer for {cells_hw[0]} x {cells_hw[1]} cells would have "
+                    f"{weights:,} weights, expected at most {_MOST_DENSE_WEIGHTS:,}; use a smaller input_size, fewer "
+                    "dense_units, or cell_output=conv"
+                )
+            # Without a norm: one cell is too few for the statistics of small batches.
+            no_norm = replace(config, norm="none")
+            self.hidden = ConvBlock(channels, units, no_norm, kernel=cells_hw, padding="valid")
+            channels, values = units, cells * values
+        self.output = nn.Conv2d(channels, values, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict class scores, confidences and offsets at every cell of a feature map.
@@ -95,7 +127,13 @@ class CellHead(nn.Module):
         Returns:
             [B, h * w, C + 5 * N], cell by cell, row by row: C class scores, N confidences, then 4 offsets of each box.
         """
-        return flatten_points(self.output(self.dropout(self.blocks(x))))
+        x = self.blocks(x)
+        if self.hidden is None:
+            return flatten_points(self.output(self.dropout(x)))
+        rows, columns = x.shape[-2:]
+        assert (rows, columns) == self.cells_hw, (rows, columns, self.cells_hw)
+        values: Tensor = self.output(self.dropout(self.hidden(x)))
+        return values.view(-1, rows * columns, values.shape[1] // (rows * columns))
 
 
 class YoloV1Network(GridNetwork):
@@ -108,11 +146,22 @@ class YoloV1Network(GridNetwork):
         """The last convolution of the head, as a list with one element."""
         return [self.cells.output]
 
+    @property
+    def fixed_size_layers(self) -> list[nn.Module]:
+        """The fully connected layers of the head."""
+        return [] if self.cells.hidden is None else [self.cells.hidden, self.cells.output]
+
     def _add_heads(self, size: NetworkSize, config: NetworkConfig) -> None:
         self.boxes_per_cell = config.boxes_per_cell
-        self.cells = CellHead(size.stages[2], size.stages[2], self.class_count, config)
+        cells_hw = None
+        if config.has_fixed_input:
+            assert self.input_hw is not None
+            cells_hw = coarsest_hw(self.input_hw, config)
+        self.cells = CellHead(size.stages[2], size.stages[2], self.class_count, config, cells_hw)
 
     def _initialize_outputs(self, config: NetworkConfig) -> None:
+        if self.cells.hidden is not None:
+            draw_weights(self.cells.hidden.conv, config, fan_out=config.dense_units)
         initialize_cell_output(self.cells.output, self.class_count, config)
 
     def _predict(self, maps: list[Tensor], input_hw: tuple[int, int]) -> CellPredictions:
@@ -135,14 +184,14 @@ def initialize_cell_output(conv: nn.Conv2d, class_count: int, config: NetworkCon
 
     Args:
         conv: the last convolution; its output channels are C class scores, N confidences, then x, y and the square
-            roots of width and height for each of the N boxes.
+            roots of width and height for each of the N boxes. With fully connected layers, the same for each cell.
         class_count: number of classes C.
         config: `init` and `boxes_per_cell` (N).
     """
     draw_weights(conv, config)
     assert conv.bias is not None
     conv.weight.data.mul_(0.1)
-    conv.bias.data.zero_()
     roots = _INITIAL_ROOT_BIAS * (1 + torch.arange(config.boxes_per_cell) / config.boxes_per_cell)
     offsets = torch.stack([torch.full_like(roots, 0.5), torch.full_like(roots, 0.5), roots, roots], dim=1)
-    conv.bias.data[class_count + config.boxes_per_cell :] = offsets.flatten()
+    bias = torch.cat([torch.zeros(class_count + config.boxes_per_cell), offsets.flatten()])
+    conv.bias.data.copy_(bias.repeat(conv.out_channels // len(bias)))

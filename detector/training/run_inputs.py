@@ -13,7 +13,7 @@ from detector.image_hashes import ImageHashes
 from detector.loader.dataset import DetectionDataset
 from detector.model.checkpoint import copy_weights
 from detector.model.make_network import make_network
-from detector.model.network import GridNetwork, uses_spp
+from detector.model.network import GridNetwork
 from detector.training.time_budget import choose_batch_size
 
 
@@ -80,7 +80,7 @@ class RunInputs:
             self.config,
             len(self.split.class_names),
             *self.dataset.color_statistics(),
-            spp=uses_spp(self.config, self.dataset.input_hw),
+            input_hw=self.dataset.input_hw,
         )
         if self.weights is not None:
             copy_weights(network, self.weights, self.same_classes)

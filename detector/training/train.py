@@ -19,7 +19,7 @@ from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_spli
 from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import choose_input_size, input_size_at
+from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
@@ -365,6 +365,7 @@ def _prepare(
     log.info("%s", source.description)
     if info is not None:
         config = _with_architecture(config, info, request)
+    config = without_resizing(config)
     known = NO_IMAGES if info is None else info.image_hashes
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
@@ -381,6 +382,8 @@ def _prepare(
     same_classes = info is None or info.class_names == split.class_names
     if not same_classes and config.lr_backbone == "auto":
         config = replace(config, lr_backbone="by_steps")
+    if info is not None and config.has_fixed_input and input_hw != info.input_hw:
+        _check_other_cells(info, input_hw, request)
     for step in (0, PLANNING_STEPS - 1):
         check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
     has_ap = val is not None and has_objects(val.annotations)
@@ -456,9 +459,30 @@ def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest)
                 f"{name}: {getattr(config, name)} does not fit the weights {request.weights}, which have {value}; "
                 f"leave {name} out"
             )
-    of_weights = config.input_size == "auto" and not request.reuse_backbone
-    input_size = max(info.input_hw) if of_weights else config.input_size
+    input_size = config.input_size
+    if input_size == "auto" and not request.reuse_backbone:
+        input_size = info.input_hw if info.has_fixed_input else max(info.input_hw)
     return replace(config, input_size=input_size, **architecture)
+
+
+def _check_other_cells(info: WeightsInfo, input_hw: tuple[int, int], request: TrainRequest) -> None:
+    """Check initial weights with fully connected layers that do not fit the input size of the new network.
+
+    Raises:
+        WeightsError: the run must start with all layers of the weights.
+    """
+    (height, width), (own_height, own_width) = info.input_hw, input_hw
+    if not request.reuse_backbone:
+        raise WeightsError(
+            f"{request.weights}: the fully connected layers of these weights (cell_output=dense) fit only inputs of "
+            f"{width}x{height} pixels (width x height), not {own_width}x{own_height}; use --set "
+            f"input_size=[{height},{width}], or --reuse-backbone to start these layers from random weights"
+        )
+    log.info(
+        "the fully connected layers start from random weights: those of the initial weights fit inputs of %dx%d "
+        "pixels, not %dx%d",
+        width, height, own_width, own_height,
+    )  # fmt: skip
 
 
 def check_loss(config: Config, split: Split) -> None:

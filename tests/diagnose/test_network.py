@@ -20,7 +20,8 @@ from detector.training.optimizer import make_optimizers
 def build(**settings: object) -> tuple[GridNetwork, Config]:
     config = Config(**{"model": "pico"} | settings)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    return make_network(config, 3, np.full(3, 128, np.float32), np.eye(3, dtype=np.float32) * 5400), config
+    mean, covariance = np.full(3, 128, np.float32), np.eye(3, dtype=np.float32) * 5400
+    return make_network(config, 3, mean, covariance, (64, 96)), config
 
 
 def make_batch() -> Batch:
@@ -47,6 +48,7 @@ VARIANTS: list[dict[str, object]] = [
     {"class_loss": "softmax"},
     {"class_loss": "sigmoid", "optimizer": "adam"},
     {"head": "yolo_v1", "dropout": 0.5},
+    {"head": "yolo_v1", "cell_output": "dense", "dropout": 0.5},
 ]
 
 

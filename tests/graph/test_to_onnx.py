@@ -31,7 +31,8 @@ def random_network(**settings: Any) -> tuple[GridNetwork, WeightsInfo]:
     torch.manual_seed(0)
     config = Config(model="pico", **settings)
     covariance = np.array([[900, 300, 0], [300, 800, 100], [0, 100, 700]], np.float32)
-    network = make_network(config, 2, np.full(3, 99, np.float32), covariance, spp=settings == {}).eval()
+    input_hw = (416, 416) if settings == {} else (64, 96)
+    network = make_network(config, 2, np.full(3, 99, np.float32), covariance, input_hw).eval()
     return network, WeightsInfo("pico", ("a", "b"), (1, 2), (64, 96), asdict(config), {})
 
 

@@ -63,7 +63,7 @@ def test_loaded_weights_equal_the_saved_weights(network: GridNetwork, path: Path
 
 def test_weights_for_a_large_input_are_loaded_with_spp(tmp_path: Path) -> None:
     network = make_network(
-        Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), spp=True
+        Config(model="pico"), 2, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), input_hw=(416, 416)
     ).eval()
     save_weights(tmp_path / "w.safetensors", network, replace(INFO, input_hw=(416, 416)))
     loaded, _ = load_weights(tmp_path / "w.safetensors")

@@ -23,7 +23,8 @@ def build(size: str) -> GridNetwork:
     torch.manual_seed(0)
     # The size pico has spatial pyramid pooling (SPP) here, like networks for large inputs.
     config = Config(model=size)  # type: ignore[arg-type]
-    return make_network(config, 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600, size == "pico")
+    input_hw = (416, 416) if size == "pico" else None
+    return make_network(config, 3, np.full(3, 110, np.float32), np.eye(3, dtype=np.float32) * 3600, input_hw)
 
 
 def trained(size: str) -> GridNetwork:

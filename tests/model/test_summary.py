@@ -17,20 +17,30 @@ def summary(input_hw: tuple[int, int] = (64, 96), **settings: Any) -> tuple[Grid
         3,
         np.full(3, 110, np.float32),
         np.eye(3, dtype=np.float32) * 3600,
+        input_hw,
     )
     return network, summarize(network, input_hw)
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"activation": "prelu"}, {"norm": "none"}, {"downsample": "max_pool"}, {"head": "yolo_v1"}]
+    "settings",
+    [
+        {},
+        {"activation": "prelu"},
+        {"norm": "none"},
+        {"downsample": "max_pool"},
+        {"head": "yolo_v1"},
+        {"head": "yolo_v1", "cell_output": "dense"},
+    ],
 )
 def test_parameters_of_the_layers_add_up_to_the_network(settings: dict[str, Any]) -> None:
     network, layers = summary(**settings)
     assert sum(layer.parameters for layer in layers) == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_flops_are_two_per_weight_and_output_position() -> None:
-    network, layers = summary()
+@pytest.mark.parametrize("settings", [{}, {"head": "yolo_v1", "cell_output": "dense"}])
+def test_flops_are_two_per_weight_and_output_position(settings: dict[str, Any]) -> None:
+    network, layers = summary(**settings)
     convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     for layer in layers:
         conv = convolutions.get(f"{layer.name}.conv", convolutions.get(layer.name))
