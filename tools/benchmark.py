@@ -60,6 +60,7 @@ from detector.predict.detector import Detector
 from detector.predict.postprocess import postprocess
 from detector.runtime.hardware import choose_precision, training_process
 from detector.runtime.load import load_runtime
+from detector.step_plan import StepPlan
 from detector.training.trainer import Trainer
 from detector.weights_info import WeightsInfo
 
@@ -208,7 +209,7 @@ def training(options: argparse.Namespace) -> list[Row]:
         trainer = Trainer(network, dataset.config, CPU, dtype)
         prepared = itertools.cycle([(step, training_batch(dataset, step, BATCH, STEPS)) for step in range(4)])
         alone = milliseconds(partial(_step, trainer, prepared), options.repeats)
-        stream = training_batches(dataset, BATCH, STEPS, 0, STEPS)
+        stream = training_batches(dataset, BATCH, StepPlan.fixed(STEPS), 0, STEPS)
         with_loader = milliseconds(partial(_step, trainer, stream), options.repeats)
         what = f"nano, {INPUT_HW[1]}x{INPUT_HW[0]}, batch {BATCH}, {PRECISIONS[dtype]}: step"
         rows += [

@@ -32,8 +32,9 @@ message names the line.
 `config.json` in the output folder of a run holds the settings of the run, with the values that "auto" was resolved to.
 
 Set at most one of `minutes`, `epochs` and `steps`; without them, a run takes ten minutes. A run with `minutes` computes
-its number of steps after the first 20 steps and prints the number. With the same `steps` and `seed`, a run on the same
-machine gives the same result.
+its number of steps after the first 20 steps and prints the number; if the speed of the machine changes during the run,
+it changes the number and prints it again. With the same `steps` and `seed`, a run on the same machine gives the same
+result.
 
 `nano.yaml` lists all defaults. `classic.yaml` is a detector as they were common before 2018, and `yolo_v1.yaml` is
 similar to the first YOLO. `effects.txt` is not a configuration but a list of variations for `detector compare`;

@@ -8,7 +8,8 @@ from detector.diagnose.finding import Finding
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batches
 from detector.memory import available_memory
-from detector.training.time_budget import expected_step_seconds
+from detector.step_plan import StepPlan
+from detector.training.time_budget import expected_times
 from detector.training.train import DEFAULT_MINUTES
 from detector.training.trainer import NonFiniteLossError, Trainer
 
@@ -55,11 +56,11 @@ def _measure_step_seconds(trainer: Trainer, dataset: DetectionDataset, batch_siz
     """Run the first steps of a training run, and return the expected mean duration of a step of the run, in seconds."""
     times = []
     start = time.monotonic()
-    for step, batch in training_batches(dataset, batch_size, PLANNING_STEPS, 0, PLANNING_STEPS):
+    for step, batch in training_batches(dataset, batch_size, StepPlan.fixed(PLANNING_STEPS), 0, PLANNING_STEPS):
         # Other checks report a loss that diverges; here, only the duration is needed.
         with contextlib.suppress(NonFiniteLossError):
             trainer.step(step, PLANNING_STEPS, batch)
         now = time.monotonic()
         times.append(now - start)
         start = now
-    return expected_step_seconds(times, dataset.input_hw, dataset.config)
+    return expected_times(times, [], dataset.input_hw, dataset.config).mean_step(0)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,19 @@ size (0) to the full size (1)."""
 _LAST_PLANNING_STEPS = 6
 """Number of steps at the end of the planning steps that have the full input size, so that the time of a step is
 measured for both sizes."""
+
+
+@dataclass(frozen=True)
+class InputStage:
+    """A part of a run in which the input size is the same.
+
+    Attributes:
+        start: fraction of the run at which the stage starts.
+        input_hw: input size (height, width).
+    """
+
+    start: float
+    input_hw: tuple[int, int]
 
 
 def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]) -> tuple[int, int]:
@@ -81,7 +94,17 @@ def without_resizing(config: Config) -> Config:
     return replace(config, first_input_size=1.0)
 
 
-def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: InputSizeConfig) -> tuple[int, int]:
+def input_stages(input_hw: tuple[int, int], config: InputSizeConfig) -> tuple[InputStage, ...]:
+    """Return the stages of a run: the input size grows from the first to the full size.
+
+    Args:
+        input_hw: full input size (height, width).
+        config: the setting `first_input_size`.
+    """
+    return tuple(InputStage(start, _grown(input_hw, progress, config)) for start, progress in _GROWTH)
+
+
+def input_size_at(input_hw: tuple[int, int], step: int, steps: float, config: InputSizeConfig) -> tuple[int, int]:
     """Return the input size (height, width) of a training step.
 
     A run starts with small inputs: they need less time, and early in a run the network learns as much from small inputs
@@ -90,7 +113,7 @@ def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: Inpu
     Args:
         input_hw: full input size (height, width).
         step: number of the training step, from 0.
-        steps: length of the run in steps.
+        steps: length of the run in steps; see `StepPlan.length_at`.
         config: the setting `first_input_size`.
 
     Source: Tan and Le, EfficientNetV2, 2021, section 4 (progressive learning).
@@ -98,7 +121,11 @@ def input_size_at(input_hw: tuple[int, int], step: int, steps: int, config: Inpu
     done = step / steps
     if step < PLANNING_STEPS:
         done = 0.0 if step < PLANNING_STEPS - _LAST_PLANNING_STEPS else 1.0
-    progress = next(growth for start, growth in reversed(_GROWTH) if done >= start)
+    return _grown(input_hw, next(progress for start, progress in reversed(_GROWTH) if done >= start), config)
+
+
+def _grown(input_hw: tuple[int, int], progress: float, config: InputSizeConfig) -> tuple[int, int]:
+    """Return the input size (height, width) that has made a progress from 0 (the first size) to 1 (the full size)."""
     fraction = config.first_input_size + (1 - config.first_input_size) * progress
     height, width = (max(32, round(side * fraction / 32) * 32) for side in input_hw)
     return height, width

@@ -46,7 +46,8 @@ def results_row(
         ap: average precision on val; None without a val split.
     """
     config, steps_per_epoch = inputs.config, inputs.steps_per_epoch
-    factor = schedule.learning_rate_factor(progress.step - 1, progress.steps, config, steps_per_epoch)
+    step = progress.step - 1
+    factor = schedule.learning_rate_factor(step, progress.plan.length_at(step), config, steps_per_epoch)
     row = {
         "step": progress.step,
         "epoch": round(progress.step / steps_per_epoch, 2),
@@ -94,6 +95,8 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
 def resolved_settings(inputs: RunInputs, progress: Progress, dtype: torch.dtype) -> dict[str, object]:
     """Return the content of config.json: all settings, with the values chosen for "auto", and the environment.
 
+    If the length is given in minutes, `plan_changes` lists when the run got which number of steps; see `StepPlan`.
+
     Args:
         inputs: inputs of the run.
         progress: progress of the run, with the planned steps and evaluations.
@@ -108,4 +111,6 @@ def resolved_settings(inputs: RunInputs, progress: Progress, dtype: torch.dtype)
         "lr_backbone": schedule.backbone_factor(progress.steps, progress.steps, inputs.config),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
     }
+    if inputs.config.minutes is not None:
+        resolved["plan_changes"] = progress.plan_changes
     return asdict(inputs.config) | resolved | environment_facts(inputs.device)

@@ -1,5 +1,6 @@
 """A training run, from the start or from a checkpoint: plan the steps, do the steps, evaluate, save."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
 from detector.evaluating.evaluate import detect_letterboxed_split, ground_truth_of, score_split
 from detector.graceful_shutdown import GracefulShutdown
+from detector.loader.input_size import input_stages
 from detector.loader.loader import training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.matches import match_detections
@@ -26,7 +28,7 @@ from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.runtime.hardware import choose_precision, device_memory_errors
 from detector.runtime.pytorch import TorchRuntime
-from detector.training import schedule
+from detector.step_plan import StepPlan
 from detector.training.data_facts import data_facts
 from detector.training.environment import environment_facts
 from detector.training.results import resolved_settings, results_row, update_best, weights_info
@@ -34,11 +36,12 @@ from detector.training.run_folder import RunFolder
 from detector.training.run_inputs import RunInputs
 from detector.training.run_state import Progress, best_tensors, with_best
 from detector.training.time_budget import (
+    CHECKS,
     OVERRUN,
-    Plan,
+    RunTimes,
+    TimeBudget,
     choose_evaluations,
-    expected_step_seconds,
-    plan_minutes,
+    expected_times,
 )
 from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.weights_info import to_metadata
@@ -51,6 +54,12 @@ log = logging.getLogger(__name__)
 
 _PAST_PLANNING = 4
 """Number of batches that the data loader prepares after those of the planning steps, and that are not used."""
+
+_UNPLANNED = StepPlan.fixed(10**9)
+"""The plan during the planning steps, in which nothing depends on the number of steps."""
+
+_MIDDLE_STEPS = 6
+"""Number of steps that are timed at the middle input size."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,10 @@ class TrainingRun:
         self._inputs, self._folder, self._started = inputs, folder, started
         self._config, self._dataset, self._val = inputs.config, inputs.dataset, inputs.val
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
-        self._progress = Progress(steps=0, evaluations=0)
+        self._progress = Progress()
+        self._budget: TimeBudget | None = None
         self._best: dict[str, torch.Tensor] = {}
         self._found: dict[int, Detections] = {}
-        self._evaluation_seconds = 0.0
         self._saved_at = time.monotonic()
         self._shutdown = GracefulShutdown()
         self._dtype = choose_precision(self._config.precision, inputs.device)
@@ -137,9 +146,11 @@ class TrainingRun:
         with device_memory_errors(self._memory_advice()), self._shutdown, bar:
             if not progress.steps:
                 self._make_plan(total, bar)
-            after = set(schedule.evaluation_steps(progress.steps, progress.evaluations))
-            if not self._shutdown.requested and not self._stopped_early():
-                self._advance(progress.steps, progress.steps, after, bar)
+            elif self._config.minutes is not None and progress.step_seconds:
+                self._resume_budget(self._config.minutes)
+            while progress.step < progress.steps and not self._shutdown.requested and not self._stopped_early():
+                self._advance(progress.plan, progress.steps, bar)  # until the end, or until the plan changes
+                bar.total = progress.steps
         if self._shutdown.requested and progress.step < progress.steps and not self._stopped_early():
             self._save_state()
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
@@ -210,59 +221,123 @@ class TrainingRun:
         """
         progress = self._progress
         if steps is None:
-            times = self._advance(PLANNING_STEPS, PLANNING_STEPS, set(), bar)
+            times = self._advance(_UNPLANNED, PLANNING_STEPS, bar)
             if self._shutdown.requested:
                 raise KeyboardInterrupt  # no checkpoint: so few steps are not worth resuming
-            plan = self._plan_minutes(times)
-            bar.total = plan.steps
+            steps, progress.evaluations = self._plan_minutes(times)
+            bar.total = steps
+            repeat = "the number of steps changes if the speed does"
         else:
             affordable = int(steps * self._batch_size / len(self._dataset) / 2)
-            plan = Plan(steps, choose_evaluations(self._config, affordable))
-        progress.steps, progress.evaluations = plan.steps, plan.evaluations
-        self._folder.write_json("config.json", resolved_settings(self._inputs, progress, self._dtype))
+            progress.evaluations = choose_evaluations(self._config, affordable)
+            repeat = f"to repeat this run: --set steps={steps}"
+        progress.plan_changes = [(0, steps)]
+        self._write_settings()
         log.info(
-            f"{plural(progress.steps, 'step')}, {progress.steps / self._steps_per_epoch:.1f} epochs, "
-            f"{plural(progress.evaluations, 'evaluation')}; to repeat this run: --set steps={progress.steps}"
+            f"{plural(steps, 'step')}, {steps / self._steps_per_epoch:.1f} epochs, "
+            f"{plural(progress.evaluations, 'evaluation')}; {repeat}"
         )
         if progress.step:
             self._save_state()
 
-    def _plan_minutes(self, times: list[float]) -> Plan:
-        """Return the plan of a run with a length in minutes.
+    def _plan_minutes(self, times: list[float]) -> tuple[int, int]:
+        """Return the number of steps and of evaluations of a run with a length in minutes, and create its time budget.
 
         Args:
             times: duration of each planning step, in seconds.
         """
         minutes = self._config.minutes
-        step_seconds = expected_step_seconds(times, self._dataset.input_hw, self._config)
+        assert minutes is not None
+        run_times = expected_times(times, self._time_middle_stage(), self._dataset.input_hw, self._config)
+        self._budget = TimeBudget(minutes, run_times)
         self._evaluate(PLANNING_STEPS)  # measures the duration of an evaluation, and shows early if it fails
-        plan, suffices = plan_minutes(self._config, step_seconds, self._evaluation_seconds, self._started)
-        if not suffices:
+        steps, evaluations = self._budget.first_plan(self._config, self._seconds())
+        if steps <= 2 * PLANNING_STEPS:
             log.warning(
                 f"--minutes {minutes:g} is too short to learn much from this data on this machine (an evaluation takes "
-                f"{self._evaluation_seconds:.1f} s, a step {step_seconds:.2f} s): increase it"
+                f"{self._budget.times.evaluation_seconds:.1f} s, a step {run_times.mean_step(0):.2f} s): increase it"
             )
-        return plan
+        return steps, evaluations
 
-    def _advance(self, stop: int, steps: int, evaluate_after: set[int], bar: "tqdm[Any]") -> list[float]:
-        """Do the steps up to `stop`, unless a shutdown is requested; return the duration of each step in seconds.
+    def _time_middle_stage(self) -> list[float]:
+        """Return the durations of a few steps at the middle input size, in seconds; then undo these steps.
+
+        Only the planning steps of a run with a length in minutes are timed at a size that comes later in the run. They
+        are part of every run, so that it can be repeated with the same number of steps, and there are too few of them
+        for a third size. Empty if the middle input size is also that of another stage.
+        """
+        first, middle, last = input_stages(self._dataset.input_hw, self._config)
+        if middle.input_hw in (first.input_hw, last.input_hw):
+            return []
+        saved = {name: tensor.clone() for name, tensor in self._trainer.state().items()}
+        # In a run of this length, the next steps are in the middle stage.
+        plan, stop = StepPlan.fixed(int(PLANNING_STEPS / middle.start)), PLANNING_STEPS + _MIDDLE_STEPS
+        times: list[float] = []
+        tick = time.monotonic()
+        batches = training_batches(self._dataset, self._batch_size, plan, PLANNING_STEPS, stop + _PAST_PLANNING)
+        for step, batch in islice(batches, _MIDDLE_STEPS):
+            with contextlib.suppress(NonFiniteLossError):  # if the run diverges, its own steps report it
+                self._trainer.step(step, plan.length_at(step), batch)
+            times.append(time.monotonic() - tick)
+            tick += times[-1]
+        self._trainer.restore(saved)
+        return times
+
+    def _resume_budget(self, minutes: float) -> None:
+        """Create the time budget of a resumed run from its checkpoint."""
+        progress, stages = self._progress, input_stages(self._dataset.input_hw, self._config)
+        times = RunTimes(stages, tuple(progress.step_seconds), progress.evaluation_seconds)
+        self._budget = TimeBudget(minutes, times)
+        self._write_settings()  # the run may have been killed after a later change of the plan
+
+    def _write_settings(self) -> None:
+        """Write config.json."""
+        self._folder.write_json("config.json", resolved_settings(self._inputs, self._progress, self._dtype))
+
+    def _change_plan(self, budget: TimeBudget) -> bool:
+        """Change the number of steps if the run would end too early or too late otherwise; return whether it changed.
+
+        A changed plan is saved at once. So if the run is resumed, it has this plan too.
+        """
+        progress, plan = self._progress, self._progress.plan
+        if progress.step == plan.steps:
+            return False
+        left = sum(step > progress.step for step in plan.evenly_spaced(progress.evaluations))
+        change = budget.change(plan, progress.step, left, self._seconds())
+        if change is None:
+            return False
+        log.info(
+            f"step {progress.step}: the run now has {change.plan.steps} steps instead of {plan.steps}, because it "
+            f"would take {change.total_seconds / 60:.2f} min instead of {self._config.minutes:g} min (a step takes "
+            f"{change.step_seconds:.3f} s instead of {change.expected_seconds:.3f} s)"
+        )
+        progress.plan_changes = list(change.plan.changes)
+        self._save_state()
+        self._write_settings()
+        return True
+
+    def _advance(self, plan: StepPlan, stop: int, bar: "tqdm[Any]") -> list[float]:
+        """Do the steps up to `stop`, unless a shutdown is requested or the plan changes.
+
+        Returns the duration of each step, in seconds.
 
         Args:
+            plan: planned number of steps of the whole run, for the schedules.
             stop: number of steps of the run that are done at the end.
-            steps: number of steps of the whole run, for the schedules.
-            evaluate_after: numbers of the steps after which the run is evaluated.
             bar: progress bar.
         """
         progress, start = self._progress, self._progress.step
         times: list[float] = []
+        evaluate_after = set(plan.evenly_spaced(progress.evaluations))
+        check_after = evaluate_after.union(plan.evenly_spaced(CHECKS))
         tick = time.monotonic()
         # The data loader must be busy while the planning steps are timed, as in the rest of the run. So it prepares
         # more batches than the planning steps need.
         beyond = stop + _PAST_PLANNING if stop == PLANNING_STEPS else stop
-        batches = training_batches(self._dataset, self._batch_size, steps, start, beyond)
+        batches = training_batches(self._dataset, self._batch_size, plan, start, beyond)
         for step, batch in islice(batches, stop - start):
             try:
-                terms = self._trainer.step(step, steps, batch)
+                terms = self._trainer.step(step, plan.length_at(step), batch)
             except NonFiniteLossError as error:
                 raise self._report_non_finite_loss(error) from None
             losses = {name: float(part) for name, part in terms.parts.items()}
@@ -271,6 +346,8 @@ class TrainingRun:
             progress.step = step + 1
             times.append(time.monotonic() - tick)
             tick += times[-1]
+            if self._budget is not None and step > start:  # the first step also waits for the data loader to start
+                self._budget.record_step((batch.images.shape[2], batch.images.shape[3]), times[-1])
             bar.set_postfix_str(f"{_format_losses(losses)}, {self._batch_size / times[-1]:.0f} img/s", False)
             bar.update()
             if progress.step in evaluate_after:
@@ -283,6 +360,8 @@ class TrainingRun:
                 self._save_state()
             if self._shutdown.requested:
                 break
+            if self._budget is not None and progress.step in check_after and self._change_plan(self._budget):
+                break
         return times
 
     def _evaluate_and_save(self, images_per_second: float) -> None:
@@ -291,7 +370,7 @@ class TrainingRun:
         Args:
             images_per_second: throughput of the training steps, for timing.csv.
         """
-        progress = self._progress
+        progress, start = self._progress, time.monotonic()
         ap = self._evaluate(progress.step)
         is_best = update_best(progress, ap)
         losses = {name: total / progress.steps_since for name, total in progress.losses.items()}
@@ -312,6 +391,7 @@ class TrainingRun:
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()
+        self._record_evaluation(time.monotonic() - start)
         scores = (
             "no val split" if ap is None else (f"val AP {metric(ap.AP)} AP50 {metric(ap.AP50)} AP75 {metric(ap.AP75)}")
         )
@@ -329,13 +409,22 @@ class TrainingRun:
         detector = Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
         self._found = detect_letterboxed_split(detector, self._inputs.val_images)
         ap = score_split(self._val, self._found)
-        self._evaluation_seconds = time.monotonic() - start
+        self._record_evaluation(time.monotonic() - start)
         return ap
+
+    def _record_evaluation(self, seconds: float) -> None:
+        """Record the duration of an evaluation, for the plan of a run with a length in minutes."""
+        if self._budget is not None:
+            self._budget.record_evaluation(seconds)
 
     def _save_state(self) -> None:
         """Write a checkpoint."""
-        self._progress.seconds = self._seconds()
-        self._folder.save_state(self._progress, with_best(self._trainer.state(), self._best))
+        progress = self._progress
+        progress.seconds = self._seconds()
+        if self._budget is not None:
+            progress.step_seconds = list(self._budget.times.step_seconds)
+            progress.evaluation_seconds = self._budget.times.evaluation_seconds
+        self._folder.save_state(progress, with_best(self._trainer.state(), self._best))
         self._saved_at = time.monotonic()
 
     def _seconds(self) -> float:
@@ -352,12 +441,13 @@ class TrainingRun:
         seconds = self._seconds()
         weights = self._folder.path / "weights"
         log.info(f"done: {plural(progress.step, 'step')} in {seconds:.1f} s; weights in {weights}")
+        if minutes is not None and progress.step == progress.steps and len(progress.plan_changes) == 1:
+            log.info(f"to repeat this run: --set steps={progress.steps}")
         if minutes is not None and seconds > OVERRUN * minutes * 60:
             reason = (
                 f"a run has at least {PLANNING_STEPS + 1} steps"
                 if progress.steps <= PLANNING_STEPS + 1
-                else f"the number of steps was computed from the speed of the first {PLANNING_STEPS} steps, and the "
-                "later steps were slower"
+                else "the last steps or evaluations were much slower than those before"
             )
             log.warning(f"the run took {seconds / 60:.1f} min instead of {minutes:g} min: {reason}")
         best = None if progress.best is None else AveragePrecision(**progress.best)

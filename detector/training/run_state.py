@@ -19,10 +19,11 @@ from torch import Tensor
 
 from detector.errors import FileError
 from detector.output_folder import OutputFolder
+from detector.step_plan import StepPlan
 
 log = logging.getLogger(__name__)
 
-FORMAT = "detector-state-3"
+FORMAT = "detector-state-4"
 _KEPT = 2
 """Number of checkpoints in a folder; older ones are removed."""
 
@@ -32,9 +33,12 @@ class Progress:
     """The progress of a run: planned and done steps, losses and results so far.
 
     Attributes:
-        steps: planned number of steps; 0 before the run is planned.
+        plan_changes: the changes of the planned number of steps; see `StepPlan`. Empty before the run is planned.
         evaluations: planned number of evaluations; 0 before the run is planned.
         step: number of steps done.
+        step_seconds: durations of a step by which the latest plan was made; see `RunTimes`. Empty without a length in
+            minutes.
+        evaluation_seconds: the same for an evaluation.
         seconds: wall time of the run, without interruptions.
         losses: name of a loss term → its sum since the last evaluation.
         steps_since: number of steps since the last evaluation.
@@ -47,9 +51,11 @@ class Progress:
         best_metadata: metadata of this file. Its tensors are in the checkpoint, too.
     """
 
-    steps: int
-    evaluations: int
+    plan_changes: list[tuple[int, int]] = field(default_factory=list)
+    evaluations: int = 0
     step: int = 0
+    step_seconds: list[float] = field(default_factory=list)
+    evaluation_seconds: float = 0.0
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
     steps_since: int = 0
@@ -60,6 +66,16 @@ class Progress:
     run: str = ""
     best_sha256: str = ""
     best_metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> StepPlan:
+        """The planned number of steps, after the run has been planned."""
+        return StepPlan(tuple((done, steps) for done, steps in self.plan_changes))
+
+    @property
+    def steps(self) -> int:
+        """The planned number of steps according to the latest plan; 0 before the run is planned."""
+        return self.plan.steps if self.plan_changes else 0
 
 
 State = tuple[Progress, dict[str, Tensor]]

@@ -1,4 +1,8 @@
-"""Schedules: learning rate, EMA decay and others as pure functions of the step, so they have no state to save."""
+"""Schedules: learning rate, EMA decay and others as pure functions of the step, so they have no state to save.
+
+They also depend on the number of steps of the run. If the plan of a run changes, this number is that of
+`StepPlan.length_at`, which moves gradually, so no schedule jumps.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,7 +17,7 @@ _SMALLEST_BACKBONE_FACTOR, _FULL_BACKBONE_STEPS = 0.3, 1000
 """With `lr_backbone = "by_steps"`: the smallest factor, and the number of steps of a run from which on it is 1."""
 
 
-def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_per_epoch: float) -> float:
+def learning_rate_factor(step: int, steps: float, config: OptimizerConfig, steps_per_epoch: float) -> float:
     """Return the learning rate of one step, as a fraction of the peak learning rate, 0..1.
 
     The learning rate rises linearly during warmup, then falls according to `config.lr_schedule`. In the first
@@ -22,7 +26,7 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_p
 
     Args:
         step: index of the step, from 0.
-        steps: number of steps of the run.
+        steps: number of steps of the run; see `StepPlan.length_at`.
         config: settings of the schedule.
         steps_per_epoch: number of steps per epoch.
     """
@@ -36,7 +40,7 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig, steps_p
     return _DECAYS[config.lr_schedule](step + 1, steps, decay_start, config, steps_per_epoch)
 
 
-def backbone_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+def backbone_factor(step: int, steps: float, config: OptimizerConfig) -> float:
     """Return the factor on the learning rates of the backbone, as the setting `lr_backbone` defines it.
 
     With "by_steps", short runs change features that were learned on other data less than long runs: from 0.3 to 1,
@@ -63,14 +67,14 @@ def backbone_factor(step: int, steps: int, config: OptimizerConfig) -> float:
             return factor
 
 
-def _progress(step: int, steps: int, start: float) -> float:
+def _progress(step: int, steps: float, start: float) -> float:
     """Return the position of `step` between `start` and the end of the run: 0 up to `start`, 1 at the end."""
     return min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
 
 
 # Schedule → function that returns the learning rate after warmup, as a fraction of the peak. Arguments: number of the
 # step (from 1), number of steps of the run, step at which the rate may start to fall, settings, steps per epoch.
-_DECAYS: dict[str, Callable[[int, int, float, OptimizerConfig, float], float]] = {
+_DECAYS: dict[str, Callable[[int, float, float, OptimizerConfig, float], float]] = {
     "linear": lambda step, steps, start, config, _: 1 + (config.final_lr - 1) * _progress(step, steps, start),
     "cosine": lambda step, steps, start, config, _: (
         config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * _progress(step, steps, start))) / 2
@@ -85,7 +89,7 @@ _DECAYS: dict[str, Callable[[int, int, float, OptimizerConfig, float], float]] =
 }
 
 
-def ema_decay(step: int, steps: int, config: OptimizerConfig) -> float:
+def ema_decay(step: int, steps: float, config: OptimizerConfig) -> float:
     """Return the decay of the EMA at a step: the fraction of the average that is kept, 0..1.
 
     At first the decay is small, so that the average forgets the initial weights. Later it is as large as that of a
@@ -99,19 +103,10 @@ def ema_decay(step: int, steps: int, config: OptimizerConfig) -> float:
     return min(rising, max(0.0, 1 - 2 / (config.ema * steps)))
 
 
-def min_quality(step: int, steps: int) -> float:
+def min_quality(step: int, steps: float) -> float:
     """Return the lower bound of the target scores at a step: 0.1 at the start of the run, then 0.
 
     The start is the first 2 % of the run, and at least `PLANNING_STEPS` steps. There the predicted boxes are still so
     wrong that the target scores of all objects would be nearly 0.
     """
     return 0.1 if step < max(PLANNING_STEPS, 0.02 * steps) else 0.0
-
-
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Return the numbers of the steps after which the run is evaluated: evenly spaced, including the last step.
-
-    >>> evaluation_steps(100, 3)
-    [33, 67, 100]
-    """
-    return sorted({max(1, round(steps * (index + 1) / evaluations)) for index in range(evaluations)})

@@ -1,16 +1,16 @@
-"""Time budget: convert a length in minutes to a number of steps, from the duration of the first steps of the run."""
+"""Time budget: convert a length in minutes to a number of steps, at the start of a run and when its speed changes.
 
-import time
-from dataclasses import dataclass
+Everything here is a function of measured durations; no function reads a clock.
+"""
+
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
 
 from detector.config import PLANNING_STEPS, InputSizeConfig, RunConfig
-from detector.loader.input_size import input_size_at
-
-_SAMPLES = 1000
-"""Number of points of the run at which the input size is sampled, to compute the mean duration of a step."""
+from detector.loader.input_size import InputStage, input_size_at, input_stages
+from detector.step_plan import StepPlan
 
 _WARMED_UP = 8
 """Number of first steps that are not timed: they also prepare kernels and memory, so they are slower."""
@@ -18,27 +18,35 @@ _WARMED_UP = 8
 _EVALUATION_FRACTION = 0.05
 """Largest fraction of the budget that evaluations may take if the setting `evaluations` is "auto"."""
 
-_MARGIN = 0.05
-"""Fraction of the budget that is reserved, because machines become slower during a run more often than faster."""
+_MARGIN = 0.02
+"""Fraction of the budget that is reserved for a machine that becomes slower after the last change of the plan."""
 
 _RESERVE = 1.0
 """Seconds that are reserved for saving the weights and ending the process."""
 
+CHECKS = 40
+"""Number of points of the run, evenly spaced, at which the plan is compared with the speed, besides evaluations."""
+
+_SMALL_CHANGE, _SMALL_CHANGE_OF_BUDGET = 0.03, 0.01
+"""The plan is kept if the error of the end of the run is less than the first fraction of the time left, or less than
+the second fraction of the budget."""
+
+_STANDARD_ERRORS = 3.0
+"""The plan is also kept if the error is within so many standard errors of the measured speed, so that noise does not
+change it."""
+
+_ITERATIONS = 20
+"""Number of iterations in which the number of steps is computed. It converges in about five."""
+
+_FEWEST_TIMES, _WINDOWS = 4, 20
+"""The speed is measured from the latest steps: at least the first number, and one of so many equal parts of the run as
+the second number says."""
+
+_OUTLIER = 3.0
+"""A step that takes more than this factor times the median counts as so many medians: a single pause is not a speed."""
+
 OVERRUN = 1.15
 """A warning is logged if a run takes more than this factor times its budget."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The planned length of a run.
-
-    Attributes:
-        steps: number of optimizer steps.
-        evaluations: number of evaluations on val.
-    """
-
-    steps: int
-    evaluations: int
 
 
 def choose_batch_size(config: RunConfig, image_count: int) -> int:
@@ -56,55 +64,161 @@ def choose_evaluations(config: RunConfig, affordable: int) -> int:
     return min(20, max(1, affordable)) if config.evaluations == "auto" else config.evaluations
 
 
-def plan_minutes(
-    config: RunConfig, step_seconds: float, evaluation_seconds: float, started: float
-) -> tuple[Plan, bool]:
-    """Return the plan of a run with a length in minutes, after its first `PLANNING_STEPS` steps.
+@dataclass(frozen=True)
+class RunTimes:
+    """Expected durations of the parts of a run.
 
-    Args:
-        config: settings of the run; `minutes` must be set.
-        step_seconds: expected mean duration of a step.
-        evaluation_seconds: duration of an evaluation.
-        started: `time.monotonic()` at the start of the run.
-
-    Returns:
-        The plan, and True if time remains for more steps than the planning steps.
+    Attributes:
+        stages: the input sizes of the run.
+        step_seconds: duration of a step in each stage, in seconds.
+        evaluation_seconds: duration of an evaluation, in seconds.
     """
-    assert config.minutes is not None
-    budget = config.minutes * 60
-    left = budget * (1 - _MARGIN) - _RESERVE - (time.monotonic() - started)
-    evaluations = choose_evaluations(config, int(_EVALUATION_FRACTION * budget / max(evaluation_seconds, 1e-3)))
-    more = max(1, int((left - evaluations * evaluation_seconds) / step_seconds))
-    return Plan(PLANNING_STEPS + more, evaluations), more > PLANNING_STEPS
+
+    stages: tuple[InputStage, ...]
+    step_seconds: tuple[float, ...]
+    evaluation_seconds: float = 0.0
+
+    def step_at(self, input_hw: tuple[int, int]) -> float:
+        """Return the duration of a step at one of the input sizes, in seconds."""
+        return self.step_seconds[[stage.input_hw for stage in self.stages].index(input_hw)]
+
+    def mean_step(self, done: float) -> float:
+        """Return the mean duration of the steps in the rest of the run, in seconds.
+
+        Args:
+            done: fraction of the run that is done, less than 1.
+        """
+        starts = np.array([stage.start for stage in self.stages] + [1.0])
+        return float(np.dot(np.diff(np.maximum(starts, done)), self.step_seconds)) / (1 - done)
+
+    def scaled(self, factor: float) -> "RunTimes":
+        """Return the durations on a machine that is slower by this factor."""
+        steps = tuple(seconds * factor for seconds in self.step_seconds)
+        return replace(self, step_seconds=steps, evaluation_seconds=self.evaluation_seconds * factor)
 
 
-def expected_step_seconds(times: list[float], input_hw: tuple[int, int], config: InputSizeConfig) -> float:
-    """Return the expected mean duration of a step over the whole run in seconds, from the times of the planning steps.
+def expected_times(
+    times: list[float], middle_times: list[float], input_hw: tuple[int, int], config: InputSizeConfig
+) -> RunTimes:
+    """Return the expected duration of a step at each input size, from the times of the planning steps.
 
     Args:
         times: duration of each of the first `PLANNING_STEPS` steps, in seconds.
+        middle_times: durations of steps at the input size of the middle stage; the first of them prepares kernels, so
+            it does not count. If empty, the duration is interpolated by the number of pixels.
         input_hw: full input size, in pixels.
         config: settings of the input size schedule.
     """
-    first_full = next(
-        step for step in range(PLANNING_STEPS) if input_size_at(input_hw, step, PLANNING_STEPS, config) == input_hw
-    )
+    stages = input_stages(input_hw, config)
+    sizes = [input_size_at(input_hw, step, PLANNING_STEPS, config) for step in range(PLANNING_STEPS)]
+    first_full = sizes.index(input_hw)
     if first_full == 0:
-        return median(times[_WARMED_UP:])
+        return RunTimes(stages, (median(times[_WARMED_UP:]),) * len(stages))
     # The last planning steps use the full input size. The first of them also prepares kernels, so it is not timed.
     small, large = median(times[_WARMED_UP:first_full]), median(times[first_full + 1 : PLANNING_STEPS])
-    return mean_step_seconds(small, large, input_hw, config)
+    known = {sizes[0]: small, input_hw: large}
+    if middle_times:
+        known[stages[1].input_hw] = median(middle_times[1:])
+    areas = [float(np.prod(stage.input_hw)) for stage in stages]
+    interpolated = np.interp(areas, [areas[0], areas[-1]], [small, large])
+    pairs = zip(stages, interpolated, strict=True)
+    return RunTimes(stages, tuple(known.get(stage.input_hw, float(seconds)) for stage, seconds in pairs))
 
 
-def mean_step_seconds(small: float, large: float, input_hw: tuple[int, int], config: InputSizeConfig) -> float:
-    """Return the mean duration of a step in seconds, over a whole run in which the input size grows.
+@dataclass(frozen=True)
+class PlanChange:
+    """A new plan of a run with a length in minutes.
+
+    Attributes:
+        plan: the new plan.
+        step_seconds: measured duration of the last steps, in seconds.
+        expected_seconds: duration of these steps by which the old plan was made, in seconds.
+        total_seconds: duration of the whole run with the old plan, in seconds.
+    """
+
+    plan: StepPlan
+    step_seconds: float
+    expected_seconds: float
+    total_seconds: float
+
+
+class TimeBudget:
+    """Plans the number of steps of a run with a length in minutes, and changes the plan when the speed changes.
 
     Args:
-        small: duration of a step at the first input size, in seconds.
-        large: duration of a step at the full input size, in seconds.
-        input_hw: full input size, in pixels.
-        config: settings of the input size schedule.
+        minutes: length of the run.
+        times: expected durations.
+
+    Attributes:
+        times: the durations by which the latest plan was made.
     """
-    areas = np.array([float(np.prod(input_size_at(input_hw, step, _SAMPLES, config))) for step in range(_SAMPLES)])
-    first, full = areas[0], areas[-1]
-    return small if first == full else small + (large - small) * float(np.mean(areas) - first) / (full - first)
+
+    def __init__(self, minutes: float, times: RunTimes) -> None:
+        self._seconds = minutes * 60
+        self.times = times
+        self._input_hw: tuple[int, int] | None = None
+        self._recent: list[float] = []
+
+    def first_plan(self, config: RunConfig, elapsed: float) -> tuple[int, int]:
+        """Return the number of steps and of evaluations of the run, after its first `PLANNING_STEPS` steps.
+
+        If no time remains for more steps than the planning steps, the number of steps is at most twice their number.
+
+        Args:
+            config: settings of the run.
+            elapsed: seconds since the start of the run.
+        """
+        affordable = int(_EVALUATION_FRACTION * self._seconds / max(self.times.evaluation_seconds, 1e-3))
+        evaluations = choose_evaluations(config, affordable)
+        left = self._left(elapsed, evaluations, self.times)
+        steps = PLANNING_STEPS + 1
+        for _ in range(_ITERATIONS):  # the longer the run, the more of its steps have small inputs
+            steps = PLANNING_STEPS + max(1, int(left / self.times.mean_step(PLANNING_STEPS / steps)))
+        return steps, evaluations
+
+    def record_step(self, input_hw: tuple[int, int], seconds: float) -> None:
+        """Record the duration of a step. The first step at a new input size does not count: it prepares kernels."""
+        if input_hw == self._input_hw:
+            self._recent.append(seconds)
+        else:
+            self._input_hw, self._recent = input_hw, []
+
+    def record_evaluation(self, seconds: float) -> None:
+        """Record the duration of an evaluation, relative to the latest steps: `change` scales all durations alike."""
+        if self._input_hw is not None and len(self._recent) >= _FEWEST_TIMES:
+            recent = float(np.median(self._recent[-2 * _FEWEST_TIMES :]))
+            seconds *= self.times.step_at(self._input_hw) / recent
+        self.times = replace(self.times, evaluation_seconds=seconds)
+
+    def change(self, plan: StepPlan, done: int, evaluations: int, elapsed: float) -> PlanChange | None:
+        """Return a new plan if the run would not end at the end of its budget otherwise; None: the plan is kept.
+
+        Args:
+            plan: the plan so far.
+            done: number of steps done, less than the number of steps of the run.
+            evaluations: number of evaluations that are left.
+            elapsed: seconds since the start of the run.
+        """
+        recent = np.array(self._recent[-max(_FEWEST_TIMES, plan.steps // _WINDOWS) :])
+        if self._input_hw is None or len(recent) < _FEWEST_TIMES:
+            return None
+        recent = np.minimum(recent, _OUTLIER * np.median(recent))
+        step_seconds, expected = float(np.mean(recent)), self.times.step_at(self._input_hw)
+        times = self.times.scaled(step_seconds / expected)
+        mean = times.mean_step(1 - float(plan.left_after(done)))
+        left = self._left(elapsed, evaluations, times)
+        error = (plan.steps - done) * mean - left
+        noise = float(np.std(recent)) / len(recent) ** 0.5 / step_seconds
+        tolerated = max(_SMALL_CHANGE * left, _STANDARD_ERRORS * noise * left, _SMALL_CHANGE_OF_BUDGET * self._seconds)
+        if abs(error) <= tolerated:
+            return None
+        steps = done + max(1, int(left / mean))
+        if steps == plan.steps:
+            return None
+        total = elapsed + (plan.steps - done) * mean + evaluations * times.evaluation_seconds
+        self.times = times
+        return PlanChange(plan.changed(done, steps), step_seconds, expected, total)
+
+    def _left(self, elapsed: float, evaluations: int, times: RunTimes) -> float:
+        """Return the seconds that are left for steps, if `evaluations` evaluations are left too."""
+        return self._seconds * (1 - _MARGIN) - _RESERVE - elapsed - evaluations * times.evaluation_seconds

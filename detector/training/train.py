@@ -94,6 +94,9 @@ def resume(
 ) -> TrainingResult:
     """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
+    With a length in minutes, the plans in the checkpoint are kept, but the number of steps may change again after it if
+    the speed changes. Then the result can differ from that without the interruption.
+
     Has the same side effects on this process as `train`. If weights/best.safetensors is missing or damaged, it is
     written again from the checkpoint.
 

@@ -59,12 +59,12 @@ class Trainer:
         self._config, self._device, self._dtype = config, device, dtype
         self._steps_per_epoch = steps_per_epoch
 
-    def step(self, step: int, steps: int, batch: Batch) -> LossTerms:
+    def step(self, step: int, steps: float, batch: Batch) -> LossTerms:
         """Do one optimizer step; return the loss before the step, detached from the computation graph.
 
         Args:
             step: index of the step, from 0.
-            steps: number of steps of the run.
+            steps: number of steps of the run, for the schedules; see `StepPlan.length_at`.
             batch: the training samples of this step.
 
         Raises:

@@ -17,8 +17,10 @@ from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
 from detector.loader.loader import training_batch, training_batches
+from detector.step_plan import StepPlan
 
 BATCH, STEPS = 3, 12  # 36 samples, more than seven epochs of five images, with mosaic
+PLAN = StepPlan.fixed(STEPS)
 
 
 def read_noise(annotation: Annotation) -> ImageArray:
@@ -59,16 +61,16 @@ def test_a_batch_contains_the_samples_of_its_positions(dataset: DetectionDataset
 
 @pytest.mark.parametrize("start", [0, 1, 5, 11, 12])
 def test_a_resumed_run_gets_the_same_batches(dataset: DetectionDataset, start: int) -> None:
-    full_run = list(training_batches(dataset, BATCH, STEPS, 0, STEPS))
+    full_run = list(training_batches(dataset, BATCH, PLAN, 0, STEPS))
     assert [step for step, _ in full_run] == list(range(STEPS))
-    resumed = list(training_batches(dataset, BATCH, STEPS, start, STEPS))
+    resumed = list(training_batches(dataset, BATCH, PLAN, start, STEPS))
     assert [step for step, _ in resumed] == list(range(start, STEPS))
     for (_, a), (_, b) in zip(resumed, full_run[start:], strict=True):
         assert_same(a, b)
 
 
 def test_prefetched_batches_equal_batches_made_one_by_one(dataset: DetectionDataset) -> None:
-    for step, batch in training_batches(dataset, BATCH, STEPS, 0, STEPS):
+    for step, batch in training_batches(dataset, BATCH, PLAN, 0, STEPS):
         assert_same(batch, training_batch(dataset, step, BATCH, STEPS))
 
 
@@ -78,7 +80,7 @@ def test_a_batch_larger_than_the_split_repeats_its_images(dataset: DetectionData
 
 
 def test_stopping_early_leaves_no_thread_running(dataset: DetectionDataset) -> None:
-    batches: Iterator[tuple[int, Batch]] = training_batches(dataset, BATCH, 1000, 0, 1000)
+    batches: Iterator[tuple[int, Batch]] = training_batches(dataset, BATCH, StepPlan.fixed(1000), 0, 1000)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
@@ -101,4 +103,4 @@ def test_an_image_that_disappears_during_the_run_raises(monkeypatch: pytest.Monk
     )
     dataset = DetectionDataset(split, (32, 64), Config())
     with pytest.raises(InputError, match=r"\.png: no such image"):
-        list(training_batches(dataset, BATCH, STEPS, 0, STEPS))
+        list(training_batches(dataset, BATCH, PLAN, 0, STEPS))

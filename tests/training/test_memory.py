@@ -11,6 +11,7 @@ from detector.data.open_data import open_data
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batches
 from detector.model.make_network import make_network
+from detector.step_plan import StepPlan
 from detector.training.trainer import Trainer
 
 STATM = Path("/proc/self/statm")
@@ -33,7 +34,7 @@ def test_memory_does_not_grow_with_the_number_of_epochs(tiny_data: Path) -> None
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32, steps_per_epoch=3)
     steps = 150
     early_bytes = early_files = 0
-    for step, batch in training_batches(dataset, 4, steps, 0, steps):
+    for step, batch in training_batches(dataset, 4, StepPlan.fixed(steps), 0, steps):
         trainer.step(step, steps, batch)
         if step == 30:
             early_bytes, early_files = resident_bytes(), open_files()

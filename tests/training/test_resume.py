@@ -1,6 +1,9 @@
 """Resuming: an interrupted run continues bit-exactly, changes are reported, damaged checkpoints are not used."""
 
 import hashlib
+import json
+import logging
+import math
 import os
 import shutil
 import signal
@@ -17,10 +20,13 @@ import torch
 from detector.config import Config
 from detector.errors import ConfigError, FileError
 from detector.graceful_shutdown import GracefulShutdown
+from detector.loader.batch import Batch
+from detector.loss.terms import LossTerms
 from detector.model.checkpoint import load_weights
 from detector.training.run_folder import RunFolder
 from detector.training.run_state import read_state
-from detector.training.train import resume, train
+from detector.training.train import make_request, resume, resume_run, start_run, train
+from detector.training.trainer import Trainer
 
 STEPS, EVALUATIONS = 30, 5
 
@@ -78,6 +84,84 @@ def test_number_of_loader_threads_has_no_effect(workers: int, tiny_data: Path, s
     train(tiny_data, short, out=tmp_path / "one")
     train(tiny_data, replace(short, workers=workers), out=tmp_path / "other")
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "other")
+
+
+class FakeClock:
+    """A clock that stands still, except that each training step takes a number of seconds.
+
+    Args:
+        seconds: duration of a step.
+        slow_from: index of the step from which steps take twice as long.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, slow_from: float) -> None:
+        self._now = 0.0
+        step = getattr(Trainer.step, "without_clock", Trainer.step)
+
+        def timed_step(trainer: Trainer, index: int, steps: float, batch: Batch) -> LossTerms:
+            self._now += seconds * (2 if index >= slow_from else 1)
+            return step(trainer, index, steps, batch)
+
+        timed_step.without_clock = step  # type: ignore[attr-defined]
+        monkeypatch.setattr(Trainer, "step", timed_step)
+        monkeypatch.setattr("detector.training.run.time", self)
+
+    def monotonic(self) -> float:
+        return self._now
+
+
+def planned(folder: Path) -> list[tuple[int, int]]:
+    """Return the changes of the plan in the latest checkpoint, which must be those in config.json."""
+    state = read_state(folder / "state")
+    assert state is not None
+    changes = list(state[0].plan.changes)
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["plan_changes"] == [list(change) for change in changes]
+    assert settings["steps"] == state[0].steps
+    return changes
+
+
+def test_changed_plan_is_kept_when_the_run_is_resumed(
+    tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_all_states(monkeypatch)
+    caplog.set_level(logging.INFO)
+    config = replace(short, steps=None, minutes=0.08, evaluations=3, dropout=0.2, qat_start=0.7, mosaic_from=0.0)
+    request = make_request(tiny_data, config, split=None, weights=None, reuse_backbone=False)
+    FakeClock(monkeypatch, 0.05, slow_from=30)
+    result = start_run(request, tmp_path / "complete", 0.0)
+    changes = planned(tmp_path / "complete")
+    assert len(changes) > 1
+    assert result.steps == changes[-1][1] < changes[0][1]
+    assert f"the run now has {changes[1][1]} steps instead of {changes[0][1]}, because it would take" in caplog.text
+    assert "to repeat this run: --set" not in caplog.text
+    evaluated = [int(line.split(",")[0]) for line in (tmp_path / "complete/results.csv").read_text().splitlines()[1:]]
+    assert len(set(evaluated)) == len(evaluated) == 3
+    assert evaluated[-1] == result.steps
+    expected = fingerprint(tmp_path / "complete")
+    shutil.copytree(tmp_path / "complete", tmp_path / "resumed")
+    remove_checkpoints(tmp_path / "resumed", changes[-1][0])
+    FakeClock(monkeypatch, 0.05, slow_from=30)
+    resume_run(tmp_path / "resumed", False, 0.0)
+    assert fingerprint(tmp_path / "resumed") == expected
+    assert planned(tmp_path / "resumed") == changes
+
+
+def test_resumed_run_plans_again_only_after_its_checkpoint(
+    tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_all_states(monkeypatch)
+    config = replace(short, steps=None, minutes=0.08, evaluations=3)
+    request = make_request(tiny_data, config, split=None, weights=None, reuse_backbone=False)
+    FakeClock(monkeypatch, 0.05, slow_from=30)
+    start_run(request, tmp_path, 0.0)
+    changes = planned(tmp_path)
+    remove_checkpoints(tmp_path, changes[1][0])  # at the first change
+    FakeClock(monkeypatch, 0.05, slow_from=math.inf)
+    result = resume_run(tmp_path, False, 0.0)
+    resumed = planned(tmp_path)
+    assert resumed[:2] == changes[:2]
+    assert result.steps == resumed[-1][1] > changes[-1][1]  # the machine is faster now
 
 
 def test_run_without_checkpoint_starts_from_the_beginning(tiny_data: Path, short: Config, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.config import PLANNING_STEPS, Config
-from detector.training.schedule import backbone_factor, ema_decay, evaluation_steps, learning_rate_factor, min_quality
+from detector.step_plan import StepPlan
+from detector.training.schedule import backbone_factor, ema_decay, learning_rate_factor, min_quality
 
 fractions = st.floats(0, 1)
 names = st.sampled_from(["linear", "cosine", "step", "inverse", "exponential", "root_epoch", "root_step"])
@@ -69,19 +70,6 @@ def test_minimum_quality_ends_after_two_percent_of_the_run() -> None:
     assert [min_quality(step, 5000) for step in (0, 99, 100, 4999)] == [0.1, 0.1, 0, 0]
 
 
-@given(lengths, st.integers(1, 100))
-def test_evaluations_are_evenly_spaced_and_include_the_end(steps: int, count: int) -> None:
-    after = evaluation_steps(steps, count)
-    assert after[-1] == steps
-    assert after == sorted(set(after))
-    assert after[0] >= 1
-    assert len(after) <= min(count, steps)
-    if count <= steps / 2:
-        assert len(after) == count
-        gaps = [b - a for a, b in itertools.pairwise([0, *after])]
-        assert max(gaps) - min(gaps) <= 1
-
-
 @pytest.mark.parametrize(("steps", "factor"), [(25, 0.3), (250, 0.3), (600, 0.6), (1000, 1), (5000, 1)])
 def test_backbone_changes_less_in_short_runs(steps: int, factor: float) -> None:
     config = Config(lr_backbone="by_steps")
@@ -95,3 +83,28 @@ def test_frozen_backbone_has_learning_rate_zero() -> None:
     config = Config(freeze=0.25, lr_backbone=0.5)
     assert [backbone_factor(step, 200, config) for step in (0, 49, 50, 199)] == [0, 0, 0.5, 0.5]
     assert [backbone_factor(step, 40, config) for step in (PLANNING_STEPS - 1, PLANNING_STEPS)] == [0, 0.5]
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(["linear", "cosine"]),
+    st.integers(200, 2000),
+    st.lists(st.tuples(st.floats(0, 0.9), st.floats(0.5, 2)), max_size=3),
+)
+def test_learning_rate_does_not_jump_when_the_plan_changes(
+    name: str, steps: int, changes: list[tuple[float, float]]
+) -> None:
+    config, plan = Config(lr_schedule=name), StepPlan.fixed(steps)  # type: ignore[arg-type]
+    for where, factor in changes:
+        latest = max(PLANNING_STEPS, plan.changes[-1][0])
+        done = latest + int(where * (plan.steps - latest))
+        plan = plan.changed(done, done + max(50, int(factor * (plan.steps - done))))
+
+    def rates(plan: StepPlan) -> list[float]:
+        return [learning_rate_factor(step, plan.length_at(step), config, 25) for step in range(plan.steps)]
+
+    shortest = min(steps for _, steps in plan.changes)
+    largest_difference = max(abs(b - a) for a, b in itertools.pairwise(rates(StepPlan.fixed(shortest))))
+    changed = rates(plan)
+    assert max(abs(b - a) for a, b in itertools.pairwise(changed)) <= 6 * largest_difference
+    assert changed[-1] == pytest.approx(config.final_lr)

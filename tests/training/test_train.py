@@ -27,6 +27,7 @@ from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.predict.detector import Detector
 from detector.runtime.pytorch import TorchRuntime
+from detector.step_plan import StepPlan
 from detector.training.time_budget import choose_batch_size
 from detector.training.train import make_request, start_run, train
 from detector.training.trainer import Trainer
@@ -42,7 +43,7 @@ def test_network_overfits_a_few_images() -> None:
     torch.manual_seed(0)
     network = make_network(config, len(split.class_names), *dataset.color_statistics())
     trainer = Trainer(network, config, torch.device("cpu"), torch.float32)
-    for step, batch in training_batches(dataset, batch_size, steps, 0, steps):
+    for step, batch in training_batches(dataset, batch_size, StepPlan.fixed(steps), 0, steps):
         trainer.step(step, steps, batch)
     info = WeightsInfo("pico", split.class_names, split.category_ids, input_hw, {}, {})
     runtime = TorchRuntime(trainer.ema.network, input_hw, torch.device("cpu"))
