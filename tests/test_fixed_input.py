@@ -120,7 +120,7 @@ def test_other_input_sizes_are_refused_at_inference(weights: Path, tiny_data: Pa
     message = r"accepts only inputs of 96x64 pixels \(width x height\), not 128; leave out --imgsz"
     for runtime in ("torch", "onnxruntime", "openvino"):
         with pytest.raises(WeightsError, match=message):
-            Detector.load(weights, device="cpu", runtime=runtime, input_size=128)  # type: ignore[arg-type]
+            Detector.load(weights, device="cpu", runtime=runtime, input_size=128)
     with pytest.raises(WeightsError, match=message):
         evaluate(tiny_data, weights, split="val", input_size=128)
     with pytest.raises(WeightsError, match=message):
@@ -242,7 +242,8 @@ def test_layers_for_a_turned_input_are_not_copied() -> None:
     assert before.shape == across.cells.output.weight.shape  # so that only the input size tells them apart
     copy_weights(upright, across, all_classes=True)
     assert torch.equal(upright.cells.output.weight, before)
-    assert torch.equal(upright.cells.blocks[0].conv.weight, across.cells.blocks[0].conv.weight)
+    copied, source = (network.get_parameter("cells.blocks.0.conv.weight") for network in (upright, across))
+    assert torch.equal(copied, source)
 
 
 def test_check_examines_the_network(tiny_data: Path) -> None:

@@ -12,7 +12,7 @@ from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.ledger import Ledger, UnusableImage
 from detector.errors import ImageError, LabelError
-from detector.images import is_truncated, read_image
+from detector.images import is_truncated, read_image, read_reduced
 from detector.options import MAX_PIXELS
 from detector.wording import plural
 
@@ -102,16 +102,25 @@ class Split:
     held_back: bool = False
     ids_are_positions: bool = False
 
-    def decode(self, annotation: Annotation) -> ImageArray:
+    def decode(self, annotation: Annotation, min_hw: tuple[int, int] | None = None) -> ImageArray:
         """Decode the image of an annotation, compare its size with the annotation, and return it as [H, W, 3] RGB.
+
+        Args:
+            annotation: the annotation.
+            min_hw: smallest height and width that the caller needs: a large JPEG file is then decoded at a reduced
+                size, see `images.read_reduced`. None: the full size.
 
         Raises:
             InputError: the image cannot be decoded.
             ImageError: the size of the image differs from the size in the annotation.
         """
-        image = self.read_image(annotation)
-        if image.shape[:2] != annotation.image_hw:
-            (height, width), found = annotation.image_hw, image.shape
+        if min_hw is not None and getattr(self.read_image, "func", self.read_image) is read_file:
+            image, found = read_reduced(annotation.image_path, min_hw, max_pixels=self.max_pixels)
+        else:
+            image = self.read_image(annotation)
+            found = (image.shape[0], image.shape[1])
+        if found != annotation.image_hw:
+            height, width = annotation.image_hw
             raise ImageError(
                 f"{annotation.image_path}: the image has {found[1]}x{found[0]} pixels, "
                 f"but its annotation says {width}x{height}"

@@ -46,11 +46,11 @@ def dense_head(cells_hw: tuple[int, int], dropout: float = 0.0) -> CellHead:
     return head
 
 
-def parameters_of(head: CellHead) -> list[nn.Parameter]:
+def parameters_of(head: CellHead) -> list[torch.Tensor]:
     """Return weight and bias of the first and of the second fully connected layer."""
     assert head.hidden is not None
-    found = [head.hidden.conv.weight, head.hidden.conv.bias, head.output.weight, head.output.bias]
-    return [parameter for parameter in found if parameter is not None]
+    layers = (head.hidden.conv, head.output)
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias) if parameter is not None]
 
 
 @pytest.mark.parametrize("cells_hw", [(1, 1), (2, 3), (4, 1)])
