@@ -1,11 +1,11 @@
 """Measure whether restyled training images help in a town that was not trained on: AP on `carla`, Town05.
 
-    python tools/restyle_carla.py --data datasets/carla.yaml --weights tools/everyday/start.safetensors --out town05
+    python tools/restyle_carla.py --data datasets/carla.yaml --out town05
 
 The training images are frames of the other towns: the subset of `few_images.json` with the number of the seed. The
 style images are the frames of Town05 in `restyle_carla.json`, every fifth in the order of time, whose labels are not
-used; the other frames of Town05 are the test images. The weights are the features of the style transfer and the initial
-weights of each run. A run that is in `results.jsonl` already is not repeated.
+used; the other frames of Town05 are the test images. The shipped weights `everyday` are the features of the style
+transfer and the initial weights of each run. A run that is in `results.jsonl` already is not repeated.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def training_set(name: str, subset: int, styles: list[str], options: argparse.Na
     keeps_colors = name == "texture"
     restyle(
         plain, styles, folder,
-        weights=options.weights, max_side=_INPUT_SIZE, keep_colors=keeps_colors, seed=subset, allow_outside=True,
+        max_side=_INPUT_SIZE, keep_colors=keeps_colors, seed=subset, allow_outside=True,
     )  # fmt: skip
     return folder
 
@@ -94,7 +94,7 @@ def measure(variant: str, seed: int, styles: list[str], options: argparse.Namesp
     config = override(Config(), [*fixed, f"steps={options.steps}", f"seed={seed}", *settings])
     run = options.out / "run"
     shutil.rmtree(run, ignore_errors=True)
-    trained = train(folder, config, out=run, split="train", weights=options.weights, reuse_backbone=True)
+    trained = train(folder, config, out=run, split="train")
     ap = evaluate(options.out / "test", trained.weights, split="test", intervals=False, allow_outside=True)
     return {"AP": ap.AP, "AP50": ap.AP50}
 
@@ -103,7 +103,6 @@ def main() -> None:
     """Do all runs that are not done, and print the AP of each variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="datasets/carla.yaml", help="the data set `carla`")
-    parser.add_argument("--weights", default="scenes", help="see above")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of the runs")
     parser.add_argument("--steps", type=int, default=150, help="number of training steps")

@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--out", type=path, required=True, help="folder for the new data set")
     add_overwrite(parser)
-    parser.add_argument("--weights", help=f"weights whose backbone computes the features: {TRAINED} (default: everyday)")
+    parser.add_argument(
+        "--weights", help=f"weights whose backbone computes the features: {TRAINED} (default: everyday)"
+    )
     parser.add_argument(
         "--steps",
         type=count,

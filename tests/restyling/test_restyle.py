@@ -165,12 +165,15 @@ def test_interrupt_keeps_complete_images(
     assert len(list((tmp_path / "out" / "images").rglob("*"))) == 1 + 2
 
 
-def test_rendered_images_can_be_restyled(styles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rendered_images_can_be_restyled(
+    styles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.data.scenes.scenes._split_size", lambda split: 3)
     out = tmp_path / "out"
-    command = ["restyle", "--data", "scenes", "--split", "test", "--style", str(styles / "a.jpg"), "--steps", "1"]
+    command = ["restyle", "--data", "scenes", "--split", "val", "--style", str(styles / "a.jpg"), "--steps", "1"]
     command += ["--max-side", "16", "--out", str(out)]
     assert main(command) == 0
-    source, found = open_data("scenes").read("test"), open_data(out).read("test")
+    source, found = open_data("scenes").read("val"), open_data(out).read("val")
     assert len(found.annotations) == len(source.annotations)
     for new, old in zip(found.annotations, source.annotations, strict=True):
         assert_same_labels(new, old)

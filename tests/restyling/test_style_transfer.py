@@ -87,7 +87,7 @@ def test_loss_gradient_equals_differences(transfer: StyleTransfer) -> None:
 
 
 def test_loss_decreases_and_the_style_comes_closer(transfer: StyleTransfer) -> None:
-    content, style = smooth_image(1), stripes()
+    content, style = smooth_image(1), smooth_image(2)
     restyled = transfer.apply(content, [style])
     assert restyled.shape == content.shape
     assert restyled.dtype == np.uint8
@@ -95,11 +95,11 @@ def test_loss_decreases_and_the_style_comes_closer(transfer: StyleTransfer) -> N
     _, before = errors(transfer, colored, colored, style)
     content_error, after = errors(transfer, restyled, colored, style)
     assert after < 0.7 * before
-    assert content_error < 1
+    assert content_error < 0.1
 
 
 def test_more_steps_give_a_lower_loss(network: GridNetwork) -> None:
-    content, style = smooth_image(1), stripes()
+    content, style = smooth_image(1), smooth_image(2)
     colored = np.rint(match_colors(content, [style])).astype(np.uint8)
     losses = []
     for steps in (1, 10):
