@@ -4,7 +4,7 @@
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
  'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw', 'evaluate', 'explain', 'export',
- 'open_data', 'read_config', 'read_image', 'resume', 'review', 'train', 'verify', 'write_image']
+ 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
     from detector.options import DetectOptions
     from detector.predict.detector import Detector
+    from detector.restyling.restyle import restyle
     from detector.reviewing.review import review
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
@@ -56,6 +57,7 @@ __all__ = [
     "open_data",
     "read_config",
     "read_image",
+    "restyle",
     "resume",
     "review",
     "train",
@@ -84,6 +86,7 @@ _LAZY = {
     "open_data": "detector.data.open_data",
     "read_config": "detector.config",
     "read_image": "detector.images",
+    "restyle": "detector.restyling.restyle",
     "resume": "detector.training.train",
     "review": "detector.reviewing.review",
     "train": "detector.training.train",

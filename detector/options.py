@@ -178,6 +178,35 @@ class DrawOptions:
 DEFAULT_DRAWING = DrawOptions()
 
 
+@dataclass(frozen=True, kw_only=True)
+class StyleOptions:
+    """Options of the style transfer.
+
+    Attributes:
+        steps: number of steps at each of three sizes of the image.
+        style_weight: weight of the style relative to the content, at least 0.
+        max_side: largest long side in pixels at which the texture is found.
+        keep_colors: whether images keep their colors, and get only the texture of the style images.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+
+    steps: int = 15
+    style_weight: float = 3.0
+    max_side: int = 512
+    keep_colors: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", _count("steps", self.steps))
+        object.__setattr__(self, "max_side", _count("max_side", self.max_side))
+        object.__setattr__(self, "keep_colors", _flag("keep_colors", self.keep_colors))
+        weight: object = self.style_weight
+        if not isinstance(weight, Real) or isinstance(weight, bool) or not 0 <= weight < float("inf"):  # type: ignore[operator]
+            raise ConfigError(f"style_weight: expected a number of at least 0, got {shown(weight)}")
+        object.__setattr__(self, "style_weight", float(weight))
+
+
 def _fraction(name: str, value: object) -> float:
     """Return `value` as a float if it is a number from 0 to 1, else raise ConfigError (also for NaN)."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:  # type: ignore[operator]

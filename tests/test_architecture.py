@@ -50,6 +50,7 @@ COMMANDS = {
     "serving": set(),
     "describing": set(),
     "converting": set(),
+    "restyling": set(),
 }
 """Command → other commands that it may import. Every command may also import vocabulary and stages."""
 

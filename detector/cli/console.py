@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
     from detector.metrics.bootstrap import Intervals
     from detector.metrics.intervals import Interval
+    from detector.restyling.restyle import RestyledData
     from detector.training.run import TrainingResult
 
 _INT8_ADVICE = """\
@@ -370,3 +371,15 @@ def print_conversion(conversion: "Conversion", folder: str) -> None:
         print_line(
             f"next: detector evaluate --data {folder} --split {next(iter(conversion.ledgers))}{outside} --weights ..."
         )
+
+
+def print_restyled(result: "RestyledData", folder: str) -> None:
+    """Print the counts of a restyled data set, and the next command; `folder` is quoted for a shell."""
+    boxes = sum(len(annotation.boxes) for annotation in result.split.annotations)
+    images = plural(len(result.split.annotations), "image")
+    print_line(f"{result.split.name}: {images}, {plural(boxes, 'box')}, {plural(result.styles, 'style image')} used")
+    print_line(f"  source: {result.split.ledger.summary()}")
+    if result.failed:
+        print_line(f"  {plural(len(result.failed), 'image')} left out: see {result.folder / 'ledger.json'}")
+    print_line(f"look at {result.folder / 'sheet.jpg'}: before, style, after")
+    print_line(f"next: detector train --data {folder}")

@@ -14,6 +14,7 @@ from detector.cli import (
     explain,
     export,
     info,
+    restyle,
     review,
     serve,
     split,
@@ -51,6 +52,7 @@ COMMANDS: Mapping[str, Command] = {
         summary,
         convert,
         split,
+        restyle,
         info,
     )
 }
