@@ -472,6 +472,29 @@ class RunConfig(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnlabeledConfig(_Part):
+    """Settings of training with unlabeled images, which get pseudo-labels; without effect without `--unlabeled`."""
+
+    unlabeled_start: float = _setting(
+        0.5,
+        "with --unlabeled: fraction of the run after which the averaged weights label the unlabeled images, and from "
+        "which on these images are in each batch",
+        0.01,
+        0.99,
+    )
+    unlabeled_fraction: float = _setting(
+        0.5, "with --unlabeled: fraction of the images of a batch that are images with pseudo-labels", 0.01, 0.99
+    )
+    unlabeled_score: Literal["auto"] | float = _setting(
+        "auto",
+        "with --unlabeled: score from which a detection becomes a pseudo-label; a detection with at least half of this "
+        "score is an ignore region. auto: chosen for each class, from its number of objects in the labeled images",
+        0.05,
+        1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuppressionConfig(_Part):
     """Settings of non-maximum suppression (NMS), which the trained detector uses unless a caller passes others."""
 
@@ -485,7 +508,16 @@ class SuppressionConfig(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(NetworkConfig, InputSizeConfig, RunConfig, OptimizerConfig, LossConfig, AugmentConfig, SuppressionConfig):
+class Config(
+    NetworkConfig,
+    InputSizeConfig,
+    RunConfig,
+    OptimizerConfig,
+    LossConfig,
+    AugmentConfig,
+    UnlabeledConfig,
+    SuppressionConfig,
+):
     """All settings of a training run.
 
     The value "auto" is resolved from the data and the machine. `config.json` in the output folder holds the result.
@@ -504,6 +536,7 @@ PARTS: Mapping[str, type[_Part]] = {
     "Optimizer and regularization": OptimizerConfig,
     "Loss and assigner": LossConfig,
     "Augmentation": AugmentConfig,
+    "Unlabeled images": UnlabeledConfig,
     "Non-maximum suppression": SuppressionConfig,
 }
 """Heading in configs/README.md → the part with the settings below the heading."""

@@ -30,6 +30,11 @@ class ImageHashes:
     train: frozenset[bytes] = frozenset()
     val: frozenset[bytes] = frozenset()
 
+    def with_train(self, hashes: Iterable[bytes]) -> "ImageHashes":
+        """Return a copy with more training images."""
+        train = self.train | frozenset(hashes)
+        return ImageHashes(train, self.val - train)
+
     def to_json(self) -> dict[str, str]:
         """Return both sets as base64 text: the sorted hashes, one after the other."""
         return {"train": _pack(self.train), "val": _pack(self.val)}

@@ -38,6 +38,13 @@ def add(commands: Commands) -> None:
         help="resume even if the data, run.json, the initial weights, a version, the number of threads, the device or "
         "the machine has changed",
     )
+    parser.add_argument(
+        "--unlabeled",
+        type=path,
+        metavar="DIR",
+        help="images without labels to learn from, too: a folder, a .txt file that lists images, or a data set, whose "
+        "labels are not used; the network labels them itself in the middle of the run",
+    )
     parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
     parser.add_argument(
         "--no-report",
@@ -95,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         split=options.split,
         weights=initial_weights(options.weights),
         reuse_backbone=options.reuse_backbone,
+        unlabeled=options.unlabeled,
     )
     out = options.out or next_free(Path("runs/train"))
     result = start_run(
@@ -106,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     """Resume a run; raise ConfigError if an option that changes the run is given."""
-    own = {"command", "resume", "resume_anyway", "data", "threads", "quiet", "verbose", "no_report"}
+    own = {"command", "resume", "resume_anyway", "data", "unlabeled", "threads", "quiet", "verbose", "no_report"}
     given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
     other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
@@ -118,7 +126,14 @@ def _resume(options: argparse.Namespace) -> int:
     limit_torch_threads(options)
     from detector.training.train import resume_run
 
-    result = resume_run(options.resume, options.resume_anyway, STARTED, options.data, report=not options.no_report)
+    result = resume_run(
+        options.resume,
+        options.resume_anyway,
+        STARTED,
+        options.data,
+        unlabeled=options.unlabeled,
+        report=not options.no_report,
+    )
     _print_result(result, options.quiet)
     return 0
 

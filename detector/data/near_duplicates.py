@@ -104,8 +104,7 @@ def _read_thumbnails(split: Split, fraction: float, pool: ThreadPoolExecutor) ->
         try:
             if split.from_files:
                 return read_thumbnail(annotation.image_path, _THUMBNAIL, max_pixels=split.max_pixels)
-            size = (_THUMBNAIL, _THUMBNAIL)
-            return np.asarray(cv2.resize(split.read_image(annotation), size, interpolation=cv2.INTER_AREA), np.uint8)
+            return thumbnail_of(split.read_image(annotation))
         except InputError:
             return None
 
@@ -118,6 +117,11 @@ def _read_thumbnails(split: Split, fraction: float, pool: ThreadPoolExecutor) ->
         np.array([thumbnail for _, thumbnail in decoded], dtype=np.uint8).reshape(-1, _THUMBNAIL, _THUMBNAIL, 3),
         tuple(annotation.image_path for annotation, thumbnail in results if thumbnail is None),
     )
+
+
+def thumbnail_of(image: ImageArray) -> ImageArray:
+    """Return the thumbnail [side, side, 3] of a decoded image [H, W, 3]; the image is stretched to a square."""
+    return np.asarray(cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def find_near_duplicates(thumbnails: ImageArray, references: ImageArray | None = None) -> Duplicates:

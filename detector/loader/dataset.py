@@ -6,8 +6,9 @@ Sample k of a run depends only on (seed, k), not on the thread or on the order i
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from itertools import islice
 
@@ -94,6 +95,26 @@ class DetectionDataset:
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    def select(
+        self, indices: Sequence[int], annotations: Sequence[Annotation] | None = None, config: Config | None = None
+    ) -> "DetectionDataset":
+        """Return a data set with some of the images, without decoding them again.
+
+        Its ledger, `image_bytes` and fingerprint are still those of all images.
+
+        Args:
+            indices: indices of the images, in the order of the new data set.
+            annotations: new annotations of these images; None: those they have.
+            config: new settings; None: the settings stay the same.
+        """
+        selected = copy(self)
+        for name in ("_color_statistics", "_principal_colors", "_class_weights", "_donor_probabilities"):
+            vars(selected).pop(name, None)
+        selected.annotations = tuple(annotations or (self.annotations[index] for index in indices))
+        selected._images = [self._images[index] for index in indices] if self.in_memory else []
+        selected.config = config or self.config
+        return selected
 
     def sample(self, index: int) -> Sample:
         """Return sample `index` without augmentation. A large image is reduced to 1.5 times its letterboxed size."""

@@ -7,6 +7,7 @@ and the batches do not depend on the number of threads.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from detector.config import PLANNING_STEPS
 from detector.loader.batch import Batch, collate
@@ -18,16 +19,52 @@ _PREFETCH = 3
 """Number of batches that are built in advance."""
 
 
-def training_batch(dataset: DetectionDataset, step: int, batch_size: int, steps: float) -> Batch:
-    """Return the batch of training step number `step` (from 0) in a run of `steps` steps; see `StepPlan.length_at`."""
+@dataclass(frozen=True, eq=False)
+class PseudoLabeled:
+    """Images with pseudo-labels, which take the last places of each batch from a step on.
+
+    Attributes:
+        dataset: the images.
+        start: index of the first step with these images.
+        per_batch: number of these images in a batch.
+    """
+
+    dataset: DetectionDataset
+    start: int
+    per_batch: int
+
+
+def training_batch(
+    dataset: DetectionDataset, step: int, batch_size: int, steps: float, pseudo: PseudoLabeled | None = None
+) -> Batch:
+    """Return the batch of training step number `step` (from 0) in a run of `steps` steps.
+
+    Args:
+        dataset: the labeled images.
+        step: number of the step.
+        batch_size: number of images in the batch.
+        steps: number of steps of the run; see `StepPlan.length_at`.
+        pseudo: images with pseudo-labels; None: there are none. The labeled images at their places are skipped.
+    """
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
     input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
-    return collate([dataset.training_sample(first + index, epochs, input_hw) for index in range(batch_size)])
+    others = pseudo.per_batch if pseudo is not None and step >= pseudo.start else 0
+    samples = [dataset.training_sample(first + index, epochs, input_hw) for index in range(batch_size - others)]
+    if pseudo is not None and others:
+        first, length = (step - pseudo.start) * others, (steps - pseudo.start) * others
+        epochs = length / len(pseudo.dataset)
+        samples += [pseudo.dataset.training_sample(first + index, epochs, input_hw) for index in range(others)]
+    return collate(samples)
 
 
 def training_batches(
-    dataset: DetectionDataset, batch_size: int, plan: StepPlan, start: int, stop: int
+    dataset: DetectionDataset,
+    batch_size: int,
+    plan: StepPlan,
+    start: int,
+    stop: int,
+    pseudo: PseudoLabeled | None = None,
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for each step from `start` to `stop` - 1 of a run, in order.
 
@@ -37,6 +74,7 @@ def training_batches(
         plan: planned number of steps of the run. If it changes, the batches from this step on must be made again.
         start: first step, from 0.
         stop: the step after the last one.
+        pseudo: as for `training_batch`.
 
     Raises:
         InputError: an image can no longer be read.
@@ -44,14 +82,14 @@ def training_batches(
     workers = dataset.config.workers
     if workers == 0:
         for step in range(start, stop):
-            yield step, training_batch(dataset, step, batch_size, plan.length_at(step))
+            yield step, training_batch(dataset, step, batch_size, plan.length_at(step), pseudo)
         return
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="loader") as pool:
         pending: deque[tuple[int, Future[Batch]]] = deque()
         try:
             for step in range(start, stop):
                 steps = plan.length_at(step)
-                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps)))
+                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps, pseudo)))
                 if len(pending) > _PREFETCH:
                     ready, future = pending.popleft()
                     yield ready, future.result()

@@ -11,7 +11,7 @@ from detector.training.run_inputs import RunInputs
 
 
 def data_facts(inputs: RunInputs) -> dict[str, object]:
-    """Return the checksums of training images, val images and classes of a run.
+    """Return the checksums of training images, unlabeled images, val images and classes of a run.
 
     They do not depend on paths, times of files, or ids of images and label rows, as long as their order stays the same.
     """
@@ -25,6 +25,7 @@ def data_facts(inputs: RunInputs) -> dict[str, object]:
     classes = json.dumps([inputs.split.class_names, inputs.split.category_ids])
     return {
         "data": f"{inputs.dataset.fingerprint}-{_digest(files.encode())[:8]}",
+        "unlabeled": None if inputs.unlabeled is None else _digest(b"".join(inputs.unlabeled.hashes)),
         "val": None if inputs.val is None else val.hexdigest()[:16],
         "classes": _digest(classes.encode()),
     }

@@ -11,6 +11,7 @@ from detector.version import VERSION
 
 EFFECTS = {
     "data": "the run would train on other images or boxes than before",
+    "unlabeled": "the run would train on other unlabeled images than before",
     "val": "the run would be evaluated on other images, boxes or areas than before",
     "classes": "the weights would have other class names or category ids than before",
     "weights": "the run would start from other weights than before",

@@ -86,6 +86,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
             "boxes": ledger.used + ledger.clipped,
             "seconds": round(seconds, 1),
             "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
+            **({} if inputs.unlabeled is None else {"unlabeled_images": len(inputs.unlabeled.dataset)}),
             **inputs.start_facts,
         },
         image_hashes=inputs.image_hashes,

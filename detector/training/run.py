@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -18,12 +18,14 @@ from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
 from detector.evaluating.evaluate import detect_letterboxed_split, ground_truth_of, score_split
 from detector.graceful_shutdown import GracefulShutdown
+from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_stages
-from detector.loader.loader import training_batches
+from detector.loader.loader import PseudoLabeled, training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.matches import match_detections
 from detector.metrics.seeds import ApHalves, ap_halves
 from detector.model.checkpoint import tensors_to_save
+from detector.options import BATCH_SIZE
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.runtime.hardware import choose_precision, device_memory_errors
@@ -31,6 +33,13 @@ from detector.runtime.pytorch import TorchRuntime
 from detector.step_plan import StepPlan
 from detector.training.data_facts import data_facts
 from detector.training.environment import environment_facts
+from detector.training.pseudo_labels import (
+    affordable_passes,
+    choose_images,
+    detect_unlabeled,
+    pseudo_labels,
+    with_pseudo_labels,
+)
 from detector.training.results import resolved_settings, results_row, update_best, weights_info
 from detector.training.run_folder import RunFolder
 from detector.training.run_inputs import RunInputs
@@ -44,6 +53,7 @@ from detector.training.time_budget import (
     expected_times,
 )
 from detector.training.trainer import NonFiniteLossError, Trainer
+from detector.training.unlabeled import NAME, UnlabeledImages
 from detector.weights_info import to_metadata
 from detector.wording import metric, plural
 
@@ -103,6 +113,7 @@ class TrainingRun:
         self._best: dict[str, torch.Tensor] = {}
         self._found: dict[int, Detections] = {}
         self._saved_at = time.monotonic()
+        self._pseudo: PseudoLabeled | None = None
         self._shutdown = GracefulShutdown()
         self._dtype = choose_precision(self._config.precision, inputs.device)
         network = inputs.make_network()
@@ -115,6 +126,8 @@ class TrainingRun:
         self._trainer.restore(tensors)
         self._best = best_tensors(tensors)
         self._started = time.monotonic() - progress.seconds
+        if progress.unlabeled_sha256 and self._inputs.unlabeled is not None:
+            self._read_pseudo_labels(self._inputs.unlabeled)
         log.info(f"resuming after step {progress.step} of {progress.steps}")
 
     @property
@@ -149,13 +162,60 @@ class TrainingRun:
             elif self._config.minutes is not None and progress.step_seconds:
                 self._resume_budget(self._config.minutes)
             while progress.step < progress.steps and not self._shutdown.requested and not self._stopped_early():
-                self._advance(progress.plan, progress.steps, bar)  # until the end, or until the plan changes
+                if progress.step == (labeling := self._labeling_step()):
+                    self._label_images()
+                else:  # until the labeling or the end, or until the plan changes
+                    self._advance(progress.plan, labeling or progress.steps, bar)
                 bar.total = progress.steps
+        if progress.step == progress.steps and self._labeling_step() is not None:
+            log.warning(f"{NAME}: not used, because the run of {plural(progress.steps, 'step')} is too short")
         if self._shutdown.requested and progress.step < progress.steps and not self._stopped_early():
             self._save_state()
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
         return self._result()
+
+    def _labeling_step(self) -> int | None:
+        """Return the number of steps before the labeling of the unlabeled images; None if no labeling is due."""
+        progress, plan = self._progress, self._progress.plan
+        if self._inputs.unlabeled is None or progress.unlabeled_sha256:
+            return None
+        left = 1 - self._config.unlabeled_start
+        return next(step for step in range(max(1, progress.step), plan.steps + 1) if plan.left_after(step) <= left)
+
+    def _label_images(self) -> None:
+        """Detect in the unlabeled images with the averaged weights; write unlabeled.json and a checkpoint.
+
+        Nothing is written if a shutdown is requested meanwhile: the resumed run does the labeling again.
+        """
+        images = self._inputs.unlabeled
+        assert images is not None
+        start, progress = time.monotonic(), self._progress
+        passes = affordable_passes(progress.steps, self._batch_size)
+        indices, tta = choose_images(len(images.dataset), passes)
+        found = detect_unlabeled(
+            self._detector(progress.step), images.dataset, indices, tta=tta, stop=lambda: self._shutdown.requested
+        )
+        if found is None:
+            return
+        labels = pseudo_labels(found, indices, images, self._dataset.annotations, self._config.unlabeled_score)
+        values = {"step": progress.step, "flip_tta": tta} | labels
+        progress.unlabeled_sha256 = self._folder.write_unlabeled(values)
+        self._read_pseudo_labels(images)
+        progress.labeling_seconds = 0.0
+        log.info(f"the labeling took {time.monotonic() - start:.1f} s")
+        self._save_state()
+
+    def _read_pseudo_labels(self, images: UnlabeledImages) -> None:
+        """Use the images with pseudo-labels in unlabeled.json for the batches from the step of the labeling on."""
+        values = self._folder.read_unlabeled(self._progress.unlabeled_sha256)
+        indices, annotations = with_pseudo_labels(values, images)
+        if not indices:
+            return
+        per_batch = round(self._config.unlabeled_fraction * self._batch_size)
+        # Full augmentation from the start: this is what the network can learn from its own detections.
+        dataset = images.dataset.select(indices, annotations, replace(self._config, augment_ramp=0.0))
+        self._pseudo = PseudoLabeled(dataset, values["step"], min(self._batch_size - 1, max(1, per_batch)))
 
     def val_halves(self) -> ApHalves | None:
         """Return AP of the last evaluation on val and on random halves of its images; None if val has no objects."""
@@ -252,12 +312,33 @@ class TrainingRun:
         self._budget = TimeBudget(minutes, run_times)
         self._evaluate(PLANNING_STEPS)  # measures the duration of an evaluation, and shows early if it fails
         steps, evaluations = self._budget.first_plan(self._config, self._seconds())
+        if self._inputs.unlabeled is not None:
+            self._progress.labeling_seconds = self._time_labeling(steps, self._inputs.unlabeled.dataset)
+            steps, evaluations = self._budget.first_plan(
+                self._config, self._seconds() + self._progress.labeling_seconds
+            )
         if steps <= 2 * PLANNING_STEPS:
             log.warning(
                 f"--minutes {minutes:g} is too short to learn much from this data on this machine (an evaluation takes "
                 f"{self._budget.times.evaluation_seconds:.1f} s, a step {run_times.mean_step(0):.2f} s): increase it"
             )
         return steps, evaluations
+
+    def _time_labeling(self, steps: int, images: DetectionDataset) -> float:
+        """Return the expected time of the labeling in seconds, from the time of the detection in a few images.
+
+        Args:
+            steps: number of steps of the run.
+            images: the unlabeled images.
+        """
+        detector, few = self._detector(PLANNING_STEPS), list(range(min(len(images), BATCH_SIZE)))
+        times = []
+        for _ in range(2):  # the first also prepares kernels
+            start = time.monotonic()
+            detect_unlabeled(detector, images, few, tta=False, stop=lambda: False)
+            times.append(time.monotonic() - start)
+        indices, tta = choose_images(len(images), affordable_passes(steps, self._batch_size))
+        return times[-1] / len(few) * len(indices) * (2 if tta else 1)
 
     def _time_middle_stage(self) -> list[float]:
         """Return the durations of a few steps at the middle input size, in seconds; then undo these steps.
@@ -303,7 +384,7 @@ class TrainingRun:
         if progress.step == plan.steps:
             return False
         left = sum(step > progress.step for step in plan.evenly_spaced(progress.evaluations))
-        change = budget.change(plan, progress.step, left, self._seconds())
+        change = budget.change(plan, progress.step, left, self._seconds() + progress.labeling_seconds)
         if change is None:
             return False
         log.info(
@@ -334,7 +415,7 @@ class TrainingRun:
         # The data loader must be busy while the planning steps are timed, as in the rest of the run. So it prepares
         # more batches than the planning steps need.
         beyond = stop + _PAST_PLANNING if stop == PLANNING_STEPS else stop
-        batches = training_batches(self._dataset, self._batch_size, plan, start, beyond)
+        batches = training_batches(self._dataset, self._batch_size, plan, start, beyond, self._pseudo)
         for step, batch in islice(batches, stop - start):
             try:
                 terms = self._trainer.step(step, plan.length_at(step), batch)
@@ -405,9 +486,7 @@ class TrainingRun:
         if self._val is None:
             return None
         start = time.monotonic()
-        runtime = TorchRuntime(self._trainer.ema.network, self._dataset.input_hw, self._inputs.device)
-        detector = Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
-        self._found = detect_letterboxed_split(detector, self._inputs.val_images)
+        self._found = detect_letterboxed_split(self._detector(step), self._inputs.val_images)
         ap = score_split(self._val, self._found)
         self._record_evaluation(time.monotonic() - start)
         return ap
@@ -416,6 +495,11 @@ class TrainingRun:
         """Record the duration of an evaluation, for the plan of a run with a length in minutes."""
         if self._budget is not None:
             self._budget.record_evaluation(seconds)
+
+    def _detector(self, step: int) -> Detector:
+        """Return a detector with the averaged weights; it shares their memory. `step` is the number of steps done."""
+        runtime = TorchRuntime(self._trainer.ema.network, self._dataset.input_hw, self._inputs.device)
+        return Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
 
     def _save_state(self) -> None:
         """Write a checkpoint."""
@@ -455,7 +539,10 @@ class TrainingRun:
 
     def _report_non_finite_loss(self, error: NonFiniteLossError) -> ConfigError:
         """Write the step, seed, images and losses to not-finite.json; return the error to raise."""
-        names = {annotation.image_id: annotation.image_path for annotation in self._inputs.split.annotations}
+        annotations = self._inputs.split.annotations
+        if self._inputs.unlabeled is not None:
+            annotations = (*annotations, *self._inputs.unlabeled.dataset.annotations)
+        names = {annotation.image_id: annotation.image_path for annotation in annotations}
         losses = {name: float(part) for name, part in error.terms.parts.items()}
         images = [str(names[image_id]) for image_id in error.image_ids]
         batch = {"step": error.step, "seed": self._config.seed, "images": images}

@@ -22,16 +22,20 @@ from detector.weights_info import WeightsInfo, to_metadata
 
 log = logging.getLogger(__name__)
 
+UNLABELED = "unlabeled.json"
+"""Name of the file with the pseudo-labels of the unlabeled images."""
+
 _BEST, _LAST = "weights/best.safetensors", "weights/last.safetensors"
 
 _FILES = (
     "run.json", "split.json", "ledger.json", "config.json", "results.csv", "timing.csv", "not-finite.json", VAL_HALVES,
-    _BEST, _LAST,
+    UNLABELED, _BEST, _LAST,
 )  # fmt: skip
 """Names of the files of a run, without its checkpoints."""
 
-_OWN_AT_RESUME = ("run.json", _BEST, _LAST)
-"""Files that belong to the run that is resumed, even if they were damaged: they can be written again."""
+_OWN_AT_RESUME = ("run.json", UNLABELED, _BEST, _LAST)
+"""Files that belong to the run that is resumed, even if they were damaged: they can be written again, or another check
+has a better message."""
 
 
 def check_free(path: Path) -> None:
@@ -128,6 +132,29 @@ class RunFolder:
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file with this name into the folder."""
         self._files.write(name, json_bytes(values), durable=True)
+
+    def write_unlabeled(self, values: Any) -> str:
+        """Write unlabeled.json and return the SHA-256 hash of the file."""
+        self.write_json(UNLABELED, values)
+        return file_sha256(self.path / UNLABELED)
+
+    def read_unlabeled(self, sha256: str) -> Any:
+        """Return the content of unlabeled.json.
+
+        Args:
+            sha256: hash of the file in the checkpoint.
+
+        Raises:
+            FileError: the file is missing, or is not the file of the checkpoint.
+        """
+        path = self.path / UNLABELED
+        if not path.is_file() or file_sha256(path) != sha256:
+            problem = "was changed or damaged" if path.is_file() else "is missing"
+            raise FileError(
+                f"{path}: this file with the pseudo-labels of the run {problem}, so the run cannot be resumed; restore "
+                "it from a copy, or start a new run"
+            )
+        return read_json(path)
 
     def read_json(self, name: str) -> Any:
         """Return the content of the JSON file with this name in the folder.

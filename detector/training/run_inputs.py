@@ -15,6 +15,7 @@ from detector.model.checkpoint import copy_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.time_budget import choose_batch_size
+from detector.training.unlabeled import UnlabeledImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,9 @@ class RunInputs:
         same_classes: True if the initial weights have the same classes as the data set. Then their outputs
             for classes are used too.
         start_facts: facts about the initial weights, for the metadata of the trained weights.
-        image_hashes: hashes of the images of both splits, and of those of the initial weights.
+        image_hashes: hashes of the images of both splits, of the unlabeled images (as training images), and of those of
+            the initial weights.
+        unlabeled: the unlabeled images; None: the run has none.
     """
 
     config: Config
@@ -45,6 +48,7 @@ class RunInputs:
     same_classes: bool
     start_facts: Mapping[str, object]
     image_hashes: ImageHashes
+    unlabeled: UnlabeledImages | None = None
 
     @property
     def split(self) -> Split:

@@ -26,6 +26,7 @@ class TrainRequest:
         weights: absolute path of the initial weights; None: random weights.
         reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
             outputs for classes are used.
+        unlabeled: absolute path of the unlabeled images; None: the run has none.
     """
 
     data: str
@@ -33,6 +34,7 @@ class TrainRequest:
     config: Config
     weights: str | None
     reuse_backbone: bool
+    unlabeled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,21 @@ class RunRecord:
         values = json.loads(json.dumps(values))  # tuples become lists, as in the values that are read from the file
         return values | {_HASH: content_hash(values)}
 
-    def with_data(self, data: str) -> "RunRecord":
-        """Return a copy of the record with another path of the data set."""
-        return replace(self, request=replace(self.request, data=data))
+    def with_paths(self, data: str | None, unlabeled: str | None) -> "RunRecord":
+        """Return a copy of the record with other paths of the data set and the unlabeled images; None: as before."""
+        request = self.request
+        return replace(
+            self, request=replace(request, data=data or request.data, unlabeled=unlabeled or request.unlabeled)
+        )
 
 
 def content_hash(values: Mapping[str, Any]) -> str:
     """Return the hash of the content of run.json.
 
-    The path of the data set is not included: the facts contain hashes of the data, so the data set may be moved.
+    The paths of the data set and of the unlabeled images are not included: the facts contain hashes of the images, so
+    they may be moved.
     """
-    hashed = {key: value for key, value in values.items() if key not in (_HASH, "data")}
+    hashed = {key: value for key, value in values.items() if key not in (_HASH, "data", "unlabeled")}
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -93,17 +99,19 @@ def parse_record(values: object, path: Path) -> RunRecord:
             raise TypeError("expected a JSON object")
         data, split, weights = values["data"], values["split"], values["weights"]
         reuse_backbone, facts, initial = values["reuse_backbone"], values[_FACTS], values[_INITIAL]
+        unlabeled = values.get("unlabeled")  # missing in a file of an older version
         if not (
             isinstance(data, str)
             and isinstance(split, str | None)
             and isinstance(weights, str | None)
+            and isinstance(unlabeled, str | None)
             and isinstance(reuse_backbone, bool)
             and isinstance(facts, dict)
             and isinstance(values["config"], dict)
             and (initial is None) == (weights is None)
         ):
             raise TypeError("a value has a wrong type")
-        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone)
+        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone, unlabeled)
         info = None if initial is None else _parse_initial(initial, path)
     except (KeyError, TypeError, InputError) as error:
         raise FileError(

@@ -49,6 +49,8 @@ class Progress:
         run: hash of the content of run.json; see `run_record.content_hash`.
         best_sha256: SHA-256 hash of the file best.safetensors; empty before it is written.
         best_metadata: metadata of this file. Its tensors are in the checkpoint, too.
+        labeling_seconds: with a length in minutes, expected duration of the labeling of the unlabeled images; 0 after it.
+        unlabeled_sha256: SHA-256 hash of the file unlabeled.json; empty before it is written.
     """
 
     plan_changes: list[tuple[int, int]] = field(default_factory=list)
@@ -66,6 +68,8 @@ class Progress:
     run: str = ""
     best_sha256: str = ""
     best_metadata: dict[str, str] = field(default_factory=dict)
+    labeling_seconds: float = 0.0
+    unlabeled_sha256: str = ""
 
     @property
     def plan(self) -> StepPlan:

@@ -32,6 +32,7 @@ from detector.training.run_folder import RunFolder, check_free
 from detector.training.run_inputs import RunInputs
 from detector.training.run_record import RunRecord, TrainRequest, content_hash, has_changed, parse_record
 from detector.training.run_state import State
+from detector.training.unlabeled import NAME, read_unlabeled
 from detector.weights_info import WeightsInfo
 from detector.wording import plural
 
@@ -52,6 +53,7 @@ def train(
     split: str | None = None,
     weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
+    unlabeled: str | Path | None = None,
     overwrite: bool = False,
     report: bool = False,
 ) -> TrainingResult:
@@ -77,6 +79,9 @@ def train(
             `initial_weights.default_start`.
         reuse_backbone: accept initial weights with other classes than the data set, and use all but their outputs for
             classes. Then the input size "auto" is chosen from the data.
+        unlabeled: images without labels to learn from, too: a folder of images, a .txt file that lists images, or a
+            data set, whose labels are not used. See the settings `unlabeled_start`, `unlabeled_fraction` and
+            `unlabeled_score`. Images of val, and images that look the same, are left out.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -85,12 +90,19 @@ def train(
         InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
-    request = make_request(data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone)
+    request = make_request(
+        data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
+    )
     return start_run(request, local_path(out), time.monotonic(), overwrite, report=report)
 
 
 def resume(
-    run: str | Path, *, data: str | Path | None = None, anyway: bool = False, report: bool = False
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    unlabeled: str | Path | None = None,
+    anyway: bool = False,
+    report: bool = False,
 ) -> TrainingResult:
     """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
@@ -104,6 +116,7 @@ def resume(
         run: output folder of the run.
         data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
             None: the data set is where it was.
+        unlabeled: the unlabeled images, if they have been moved; None: they are where they were.
         anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
             threads, the device or the machine has changed. Then the result may differ.
         report: as for `train`.
@@ -113,18 +126,24 @@ def resume(
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(local_path(run), anyway, time.monotonic(), data, report=report)
+    return resume_run(local_path(run), anyway, time.monotonic(), data, unlabeled=unlabeled, report=report)
 
 
 def make_request(
-    data: str | Path, config: Config, *, split: str | None, weights: str | Path | None, reuse_backbone: bool
+    data: str | Path,
+    config: Config,
+    *,
+    split: str | None,
+    weights: str | Path | None,
+    reuse_backbone: bool,
+    unlabeled: str | Path | None = None,
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
     Log the initial weights. The arguments are those of `train`.
 
     Raises:
-        FileError: the initial weights do not exist.
+        FileError: the initial weights or the unlabeled images do not exist.
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
@@ -133,13 +152,25 @@ def make_request(
         weights = default_start(config)
     initial = None if weights in (None, RANDOM) else str(find_weights(weights).resolve())
     log.info("%s", describe_start(initial, is_default))
-    return TrainRequest(_place(data), split, config, initial, reuse_backbone or (is_default and initial is not None))
+    reuse_backbone = reuse_backbone or (is_default and initial is not None)
+    images = None if unlabeled is None else _existing(unlabeled)
+    return TrainRequest(_place(data), split, config, initial, reuse_backbone, images)
 
 
 def _place(data: str | Path) -> str:
     """Return the absolute path of a data set, or the name of a built-in data set."""
     is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
     return str(Path(data).resolve()) if is_path else str(data)
+
+
+def _existing(unlabeled: str | Path) -> str:
+    """Return the absolute path of the unlabeled images; raise FileError if nothing is there."""
+    if not local_path(unlabeled).exists():
+        raise FileError(
+            f"{unlabeled}: no such file or folder; expected a folder of images without labels, a .txt file that lists "
+            "images, or a data set"
+        )
+    return str(Path(unlabeled).resolve())
 
 
 def start_run(
@@ -194,7 +225,13 @@ def start_run(
 
 
 def resume_run(
-    path: Path, anyway: bool, started: float, data: str | Path | None = None, *, report: bool = False
+    path: Path,
+    anyway: bool,
+    started: float,
+    data: str | Path | None = None,
+    *,
+    unlabeled: str | Path | None = None,
+    report: bool = False,
 ) -> TrainingResult:
     """Continue an interrupted run and return its result.
 
@@ -203,6 +240,7 @@ def resume_run(
         anyway: as for `resume`.
         started: `time.monotonic()` at the start of this process.
         data: as for `resume`.
+        unlabeled: as for `resume`.
         report: as for `train`.
 
     Raises:
@@ -224,12 +262,16 @@ def resume_run(
             _check_record(path, values, state)
         if state is not None and state[0].step >= state[0].steps:
             raise _finished(folder, record.request, state[0].steps)
-        if data is not None:
-            record = record.with_data(_place(data))
+        if unlabeled is not None and record.request.unlabeled is None:
+            raise ConfigError(f"{path}: the run has no unlabeled images, so they cannot have been moved")
+        moved = data is not None or unlabeled is not None
+        record = record.with_paths(
+            None if data is None else _place(data), None if unlabeled is None else _existing(unlabeled)
+        )
         with training_process():
             run, ledgers = _reopen(record, folder, started, state, anyway)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
-            if data is not None or anyway:
+            if moved or anyway:
                 values = record.to_json()
                 folder.write_json("run.json", values)
             result = run.train(content_hash(values))
@@ -260,6 +302,11 @@ def _reopen(
         raise FileError(
             f"{request.data}: the data set of the run does not exist; if it has been moved: detector train --resume "
             f"{quote(str(folder.path))} --data NEW_PATH"
+        )
+    if request.unlabeled is not None and not Path(request.unlabeled).exists():
+        raise FileError(
+            f"{request.unlabeled}: the unlabeled images of the run do not exist; if they have been moved: detector "
+            f"train --resume {quote(str(folder.path))} --unlabeled NEW_PATH"
         )
     weights, initial, facts = None, record.initial, {}
     if request.weights is not None and state is None:
@@ -303,6 +350,8 @@ def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError
     command = f"detector train --data {quote(request.data)} --weights {quote(str(weights))}"
     if request.split not in (None, "train"):
         command += f" --split {quote(request.split)}"
+    if request.unlabeled is not None:
+        command += f" --unlabeled {quote(request.unlabeled)}"
     if config.epochs is not None:
         command += f" --epochs {config.epochs:g}"
     else:
@@ -373,7 +422,7 @@ def _prepare(
     splits = read_training_splits(source, request.split, config.val_fraction, known)
     split, val = splits.train, splits.val
     check_has_objects(split.annotations, split.ledger, split.name)
-    check_loss(config, split)
+    check_loss(config, split, request.unlabeled)
     if info is not None:
         _check_classes(info.class_names, split, request)
     for note in splits.notes:
@@ -414,6 +463,11 @@ def _prepare(
         )
     splits = replace(splits, val=val)
     hashes = splits.image_hashes(known)
+    unlabeled = None
+    if request.unlabeled is not None:
+        unlabeled = read_unlabeled(request.unlabeled, splits, val_images, input_hw, config)
+        ledgers[NAME] = unlabeled.dataset.ledger
+        hashes = hashes.with_train(unlabeled.hashes)
     inputs = RunInputs(
         config=config,
         device=device,
@@ -425,7 +479,10 @@ def _prepare(
         same_classes=same_classes,
         start_facts=start_facts(request.weights, info),
         image_hashes=hashes,
+        unlabeled=unlabeled,
     )
+    if unlabeled is not None and inputs.batch_size < 2:
+        raise ConfigError("unlabeled: a batch of one image has no place for an unlabeled image; use --batch 2 or more")
     return inputs, ledgers
 
 
@@ -488,16 +545,19 @@ def _check_other_cells(info: WeightsInfo, input_hw: tuple[int, int], request: Tr
     )  # fmt: skip
 
 
-def check_loss(config: Config, split: Split) -> None:
-    """Raise ConfigError if the labels are partial and the loss cannot leave out single classes of an image."""
-    if all(a.labeled_classes is None for a in split.annotations):
-        return
-    if config.head != "points" or config.class_loss == "softmax":
+def check_loss(config: Config, split: Split, unlabeled: str | None = None) -> None:
+    """Raise ConfigError if the loss cannot leave out single classes of an image, which the run needs.
+
+    Args:
+        config: settings of the run.
+        split: the training split, which may have partial labels.
+        unlabeled: path of the unlabeled images, in which some classes may be without labels; None: there are none.
+    """
+    has_partial = any(a.labeled_classes is not None for a in split.annotations)
+    if (has_partial or unlabeled is not None) and (config.head != "points" or config.class_loss == "softmax"):
         setting = "head=yolo_v1" if config.head != "points" else "class_loss=softmax"
-        raise ConfigError(
-            f"{setting} cannot learn from partial labels, in which not every class is labeled in every image; use the "
-            "default head and class_loss"
-        )
+        source = "partial labels, in which not every class is labeled in every image" if has_partial else "--unlabeled"
+        raise ConfigError(f"{setting} cannot learn from {source}; use the default head and class_loss")
 
 
 def _check_classes(class_names: tuple[str, ...], split: Split, request: TrainRequest) -> None:

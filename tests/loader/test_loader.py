@@ -16,7 +16,7 @@ from detector.errors import InputError
 from detector.loader.batch import Batch, collate
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
-from detector.loader.loader import training_batch, training_batches
+from detector.loader.loader import PseudoLabeled, training_batch, training_batches
 from detector.step_plan import StepPlan
 
 BATCH, STEPS = 3, 12  # 36 samples, more than seven epochs of five images, with mosaic
@@ -57,6 +57,18 @@ def test_a_batch_contains_the_samples_of_its_positions(dataset: DetectionDataset
         positions = range(step * BATCH, (step + 1) * BATCH)
         samples = [dataset.training_sample(position, epochs, input_hw) for position in positions]
         assert_same(training_batch(dataset, step, BATCH, steps), collate(samples))
+
+
+def test_pseudo_labeled_images_take_the_last_places_from_a_step_on(dataset: DetectionDataset) -> None:
+    pseudo = PseudoLabeled(dataset.select([2, 3]), start=4, per_batch=1)
+    assert_same(training_batch(dataset, 3, BATCH, STEPS, pseudo), training_batch(dataset, 3, BATCH, STEPS))
+    seen = []
+    for step in range(4, STEPS):
+        plain, mixed = (training_batch(dataset, step, BATCH, STEPS, own) for own in (None, pseudo))
+        assert torch.equal(mixed.images[:2], plain.images[:2])
+        assert mixed.image_ids[:2] == plain.image_ids[:2]
+        seen.append(mixed.image_ids[2])
+    assert sorted(seen[:2]) == sorted(seen[2:4]) == [2, 3]  # each image once per epoch
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 11, 12])
