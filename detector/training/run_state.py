@@ -49,7 +49,7 @@ class Progress:
         run: hash of the content of run.json; see `run_record.content_hash`.
         best_sha256: SHA-256 hash of the file best.safetensors; empty before it is written.
         best_metadata: metadata of this file. Its tensors are in the checkpoint, too.
-        labeling_seconds: with a length in minutes, expected duration of the labeling of the unlabeled images; 0 after it.
+        labeling_seconds: with a length in minutes: expected duration of the labeling of unlabeled images; 0 after it.
         unlabeled_sha256: SHA-256 hash of the file unlabeled.json; empty before it is written.
     """
 
