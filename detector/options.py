@@ -5,8 +5,9 @@ Public functions have keyword-only parameters with the same names and defaults, 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -25,8 +26,18 @@ MAX_DETECTIONS = 300
 TILED_MAX_DETECTIONS = 10_000
 """Default of --max-det with --tile: a large image can contain many objects."""
 
-ALL_CLASSES = "all"
-"""Value of `classes`: all classes, also those that the weights do not detect by default."""
+
+class AllClasses(Enum):
+    """Type of `ALL_CLASSES`."""
+
+    ALL = "all classes"
+
+
+ALL_CLASSES: Final = AllClasses.ALL
+"""Value of `classes` inside this package: all classes, also those that the weights do not detect by default.
+
+Users write "all". But if a class has this name, that means the class.
+"""
 
 MATCH_IOU = 0.5
 """Default IoU from which a detection finds an object, where causes of missed objects are explained."""
@@ -94,7 +105,7 @@ class DetectOptions:
     score_threshold: ScoreThreshold = SCORE_THRESHOLD
     iou_threshold: float = IOU_THRESHOLD
     max_detections: int = MAX_DETECTIONS
-    classes: Sequence[str | int] | str | None = None
+    classes: Sequence[str | int] | str | AllClasses | None = None
     suppression: SuppressionName | None = None
     class_agnostic: bool | None = None
     multi_label: bool = False
@@ -109,7 +120,7 @@ class DetectOptions:
             value = getattr(self, name)
             if value is not None or name not in ("tile", "class_agnostic"):
                 object.__setattr__(self, name, convert(name, value))
-        if self.classes is not None:
+        if self.classes is not None and self.classes is not ALL_CLASSES:
             if not isinstance(self.classes, Iterable) or isinstance(self.classes, bytes | bytearray):
                 raise ConfigError(f"classes: expected a list of names or ids, got {shown(self.classes)}")
             if isinstance(self.classes, Iterator):  # it could be read only once

@@ -11,11 +11,6 @@ def shipped_weights() -> dict[str, Path]:
     return {file.stem: file for file in sorted(_FOLDER.glob("*.safetensors"))}
 
 
-def shipped_name(path: Path) -> str | None:
-    """Return the name of the shipped weights at `path`, or None if it is another file."""
-    return next((name for name, file in shipped_weights().items() if file.resolve() == path.resolve()), None)
-
-
 def find_shipped(source: str | Path) -> Path | None:
     """Return the path of shipped weights, or None if `source` is a path.
 

@@ -39,6 +39,7 @@ from detector.model.network import GridNetwork, check_padding
 from detector.output_folder import OutputFolder, claim_folder
 from detector.plots.chart import bar_chart, line_chart, sparkline
 from detector.runtime.hardware import choose_precision, training_process
+from detector.training.initial_weights import default_start
 from detector.training.optimizer import clip_gradients, make_optimizers
 from detector.training.time_budget import choose_batch_size
 from detector.training.train import check_loss
@@ -169,6 +170,8 @@ def _check(data: str | Path, config: Config, results: _ResultCollector, split: s
     """Run all checks, and return a report; the arguments and errors are those of `check`."""
     start, report = time.monotonic(), results.report
     config = without_resizing(config)
+    if default_start(config) is not None:
+        config = replace(config, spp=False)  # as in the weights from which training starts by default
     source = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     report(source.description)
     splits = _read_splits(source, split, config.val_fraction, report)

@@ -197,6 +197,8 @@ def run(options: argparse.Namespace) -> int:
             folder.keep_earlier()  # else the first video would remove the results of the images
         model = load_detector(options)
         _warn_about_options_without_effect(options, bool(videos))
+        if options.classes is None and (shown := model.info.default_classes) is not None:
+            log.info(f"detecting {len(shown)} of {len(model.class_names)} classes; for all: --classes all")
         failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
         failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)
         failed += failed_videos

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train on a data set",
-        description="Train a detector, from random weights or from given weights.",
+        description="Train a detector: from shipped weights (default), given weights or random weights.",
     )
     add_data(parser, required=False)
     add_initial_weights(parser)

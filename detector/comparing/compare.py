@@ -42,7 +42,7 @@ from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.metrics.seeds import VAL_HALVES, ApHalves
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
-from detector.shipped_weights import find_shipped
+from detector.shipped_weights import find_shipped, shipped_weights
 from detector.threads import affinity_cpus
 from detector.training.initial_weights import AUTO, RANDOM, default_start
 from detector.wording import metric, plural
@@ -176,10 +176,14 @@ def _choose_start(weights: str | Path | None, reuse_backbone: bool, configs: Seq
         return _Start(RANDOM, False, ())
     path = find_shipped(weights) or local_path(weights).resolve()
     if not path.is_file():
-        raise FileError(f"{weights}: there is no such weights file")
+        names = ", ".join(shipped_weights())
+        raise FileError(
+            f"{weights}: there is no such weights file; pass a path, or the name of shipped weights: {names}"
+        )
     log.info("initial weights of all runs: %s", weights)
     name = str(weights) if find_shipped(weights) else str(path)
-    return _Start(name, reuse_backbone, (f"weights={file_sha256(path)[:8]}",))
+    description = [f"weights={file_sha256(path)[:8]}", *(["reuse_backbone"] if reuse_backbone else [])]
+    return _Start(name, reuse_backbone, tuple(description))
 
 
 def _check_has_val(data: str | Path, base: Config) -> None:

@@ -225,7 +225,7 @@ def _conditions(
         labels.update(annotation_bytes(annotation))
     return {
         "data": request.data,
-        "weights": None if request.weights is None else file_sha256(Path(request.weights)),
+        "weights": None if request.weights_path is None else file_sha256(request.weights_path),
         "folds": len(folds),
         "labels": labels.hexdigest(),
         "settings": json.loads(json.dumps(asdict(request.config))),

@@ -83,7 +83,11 @@ def hold_back(
     choose_sides(sided, limit)
     ids = {image.image_id for group in sided if group.is_held_back for image in group.images}
     if not ids:
-        reason = "the initial weights were trained on them" if known.train else "training needs each of them"
+        reason = (
+            "the initial weights were trained on them (--weights none: random weights)"
+            if known.train
+            else "training needs each of them"
+        )
         return Holdout(split, None, (f"{name}: no images are held back, because {reason}",))
     if len(ids) == len(split.annotations):
         raise LabelError(

@@ -171,6 +171,6 @@ def _with_known(splits: TrainingSplits, known: ImageHashes) -> TrainingSplits:
         return splits
     warning = (
         f"{trained} of {len(splits.val.annotations)} val images are TRAINING IMAGES of the initial weights: AP on val "
-        "is too high"
+        "is too high; --weights none starts from random weights"
     )
     return replace(splits, warnings=(*splits.warnings, warning))

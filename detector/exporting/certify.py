@@ -8,6 +8,7 @@ certificate contains the detections of the export instead.
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -43,7 +44,7 @@ from detector.graph.openvino_ir import export_files
 from detector.letterbox import SIZE_DIVISOR
 from detector.media.sources import Source, sources_of
 from detector.model.checkpoint import find_weights
-from detector.options import MAX_PIXELS, RuntimeName
+from detector.options import ALL_CLASSES, MAX_PIXELS, RuntimeName
 from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
 
@@ -172,7 +173,8 @@ def _compare_ap(reference: Detector, model: Detector, split: Split) -> ApCompari
 
     If the graph contains NMS, both use the options of that NMS, else the options of the evaluation.
     """
-    options = model.runtime.graph_info.nms or EVALUATION_OPTIONS
+    nms = model.runtime.graph_info.nms
+    options = EVALUATION_OPTIONS if nms is None else replace(nms, classes=ALL_CLASSES)
     usable = [detect_split(detector, split, options) for detector in (reference, model)]
     weights, export = (score_split(*detected).AP for detected in usable)
     return ApComparison(

@@ -14,7 +14,7 @@ from detector.detections import Detections
 from detector.errors import InputError
 from detector.letterbox import letterbox_image
 from detector.media.sources import Source
-from detector.options import DetectOptions
+from detector.options import ALL_CLASSES, DetectOptions
 from detector.predict.detector import Detector
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def comparison_options(model: Detector) -> DetectOptions:
     the default options with a score threshold of 0.05.
     """
     if (nms := model.runtime.graph_info.nms) is not None:
-        return replace(nms, score_threshold=max(nms.lowest_threshold, _SCORE_THRESHOLD))
-    return DetectOptions(score_threshold=_SCORE_THRESHOLD)
+        return replace(nms, score_threshold=max(nms.lowest_threshold, _SCORE_THRESHOLD), classes=ALL_CLASSES)
+    return DetectOptions(score_threshold=_SCORE_THRESHOLD, classes=ALL_CLASSES)
 
 
 def builtin_images(model: Detector) -> list[ImageArray]:

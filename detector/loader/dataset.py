@@ -291,6 +291,8 @@ def _decode_jpeg(content: bytes) -> ImageArray | None:
 
     OpenCV is twice as fast as `images.read_image`, but has other rules for damaged and unusual files.
     """
+    if not content:  # OpenCV raises an error of its own
+        return None
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 

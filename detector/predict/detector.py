@@ -41,6 +41,9 @@ from detector.wording import plural, shown
 
 _DEFAULTS = DetectOptions()
 
+_ALL = "all"
+"""Name that stands for all classes, if no class has this name."""
+
 _LONGEST_ID = 10
 """A class id has fewer digits than this."""
 
@@ -411,10 +414,18 @@ class Detector:
             score_threshold=stored_thresholds(options.score_threshold, self.info),
             suppression=self.suppression if options.suppression is None else options.suppression,
             class_agnostic=self.class_agnostic if options.class_agnostic is None else options.class_agnostic,
-            classes=self.info.default_classes
-            if options.classes is None
-            else _class_ids(options.classes, self.class_names),
+            classes=self._class_ids_of(options),
         )
+
+    def _class_ids_of(self, options: DetectOptions) -> tuple[int, ...] | None:
+        """Return the ids of the classes to detect; None: all.
+
+        Raises:
+            ConfigError: the weights have no class with one of the names or ids.
+        """
+        if options.classes is ALL_CLASSES:
+            return None if self.info.default_classes is None else tuple(range(len(self.class_names)))
+        return self.info.default_classes if options.classes is None else _class_ids(options.classes, self.class_names)
 
     def predict_letterboxed(self, inputs: Sequence[ImageArray]) -> PointPredictions:
         """Return the raw predictions at all grid points, before threshold and NMS, for B > 0 letterboxed images.
@@ -533,7 +544,7 @@ def _class_ids(classes: Sequence[str | int] | str, class_names: tuple[str, ...])
     ids: list[int] = []
     for name in [classes] if isinstance(classes, str) else classes:
         same_name = [class_id for class_id, known in enumerate(class_names) if known == name]
-        if name == ALL_CLASSES and not same_name:
+        if name == _ALL and not same_name:
             same_name = list(range(len(class_names)))
         as_id = _as_id(name)
         if not same_name and not 0 <= as_id < len(class_names):

@@ -128,6 +128,7 @@ def _schemas(models: Sequence[str]) -> dict[str, Any]:
     model = _object(
         name={"type": "string", "enum": [*models]},
         class_names=_list(_STRING),
+        default_classes={"anyOf": [_list({"type": "integer"}), {"type": "null"}]},
         class_colors=_list(_STRING),
         input_width=size,
         input_height=size,

@@ -58,6 +58,7 @@ def _model_to_json(name: str, model: Detector) -> dict[str, Any]:
     return {
         "name": name,
         "class_names": model.class_names,
+        "default_classes": model.info.default_classes,
         "class_colors": colors,
         "input_width": width,
         "input_height": height,

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from detector.config import ArchitectureConfig, Config
-from detector.shipped_weights import shipped_name, shipped_weights
+from detector.shipped_weights import shipped_weights
 from detector.weights_info import WeightsInfo
 
 RANDOM = "none"
@@ -31,6 +31,7 @@ def default_start(config: Config) -> str | None:
     """
     name = _START_OF.get(config.model)
     others = [setting.name for setting in fields(ArchitectureConfig) if setting.name not in ("model", "spp")]
+    others += ["init", "init_std"]  # with shipped weights, they would have no effect
     is_default = all(getattr(config, name) == getattr(Config, name) for name in others) and config.spp is not True
     return name if is_default and name in shipped_weights() else None
 
@@ -39,16 +40,16 @@ def describe_start(weights: str | None, is_default: bool) -> str:
     """Return the first log line of a run: with which weights it starts.
 
     Args:
-        weights: absolute path of the initial weights; None: random weights.
+        weights: name of shipped weights, or absolute path of the initial weights; None: random weights.
         is_default: whether the user has not chosen the initial weights.
     """
     if weights is None:
         return "initial weights: random" + (" (no shipped weights fit these settings)" if is_default else "")
     if not is_default:
-        return f"initial weights: {shipped_name(Path(weights)) or weights}"
+        return f"initial weights: {weights}"
     return (
-        f"initial weights: {shipped_name(Path(weights))}, shipped weights that were trained on photographs; for random "
-        "weights: --weights none"
+        f"initial weights: {weights}, shipped weights that were trained on photographs; if you distribute the result, "
+        "name their sources (docs/weights.md); for random weights: --weights none"
     )
 
 
@@ -56,10 +57,10 @@ def start_facts(weights: str | None, info: WeightsInfo | None) -> dict[str, obje
     """Return what the metadata of trained weights say about the initial weights: their name, and who must be named.
 
     Args:
-        weights: path of the initial weights; None: random weights.
+        weights: name of shipped weights, or path of the initial weights; None: random weights.
         info: description of the initial weights; None: random weights.
     """
     if weights is None or info is None:
         return {}
     inherited = {_ATTRIBUTION: info.facts[_ATTRIBUTION]} if _ATTRIBUTION in info.facts else {}
-    return {_INITIAL: shipped_name(Path(weights)) or Path(weights).name, **inherited}
+    return {_INITIAL: Path(weights).name, **inherited}

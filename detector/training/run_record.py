@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.config import Config, config_of
 from detector.errors import FileError, InputError
+from detector.shipped_weights import find_shipped
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 
 _HASH, _FACTS, _INITIAL = "sha256", "facts", "initial_weights"
@@ -23,7 +24,7 @@ class TrainRequest:
         data: name of a built-in data set, or absolute path of a data set.
         split: name of the training split; None: "train", or the only split of the data set.
         config: settings, with a length of the run.
-        weights: absolute path of the initial weights; None: random weights.
+        weights: name of shipped weights, or absolute path of the initial weights; None: random weights.
         reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
             outputs for classes are used.
         unlabeled: absolute path of the unlabeled images; None: the run has none.
@@ -35,6 +36,11 @@ class TrainRequest:
     weights: str | None
     reuse_backbone: bool
     unlabeled: str | None = None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """Path of the initial weights; None: random weights."""
+        return None if self.weights is None else find_shipped(self.weights) or Path(self.weights)
 
 
 @dataclass(frozen=True)

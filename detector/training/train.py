@@ -24,6 +24,7 @@ from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import find_weights, load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
+from detector.shipped_weights import find_shipped
 from detector.training.environment import EFFECTS
 from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
 from detector.training.report import claim_report, write_training_report
@@ -150,7 +151,9 @@ def make_request(
     is_default = weights == AUTO
     if is_default:
         weights = default_start(config)
-    initial = None if weights in (None, RANDOM) else str(find_weights(weights).resolve())
+    initial = None
+    if weights is not None and weights != RANDOM:
+        initial = str(weights) if find_shipped(weights) is not None else str(find_weights(weights).resolve())
     log.info("%s", describe_start(initial, is_default))
     reuse_backbone = reuse_backbone or (is_default and initial is not None)
     images = None if unlabeled is None else _existing(unlabeled)
@@ -202,8 +205,8 @@ def start_run(
         try:
             if report:
                 claim_report(folder, resumed=False)
-            if request.weights is not None:
-                folder.check_not_removed(Path(request.weights))
+            if request.weights_path is not None:
+                folder.check_not_removed(request.weights_path)
             weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
             inputs, ledgers = _prepare(request, weights, initial)
             folder.remove_earlier()
@@ -309,8 +312,8 @@ def _reopen(
             f"train --resume {quote(str(folder.path))} --unlabeled NEW_PATH"
         )
     weights, initial, facts = None, record.initial, {}
-    if request.weights is not None and state is None:
-        if not Path(request.weights).is_file():
+    if request.weights is not None and request.weights_path is not None and state is None:
+        if not request.weights_path.is_file():
             raise FileError(
                 f"{request.weights}: the initial weights of the run do not exist, and the run has no checkpoint yet; "
                 "restore the file, or start a new run"
@@ -330,9 +333,9 @@ def _reopen(
 
 def _weights_fact(request: TrainRequest) -> dict[str, object]:
     """Return the hash of the file of the initial weights, as a fact; no fact if they are random."""
-    if request.weights is None:
+    if request.weights_path is None:
         return {}
-    return {"weights": file_sha256(Path(request.weights))[:16]}
+    return {"weights": file_sha256(request.weights_path)[:16]}
 
 
 def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError:
@@ -413,6 +416,8 @@ def _prepare(
     """
     config = request.config
     device = choose_device(config.device)
+    if config.freeze and request.weights is None:
+        raise ConfigError("freeze: the backbone has random weights, so it must learn; set freeze=0, or give --weights")
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
     log.info("%s", source.description)
     if info is not None:

@@ -19,6 +19,7 @@ from detector.evaluating.evaluate import (
 )
 from detector.evaluating.evaluation_data import choose_split
 from detector.images import write_image
+from detector.model.checkpoint import load_weights, save_weights
 from detector.options import IOU_THRESHOLD, SuppressionName
 from detector.outputs import without_signature
 from detector.predict.detector import Detector
@@ -94,6 +95,22 @@ def test_split_defaults_to_the_only_one_else_test(tiny_data: Path) -> None:
     assert choose_split(open_data(tiny_data), None) == "test"
     assert choose_split(open_data(tiny_data / "val.json"), None) == "val"
     assert choose_split(open_data(tiny_data), "train") == "train"
+
+
+def test_all_classes_are_evaluated(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """Also the classes that are not detected by default, and also if a class has the name "all"."""
+    expected = evaluate(tiny_data, tiny_weights, split="val", intervals=False)
+    network, info = load_weights(tiny_weights)
+    shown = tmp_path / "shown.safetensors"
+    save_weights(shown, network, replace(info, default_classes=(1,)))
+    assert evaluate(tiny_data, shown, split="val", intervals=False) == expected
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    for path in data.glob("*.json"):
+        path.write_text(path.read_text().replace('"blue"', '"all"'))
+    named = tmp_path / "named.safetensors"
+    save_weights(named, network, replace(info, class_names=("red", "all")))
+    assert evaluate(data, named, split="val", intervals=False).AP == expected.AP
 
 
 def test_different_classes_are_refused(tiny_weights: Path) -> None:

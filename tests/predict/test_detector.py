@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from detector.arrays import ImageArray
+from detector.arrays import Floats, ImageArray
 from detector.boxes import pairwise_iou
 from detector.detections import Detections
 from detector.errors import ConfigError, InputError
 from detector.images import find_images, read_image
 from detector.model.checkpoint import load_weights
 from detector.ops.suppression import METHODS
-from detector.options import DetectOptions, SuppressionName
+from detector.options import ALL_CLASSES, AllClasses, DetectOptions, SuppressionName
 from detector.predict.detector import Detector
 from detector.runtime.pytorch import TorchRuntime
 
@@ -365,6 +365,10 @@ def test_invalid_options_are_refused(
             detector.detect(source, **options)
 
 
+def detector_boxes(detector: Detector, image: ImageArray, classes: AllClasses) -> Floats:
+    return detector.detect_image(image, DetectOptions(score_threshold=0.1, classes=classes)).boxes
+
+
 def test_default_classes_are_detected_unless_classes_are_named(detector: Detector, wall: ImageArray) -> None:
     own = Detector(detector.runtime, replace(detector.info, default_classes=(1,)))
     every = detector.detect(wall, score_threshold=0.1)
@@ -373,7 +377,9 @@ def test_default_classes_are_detected_unless_classes_are_named(detector: Detecto
     assert np.array_equal(own.detect(wall, score_threshold=0.1, classes="all").boxes, every.boxes)
     assert np.array_equal(detector.detect(wall, score_threshold=0.1, classes=["all"]).boxes, every.boxes)
     assert set(own.detect(wall, score_threshold=0.1, classes="red").class_ids) == {0}
+    assert np.array_equal(detector_boxes(own, wall, ALL_CLASSES), every.boxes)
     named = Detector(detector.runtime, replace(detector.info, class_names=("red", "all")))
+    assert np.array_equal(detector_boxes(named, wall, ALL_CLASSES), every.boxes)
     assert set(named.detect(wall, score_threshold=0.1, classes="all").class_ids) == {1}
 
 

@@ -1,3 +1,4 @@
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,8 @@ import torch
 
 from detector.config import Config
 from detector.cross_validating.cross_validate import cross_validate
-from detector.model.checkpoint import find_weights, load_weights
+from detector.errors import ConfigError
+from detector.model.checkpoint import load_weights
 from detector.training.initial_weights import default_start
 from detector.training.train import train
 
@@ -18,7 +20,8 @@ from detector.training.train import train
         ({}, "everyday"),
         ({"spp": False}, "everyday"),
         ({"input_size": 640}, "everyday"),
-        ({"init": "xavier", "dropout": 0.1}, "everyday"),
+        ({"dropout": 0.1}, "everyday"),
+        ({"init": "xavier"}, None),
         ({"model": "pico"}, None),
         ({"activation": "swish"}, None),
         ({"head": "yolo_v1"}, None),
@@ -88,10 +91,20 @@ def test_folds_do_not_start_from_weights_that_were_trained_on_their_images(
     config = replace(tiny_config, model="nano", steps=1)
     train(tiny_data, config, out=tmp_path / "own", weights=None)
     own = tmp_path / "own" / "weights" / "last.safetensors"
-    monkeypatch.setattr(
-        "detector.training.train.find_weights", lambda source: own if source == "everyday" else find_weights(source)
-    )
+    monkeypatch.setattr("detector.shipped_weights.shipped_weights", lambda: {"everyday": own})
     cross_validate(tiny_data, config, folds=2, out=tmp_path / "folds", split="train")
     assert "initial weights: random, because the shipped weights were trained on 12 of the images" in caplog.text
     _, info = load_weights(tmp_path / "folds" / "fold-1" / "run" / "weights" / "last.safetensors")
     assert "initial_weights" not in info.facts
+
+
+def test_random_weights_cannot_be_frozen(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="freeze: the backbone has random weights"):
+        train(tiny_data, replace(tiny_config, freeze=0.5), out=tmp_path / "run", weights=None)
+
+
+def test_run_from_shipped_weights_names_them_without_a_path(
+    tiny_data: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    train(tiny_data, replace(tiny_config, model="nano", steps=1), out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == "everyday"
