@@ -485,10 +485,10 @@ class UnlabeledConfig(_Part):
     unlabeled_fraction: float = _setting(
         0.5, "with --unlabeled: fraction of the images of a batch that are images with pseudo-labels", 0.01, 0.99
     )
-    unlabeled_score: Literal["auto"] | float = _setting(
-        "auto",
+    unlabeled_score: Literal["by_class"] | float = _setting(
+        "by_class",
         "with --unlabeled: score from which a detection becomes a pseudo-label; a detection with at least half of this "
-        "score is an ignore region. auto: chosen for each class, from its number of objects in the labeled images",
+        "score is an ignore region. by_class: chosen for each class, from its number of objects in the labeled images",
         0.05,
         1,
     )

@@ -38,11 +38,11 @@ _LOWEST_SCORE = 0.05
 """Detections with a lower score are background."""
 
 _LOWEST_LABEL = 0.2
-"""With `unlabeled_score: auto`, lowest score of a label."""
+"""With `unlabeled_score: by_class`, lowest score of a label."""
 
 _LABELED_FRACTION, _IGNORED_FRACTION = 0.6, 2.0
-"""With `unlabeled_score: auto`: the best detections of a class become labels, so many that each image has this fraction
-of the objects of a labeled image. Labels and ignore regions together are the second number times as many."""
+"""With `unlabeled_score: by_class`: the best detections of a class become labels, so many that each image has this
+fraction of the objects of a labeled image. Labels and ignore regions together are the second number times as many."""
 
 _DECIMALS = 2
 """Number of decimals of the coordinates in unlabeled.json."""
@@ -50,7 +50,7 @@ _DECIMALS = 2
 _SMALLEST_SIDE = 1.0
 """Narrower detections are not used, in pixels."""
 
-Score = Literal["auto"] | float
+Score = Literal["by_class"] | float
 
 
 def affordable_passes(steps: int, batch_size: int) -> int:
@@ -103,7 +103,7 @@ def label_scores(
 ) -> tuple[list[float | None], list[float]]:
     """Return for each class the lowest score of a label, None for no labels, and the lowest score of an ignore region.
 
-    With "auto", the number of labels per image follows from the number of objects per labeled image. A fixed score
+    With "by_class", the number of labels per image follows from the number of objects per labeled image. A fixed score
     would not fit all runs: the scores of a short run are low.
 
     Args:
@@ -112,7 +112,7 @@ def label_scores(
         class_count: number of classes.
         score: the setting `unlabeled_score`.
     """
-    if score != "auto":
+    if score != "by_class":
         return [score] * class_count, [max(_LOWEST_SCORE, score / 2)] * class_count
     ids = np.concatenate([own.class_ids for own in found])
     scores = np.concatenate([own.scores for own in found])

@@ -251,7 +251,7 @@ def labeled_with(count: int) -> Annotation:
 def test_scores_of_labels_follow_from_the_objects_per_image() -> None:
     # Two objects per labeled image, five images: ten objects are expected, so the best six become labels.
     scores = [[0.9, 0.8, 0.7, 0.3], [0.85, 0.75, 0.25], [0.65, 0.6, 0.24], [0.55], [0.5, 0.45]]
-    label, ignore = label_scores(found_in(scores), [labeled_with(2)], 2, "auto")
+    label, ignore = label_scores(found_in(scores), [labeled_with(2)], 2, "by_class")
     assert label == [pytest.approx(0.65), None]  # the labeled images have no object of class 1
     assert ignore[0] == pytest.approx(0.05)  # fewer than 20 detections: all others are ignored
     assert label_scores(found_in(scores), [labeled_with(2)], 2, 0.5) == ([0.5, 0.5], [0.25, 0.25])
@@ -262,7 +262,7 @@ def test_rarely_detected_classes_are_not_learned_as_background() -> None:
     images = UnlabeledImages(dataset, (b"1", b"2"))
     found = found_in([[0.9, 0.3], [0.8, 0.3]])
     # Class 0: four detections for two expected objects. Class 1: no detection, and no labeled object.
-    values = pseudo_labels(found, [0, 1], images, [labeled_with(1)], "auto")
+    values = pseudo_labels(found, [0, 1], images, [labeled_with(1)], "by_class")
     assert [row["background_elsewhere"] for row in values["classes"]] == [True, False]
     assert [(len(row["objects"]), len(row["ignored"])) for row in values["images"]] == [(1, 1)]
     indices, annotations = with_pseudo_labels(json.loads(json.dumps(values)), images)
@@ -271,7 +271,7 @@ def test_rarely_detected_classes_are_not_learned_as_background() -> None:
     assert annotations[0].labeled_classes is not None
     assert annotations[0].labeled_classes.tolist() == [True, False]
     # Class 0: four detections for ten expected objects.
-    values = pseudo_labels(found, [0, 1], images, [labeled_with(5)], "auto")
+    values = pseudo_labels(found, [0, 1], images, [labeled_with(5)], "by_class")
     assert [row["background_elsewhere"] for row in values["classes"]] == [False, False]
 
 
@@ -282,7 +282,7 @@ def split_of(annotations: list[Annotation]) -> Split:
 
 
 def test_low_scores_never_become_labels() -> None:
-    label, ignore = label_scores(found_in([[0.15, 0.1], []]), [labeled_with(1)], 2, "auto")
+    label, ignore = label_scores(found_in([[0.15, 0.1], []]), [labeled_with(1)], 2, "by_class")
     assert label[0] == pytest.approx(0.2)
     assert ignore[0] == pytest.approx(0.05)
 
