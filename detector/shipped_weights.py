@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from detector.errors import FileError
+from detector.files import local_path
+
 _FOLDER = Path(__file__).parent / "weights"
 """Folder of the shipped weights."""
 
@@ -22,3 +25,24 @@ def find_shipped(source: str | Path) -> Path | None:
         source: a path, or the name of shipped weights.
     """
     return shipped_weights().get(source) if isinstance(source, str) else None
+
+
+def find_weights(source: str | Path) -> Path:
+    """Return the path of a weights file: of the shipped weights with the name `source`, else the path `source`.
+
+    Args:
+        source: a path, or the name of shipped weights.
+
+    Raises:
+        FileError: the file does not exist, and no shipped weights have this name.
+    """
+    if (shipped := find_shipped(source)) is not None:
+        return shipped
+    path = local_path(source)
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # for example a name that is too long, or a folder without permission
+        raise FileError(f"{source!s:.60}: the weights file cannot be opened: {error.strerror}") from None
+    names = ", ".join(shipped_weights())
+    raise FileError(f"{source}: there is no such weights file; pass a path, or the name of shipped weights: {names}")

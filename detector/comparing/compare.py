@@ -42,7 +42,7 @@ from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.metrics.seeds import VAL_HALVES, ApHalves
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
-from detector.shipped_weights import find_shipped, shipped_weights
+from detector.shipped_weights import find_shipped, find_weights
 from detector.threads import affinity_cpus
 from detector.training.initial_weights import AUTO, RANDOM, default_start
 from detector.wording import metric, plural
@@ -174,14 +174,9 @@ def _choose_start(weights: str | Path | None, reuse_backbone: bool, configs: Seq
     if weights is None or weights == RANDOM:
         log.info("initial weights of all runs: random%s", reason)
         return _Start(RANDOM, False, ())
-    path = find_shipped(weights) or local_path(weights).resolve()
-    if not path.is_file():
-        names = ", ".join(shipped_weights())
-        raise FileError(
-            f"{weights}: there is no such weights file; pass a path, or the name of shipped weights: {names}"
-        )
+    path = find_weights(weights)
     log.info("initial weights of all runs: %s", weights)
-    name = str(weights) if find_shipped(weights) else str(path)
+    name = str(weights) if find_shipped(weights) else str(path.resolve())
     description = [f"weights={file_sha256(path)[:8]}", *(["reuse_backbone"] if reuse_backbone else [])]
     return _Start(name, reuse_backbone, tuple(description))
 

@@ -43,10 +43,10 @@ from detector.files import file_sha256
 from detector.graph.openvino_ir import export_files
 from detector.letterbox import SIZE_DIVISOR
 from detector.media.sources import Source, sources_of
-from detector.model.checkpoint import find_weights
 from detector.options import ALL_CLASSES, MAX_PIXELS, RuntimeName
 from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
+from detector.shipped_weights import find_weights
 
 _WARMUP_IMAGES = 4
 """Number of images at the start whose times are not counted."""

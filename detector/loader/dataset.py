@@ -109,8 +109,9 @@ class DetectionDataset:
             config: new settings; None: the settings stay the same.
         """
         selected = copy(self)
-        for name in ("_color_statistics", "_principal_colors", "_class_weights", "_donor_probabilities"):
-            vars(selected).pop(name, None)
+        for name, member in vars(type(self)).items():
+            if isinstance(member, cached_property):
+                vars(selected).pop(name, None)
         selected.annotations = tuple(annotations or (self.annotations[index] for index in indices))
         selected._images = [self._images[index] for index in indices] if self.in_memory else []
         selected.config = config or self.config

@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from detector.config import Config, config_of
-from detector.errors import ConfigError, FileError, WeightsError
-from detector.files import local_path, write_atomic
+from detector.errors import ConfigError, WeightsError
+from detector.files import write_atomic
 from detector.model.make_network import make_network
 from detector.model.network import SIZES, GridNetwork, coarsest_hw
 from detector.model.old_metadata import upgrade_metadata, upgrade_tensors
 from detector.outputs import SIGNATURE_KEY, UNSIGNED, sign, write_file
-from detector.shipped_weights import find_shipped, shipped_weights
+from detector.shipped_weights import find_weights
 from detector.weights_info import WeightsInfo, check_text_lengths, from_metadata, to_metadata
 
 _PYTORCH = "PyTorch files are not read, since they can run code when they are loaded: pass a .safetensors file"
@@ -180,27 +180,6 @@ def copy_weights(network: GridNetwork, weights: GridNetwork, all_classes: bool) 
         if name in outputs or network.input_hw != weights.input_hw:
             tensors |= {key: tensor for key, tensor in own.items() if key.startswith(f"{name}.")}
     network.load_state_dict(tensors)
-
-
-def find_weights(source: str | Path) -> Path:
-    """Return the path of a weights file: of the shipped weights with the name `source`, else the path `source`.
-
-    Args:
-        source: a path, or the name of shipped weights.
-
-    Raises:
-        FileError: the file does not exist, and no shipped weights have this name.
-    """
-    if (shipped := find_shipped(source)) is not None:
-        return shipped
-    path = local_path(source)
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:  # for example a name that is too long, or a folder without permission
-        raise FileError(f"{source!s:.60}: the weights file cannot be opened: {error.strerror}") from None
-    names = ", ".join(shipped_weights())
-    raise FileError(f"{source}: there is no such weights file; pass a path, or the name of shipped weights: {names}")
 
 
 def _load_tensors(network: GridNetwork, tensors: dict[str, torch.Tensor], path: Path) -> None:

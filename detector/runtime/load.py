@@ -20,7 +20,7 @@ from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
 from detector.runtime.instruction_set import warn_if_inexact
 from detector.runtime.origin import export_path, is_folder
-from detector.shipped_weights import find_shipped
+from detector.shipped_weights import find_shipped, find_weights
 from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
 from detector.wording import shown
@@ -116,7 +116,7 @@ def _graph_of(weights: str | Path, input_size: int | None, cache: bool) -> bytes
         InputError: the weights cannot be read, or the input size is invalid.
     """
     from detector.graph.to_onnx import code_hash, to_onnx
-    from detector.model.checkpoint import find_weights, load_weights
+    from detector.model.checkpoint import load_weights
 
     path = find_weights(weights)
     weights_hash = file_sha256(path)

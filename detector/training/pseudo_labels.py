@@ -20,6 +20,7 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Doubles, Floats
 from detector.boxes import area, clip
+from detector.data.split import evenly_spaced
 from detector.detections import Detections
 from detector.errors import FileError
 from detector.loader.dataset import DetectionDataset
@@ -65,8 +66,8 @@ def choose_images(count: int, passes: int) -> tuple[list[int], bool]:
         count: number of unlabeled images.
         passes: largest number of inference passes.
     """
-    chosen = np.unique(np.linspace(0, count - 1, max(1, min(count, passes))).astype(np.int64))
-    return chosen.tolist(), 2 * len(chosen) <= passes
+    chosen = evenly_spaced(range(count), max(1, passes))
+    return chosen, 2 * len(chosen) <= passes
 
 
 def detect_unlabeled(

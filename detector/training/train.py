@@ -21,10 +21,10 @@ from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
 from detector.metrics.seeds import VAL_HALVES
-from detector.model.checkpoint import find_weights, load_weights
+from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.runtime.hardware import choose_device, training_process
-from detector.shipped_weights import find_shipped
+from detector.shipped_weights import find_shipped, find_weights
 from detector.training.environment import EFFECTS
 from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
 from detector.training.report import claim_report, write_training_report
@@ -312,13 +312,13 @@ def _reopen(
             f"train --resume {quote(str(folder.path))} --unlabeled NEW_PATH"
         )
     weights, initial, facts = None, record.initial, {}
-    if request.weights is not None and request.weights_path is not None and state is None:
+    if request.weights_path is not None and state is None:
         if not request.weights_path.is_file():
             raise FileError(
                 f"{request.weights}: the initial weights of the run do not exist, and the run has no checkpoint yet; "
                 "restore the file, or start a new run"
             )
-        weights, initial = load_weights(request.weights)
+        weights, initial = load_weights(request.weights_path)
         facts = _weights_fact(request)
     inputs, ledgers = _prepare(request, weights, initial)
     run = TrainingRun(inputs, folder, started)

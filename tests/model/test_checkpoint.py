@@ -13,9 +13,10 @@ from torch import Tensor
 
 from detector.config import Config
 from detector.errors import FileError, InputError, WeightsError
-from detector.model.checkpoint import copy_weights, find_weights, load_weights, save_weights
+from detector.model.checkpoint import copy_weights, load_weights, save_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
+from detector.shipped_weights import find_weights
 from detector.weights_info import WeightsInfo
 
 INFO = WeightsInfo("pico", ("cat", "Ähre, 穂"), (3, 17), (64, 96), {"lr": "auto", "scale": [0.6, 1.4]}, {"val": None})

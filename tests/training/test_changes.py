@@ -15,7 +15,8 @@ import torch
 from detector.config import Config
 from detector.errors import ConfigError, FileError
 from detector.images import read_image, write_image
-from detector.model.checkpoint import find_weights, load_weights
+from detector.model.checkpoint import load_weights
+from detector.shipped_weights import find_weights
 from detector.training.environment import environment_facts
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
