@@ -21,13 +21,13 @@ _EVALUATION_FRACTION = 0.05
 _MARGIN = 0.02
 """Fraction of the budget that is reserved for a machine that becomes slower after the last change of the plan."""
 
-_RESERVE = 1.0
-"""Seconds that are reserved for saving the weights and ending the process."""
+_RESERVE = 1.5
+"""Seconds that are reserved for importing the package, saving the weights and ending the process."""
 
 CHECKS = 40
 """Number of points of the run, evenly spaced, at which the plan is compared with the speed, besides evaluations."""
 
-_SMALL_CHANGE, _SMALL_CHANGE_OF_BUDGET = 0.03, 0.01
+_SMALL_CHANGE, _SMALL_CHANGE_OF_BUDGET = 0.10, 0.015
 """The plan is kept if the error of the end of the run is less than the first fraction of the time left, or less than
 the second fraction of the budget."""
 
