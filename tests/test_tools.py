@@ -38,3 +38,9 @@ def test_script_writes_the_annotated_image(tmp_path: Path, tiny_data: Path, tiny
     done = run(tmp_path, "detect.py", str(image), "--weights", str(tiny_weights), "--device", "cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "found" / "1.png").is_file()
+
+
+def test_tables_of_the_scale_page_are_current(tmp_path: Path) -> None:
+    page = (TOOLS.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    for table in run(tmp_path, "scale.py").stdout.strip().split("\n\n"):
+        assert table in page
