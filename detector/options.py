@@ -189,6 +189,32 @@ class DrawOptions:
 DEFAULT_DRAWING = DrawOptions()
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a list of images; each part can be processed by another process or on another machine.
+
+    Attributes:
+        index: number of the part, from 0.
+        count: number of parts.
+
+    Raises:
+        ConfigError: `index` is not from 0 to `count` - 1.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        _count("shard", self.count)
+        _count("shard", self.index + 1)
+        if self.index >= self.count:
+            raise ConfigError(f"shard: expected an index from 0 to {self.count - 1}, got {self}")
+
+    def __str__(self) -> str:
+        """Return the shard as on the command line, such as 0/8."""
+        return f"{self.index}/{self.count}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StyleOptions:
     """Options of the style transfer.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from detector.converting.convert import Conversion
     from detector.detecting.detect_files import DetectSummary
+    from detector.detecting.gather import GatherSummary
     from detector.evaluating.decisions import Decided
     from detector.evaluating.evaluation import Against
     from detector.explaining.explanation import Explanation, ImageExplanation
@@ -277,6 +278,16 @@ def print_detect_summary(summary: "DetectSummary", folder: "Path", score_thresho
         print_line(f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}")
     if summary.failed:
         print(f"{summary.failed} of {plural(summary.given, 'image')} could not be read", file=sys.stderr)
+
+
+def print_gather_summary(summary: "GatherSummary", folder: "Path") -> None:
+    """Print the number of objects, images and shards, and to standard error the images that cannot be read."""
+    objects, done = plural(summary.objects, "object"), plural(summary.images - len(summary.failed), "image")
+    print_line(f"{plural(summary.shards, 'shard')} complete: {objects} in {done}; see {folder}")
+    for message in summary.failed:
+        print(f"skipped: {message}", file=sys.stderr)
+    if summary.failed:
+        print(f"{len(summary.failed)} of {plural(summary.images, 'image')} could not be read", file=sys.stderr)
 
 
 def print_training_result(result: "TrainingResult") -> None:

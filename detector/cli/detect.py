@@ -20,7 +20,7 @@ from detector.cli.arguments import (
     add_overwrite,
     path,
 )
-from detector.cli.numbers import count, count_or_zero, fraction
+from detector.cli.numbers import count, count_or_zero, fraction, shard
 from detector.cli.settings import load_detector, read_options
 from detector.errors import ConfigError, InputError
 from detector.options import (
@@ -37,6 +37,7 @@ from detector.wording import plural
 
 if TYPE_CHECKING:
     from detector.detecting.formats import OutputFormat
+    from detector.detecting.shards import ShardInputs
     from detector.media.sources import Source
     from detector.predict.detector import Detector
 
@@ -153,6 +154,13 @@ def add(commands: Commands) -> None:
         "continue an interrupted run",
     )
     output.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="detect in part I of N of the images only, I from 0, and write to the folder shard-I-of-N in --out; "
+        "`detector gather` joins the results of all parts",
+    )
+    output.add_argument(
         "--data",
         help="data set that contains the images: write its ids of images and classes to detections.json, so that it "
         "matches the ground truth (default: images are numbered 1, 2, ...)",
@@ -176,6 +184,7 @@ def run(options: argparse.Namespace) -> int:
     if options.save_conf and not options.save_txt:
         raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
     from detector.detecting.detect_files import claim_videos, find_inputs
+    from detector.detecting.shards import shard_folder, take_shard
 
     detect_options = DetectOptions(
         score_threshold=options.conf,
@@ -190,7 +199,12 @@ def run(options: argparse.Namespace) -> int:
         calibrated=options.calibrated,
     )
     sources, videos = find_inputs(specs, read_options(options))
+    if options.shard is not None:
+        _check_can_be_sharded(options, specs, sources, videos)
     out = options.out or _new_folder(options.skip_done)
+    part = None
+    if options.shard is not None:
+        part, out = take_shard(sources, options.shard, detect_options.batch_size), shard_folder(out, options.shard)
     with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
         claim_videos(videos, folder, save_video=not options.no_images)
         if options.skip_done:
@@ -199,10 +213,10 @@ def run(options: argparse.Namespace) -> int:
         _warn_about_options_without_effect(options, bool(videos))
         if options.classes is None and (shown := model.info.default_classes) is not None:
             log.info(f"detecting {len(shown)} of {len(model.class_names)} classes; for all: --classes all")
-        failed = _detect_in_images(model, sources, folder, detect_options, options) if sources else 0
+        failed = _detect_in_images(model, sources, part, folder, detect_options, options) if sources else 0
         failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)
         failed += failed_videos
-    if failed == len(sources) + len(videos):
+    if part is None and failed == len(sources) + len(videos):
         return 2
     return 3 if failed or broken else 0
 
@@ -210,15 +224,27 @@ def run(options: argparse.Namespace) -> int:
 def _detect_in_images(
     model: "Detector",
     sources: "Sequence[Source]",
+    part: "ShardInputs | None",
     folder: OutputFolder,
     detect_options: DetectOptions,
     options: argparse.Namespace,
 ) -> int:
-    """Detect objects in images, print a summary, and return the number of images that cannot be read."""
+    """Detect objects in images, print a summary, and return the number of images that cannot be read.
+
+    Args:
+        model: the detector.
+        sources: all images, whose ids are searched in --data.
+        part: the shard of these images to detect in; None: all.
+        folder: the output folder.
+        detect_options: thresholds, NMS, tiling and batch size.
+        options: the arguments.
+    """
     from detector.detecting.data_ids import coco_file_beside, read_ids
     from detector.detecting.detect_files import detect_images
 
     ids = read_ids(options.data, sources, read_options(options)) if options.data else None
+    if part is not None:
+        sources = part.sources
     result = detect_images(
         model,
         sources,
@@ -229,6 +255,7 @@ def _detect_in_images(
         skip_done=options.skip_done,
         ids=ids,
         drawing=_drawing(options),
+        shard=part,
     )
     console.print_detect_summary(result, folder.path, None if options.conf == "auto" else options.conf)
     if ids is None and result.objects and (coco_file := coco_file_beside(sources)) is not None:
@@ -263,6 +290,24 @@ def _detect_in_videos(
             objects, frames = plural(video.objects, "object"), plural(video.frames_detected, "frame")
             console.print_line(f"{name}: {objects} in {frames}; see {folder.path}")
     return failed, broken
+
+
+def _check_can_be_sharded(
+    options: argparse.Namespace, specs: Sequence[str], sources: "Sequence[Source]", videos: Sequence[str]
+) -> None:
+    """Raise InputError if --shard cannot be used: --out is missing, or an input is no image that can be listed."""
+    from detector.detecting.shards import check_outside
+
+    if options.out is None:
+        raise ConfigError("--shard needs --out: the same folder for all shards, such as --out found")
+    if "-" in specs:
+        raise ConfigError("--shard: an image on standard input cannot be divided; leave out --shard, or pass a file")
+    if videos:
+        raise ConfigError(
+            f"{videos[0]}: --shard divides a list of images, and this is a video or stream; pass it to a `detector "
+            "detect` without --shard"
+        )
+    check_outside(sources, options.out)
 
 
 def _new_folder(skip_done: bool) -> Path:

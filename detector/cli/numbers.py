@@ -4,9 +4,11 @@ import math
 import re
 from argparse import ArgumentTypeError
 
+from detector.options import Shard
 from detector.wording import decimal_hint
 
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_SHARD = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+", re.ASCII)
 _PERCENT = re.compile(r"([+-]?\d+(\.\d*)?) ?%", re.ASCII)
@@ -58,6 +60,15 @@ def count_or_zero(text: str) -> int:
     if value < 0:
         raise ArgumentTypeError(f"must be at least 0, got {value}")
     return value
+
+
+def shard(text: str) -> Shard:
+    """Return the shard in an argument such as 0/8, else raise ArgumentTypeError."""
+    match = _SHARD.fullmatch(text.strip())
+    if match is None or int(match[1]) >= int(match[2]):
+        hint = f"; the last is {int(match[2]) - 1}/{match[2]}" if match and int(match[2]) else ""
+        raise ArgumentTypeError(f"expected INDEX/COUNT with an index from 0, such as 0/8, got {_shown(text)}{hint}")
+    return Shard(int(match[1]), int(match[2]))
 
 
 def port(text: str) -> int:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from detector.detecting.data_ids import DataIds
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, stem_of
 from detector.detecting.formats import OutputFormat
-from detector.detecting.writer import DetectionWriter
+from detector.detecting.shards import ShardInputs, check_other_shards
+from detector.detecting.writer import DetectionWriter, journal_settings
 from detector.errors import FileError, InputError
 from detector.files import file_sha256, free_name
 from detector.media.sources import Source, find_sources
@@ -84,6 +85,7 @@ def detect_images(
     skip_done: bool = False,
     ids: DataIds | None = None,
     drawing: DrawOptions = DEFAULT_DRAWING,
+    shard: ShardInputs | None = None,
 ) -> DetectSummary:
     """Detect objects in images, write the detections to a folder image by image, and return the counts.
 
@@ -103,18 +105,26 @@ def detect_images(
         ids: ids of images and classes in a data set. None: images are numbered 1, 2, ..., and the classes have the ids
             of the training data.
         drawing: what is drawn on the annotated images, and how.
+        shard: the shard with these sources; None: they are no shard. `folder` is as `shard_folder` returns it.
 
     Raises:
+        ConfigError: another shard beside the folder was started with other images, weights or options.
         InputError: as for `DetectionWriter`, a class in `options` is unknown, or a result cannot be written.
     """
     resolved = detector.resolve_options(options)  # before the writer replaces the results of an earlier run
-    loaded = {
+    settings = {
         "weights": _fingerprint(weights),
         "runtime": detector.runtime.name,
         "input_hw": detector.input_hw,
         "data": None if ids is None else ids.data,
         "drawing": asdict(drawing) if "images" in formats else None,
+        **asdict(options),
+        **({} if shard is None else shard.settings),
     }
+    if shard is not None:
+        check_other_shards(
+            folder.path if isinstance(folder, OutputFolder) else folder, journal_settings(settings, formats)
+        )
     category_ids = detector.info.category_ids if ids is None else ids.categories_of(detector.class_names)
     done = failed = objects = 0
     with DetectionWriter(
@@ -122,12 +132,13 @@ def detect_images(
         category_ids,
         sources=(source.name for source in sources),
         formats=formats,
-        settings=loaded | asdict(options),
+        settings=settings,
         skip_done=skip_done,
         image_ids=None if ids is None else ids.image_ids,
         class_names=detector.class_names,
         drawing=drawing,
         origins={str(source.name): source.origin for source in sources if source.origin},
+        shard=shard,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         results = detector.detect_with_images([source.read for source in remaining], resolved)
@@ -137,6 +148,7 @@ def detect_images(
                 continue
             if isinstance(result, InputError):
                 failed += 1
+                writer.add_failed(source, result)
                 tqdm.write(f"skipped: {result}", file=sys.stderr)
                 continue
             image, found = result

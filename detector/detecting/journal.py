@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, BinaryIO, NotRequired, TypedDict, cast
 
 from detector.errors import ConfigError, FileError, location
 from detector.files import append_line, name_key, parse_line, write_errors
@@ -50,12 +50,14 @@ class JournalEntry(TypedDict):
     """The values in the journal line of one image.
 
     Attributes:
-        image_id: 1, 2, ... in the order of the lines, or the id of the image in a data set.
+        image_id: 1, 2, ... in the order of the lines, or the id of the image in a data set; in the journal of a shard,
+            without a data set, `position` + 1.
         file_name: name of the image, as in `Source.name`.
         height: height of the image in pixels.
         width: width of the image in pixels.
         file: state of the image file before it was read; missing if the image has neither a file nor an origin.
         stem: name of the output files of the image without suffix; missing if the image has no output files.
+        position: position of the image in the list of all images, from 0; only in the journal of a shard.
         detections: highest score first.
     """
 
@@ -65,6 +67,7 @@ class JournalEntry(TypedDict):
     width: int
     file: NotRequired[FileState]
     stem: NotRequired[str]
+    position: NotRequired[int]
     detections: list[DetectionRow]
 
 
@@ -205,16 +208,55 @@ class Journal:
         previous, settings = first_line.get("settings"), self._settings
         if not isinstance(previous, dict):
             raise FileError(f"{self._path}: not a journal of `detector detect`; pass another --out")
-        differences = [
-            f"{key}: {previous.get(key)!r}, now {settings.get(key)!r}"
-            for key in {**previous, **settings}
-            if previous.get(key) != settings.get(key)
-        ]
-        if differences:
+        if differences := setting_differences(previous, settings):
             raise ConfigError(
                 f"{self._path}: the earlier run used other settings ({'; '.join(differences)}); use the same settings, "
                 "pass another --out, or start a new run without --skip-done"
             )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in the first line of a journal file; empty if there is no file, or its first line is damaged.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            settings = _parse(file.readline()).get("settings")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def read_entries(file: BinaryIO, path: Path) -> Iterator[tuple[int, JournalEntry]]:
+    """Yield each entry of a complete journal, and the position of its line in the file in bytes.
+
+    Args:
+        file: the open file.
+        path: its path, for messages.
+
+    Raises:
+        FileError: a line is damaged.
+    """
+    offset = len(file.readline())
+    for number, line in enumerate(file, 2):
+        entry = _parse(line)
+        if not _is_entry(entry):
+            raise FileError(f"{location(path, number)}: damaged line; detect in the images of this shard again")
+        yield offset, cast("JournalEntry", entry)
+        offset += len(line)
+
+
+def setting_differences(previous: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Return a text for each setting that differs in two journals; `settings` are the ones now."""
+    return [
+        f"{key}: {previous.get(key)!r}, now {settings.get(key)!r}"
+        for key in {**previous, **settings}
+        if previous.get(key) != settings.get(key)
+    ]
 
 
 def file_state(path: Path) -> FileState | None:
@@ -239,6 +281,7 @@ def _is_entry(values: Mapping[str, Any]) -> bool:
         and abs(values["image_id"]) < _MAX_ID
         and isinstance(values.get("file_name"), str)
         and isinstance(values.get("stem", ""), str)
+        and type(values.get("position", 0)) is int
         and isinstance(values.get("detections"), list)
         and all(map(_is_detection, values["detections"]))
     )

@@ -1,7 +1,7 @@
 """`DetectionWriter` writes the detections of many images to one folder, in the formats that the user chose."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
@@ -18,10 +18,12 @@ from detector.detecting.formats import (
     yolo_text,
 )
 from detector.detecting.journal import JOURNAL_NAME, FileState, Journal, JournalEntry, file_state
+from detector.detecting.shards import SHARD_NAME, ShardInputs
 from detector.detections import Detections
-from detector.errors import ConfigError, FileError
-from detector.files import RESERVED_NAME, free_name
+from detector.errors import ConfigError, FileError, InputError
+from detector.files import RESERVED_NAME, free_name, json_bytes
 from detector.images import write_image
+from detector.media.sources import Source
 from detector.options import DEFAULT_DRAWING, DrawOptions
 from detector.output_folder import OutputFolder, as_output_folder
 
@@ -68,6 +70,7 @@ class DetectionWriter:
         image_ids: name of an image → its id in the results. None: 1, 2, ... in the order of `add`.
         drawing: what is drawn on the annotated images, and how. A legend may replace the class names.
         origins: name of an image with a generated name → its `Source.origin`.
+        shard: the shard whose images are added; None: all images are.
 
     Attributes:
         done: names of the images that the earlier run completed; empty if `skip_done` is False.
@@ -91,6 +94,7 @@ class DetectionWriter:
         image_ids: Mapping[str, int] | None = None,
         drawing: DrawOptions = DEFAULT_DRAWING,
         origins: Mapping[str, str] | None = None,
+        shard: ShardInputs | None = None,
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
             known = ", ".join(get_args(OutputFormat))
@@ -98,6 +102,9 @@ class DetectionWriter:
         self._category_ids, self._formats, self._image_ids = category_ids, formats, image_ids
         self._class_names, self._drawing = class_names, drawing
         self._has_begun, self._resumes = False, skip_done
+        self._shard, self._failed = shard, list[dict[str, Any]]()
+        first = shard.start if shard else 0
+        self._positions = {str(source.name): first + k for k, source in enumerate(shard.sources)} if shard else {}
         sources = list(sources)
         _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
         files = {str(source): state for source in sources if (state := file_state(source)) is not None}
@@ -105,9 +112,8 @@ class DetectionWriter:
         self._files = files | {name: FileState(origin=origin) for name, origin in (origins or {}).items()}
         with ExitStack() as stack:
             self._folder = stack.enter_context(as_output_folder(folder, "writing detections"))
-            # The tables are written from the journal, so a resumed run may use or omit these formats.
-            journal_settings = {**(settings or {}), "formats": sorted(formats - _TABLES)}
-            self._journal = Journal(self._folder, journal_settings, resume=skip_done, files=self._files)
+            first_line = journal_settings(settings or {}, formats)
+            self._journal = Journal(self._folder, first_line, resume=skip_done, files=self._files)
             self.done = self._journal.done
             self._stems = self._plan(sources)
             self._check_folder()
@@ -133,7 +139,7 @@ class DetectionWriter:
         self._begin()
         image_hw = image.shape[0], image.shape[1]
         entry: JournalEntry = {
-            "image_id": self._journal.next_id if self._image_ids is None else self._image_ids[str(name)],
+            "image_id": self._image_id(str(name)),
             "file_name": str(name),
             "height": image_hw[0],
             "width": image_hw[1],
@@ -141,6 +147,8 @@ class DetectionWriter:
         }
         if (state := self._files.get(str(name))) is not None:
             entry["file"] = state
+        if self._shard is not None:
+            entry["position"] = self._positions[str(name)]
         if self._formats & _PER_IMAGE:
             entry["stem"] = stem = self._stems.pop(str(name), None) or self._free_stem(name)
             suffix = _suffix(name)
@@ -157,27 +165,38 @@ class DetectionWriter:
             self._folder.write(f"json/{stem}.json", text.encode())
         self._journal.append(entry)
 
+    def add_failed(self, source: Source, error: InputError) -> None:
+        """Remember an image that cannot be read; for a shard, `close` writes it to shard.json."""
+        if self._shard is not None:
+            position = self._positions[str(source.name)]
+            failed = {"position": position, "file_name": str(source.name), "origin": source.origin}
+            self._failed.append({**failed, "error": str(error)})
+
     def close(self) -> None:
         """Write detections.json and the requested tables, each atomically; then unlock the folder.
 
-        If no image was added, the results of an earlier run stay.
+        If no image was added, the results of an earlier run stay. The last file of a shard is shard.json.
 
         Raises:
             FileError: a file cannot be written.
         """
         with self._stack:
-            if not self._has_begun and self._folder.has_earlier and not self._resumes:
+            has_failed = self._shard is None or bool(self._shard.sources)  # a shard may be empty
+            if not self._has_begun and self._folder.has_earlier and not self._resumes and has_failed:
                 return
             self._begin()
-            with self._folder.writing(_RESULTS) as part:
-                write_coco_results(part, self._journal.entries())
-            if "csv" in self._formats:
-                with self._folder.writing(_CSV) as part:
-                    write_csv(part, self._journal.entries())
-            if "counts" in self._formats:
-                with self._folder.writing(_COUNTS) as part:
-                    write_counts(part, self._journal.entries(), self._class_names, self._category_ids)
+            write_tables(self._folder, self._formats, self._journal.entries, self._class_names, self._category_ids)
             self._folder.seal(JOURNAL_NAME)
+            if self._shard is not None:
+                classes = {"class_names": self._class_names, "category_ids": self._category_ids}
+                part = {"start": self._shard.start, "stop": self._shard.start + len(self._shard.sources)}
+                self._folder.write(SHARD_NAME, json_bytes({**part, **classes, "failed": self._failed}), durable=True)
+
+    def _image_id(self, name: str) -> int:
+        """Return the id of an image in the results."""
+        if self._image_ids is not None:
+            return self._image_ids[name]
+        return self._journal.next_id if self._shard is None else self._positions[name] + 1
 
     def _plan(self, sources: Iterable[Path]) -> dict[str, str]:
         """Return the name of each image that is not done → name of its output files without suffix."""
@@ -197,7 +216,8 @@ class DetectionWriter:
                 f"{folder.path}: the folder contains files that are not detections; pass another --out, or add "
                 "--overwrite to replace the files of the same names"
             )
-        names = [_RESULTS, *([_CSV] if "csv" in formats else []), *([_COUNTS] if "counts" in formats else [])]
+        names = table_names(formats)
+        names += [] if self._shard is None else [SHARD_NAME]
         names += [] if self._journal.is_recognized else [JOURNAL_NAME]
         for name, stem in self._stems.items():
             names += [stem + _suffix(Path(name))] if "images" in formats else []
@@ -213,6 +233,7 @@ class DetectionWriter:
         if self._has_begun:
             return
         if self._resumes:
+            self._folder.remove(SHARD_NAME)
             self._remove_outdated()
         else:
             self._folder.remove_earlier()
@@ -229,6 +250,48 @@ class DetectionWriter:
             stem = path.stem.rpartition("-")[0] if kind == _CROPS else path.stem
             if is_of_image and stem not in done:
                 self._folder.remove(name)
+
+
+def journal_settings(settings: Mapping[str, Any], formats: Set[OutputFormat]) -> dict[str, Any]:
+    """Return the settings in the journal: those of the detections, and the formats that have files for each image.
+
+    The tables are written from the journal, so a resumed run may use or omit these formats.
+    """
+    return {**settings, "formats": sorted(formats - _TABLES)}
+
+
+def table_names(formats: Set[OutputFormat]) -> list[str]:
+    """Return the names of the files for all images: detections.json and the requested tables."""
+    return [_RESULTS, *([_CSV] if "csv" in formats else []), *([_COUNTS] if "counts" in formats else [])]
+
+
+def write_tables(
+    folder: OutputFolder,
+    formats: Set[OutputFormat],
+    entries: Callable[[], Iterator[JournalEntry]],
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+) -> None:
+    """Write detections.json and the requested tables, each atomically.
+
+    Args:
+        folder: the output folder.
+        formats: output formats; those that are not tables are ignored.
+        entries: returns the entries of the journal, each time from the first one.
+        class_names: C names of classes.
+        category_ids: C category ids.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    with folder.writing(_RESULTS) as part:
+        write_coco_results(part, entries())
+    if "csv" in formats:
+        with folder.writing(_CSV) as part:
+            write_csv(part, entries())
+    if "counts" in formats:
+        with folder.writing(_COUNTS) as part:
+            write_counts(part, entries(), class_names, category_ids)
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:
