@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import detector
-from detector.cli.parser import make_parser
+from detector.cli.parser import COMMANDS, make_parser
 from detector.config import Config, read_config
 from detector.model.checkpoint import load_weights, save_weights
 from detector.score_decisions import ChosenThresholds, ScoreMap
@@ -57,7 +57,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_docs_parses(path: Path) -> None:
-    names = "check|train|detect|gather|evaluate|explain|review|serve|export|verify|compare|summary|convert|split|restyle|info"
+    names = "|".join(COMMANDS)
     pattern = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{names}) .*)$"
     for block in in_fences(path.read_text(encoding="utf-8"), "[a-z]*"):
         for command in re.findall(pattern, block.replace("\\\n", " "), re.MULTILINE):
