@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,14 @@ from detector.options import (
     TILED_MAX_DETECTIONS,
     DetectOptions,
     DrawOptions,
+    Shard,
 )
 from detector.output_folder import OutputFolder, claim_folder, next_free
 from detector.wording import plural
 
 if TYPE_CHECKING:
     from detector.detecting.formats import OutputFormat
+    from detector.detecting.ray_engine import RayCluster
     from detector.detecting.shards import ShardInputs
     from detector.media.sources import Source
     from detector.predict.detector import Detector
@@ -137,6 +140,11 @@ def add(commands: Commands) -> None:
     output.add_argument(
         "--counts", action="store_true", help="also write the number of objects per image and class to counts.csv"
     )
+    output.add_argument(
+        "--parquet",
+        action="store_true",
+        help="also write all detections to detections.parquet, with one row per image (needs the extra `parquet`)",
+    )
     output.add_argument("--no-images", action="store_true", help="do not write annotated images or videos")
     output.add_argument(
         "--hide-labels", action="store_true", help="draw only the boxes, without class names and scores"
@@ -166,6 +174,19 @@ def add(commands: Commands) -> None:
         "matches the ground truth (default: images are numbered 1, 2, ...)",
     )
     add_allow_outside(output)
+    cluster = parser.add_argument_group("cluster")
+    cluster.add_argument(
+        "--engine",
+        choices=("plain", "ray"),
+        default="plain",
+        help="ray: detect on a Ray cluster (needs the extra `ray`; images only, with --no-images and --out); plain: in "
+        "this process (default)",
+    )
+    cluster.add_argument(
+        "--address",
+        help="with --engine ray: auto: the cluster of RAY_ADDRESS or of this machine; HOST:PORT; local: start Ray on "
+        "this machine (default)",
+    )
     add_input_size(parser)
     add_backend(parser)
 
@@ -184,6 +205,7 @@ def run(options: argparse.Namespace) -> int:
     if options.save_conf and not options.save_txt:
         raise ConfigError("--save-conf adds the scores to the text files of --save-txt; add --save-txt")
     from detector.detecting.detect_files import claim_videos, find_inputs
+    from detector.detecting.gather import gather
     from detector.detecting.shards import shard_folder, take_shard
 
     detect_options = DetectOptions(
@@ -199,6 +221,10 @@ def run(options: argparse.Namespace) -> int:
         calibrated=options.calibrated,
     )
     sources, videos = find_inputs(specs, read_options(options))
+    _check_engine(options)
+    if options.engine == "ray":  # the results arrive in any order, as a single shard, and `gather` sorts them
+        options.shard = Shard(0, 1)
+        options.threads = options.threads or 1
     if options.shard is not None:
         _check_can_be_sharded(options, specs, sources, videos)
     out = options.out or _new_folder(options.skip_done)
@@ -216,6 +242,8 @@ def run(options: argparse.Namespace) -> int:
         failed = _detect_in_images(model, sources, part, folder, detect_options, options) if sources else 0
         failed_videos, broken = _detect_in_videos(model, videos, folder, detect_options, options) if videos else (0, 0)
         failed += failed_videos
+    if options.engine == "ray":
+        gather([out], options.out, formats=_formats(options), overwrite=options.overwrite)
     if part is None and failed == len(sources) + len(videos):
         return 2
     return 3 if failed or broken else 0
@@ -245,19 +273,22 @@ def _detect_in_images(
     ids = read_ids(options.data, sources, read_options(options)) if options.data else None
     if part is not None:
         sources = part.sources
-    result = detect_images(
-        model,
-        sources,
-        folder,
-        detect_options,
-        weights=options.weights,
-        formats=_formats(options),
-        skip_done=options.skip_done,
-        ids=ids,
-        drawing=_drawing(options),
-        shard=part,
-    )
-    console.print_detect_summary(result, folder.path, None if options.conf == "auto" else options.conf)
+    with _cluster(options, model) as cluster:
+        result = detect_images(
+            model,
+            sources,
+            folder,
+            detect_options,
+            weights=options.weights,
+            formats=_formats(options),
+            skip_done=options.skip_done,
+            ids=ids,
+            drawing=_drawing(options),
+            shard=part,
+            cluster=cluster,
+        )
+    written = options.out if options.engine == "ray" else folder.path
+    console.print_detect_summary(result, written, None if options.conf == "auto" else options.conf)
     if ids is None and result.objects and (coco_file := coco_file_beside(sources)) is not None:
         log.info(
             "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
@@ -292,6 +323,30 @@ def _detect_in_videos(
     return failed, broken
 
 
+def _cluster(options: argparse.Namespace, model: "Detector") -> "AbstractContextManager[RayCluster | None]":
+    """Return the Ray cluster that detects, or None if this process does, as a context manager."""
+    if options.engine == "plain":
+        return nullcontext()
+    from detector.detecting.ray_engine import RayCluster
+    from detector.runtime.hardware import choose_device
+
+    uses_gpu = model.runtime.name == "torch" and choose_device(options.device).type == "cuda"
+    return RayCluster(options.address or "local", threads=options.threads, uses_gpu=uses_gpu)
+
+
+def _check_engine(options: argparse.Namespace) -> None:
+    """Raise ConfigError if an option cannot be used with the engine."""
+    if options.engine == "plain" and options.address is not None:
+        raise ConfigError("--address is the address of a Ray cluster; add --engine ray")
+    if options.engine == "ray" and options.shard is not None:
+        raise ConfigError(
+            "--shard divides the images between processes, which --engine ray does itself; use one of them"
+        )
+    if options.engine == "ray" and (pixels := _formats(options) & {"images", "crops"}):
+        flag = "leave out --save-crops" if pixels == {"crops"} else "add --no-images"
+        raise ConfigError(f"--engine ray writes detections only, no images; {flag}")
+
+
 def _check_can_be_sharded(
     options: argparse.Namespace, specs: Sequence[str], sources: "Sequence[Source]", videos: Sequence[str]
 ) -> None:
@@ -299,13 +354,13 @@ def _check_can_be_sharded(
     from detector.detecting.shards import check_outside
 
     if options.out is None:
-        raise ConfigError("--shard needs --out: the same folder for all shards, such as --out found")
+        raise ConfigError("--shard and --engine ray need --out: the same folder in each command, such as --out found")
     if "-" in specs:
-        raise ConfigError("--shard: an image on standard input cannot be divided; leave out --shard, or pass a file")
+        raise ConfigError("--shard and --engine ray: an image on standard input cannot be divided; pass a file")
     if videos:
         raise ConfigError(
-            f"{videos[0]}: --shard divides a list of images, and this is a video or stream; pass it to a `detector "
-            "detect` without --shard"
+            f"{videos[0]}: --shard and --engine ray divide a list of images, and this is a video or stream; pass it to "
+            "`detector detect` without them"
         )
     check_outside(sources, options.out)
 
@@ -331,6 +386,7 @@ def _formats(options: argparse.Namespace) -> "set[OutputFormat]":
         "crops": options.save_crops,
         "csv": options.csv,
         "counts": options.counts,
+        "parquet": options.parquet,
     }
     return {name for name, is_set in flags.items() if is_set}
 
@@ -339,8 +395,8 @@ def _warn_about_options_without_effect(options: argparse.Namespace, videos: bool
     """Log a warning for each option that has no effect; `videos`: True if a video is among the inputs."""
     if videos and _formats(options) - {"images"}:
         log.warning(
-            "--save-txt, --save-json, --save-crops, --csv and --counts work on images only; the objects of a video are "
-            "written to a .jsonl file"
+            "--save-txt, --save-json, --save-crops, --csv, --counts and --parquet work on images only; the objects of "
+            "a video are written to a .jsonl file"
         )
     if not videos and (options.track or options.every > 1):
         log.warning("--track and --every work on videos only, and no video is given")

@@ -27,6 +27,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--counts", action="store_true", help="also write the number of objects per image and class to counts.csv"
     )
+    parser.add_argument(
+        "--parquet", action="store_true", help="also write all detections to detections.parquet, with one row per image"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from detector.detecting.gather import gather
 
-    flags: dict[OutputFormat, bool] = {"csv": options.csv, "counts": options.counts}
+    flags: dict[OutputFormat, bool] = {"csv": options.csv, "counts": options.counts, "parquet": options.parquet}
     formats = {name for name, is_set in flags.items() if is_set}
     result = gather(options.folders, options.out, formats=formats, overwrite=options.overwrite)
     console.print_gather_summary(result, options.out)

@@ -4,14 +4,17 @@ import sys
 from collections.abc import Container, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from detector.arrays import ImageArray
 from detector.detecting.data_ids import DataIds
 from detector.detecting.detect_video import VideoSummary, detect_video, is_video, result_names, stem_of
 from detector.detecting.formats import OutputFormat
 from detector.detecting.shards import ShardInputs, check_other_shards
 from detector.detecting.writer import DetectionWriter, journal_settings
+from detector.detections import Detections
 from detector.errors import FileError, InputError
 from detector.files import file_sha256, free_name
 from detector.media.sources import Source, find_sources
@@ -23,6 +26,9 @@ from detector.predict.detector import Detector
 from detector.progress import progress_bar
 from detector.runtime.origin import weights_files
 from detector.shipped_weights import find_shipped
+
+if TYPE_CHECKING:
+    from detector.detecting.ray_engine import RayCluster
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def detect_images(
     ids: DataIds | None = None,
     drawing: DrawOptions = DEFAULT_DRAWING,
     shard: ShardInputs | None = None,
+    cluster: "RayCluster | None" = None,
 ) -> DetectSummary:
     """Detect objects in images, write the detections to a folder image by image, and return the counts.
 
@@ -106,6 +113,8 @@ def detect_images(
             of the training data.
         drawing: what is drawn on the annotated images, and how.
         shard: the shard with these sources; None: they are no shard. `folder` is as `shard_folder` returns it.
+        cluster: the Ray cluster that detects; None: this process. A cluster needs a shard, because the images are added
+            in any order, and it writes no annotated images and no crops.
 
     Raises:
         ConfigError: another shard beside the folder was started with other images, weights or options.
@@ -141,9 +150,15 @@ def detect_images(
         shard=shard,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        results = detector.detect_with_images([source.read for source in remaining], resolved)
-        bar = progress_bar(remaining, initial=len(sources) - len(remaining), total=len(sources), unit="image")
-        for source, result in zip(bar, results, strict=True):
+        if cluster is None:
+            images = [source.read for source in remaining]
+            results: Iterable[tuple[Source, tuple[ImageArray, Detections] | InputError]] = zip(
+                remaining, detector.detect_with_images(images, resolved), strict=True
+            )
+        else:
+            results = cluster.detect(detector, remaining, resolved)
+        bar = progress_bar(results, initial=len(sources) - len(remaining), total=len(sources), unit="image")
+        for source, result in bar:
             if str(source.name) in writer.done:
                 continue
             if isinstance(result, InputError):

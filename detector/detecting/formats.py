@@ -17,7 +17,7 @@ from detector.files import name_key, safe_name
 from detector.images import write_image
 from detector.output_folder import OutputFolder
 
-OutputFormat = Literal["images", "txt", "conf", "csv", "counts", "crops", "json"]
+OutputFormat = Literal["images", "txt", "conf", "csv", "counts", "crops", "json", "parquet"]
 """A kind of output file, which is written in addition to detections.json:
 
 - `images`: annotated images,
@@ -26,6 +26,7 @@ OutputFormat = Literal["images", "txt", "conf", "csv", "counts", "crops", "json"
 - `csv`: detections.csv, a table of all detections,
 - `counts`: counts.csv, the number of detections of each class in each image,
 - `crops`: crops/CLASS/NAME-N, the part of an image inside one detected box,
+- `parquet`: detections.parquet, a row per image, see `write_parquet`,
 - `json`: json/NAME.json, the size and the detections of one image.
 """
 

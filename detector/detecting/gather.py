@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from detector.detecting.formats import OutputFormat
 from detector.detecting.journal import JOURNAL_NAME, JournalEntry, read_entries, read_settings, setting_differences
+from detector.detecting.parquet import check_parquet
 from detector.detecting.shards import SHARD_KEYS, SHARD_NAME, ListHash
 from detector.detecting.writer import table_names, write_tables
 from detector.errors import ConfigError, FileError
@@ -132,6 +133,8 @@ def gather(
         raise FileError(f"{out}: this is the folder of a shard; pass another --out")
     settings = shards[0].settings
     unsharded = {key: value for key, value in settings.items() if key not in SHARD_KEYS}
+    if "parquet" in formats:
+        check_parquet(())
     list_hash, image_id, objects, failed = ListHash(), 0, 0, list[str]()
     names = (JOURNAL_NAME, *table_names(formats))
     with claim_folder(out, "writing detections", names=names, overwrite=overwrite) as folder:

@@ -18,6 +18,7 @@ from detector.detecting.formats import (
     yolo_text,
 )
 from detector.detecting.journal import JOURNAL_NAME, FileState, Journal, JournalEntry, file_state
+from detector.detecting.parquet import check_parquet, write_parquet
 from detector.detecting.shards import SHARD_NAME, ShardInputs
 from detector.detections import Detections
 from detector.errors import ConfigError, FileError, InputError
@@ -27,10 +28,14 @@ from detector.media.sources import Source
 from detector.options import DEFAULT_DRAWING, DrawOptions
 from detector.output_folder import OutputFolder, as_output_folder
 
-_RESULTS, _CSV, _COUNTS, _CROPS = "detections.json", "detections.csv", "counts.csv", "crops"
+_RESULTS, _CROPS = "detections.json", "crops"
 
-_TABLES: Set[OutputFormat] = {"csv", "counts"}
-"""Formats with one file for all images."""
+_TABLES: Mapping[OutputFormat, str] = {
+    "csv": "detections.csv",
+    "counts": "counts.csv",
+    "parquet": "detections.parquet",
+}
+"""Formats with one file for all images → name of the file."""
 
 _PER_IMAGE: Set[OutputFormat] = {"images", "txt", "crops", "json"}
 """Formats with files for each image."""
@@ -106,6 +111,8 @@ class DetectionWriter:
         first = shard.start if shard else 0
         self._positions = {str(source.name): first + k for k, source in enumerate(shard.sources)} if shard else {}
         sources = list(sources)
+        if "parquet" in formats:
+            check_parquet(map(str, sources))
         _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
         files = {str(source): state for source in sources if (state := file_state(source)) is not None}
         # A generated name is not the path of a file, also if a file has this name.
@@ -257,12 +264,12 @@ def journal_settings(settings: Mapping[str, Any], formats: Set[OutputFormat]) ->
 
     The tables are written from the journal, so a resumed run may use or omit these formats.
     """
-    return {**settings, "formats": sorted(formats - _TABLES)}
+    return {**settings, "formats": sorted(formats - _TABLES.keys())}
 
 
 def table_names(formats: Set[OutputFormat]) -> list[str]:
     """Return the names of the files for all images: detections.json and the requested tables."""
-    return [_RESULTS, *([_CSV] if "csv" in formats else []), *([_COUNTS] if "counts" in formats else [])]
+    return [_RESULTS, *(name for table, name in _TABLES.items() if table in formats)]
 
 
 def write_tables(
@@ -287,11 +294,14 @@ def write_tables(
     with folder.writing(_RESULTS) as part:
         write_coco_results(part, entries())
     if "csv" in formats:
-        with folder.writing(_CSV) as part:
+        with folder.writing(_TABLES["csv"]) as part:
             write_csv(part, entries())
     if "counts" in formats:
-        with folder.writing(_COUNTS) as part:
+        with folder.writing(_TABLES["counts"]) as part:
             write_counts(part, entries(), class_names, category_ids)
+    if "parquet" in formats:
+        with folder.writing(_TABLES["parquet"]) as part:
+            write_parquet(part, entries())
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:

@@ -261,10 +261,13 @@ def test_two_processes_cannot_detect_in_the_same_shard(detect: Detect, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["images", "--shard", "0/2"], "--shard needs --out"),
+        (["images", "--shard", "0/2"], "--shard and --engine ray need --out"),
         (["-", "--shard", "0/2", "--out", "found"], "standard input cannot be divided"),
-        (["rtsp://door/live", "--shard", "0/2", "--out", "found"], "rtsp://door/live: --shard divides a list"),
-        (["0", "--shard", "0/2", "--out", "found"], "0: --shard divides a list of images"),
+        (
+            ["rtsp://door/live", "--shard", "0/2", "--out", "found"],
+            "rtsp://door/live: --shard and --engine ray divide a list",
+        ),
+        (["0", "--shard", "0/2", "--out", "found"], "0: --shard and --engine ray divide a list of images"),
         (["images", "--shard", "0/2", "--out", "images"], "this folder with images is in the output folder"),
     ],
 )

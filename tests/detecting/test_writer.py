@@ -83,7 +83,8 @@ def test_only_the_chosen_formats_are_written(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="formats: unknown output format 'xml'; known: images, txt, conf, csv, counts, crops, json"
+        ConfigError,
+        match="formats: unknown output format 'xml'; known: images, txt, conf, csv, counts, crops, json, parquet",
     ):
         DetectionWriter(tmp_path / "out", (3, 17), formats={"xml"})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

