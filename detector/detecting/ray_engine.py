@@ -150,7 +150,7 @@ class RayCluster:
             for start in range(0, len(sources), size)
         ]
         results = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
-            _Worker,
+            Worker,
             fn_constructor_args=(pickle.dumps(detector), options, str(Path.cwd()), VERSION),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1),
@@ -165,7 +165,7 @@ class RayCluster:
                     raise group
                 for source, result in zip(sources[row["start"] : row["start"] + size], group, strict=True):
                     if isinstance(result, InputError):
-                        _check_unreadable(source, result, row["node"])
+                        check_unreadable(source, result, row["node"])
                         yield source, result
                     else:
                         (height, width), found = result
@@ -174,7 +174,7 @@ class RayCluster:
             raise ProcessError(f"a process of Ray failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-class _Worker:
+class Worker:
     """An actor: loads the detector once, and detects in one group of images after the other.
 
     Args:
@@ -211,7 +211,7 @@ class _Worker:
             yield result if isinstance(result, InputError) else (result[0].shape[:2], result[1])
 
 
-def _check_unreadable(source: Source, error: InputError, node: str) -> None:
+def check_unreadable(source: Source, error: InputError, node: str) -> None:
     """Raise FileError if an image that a machine of the cluster cannot read can be read here.
 
     Else a machine without the images would quickly get all of them, and report them as unreadable.

@@ -106,7 +106,9 @@ def check_other_shards(folder: Path, settings: Mapping[str, Any]) -> None:
     for other in folder.parent.glob(f"shard-*-of-{count}/{JOURNAL_NAME}"):
         if other.parent.name == folder.name or not (theirs := read_settings(other)):
             continue
-        if differences := setting_differences(theirs, {**json.loads(json.dumps(settings)), "shard": theirs["shard"]}):
+        if differences := setting_differences(
+            theirs, {**json.loads(json.dumps(settings)), "shard": theirs.get("shard")}
+        ):
             raise ConfigError(
                 f"{other.parent}: this shard was started with other images, weights or options "
                 f"({'; '.join(differences)}); all shards need the same list of images, in the same order, and the same "

@@ -1,18 +1,28 @@
 """Tests of `detect --engine ray`. They start Ray, which takes up to a minute; without the package they are skipped."""
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from detector.cli.commands import main
-from detector.images import write_image
+from detector.detecting.ray_engine import Worker, check_unreadable
+from detector.errors import FileError, ImageError, InputError
+from detector.images import read_image, write_image
+from detector.media.sources import find_sources
+from detector.options import DetectOptions
+from detector.predict.detector import Detector
+from detector.version import VERSION
 
 TABLES = ("detections.jsonl", "detections.json", "detections.csv")
 
@@ -135,6 +145,43 @@ def test_a_missing_cluster_is_an_error(flags: list[str]) -> None:
     done = run_ray("nothing", [*flags[:-1], "--address", "127.0.0.1:1", "--out"])
     assert done.returncode == 2
     assert "--address 127.0.0.1:1: no Ray cluster can be reached" in done.stderr
+
+
+def results_of(worker: Worker, *images: Path) -> Any:
+    """Return the results of a group of images."""
+    group = {"start": [0], "images": [pickle.dumps([partial(read_image, image) for image in images])]}
+    return pickle.loads(worker(group)["results"][0])
+
+
+def test_a_worker_gives_the_detections_of_this_process(images: Path, tiny_weights: Path) -> None:
+    detector, options = Detector.load(tiny_weights, threads=1), DetectOptions(score_threshold=0.01)
+    worker = Worker(pickle.dumps(detector), detector.resolve_options(options), str(Path.cwd()), VERSION)
+    (size, found), error = results_of(worker, images / "000.png", images / "009.png")
+    assert size == (64, 96)
+    assert isinstance(error, InputError)
+    expected = detector.detect([images / "000.png"], score_threshold=0.01)[0]
+    assert np.array_equal(found.boxes, expected.boxes)
+    assert np.array_equal(found.scores, expected.scores)
+
+
+def test_a_machine_with_other_files_is_refused(images: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(tiny_weights, weights)
+    pickled, options, folder = pickle.dumps(Detector.load(weights)), DetectOptions(), str(Path.cwd())
+    error = results_of(Worker(pickled, options, folder, "0.0.0"), images / "000.png")
+    assert "of detector, but 0.0.0 is needed" in str(error)
+    error = results_of(Worker(pickled, options, str(tmp_path / "gone"), VERSION), images / "000.png")
+    assert "gone: this folder does not exist on " in str(error)
+    weights.unlink()
+    error = results_of(Worker(pickled, options, folder, VERSION), images / "000.png")
+    assert "weights.safetensors: a pickled detector cannot be loaded" in str(error)
+
+
+def test_a_machine_without_the_images_is_refused(images: Path) -> None:
+    good, damaged = find_sources(["images/000.png", "images/009.png"])
+    check_unreadable(damaged, ImageError("damaged"), "node")
+    with pytest.raises(FileError, match=r"images/000\.png: can be read here, but not on node \(no such file\)"):
+        check_unreadable(good, FileError("no such file"), "node")
 
 
 @pytest.mark.parametrize(
