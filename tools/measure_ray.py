@@ -54,12 +54,12 @@ class Progress(threading.Thread):
         super().__init__(daemon=True)
         self.times: list[tuple[float, int]] = []
         self.peak_kib = 0
-        self._out, self._pid, self._stop = out, pid, threading.Event()
+        self._out, self._pid, self._finished = out, pid, threading.Event()
         self._sizes: dict[Path, tuple[int, int]] = {}
 
     def run(self) -> None:
         """Count until `finish` is called."""
-        while not self._stop.wait(0.2):
+        while not self._finished.wait(0.2):
             self.times.append((time.monotonic(), sum(map(self._lines, self._out.glob("shard-*/detections.jsonl")))))
             status = Path(f"/proc/{self._pid}/status")
             if status.exists() and "VmHWM" in (text := status.read_text()):
@@ -67,7 +67,7 @@ class Progress(threading.Thread):
 
     def finish(self, count: int) -> float:
         """Return images/s between the end of the warmup and the last image."""
-        self._stop.set()
+        self._finished.set()
         self.join()
         start = next(pair for pair in self.times if pair[1] >= WARMUP * count)
         end = next(pair for pair in self.times if pair[1] == self.times[-1][1])
@@ -89,10 +89,10 @@ def measure(engine: str, cores: int, count: int, weights: str, folder: Path) -> 
     command = [sys.executable, "-m", "detector", "detect", str(folder / "images"), "--weights", weights, "--quiet"]
     command += ["--no-images", "--threads", "1", "--out", str(out)]
     if engine == "ray":
-        processes = [subprocess.Popen([*command, "--engine", "ray"])]
+        processes = [subprocess.Popen([*command, "--engine", "ray"], stdout=subprocess.DEVNULL)]
     else:
         shards = [f"{index}/{cores}" for index in range(cores)]
-        processes = [subprocess.Popen([*command, "--shard", shard]) for shard in shards]
+        processes = [subprocess.Popen([*command, "--shard", shard], stdout=subprocess.DEVNULL) for shard in shards]
     progress = Progress(out, processes[0].pid)
     progress.start()
     failed = [process.returncode for process in processes if process.wait()]
