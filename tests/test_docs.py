@@ -57,7 +57,7 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_docs_parses(path: Path) -> None:
-    names = "check|train|detect|evaluate|explain|review|serve|export|verify|compare|summary|convert|split|restyle|info"
+    names = "check|train|detect|evaluate|explain|review|serve|export|verify|compare|tune|summary|convert|split|restyle|info"
     pattern = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{names}) .*)$"
     for block in in_fences(path.read_text(encoding="utf-8"), "[a-z]*"):
         for command in re.findall(pattern, block.replace("\\\n", " "), re.MULTILINE):

@@ -20,6 +20,7 @@ from detector.cli import (
     split,
     summary,
     train,
+    tune,
     verify,
 )
 from detector.cli.arguments import Commands, add_verbosity
@@ -49,6 +50,7 @@ COMMANDS: Mapping[str, Command] = {
         export,
         verify,
         compare,
+        tune,
         summary,
         convert,
         split,
