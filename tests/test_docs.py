@@ -57,7 +57,9 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_in_the_docs_parses(path: Path) -> None:
-    names = "check|train|detect|evaluate|explain|review|serve|export|verify|compare|tune|summary|convert|split|restyle|info"
+    names = (
+        "check|train|detect|evaluate|explain|review|serve|export|verify|compare|tune|summary|convert|split|restyle|info"
+    )
     pattern = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{names}) .*)$"
     for block in in_fences(path.read_text(encoding="utf-8"), "[a-z]*"):
         for command in re.findall(pattern, block.replace("\\\n", " "), re.MULTILINE):
@@ -73,6 +75,9 @@ FASTER = {
     "detector.Config(minutes=1)": 'detector.Config(steps=3, model="pico", batch=4, evaluations=1)',
     'detector.Config(model="small", steps=500, flip_vertical=0.5)': (
         'detector.Config(model="pico", steps=3, batch=4, evaluations=1, flip_vertical=0.5)'
+    ),
+    "minutes_total=60": (
+        'base=detector.Config(model="pico", steps=3, batch=4), minutes_total=1000, trials=1, seeds=2, weights=None'
     ),
 }
 """Code in snippets → what replaces it in the tests, so that they take seconds instead of minutes."""
@@ -104,6 +109,8 @@ OPTIONAL = ("celery", "dask", "fastapi", "joblib")
 def test_every_python_snippet_in_the_docs_runs(
     code: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    if "detector.tune(" in code:
+        pytest.importorskip("optuna", reason="needs the extra tune: tools/test_extra.sh tune")
     for package in OPTIONAL:
         if re.search(rf"^from {package}\b", code, re.MULTILINE):
             pytest.importorskip(package)

@@ -56,6 +56,9 @@ def add(commands: Commands) -> None:
         default=5,
         help="number of seeds of the final comparison, at least 2 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--trials", type=count, help="largest number of trials; the search also ends when its time is over"
+    )
     add_initial_weights(parser)
     parser.add_argument(
         "--storage",
@@ -89,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         storage=options.storage,
         study=options.study,
         seeds=options.seeds,
+        trials=options.trials,
         weights=initial_weights(options.weights),
         reuse_backbone=options.reuse_backbone,
         overwrite=options.overwrite,

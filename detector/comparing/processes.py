@@ -129,7 +129,7 @@ class ActiveRun:
     started: float
 
     def kill(self) -> None:
-        """End the training process at once."""
+        """End the training process at once; do nothing if it has ended."""
         self.process.kill()
         self.process.wait()
         _close_input(self.process)

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 FULL_TRIALS = 16
-"""Number of trials of full length for which the search has time. As most trials end early, it does about twice as many.
+"""Number of trials of full length for which the search has time. As half of the trials end early, it does some twenty.
 Fewer would not cover a dozen settings. With more, each would be so short that it says little about a longer run."""
 
 EVALUATIONS = 4
-"""Number of evaluations of a trial. It may end early after a quarter and after half of its steps."""
+"""Number of evaluations of a trial, evenly spaced."""
+
+FIRST_RUNG = 2
+"""Number of the evaluation after which a trial may end early: at half of its steps. Before, the learning rate is still
+rising or at its peak and the images are small, so AP says little about the end."""
 
 
 def trial_minutes(minutes_total: float, seeds: int) -> float:

@@ -123,15 +123,13 @@ def _parse(spec: str, base: Config) -> Dimension:
     low, high, log = float(found[2]), float(found[3]), found[1] is not None
     if not low < high or (log and low <= 0) or not math.isfinite(high):
         raise ConfigError("expected a range from a smaller to a larger number; after `log:` both must be above 0")
+    for end in (found[2], found[3]):
+        override(base, [f"{key}={end}"])
     try:
         parse_value(key, 0.5)
         is_integer = False
     except ConfigError:
         is_integer = True
-    if is_integer and not (low.is_integer() and high.is_integer()):
-        raise ConfigError("expected a range of whole numbers")
-    for end in (low, high):
-        override(base, [f"{key}={int(end) if is_integer else end}"])
     return Dimension(key, text, low=low, high=high, log=log, is_integer=is_integer)
 
 

@@ -89,8 +89,13 @@ class Storage:
             make_folder(self._file.parent)
             _check_sqlite(self._file)
             options = {"connect_args": {"timeout": _SQLITE_SECONDS}}
-        with self.lock():  # two processes that create the tables at the same time fail
-            self.backend: Any = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"), options)
+        try:
+            with self.lock():  # two processes that create the tables at the same time fail
+                self.backend: Any = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"), options)
+        except ImportError as error:
+            raise MissingPackageError(f"{self.name}: the driver of this database is not installed ({error})") from None
+        except RuntimeError as error:  # tables of another version of optuna
+            raise FileError(f"{self.name}: the storage cannot be used ({error!s:.300})") from None
 
     def _open_journal(self, path: Path) -> None:
         """Open a journal file, and create it if it does not exist."""
@@ -132,12 +137,6 @@ class Storage:
             yield
         except InputError:
             raise
-        except ImportError as error:
-            raise MissingPackageError(f"{self.name}: the driver of this database is not installed ({error})") from None
-        except RuntimeError as error:
-            if isinstance(error, (optuna.exceptions.OptunaError, RecursionError, NotImplementedError)):
-                raise
-            raise FileError(f"{self.name}: the storage cannot be used ({error!s:.300})") from None
         except known as error:
             reason = " ".join(str(error).split("\n")[0].split())
             raise FileError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from detector.errors import FileError
-from detector.tuning.budget import EVALUATIONS
+from detector.tuning.budget import EVALUATIONS, FIRST_RUNG
 from detector.tuning.space import Dimension, Value
 from detector.tuning.storage import Storage, require_optuna
 
@@ -119,7 +119,7 @@ class Study:
                 study_name=self._name,
                 storage=self.storage.backend,
                 sampler=optuna.samplers.TPESampler(seed=self._seed),
-                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=_REDUCTION),
             )
         except KeyError:
             return False
@@ -205,7 +205,6 @@ class Study:
             for dimension in space:
                 if dimension.key in self.plan["defaults"]:
                     _suggest(trial, dimension)
-        self.beat(0.0)
         return next(row for row in self.trials() if row.number == trial.number)
 
     def _drop(self, trial: Any) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -67,6 +67,7 @@ def tune(
     storage: str | None = None,
     study: str = "detector",
     seeds: int = 5,
+    trials: int | None = None,
     weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     overwrite: bool = False,
@@ -92,6 +93,7 @@ def tune(
             `out`.
         study: name of the study in the storage.
         seeds: number of seeds of the final comparison, at least 2.
+        trials: largest number of trials with other settings than the defaults; None: only the time limits it.
         weights: initial weights of all runs, as for `compare`.
         reuse_backbone: as for `train`.
         overwrite: whether to replace files in `out` that this package did not write, or that were changed since.
@@ -103,7 +105,7 @@ def tune(
     """
     require_optuna()
     base = base or Config()
-    _check(base, minutes_total, seeds)
+    _check(base, minutes_total, seeds, trials)
     base = replace(base, evaluations=EVALUATIONS)
     space = read_space(vary, base)
     start = choose_start(weights, reuse_backbone, [base, *_corners(space, base)])
@@ -120,17 +122,19 @@ def tune(
             else:
                 folder.write(_DATABASE, b"")  # a SQLite file may be empty
         place = Storage(storage or sqlite_url(folder.path / _DATABASE))
-        worker = _Worker(space, base, start, conditions, folder, minutes_total, seeds)
+        worker = _Worker(space, base, start, conditions, folder, minutes_total, seeds, trials)
         with place.errors():
             return worker.work(Study(place, study, f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}", base.seed))
 
 
-def _check(base: Config, minutes_total: float, seeds: int) -> None:
+def _check(base: Config, minutes_total: float, seeds: int, trials: int | None) -> None:
     """Raise ConfigError if an argument of `tune` is invalid."""
     if not 0 < minutes_total < float("inf"):
         raise ConfigError(f"minutes_total: must be above 0, got {minutes_total}")
     if seeds < 2:
         raise ConfigError(f"seeds: must be at least 2, got {seeds}: one seed gives no interval")
+    if trials is not None and trials < 1:
+        raise ConfigError(f"trials: must be at least 1, got {trials}")
     if base.minutes is not None:
         raise ConfigError(
             "minutes: leave it out; all trials must do the same number of steps. Set the number with steps, or let "
@@ -159,6 +163,7 @@ class _Worker:
         folder: output folder.
         minutes_total: sum of the minutes of all workers.
         seeds: number of seeds of the final comparison.
+        trials: largest number of trials of the search; None: only the time limits it.
     """
 
     space: tuple[Dimension, ...]
@@ -168,6 +173,7 @@ class _Worker:
     folder: OutputFolder
     minutes_total: float
     seeds: int
+    trials: int | None
 
     def work(self, study: Study) -> TuneResult:
         """Join or create the study, do trials until it is finished, and write the result."""
@@ -217,6 +223,7 @@ class _Worker:
             "settings to vary": [own.text for own in self.space],
             "minutes in total": self.minutes_total,
             "number of seeds": self.seeds,
+            "number of trials": self.trials,
         }
         before = study.load()
         if before is None:
@@ -262,8 +269,7 @@ class _Worker:
                 raise ConfigError(f"the defaults cannot be trained: {record.error}")
             resolved = read_json(run.folder / "config.json")
         finally:
-            if run.process.returncode is None:
-                run.kill()
+            run.kill()
             remove_run(run, self.folder)
         steps = int(resolved["steps"])
         if steps <= 2 * PLANNING_STEPS:
@@ -277,9 +283,12 @@ class _Worker:
         }
 
     def _has_time(self, study: Study, trials: Sequence[Trial]) -> bool:
-        """Return whether another trial fits into the total."""
-        spent = [Spent(own.seconds, own.ended, own.state == "complete" and own.kind != "final") for own in trials]
+        """Return whether another trial fits into the total, and into the number of trials."""
+        tried = sum(own.kind == "search" and own.state != "failed" for own in trials)
+        if self.trials is not None and tried >= self.trials:
+            return False
         plan = study.plan
+        spent = [Spent(own.seconds, own.ended, own.state == "complete") for own in trials]
         return fits(spent, self.minutes_total, self.seeds, plan["seconds"], plan["spent"])
 
     def _start(self, variation: Variation, seed: int) -> ActiveRun:
@@ -294,26 +303,60 @@ class _Worker:
         settings = () if trial.kind == "defaults" else settings
         config = override(_with_steps(self.base, study.plan["steps"]), settings)
         seed = int(trial.attributes["seed"]) if is_final else self.base.seed
-        study.note(settings=list(settings), seed=seed)
-        variation = Variation(settings, config)
-        run = self._start(variation, seed)
+        run: ActiveRun | None = None
         try:
-            record = _follow(
-                run, study, lambda: record_if_ended(run, self.conditions, self.folder), may_end=not is_final
-            )
+            study.note(settings=list(settings), seed=seed)
+            run = self._start(Variation(settings, config), seed)
+            record = self._follow(run, study, may_end=not is_final)
             return self._record(study, trial, run, record)
         except LostTrialError:
-            run.kill()
             log.warning(f"trial {trial.number}: another worker repeats it, because this process was stopped for long")
             return ""
         except BaseException:
-            run.kill()
-            with suppress(LostTrialError):
+            with suppress(Exception):  # if the storage fails, the trial is repeated after a minute
                 study.give_back(failed=False)
             raise
         finally:
-            with suppress(FileError):  # the process of a lost trial may need a moment to end
-                remove_weights(run.folder, self.folder.overwrite)
+            if run is not None:
+                run.kill()
+                with suppress(FileError):  # a file was changed; the result is recorded already
+                    remove_weights(run.folder, self.folder.overwrite)
+
+    def _follow(self, run: ActiveRun, study: Study, *, may_end: bool) -> RunRecord | None:
+        """Wait for the end of a run, and report each of its evaluations; return its result, or None if it ended early.
+
+        Args:
+            run: the run.
+            study: the study.
+            may_end: whether the run is ended early if other trials were better at the same step.
+
+        Raises:
+            FileError: the run has used other data than the earlier trials.
+            LostTrialError: see there.
+        """
+        reported, checked, beat = 0, False, time.monotonic()
+        while True:
+            record = record_if_ended(run, self.conditions, self.folder)
+            if not checked and (checksums := data_checksums(run.folder)) is not None:
+                checked = True
+                if not study.check_data(*checksums):
+                    raise FileError(
+                        f"{run.folder}: this run has other images, labels or classes than the trials of the study "
+                        "before, so it is not recorded; the data has changed since, or differs between the machines. "
+                        "Restore the data, or use another --study"
+                    )
+            for ap in _read_aps(run.folder / "results.csv")[reported:]:
+                reported += 1
+                if study.report(reported, ap, may_end=may_end) and record is None:
+                    return None
+            if record is not None:
+                return record
+            if time.monotonic() - beat > BEAT_SECONDS:
+                beat = time.monotonic()
+                study.beat(beat - run.started)
+                for number in study.give_back_dead():
+                    log.warning("trial %d: its worker was killed; the trial is repeated", number)
+            time.sleep(_POLL_SECONDS)
 
     def _record(self, study: Study, trial: Trial, run: ActiveRun, record: RunRecord | None) -> str:
         """Record the end of a trial in the study and log it; return the reason why it failed, else an empty text.
@@ -375,16 +418,18 @@ class _Worker:
     def _finish(self, study: Study) -> TuneResult:
         """Write the files with the result, and return it."""
         self._write_table(study)
-        base = replace(self.base, evaluations="auto")
         result = summarize_study(
             study.trials(), study.winner, _with_steps(self.base, study.plan["steps"]), self.conditions, self.folder.path
         )
         result = replace(result, importances=study.importances(self.space))
         if result.is_better:
-            result = replace(result, best=override(replace(base, steps=None, epochs=None), result.settings))
+            base = replace(self.base, steps=None, epochs=None, evaluations="auto")
+            result = replace(result, best=override(base, result.settings))
             self.folder.write(BEST, to_yaml(result, self.conditions.data))
-        elif self.folder.is_intact(BEST):
-            self.folder.remove(BEST)
+        minutes = (study.plan["spent"] + sum(own.seconds for own in result.trials)) / 60
+        log.info(
+            f"the runs of all workers took {minutes:.1f} of {self.minutes_total:g} minutes; see {self.folder.path}"
+        )
         self.folder.write(REPORT, result.to_markdown(self.conditions, self.minutes_total).encode())
         return result
 
@@ -392,45 +437,6 @@ class _Worker:
 def _with_steps(base: Config, steps: int) -> Config:
     """Return the base settings with the length of the trials."""
     return replace(base, epochs=None, steps=steps)
-
-
-def _follow(run: ActiveRun, study: Study, ended: Callable[[], RunRecord | None], *, may_end: bool) -> RunRecord | None:
-    """Wait for the end of a run, and report each of its evaluations; return its result, or None if it ended early.
-
-    Args:
-        run: the run.
-        study: the study.
-        ended: returns the result of the run if it has ended.
-        may_end: whether the run is ended early if other trials were better at the same step.
-
-    Raises:
-        FileError: the run has used other data than the earlier trials.
-        LostTrialError: see there.
-    """
-    reported, checked, beat = 0, False, time.monotonic()
-    while True:
-        record = ended()
-        if not checked and (checksums := data_checksums(run.folder)) is not None:
-            checked = True
-            if not study.check_data(*checksums):
-                raise FileError(
-                    f"{run.folder}: this run has other images, labels or classes than the trials of the study before, "
-                    "so it is not recorded; the data has changed since, or differs between the machines. Restore the "
-                    "data, or use another --study"
-                )
-        for ap in _read_aps(run.folder / "results.csv")[reported:]:
-            reported += 1
-            if study.report(reported, ap, may_end=may_end) and record is None:
-                run.kill()
-                return None
-        if record is not None:
-            return record
-        if time.monotonic() - beat > BEAT_SECONDS:
-            beat = time.monotonic()
-            study.beat(beat - run.started)
-            for number in study.give_back_dead():
-                log.warning("trial %d: its worker was killed; the trial is repeated", number)
-        time.sleep(_POLL_SECONDS)
 
 
 def _read_aps(path: Path) -> list[float]:
