@@ -141,13 +141,13 @@ def to_csv(trials: Sequence[Trial]) -> bytes:
     """Return the content of trials.csv, with a line for each trial."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "kind", "state", "AP", "evaluations", "seconds", "seed", "worker", "settings", "error"])
+    writer.writerow(["trial", "kind", "state", "AP", "seconds", "seed", "worker", "settings", "error"])
     for trial in trials:
         own = trial.attributes
         kind = f"final, {own['side']}" if trial.kind == "final" else trial.kind
         ap = "" if trial.AP is None else metric(trial.AP)
         settings, worker = " ".join(trial.settings), own.get("worker", "").rpartition(":")[0]
-        row = [trial.number, kind, trial.state, ap, trial.evaluations, f"{trial.seconds:.1f}", own.get("seed", "")]
+        row = [trial.number, kind, trial.state, ap, f"{trial.seconds:.1f}", own.get("seed", "")]
         writer.writerow([*row, worker, settings, own.get("error", "")])
     return text.getvalue().encode()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from detector.errors import FileError
-from detector.tuning.budget import EVALUATIONS, FIRST_RUNG
+from detector.tuning.budget import RUNGS
 from detector.tuning.space import Dimension, Value
 from detector.tuning.storage import Storage, require_optuna
 
@@ -31,7 +31,7 @@ _IDENTITY, _PLAN, _WINNER = "identity", "plan", "winner"
 """Attributes of the study: on what it depends, its plan, and the number of the best trial (-1: no trial is better)."""
 
 _REDUCTION = 2
-"""The better one of so many trials continues, at each point where a trial may end early."""
+"""One of so many trials does the next run, the better one."""
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 Kind = Literal["defaults", "search", "final"]
@@ -47,11 +47,10 @@ class Trial:
 
     Attributes:
         number: number of the trial, from 0.
-        state: pruned: it has ended early, because others had a higher AP at the same step.
+        state: pruned: it has ended after its short run, because others had a higher AP.
         kind: the defaults, a trial of the search, or a run of the final comparison.
         values: the values that the search has chosen: name of a setting → value.
-        evaluations: number of evaluations.
-        AP: AP of the last evaluation; None before the first.
+        AP: AP after the last step of its last run; None before the end of the first.
         attributes: everything else that a worker has recorded: settings, seed, worker, seconds, steps, error, ...
     """
 
@@ -59,7 +58,6 @@ class Trial:
     state: State
     kind: Kind
     values: Mapping[str, Value]
-    evaluations: int
     AP: float | None
     attributes: Mapping[str, Any] = field(repr=False)
 
@@ -119,7 +117,7 @@ class Study:
                 study_name=self._name,
                 storage=self.storage.backend,
                 sampler=optuna.samplers.TPESampler(seed=self._seed),
-                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=_REDUCTION),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION),
             )
         except KeyError:
             return False
@@ -229,21 +227,20 @@ class Study:
         """Give a sign of life: record the time that the trial of this worker has taken so far, in seconds."""
         self.note(seconds=round(seconds, 2), beat=time.monotonic())
 
-    def report(self, evaluation: int, ap: float, *, may_end: bool) -> bool:
-        """Record AP at an evaluation, counted from 1; return whether the trial shall end early.
+    def report(self, rung: int, ap: float) -> bool:
+        """Record AP at the end of a run of the trial of this worker; return whether the trial shall end early.
 
         Args:
-            evaluation: number of the evaluation, from 1.
+            rung: number of the run, from 1 to the number of `RUNGS`, after which a trial never ends early.
             ap: average precision.
-            may_end: False for trials that always do all steps.
 
         Raises:
             LostTrialError: see there.
         """
         optuna = require_optuna()
         try:
-            self._trial.report(ap, evaluation)
-            return may_end and evaluation < EVALUATIONS and bool(self._trial.should_prune())
+            self._trial.report(ap, rung)
+            return rung < len(RUNGS) and bool(self._trial.should_prune())
         except optuna.exceptions.UpdateFinishedTrialError:
             raise LostTrialError from None
 
@@ -332,7 +329,7 @@ class Study:
     def importances(self, space: Sequence[Dimension], fewest: int = 10) -> dict[str, float]:
         """Return name of a setting → how much it decides whether a trial is among the best quarter, largest first.
 
-        The sum is 1. All trials with an AP count: those that ended early are worse than those that did all steps.
+        The sum is 1. All trials with an AP count: those that ended early are worse than those that did all runs.
         Empty: fewer than `fewest` trials tell.
 
         Source: Watanabe, Bansal and Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
@@ -349,7 +346,7 @@ class Study:
             return {}
         copy = optuna.create_study(direction="maximize")
         for row in rows:
-            value = row.last_step - EVALUATIONS + row.intermediate_values[row.last_step]
+            value = row.last_step - len(RUNGS) + row.intermediate_values[row.last_step]
             copy.add_trial(optuna.trial.create_trial(params=row.params, distributions=row.distributions, value=value))
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         return dict(optuna.importance.get_param_importances(copy, evaluator=evaluator))
@@ -379,7 +376,6 @@ def _trial_of(frozen: Any) -> Trial:
         state=names.get(frozen.state.name, "failed"),
         kind=frozen.user_attrs.get("kind", "search"),
         values=dict(frozen.params),
-        evaluations=len(values),
         AP=values[max(values)] if values else None,
         attributes=dict(frozen.user_attrs),
     )

@@ -4,7 +4,6 @@ Every trial is a training process, as in `comparing/`: a crash ends one trial, a
 What the workers share is in the storage of the study; each has an output folder of its own for its runs.
 """
 
-import csv
 import logging
 import os
 import socket
@@ -37,7 +36,7 @@ from detector.errors import ConfigError, FileError, LabelError
 from detector.files import local_path, read_json
 from detector.graceful_shutdown import sigterm_as_keyboard_interrupt
 from detector.output_folder import OutputFolder, claim_folder
-from detector.tuning.budget import EVALUATIONS, Spent, fits, trial_minutes
+from detector.tuning.budget import RUNGS, Spent, fits, run_minutes, rung_steps
 from detector.tuning.report import BEST, REPORT, TABLE, TuneResult, summarize_study, to_csv, to_yaml
 from detector.tuning.space import Dimension, default_values, read_space, settings_of
 from detector.tuning.storage import Storage, quiet_optuna, require_optuna, sqlite_url
@@ -106,7 +105,7 @@ def tune(
     require_optuna()
     base = base or Config()
     _check(base, minutes_total, seeds, trials)
-    base = replace(base, evaluations=EVALUATIONS)
+    base = replace(base, evaluations=1) if base.evaluations == "auto" else base
     space = read_space(vary, base)
     start = choose_start(weights, reuse_backbone, [base, *_corners(space, base)])
     check_has_val(data, base)
@@ -140,10 +139,8 @@ def _check(base: Config, minutes_total: float, seeds: int, trials: int | None) -
             "minutes: leave it out; all trials must do the same number of steps. Set the number with steps, or let "
             "--minutes-total plan it"
         )
-    if base.evaluations not in ("auto", EVALUATIONS):
-        raise ConfigError(f"evaluations: leave it out; each trial is evaluated {EVALUATIONS} times")
     if base.patience:
-        raise ConfigError("patience: leave it out; trials end early if others are better at the same step")
+        raise ConfigError("patience: leave it out; all trials must do the same number of steps")
 
 
 def _corners(space: Sequence[Dimension], base: Config) -> list[Config]:
@@ -181,8 +178,7 @@ class _Worker:
         self._join(study)
         waits, failures = False, 0
         while True:
-            for number in study.give_back_dead():
-                log.warning("trial %d: its worker was killed; the trial is repeated", number)
+            self._repeat_dead(study)
             trials = study.trials()
             searching = study.winner is None and self._has_time(study, trials)
             if (trial := study.take(self.space, search=searching)) is not None:
@@ -227,6 +223,7 @@ class _Worker:
         }
         before = study.load()
         if before is None:
+            log.info("the study is new; planning it, unless another worker does so")
             with study.storage.lock():
                 if (before := study.load()) is None:
                     plan = self._plan()
@@ -241,8 +238,9 @@ class _Worker:
         plan = study.plan
         trials = study.trials()
         done = f", {plural(sum(own.ended for own in trials), 'trial')} of the study done" if len(trials) > 1 else ""
+        steps = " or ".join(map(str, rung_steps(plan["steps"])))
         log.info(
-            f"{plural(plan['steps'], 'step')} per trial, {plural(len(self.space), 'setting')} to vary, "
+            f"{steps} steps per trial, {plural(len(self.space), 'setting')} to vary, "
             f"{self.minutes_total:g} minutes of all workers together{done}; threads per run: {self.conditions.threads}"
         )
 
@@ -250,15 +248,15 @@ class _Worker:
         """Plan the length of a trial: start a run with the defaults, and end it when it has planned its steps.
 
         Returns:
-            steps: number of steps of each trial; seconds: planned length, 0 if the user has set the steps;
+            steps: number of steps of the full run of a trial; seconds: planned length, 0 if the user has set the steps;
             defaults: values of the defaults in the search space; spent: seconds that planning took.
         """
         started = time.monotonic()
         config, seconds = self.base, 0.0
         if config.steps is None and config.epochs is None:
-            minutes = max(trial_minutes(self.minutes_total, self.seeds), 0.05)
+            minutes = max(run_minutes(self.minutes_total, self.seeds), 0.05)
             config, seconds = replace(config, minutes=minutes), minutes * 60
-            log.info(f"planning trials of {minutes:.2f} min; it takes a moment")
+            log.info(f"planning runs of {minutes:.2f} min; it takes a moment")
         run = self._start(Variation((), config), config.seed)
         try:
             record = None
@@ -273,7 +271,7 @@ class _Worker:
             remove_run(run, self.folder)
         steps = int(resolved["steps"])
         if steps <= 2 * PLANNING_STEPS:
-            log.warning(f"trials of {plural(steps, 'step')} are too short to learn much; increase --minutes-total")
+            log.warning(f"runs of {plural(steps, 'step')} are too short to learn much; increase --minutes-total")
         defaults = default_values(self.space, self.base, resolved)
         return {
             "steps": steps,
@@ -301,14 +299,14 @@ class _Worker:
         is_final = trial.kind == "final"
         settings = trial.settings if is_final else settings_of(self.space, trial.values)
         settings = () if trial.kind == "defaults" else settings
-        config = override(_with_steps(self.base, study.plan["steps"]), settings)
+        variation = Variation(settings, override(_with_steps(self.base, study.plan["steps"]), settings))
         seed = int(trial.attributes["seed"]) if is_final else self.base.seed
-        run: ActiveRun | None = None
+        name = {"defaults": "the defaults", "search": variation.name}.get(trial.kind)
+        name = name or f"final, {trial.attributes['side']}, seed {seed}"
+        started = time.monotonic()
         try:
             study.note(settings=list(settings), seed=seed)
-            run = self._start(Variation(settings, config), seed)
-            record = self._follow(run, study, may_end=not is_final)
-            return self._record(study, trial, run, record)
+            outcome, error = self._do_runs(study, trial, variation, seed)
         except LostTrialError:
             log.warning(f"trial {trial.number}: another worker repeats it, because this process was stopped for long")
             return ""
@@ -316,25 +314,88 @@ class _Worker:
             with suppress(Exception):  # if the storage fails, the trial is repeated after a minute
                 study.give_back(failed=False)
             raise
-        finally:
-            if run is not None:
-                run.kill()
-                with suppress(FileError):  # a file was changed; the result is recorded already
-                    remove_weights(run.folder, self.folder.overwrite)
+        log.info(f"trial {trial.number}, {time.monotonic() - started:.0f} s, {name}: {outcome}")
+        return error
 
-    def _follow(self, run: ActiveRun, study: Study, *, may_end: bool) -> RunRecord | None:
-        """Wait for the end of a run, and report each of its evaluations; return its result, or None if it ended early.
+    def _do_runs(self, study: Study, trial: Trial, variation: Variation, seed: int) -> tuple[str, str]:
+        """Do the runs of a trial, the short one first, and record its result in the study.
+
+        Args:
+            study: the study.
+            trial: the trial.
+            variation: its settings, with the number of steps of the full run.
+            seed: its seed.
+
+        Returns:
+            The result in a few words, and the reason why the trial failed, else an empty text.
+
+        Raises:
+            ConfigError: the defaults cannot be trained.
+            LabelError: val has no objects.
+            LostTrialError: see there.
+        """
+        is_final, started = trial.kind == "final", time.monotonic()
+        steps = study.plan["steps"]
+        for own in [steps] if is_final else rung_steps(steps):
+            is_last = own == steps
+            run = self._start(replace(variation, config=replace(variation.config, steps=own)), seed)
+            try:
+                record = self._follow(run, study, started)
+                halves = read_halves(run.folder, record.AP) if is_final and not record.error else None
+            finally:
+                run.kill()
+                with suppress(FileError):  # a file was changed meanwhile; it stays
+                    remove_weights(run.folder, self.folder.overwrite)
+            study.beat(time.monotonic() - started)
+            if record.error:
+                return self._record_failure(study, trial, record, killed=run.process.returncode < 0)
+            if record.AP == UNDEFINED:
+                raise LabelError(f"{self.conditions.data}: the val split has no objects, so its AP is not available")
+            ends_early = study.report(len(RUNGS) if is_last else 1, record.AP)
+            if not is_last:
+                remove_run(run, self.folder)
+            if ends_early:
+                study.end("pruned")
+                return f"ended after {plural(own, 'step')}, AP {metric(record.AP)}", ""
+        values = {name: value for name, value in asdict(record).items() if name not in asdict(self.conditions)}
+        study.note(result=values, **({} if halves is None else {"halves": halves.to_json()}))
+        study.end("complete", record.AP)
+        return f"AP {metric(record.AP)}", ""
+
+    def _record_failure(self, study: Study, trial: Trial, record: RunRecord, *, killed: bool) -> tuple[str, str]:
+        """Record that a run of a trial has failed; return the result in a few words, and the reason.
+
+        Args:
+            study: the study.
+            trial: the trial.
+            record: result of the run.
+            killed: whether a signal ended the process; then the trial is repeated.
+
+        Raises:
+            ConfigError: the defaults cannot be trained.
+        """
+        study.note(error=record.error)
+        if killed:
+            study.give_back(failed=True)
+        elif trial.kind == "defaults":
+            raise ConfigError(f"the defaults cannot be trained: {record.error}")
+        else:
+            study.end("failed")
+        return f"failed: {record.error}", record.error
+
+    def _follow(self, run: ActiveRun, study: Study, started: float) -> RunRecord:
+        """Wait for the end of a run, and return its result.
 
         Args:
             run: the run.
             study: the study.
-            may_end: whether the run is ended early if other trials were better at the same step.
+            started: `time.monotonic()` at the start of the trial.
 
         Raises:
             FileError: the run has used other data than the earlier trials.
             LostTrialError: see there.
         """
-        reported, checked, beat = 0, False, time.monotonic()
+        checked, beat = False, time.monotonic()
         while True:
             record = record_if_ended(run, self.conditions, self.folder)
             if not checked and (checksums := data_checksums(run.folder)) is not None:
@@ -345,56 +406,18 @@ class _Worker:
                         "before, so it is not recorded; the data has changed since, or differs between the machines. "
                         "Restore the data, or use another --study"
                     )
-            for ap in _read_aps(run.folder / "results.csv")[reported:]:
-                reported += 1
-                if study.report(reported, ap, may_end=may_end) and record is None:
-                    return None
             if record is not None:
                 return record
             if time.monotonic() - beat > BEAT_SECONDS:
                 beat = time.monotonic()
-                study.beat(beat - run.started)
-                for number in study.give_back_dead():
-                    log.warning("trial %d: its worker was killed; the trial is repeated", number)
+                study.beat(beat - started)
+                self._repeat_dead(study)
             time.sleep(_POLL_SECONDS)
 
-    def _record(self, study: Study, trial: Trial, run: ActiveRun, record: RunRecord | None) -> str:
-        """Record the end of a trial in the study and log it; return the reason why it failed, else an empty text.
-
-        Args:
-            study: the study.
-            trial: the trial.
-            run: its run.
-            record: result of the run; None: the run was ended early.
-        """
-        seconds = time.monotonic() - run.started
-        study.beat(seconds)
-        if record is None:
-            study.end("pruned")
-            outcome = "ended early"
-        elif record.error:
-            study.note(error=record.error)
-            if trial.kind == "defaults" and run.process.returncode >= 0:
-                raise ConfigError(f"the defaults cannot be trained: {record.error}; see {run.folder}")
-            if run.process.returncode < 0:
-                study.give_back(failed=True)
-            else:
-                study.end("failed")
-            outcome = f"failed: {record.error}"
-        elif record.AP == UNDEFINED:
-            raise LabelError(f"{self.conditions.data}: the val split has no objects, so its AP is not available")
-        else:
-            halves = read_halves(run.folder, record.AP) if trial.kind == "final" else None
-            study.note(
-                result={name: value for name, value in asdict(record).items() if name not in asdict(self.conditions)},
-                **({} if halves is None else {"halves": halves.to_json()}),
-            )
-            study.end("complete", record.AP)
-            outcome = f"AP {metric(record.AP)}"
-        name = {"defaults": "the defaults", "search": run.variation.name}.get(trial.kind)
-        name = name or f"final, {trial.attributes['side']}, seed {run.seed}"
-        log.info(f"trial {trial.number}, {seconds:.0f} s, {name}: {outcome}")
-        return "" if record is None else record.error
+    def _repeat_dead(self, study: Study) -> None:
+        """Let the trials of killed workers be repeated."""
+        for number in study.give_back_dead():
+            log.warning("trial %d: its worker was killed; the trial is repeated", number)
 
     def _plan_final(self, study: Study) -> None:
         """Choose the best trial, and enqueue the final comparison if it is better than the defaults."""
@@ -437,12 +460,3 @@ class _Worker:
 def _with_steps(base: Config, steps: int) -> Config:
     """Return the base settings with the length of the trials."""
     return replace(base, epochs=None, steps=steps)
-
-
-def _read_aps(path: Path) -> list[float]:
-    """Return AP of each evaluation of a run so far; empty: there was none."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [float(row["AP"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError):
-        return []

@@ -64,7 +64,6 @@ def test_missing_optuna_is_an_error_with_the_command(
     ("base", "minutes", "seeds", "trials", "message"),
     [
         (Config(minutes=1), 10, 5, None, "minutes: leave it out"),
-        (Config(evaluations=2), 10, 5, None, "evaluations: leave it out"),
         (Config(patience=2), 10, 5, None, "patience: leave it out"),
         (Config(), 0, 5, None, "minutes_total: must be above 0"),
         (Config(), float("inf"), 5, None, "minutes_total: must be above 0"),
