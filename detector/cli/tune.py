@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         "twelve settings of learning rates, loss and augmentation; see docs/tune.md)",
     )
     parser.add_argument(
-        "--steps", type=count, help="number of steps of each trial (default: planned from --minutes-total)"
+        "--steps", type=count, help="number of steps of the full run of a trial (default: planned from --minutes-total)"
     )
     parser.add_argument(
         "--seeds",

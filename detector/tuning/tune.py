@@ -351,7 +351,7 @@ class _Worker:
                 return self._record_failure(study, trial, record, killed=run.process.returncode < 0)
             if record.AP == UNDEFINED:
                 raise LabelError(f"{self.conditions.data}: the val split has no objects, so its AP is not available")
-            ends_early = study.report(len(RUNGS) if is_last else 1, record.AP)
+            ends_early = study.report(len(RUNGS) if is_last else 1, record.AP) and trial.kind != "defaults"
             if not is_last:
                 remove_run(run, self.folder)
             if ends_early:
