@@ -28,7 +28,7 @@ HAS_OPTUNA = find_spec("optuna") is not None
 needs_optuna = pytest.mark.skipif(not HAS_OPTUNA, reason=REASON)
 
 BASE = Config(
-    model="pico", input_size=(64, 96), steps=200, batch=4, lr=1e-6, lr_adamw=1e-6, precision="fp32", device="cpu"
+    model="pico", input_size=(64, 96), steps=120, batch=4, lr=1e-6, lr_adamw=1e-6, precision="fp32", device="cpu"
 )
 """Settings that learn nothing, so that every trial with a learning rate of VARY is better."""
 
