@@ -13,8 +13,8 @@ a longer one."""
 
 RUNGS = (0.25, 1.0)
 """Lengths of the runs of a trial, as fractions of the full length. A trial ends after its short run unless this is
-among the better half. The short run is complete, with its own learning rate schedule: in the middle of a run of full
-length, AP is higher with settings that are worse at its end (docs/results.md)."""
+among the better half. The short run is complete, with its own learning rate schedule: AP in the middle of a full run
+tells nothing about its end (docs/results.md)."""
 
 
 def rung_steps(steps: int) -> tuple[int, ...]:
