@@ -270,8 +270,11 @@ class _Worker:
             run.kill()
             remove_run(run, self.folder)
         steps = int(resolved["steps"])
-        if steps <= 2 * PLANNING_STEPS:
-            log.warning(f"runs of {plural(steps, 'step')} are too short to learn much; increase --minutes-total")
+        if seconds and steps <= 2 * PLANNING_STEPS:
+            raise ConfigError(
+                f"minutes_total: too short: in its {seconds:.0f} s, a run would do only {plural(steps, 'step')} on this "
+                "machine, and learn nothing; increase it, or set the steps of a run (--steps)"
+            )
         defaults = default_values(self.space, self.base, resolved)
         return {
             "steps": steps,

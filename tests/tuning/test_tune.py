@@ -362,6 +362,13 @@ def test_settings_that_cannot_train_stop_the_worker(tiny_data: Path, tmp_path: P
 
 
 @needs_optuna
+def test_runs_too_short_to_learn_are_refused(tiny_data: Path, tmp_path: Path) -> None:
+    base = replace(BASE, steps=None)
+    with pytest.raises(ConfigError, match="a run would do only 21 steps on this machine"):
+        tune(tiny_data, base, minutes_total=0.1, vary=["flip=0..1"], out=tmp_path, seeds=2, weights=None)
+
+
+@needs_optuna
 def test_verbosity_of_optuna_is_restored() -> None:
     import optuna
 
