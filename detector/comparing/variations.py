@@ -20,9 +20,9 @@ BASELINE = "as configured"
 """Name of the baseline, which changes no setting."""
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
-_GRID = re.compile(r"\{([^{}]*)\}")
-_COMMA = re.compile(r",(?![^\[]*\])")  # a comma that is not between square brackets
+RANGE = re.compile(rf"(log:)?({_NUMBER})\.\.({_NUMBER})")
+GRID = re.compile(r"\{([^{}]*)\}")
+COMMA = re.compile(r",(?![^\[]*\])")  # a comma that is not between square brackets
 _BEFORE_KEY = re.compile(r"\s+(?=\w+\s*=)")
 
 
@@ -142,11 +142,11 @@ def _expand_grid(text: str) -> list[str]:
     >>> _expand_grid("batch={4,8} input_size={320,[64, 96]}")
     ['batch=4 input_size=320', 'batch=4 input_size=[64, 96]', 'batch=8 input_size=320', 'batch=8 input_size=[64, 96]']
     """
-    grid = _GRID.search(text)
+    grid = GRID.search(text)
     if grid is None:
         return [text]
     before, after = text[: grid.start()], text[grid.end() :]
-    return [point for choice in _COMMA.split(grid[1]) for point in _expand_grid(before + choice.strip() + after)]
+    return [point for choice in COMMA.split(grid[1]) for point in _expand_grid(before + choice.strip() + after)]
 
 
 def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
@@ -158,7 +158,7 @@ def _draw_trials(text: str, trials: int) -> Iterator[tuple[str, ...]]:
     """
     pairs = [part.partition("=") for part in _BEFORE_KEY.split(" ".join(text.split()))]
     settings = tuple(key.strip() + equals + value.strip() for key, equals, value in pairs)
-    for trial in range(trials if _RANGE.search(text) else 1):
+    for trial in range(trials if RANGE.search(text) else 1):
         rng = random.Random(f"{' '.join(settings)} #{trial}")
         yield tuple(_draw(setting, rng) for setting in settings)
 
@@ -170,7 +170,7 @@ def _draw(setting: str, rng: random.Random) -> str:
     """
     key, equals, value = setting.partition("=")
     try:
-        parse_value(key, yaml.safe_load(_RANGE.sub("0.5", value)))
+        parse_value(key, yaml.safe_load(RANGE.sub("0.5", value)))
         is_integer = False
     except (InputError, yaml.YAMLError):
         is_integer = True
@@ -185,4 +185,4 @@ def _draw(setting: str, rng: random.Random) -> str:
         drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if match[1] else rng.uniform(low, high)
         return str(min(math.floor(drawn), math.ceil(high) - 1)) if is_integer else f"{drawn:.4g}"
 
-    return key + equals + _RANGE.sub(draw_number, value)
+    return key + equals + RANGE.sub(draw_number, value)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from detector.comparing.compare import _choose_start, _failure_reason, _read_result, compare, describe_base
+from detector.comparing.compare import compare, describe_base
+from detector.comparing.processes import choose_start, failure_reason, read_result
 from detector.comparing.table import ComparisonRow, RunRecord, to_csv
 from detector.comparing.variations import BASELINE
 from detector.config import Config, override
@@ -220,9 +221,9 @@ def test_run_without_a_readable_result_counts_as_failed(tmp_path: Path) -> None:
     for text in ("", "step,AP\n", "step,AP,AP50\n3,0.5\n", "step,AP,AP50\n3,x,0.5\n", "\0"):
         path.write_text(text)
         with pytest.raises((ValueError, KeyError, IndexError, TypeError, csv.Error)):
-            _read_result(path)
+            read_result(path)
     path.write_text("step,AP,AP50\n3,0.5,0.75\n")
-    assert _read_result(path) == (3, 0.5, 0.75)
+    assert read_result(path) == (3, 0.5, 0.75)
 
 
 @pytest.mark.parametrize("change", ["steps=4", "first_input_size=1"])
@@ -260,7 +261,7 @@ def test_all_runs_have_the_same_initial_weights(
 ) -> None:
     caplog.set_level(logging.INFO)
     configs = [Config(), *(override(Config(), [variation]) for variation in variations)]
-    start = _choose_start(weights, False, configs)
+    start = choose_start(weights, False, configs)
     assert start.arguments == expected
     assert message in caplog.messages[0]
     assert bool(start.description) == (expected[1] != "none")
@@ -335,4 +336,4 @@ def test_base_description_depends_on_all_settings_except_the_seed() -> None:
 )
 def test_reason_of_a_failure_fits_on_one_line(status: int, errors: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "errors.txt").write_text(errors)
-    assert _failure_reason(status, tmp_path) == reason
+    assert failure_reason(status, tmp_path) == reason

@@ -1,0 +1,1 @@
+"""The command `tune`: search for better settings, by one or many workers, and compare them with the defaults."""
