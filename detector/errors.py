@@ -62,7 +62,11 @@ class MissingPackageError(InputError):
 
 
 class ProcessError(InputError):
-    """The process was forked from one in which a library runs threads; in the new process, it would wait forever."""
+    """This process, or another one with which it works, cannot go on: after a fork, or because the other has ended."""
+
+
+class PeerError(ProcessError):
+    """Another process of the same training run has stopped. That process shows the reason, so this one is silent."""
 
 
 def location(path: Path | str, line: int | None = None) -> str:

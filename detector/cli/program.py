@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 import traceback
@@ -13,7 +14,7 @@ from detector.cli import console
 from detector.cli.parser import COMMANDS, make_parser
 from detector.cli.settings import STARTED
 from detector.cli.streams import OutputError
-from detector.errors import FileError, InputError
+from detector.errors import ConfigError, FileError, InputError, PeerError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ def run_command(arguments: Sequence[str] | None) -> int:
     console.set_up_logging(quiet=options.quiet, verbose=options.verbose)
     try:
         _check_working_directory()
+        _check_processes(options.command)
         return _run_and_time(options)
+    except PeerError:
+        return 2  # another process of the run prints the message
     except InputError as error:
         console.print_error(str(error))
         return 2
@@ -69,6 +73,16 @@ def _check_working_directory() -> None:
         raise FileError(
             f"the working directory cannot be used ({error.strerror}); it was probably deleted: change to another one"
         ) from None
+
+
+def _check_processes(command: str) -> None:
+    """Raise ConfigError if torchrun has started several processes for a command that does not divide its work."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if command != "train" and "TORCHELASTIC_RUN_ID" in os.environ and count != "1":
+        raise ConfigError(
+            f"{command}: torchrun has started {count} processes, which would all do the same work; only train divides "
+            f"its work among processes: start {command} without torchrun"
+        )
 
 
 def _import_problem(error: ImportError) -> str:

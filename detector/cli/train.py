@@ -94,21 +94,29 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
     config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
     limit_torch_threads(options)
+    from detector.training.distributed import joined_processes
     from detector.training.train import make_request, start_run
 
-    request = make_request(
-        options.data,
-        config,
-        split=options.split,
-        weights=initial_weights(options.weights),
-        reuse_backbone=options.reuse_backbone,
-        unlabeled=options.unlabeled,
-    )
-    out = options.out or next_free(Path("runs/train"))
-    result = start_run(
-        request, out, STARTED, options.overwrite, report=not options.no_report, val_halves=options.val_halves
-    )
-    _print_result(result, options.quiet)
+    with joined_processes() as processes:
+        request = make_request(
+            options.data,
+            config,
+            split=options.split,
+            weights=initial_weights(options.weights),
+            reuse_backbone=options.reuse_backbone,
+            unlabeled=options.unlabeled,
+        )
+        result = start_run(
+            request,
+            processes.from_first(lambda: options.out or next_free(Path("runs/train"))),
+            STARTED,
+            options.overwrite,
+            report=not options.no_report,
+            val_halves=options.val_halves,
+            processes=processes,
+        )
+    if processes.is_first:
+        _print_result(result, options.quiet)
     return 0
 
 
@@ -124,17 +132,21 @@ def _resume(options: argparse.Namespace) -> int:
             f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
         )
     limit_torch_threads(options)
+    from detector.training.distributed import joined_processes
     from detector.training.train import resume_run
 
-    result = resume_run(
-        options.resume,
-        options.resume_anyway,
-        STARTED,
-        options.data,
-        unlabeled=options.unlabeled,
-        report=not options.no_report,
-    )
-    _print_result(result, options.quiet)
+    with joined_processes() as processes:
+        result = resume_run(
+            options.resume,
+            options.resume_anyway,
+            STARTED,
+            options.data,
+            unlabeled=options.unlabeled,
+            report=not options.no_report,
+            processes=processes,
+        )
+    if processes.is_first:
+        _print_result(result, options.quiet)
     return 0
 
 

@@ -87,6 +87,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def empty_batch(input_hw: tuple[int, int]) -> Batch:
+    """Return a batch of no images of the size `input_hw` (height, width)."""
+    nothing = np.zeros((0, 0), dtype=np.bool_)
+    return Batch(
+        images=torch.zeros((0, 3, *input_hw), dtype=torch.uint8),
+        boxes=torch.zeros((0, 0, 4)),
+        class_ids=torch.zeros((0, 0), dtype=torch.int64),
+        is_object=torch.from_numpy(nothing),
+        is_crowd=torch.from_numpy(nothing),
+        image_ids=(),
+    )
+
+
 def _collate_unlabeled(regions: Sequence[UnlabeledRegions | None]) -> UnlabeledClasses | None:
     """Stack the regions of samples; None if no sample has a region."""
     given = [own for own in regions if own is not None and len(own.boxes)]

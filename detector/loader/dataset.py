@@ -56,6 +56,7 @@ class DetectionDataset:
         split: the split; it is not changed.
         input_hw: full input size (height, width).
         config: settings of augmentation and input size, seed and number of data loader threads.
+        copies: number of processes of this machine that keep these images in their memory.
 
     Attributes:
         input_hw, config: the arguments.
@@ -69,12 +70,12 @@ class DetectionDataset:
         LabelError: none of the images can be used.
     """
 
-    def __init__(self, split: Split, input_hw: tuple[int, int], config: Config) -> None:
+    def __init__(self, split: Split, input_hw: tuple[int, int], config: Config, copies: int = 1) -> None:
         self.input_hw = input_hw
         self.config = config
         self._decode = split.decode
         self.image_bytes = sum(self._stored_bytes(annotation) for annotation in split.annotations)
-        self.in_memory = self.image_bytes <= _MEMORY_FRACTION * available_memory()
+        self.in_memory = self.image_bytes * copies <= _MEMORY_FRACTION * available_memory()
         self._images: list[ImageArray | bytes] = []
         small_bytes = 0
         annotations, unusable = [], dict[int, str]()

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from detector.config import PLANNING_STEPS
-from detector.loader.batch import Batch, collate
+from detector.loader.batch import Batch, collate, empty_batch
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_size_at
 from detector.step_plan import StepPlan
@@ -34,8 +34,16 @@ class PseudoLabeled:
     per_batch: int
 
 
+_ALL = slice(None)
+
+
 def training_batch(
-    dataset: DetectionDataset, step: int, batch_size: int, steps: float, pseudo: PseudoLabeled | None = None
+    dataset: DetectionDataset,
+    step: int,
+    batch_size: int,
+    steps: float,
+    pseudo: PseudoLabeled | None = None,
+    part: slice = _ALL,
 ) -> Batch:
     """Return the batch of training step number `step` (from 0) in a run of `steps` steps.
 
@@ -45,17 +53,20 @@ def training_batch(
         batch_size: number of images in the batch.
         steps: number of steps of the run; see `StepPlan.length_at`.
         pseudo: images with pseudo-labels; None: there are none. The labeled images at their places are skipped.
+        part: places in the batch of the images that are returned; default: all.
     """
     epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
     first = step * batch_size
     input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
     others = pseudo.per_batch if pseudo is not None and step >= pseudo.start else 0
-    samples = [dataset.training_sample(first + index, epochs, input_hw) for index in range(batch_size - others)]
+    places, labeled = range(batch_size)[part], batch_size - others
+    samples = [dataset.training_sample(first + place, epochs, input_hw) for place in places if place < labeled]
     if pseudo is not None and others:
-        first, length = (step - pseudo.start) * others, (steps - pseudo.start) * others
+        first, length = (step - pseudo.start) * others - labeled, (steps - pseudo.start) * others
         epochs = length / len(pseudo.dataset)
-        samples += [pseudo.dataset.training_sample(first + index, epochs, input_hw) for index in range(others)]
-    return collate(samples)
+        own = [place for place in places if place >= labeled]
+        samples += [pseudo.dataset.training_sample(first + place, epochs, input_hw) for place in own]
+    return collate(samples) if samples else empty_batch(input_hw)
 
 
 def training_batches(
@@ -65,6 +76,7 @@ def training_batches(
     start: int,
     stop: int,
     pseudo: PseudoLabeled | None = None,
+    part: slice = _ALL,
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for each step from `start` to `stop` - 1 of a run, in order.
 
@@ -75,6 +87,7 @@ def training_batches(
         start: first step, from 0.
         stop: the step after the last one.
         pseudo: as for `training_batch`.
+        part: as for `training_batch`.
 
     Raises:
         InputError: an image can no longer be read.
@@ -82,14 +95,14 @@ def training_batches(
     workers = dataset.config.workers
     if workers == 0:
         for step in range(start, stop):
-            yield step, training_batch(dataset, step, batch_size, plan.length_at(step), pseudo)
+            yield step, training_batch(dataset, step, batch_size, plan.length_at(step), pseudo, part)
         return
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="loader") as pool:
         pending: deque[tuple[int, Future[Batch]]] = deque()
         try:
             for step in range(start, stop):
                 steps = plan.length_at(step)
-                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps, pseudo)))
+                pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps, pseudo, part)))
                 if len(pending) > _PREFETCH:
                     ready, future = pending.popleft()
                     yield ready, future.result()

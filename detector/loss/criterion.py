@@ -4,6 +4,8 @@
 which is in this module, or the loss of the first YOLO in `loss/yolo_v1.py`. No other module makes this selection.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,18 @@ from detector.ops.iou import elementwise_giou
 Targets = AssignedTargets | CellTargets
 
 
-def detection_loss(predictions: Predictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> LossTerms:
+def _alone(value: Tensor) -> Tensor:
+    """Return the sum of a value over all processes that compute a batch together: here, only this one."""
+    return value
+
+
+def detection_loss(
+    predictions: Predictions,
+    batch: Batch,
+    config: LossConfig,
+    min_quality: float = 0.0,
+    add: Callable[[Tensor], Tensor] = _alone,
+) -> LossTerms:
     """Assign the objects of a batch to grid points or cells, and return the terms of the loss.
 
     Args:
@@ -31,9 +44,10 @@ def detection_loss(predictions: Predictions, batch: Batch, config: LossConfig, m
         batch: the objects; a batch without objects is allowed.
         config: settings of the assignment and of the loss terms.
         min_quality: lower bound of the target scores; see `assign`.
+        add: as for `compute_loss`.
     """
     targets = assign_targets(predictions, batch, config, min_quality)
-    return compute_loss(predictions, batch, targets, config)
+    return compute_loss(predictions, batch, targets, config, add)
 
 
 def assign_targets(predictions: Predictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> Targets:
@@ -51,7 +65,13 @@ def assign_targets(predictions: Predictions, batch: Batch, config: LossConfig, m
     return assign(predictions, batch, config, min_quality)
 
 
-def compute_loss(predictions: Predictions, batch: Batch, targets: Targets, config: LossConfig) -> LossTerms:
+def compute_loss(
+    predictions: Predictions,
+    batch: Batch,
+    targets: Targets,
+    config: LossConfig,
+    add: Callable[[Tensor], Tensor] = _alone,
+) -> LossTerms:
     """Return the terms of the loss for given targets.
 
     Args:
@@ -59,13 +79,15 @@ def compute_loss(predictions: Predictions, batch: Batch, targets: Targets, confi
         batch: the objects.
         targets: result of `assign_targets` for predictions of the same kind.
         config: weights and exponents of the loss terms.
+        add: returns the sum of a scalar over all processes that compute a part of the batch. The terms of this part,
+            added over all processes, are those of the whole batch. Default: the batch has one part.
     """
     if isinstance(predictions, CellPredictions):
         assert isinstance(targets, CellTargets)
-        return yolo_v1_loss(predictions, batch, targets, config)
+        return yolo_v1_loss(predictions, batch, targets, config, add)
     assert isinstance(predictions, GridPredictions)
     assert isinstance(targets, AssignedTargets)
-    return _grid_loss(predictions, batch, targets, config)
+    return _grid_loss(predictions, batch, targets, config, add)
 
 
 def has_positive(boxes: Floats, config: Config) -> Bools:
@@ -80,10 +102,16 @@ def has_positive(boxes: Floats, config: Config) -> Bools:
     return has_candidate(boxes, config.assign_radius)
 
 
-def _grid_loss(predictions: GridPredictions, batch: Batch, targets: AssignedTargets, config: LossConfig) -> LossTerms:
+def _grid_loss(
+    predictions: GridPredictions,
+    batch: Batch,
+    targets: AssignedTargets,
+    config: LossConfig,
+    add: Callable[[Tensor], Tensor],
+) -> LossTerms:
     """Return the terms of the loss for grid points, each divided by the sum of the target scores (at least 1)."""
     at_positives = (targets.image_index, targets.point_index)
-    norm = targets.quality.sum().clamp(min=1.0)
+    norm = add(targets.quality.sum()).clamp(min=1.0)
 
     target_scores = torch.zeros_like(predictions.class_logits)
     target_scores[(*at_positives, targets.class_ids)] = targets.quality

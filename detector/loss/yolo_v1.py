@@ -5,6 +5,7 @@ The head is in `model/yolo_v1.py`.
 Source: Redmon et al., You Only Look Once, 2016, section 2.2, equation 3.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,13 @@ def assign_cells(predictions: CellPredictions, batch: Batch) -> CellTargets:
     return CellTargets(image, cell, responsible, boxes, class_ids, best_iou)
 
 
-def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTargets, config: LossConfig) -> LossTerms:
+def yolo_v1_loss(
+    predictions: CellPredictions,
+    batch: Batch,
+    targets: CellTargets,
+    config: LossConfig,
+    add: Callable[[Tensor], Tensor],
+) -> LossTerms:
     """Return the terms of the loss of the first YOLO, each as a mean over the images of the batch.
 
     A cell whose center lies in a crowd region has no confidence loss, except for a box that is responsible for an
@@ -71,8 +78,10 @@ def yolo_v1_loss(predictions: CellPredictions, batch: Batch, targets: CellTarget
         batch: the objects; a batch without objects is allowed.
         targets: result of `assign_cells`.
         config: weights of the loss terms.
+        add: as for `compute_loss`.
     """
-    images, at_objects = len(batch.images), (targets.image_index, targets.cell_index)
+    at_objects = (targets.image_index, targets.cell_index)
+    images = int(add(torch.tensor(float(len(batch.images)))))
     at_boxes = (*at_objects, targets.box_index)
     target_offsets = _encode_offsets(targets.boxes, predictions, targets.cell_index)
     box_error = ((predictions.offsets[at_boxes] - target_offsets) ** 2).sum()

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +17,14 @@ from detector.config import PLANNING_STEPS
 from detector.detections import Detections, coco_results
 from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
-from detector.evaluating.evaluate import detect_letterboxed_split, ground_truth_of, score_split
+from detector.evaluating.evaluate import (
+    EVALUATION_OPTIONS,
+    detect_letterboxed_split,
+    ground_truth_of,
+    score_split,
+)
 from detector.graceful_shutdown import GracefulShutdown
+from detector.loader.batch import Batch
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_stages
 from detector.loader.loader import PseudoLabeled, training_batches
@@ -32,6 +39,7 @@ from detector.runtime.hardware import choose_precision, device_memory_errors
 from detector.runtime.pytorch import TorchRuntime
 from detector.step_plan import StepPlan
 from detector.training.data_facts import data_facts
+from detector.training.distributed import ALONE, Processes
 from detector.training.environment import environment_facts
 from detector.training.pseudo_labels import (
     affordable_passes,
@@ -44,6 +52,7 @@ from detector.training.results import resolved_settings, results_row, update_bes
 from detector.training.run_folder import RunFolder
 from detector.training.run_inputs import RunInputs
 from detector.training.run_state import Progress, best_tensors, with_best
+from detector.training.sync_batch_norm import synchronize
 from detector.training.time_budget import (
     CHECKS,
     OVERRUN,
@@ -102,10 +111,11 @@ class TrainingRun:
         inputs: settings, data and initial weights.
         folder: output folder.
         started: `time.monotonic()` at the start of the run; for a resumed run, at the start of this process.
+        processes: the processes that do the run together. They must call the same methods in the same order.
     """
 
-    def __init__(self, inputs: RunInputs, folder: RunFolder, started: float) -> None:
-        self._inputs, self._folder, self._started = inputs, folder, started
+    def __init__(self, inputs: RunInputs, folder: RunFolder, started: float, processes: Processes = ALONE) -> None:
+        self._inputs, self._folder, self._started, self._processes = inputs, folder, started, processes
         self._config, self._dataset, self._val = inputs.config, inputs.dataset, inputs.val
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
         self._progress = Progress()
@@ -117,7 +127,7 @@ class TrainingRun:
         self._shutdown = GracefulShutdown()
         self._dtype = choose_precision(self._config.precision, inputs.device)
         network = inputs.make_network()
-        self._trainer = Trainer(network, self._config, inputs.device, self._dtype, self._steps_per_epoch)
+        self._trainer = Trainer(network, self._config, inputs.device, self._dtype, self._steps_per_epoch, processes)
         self._log_setup()
 
     def restore(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -129,6 +139,12 @@ class TrainingRun:
         if progress.unlabeled_sha256 and self._inputs.unlabeled is not None:
             self._read_pseudo_labels(self._inputs.unlabeled)
         log.info(f"resuming after step {progress.step} of {progress.steps}")
+        if progress.processes != self._processes.size:
+            log.info(
+                f"the run continues with {plural(self._processes.size, 'process')} instead of {progress.processes}: "
+                "with the same plan and batches, but sums are added in another order, so results differ in their last "
+                "bits"
+            )
 
     @property
     def inputs(self) -> RunInputs:
@@ -153,7 +169,8 @@ class TrainingRun:
             ConfigError: the loss became infinite or NaN, or the GPU does not have enough memory.
         """
         progress = self._progress
-        progress.run = run
+        progress.run, progress.processes = run, self._processes.size
+        self._start_together()
         total = progress.steps or self._inputs.steps
         bar = progress_bar(total=total, initial=progress.step, unit="step")
         with device_memory_errors(self._memory_advice()), self._shutdown, bar:
@@ -161,7 +178,7 @@ class TrainingRun:
                 self._make_plan(total, bar)
             elif self._config.minutes is not None and progress.step_seconds:
                 self._resume_budget(self._config.minutes)
-            while progress.step < progress.steps and not self._shutdown.requested and not self._stopped_early():
+            while progress.step < progress.steps and not self._must_stop() and not self._stopped_early():
                 if progress.step == (labeling := self._labeling_step()):
                     self._label_images()
                 else:  # until the labeling or the end, or until the plan changes
@@ -169,11 +186,21 @@ class TrainingRun:
                 bar.total = progress.steps
         if progress.step == progress.steps and self._labeling_step() is not None:
             log.warning(f"{NAME}: not used, because the run of {plural(progress.steps, 'step')} is too short")
-        if self._shutdown.requested and progress.step < progress.steps and not self._stopped_early():
+        if progress.step < progress.steps and not self._stopped_early():
+            self._processes.agree_to_stop()
             self._save_state()
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
         return self._result()
+
+    def _start_together(self) -> None:
+        """Give all processes the state of the first, and let batch norm see the whole batch."""
+        self._processes.copy_first(self._trainer.state().values())
+        synchronize(self._trainer.network, self._processes, self._batch_size)
+
+    def _must_stop(self) -> bool:
+        """Return whether a shutdown is requested, in any of the processes."""
+        return self._processes.any(self._shutdown.requested)
 
     def _labeling_step(self) -> int | None:
         """Return the number of steps before the labeling of the unlabeled images; None if no labeling is due."""
@@ -193,14 +220,20 @@ class TrainingRun:
         start, progress = time.monotonic(), self._progress
         passes = affordable_passes(progress.steps, self._batch_size)
         indices, tta = choose_images(len(images.dataset), passes)
+        own = [indices[place] for place in self._processes.share(len(indices), BATCH_SIZE)]
         found = detect_unlabeled(
-            self._detector(progress.step), images.dataset, indices, tta=tta, stop=lambda: self._shutdown.requested
+            self._detector(progress.step), images.dataset, own, tta=tta, stop=lambda: self._shutdown.requested
         )
-        if found is None:
+        if self._processes.any(found is None):
             return
-        labels = pseudo_labels(found, indices, images, self._dataset.annotations, self._config.unlabeled_score)
-        values = {"step": progress.step, "flip_tta": tta} | labels
-        progress.unlabeled_sha256 = self._folder.write_unlabeled(values)
+        assert found is not None
+        all_found = self._processes.join(found, len(indices), BATCH_SIZE)
+
+        def write() -> str:
+            labels = pseudo_labels(all_found, indices, images, self._dataset.annotations, self._config.unlabeled_score)
+            return self._folder.write_unlabeled({"step": progress.step, "flip_tta": tta} | labels)
+
+        progress.unlabeled_sha256 = self._processes.from_first(write)
         self._read_pseudo_labels(images)
         progress.labeling_seconds = 0.0
         log.info(f"the labeling took {time.monotonic() - start:.1f} s")
@@ -208,7 +241,7 @@ class TrainingRun:
 
     def _read_pseudo_labels(self, images: UnlabeledImages) -> None:
         """Use the images with pseudo-labels in unlabeled.json for the batches from the step of the labeling on."""
-        values = self._folder.read_unlabeled(self._progress.unlabeled_sha256)
+        values = self._processes.from_first(lambda: self._folder.read_unlabeled(self._progress.unlabeled_sha256))
         indices, annotations = with_pseudo_labels(values, images)
         if not indices:
             return
@@ -282,7 +315,8 @@ class TrainingRun:
         progress = self._progress
         if steps is None:
             times = self._advance(_UNPLANNED, PLANNING_STEPS, bar)
-            if self._shutdown.requested:
+            if self._must_stop():
+                self._processes.agree_to_stop()
                 raise KeyboardInterrupt  # no checkpoint: so few steps are not worth resuming
             steps, progress.evaluations = self._plan_minutes(times)
             bar.total = steps
@@ -309,14 +343,17 @@ class TrainingRun:
         minutes = self._config.minutes
         assert minutes is not None
         run_times = expected_times(times, self._time_middle_stage(), self._dataset.input_hw, self._config)
-        self._budget = TimeBudget(minutes, run_times)
+        self._budget = budget = TimeBudget(minutes, run_times)
         self._evaluate(PLANNING_STEPS)  # measures the duration of an evaluation, and shows early if it fails
-        steps, evaluations = self._budget.first_plan(self._config, self._seconds())
-        if self._inputs.unlabeled is not None:
-            self._progress.labeling_seconds = self._time_labeling(steps, self._inputs.unlabeled.dataset)
-            steps, evaluations = self._budget.first_plan(
-                self._config, self._seconds() + self._progress.labeling_seconds
-            )
+
+        def plan() -> tuple[int, int, float]:
+            steps, evaluations = budget.first_plan(self._config, self._seconds())
+            if self._inputs.unlabeled is None:
+                return steps, evaluations, 0.0
+            seconds = self._time_labeling(steps, self._inputs.unlabeled.dataset)
+            return *budget.first_plan(self._config, self._seconds() + seconds), seconds
+
+        steps, evaluations, self._progress.labeling_seconds = self._processes.from_first(plan)
         if steps <= 2 * PLANNING_STEPS:
             log.warning(
                 f"--minutes {minutes:g} is too short to learn much from this data on this machine (an evaluation takes "
@@ -338,7 +375,7 @@ class TrainingRun:
             detect_unlabeled(detector, images, few, tta=False, stop=lambda: False)
             times.append(time.monotonic() - start)
         indices, tta = choose_images(len(images), affordable_passes(steps, self._batch_size))
-        return times[-1] / len(few) * len(indices) * (2 if tta else 1)
+        return times[-1] / len(few) * len(indices) * (2 if tta else 1) / self._processes.size
 
     def _time_middle_stage(self) -> list[float]:
         """Return the durations of a few steps at the middle input size, in seconds; then undo these steps.
@@ -355,7 +392,7 @@ class TrainingRun:
         plan, stop = StepPlan.fixed(int(PLANNING_STEPS / middle.start)), PLANNING_STEPS + _MIDDLE_STEPS
         times: list[float] = []
         tick = time.monotonic()
-        batches = training_batches(self._dataset, self._batch_size, plan, PLANNING_STEPS, stop + _PAST_PLANNING)
+        batches = self._batches(plan, PLANNING_STEPS, stop + _PAST_PLANNING)
         for step, batch in islice(batches, _MIDDLE_STEPS):
             with contextlib.suppress(NonFiniteLossError):  # if the run diverges, its own steps report it
                 self._trainer.step(step, plan.length_at(step), batch)
@@ -363,6 +400,11 @@ class TrainingRun:
             tick += times[-1]
         self._trainer.restore(saved)
         return times
+
+    def _batches(self, plan: StepPlan, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
+        """Return the batches of some steps; with several processes, the part of this process of each batch."""
+        part = self._processes.part(self._batch_size)
+        return training_batches(self._dataset, self._batch_size, plan, start, stop, self._pseudo, part)
 
     def _resume_budget(self, minutes: float) -> None:
         """Create the time budget of a resumed run from its checkpoint."""
@@ -373,7 +415,10 @@ class TrainingRun:
 
     def _write_settings(self) -> None:
         """Write config.json."""
-        self._folder.write_json("config.json", resolved_settings(self._inputs, self._progress, self._dtype))
+        settings = resolved_settings(self._inputs, self._progress, self._dtype)
+        if self._processes.size > 1:
+            settings["processes"] = self._processes.size
+        self._folder.write_json("config.json", settings)
 
     def _change_plan(self, budget: TimeBudget) -> bool:
         """Change the number of steps if the run would end too early or too late otherwise; return whether it changed.
@@ -384,7 +429,9 @@ class TrainingRun:
         if progress.step == plan.steps:
             return False
         left = sum(step > progress.step for step in plan.evenly_spaced(progress.evaluations))
-        change = budget.change(plan, progress.step, left, self._seconds() + progress.labeling_seconds)
+        change = self._processes.from_first(
+            lambda: budget.change(plan, progress.step, left, self._seconds() + progress.labeling_seconds)
+        )
         if change is None:
             return False
         log.info(
@@ -415,8 +462,7 @@ class TrainingRun:
         # The data loader must be busy while the planning steps are timed, as in the rest of the run. So it prepares
         # more batches than the planning steps need.
         beyond = stop + _PAST_PLANNING if stop == PLANNING_STEPS else stop
-        batches = training_batches(self._dataset, self._batch_size, plan, start, beyond, self._pseudo)
-        for step, batch in islice(batches, stop - start):
+        for step, batch in islice(self._batches(plan, start, beyond), stop - start):
             try:
                 terms = self._trainer.step(step, plan.length_at(step), batch)
             except NonFiniteLossError as error:
@@ -439,7 +485,7 @@ class TrainingRun:
                 tick = time.monotonic()
             elif progress.steps and 0 < self._config.save_every * 60 <= time.monotonic() - self._saved_at:
                 self._save_state()
-            if self._shutdown.requested:
+            if self._must_stop():
                 break
             if self._budget is not None and progress.step in check_after and self._change_plan(self._budget):
                 break
@@ -452,6 +498,7 @@ class TrainingRun:
             images_per_second: throughput of the training steps, for timing.csv.
         """
         progress, start = self._progress, time.monotonic()
+        self._check_weights()
         ap = self._evaluate(progress.step)
         is_best = update_best(progress, ap)
         losses = {name: total / progress.steps_since for name, total in progress.losses.items()}
@@ -481,13 +528,31 @@ class TrainingRun:
             f"{images_per_second:.0f} img/s, loss {sum(losses.values()):.2f} ({_format_losses(losses)}): {scores}"
         )
 
+    def _check_weights(self) -> None:
+        """Check that all processes have bit-equal weights.
+
+        Raises:
+            ConfigError: they do not, because the machines compute with different last bits.
+        """
+        if self._processes.size > 1:
+            checksum = 0
+            for tensor in self._trainer.network.state_dict().values():
+                checksum = zlib.crc32(tensor.cpu().contiguous().numpy(), checksum)
+            self._processes.check_same(
+                {"weights": checksum}, "the machines compute different last bits; use machines of the same kind"
+            )
+
     def _evaluate(self, step: int) -> AveragePrecision | None:
         """Return the average precision of the averaged weights on val; None without a val split."""
         if self._val is None:
             return None
-        start = time.monotonic()
-        self._found = detect_letterboxed_split(self._detector(step), self._inputs.val_images)
-        ap = score_split(self._val, self._found)
+        start, val, images = time.monotonic(), self._val, self._inputs.val_images
+        share = len(images), EVALUATION_OPTIONS.batch_size  # the batches are those of one process
+        own = [images[index] for index in self._processes.share(*share)]
+        found = self._processes.join(list(detect_letterboxed_split(self._detector(step), own).values()), *share)
+        if self._processes.is_first:
+            self._found = {image.annotation.image_id: own for image, own in zip(images, found, strict=True)}
+        ap = self._processes.from_first(lambda: score_split(val, self._found))
         self._record_evaluation(time.monotonic() - start)
         return ap
 

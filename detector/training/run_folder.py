@@ -224,3 +224,33 @@ class RunFolder:
     def read_state(self) -> State | None:
         """Return the latest undamaged checkpoint; None if there is none."""
         return read_state(self.path / "state")
+
+
+class UnwrittenFolder(RunFolder):
+    """The output folder of a run in a process that writes nothing, because the first of several processes does.
+
+    Args:
+        path: path of the folder, which may be missing on this machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Do nothing."""
+
+    def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing."""
+
+    def save(self, network: GridNetwork, info: WeightsInfo, *, float16: bool) -> None:
+        """Do nothing."""
+
+    def save_best(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+        """Do nothing."""
+        return ""
+
+    def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
+        """Do nothing."""

@@ -51,6 +51,7 @@ class Progress:
         best_metadata: metadata of this file. Its tensors are in the checkpoint, too.
         labeling_seconds: with a length in minutes: expected duration of the labeling of unlabeled images; 0 after it.
         unlabeled_sha256: SHA-256 hash of the file unlabeled.json; empty before it is written.
+        processes: number of processes that did the last steps.
     """
 
     plan_changes: list[tuple[int, int]] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Progress:
     best_metadata: dict[str, str] = field(default_factory=dict)
     labeling_seconds: float = 0.0
     unlabeled_sha256: str = ""
+    processes: int = 1
 
     @property
     def plan(self) -> StepPlan:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -23,13 +23,14 @@ from detector.loader.input_size import choose_input_size, input_size_at, without
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
-from detector.runtime.hardware import choose_device, training_process
+from detector.runtime.hardware import training_process
 from detector.shipped_weights import find_shipped, find_weights
+from detector.training.distributed import ALONE, Processes, joined_processes
 from detector.training.environment import EFFECTS
 from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
 from detector.training.report import claim_report, write_training_report
 from detector.training.run import TrainingResult, TrainingRun
-from detector.training.run_folder import RunFolder, check_free
+from detector.training.run_folder import RunFolder, UnwrittenFolder, check_free
 from detector.training.run_inputs import RunInputs
 from detector.training.run_record import RunRecord, TrainRequest, content_hash, has_changed, parse_record
 from detector.training.run_state import State
@@ -91,10 +92,12 @@ def train(
         InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
     """
-    request = make_request(
-        data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
-    )
-    return start_run(request, local_path(out), time.monotonic(), overwrite, report=report)
+    started = time.monotonic()
+    with joined_processes() as processes:
+        request = make_request(
+            data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
+        )
+        return start_run(request, local_path(out), started, overwrite, report=report, processes=processes)
 
 
 def resume(
@@ -127,7 +130,11 @@ def resume(
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(local_path(run), anyway, time.monotonic(), data, unlabeled=unlabeled, report=report)
+    started = time.monotonic()
+    with joined_processes() as processes:
+        return resume_run(
+            local_path(run), anyway, started, data, unlabeled=unlabeled, report=report, processes=processes
+        )
 
 
 def make_request(
@@ -184,6 +191,7 @@ def start_run(
     *,
     report: bool = False,
     val_halves: bool = False,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Do a new run and return its result.
 
@@ -194,10 +202,13 @@ def start_run(
         overwrite: as for `train`.
         report: as for `train`.
         val_halves: whether to write val_halves.json, from which `compare` computes intervals.
+        processes: the processes that do the run together. Only the first one writes into the folder.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
     """
+    if not processes.is_first:
+        return _join_run(request, out, started, processes)
     if not overwrite:
         check_free(out)
     with training_process():
@@ -208,14 +219,16 @@ def start_run(
             if request.weights_path is not None:
                 folder.check_not_removed(request.weights_path)
             weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
-            inputs, ledgers = _prepare(request, weights, initial)
+            inputs, ledgers = _prepare(request, weights, initial, processes)
             folder.remove_earlier()
             if inputs.split.from_files:
                 folder.write_json("split.json", inputs.splits.to_json())
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
-            run = TrainingRun(inputs, folder, started)
+            run = TrainingRun(inputs, folder, started, processes)
             run.check_inputs()  # before run.json: the folder can be used again if the check stops the run
-            record = RunRecord(request, initial, run.facts() | _weights_fact(request)).to_json()
+            facts = run.facts() | _weights_fact(request)
+            _check_processes(processes, inputs, facts)
+            record = RunRecord(request, initial, facts).to_json()
             folder.write_json("run.json", record)
             result = run.train(content_hash(record))
             if val_halves and (halves := run.val_halves()) is not None:
@@ -227,6 +240,32 @@ def start_run(
             folder.close()
 
 
+def _join_run(request: TrainRequest, out: Path, started: float, processes: Processes) -> TrainingResult:
+    """Do the part of a new run of a process that is not the first; the arguments are those of `start_run`."""
+    with training_process():
+        weights, initial = (None, None) if request.weights is None else load_weights(request.weights)
+        inputs, _ = _prepare(request, weights, initial, processes)
+        run = TrainingRun(inputs, UnwrittenFolder(out), started, processes)
+        _check_processes(processes, inputs, run.facts() | _weights_fact(request))
+        return run.train("")
+
+
+def _check_processes(processes: Processes, inputs: RunInputs, facts: Mapping[str, object]) -> None:
+    """Check that all processes have the same data, initial weights, settings and versions.
+
+    Args:
+        processes: the processes of the run.
+        inputs: inputs of the run in this process.
+        facts: facts about the run in this process; see `environment.EFFECTS`.
+
+    Raises:
+        ConfigError: something differs.
+    """
+    values = dict(facts) | {"device": inputs.device.type, "input_size": inputs.dataset.input_hw}
+    values |= {f"setting {name}": value for name, value in asdict(inputs.config).items()}
+    processes.check_same(values, "all processes of a run must have the same data, settings, versions and threads")
+
+
 def resume_run(
     path: Path,
     anyway: bool,
@@ -235,6 +274,7 @@ def resume_run(
     *,
     unlabeled: str | Path | None = None,
     report: bool = False,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Continue an interrupted run and return its result.
 
@@ -245,10 +285,16 @@ def resume_run(
         data: as for `resume`.
         unlabeled: as for `resume`.
         report: as for `train`.
+        processes: the processes that continue the run together. Only the first one reads and writes its folder.
 
     Raises:
         InputError, KeyboardInterrupt: as for `resume`.
     """
+    if not processes.is_first:
+        record, state, anyway = processes.receive()
+        with training_process():
+            run, _ = _reopen(record, UnwrittenFolder(path), started, state, anyway, processes)
+            return run.train("")
     if not path.is_dir():
         raise FileError(f"{path}: no such folder; give the output folder of a run")
     folder = RunFolder(path, resume=True)
@@ -272,7 +318,8 @@ def resume_run(
             None if data is None else _place(data), None if unlabeled is None else _existing(unlabeled)
         )
         with training_process():
-            run, ledgers = _reopen(record, folder, started, state, anyway)
+            processes.from_first(lambda: (record, state, anyway))
+            run, ledgers = _reopen(record, folder, started, state, anyway, processes)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
             if moved or anyway:
                 values = record.to_json()
@@ -286,7 +333,7 @@ def resume_run(
 
 
 def _reopen(
-    record: RunRecord, folder: RunFolder, started: float, state: State | None, anyway: bool
+    record: RunRecord, folder: RunFolder, started: float, state: State | None, anyway: bool, processes: Processes
 ) -> tuple[TrainingRun, dict[str, Ledger]]:
     """Read the inputs of an interrupted run, and restore its state; return the run, and split name → ledger.
 
@@ -296,6 +343,7 @@ def _reopen(
         started: `time.monotonic()` at the start of this process.
         state: the last checkpoint; None: the run starts from the beginning.
         anyway: as for `resume`.
+        processes: the processes that continue the run.
 
     Raises:
         InputError: as for `resume`.
@@ -320,10 +368,12 @@ def _reopen(
             )
         weights, initial = load_weights(request.weights_path)
         facts = _weights_fact(request)
-    inputs, ledgers = _prepare(request, weights, initial)
-    run = TrainingRun(inputs, folder, started)
-    if not anyway:
-        _check_unchanged(folder.path, record.facts, run.facts() | facts)
+    inputs, ledgers = _prepare(request, weights, initial, processes)
+    run = TrainingRun(inputs, folder, started, processes)
+    facts |= run.facts()
+    if processes.is_first and not anyway:
+        _check_unchanged(folder.path, record.facts, facts)
+    _check_processes(processes, inputs, facts)
     if state is None:
         log.info("the run has no checkpoint yet; starting from the beginning")
     else:
@@ -402,7 +452,7 @@ def _check_unchanged(path: Path, before: Mapping[str, object], now: Mapping[str,
 
 
 def _prepare(
-    request: TrainRequest, weights: GridNetwork | None, info: WeightsInfo | None
+    request: TrainRequest, weights: GridNetwork | None, info: WeightsInfo | None, processes: Processes
 ) -> tuple[RunInputs, dict[str, Ledger]]:
     """Read the data; return the inputs of the run, and split name → ledger.
 
@@ -410,12 +460,13 @@ def _prepare(
         request: request of the run.
         weights: network with the initial weights; None: they are random, or a checkpoint will replace them.
         info: description of the initial weights; None: they are random.
+        processes: the processes of the run.
 
     Raises:
         InputError: the data, the weights or a setting cannot be used.
     """
     config = request.config
-    device = choose_device(config.device)
+    device = processes.device(config.device)
     if config.freeze and request.weights is None:
         raise ConfigError("freeze: the backbone has random weights, so it must learn; set freeze=0, or give --weights")
     source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
@@ -450,7 +501,7 @@ def _prepare(
             f"patience: early stopping needs the AP on a val split, and {problem}; set patience=0, or let "
             "--val-fraction hold back images"
         )
-    dataset = DetectionDataset(split, input_hw, config)
+    dataset = DetectionDataset(split, input_hw, config, processes.local_size)
     val_images: tuple[LetterboxedImage, ...] = ()
     if val is not None:
         val, val_images = read_letterboxed_split(val, input_hw)

@@ -1,6 +1,7 @@
 """The trainer: does single optimizer steps. It is independent of files, time and the plan of the run."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from detector.loss.criterion import detection_loss
 from detector.loss.terms import LossTerms
 from detector.model.network import GridNetwork
 from detector.training import schedule
+from detector.training.distributed import ALONE, Processes
 from detector.training.ema import EmaWeights
 from detector.training.optimizer import clip_gradients, make_optimizers
 from detector.training.regularize import add_penalties, limit_norms, set_dropout
@@ -39,6 +41,8 @@ class Trainer:
         device: device that trains the network.
         dtype: floating-point type of the forward pass of the network; the loss is always computed in float32.
         steps_per_epoch: number of steps per epoch, for the settings that are given in epochs.
+        processes: the processes that train the network together, each with its part of every batch. Before the first
+            step, `sync_batch_norm.synchronize` must be called for the network.
 
     Attributes:
         network: the network in training.
@@ -52,20 +56,21 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype,
         steps_per_epoch: float = 100.0,
+        processes: Processes = ALONE,
     ) -> None:
         self.network = network.to(device).train()
         self.ema = EmaWeights(self.network)
         self._optimizers = make_optimizers(self.network, config)
         self._config, self._device, self._dtype = config, device, dtype
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._processes = steps_per_epoch, processes
 
     def step(self, step: int, steps: float, batch: Batch) -> LossTerms:
-        """Do one optimizer step; return the loss before the step, detached from the computation graph.
+        """Do one optimizer step; return the loss before the step, of the whole batch, without gradient.
 
         Args:
             step: index of the step, from 0.
             steps: number of steps of the run, for the schedules; see `StepPlan.length_at`.
-            batch: the training samples of this step.
+            batch: the training samples of this step; with several processes, the part of this process.
 
         Raises:
             NonFiniteLossError: the loss is infinite or NaN. The weights are unchanged.
@@ -80,17 +85,20 @@ class Trainer:
         set_dropout(self.network, config, epoch, step)
         if config.qat_start < 1:
             self.network.set_fake_quant(config.qat_weight_bits if step >= config.qat_start * steps else None)
-        terms = self._loss(batch.to(self._device), schedule.min_quality(step, steps))
+        own_terms = self._loss(batch.to(self._device), schedule.min_quality(step, steps))
+        terms = self._of_all_processes(own_terms.detach())
         if not torch.isfinite(terms.total):
-            raise NonFiniteLossError(step, batch.image_ids, terms.detach())
-        terms.total.backward()  # type: ignore[no-untyped-call]
+            image_ids = tuple(chain(*self._processes.gather(batch.image_ids)))
+            raise NonFiniteLossError(step, image_ids, terms)
+        own_terms.total.backward()  # type: ignore[no-untyped-call]
+        self._add_gradients()
         add_penalties(self.network, config, epoch)
         clip_gradients(self.network, config.clip_norm, config.clip_value)
         for optimizer in self._optimizers:
             optimizer.step()
         limit_norms(self.network, config, epoch)
         self.ema.update(schedule.ema_decay(step, steps, config))
-        return terms.detach()
+        return terms
 
     def state(self) -> dict[str, Tensor]:
         """Return name → tensor, for every tensor that training changes: weights, averaged weights, optimizer states."""
@@ -124,4 +132,22 @@ class Trainer:
         """Return the loss of a batch on the device; `min_quality` is the lower bound of the target scores."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             predictions = self.network(batch.images)
-        return detection_loss(predictions, batch, self._config, min_quality)
+        return detection_loss(predictions, batch, self._config, min_quality, self._processes.add)
+
+    def _of_all_processes(self, terms: LossTerms) -> LossTerms:
+        """Return the terms of the whole batch, from those of the part of this process."""
+        if self._processes.size == 1:
+            return terms
+        total = self._processes.add(torch.stack([*terms.parts.values(), terms.total.new_tensor(terms.positives)]))
+        return LossTerms(dict(zip(terms.parts, total, strict=False)), int(total[-1]))
+
+    def _add_gradients(self) -> None:
+        """Replace the gradients by those of the whole batch: the sum over all processes."""
+        if self._processes.size == 1:
+            return
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        assert len(gradients) == len(list(self.network.parameters()))  # so that all processes add the same tensors
+        flat = self._processes.add(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = flat.split_with_sizes([gradient.numel() for gradient in gradients])
+        for gradient, values in zip(gradients, parts, strict=True):
+            gradient.copy_(values.view(gradient.shape))
