@@ -63,6 +63,7 @@ class ConvBlock(nn.Module):
         fake_quant_bits: number of bits of the int8 weights during quantization-aware training (QAT): in training mode,
             the block computes what the folded block would compute in int8. Batch norm then uses its running statistics
             and does not update them. None: no QAT.
+        batch_mean: see `fake_quantize_activations`.
 
     Source: Ding et al., RepVGG, 2021, section 3 (the identity branch, here without a norm of its own).
     """
@@ -92,6 +93,7 @@ class ConvBlock(nn.Module):
         self.identity = identity and config.residual
         self.act = make_activation(config) if activation else None
         self.fake_quant_bits: int | None = None
+        self.batch_mean: Callable[[Tensor], Tensor] = torch.mean
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to a feature map and return the result.
@@ -143,7 +145,9 @@ class ConvBlock(nn.Module):
         """Return the output of the folded block before the activation, with weights and input rounded as in int8."""
         weight, bias = self.folded(torch.float32)
         quantized = fake_quantize_weights(weight, weight_bits).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(fake_quantize_activations(x), quantized, bias, self.conv.stride, self.conv.padding)
+        return F.conv2d(
+            fake_quantize_activations(x, self.batch_mean), quantized, bias, self.conv.stride, self.conv.padding
+        )
 
 
 def _center_crop(x: Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ Source: Jacob et al., Quantization and training of neural networks for efficient
 2018, section 3; per channel as in Krishnamoorthi, Quantizing deep convolutional networks, 2018, section 2.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def fake_quantize_weights(weight: Tensor, bits: int) -> Tensor:
     )
 
 
-def fake_quantize_activations(x: Tensor) -> Tensor:
+def fake_quantize_activations(x: Tensor, batch_mean: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
     """Return `x`, clipped to a range of values and rounded to 256 levels; zero is a level.
 
     The range goes from the smallest to the largest value of an image, averaged over the images of the batch, and
@@ -44,12 +46,14 @@ def fake_quantize_activations(x: Tensor) -> Tensor:
 
     Args:
         x: [B, ...] feature maps of B images.
+        batch_mean: returns the mean of B values, one per image; with several processes, of all images of the
+            batch.
 
     Returns:
         [B, ...] float32, the rounded feature maps.
     """
     x = x.float()
-    low, high = (extremes.mean() for extremes in torch.aminmax(x.detach().flatten(1), dim=1))
+    low, high = (batch_mean(extremes) for extremes in torch.aminmax(x.detach().flatten(1), dim=1))
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low).clamp(min=_MIN_RANGE) / 255
     return torch.fake_quantize_per_tensor_affine(x, scale, torch.round(-low / scale).to(torch.int32), 0, 255)

@@ -144,6 +144,11 @@ class Processes:
                 dist.all_reduce(tensor)
         return tensor
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean, a scalar, of the values [N] of all processes; N may differ between them, and be 0."""
+        sums = self.add(torch.stack([values.sum(), values.new_tensor(len(values))]))
+        return sums[0] / sums[1]
+
     def any(self, flag: bool) -> bool:
         """Return whether a flag is True in any process."""
         return flag if self.size == 1 else bool(self.add(torch.tensor(float(flag))))

@@ -101,6 +101,8 @@ class Heartbeat:
 
         Then this process must show the error. If another process stopped before, that process shows its own.
         """
+        if self._message:  # this process has found the end of another one
+            return True
         text = f"{self._names[self._rank]} stopped: {type(error).__name__}: {error}"
         return not self._failed.is_set() and self._fail(text)
 

@@ -1,4 +1,4 @@
-"""Batch norm and dropout over the whole batch of several processes, as one process computes them.
+"""Batch norm, dropout and the ranges of QAT over the whole batch of several processes, as one process computes them.
 
 `torch.nn.SyncBatchNorm` supports only GPUs.
 """
@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.model.blocks import ConvBlock
 from detector.training.distributed import Processes
 
 
 def synchronize(network: nn.Module, processes: Processes, batch_size: int) -> None:
-    """Replace every batch norm and dropout of a network by one that sees the whole batch; does nothing in one process.
+    """Let every batch norm, dropout and fake quantization see the whole batch; does nothing in one process.
 
     Names, parameters and statistics stay the same.
 
@@ -25,6 +26,8 @@ def synchronize(network: nn.Module, processes: Processes, batch_size: int) -> No
     if processes.size == 1:
         return
     for parent in list(network.modules()):
+        if isinstance(parent, ConvBlock):
+            parent.batch_mean = processes.mean
         for name, module in parent.named_children():
             if isinstance(module, nn.BatchNorm2d):
                 setattr(parent, name, SyncBatchNorm(module, processes))
