@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument("--delay", type=float, default=0.005, help="seconds (default: %(default)s)")
     parser.add_argument("--loss", type=float, default=0.001, help="fraction of the packets (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=25e6, help="bytes per second (default: %(default)s)")
+    parser.add_argument("--only-cut", action="store_true", help="only cut the link during a run")
     parser.add_argument("--steps", type=int, default=20, help="number of steps (default: %(default)s)")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
@@ -93,15 +94,8 @@ def main() -> int:
         print(
             f"link: {options.delay} s, {options.loss:.2%} lost, {options.rate:g} bytes/s; files: {folder}", flush=True
         )
-        start = time.monotonic()
-        together = [_start(rank, folder / "two", options.steps, folder) for rank in (0, 1)]
-        print(f"two machines: exit status {[process.wait() for process in together]}, {time.monotonic() - start:.0f} s")
-        print(f"bytes sent by each machine, with start and end: {link.sent}")
-        _print_results(folder / "two")
-        start = time.monotonic()
-        subprocess.run(_train(folder / "one", options.steps), stdout=subprocess.DEVNULL, check=True)
-        print(f"one process: {time.monotonic() - start:.0f} s")
-        _print_results(folder / "one")
+        if not options.only_cut:
+            _compare(link, folder, options.steps)
         together = [_start(rank, folder / "cut", 100_000, folder) for rank in (0, 1)]
         while not list((folder / "cut").glob("state/*")) and together[0].poll() is None:
             time.sleep(0.5)
@@ -110,7 +104,7 @@ def main() -> int:
             status = process.wait(timeout=200)
             print(f"machine {rank}: exit status {status}, {time.monotonic() - start:.0f} s after the link was cut")
             lines = (folder / f"cut-{rank}.log").read_text().splitlines()
-            print(*[line for line in lines if line.startswith("error:") or "process 0 (" in line], sep="\n", flush=True)
+            print(*[line for line in lines if "the run stops" in line], sep="\n", flush=True)
     finally:
         for name in _NAMES:
             for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split():
@@ -119,15 +113,26 @@ def main() -> int:
     return 0
 
 
+def _compare(link: Link, folder: Path, steps: int) -> None:
+    """Train on two machines and in one process, and print durations and results."""
+    start = time.monotonic()
+    together = [_start(rank, folder / "two", steps, folder) for rank in (0, 1)]
+    print(f"two machines: exit status {[process.wait() for process in together]}, {time.monotonic() - start:.0f} s")
+    print(f"bytes sent by each machine, with start and end: {link.sent}")
+    _print_results(folder / "two")
+    start = time.monotonic()
+    subprocess.run(_train(folder / "one", steps), stdout=subprocess.DEVNULL, check=True)
+    print(f"one process: {time.monotonic() - start:.0f} s")
+    _print_results(folder / "one")
+
+
 def _start(rank: int, out: Path, steps: int, folder: Path) -> "subprocess.Popen[bytes]":
-    """Start torchrun on one machine."""
-    torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1"]
-    torchrun += ["--master-addr", _ADDRESSES[0], "--master-port", "29500"]
-    _, *train = _train(out, steps)
+    """Start the process of one machine, as Slurm does: with the environment variables, but without torchrun."""
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": _ADDRESSES[0]}
     with (folder / f"{out.name}-{rank}.log").open("wb") as log:
         return subprocess.Popen(
-            ["ip", "netns", "exec", _NAMES[rank], sys.executable, *torchrun, *train],
-            env=os.environ | {"GLOO_SOCKET_IFNAME": f"wire{rank}", "OMP_NUM_THREADS": "1"},
+            ["ip", "netns", "exec", _NAMES[rank], *_train(out, steps)],
+            env=os.environ | place | {"MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": f"wire{rank}"},
             stdout=log,
             stderr=log,
         )

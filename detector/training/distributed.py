@@ -201,10 +201,10 @@ class Processes:
         (first_host, first), *others = self.gather((host_name(), dict(values))) or [("", {})]
         for rank, (host, own) in enumerate(others, 1):
             for name, value in first.items():
-                if own[name] != value:
+                if (other := own.get(name)) != value:
                     raise ConfigError(
-                        f"{name}: {value!s:.80} in process 0 on {first_host}, but {own[name]!s:.80} in process {rank} "
-                        f"on {host}; {reason}"
+                        f"{name}: {value!s:.80} in process 0 on {first_host}, but {other!s:.80} in process {rank} on "
+                        f"{host}; {reason}"
                     )
 
     def agree_to_stop(self) -> None:

@@ -6,6 +6,7 @@ Without it, the other processes would wait for the lost one, some of them until 
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -104,7 +105,10 @@ class Heartbeat:
         if self._message:  # this process has found the end of another one
             return True
         text = f"{self._names[self._rank]} stopped: {type(error).__name__}: {error}"
-        return not self._failed.is_set() and self._fail(text)
+        if self._failed.is_set() or not self._fail(text):
+            return False
+        self._wait_for_others()
+        return True
 
     def explain(self, error: Exception) -> ProcessError:
         """Return the error to raise after an operation between processes has failed.
@@ -131,6 +135,7 @@ class Heartbeat:
                 self._lose_store()
                 break
             if has_failed:
+                self._say_done()
                 break
             moment = time.monotonic()
             changed = [
@@ -141,12 +146,15 @@ class Heartbeat:
             if any(self._check(other, beats[other], moment - changed[other], silence) for other in range(self._size)):
                 break
         if self._closed.is_set():
-            self._leave()
+            self._say_done()
             return
         self._failed.set()
         if not self._closed.wait(_GRACE + (_PERIOD if self._message else 0)):
             if self._message:
                 log.error(self._message)
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
             os._exit(1)
 
     def _check(self, other: int, beat: bytes, seconds: float, silence: float) -> bool:
@@ -180,23 +188,37 @@ class Heartbeat:
             self._message = message
         return is_first
 
+    def _wait_for_others(self) -> None:
+        """Wait until the other processes know that the run stops: the store may end with this process."""
+        keys = [f"beat/{other}" for other in range(self._size) if other != self._rank]
+        end = time.monotonic() + _GRACE
+        try:
+            while time.monotonic() < end:
+                with self._lock:
+                    if all(beat == b"done" for beat in self._store.multi_get(keys)):
+                        return
+                time.sleep(0.1)
+        except RuntimeError:
+            log.debug("the store of the processes is gone")
+
     def _lose_store(self) -> None:
         """Report that the machine of process 0, which keeps the store, cannot be reached."""
         if self._reports_lost_store:
             self._message = f"{self._names[0]} has ended, or cannot be reached; the run stops"
 
-    def _leave(self) -> None:
-        """Tell the other processes that this process ends in good order."""
-        if not self._failed.is_set():
-            try:
-                with self._lock:
-                    self._store.set(f"beat/{self._rank}", "done")
-            except RuntimeError:
-                log.debug("the store of the processes is gone")
+    def _say_done(self) -> None:
+        """Tell the other processes not to wait for this one: it ends in good order, or knows that the run stops."""
+        try:
+            with self._lock:
+                self._store.set(f"beat/{self._rank}", "done")
+        except RuntimeError:
+            log.debug("the store of the processes is gone")
 
 
 def _exists(pid: int) -> bool:
-    """Return whether a process of this machine exists."""
+    """Return whether a process of this machine exists; on Windows always True, where a signal would end it."""
+    if os.name == "nt":
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

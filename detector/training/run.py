@@ -551,7 +551,8 @@ class TrainingRun:
         own = [images[index] for index in self._processes.share(*share)]
         found = self._processes.join(list(detect_letterboxed_split(self._detector(step), own).values()), *share)
         if self._processes.is_first:
-            self._found = {image.annotation.image_id: own for image, own in zip(images, found, strict=True)}
+            ids = [image.annotation.image_id for image in images]
+            self._found = dict(zip(ids, found, strict=True))
         ap = self._processes.from_first(lambda: score_split(val, self._found))
         self._record_evaluation(time.monotonic() - start)
         return ap
