@@ -62,6 +62,7 @@ class Heartbeat:
         self._reports_lost_store = is_local_first or rank == 1
         self._closed, self._failed, self._suspects = threading.Event(), threading.Event(), threading.Event()
         self._message = ""
+        self._answered = time.monotonic()
         self._lock = threading.Lock()  # the store answers one thread at a time
         namespace = Path("/proc/self/ns/pid")  # the process numbers of two containers are not comparable
         machine = f"{host_name()} {namespace.readlink() if namespace.exists() else ''}"
@@ -85,6 +86,7 @@ class Heartbeat:
         store.set_timeout(timedelta(seconds=_SILENCE))
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_store, name="store", daemon=True).start()
 
     @property
     def is_closed(self) -> bool:
@@ -126,6 +128,7 @@ class Heartbeat:
         count = 0
         while not self._closed.wait(_PERIOD):
             count += 1
+            self._answered = time.monotonic()
             try:
                 with self._lock:
                     self._store.set(f"beat/{self._rank}", str(count))
@@ -148,6 +151,19 @@ class Heartbeat:
         if self._closed.is_set():
             self._say_done()
             return
+        self._end()
+
+    def _watch_store(self) -> None:
+        """End this process if the store does not answer: its own timeout does not work after the link is cut."""
+        while not self._closed.wait(_PERIOD):
+            if self._failed.is_set():
+                return
+            if time.monotonic() - self._answered > _SILENCE:
+                self._lose_store()
+                self._end()
+
+    def _end(self) -> None:
+        """Give the main thread time to stop, then end this process."""
         self._failed.set()
         if not self._closed.wait(_GRACE + (_PERIOD if self._message else 0)):
             if self._message:
