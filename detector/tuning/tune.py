@@ -272,8 +272,8 @@ class _Worker:
         steps = int(resolved["steps"])
         if seconds and steps <= 2 * PLANNING_STEPS:
             raise ConfigError(
-                f"minutes_total: too short: in its {seconds:.0f} s, a run would do only {plural(steps, 'step')} on this "
-                "machine, and learn nothing; increase it, or set the steps of a run (--steps)"
+                f"minutes_total: too short: in its {seconds:.0f} s, a run would do only {plural(steps, 'step')} on "
+                "this machine, and learn nothing; increase it, or set the steps of a run (--steps)"
             )
         defaults = default_values(self.space, self.base, resolved)
         return {
