@@ -126,7 +126,7 @@ def test_changed_plan_is_kept_when_the_run_is_resumed(
 ) -> None:
     keep_all_states(monkeypatch)
     caplog.set_level(logging.INFO)
-    config = replace(short, steps=None, minutes=0.08, evaluations=3, dropout=0.2, qat_start=0.7, mosaic_from=0.0)
+    config = replace(short, steps=None, minutes=0.1, evaluations=3, dropout=0.2, qat_start=0.7, mosaic_from=0.0)
     request = make_request(tiny_data, config, split=None, weights=None, reuse_backbone=False)
     FakeClock(monkeypatch, 0.05, slow_from=30)
     result = start_run(request, tmp_path / "complete", 0.0)
@@ -151,7 +151,7 @@ def test_resumed_run_plans_again_only_after_its_checkpoint(
     tiny_data: Path, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_all_states(monkeypatch)
-    config = replace(short, steps=None, minutes=0.08, evaluations=3)
+    config = replace(short, steps=None, minutes=0.1, evaluations=3)
     request = make_request(tiny_data, config, split=None, weights=None, reuse_backbone=False)
     FakeClock(monkeypatch, 0.05, slow_from=30)
     start_run(request, tmp_path, 0.0)
