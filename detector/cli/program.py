@@ -13,7 +13,7 @@ from detector.cli import console
 from detector.cli.parser import COMMANDS, make_parser
 from detector.cli.settings import STARTED
 from detector.cli.streams import OutputError
-from detector.errors import FileError, InputError
+from detector.errors import FileError, InputError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run_command(arguments: Sequence[str] | None) -> int:
     try:
         _check_working_directory()
         return _run_and_time(options)
-    except InputError as error:
+    except (InputError, StorageError) as error:
         console.print_error(str(error))
         return 2
     except ImportError as error:

@@ -11,6 +11,7 @@ from detector.data.recognize import is_coco_file
 from detector.errors import LabelError
 from detector.media.sources import Source
 from detector.options import ReadOptions
+from detector.url_names import with_urls
 from detector.wording import plural
 
 _FOLDERS_SEARCHED = 8
@@ -82,7 +83,7 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
                 f"{data}: the images {other} and {source.name} have the same id {image_id} in two splits; detect in "
                 "the images of one split at a time"
             )
-        image_ids[str(source.name)] = image_id
+        image_ids[with_urls(str(source.name))] = image_id
     if missing:
         raise LabelError(
             f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "

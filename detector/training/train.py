@@ -23,6 +23,7 @@ from detector.loader.input_size import choose_input_size, input_size_at, without
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
+from detector.object_store import absolute_url, is_store_url
 from detector.runtime.hardware import choose_device, training_process
 from detector.shipped_weights import find_shipped, find_weights
 from detector.training.environment import EFFECTS
@@ -161,7 +162,9 @@ def make_request(
 
 
 def _place(data: str | Path) -> str:
-    """Return the absolute path of a data set, or the name of a built-in data set."""
+    """Return the absolute path of a data set, or its URL, or the name of a built-in data set."""
+    if is_store_url(data):
+        return absolute_url(str(data))
     is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
     return str(Path(data).resolve()) if is_path else str(data)
 
