@@ -96,12 +96,12 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
         found = store.list(_text(base), recursive=recursive)
     base_path = _text(base)
     shown = store.url_of(base_path)
-    folder = _new_folder(shown)
+    folder = temporary_folder(shown)
     add_url(folder, shown)
     files = {name: file for file in found if (name := file.path.removeprefix(base_path).lstrip("/"))}
     _mirrors[str(folder)] = made = _Mirror(store, files)
     for name in files:
-        _make_file(folder, name)
+        make_file(folder, name)
     if labels:
         names = [name for name in files if name.lower().endswith(LABEL_SUFFIXES)]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -238,7 +238,7 @@ def _download(own: _Mirror, folder: Path, name: str) -> bytes:
     return data
 
 
-def _make_file(folder: Path, name: str) -> None:
+def make_file(folder: Path, name: str) -> None:
     """Create an empty file in a mirror.
 
     Raises:
@@ -261,8 +261,8 @@ def _text(path: PurePosixPath) -> str:
     return str(path) if path.parts else ""
 
 
-def _new_folder(url: str) -> Path:
-    """Return a new empty folder, which is removed at the end of the process, for the mirror of a URL."""
+def temporary_folder(url: str) -> Path:
+    """Return a new empty folder, which is removed at the end of the process, for the files of a URL."""
     parent = cache_folder("mirrors", create=True)
     if parent is not None:
         _remove_unused(parent)

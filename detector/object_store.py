@@ -53,6 +53,7 @@ _OPTIONS = {
         "read_timeout": 30,
         "retries": {"mode": "standard", "total_max_attempts": 1},
     },
+    "max_concurrency": 1,  # else each read begins with a request for the size
     "use_listings_cache": False,
     "skip_instance_cache": True,
 }

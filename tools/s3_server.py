@@ -203,7 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _fail(self, status: int, code: str, more: str = "") -> None:
-        text = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code><Message>{code}</Message>{more}</Error>".encode()
+        text = (
+            b""
+            if self.command == "HEAD"
+            else f"<Error><Code>{code}</Code><Message>{code}</Message>{more}</Error>".encode()
+        )
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

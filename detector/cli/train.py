@@ -6,11 +6,21 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from detector.cli import console
-from detector.cli.arguments import Commands, add_data, add_initial_weights, add_overwrite, add_run, add_threads, path
+from detector.cli.arguments import (
+    Commands,
+    add_data,
+    add_initial_weights,
+    add_overwrite,
+    add_run,
+    add_threads,
+    path,
+    path_or_url,
+)
 from detector.cli.numbers import number
 from detector.cli.settings import STARTED, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
+from detector.remote_folder import output_place
 
 if TYPE_CHECKING:
     from detector.training.run import TrainingResult
@@ -27,7 +37,7 @@ def add(commands: Commands) -> None:
     add_initial_weights(parser)
     parser.add_argument(
         "--resume",
-        type=path,
+        type=path_or_url,
         metavar="RUN",
         help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
         "result as an uninterrupted run; with --data if the data set has been moved",
@@ -45,7 +55,7 @@ def add(commands: Commands) -> None:
         help="images without labels to learn from, too: a folder, a .txt file that lists images, or a data set, whose "
         "labels are not used; the network labels them itself in the middle of the run",
     )
-    parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument("--out", type=path_or_url, help="output folder or its URL (default: a new folder in runs/)")
     parser.add_argument(
         "--no-report",
         action="store_true",
@@ -105,9 +115,10 @@ def run(options: argparse.Namespace) -> int:
         unlabeled=options.unlabeled,
     )
     out = options.out or next_free(Path("runs/train"))
-    result = start_run(
-        request, out, STARTED, options.overwrite, report=not options.no_report, val_halves=options.val_halves
-    )
+    with output_place(out, overwrite=options.overwrite) as folder:
+        result = start_run(
+            request, folder, STARTED, options.overwrite, report=not options.no_report, val_halves=options.val_halves
+        )
     _print_result(result, options.quiet)
     return 0
 
@@ -118,7 +129,7 @@ def _resume(options: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
     other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
-        weights = quote(str(options.resume / "weights" / "last.safetensors"))
+        weights = quote(f"{options.resume}/weights/last.safetensors")
         raise ConfigError(
             f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}. To train longer or with "
             f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
@@ -126,14 +137,15 @@ def _resume(options: argparse.Namespace) -> int:
     limit_torch_threads(options)
     from detector.training.train import resume_run
 
-    result = resume_run(
-        options.resume,
-        options.resume_anyway,
-        STARTED,
-        options.data,
-        unlabeled=options.unlabeled,
-        report=not options.no_report,
-    )
+    with output_place(options.resume, resume=True) as folder:
+        result = resume_run(
+            folder,
+            options.resume_anyway,
+            STARTED,
+            options.data,
+            unlabeled=options.unlabeled,
+            report=not options.no_report,
+        )
     _print_result(result, options.quiet)
     return 0
 

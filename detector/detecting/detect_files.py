@@ -25,12 +25,16 @@ from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions, ReadOp
 from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
+from detector.remote_folder import upload
 from detector.runtime.origin import weights_files
 from detector.shipped_weights import find_shipped
 from detector.url_names import with_urls
 
 if TYPE_CHECKING:
     from detector.detecting.ray_engine import RayCluster
+
+_UPLOAD_SECONDS = 60.0
+"""Seconds between two uploads of the results to a URL."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ def detect_images(
                 continue
             image, found = result
             writer.add(source.name, image, found)
+            upload(writer.folder, every=_UPLOAD_SECONDS)
             done += 1
             objects += len(found)
         writer.close()

@@ -127,6 +127,11 @@ class DetectionWriter:
             self._check_folder()
             self._stack = stack.pop_all()
 
+    @property
+    def folder(self) -> Path:
+        """Path of the output folder."""
+        return self._folder.path
+
     def __enter__(self) -> Self:
         return self
 

@@ -24,6 +24,7 @@ from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.object_store import absolute_url, is_store_url
+from detector.remote_folder import output_place
 from detector.runtime.hardware import choose_device, training_process
 from detector.shipped_weights import find_shipped, find_weights
 from detector.training.environment import EFFECTS
@@ -71,7 +72,7 @@ def train(
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
             for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
-        out: output folder. It is created if it is missing, and must not contain a run, or other files with the names of
+        out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or other files with the names of
             the files of a run.
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
@@ -95,7 +96,9 @@ def train(
     request = make_request(
         data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
     )
-    return start_run(request, local_path(out), time.monotonic(), overwrite, report=report)
+    started = time.monotonic()
+    with output_place(out, overwrite=overwrite) as folder:
+        return start_run(request, folder, started, overwrite, report=report)
 
 
 def resume(
@@ -115,7 +118,7 @@ def resume(
     written again from the checkpoint.
 
     Args:
-        run: output folder of the run.
+        run: output folder of the run, or its URL.
         data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
             None: the data set is where it was.
         unlabeled: the unlabeled images, if they have been moved; None: they are where they were.
@@ -128,7 +131,9 @@ def resume(
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
-    return resume_run(local_path(run), anyway, time.monotonic(), data, unlabeled=unlabeled, report=report)
+    started = time.monotonic()
+    with output_place(run, resume=True) as folder:
+        return resume_run(folder, anyway, started, data, unlabeled=unlabeled, report=report)
 
 
 def make_request(
