@@ -30,7 +30,7 @@ from detector.errors import FileError, ImageError, ImageTooLargeError, InputErro
 from detector.files import local_path
 from detector.image_files import ImageFile, path_or_bytes
 from detector.jpeg_scans import MAX_SCANS, count_scans
-from detector.mirror import is_mirrored, open_file, read_file
+from detector.mirror import is_at_url, open_file, read_file
 from detector.optional_formats import (
     AVIF_SUFFIXES,
     HEAD_BYTES,
@@ -487,7 +487,7 @@ def find_images(folder: Path) -> list[Path]:
 
 def _is_apple_double(path: Path) -> bool:
     """Return whether a file contains the metadata of another file, in the format AppleDouble."""
-    if not path.name.startswith("._") or is_mirrored(path):
+    if not path.name.startswith("._") or is_at_url(path):
         return path.name.startswith("._")
     try:
         with path.open("rb") as file:

@@ -71,11 +71,10 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
 
     Args:
         url: URL of a folder, of a file, or of a zip archive, whose files count as those of a folder. Of a file, the
-            whole folder is mirrored.
+            whole folder is copied.
         labels: whether to download the label files.
         recursive: whether to include subfolders.
-        parts: names of folders, in lower case, that are a part of a data set: of such a folder, the folder above it is
-            mirrored.
+        parts: names of folders, in lower case, that are a part of a data set: the mirror is that of the folder above.
 
     Raises:
         FileError: there is nothing at the URL, it cannot be listed, or a name cannot be that of a local file.
@@ -111,7 +110,7 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
     return folder / inner
 
 
-def is_mirrored(path: Path | str) -> bool:
+def is_at_url(path: Path | str) -> bool:
     """Return whether a path is that of a file at a URL, which `read_file` downloads."""
     return _find(path) is not None
 
@@ -138,7 +137,7 @@ def read_file(path: Path | str) -> bytes:
 
 def open_file(path: Path | str) -> io.BytesIO | io.BufferedReader:
     """Open a local file, or a file at a URL, for reading. Raises errors as `read_file`."""
-    return io.BytesIO(read_file(path)) if is_mirrored(path) else Path(path).open("rb")
+    return io.BytesIO(read_file(path)) if is_at_url(path) else Path(path).open("rb")
 
 
 def read_threads() -> int | None:

@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault = store.fault(self.command, path)
         codes = {"503": "SlowDown", "403": "AccessDenied", "301": "PermanentRedirect", "404": "NoSuchKey"}
         if fault in codes:
-            self._fail(int(fault), codes[fault])
+            self._fail(int(fault), codes[fault], "<Region>eu-west-1</Region>" if fault == "301" else "")
         elif fault == "hang":
             time.sleep(60)
         elif fault == "cut":

@@ -12,7 +12,7 @@ from detector.data.split import Split
 from detector.errors import FileError
 from detector.files import free_name, safe_name, write_errors
 from detector.images import write_image
-from detector.mirror import is_mirrored, open_file, read_ahead
+from detector.mirror import is_at_url, open_file, read_ahead
 
 
 def with_target_paths(splits: Sequence[Split], folder: Path, writer: LabelWriter) -> list[Split]:
@@ -84,7 +84,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """Create a hard link to a file; if the file is a symbolic link, to the file it leads to."""
-    if is_mirrored(source):
+    if is_at_url(source):
         raise FileError(f"{source}: no hard link to a file at a URL can be created; use --images copy")
     try:
         os.link(source.resolve(), target)

@@ -174,7 +174,7 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
             f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
         )
     if is_stored := is_store_url(spec):
-        spec, folder, options = str(_mirrored(spec, options)), Path(), replace(options, videos=False)
+        spec, folder, options = str(_place_of_url(spec, options)), Path(), replace(options, videos=False)
     local_path(spec)
     try:
         paths = _find_files(spec, folder, options)
@@ -188,7 +188,7 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
     return {path: Source(path, partial(read_image, path, max_pixels=options.max_pixels)) for path in paths}
 
 
-def _mirrored(url: str, options: ReadOptions) -> Path:
+def _place_of_url(url: str, options: ReadOptions) -> Path:
     """Return the path of a URL, which may be a glob pattern, in a mirror of the folder with its images."""
     if (pattern := _PATTERN.search(url)) is None:
         return mirror(url, labels=False, recursive=options.recursive)

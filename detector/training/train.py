@@ -72,8 +72,8 @@ def train(
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
             for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
-        out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or other files with the names of
-            the files of a run.
+        out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or
+            other files with the names of the files of a run.
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
