@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -322,3 +323,32 @@ def test_interrupted_upload_to_s3_can_be_resumed(server: S3Server, caplog: pytes
     (last,) = {path.rpartition("/")[2] for path in server.names("bucket/part/state/00000004")}
     assert server.names(f"bucket/whole/state/{last[:8]}")
     assert f"bucket/part/{LOCK_NAME}" not in server.objects
+
+
+def test_moto_agrees_with_the_test_server(folder: Path, loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        for name, value in S3Server().environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        store = s3fs.S3FileSystem(skip_instance_cache=True)
+        store.mkdir("bucket")
+        store.put(f"{folder}/", "bucket/set/", recursive=True)
+        assert fingerprint("s3://bucket/set") == fingerprint(folder)
+        with output_place("s3://bucket/out") as place:
+            (place / "a").write_bytes(b"1")
+            with pytest.raises(FileError, match="another process is writing here"), output_place("s3://bucket/out"):
+                pass
+        assert store.find("bucket/out") == ["bucket/out/a"]
+        with pytest.raises(FileError, match="s3://other/set: no such bucket"):
+            open_data("s3://other/set")
+    finally:
+        server.stop()
+
+
+def test_package_imports_fsspec_only_for_urls() -> None:
+    code = "import sys, detector, detector.mirror, detector.remote_folder; assert 'fsspec' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
