@@ -102,11 +102,11 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
     for name in files:
         make_file(folder, name)
     if labels:
-        names = [name for name in files if name.lower().endswith(LABEL_SUFFIXES)]
+        names = {name: None for name in files if name.lower().endswith(LABEL_SUFFIXES)}
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for name, data in zip(names, pool.map(lambda name: _download(made, folder, name), names), strict=True):
                 (folder / name).write_bytes(data)
-        _mirrors[str(folder)] = _Mirror(store, {name: file for name, file in files.items() if name not in set(names)})
+        _mirrors[str(folder)] = _Mirror(store, {name: file for name, file in files.items() if name not in names})
     return folder / inner
 
 

@@ -3,10 +3,13 @@
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -325,28 +328,43 @@ def test_interrupted_upload_to_s3_can_be_resumed(server: S3Server, caplog: pytes
     assert f"bucket/part/{LOCK_NAME}" not in server.objects
 
 
-def test_moto_agrees_with_the_test_server(folder: Path, loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        for name, value in S3Server().environment.items():
+@pytest.fixture
+def moto(loopback: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start moto's S3 server in a process of its own, and let S3 clients use it."""
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with S3Server() as other:  # for its environment variables only
+        for name, value in other.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
-        store = s3fs.S3FileSystem(skip_instance_cache=True)
-        store.mkdir("bucket")
-        store.put(f"{folder}/", "bucket/set/", recursive=True)
-        assert fingerprint("s3://bucket/set") == fingerprint(folder)
-        with output_place("s3://bucket/out") as place:
-            (place / "a").write_bytes(b"1")
-            with pytest.raises(FileError, match="another process is writing here"), output_place("s3://bucket/out"):
-                pass
-        assert store.find("bucket/out") == ["bucket/out/a"]
-        with pytest.raises(FileError, match="s3://other/set: no such bucket"):
-            open_data("s3://other/set")
-    finally:
-        server.stop()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(600):
+                with suppress(OSError), socket.socket() as client:
+                    client.connect(("127.0.0.1", port))
+                    break
+                time.sleep(0.1)
+            yield
+        finally:
+            process.kill()
+
+
+def test_moto_agrees_with_the_test_server(folder: Path, moto: None) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    store = s3fs.S3FileSystem(skip_instance_cache=True)
+    store.mkdir("bucket")
+    store.put(f"{folder}/", "bucket/set/", recursive=True)
+    assert fingerprint("s3://bucket/set") == fingerprint(folder)
+    with output_place("s3://bucket/out") as place:
+        (place / "a").write_bytes(b"1")
+        with pytest.raises(FileError, match="another process is writing here"), output_place("s3://bucket/out"):
+            pass
+    assert store.find("bucket/out") == ["bucket/out/a"]
+    with pytest.raises(FileError, match="s3://other/set: no such bucket"):
+        open_data("s3://other/set")
 
 
 def test_package_imports_fsspec_only_for_urls() -> None:
