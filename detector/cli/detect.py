@@ -24,6 +24,8 @@ from detector.cli.arguments import (
 from detector.cli.numbers import count, count_or_zero, fraction, shard
 from detector.cli.settings import load_detector, read_options
 from detector.errors import ConfigError, InputError
+from detector.files import local_path
+from detector.mirror import is_at_url
 from detector.options import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -361,6 +363,9 @@ def _check_can_be_sharded(
 
     if options.out is None:
         raise ConfigError("--shard and --engine ray need --out: the same folder in each command, such as --out found")
+    local_path(options.out)
+    if options.engine == "ray" and any(is_at_url(source.name) for source in sources):
+        raise ConfigError("--engine ray does not read images at URLs; use --shard, or a path that all machines have")
     if "-" in specs:
         raise ConfigError("--shard and --engine ray: an image on standard input cannot be divided; pass a file")
     if videos:

@@ -110,7 +110,9 @@ class DetectionWriter:
         self._has_begun, self._resumes = False, skip_done
         self._shard, self._failed = shard, list[dict[str, Any]]()
         first = shard.start if shard else 0
-        self._positions = {str(source.name): first + k for k, source in enumerate(shard.sources)} if shard else {}
+        self._positions = (
+            {with_urls(str(source.name)): first + k for k, source in enumerate(shard.sources)} if shard else {}
+        )
         sources = list(sources)
         if "parquet" in formats:
             check_parquet(map(str, sources))
@@ -162,7 +164,7 @@ class DetectionWriter:
         if (state := self._files.get(shown)) is not None:
             entry["file"] = state
         if self._shard is not None:
-            entry["position"] = self._positions[str(name)]
+            entry["position"] = self._positions[shown]
         if self._formats & _PER_IMAGE:
             entry["stem"] = stem = self._stems.pop(shown, None) or self._free_stem(name)
             suffix = _suffix(name)
@@ -182,8 +184,8 @@ class DetectionWriter:
     def add_failed(self, source: Source, error: InputError) -> None:
         """Remember an image that cannot be read; for a shard, `close` writes it to shard.json."""
         if self._shard is not None:
-            position = self._positions[str(source.name)]
-            failed = {"position": position, "file_name": str(source.name), "origin": source.origin}
+            shown = with_urls(str(source.name))
+            failed = {"position": self._positions[shown], "file_name": shown, "origin": source.origin}
             self._failed.append({**failed, "error": str(error)})
 
     def close(self) -> None:
