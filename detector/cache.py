@@ -1,9 +1,9 @@
 """The cache: data that is expensive to compute, kept in files between processes. The only cache folder of the package.
 
 The folder is `$XDG_CACHE_HOME/detector`, or `~/.cache/detector` if that variable is not set. Its size is limited: the
-entries that were not used for the longest time are removed first. `DETECTOR_CACHE=off` in the environment turns the
-cache off. Without the cache, everything works as with it, only slower. So a cache that cannot be read or written is
-never an error.
+entries that were not used for the longest time are removed first. The contents of files at URLs have a folder and a
+limit of their own, `REMOTE`, because they are larger. `DETECTOR_CACHE=off` in the environment turns the cache off.
+Without the cache, everything works as with it, only slower. So a cache that cannot be read or written is no error.
 
 What is read from the cache runs in this process. Therefore, only files of this user are read, from a folder in which no
 other user can write, and each entry contains a hash of its data.
@@ -17,6 +17,7 @@ import re
 import stat
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +25,16 @@ SWITCH = "DETECTOR_CACHE"
 """Environment variable that turns the cache off, with one of the values in `_OFF`."""
 
 MAX_BYTES = 500_000_000
-"""Largest size of all entries together."""
+"""Largest size of all entries together, without those of `REMOTE`."""
+
+REMOTE = "remote"
+"""Name of the part of the cache, and of its folder, that holds the content of files at URLs."""
+
+REMOTE_LIMIT = "DETECTOR_REMOTE_CACHE"
+"""Environment variable with the largest size of `REMOTE` in GB, such as 50 or 0.5."""
+
+_REMOTE_GB = 10.0
+"""The default of `REMOTE_LIMIT`."""
 
 _OFF = ("0", "off", "no", "false")
 
@@ -45,13 +55,14 @@ def cache_key(*parts: str | int | None) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def read_entry(key: str) -> bytes | None:
+def read_entry(key: str, part: str = "") -> bytes | None:
     """Return the data of an entry; None if there is no valid entry with this key. A damaged entry is removed.
 
     Args:
         key: a key of `cache_key`.
+        part: part of the cache: "" or `REMOTE`.
     """
-    if (folder := _folder()) is None:
+    if (folder := cache_folder(part)) is None:
         return None
     path = folder / key
     try:
@@ -61,7 +72,7 @@ def read_entry(key: str) -> bytes | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or not _is_own(status):
                 return None
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(_max_bytes(part) + 1)
     except OSError:  # there is no such entry, or another process has just removed it
         return None
     data = content[_HASH_BYTES:]
@@ -74,7 +85,7 @@ def read_entry(key: str) -> bytes | None:
     return data
 
 
-def write_entry(key: str, data: bytes) -> None:
+def write_entry(key: str, data: bytes, part: str = "") -> None:
     """Write an entry, then remove the oldest entries until the cache is small enough. Does nothing if that fails.
 
     Several processes may write the same entry: each writes a file of its own and renames it.
@@ -82,8 +93,10 @@ def write_entry(key: str, data: bytes) -> None:
     Args:
         key: a key of `cache_key`.
         data: the data.
+        part: part of the cache: "" or `REMOTE`.
     """
-    if len(data) + _HASH_BYTES > MAX_BYTES or (folder := _folder(create=True)) is None:
+    max_bytes = _max_bytes(part)
+    if len(data) + _HASH_BYTES > max_bytes or (folder := cache_folder(part, create=True)) is None:
         return
     temporary = None
     try:
@@ -97,7 +110,76 @@ def write_entry(key: str, data: bytes) -> None:
         if temporary is not None:
             _remove(temporary)
         return
-    _shrink(folder, keep=key)
+    if not part:
+        _shrink(folder, key, max_bytes, max_bytes)
+    elif _filling.add(folder, len(data) + _HASH_BYTES, max_bytes):
+        _filling.start(_shrink(folder, key, max_bytes, int(0.9 * max_bytes)))
+
+
+def _max_bytes(part: str) -> int:
+    """Return the largest size of a part of the cache in bytes."""
+    if not part:
+        return MAX_BYTES
+    try:
+        return int(float(os.environ.get(REMOTE_LIMIT) or _REMOTE_GB) * 1e9)
+    except (ValueError, OverflowError):
+        _warn_limit(os.environ[REMOTE_LIMIT])
+        return int(_REMOTE_GB * 1e9)
+
+
+@lru_cache(maxsize=8)
+def _warn_limit(value: str) -> None:
+    """Log a warning that the environment variable `REMOTE_LIMIT` cannot be used, once per process and value."""
+    _LOG.warning("%s=%s: expected a number of GB, such as 50; %g is used", REMOTE_LIMIT, value, _REMOTE_GB)
+
+
+@dataclass
+class _Filling:
+    """How full `REMOTE` is, so that its many files need not be listed for each new entry.
+
+    Attributes:
+        folder: the folder; None: it was not listed yet.
+        size: size when the folder was listed, plus what this process has written since.
+        written: what this process has written since, in bytes. Other processes write too, so the folder is listed
+            again after a tenth of the limit.
+    """
+
+    folder: Path | None = None
+    size: int = 0
+    written: int = 0
+
+    def add(self, folder: Path, size: int, max_bytes: int) -> bool:
+        """Count a new entry; return whether the folder must be listed."""
+        is_new, self.folder = folder != self.folder, folder
+        self.size += size
+        self.written += size
+        return is_new or self.size > max_bytes or self.written > max_bytes / 10
+
+    def start(self, size: int) -> None:
+        """Start with the size of the folder, which was listed."""
+        self.size, self.written = size, 0
+
+
+_filling = _Filling()
+
+
+def cache_folder(part: str = "", create: bool = False) -> Path | None:
+    """Return the folder of the cache; None if the cache is off, or if the folder is missing, unusable or unsafe.
+
+    Args:
+        part: name of a folder in it; "": the folder itself.
+        create: whether to create missing folders.
+    """
+    if (folder := _folder(create)) is None or not part:
+        return folder
+    folder = folder / part
+    try:
+        if create:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    return folder if stat.S_ISDIR(status.st_mode) and _is_own(status) else None
 
 
 def _folder(create: bool = False) -> Path | None:
@@ -145,12 +227,14 @@ def _warn_unsafe(folder: Path) -> None:
     )
 
 
-def _shrink(folder: Path, keep: str) -> None:
-    """Remove the entries with the oldest use until all fit into `MAX_BYTES`, and old temporary files.
+def _shrink(folder: Path, keep: str, max_bytes: int, rest: int) -> int:
+    """Remove old temporary files and, if the entries are too large, those with the oldest use; return the size left.
 
     Args:
-        folder: the folder of the cache.
+        folder: folder of a part of the cache.
         keep: key of the entry that was just written.
+        max_bytes: largest size of all entries.
+        rest: if they are larger, entries are removed until this size is left.
     """
     entries: list[tuple[float, int, Path]] = []
     with contextlib.suppress(OSError), os.scandir(folder) as files:
@@ -160,11 +244,13 @@ def _shrink(folder: Path, keep: str) -> None:
                 if _ENTRY.fullmatch(file.name) and stat.S_ISREG(status.st_mode):
                     entries.append((status.st_mtime, status.st_size, Path(file.path)))
     size = sum(bytes_ for _, bytes_, _ in entries)
+    is_full = size > max_bytes
     for modified, bytes_, path in sorted(entries):
         is_part, is_old = path.suffix == ".part", modified < time.time() - _PART_SECONDS
-        if path.name != keep and (is_old if is_part else size > MAX_BYTES):
+        if path.name != keep and (is_old if is_part else is_full and size > rest):
             _remove(path)
             size -= bytes_
+    return size
 
 
 def _remove(path: Path) -> None:

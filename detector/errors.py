@@ -61,6 +61,17 @@ class MissingPackageError(InputError):
     """An optional package is not installed."""
 
 
+class StorageError(Exception):
+    """An object store fails, or files in it are changed or removed while they are read.
+
+    Not an `InputError`, so that no code takes it for a fault of one image and goes on without this image. The command
+    line prints the message and exits with status 2; repeated or resumed later, the command may succeed.
+    """
+
+    def __str__(self) -> str:
+        return shorten_message(escape_line(super().__str__()))
+
+
 class ProcessError(InputError):
     """This process, or another one with which it works, cannot go on: after a fork, or because the other has ended."""
 

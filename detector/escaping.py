@@ -2,11 +2,13 @@ r"""Text for a terminal: characters that a terminal would obey, or that hide or 
 
 File names, class names and other text from data sets can contain any character. An escape sequence can clear the
 screen or change the title of the window, and a bidirectional override can show `exe.gpj` for `jpg.exe`. Files such as
-JSON and CSV keep the true names.
+JSON and CSV keep the true names. Local copies of files at URLs get the names of their URLs.
 """
 
 import re
 import unicodedata
+
+from detector.url_names import with_urls
 
 _INVISIBLE = (
     "\u00ad\u061c\u180e\u200b\u200e\u200f"  # soft hyphen, Arabic letter mark, zero width space, direction marks
@@ -34,7 +36,7 @@ def escape(text: str) -> str:
     >>> print(escape("a\x1b[2J\u202egpj.exe"))
     a\x1b[2J\u202egpj.exe
     """
-    return _UNSAFE.sub(_escaped, text)
+    return _UNSAFE.sub(_escaped, with_urls(text))
 
 
 def escape_line(text: str) -> str:
@@ -43,7 +45,7 @@ def escape_line(text: str) -> str:
     >>> print(escape_line("two\nlines"))
     two\nlines
     """
-    return _UNSAFE_IN_LINE.sub(_escaped, text)
+    return _UNSAFE_IN_LINE.sub(_escaped, with_urls(text))
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 
 from detector.errors import FileError, location
+from detector.url_names import with_urls
 from detector.wording import shown
 
 LOCK_NAME = ".detector.lock"
@@ -151,8 +152,11 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def json_bytes(values: Any) -> bytes:
-    """Return the content of a JSON file, indented; tuples become lists."""
-    return (json.dumps(values, indent=1) + "\n").encode()
+    """Return the content of a JSON file, indented; tuples become lists.
+
+    Local copies of files at URLs get the names of their URLs.
+    """
+    return (with_urls(json.dumps(values, indent=1)) + "\n").encode()
 
 
 def flush_folder(folder: Path) -> None:

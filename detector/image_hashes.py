@@ -7,12 +7,13 @@ ten million images, the probability that any two different files have the same h
 import base64
 import binascii
 import hashlib
-import os
 import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from detector.mirror import open_file, read_threads
 
 HASH_BYTES = 8
 """Length of a hash."""
@@ -78,7 +79,7 @@ def hash_file(path: Path) -> bytes | None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return None  # a pipe would block
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, _hasher).digest()
     except (OSError, ValueError):
         return None
@@ -92,6 +93,6 @@ def _hasher() -> "hashlib.blake2b":
 def hash_files(paths: Iterable[Path]) -> Mapping[Path, bytes]:
     """Return path → hash for each file that can be read. Several threads read the files."""
     paths = list(paths)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=read_threads()) as pool:
         hashes = pool.map(hash_file, paths)
         return {path: digest for path, digest in zip(paths, hashes, strict=True) if digest is not None}

@@ -26,10 +26,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from detector.arrays import ImageArray
-from detector.errors import FileError, ImageError, ImageTooLargeError, InputError
+from detector.errors import FileError, ImageError, ImageTooLargeError, InputError, StorageError
 from detector.files import local_path
 from detector.image_files import ImageFile, path_or_bytes
 from detector.jpeg_scans import MAX_SCANS, count_scans
+from detector.mirror import is_at_url, open_file, read_file
 from detector.optional_formats import (
     AVIF_SUFFIXES,
     HEAD_BYTES,
@@ -182,7 +183,7 @@ def _read_truncated(source: Path | str | bytes, name: str, max_pixels: int, erro
     if isinstance(source, bytes) or isinstance(error, ImageTooLargeError):
         raise error
     try:
-        if (data := close_jpeg(Path(source).read_bytes())) is None:
+        if (data := close_jpeg(read_file(source))) is None:
             raise error
         with _open(data, max_pixels, name) as file:
             image = to_rgb(file)
@@ -341,7 +342,7 @@ def _content(source: Path | str | bytes) -> IO[bytes]:
         return io.BytesIO(source)
     if not stat.S_ISREG(local_path(source).stat().st_mode):
         raise FileError("not a regular file")  # a folder, or a pipe, which would block
-    return Path(source).open("rb")
+    return open_file(source)
 
 
 @contextmanager
@@ -365,6 +366,8 @@ def _open(source: Path | str | bytes, max_pixels: int, name: str | None = None) 
     except InputError as error:
         reason = str(error).removeprefix(f"{name}: ")
         raise type(error)(f"{name}: {reason}") from None
+    except StorageError:
+        raise
     except Exception as error:  # decoders raise many types of errors on damaged data
         input_error = _read_error(error)
         raise type(input_error)(f"{name}: {input_error}") from None
@@ -484,8 +487,8 @@ def find_images(folder: Path) -> list[Path]:
 
 def _is_apple_double(path: Path) -> bool:
     """Return whether a file contains the metadata of another file, in the format AppleDouble."""
-    if not path.name.startswith("._"):
-        return False
+    if not path.name.startswith("._") or is_at_url(path):
+        return path.name.startswith("._")
     try:
         with path.open("rb") as file:
             return file.read(len(_APPLE_DOUBLE)) == _APPLE_DOUBLE

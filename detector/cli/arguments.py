@@ -7,6 +7,7 @@ from pathlib import Path
 from detector.cli.numbers import count, fraction, number, whole
 from detector.errors import FileError
 from detector.files import local_path
+from detector.object_store import is_store_url
 from detector.options import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -219,6 +220,11 @@ def add_nms_variant(parser: Arguments) -> None:
         action=argparse.BooleanOptionalAction,
         help="let boxes of different classes suppress each other in NMS (default: the setting of the weights)",
     )
+
+
+def path_or_url(text: str) -> Path | str:
+    """Return the path in an argument, or the URL of a place where files can be written."""
+    return text if is_store_url(text) else path(text)
 
 
 def path(text: str) -> Path:

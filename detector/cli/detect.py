@@ -19,11 +19,13 @@ from detector.cli.arguments import (
     add_max_pixels,
     add_nms_variant,
     add_overwrite,
-    path,
+    path_or_url,
 )
 from detector.cli.numbers import count, count_or_zero, fraction, shard
 from detector.cli.settings import load_detector, read_options
 from detector.errors import ConfigError, InputError
+from detector.files import local_path
+from detector.mirror import is_at_url
 from detector.options import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -35,6 +37,7 @@ from detector.options import (
     Shard,
 )
 from detector.output_folder import OutputFolder, claim_folder, next_free
+from detector.remote_folder import output_place
 from detector.wording import plural
 
 if TYPE_CHECKING:
@@ -68,7 +71,9 @@ def add(commands: Commands) -> None:
         help="the same as the positional argument",
     )
     parser.add_argument("--weights", required=True, help=WEIGHTS)
-    parser.add_argument("--out", type=path, help="folder for the results (default: a new folder found, found-2, ...)")
+    parser.add_argument(
+        "--out", type=path_or_url, help="folder for the results, or its URL (default: found, found-2, ...)"
+    )
     add_overwrite(parser)
     parser.add_argument("--recursive", action="store_true", help="also detect in the images of subfolders")
     parser.add_argument(
@@ -231,7 +236,10 @@ def run(options: argparse.Namespace) -> int:
     part = None
     if options.shard is not None:
         part, out = take_shard(sources, options.shard, detect_options.batch_size), shard_folder(out, options.shard)
-    with claim_folder(out, "writing detections", overwrite=options.overwrite) as folder:
+    with (
+        output_place(out, resume=options.skip_done, overwrite=options.overwrite) as place,
+        claim_folder(place, "writing detections", overwrite=options.overwrite) as folder,
+    ):
         claim_videos(videos, folder, save_video=not options.no_images)
         if options.skip_done:
             folder.keep_earlier()  # else the first video would remove the results of the images
@@ -355,6 +363,9 @@ def _check_can_be_sharded(
 
     if options.out is None:
         raise ConfigError("--shard and --engine ray need --out: the same folder in each command, such as --out found")
+    local_path(options.out)
+    if options.engine == "ray" and any(is_at_url(source.name) for source in sources):
+        raise ConfigError("--engine ray does not read images at URLs; use --shard, or a path that all machines have")
     if "-" in specs:
         raise ConfigError("--shard and --engine ray: an image on standard input cannot be divided; pass a file")
     if videos:

@@ -14,7 +14,7 @@ from detector.cli import console
 from detector.cli.parser import COMMANDS, make_parser
 from detector.cli.settings import STARTED
 from detector.cli.streams import OutputError
-from detector.errors import ConfigError, FileError, InputError, PeerError
+from detector.errors import ConfigError, FileError, InputError, PeerError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def run_command(arguments: Sequence[str] | None) -> int:
         return _run_and_time(options)
     except PeerError:
         return 2  # another process of the run prints the message
-    except InputError as error:
+    except (InputError, StorageError) as error:
         console.print_error(str(error))
         return 2
     except ImportError as error:

@@ -6,7 +6,16 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from detector.cli import console
-from detector.cli.arguments import Commands, add_data, add_initial_weights, add_overwrite, add_run, add_threads, path
+from detector.cli.arguments import (
+    Commands,
+    add_data,
+    add_initial_weights,
+    add_overwrite,
+    add_run,
+    add_threads,
+    path,
+    path_or_url,
+)
 from detector.cli.numbers import number
 from detector.cli.settings import STARTED, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
@@ -27,7 +36,7 @@ def add(commands: Commands) -> None:
     add_initial_weights(parser)
     parser.add_argument(
         "--resume",
-        type=path,
+        type=path_or_url,
         metavar="RUN",
         help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
         "result as an uninterrupted run; with --data if the data set has been moved",
@@ -45,7 +54,7 @@ def add(commands: Commands) -> None:
         help="images without labels to learn from, too: a folder, a .txt file that lists images, or a data set, whose "
         "labels are not used; the network labels them itself in the middle of the run",
     )
-    parser.add_argument("--out", type=path, help="output folder (default: a new folder in runs/)")
+    parser.add_argument("--out", type=path_or_url, help="output folder or its URL (default: a new folder in runs/)")
     parser.add_argument(
         "--no-report",
         action="store_true",
@@ -95,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
     limit_torch_threads(options)
     from detector.training.distributed import joined_processes
-    from detector.training.train import make_request, start_run
+    from detector.training.train import make_request, run_place, start_run
 
     with joined_processes() as processes:
         request = make_request(
@@ -106,15 +115,17 @@ def run(options: argparse.Namespace) -> int:
             reuse_backbone=options.reuse_backbone,
             unlabeled=options.unlabeled,
         )
-        result = start_run(
-            request,
-            processes.from_first(lambda: options.out or next_free(Path("runs/train"))),
-            STARTED,
-            options.overwrite,
-            report=not options.no_report,
-            val_halves=options.val_halves,
-            processes=processes,
-        )
+        out = processes.from_first(lambda: options.out or next_free(Path("runs/train")))
+        with run_place(out, processes, overwrite=options.overwrite) as folder:
+            result = start_run(
+                request,
+                folder,
+                STARTED,
+                options.overwrite,
+                report=not options.no_report,
+                val_halves=options.val_halves,
+                processes=processes,
+            )
     if processes.is_first:
         _print_result(result, options.quiet)
     return 0
@@ -126,18 +137,18 @@ def _resume(options: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
     other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
-        weights = quote(str(options.resume / "weights" / "last.safetensors"))
+        weights = quote(f"{options.resume}/weights/last.safetensors")
         raise ConfigError(
             f"--resume uses all settings of the run; leave out --{other[0].replace('_', '-')}. To train longer or with "
             f"other settings, start a new run from its weights: detector train --data ... --weights {weights}"
         )
     limit_torch_threads(options)
     from detector.training.distributed import joined_processes
-    from detector.training.train import resume_run
+    from detector.training.train import resume_run, run_place
 
-    with joined_processes() as processes:
+    with joined_processes() as processes, run_place(options.resume, processes, resume=True) as folder:
         result = resume_run(
-            options.resume,
+            folder,
             options.resume_anyway,
             STARTED,
             options.data,

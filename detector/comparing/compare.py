@@ -132,7 +132,7 @@ def check_has_val(data: str | Path, base: Config) -> None:
 
     Every run holds back the same images, because the choice depends on the data only.
     """
-    data_set = open_data(data, allow_outside=base.allow_outside, max_pixels=base.max_pixels)
+    data_set = open_data(local_path(data), allow_outside=base.allow_outside, max_pixels=base.max_pixels)
     if {"train", "val"} <= set(data_set.split_names):
         return
     splits = read_training_splits(data_set, None, base.val_fraction)

@@ -12,6 +12,7 @@ from detector.data.split import Split
 from detector.errors import FileError
 from detector.files import free_name, safe_name, write_errors
 from detector.images import write_image
+from detector.mirror import is_at_url, open_file, read_ahead
 
 
 def with_target_paths(splits: Sequence[Split], folder: Path, writer: LabelWriter) -> list[Split]:
@@ -61,7 +62,8 @@ def write_images(source: Split, target: Split, mode: str) -> None:
     for folder in {annotation.image_path.parent for annotation in target.annotations}:
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    for old, new in zip(source.annotations, target.annotations, strict=True):
+    pairs = zip(source.annotations, target.annotations, strict=True)
+    for old, new in read_ahead(pairs, lambda pair: pair[0].image_path):
         if not source.from_files:
             with write_errors(new.image_path):
                 write_image(new.image_path, source.read_image(old))
@@ -74,13 +76,16 @@ def write_images(source: Split, target: Split, mode: str) -> None:
 def _copy(source: Path, target: Path) -> None:
     """Copy the bytes of a file."""
     try:
-        shutil.copyfile(source, target)
+        with open_file(source) as content, target.open("wb") as copy:
+            shutil.copyfileobj(content, copy)
     except OSError as error:
         raise FileError(f"{source}: cannot be copied to {target} ({error.strerror or error})") from None
 
 
 def _link(source: Path, target: Path) -> None:
     """Create a hard link to a file; if the file is a symbolic link, to the file it leads to."""
+    if is_at_url(source):
+        raise FileError(f"{source}: no hard link to a file at a URL can be created; use --images copy")
     try:
         os.link(source.resolve(), target)
     except OSError as error:

@@ -14,7 +14,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError, FileError, LabelError
-from detector.files import make_folder, write_atomic
+from detector.files import local_path, make_folder, write_atomic
 from detector.image_hashes import hash_files
 from detector.options import MAX_PIXELS, MAX_VAL_FRACTION, VAL_FRACTION
 
@@ -64,7 +64,7 @@ def split(
         if not 0 <= fraction <= MAX_VAL_FRACTION:
             raise ConfigError(f"{name}: must be from 0 to {MAX_VAL_FRACTION}, got {fraction}")
     source, out = Path(data), Path(out)
-    data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
+    data_set = open_data(local_path(data), allow_outside=allow_outside, max_pixels=max_pixels)
     _check_out(out, source)
     log.info("%s", data_set.description)
     training_name = choose_training_split(data_set, None)

@@ -136,7 +136,7 @@ def cross_validate(
     with claim_folder(
         local_path(out), "cross-validating", names=[_CONDITIONS, _DETECTIONS], overwrite=overwrite
     ) as folder:
-        data_set = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
+        data_set = open_data(local_path(data), allow_outside=config.allow_outside, max_pixels=config.max_pixels)
         images = read_images(data_set, split)
         if not images.from_files:
             raise LabelError(

@@ -7,15 +7,13 @@ from detector.data.path_guard import LINK_DEPTH, PathGuard, may_link_outside
 from detector.errors import FileError, LabelError
 from detector.files import is_file
 from detector.images import IMAGE_SUFFIXES
+from detector.mirror import LABEL_SUFFIXES
 
 _MAX_FILES = 5_000_000
 """Largest number of files in the folder of a data set. More files mean that the folder is not a data set."""
 
 _NOT_DATA = ("__MACOSX", "@eaDir", "lost+found", "node_modules")
 """Folders that operating systems, network drives and tools create. Folders that begin with a dot are skipped too."""
-
-_LABEL_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".data", ".names", ".labels")
-"""Suffixes of files that a data set may read; images have other suffixes."""
 
 
 class FolderWalk:
@@ -83,7 +81,7 @@ class FolderWalk:
         if not _is_folder(link):
             if is_allowed or not is_file(Path(link.path)):
                 self._add_file(link.path)
-            elif link.name.lower().endswith((*IMAGE_SUFFIXES, *_LABEL_SUFFIXES)):
+            elif link.name.lower().endswith((*IMAGE_SUFFIXES, *LABEL_SUFFIXES)):
                 self.refused.append(link.path)
             return
         if not is_allowed:

@@ -19,6 +19,7 @@ from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file, split_in, split_rank
 from detector.errors import LabelError, location
 from detector.files import is_file
+from detector.mirror import read_ahead
 from detector.options import ReadOptions
 from detector.wording import plural
 
@@ -75,7 +76,7 @@ class NamedLabels:
         if note := other_folder_note(list(zip(names, matches, strict=True))):
             collector.add_note(note)
         guard = self.index.guard
-        for (image_id, labels), path in zip(chosen, paths, strict=True):
+        for (image_id, labels), path in read_ahead(zip(chosen, paths, strict=True), lambda pair: pair[1] or ""):
             image_hw = labels.image_hw if labels.image_hw and min(labels.image_hw) > 0 else None
             found = None
             if path is None:

@@ -1,6 +1,5 @@
 """Finds near-duplicate images of splits by comparing the brightness gradients of their thumbnails."""
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from detector.boxes import pairwise_iou
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.images import read_thumbnail
+from detector.mirror import read_threads
 
 _THUMBNAIL = 32
 """Side of a thumbnail in pixels. A JPEG image of at least 512 pixels per side is decoded at 1/8 scale for it."""
@@ -95,7 +95,7 @@ def read_thumbnails(splits: Sequence[Split]) -> list[Thumbnails]:
     pixels = sum(pixel_count(split.annotations) for split in splits)
     max_images = _MAX_FILES if all(split.from_files for split in splits) else _MAX_RENDERED
     fraction = min(1.0, max_images / total, _MAX_PIXELS / pixels)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=read_threads()) as pool:
         return [_read_thumbnails(split, fraction, pool) for split in splits]
 
 

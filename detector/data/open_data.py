@@ -34,6 +34,8 @@ from detector.data.split import SPLITS, canonical_name, split_in, split_rank
 from detector.data.yaml_files import find_yaml, read_data_yaml
 from detector.errors import FileError, InputError, LabelError, did_you_mean
 from detector.files import local_path
+from detector.mirror import mirror
+from detector.object_store import is_store_url
 from detector.options import MAX_PIXELS, ReadOptions
 from detector.wording import plural
 
@@ -51,7 +53,8 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
     """Recognize the format and the splits of a data set, and return the `DataSet` without reading all its labels.
 
     Args:
-        spec: `scenes`, or the path of a file or folder in one of the formats described in docs/data.md.
+        spec: `scenes`, or the path of a file or folder in one of the formats described in docs/data.md, or the URL of
+            one in an object store or a zip archive, such as `s3://bucket/folder`; see docs/remote.md.
         allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
         max_pixels: largest number of pixels of an image that is decoded. Larger images count as missing or unreadable.
 
@@ -59,9 +62,11 @@ def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int 
         FileError: `spec` is not "scenes", and no file or folder exists at this path.
         LabelError: the file or folder has no known format. The message says what was found, and what to do.
         ConfigError: `max_pixels` is below 1.
+        MissingPackageError: the package for this kind of URL is not installed.
+        StorageError: a label file at the URL cannot be read.
     """
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
-    path = local_path(spec)
+    path = mirror(str(spec), labels=True, parts=_LABEL_FOLDERS) if is_store_url(spec) else local_path(spec)
     if not _exists(path):
         if str(spec) == "scenes":
             return _open_scenes()

@@ -11,6 +11,7 @@ from detector.data.recognize import is_coco_file
 from detector.errors import LabelError
 from detector.media.sources import Source
 from detector.options import ReadOptions
+from detector.url_names import with_urls
 from detector.wording import plural
 
 _FOLDERS_SEARCHED = 8
@@ -67,7 +68,7 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
     names: dict[int, Path] = {}
     missing = []
     for source in sources:
-        own = known.get(real_path(source.name)) or known.get(source.name.resolve())
+        own = known.get(_place(real_path(source.name))) or known.get(_place(source.name.resolve()))
         if own is None:
             missing.append(source.name)
             continue
@@ -82,7 +83,7 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
                 f"{data}: the images {other} and {source.name} have the same id {image_id} in two splits; detect in "
                 "the images of one split at a time"
             )
-        image_ids[str(source.name)] = image_id
+        image_ids[with_urls(str(source.name))] = image_id
     if missing:
         raise LabelError(
             f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
@@ -92,17 +93,22 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
     return DataIds(data, image_ids, dict(zip(first.class_names, first.category_ids, strict=True)))
 
 
-def _ids_by_path(annotations: Iterable[Annotation]) -> dict[Path, set[int]]:
+def _ids_by_path(annotations: Iterable[Annotation]) -> dict[str, set[int]]:
     """Return path → image ids, for the places of the images of a data set, and for the files to which links lead.
 
     Several images may be links to one file with equal content, so that only the paths tell them apart.
     """
-    known: dict[Path, set[int]] = {}
-    by_file: dict[Path, set[int]] = {}
+    known: dict[str, set[int]] = {}
+    by_file: dict[str, set[int]] = {}
     for annotation in annotations:
-        known.setdefault(real_path(annotation.image_path), set()).add(annotation.image_id)
-        by_file.setdefault(annotation.image_path.resolve(), set()).add(annotation.image_id)
+        known.setdefault(_place(real_path(annotation.image_path)), set()).add(annotation.image_id)
+        by_file.setdefault(_place(annotation.image_path.resolve()), set()).add(annotation.image_id)
     return by_file | known
+
+
+def _place(path: Path) -> str:
+    """Return a text that is equal for two paths of one file: also for two local copies of one URL."""
+    return with_urls(str(path))
 
 
 def coco_file_beside(sources: Iterable[Source]) -> Path | None:

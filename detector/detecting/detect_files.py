@@ -20,15 +20,21 @@ from detector.files import file_sha256, free_name
 from detector.media.sources import Source, find_sources
 from detector.media.urls import check_allowed
 from detector.media.video_io import is_camera
+from detector.mirror import read_ahead
 from detector.options import DEFAULT_DRAWING, DetectOptions, DrawOptions, ReadOptions
 from detector.output_folder import OutputFolder, as_output_folder
 from detector.predict.detector import Detector
 from detector.progress import progress_bar
+from detector.remote_folder import upload
 from detector.runtime.origin import weights_files
 from detector.shipped_weights import find_shipped
+from detector.url_names import with_urls
 
 if TYPE_CHECKING:
     from detector.detecting.ray_engine import RayCluster
+
+_UPLOAD_SECONDS = 60.0
+"""Seconds between two uploads of the results to a URL."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def detect_images(
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
         if cluster is None:
-            images = [source.read for source in remaining]
+            images = (source.read for source in read_ahead(remaining, lambda source: source.name))
             results: Iterable[tuple[Source, tuple[ImageArray, Detections] | InputError]] = zip(
                 remaining, detector.detect_with_images(images, resolved), strict=True
             )
@@ -159,7 +165,7 @@ def detect_images(
             results = cluster.detect(detector, remaining, resolved)
         bar = progress_bar(results, initial=len(sources) - len(remaining), total=len(sources), unit="image")
         for source, result in bar:
-            if str(source.name) in writer.done:
+            if with_urls(str(source.name)) in writer.done:
                 continue
             if isinstance(result, InputError):
                 failed += 1
@@ -168,6 +174,7 @@ def detect_images(
                 continue
             image, found = result
             writer.add(source.name, image, found)
+            upload(writer.folder, every=_UPLOAD_SECONDS)
             done += 1
             objects += len(found)
         writer.close()
@@ -262,7 +269,8 @@ def remaining_batches(sources: Sequence[Source], done: Container[str], batch_siz
         batch_size: number of images per batch.
     """
     batches = (sources[start : start + batch_size] for start in range(0, len(sources), batch_size))
-    return [source for batch in batches if any(str(image.name) not in done for image in batch) for source in batch]
+    remaining = (batch for batch in batches if any(with_urls(str(image.name)) not in done for image in batch))
+    return [source for batch in remaining for source in batch]
 
 
 def _fingerprint(weights: str | Path) -> str:

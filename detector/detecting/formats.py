@@ -68,11 +68,11 @@ def yolo_text(found: Detections, image_hw: tuple[int, int], *, with_scores: bool
     )
 
 
-def image_json(name: Path, image_hw: tuple[int, int], found: Detections, category_ids: tuple[int, ...]) -> str:
+def image_json(file_name: str, image_hw: tuple[int, int], found: Detections, category_ids: tuple[int, ...]) -> str:
     """Return the name, the size and the detections of an image as JSON, with boxes [x1, y1, x2, y2] in pixels.
 
     Args:
-        name: name of the image, as in `Source.name`.
+        file_name: name of the image in results.
         image_hw: (height, width) of the image in pixels.
         found: detections of the image.
         category_ids: category id of each class.
@@ -88,7 +88,7 @@ def image_json(name: Path, image_hw: tuple[int, int], found: Detections, categor
         for class_id, (name, score, box) in zip(found.class_ids, found, strict=True)
     ]
     height, width = image_hw
-    values = {"file_name": str(name), "height": height, "width": width, "detections": detections}
+    values = {"file_name": file_name, "height": height, "width": width, "detections": detections}
     return json.dumps(values, indent=1) + "\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NotRequired, TypedDict, cast
 
 from detector.errors import ConfigError, FileError, location
 from detector.files import append_line, name_key, parse_line, write_errors
+from detector.mirror import stored_file
 from detector.output_folder import OutputFolder
 from detector.wording import plural
 
@@ -260,7 +261,9 @@ def setting_differences(previous: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def file_state(path: Path) -> FileState | None:
-    """Return the state of an image file; None if there is no such file."""
+    """Return the state of an image file, also at a URL; None if there is no such file."""
+    if (stored := stored_file(path)) is not None:
+        return {"size": stored.size, "origin": stored.version}
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -16,6 +16,7 @@ from detector.detecting.journal import JOURNAL_NAME, read_settings, setting_diff
 from detector.errors import ConfigError, FileError
 from detector.media.sources import Source
 from detector.options import Shard
+from detector.url_names import with_urls
 from detector.version import VERSION
 
 SHARD_NAME = "shard.json"
@@ -74,7 +75,7 @@ def take_shard(sources: Sequence[Source], shard: Shard, batch_size: int) -> Shar
     """
     list_hash = ListHash()
     for source in sources:
-        list_hash.add(str(source.name), source.origin)
+        list_hash.add(with_urls(str(source.name)), source.origin)
     batches = -(-len(sources) // batch_size)
     start, stop = (batches * index // shard.count * batch_size for index in (shard.index, shard.index + 1))
     return ShardInputs(shard, sources[start:stop], start, len(sources), list_hash.hexdigest())

@@ -27,6 +27,7 @@ from detector.images import write_image
 from detector.media.sources import Source
 from detector.options import DEFAULT_DRAWING, DrawOptions
 from detector.output_folder import OutputFolder, as_output_folder
+from detector.url_names import with_urls
 
 _RESULTS, _CROPS = "detections.json", "crops"
 
@@ -109,12 +110,14 @@ class DetectionWriter:
         self._has_begun, self._resumes = False, skip_done
         self._shard, self._failed = shard, list[dict[str, Any]]()
         first = shard.start if shard else 0
-        self._positions = {str(source.name): first + k for k, source in enumerate(shard.sources)} if shard else {}
+        self._positions = (
+            {with_urls(str(source.name)): first + k for k, source in enumerate(shard.sources)} if shard else {}
+        )
         sources = list(sources)
         if "parquet" in formats:
             check_parquet(map(str, sources))
         _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
-        files = {str(source): state for source in sources if (state := file_state(source)) is not None}
+        files = {with_urls(str(source)): state for source in sources if (state := file_state(source)) is not None}
         # A generated name is not the path of a file, also if a file has this name.
         self._files = files | {name: FileState(origin=origin) for name, origin in (origins or {}).items()}
         with ExitStack() as stack:
@@ -125,6 +128,11 @@ class DetectionWriter:
             self._stems = self._plan(sources)
             self._check_folder()
             self._stack = stack.pop_all()
+
+    @property
+    def folder(self) -> Path:
+        """Path of the output folder."""
+        return self._folder.path
 
     def __enter__(self) -> Self:
         return self
@@ -144,20 +152,21 @@ class DetectionWriter:
             FileError: a file cannot be written. The files of other images are unchanged.
         """
         self._begin()
+        shown = with_urls(str(name))
         image_hw = image.shape[0], image.shape[1]
         entry: JournalEntry = {
-            "image_id": self._image_id(str(name)),
-            "file_name": str(name),
+            "image_id": self._image_id(shown),
+            "file_name": shown,
             "height": image_hw[0],
             "width": image_hw[1],
             "detections": detection_rows(found, self._category_ids),
         }
-        if (state := self._files.get(str(name))) is not None:
+        if (state := self._files.get(shown)) is not None:
             entry["file"] = state
         if self._shard is not None:
-            entry["position"] = self._positions[str(name)]
+            entry["position"] = self._positions[shown]
         if self._formats & _PER_IMAGE:
-            entry["stem"] = stem = self._stems.pop(str(name), None) or self._free_stem(name)
+            entry["stem"] = stem = self._stems.pop(shown, None) or self._free_stem(name)
             suffix = _suffix(name)
         if "images" in self._formats:
             with self._folder.writing(f"{stem}{suffix}", suffix) as part:
@@ -168,15 +177,15 @@ class DetectionWriter:
         if "crops" in self._formats:
             write_crops(self._folder, PurePosixPath(stem + suffix), image, found)
         if "json" in self._formats:
-            text = image_json(name, image_hw, found, self._category_ids)
+            text = image_json(shown, image_hw, found, self._category_ids)
             self._folder.write(f"json/{stem}.json", text.encode())
         self._journal.append(entry)
 
     def add_failed(self, source: Source, error: InputError) -> None:
         """Remember an image that cannot be read; for a shard, `close` writes it to shard.json."""
         if self._shard is not None:
-            position = self._positions[str(source.name)]
-            failed = {"position": position, "file_name": str(source.name), "origin": source.origin}
+            shown = with_urls(str(source.name))
+            failed = {"position": self._positions[shown], "file_name": shown, "origin": source.origin}
             self._failed.append({**failed, "error": str(error)})
 
     def close(self) -> None:
@@ -209,7 +218,8 @@ class DetectionWriter:
         """Return the name of each image that is not done → name of its output files without suffix."""
         if not self._formats & _PER_IMAGE:
             return {}
-        return {str(name): self._free_stem(name) for name in sources if str(name) not in self.done}
+        shown = ((with_urls(str(name)), name) for name in sources)
+        return {text: self._free_stem(name) for text, name in shown if text not in self.done}
 
     def _free_stem(self, name: Path) -> str:
         """Return a name for the output files of an image, without suffix, that no other image has."""

@@ -9,6 +9,7 @@ from detector.annotation import Annotation
 from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding, Verdict
 from detector.errors import InputError
+from detector.mirror import open_file
 
 _MAX_IMAGES = 16
 """Largest number of images that are decoded."""
@@ -67,7 +68,7 @@ def diagnose_bit_depth(split: Split) -> Finding:
 def _measure(split: Split, annotation: Annotation) -> _Levels | None:
     """Return the gray levels of an image; None if the image does not have 16 bits or cannot be decoded."""
     try:
-        with Image.open(annotation.image_path) as file:
+        with open_file(annotation.image_path) as content, Image.open(content) as file:
             if not file.mode.startswith("I;16") or file.width * file.height > split.max_pixels:
                 return None
             stored = np.asarray(file)

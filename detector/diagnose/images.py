@@ -26,6 +26,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding, Verdict
 from detector.diagnose.objects import first_few
 from detector.errors import InputError
+from detector.mirror import read_file
 from detector.wording import plural
 
 _MAX_SHARED = 0.05
@@ -212,7 +213,7 @@ def _equal_bytes(split: Split, annotation: Annotation, other_split: Split, other
     try:
         if annotation.image_path.stat().st_size != other.image_path.stat().st_size:
             return False
-        return annotation.image_path.read_bytes() == other.image_path.read_bytes()
+        return read_file(annotation.image_path) == read_file(other.image_path)
     except OSError:
         return False
 

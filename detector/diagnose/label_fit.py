@@ -5,7 +5,6 @@ the objects. So each image is its own control: the boxes of other images, and it
 as swapped coordinates, are placed in the same image.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import first_few, sample_with_objects
 from detector.errors import InputError
+from detector.mirror import read_threads
 
 _LONG_SIDE = 480
 """Every image is scaled so that its longer side has this many pixels."""
@@ -242,7 +242,7 @@ def _measure_fits(split: Split) -> list[_Fits]:
     rng = np.random.default_rng(0)
     # Neighbors in the list are often similar: frames of a video, augmentations of one image.
     others = [[chosen[int(j)] for j in rng.choice(len(chosen), _OTHERS)] for _ in chosen]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=read_threads()) as pool:
         found = list(pool.map(partial(_fit_image, split), chosen, others))
     return [fits for fits in found if fits is not None]
 

@@ -1,6 +1,5 @@
 """A finding about label shift: are all boxes shifted in the same direction, away from the edges of the objects?"""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from detector.data.split import Split
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import sample_with_objects
 from detector.errors import InputError
+from detector.mirror import read_threads
 
 _MAX_SHIFT = 24
 """Largest shift that the check can measure, in pixels of an image that is scaled to `_LONG_SIDE`."""
@@ -97,7 +97,7 @@ def diagnose_label_shift(split: Split) -> Finding:
 def _measure_axes(split: Split) -> list[_AxisShift]:
     """Return the shifts along x and y; an axis with fewer than `_MIN_OBJECTS` objects is omitted."""
     chosen = sample_with_objects(split, _MAX_IMAGES, _MAX_PIXELS)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=read_threads()) as pool:
         by_image = [profiles for profiles in pool.map(partial(_image_profiles, split), chosen) if profiles]
     axes: list[Sequence[Floats]] = list(zip(*by_image, strict=True))
     return [_measure_axis(profiles) for profiles in axes if sum(map(len, profiles)) >= _MIN_OBJECTS]

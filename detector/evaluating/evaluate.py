@@ -25,6 +25,7 @@ from detector.metrics.average_precision import (
     crowded_images_note,
     many_detections,
 )
+from detector.mirror import read_ahead
 from detector.options import ALL_CLASSES, IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
 from detector.predict.detector import Detector
 from detector.wording import plural
@@ -237,7 +238,7 @@ def letterbox_split(
         input_hw: size (height, width) of the letterboxed images.
         unusable: gets an item, image id → reason, for each image that cannot be used; such images are not yielded.
     """
-    for annotation in split.annotations:
+    for annotation in read_ahead(split.annotations, lambda own: own.image_path):
         try:
             image = split.decode(annotation)
         except InputError as error:

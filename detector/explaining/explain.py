@@ -127,8 +127,14 @@ def explain(
             claimed = claim_folder(local_path(out), "explaining", names=[RESULT_NAME], overwrite=overwrite)
             folder = stack.enter_context(claimed)
         detector, larger = _load(weights, device, runtime, input_size, threads)
-        data_set = None if data is None else open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
-        labels = data_set if truth is None else open_data(truth, allow_outside=allow_outside, max_pixels=max_pixels)
+        data_set = (
+            None if data is None else open_data(local_path(data), allow_outside=allow_outside, max_pixels=max_pixels)
+        )
+        labels = (
+            data_set
+            if truth is None
+            else open_data(local_path(truth), allow_outside=allow_outside, max_pixels=max_pixels)
+        )
         assert labels is not None
         found = labeled_images(
             _specs(images), labels, split, detector.class_names, hashes=detector.info.image_hashes, options=read

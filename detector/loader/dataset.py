@@ -26,6 +26,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.letterbox import Letterbox
 from detector.memory import available_memory
+from detector.mirror import read_ahead, read_file, start_reading
 from detector.sample import Sample, UnlabeledRegions
 
 _STORED_SCALE = 1.5
@@ -146,21 +147,38 @@ class DetectionDataset:
             input_hw: height and width of the image of the sample; None: the full input size.
         """
         input_hw, config = input_hw or self.input_hw, self.config
-        epoch, place = divmod(position, len(self))
-        index = int(self._order(epoch)[place])
-        rng = np.random.default_rng([_SAMPLE_SEED, config.seed, epoch, index])
         strength = augment_strength(config, position / len(self))
-        if rng.random() < mosaic_fraction(config, position / len(self), epochs):
-            partners = rng.integers(len(self), size=3)
-            samples = [self.sample(index), *(self.sample(int(partner)) for partner in partners)]
+        indices, rng = self._choose(position, epochs)
+        samples = [self.sample(index) for index in indices]
+        if len(samples) > 1:
             sample = mosaic(samples, input_hw, config, rng)
         else:
-            sample = augment(self.sample(index), input_hw, config, rng, strength)
+            sample = augment(samples[0], input_hw, config, rng, strength)
         sample = self._blend(sample, rng, strength)
         # This comes last, because a style shift would undo the color change.
         if config.pca_color:
             sample = pca_color_jitter(sample, self._principal_colors, config, rng, strength)
         return sample
+
+    def start_reading(self, position: int, epochs: float) -> None:
+        """Start to download the images at a position of the run, if they are at a URL and not in memory.
+
+        The images that copy-paste, mixup and style shift add are not known before the augmentation.
+        """
+        if not self.in_memory:
+            start_reading(self.annotations[index].image_path for index in self._choose(position, epochs)[0])
+
+    def _choose(self, position: int, epochs: float) -> tuple[list[int], np.random.Generator]:
+        """Return the indices of the images at a position of the run, four for a mosaic, and the generator of the rest.
+
+        The arguments are those of `training_sample`.
+        """
+        epoch, place = divmod(position, len(self))
+        index = int(self._order(epoch)[place])
+        rng = np.random.default_rng([_SAMPLE_SEED, self.config.seed, epoch, index])
+        if rng.random() < mosaic_fraction(self.config, position / len(self), epochs):
+            return [index, *map(int, rng.integers(len(self), size=3))], rng
+        return [index], rng
 
     def _blend(self, sample: Sample, rng: np.random.Generator, strength: float) -> Sample:
         """Apply copy-paste, mixup and style shift, which use other images, and return the new sample.
@@ -248,7 +266,7 @@ class DetectionDataset:
         ):
             return None
         try:
-            content = annotation.image_path.read_bytes()
+            content = read_file(annotation.image_path)
         except OSError:  # the image is rendered, not read from this file
             return None
         decoded = _decode_jpeg(content)
@@ -283,7 +301,7 @@ class DetectionDataset:
             return image, self._small_jpeg(annotation, image) if self.in_memory else None
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            remaining = iter(annotations)
+            remaining = read_ahead(annotations, lambda annotation: annotation.image_path)
             while block := list(islice(remaining, _DECODE_BLOCK)):
                 yield from zip(block, pool.map(decode, block), strict=True)
 

@@ -69,6 +69,13 @@ def training_batch(
     return collate(samples) if samples else empty_batch(input_hw)
 
 
+def start_reading(dataset: DetectionDataset, step: int, batch_size: int, steps: float, part: slice = _ALL) -> None:
+    """Start to download the images of a step that are at a URL; the arguments are those of `training_batch`."""
+    epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
+    for position in range(step * batch_size, (step + 1) * batch_size)[part]:
+        dataset.start_reading(position, epochs)
+
+
 def training_batches(
     dataset: DetectionDataset,
     batch_size: int,
@@ -102,6 +109,7 @@ def training_batches(
         try:
             for step in range(start, stop):
                 steps = plan.length_at(step)
+                start_reading(dataset, step, batch_size, steps, part)
                 pending.append((step, pool.submit(training_batch, dataset, step, batch_size, steps, pseudo, part)))
                 if len(pending) > _PREFETCH:
                     ready, future = pending.popleft()

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import logging
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from detector.files import free_name, is_file, local_path, name_key
 from detector.images import IMAGE_SUFFIXES, find_images, read_image, unread_images_note
 from detector.media.urls import MAX_BYTES, check_allowed, fetch, file_name_from_url, is_http_url
 from detector.media.video_io import VIDEO_SUFFIXES
+from detector.mirror import mirror
+from detector.object_store import is_store_url
 from detector.options import ReadOptions
 from detector.wording import plural
 
@@ -34,6 +37,9 @@ _MAX_FOLDERS_SEARCHED = 1000
 
 _TRANSPORT_STREAM = b"G"
 """First byte of each packet of an MPEG transport stream. Source: ISO/IEC 13818-1, 2.4.3.2."""
+
+_PATTERN = re.compile(r"[*?\[]")
+"""The start of a glob pattern in a URL."""
 
 _LONGEST_SHOWN = 300
 """Largest number of characters of an invalid name that a message contains."""
@@ -67,7 +73,8 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
     Each image is returned once, in the order of `specs`. Each spec is one of:
 
     - a file, a folder or a glob pattern;
-    - a URL; the image is downloaded when `Source.read` is called;
+    - an http:// or https:// URL; the image is downloaded when `Source.read` is called;
+    - the URL of an image, a folder or a glob pattern in an object store, or of a zip archive; see docs/remote.md;
     - `-`: one image on standard input;
     - `scenes`: twelve images of the built-in data set, unless a file or folder has the name `scenes`;
     - a .txt file with one file, folder, glob pattern or URL per line. Paths in the list are relative to the folder of
@@ -166,6 +173,8 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
         raise FileError(
             f"{spec[:_LONGEST_SHOWN]!r}: not a valid file name; if this is a line of a list, save the list as UTF-8"
         )
+    if is_stored := is_store_url(spec):
+        spec, folder, options = str(_place_of_url(spec, options)), Path(), replace(options, videos=False)
     local_path(spec)
     try:
         paths = _find_files(spec, folder, options)
@@ -174,7 +183,20 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
     except (OSError, ValueError, RecursionError) as error:  # the name is too long, or a pattern has too many folders
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"{_shown(spec)}: no such file, folder or pattern ({reason})") from None
+    if is_stored and (video := next((path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES), None)):
+        raise FileError(f"{video}: videos at this kind of URL are not read; download the video first")
     return {path: Source(path, partial(read_image, path, max_pixels=options.max_pixels)) for path in paths}
+
+
+def _place_of_url(url: str, options: ReadOptions) -> Path:
+    """Return the path of a URL, which may be a glob pattern, in a mirror of the folder with its images."""
+    if (pattern := _PATTERN.search(url)) is None:
+        return mirror(url, labels=False, recursive=options.recursive)
+    if "::" in url:
+        raise FileError(f"{url}: patterns in archives are not supported; pass the folder in the archive")
+    folder, _, first = url[: pattern.start()].rpartition("/")
+    is_deep = options.recursive or "/" in url[pattern.start() :]
+    return mirror(folder, labels=False, recursive=is_deep) / (first + url[pattern.start() :])
 
 
 def _find_files(spec: str, folder: Path, options: ReadOptions) -> list[Path]:

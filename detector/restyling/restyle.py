@@ -107,7 +107,7 @@ def restyle(
     """
     options = StyleOptions(steps=steps, style_weight=style_weight, max_side=max_side, keep_colors=keep_colors)
     folder = local_path(out)
-    data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
+    data_set = open_data(local_path(data), allow_outside=allow_outside, max_pixels=max_pixels)
     source = data_set.read(choose_training_split(data_set, split))
     _check_outside(folder, Path(data), source)
     specs = [style] if isinstance(style, str | Path) else style

@@ -83,7 +83,7 @@ def accept(
     """
     path, folder = local_path(rows), local_path(out)
     accepted = read_rows(path)
-    splits = read_splits(open_data(data, allow_outside=allow_outside), None)
+    splits = read_splits(open_data(local_path(data), allow_outside=allow_outside), None)
     _check_outside(folder, Path(data), splits)
     names = [_LEDGER, *(f"{split.name}.json" for split in splits)]
     with claim_folder(folder, "correcting", names=names, overwrite=overwrite) as output:

@@ -95,7 +95,7 @@ def review(
     """
     config = config or Config()
     with claim_folder(local_path(out), "reviewing", names=[_CSV, _JSON], overwrite=overwrite) as folder:
-        data_set = open_data(data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
+        data_set = open_data(local_path(data), allow_outside=config.allow_outside, max_pixels=config.max_pixels)
         splits = read_splits(data_set, split)
         if weights is None:
             own = cross_validate(

@@ -17,6 +17,7 @@ from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import tensors_to_save
 from detector.model.network import GridNetwork
 from detector.output_folder import OutputFolder, claim_folder
+from detector.remote_folder import upload
 from detector.training.run_state import Progress, State, best_tensors, read_state, state_files, write_state
 from detector.weights_info import WeightsInfo, to_metadata
 
@@ -220,6 +221,7 @@ class RunFolder:
     def save_state(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint that contains everything needed to resume the run."""
         write_state(self._files, progress, tensors)
+        upload(self.path)
 
     def read_state(self) -> State | None:
         """Return the latest undamaged checkpoint; None if there is none."""

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from shlex import quote
@@ -23,6 +24,8 @@ from detector.loader.input_size import choose_input_size, input_size_at, without
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
+from detector.object_store import absolute_url, is_store_url
+from detector.remote_folder import output_place
 from detector.runtime.hardware import training_process
 from detector.shipped_weights import find_shipped, find_weights
 from detector.training.distributed import ALONE, Processes, joined_processes
@@ -71,8 +74,8 @@ def train(
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
             for the evaluation; see the setting `val_fraction`.
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
-        out: output folder. It is created if it is missing, and must not contain a run, or other files with the names of
-            the files of a run.
+        out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or
+            other files with the names of the files of a run.
         split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
@@ -97,7 +100,8 @@ def train(
         request = make_request(
             data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
         )
-        return start_run(request, local_path(out), started, overwrite, report=report, processes=processes)
+        with run_place(out, processes, overwrite=overwrite) as folder:
+            return start_run(request, folder, started, overwrite, report=report, processes=processes)
 
 
 def resume(
@@ -117,7 +121,7 @@ def resume(
     written again from the checkpoint.
 
     Args:
-        run: output folder of the run.
+        run: output folder of the run, or its URL.
         data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
             None: the data set is where it was.
         unlabeled: the unlabeled images, if they have been moved; None: they are where they were.
@@ -131,10 +135,23 @@ def resume(
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
     """
     started = time.monotonic()
-    with joined_processes() as processes:
-        return resume_run(
-            local_path(run), anyway, started, data, unlabeled=unlabeled, report=report, processes=processes
-        )
+    with joined_processes() as processes, run_place(run, processes, resume=True) as folder:
+        return resume_run(folder, anyway, started, data, unlabeled=unlabeled, report=report, processes=processes)
+
+
+@contextmanager
+def run_place(
+    out: str | Path, processes: Processes, *, resume: bool = False, overwrite: bool = False
+) -> Iterator[Path]:
+    """Context manager that yields the output folder of a run, as `output_place` does; only in the first process.
+
+    The other processes write nothing, so they get the path as it is.
+    """
+    if not processes.is_first:
+        yield Path(out)
+        return
+    with output_place(out, resume=resume, overwrite=overwrite) as folder:
+        yield folder
 
 
 def make_request(
@@ -168,7 +185,9 @@ def make_request(
 
 
 def _place(data: str | Path) -> str:
-    """Return the absolute path of a data set, or the name of a built-in data set."""
+    """Return the absolute path of a data set, or its URL, or the name of a built-in data set."""
+    if is_store_url(data):
+        return absolute_url(str(data))
     is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
     return str(Path(data).resolve()) if is_path else str(data)
 

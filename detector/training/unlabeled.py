@@ -1,7 +1,6 @@
 """Unlabeled images of a training run: find them, and leave out those that must not be used."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from detector.image_hashes import hash_files
 from detector.images import find_images, read_image_size
 from detector.loader.dataset import DetectionDataset
 from detector.media.sources import find_sources
+from detector.mirror import read_threads
 from detector.wording import plural
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _split_of(paths: Sequence[Path], train: Split, config: Config) -> Split:
         except InputError:
             return None
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=read_threads()) as pool:
         sizes = dict(zip(paths, pool.map(size_of, paths), strict=True))
     first_id = 1 + max((annotation.image_id for annotation in train.annotations), default=0)
     readable = [(path, hw) for path, hw in sizes.items() if hw is not None]

@@ -37,6 +37,7 @@ from detector.data.row_collector import Corners, LabelRow, RowCollector, RowErro
 from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.files import is_file
+from detector.mirror import read_ahead
 from detector.options import ReadOptions
 from detector.partial_labels import NEGATIVE, NOT_EXHAUSTIVE, PartialLabels
 from detector.wording import plural
@@ -245,7 +246,8 @@ class _Reader:
             self.collector.add_note(note)
         owners: dict[Path, int] = {}
         sizes: dict[int, tuple[int, int]] = {}
-        for index, (image_id, match) in enumerate(zip(self._image_ids.values(), without_weaker(found), strict=True)):
+        pairs = zip(self._image_ids.values(), without_weaker(found), strict=True)
+        for index, (image_id, match) in enumerate(read_ahead(pairs, lambda pair: pair[1].path if pair[1] else "")):
             image = self._data["images"][index]
             if match is None:
                 self.collector.add_missing_image(image_id, image["file_name"], folders[0] / image["file_name"])

@@ -17,6 +17,7 @@ from detector.data.row_collector import LabelRow, RowCollector, RowError
 from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES
+from detector.mirror import read_ahead
 from detector.wording import plural
 
 
@@ -44,7 +45,8 @@ def read_split(data: YoloData, name: str) -> Split:
     for note in (*data.notes, *files.notes):
         collector.add_note(note)
     rows = Rows(len(data.class_names), data.has_keypoints)
-    for image_id, (image, label) in enumerate(zip(files.images, files.labels, strict=True), start=1):
+    pairs = read_ahead(zip(files.images, files.labels, strict=True), lambda pair: pair[0])
+    for image_id, (image, label) in enumerate(pairs, start=1):
         # The rows of a missing image are dropped, so any image size will do.
         height, width = collector.add_image(image_id, image) or (1, 1)
         if label is None:

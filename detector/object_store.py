@@ -1,0 +1,328 @@
+"""`ObjectStore`: lists, reads and writes files at a URL of an object store or in a zip archive, with fsspec.
+
+The libraries retry in different ways, and raise different errors. Here, each request is retried a few times with
+growing pauses, and each failure is one of two errors: a `FileError` for a URL that cannot be used, which is noticed
+before the work, and a `StorageError` for a request that fails during the work.
+"""
+
+import errno
+import hashlib
+import logging
+import random
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from detector.errors import FileError, MissingPackageError, StorageError
+
+_LOG = logging.getLogger(__name__)
+
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "memory": "fsspec",
+    "zip": "fsspec",
+}
+"""Scheme of a URL → package that reads it."""
+
+_URL = re.compile(rf"({'|'.join(_PACKAGES)})://", re.IGNORECASE)
+
+CONNECTIONS = 64
+"""Number of requests at the same time: 64 requests of 50 ms each are 1,280 files per second."""
+
+_TRIES = 5
+_PAUSE = 0.5
+"""Seconds before the second try; twice as long before each other. The pauses take 7.5 seconds together."""
+
+_OPTIONS = {
+    # Retried here, and not by botocore and s3fs as well: 5 x 5 x 5 tries would take minutes.
+    "config_kwargs": {
+        "max_pool_connections": CONNECTIONS,
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+    },
+    "max_concurrency": 1,  # else each read begins with a request for the size
+    "use_listings_cache": False,
+    "skip_instance_cache": True,
+}
+"""Options of s3fs."""
+
+_REFUSED = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+    "TokenRetrievalError",
+    "DefaultCredentialsError",
+    "ClientAuthenticationError",
+}
+"""Names of the types of errors of botocore, google-auth and azure-core for missing or wrong credentials."""
+
+_ERRNO_OTHER_REGION = getattr(errno, "EREMCHG", None)
+_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+"""Error codes of S3 for a request that was sent to another region than that of the bucket."""
+
+_FINAL = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EEXIST}
+"""Numbers of errors for which another try cannot help."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in a store.
+
+    Attributes:
+        path: path in the store, as fsspec names it.
+        size: size in bytes.
+        version: changes if the content changes: the ETag, or what the store has instead.
+    """
+
+    path: str
+    size: int
+    version: str
+
+
+def is_store_url(value: str | Path) -> bool:
+    """Return whether a text is a URL that `ObjectStore` reads.
+
+    >>> [is_store_url(text) for text in ("s3://bucket/a", "zip://::a.zip", "https://a.b/c.jpg", "s3/a")]
+    [True, True, False, False]
+    """
+    return isinstance(value, str) and _URL.match(value) is not None
+
+
+def absolute_url(url: str) -> str:
+    """Return a URL in which the path of a local zip archive is absolute."""
+    first, chained, last = url.rpartition("::")
+    return url if not chained or "://" in last else f"{first}::{Path(last).resolve()}"
+
+
+class ObjectStore:
+    """The store of a URL. It may be used by several threads.
+
+    Args:
+        url: the URL, such as `s3://bucket/folder`, `zip://folder::s3://bucket/file.zip`.
+
+    Attributes:
+        url: the argument.
+        path: path of the URL in the store.
+
+    Raises:
+        MissingPackageError: the package for this kind of URL is not installed.
+        FileError: the URL is not valid, or the store refuses the access.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        match = _URL.match(url)
+        assert match is not None, url  # the caller has asked `is_store_url`
+        package = _PACKAGES[match[1].lower()]
+        try:
+            from fsspec.core import url_to_fs
+
+            options = {scheme: _OPTIONS for scheme in ("s3", "s3a") if f"{scheme}://" in url}
+            self._fs, path = _first(url, lambda: url_to_fs(url, **options))
+        except ImportError:
+            known = "pip install 'detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
+            raise MissingPackageError(f"{url}: this URL needs a package that is not installed: {known}") from None
+        except (zipfile.BadZipFile, EOFError):
+            raise FileError(f"{url}: not a zip archive, or a damaged one") from None
+        self.path: str = path.rstrip("/")
+        if "s3" in self._fs.protocol:
+            self._fs.retries = 1
+
+    def url_of(self, path: str) -> str:
+        """Return the URL of a path in the store."""
+        first, chained, rest = self.url.partition("::")
+        return f"{first.partition('://')[0]}://{path.lstrip('/')}{chained}{rest}"
+
+    def list(self, path: str, *, recursive: bool = True) -> list[StoredFile]:
+        """Return the files below a path, or the file at the path, sorted by path; empty if there are none.
+
+        Args:
+            path: a path in the store.
+            recursive: whether to include the files in subfolders.
+
+        Raises:
+            FileError: the store cannot be reached, or refuses the access.
+        """
+        find = self._fs.find
+        depth = None if recursive else 1
+        found: dict[str, dict[str, Any]] = _first(self.url, lambda: find(path, maxdepth=depth, detail=True), missing={})
+        files = [_stored(name, info) for name, info in found.items() if info["type"] == "file"]
+        return sorted(files, key=lambda file: file.path)
+
+    def read(self, file: StoredFile, name: str) -> bytes:
+        """Return the content of a file that was listed.
+
+        Args:
+            file: the file.
+            name: name of the file in messages.
+
+        Raises:
+            StorageError: the file cannot be read completely, was removed, or has changed since it was listed.
+        """
+
+        def read() -> bytes:
+            data: bytes = self._fs.cat_file(file.path)
+            # The ETag of S3 is the MD5 of the content, but for encrypted files and those written in parts.
+            if len(data) != file.size or hashlib.md5(data, usedforsecurity=False).hexdigest() != file.version:
+                if (now := _stored(file.path, self._fs.info(file.path))) != file:
+                    raise _ChangedError(f"{now.size} bytes now, {file.size} bytes before")
+                if len(data) != file.size:
+                    raise ConnectionError(f"{len(data)} of {file.size} bytes were received")
+            return data
+
+        return _retried(name, read)
+
+    def read_text(self, path: str) -> bytes | None:
+        """Return the content of a small file that may be missing (then None), and may change at any time."""
+        try:
+            return _retried(self.url, lambda: bytes(self._fs.cat_file(path)), pass_on=FileNotFoundError)
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: str, data: bytes, name: str) -> None:
+        """Write a file. A reader sees the old file or the new one, never a part.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        _retried(name, lambda: self._fs.pipe_file(path, data))
+
+    def create(self, path: str, data: bytes, name: str) -> bool:
+        """Write a file only if there is none, by a conditional request; return whether it was written.
+
+        Raises:
+            FileError: the store has no conditional requests.
+            StorageError: the file cannot be written.
+        """
+        try:
+            _retried(name, lambda: self._fs.pipe_file(path, data, mode="create"), pass_on=FileExistsError)
+        except FileExistsError:
+            return False
+        except NotImplementedError:
+            raise FileError(f"{name}: this kind of store cannot exclude two writers; write to a local folder") from None
+        return True
+
+    def remove(self, path: str, name: str) -> None:
+        """Remove a file; do nothing if there is none.
+
+        Raises:
+            StorageError: the file cannot be removed.
+        """
+        with suppress(FileNotFoundError):
+            _retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError)
+
+
+class _ChangedError(Exception):
+    """A file has changed since it was listed."""
+
+
+def _stored(path: str, info: dict[str, Any]) -> StoredFile:
+    """Return a file from the description that fsspec gives of it."""
+    keys = ("ETag", "etag", "md5Hash", "CRC", "LastModified", "mtime", "created", "last_modified")
+    version = next((info[key] for key in keys if info.get(key) is not None), "")
+    if isinstance(version, datetime):
+        version = version.timestamp()
+    return StoredFile(path, int(info["size"] or 0), str(version).strip('"'))
+
+
+def _first(url: str, request: Callable[[], _Result], missing: _Result | None = None) -> _Result:
+    """Return the result of a request for a URL that the user named, or `missing` if there is no such file.
+
+    Raises:
+        FileError: the request fails.
+    """
+    try:
+        return _retried(url, request, pass_on=FileNotFoundError)
+    except StorageError as error:
+        raise FileError(*error.args) from None
+    except FileNotFoundError as error:
+        if _details(error).get("Code") == "NoSuchBucket":
+            raise FileError(f"{url}: no such bucket") from None
+        if missing is None:
+            raise FileError(f"{url}: no such file, folder or bucket") from None
+        return missing
+
+
+def _retried(name: str, request: Callable[[], _Result], pass_on: type[Exception] | tuple[()] = ()) -> _Result:
+    """Return the result of a request; repeat a request that fails for a reason that may pass.
+
+    Args:
+        name: name of the file in messages.
+        request: does the request.
+        pass_on: type of an error that is raised as it is.
+
+    Raises:
+        StorageError: the request fails.
+    """
+    for number in range(1, _TRIES + 1):
+        try:
+            return request()
+        except pass_on:
+            raise
+        except (ImportError, NotImplementedError, zipfile.BadZipFile, EOFError):
+            raise
+        except Exception as error:
+            if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                raise  # a bug, not a failure of the store
+            if (problem := _final_problem(error)) is not None:
+                raise StorageError(f"{name}: {problem}") from None
+            reason = _reason(error)
+            if number == _TRIES:
+                raise StorageError(
+                    f"{name}: the request failed {_TRIES} times, last with: {reason}; try again when the store works, "
+                    "or resume the interrupted command"
+                ) from None
+            if number > 1:
+                _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, _TRIES)
+            time.sleep(_PAUSE * 2 ** (number - 1) * random.uniform(0.8, 1.2))
+    raise AssertionError  # the last try has returned or raised
+
+
+def _final_problem(error: Exception) -> str | None:
+    """Return what is wrong and what to do, for an error that another try would not change; None for other errors."""
+    details = _details(error)
+    number = getattr(error, "errno", None)
+    if isinstance(error, _ChangedError):
+        return f"the file has changed since it was listed ({error}); start again when nobody writes to this place"
+    if details.get("Code") in _WRONG_REGION or (number is not None and number == _ERRNO_OTHER_REGION):
+        region = details.get("Region")
+        where = f" ({region})" if region else ""
+        return f"the bucket is in another region{where}; set AWS_REGION to the region of the bucket"
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist, or was removed since it was listed"
+    if {base.__name__ for base in type(error).__mro__} & _REFUSED:
+        return f"no credentials ({error}); set them up as for the tool of the store, for S3: `aws configure`"
+    if isinstance(error, PermissionError):
+        return (
+            f"access denied ({_reason(error)}); check the credentials, for S3 with `aws sts get-caller-identity`, and "
+            "whether they may list and read this place"
+        )
+    return _reason(error) if number in _FINAL or isinstance(error, FileExistsError) else None
+
+
+def _details(error: Exception) -> dict[str, Any]:
+    """Return the error code and the other details in the response of S3; empty if there is none."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return response.get("Error", {}) if isinstance(response, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error on one line, or its type if it has none."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{' '.join(text.split()):.200}" or type(error).__name__
