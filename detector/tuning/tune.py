@@ -52,6 +52,9 @@ _POLL_SECONDS = 0.3
 _MOST_FAILURES = 3
 """A worker stops after so many trials in a row that failed: then the machine, not the settings, is the reason."""
 
+_FEW_TRIALS = 8
+"""A search with fewer trials is reported."""
+
 _DATABASE = "study.db"
 """File in the output folder with the study, if no storage is given."""
 
@@ -272,8 +275,8 @@ class _Worker:
         steps = int(resolved["steps"])
         if seconds and steps <= 2 * PLANNING_STEPS:
             raise ConfigError(
-                f"minutes_total: too short: in its {seconds:.0f} s, a run would do only {plural(steps, 'step')} on "
-                "this machine, and learn nothing; increase it, or set the steps of a run (--steps)"
+                f"minutes_total: too short: in {seconds:.0f} s, a run would do only {plural(steps, 'step')} on this "
+                "machine, and learn nothing; increase it, or set the steps of a run (--steps)"
             )
         defaults = default_values(self.space, self.base, resolved)
         return {
@@ -425,6 +428,12 @@ class _Worker:
     def _plan_final(self, study: Study) -> None:
         """Choose the best trial, and enqueue the final comparison if it is better than the defaults."""
         complete = [own for own in study.trials() if own.state == "complete"]
+        tried = sum(own.kind == "search" and own.ended for own in study.trials())
+        if tried < _FEW_TRIALS and self.trials is None:
+            log.warning(
+                f"only {plural(tried, 'trial')} fit into the total, too few for a search: use fewer steps (--steps), "
+                "or increase --minutes-total"
+            )
         best = max((own for own in complete if own.kind == "search"), key=lambda own: own.AP or 0.0, default=None)
         defaults = max((own.AP or 0.0 for own in complete if own.kind == "defaults"), default=0.0)
         if best is None or (best.AP or 0.0) <= defaults:
