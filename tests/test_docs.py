@@ -1,5 +1,6 @@
 """Tests of the documentation: commands parse, Python snippets run, links exist, the settings reference is current."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -13,14 +14,16 @@ import pytest
 import yaml
 
 import detector
+from detector import errors
 from detector.cli.parser import COMMANDS, make_parser
 from detector.config import Config, read_config
+from detector.errors import InputError
 from detector.model.checkpoint import load_weights, save_weights
 from detector.score_decisions import ChosenThresholds, ScoreMap
 from detector.shipped_weights import shipped_weights
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/**/*.md")})
 CODE = (ROOT / "detector", ROOT / "tests", ROOT / "tools", ROOT / "examples", ROOT / "docs", ROOT / "configs")
 
 OLD_WORDS = re.compile(
@@ -61,7 +64,7 @@ def test_every_command_in_the_docs_parses(path: Path) -> None:
     pattern = rf"^(?:.*&& )?(?:\.venv/bin/)?detector ((?:{names}) .*)$"
     for block in in_fences(path.read_text(encoding="utf-8"), "[a-z]*"):
         for command in re.findall(pattern, block.replace("\\\n", " "), re.MULTILINE):
-            arguments = command.split("#")[0].split()
+            arguments = re.sub(r"\$\w+", "1", command).split("#")[0].split()  # the value of a variable of the shell
             make_parser().parse_args([argument for argument in arguments if argument != "..."])
 
 
@@ -150,6 +153,34 @@ def test_every_link_between_documents_exists() -> None:
                 headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
                 anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
                 assert anchor in anchors, f"{document.name}: {target}{anchor}"
+
+
+def test_api_reference_has_every_public_name() -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for name in detector.__all__:
+        assert f"::: detector.{name}\n" in reference or f"- {name}\n" in reference, name
+
+
+def test_troubleshooting_describes_every_error() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, InputError)]
+    for name in kinds:
+        assert f"\n## {name}\n" in text, name
+
+
+def test_messages_in_troubleshooting_exist() -> None:
+    constants = [
+        node.value
+        for path in (ROOT / "detector").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| message contains .*\n\|.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+    for row in "".join(tables).splitlines():
+        for message in re.findall("`([^`]+)`", row.split("|")[1]):
+            for part in re.split(r"\.\.\.|'\w+'|\d+x\d+", message):  # what differs from case to case
+                assert any(part.strip() in constant for constant in constants), message
 
 
 def test_old_words_do_not_come_back() -> None:
