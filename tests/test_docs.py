@@ -139,7 +139,7 @@ def test_quoted_code_is_in_the_package() -> None:
 
 
 def test_the_docs_have_python_snippets() -> None:
-    assert {path.name for path, _ in SNIPPETS} >= {"README.md", "usage.md", QUOTED}
+    assert {path.name for path, _ in SNIPPETS} >= {"README.md", "python.md", QUOTED}
     for slow in FASTER:
         assert any(slow in code for _, code in SNIPPETS)
 
