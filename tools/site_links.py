@@ -21,8 +21,12 @@ OUTSIDE = (
     "datasets/README.md",
     "examples/README.md",
     "tools/everyday/README.md",
+    "examples/cluster/slurm.sh",
+    "examples/cluster/kubernetes-job.yaml",
+    "examples/cluster/kuberay-rayjob.yaml",
 )
-"""Files outside docs/ that are pages of the site, with their paths in the repository. README.md is not: index.md is."""
+"""Files outside docs/ on the site, with their paths in the repository: Markdown files as pages, the others to download.
+README.md is not one of them: index.md is."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
