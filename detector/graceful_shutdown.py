@@ -38,7 +38,7 @@ class GracefulShutdown:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("stopping after the current step; press Ctrl-C again to stop immediately")
+        log.warning("stopping after the current step; Ctrl-C or the same signal again stops immediately")
 
 
 @contextmanager

@@ -274,8 +274,11 @@ def print_detect_summary(summary: "DetectSummary", folder: "Path", score_thresho
     if summary.done and not summary.objects and score_threshold is None:
         print_line("no score was above the threshold of its class; to see less certain detections too: --conf 0.05")
     elif summary.done and not summary.objects and score_threshold:
-        lower = score_threshold / 4
-        print_line(f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}")
+        lower = 0.05 if score_threshold > 0.05 else score_threshold / 10
+        print_line(
+            f"no score was above {score_threshold:g}; to see less certain detections too: --conf {lower:.2g}; if that "
+            "finds nothing either, the weights were trained for too short a time, or for other images"
+        )
     if summary.failed:
         print(f"{summary.failed} of {plural(summary.given, 'image')} could not be read", file=sys.stderr)
 

@@ -99,6 +99,8 @@ class Parity:
         return self.unmatched <= max(2, _MOST_UNMATCHED * self.detections)
 
     def __str__(self) -> str:
+        if not self.detections and not self.unmatched:
+            return f"no detections in {plural(self.images, 'image')}, so nothing was compared"
         text = f"{plural(self.detections, 'detection')} in {plural(self.images, 'image')}: {self.unmatched} unmatched"
         if self.unmatched and self.box == self.score == 0:
             return text  # perhaps nothing was matched, so "boxes within 0 px" would mislead
