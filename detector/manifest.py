@@ -105,8 +105,8 @@ class Manifest:
         self._append({"name": name, "removed": True})
 
     def is_part(self, file_name: str) -> bool:
-        """Return True if a file has the name of a temporary file of a command that was killed."""
-        return file_name.startswith(tuple(self._old_parts))
+        """Return True if a file has the name of a temporary file of this process, or of a command that was killed."""
+        return file_name.startswith((self.part, *self._old_parts))
 
     def _append(self, values: dict[str, Any]) -> None:
         """Append a line. Before the first line of a process, create the file, or remove what is outdated."""

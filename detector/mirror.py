@@ -82,6 +82,8 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
         StorageError: a label file cannot be downloaded.
     """
     if url.lower().endswith(".zip") and "::" not in url:
+        if url.lower().startswith("zip://"):
+            raise FileError(f"{url}: this URL names no archive; for all files of an archive: zip://::{url[6:]}")
         url = f"zip://::{url}"
     store = ObjectStore(url)
     found = store.list(store.path, recursive=recursive)

@@ -12,6 +12,7 @@ import random
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,8 +139,8 @@ class ObjectStore:
         except ImportError:
             known = "pip install 'detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
             raise MissingPackageError(f"{url}: this URL needs a package that is not installed: {known}") from None
-        except (zipfile.BadZipFile, EOFError):
-            raise FileError(f"{url}: not a zip archive, or a damaged one") from None
+        except ValueError as error:
+            raise FileError(f"{url}: not a valid URL ({error})") from None
         self.path: str = path.rstrip("/")
         if "s3" in self._fs.protocol:
             self._fs.retries = 1
@@ -211,7 +212,11 @@ class ObjectStore:
             StorageError: the file cannot be written.
         """
         try:
-            _retried(name, lambda: self._fs.pipe_file(path, data, mode="create"), pass_on=FileExistsError)
+            _retried(
+                name,
+                lambda: self._fs.pipe_file(path, data, mode="create"),
+                pass_on=(FileExistsError, NotImplementedError),
+            )
         except FileExistsError:
             return False
         except NotImplementedError:
@@ -259,13 +264,15 @@ def _first(url: str, request: Callable[[], _Result], missing: _Result | None = N
         return missing
 
 
-def _retried(name: str, request: Callable[[], _Result], pass_on: type[Exception] | tuple[()] = ()) -> _Result:
+def _retried(
+    name: str, request: Callable[[], _Result], pass_on: type[Exception] | tuple[type[Exception], ...] = ()
+) -> _Result:
     """Return the result of a request; repeat a request that fails for a reason that may pass.
 
     Args:
         name: name of the file in messages.
         request: does the request.
-        pass_on: type of an error that is raised as it is.
+        pass_on: types of errors that are raised as they are.
 
     Raises:
         StorageError: the request fails.
@@ -275,9 +282,11 @@ def _retried(name: str, request: Callable[[], _Result], pass_on: type[Exception]
             return request()
         except pass_on:
             raise
-        except (ImportError, NotImplementedError, zipfile.BadZipFile, EOFError):
+        except ImportError:
             raise
         except Exception as error:
+            if (problem := _archive_problem(error)) is not None:
+                raise StorageError(f"{name}: {problem}") from None
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # a bug, not a failure of the store
             if (problem := _final_problem(error)) is not None:
@@ -313,7 +322,19 @@ def _final_problem(error: Exception) -> str | None:
             f"access denied ({_reason(error)}); check the credentials, for S3 with `aws sts get-caller-identity`, and "
             "whether they may list and read this place"
         )
-    return _reason(error) if number in _FINAL or isinstance(error, FileExistsError) else None
+    is_final = number in _FINAL or isinstance(error, FileExistsError | IsADirectoryError)
+    return _reason(error) if is_final else None
+
+
+def _archive_problem(error: Exception) -> str | None:
+    """Return what is wrong with a zip archive, for an error of the module zipfile; None for other errors."""
+    if isinstance(error, zipfile.BadZipFile | EOFError | zlib.error):
+        return f"not a zip archive, or a damaged one ({_reason(error)})"
+    if isinstance(error, NotImplementedError):
+        return f"the archive cannot be read ({_reason(error)}); unpack it"
+    if isinstance(error, RuntimeError) and "encrypted" in str(error):
+        return "the archive is encrypted; unpack it"
+    return None
 
 
 def _details(error: Exception) -> dict[str, Any]:

@@ -178,6 +178,32 @@ def test_damaged_archive_and_missing_places_are_reported(tmp_path: Path) -> None
         open_data("memory://nothing")
 
 
+def test_archive_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    path, content = tmp_path / "set.zip", b"[[1, 2], [3, 4]]"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.json", content)
+    whole = path.read_bytes()
+    damages = {
+        "a damaged one .*Bad CRC-32": whole.replace(content, b"[[1, 2], [3, 5]]"),
+        # In the two headers of the file: the flag for encryption, and a method of compression that is not known.
+        "is encrypted; unpack it": whole.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1").replace(
+            b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"
+        ),
+        "cannot be read .*; unpack it": whole.replace(b"PK\3\4\x14\0\0\0\0", b"PK\3\4\x14\0\0\0\x61").replace(
+            b"PK\1\2\x14\3\x14\0\0\0\0", b"PK\1\2\x14\3\x14\0\0\0\x61"
+        ),
+    }
+    for message, damaged in damages.items():
+        assert damaged != whole
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match=message):
+            open_data(f"zip://::{path}")
+    with pytest.raises(FileError, match=r"for all files of an archive: zip://::set\.zip"):
+        open_data("zip://set.zip")
+    with pytest.raises(FileError, match="not a valid URL"):
+        open_data("zip://::odd::set.zip")
+
+
 def test_sources_are_files_folders_and_patterns(in_memory: str) -> None:
     def names(spec: str, recursive: bool = False) -> list[str]:
         return [with_urls(str(s.name)) for s in find_sources([spec], ReadOptions(recursive=recursive))]

@@ -1,5 +1,6 @@
 """Ids of images and classes in a data set, so that results match the ground truth of other programs (pycocotools)."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,13 @@ class DataIds:
         data: path of the data set, as the user gave it.
         image_ids: name of an image, as in `Source.name` → its id in the data set.
         category_ids: class name → its category id in the data set.
+        sha256: hash of the ids of all images and classes in the data set. Results with other ids do not fit together.
     """
 
     data: str
     image_ids: dict[str, int]
     category_ids: dict[str, int]
+    sha256: str = ""
 
     def categories_of(self, class_names: Iterable[str]) -> tuple[int, ...]:
         """Return the category id of each class.
@@ -89,8 +92,10 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
             f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
             f"it (the first is {missing[0]}); detect in the images of the data set only, or leave out --data"
         )
-    first = splits[0]
-    return DataIds(data, image_ids, dict(zip(first.class_names, first.category_ids, strict=True)))
+    category_ids = dict(zip(splits[0].class_names, splits[0].category_ids, strict=True))
+    # The names of the files, not their paths: another machine may have the data at another place.
+    every = sorted((a.image_id, a.image_path.name) for split in splits for a in split.annotations)
+    return DataIds(data, image_ids, category_ids, hashlib.sha256(repr((every, category_ids)).encode()).hexdigest())
 
 
 def _ids_by_path(annotations: Iterable[Annotation]) -> dict[str, set[int]]:

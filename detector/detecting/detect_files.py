@@ -132,6 +132,7 @@ def detect_images(
         "runtime": detector.runtime.name,
         "input_hw": detector.input_hw,
         "data": None if ids is None else ids.data,
+        "ids_sha256": None if ids is None else ids.sha256,
         "drawing": asdict(drawing) if "images" in formats else None,
         **asdict(options),
         **({} if shard is None else shard.settings),

@@ -86,12 +86,13 @@ def test_gathered_files_equal_those_of_one_run(detect: Detect, capsys: pytest.Ca
     assert "skipped: images/09.png: not an image" in captured.err
 
 
-def test_gathered_files_may_be_beside_the_shards(detect: Detect) -> None:
+def test_gathered_files_may_be_beside_the_shards(detect: Detect, caplog: pytest.LogCaptureFixture) -> None:
     detect_shards(detect)
     assert gather() == 3
     assert main(["gather", "found", "--out", "found", "--csv", "--counts"]) == 3
     assert contents("found") == contents("all")
     assert gather() == 3  # again
+    assert "not written by this program" not in caplog.text
 
 
 def test_ids_of_a_data_set_are_kept(tiny_data: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -104,6 +105,25 @@ def test_ids_of_a_data_set_are_kept(tiny_data: Path, tiny_weights: Path, tmp_pat
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "all" / TABLES[0]).read_text().splitlines()[1:]]
     assert [row["image_id"] for row in rows] == list(range(12, 0, -1))
+
+
+def test_other_ids_of_the_data_set_are_refused(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = json.loads((tiny_data / "train.json").read_text())
+    (tmp_path / "images").symlink_to(tiny_data / "images")
+    names = [str(tmp_path / "images" / f"{number}.png") for number in range(1, 13)]
+    codes = []
+    for shard in ("0/2", "1/2"):
+        (tmp_path / "train.json").write_text(json.dumps(labels))
+        arguments = ["--data", str(tmp_path / "train.json"), "--allow-outside", "--no-images", "--shard", shard]
+        codes.append(
+            main(["detect", *names, *arguments, "--weights", str(tiny_weights), "--out", str(tmp_path / "shards")])
+        )
+        for row, key in [*((row, "id") for row in labels["images"]), *((r, "image_id") for r in labels["annotations"])]:
+            row[key] += 100
+    assert codes == [0, 2]
+    assert "ids_sha256" in capsys.readouterr().err
 
 
 def test_image_ids_of_two_shards_differ(detect: Detect) -> None:
