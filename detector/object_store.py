@@ -285,12 +285,10 @@ def _retried(
         except ImportError:
             raise
         except Exception as error:
-            if (problem := _archive_problem(error)) is not None:
+            if (problem := _archive_problem(error) or _final_problem(error)) is not None:
                 raise StorageError(f"{name}: {problem}") from None
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # a bug, not a failure of the store
-            if (problem := _final_problem(error)) is not None:
-                raise StorageError(f"{name}: {problem}") from None
             reason = _reason(error)
             if number == _TRIES:
                 raise StorageError(

@@ -33,7 +33,7 @@ class DataIds:
     data: str
     image_ids: dict[str, int]
     category_ids: dict[str, int]
-    sha256: str = ""
+    sha256: str
 
     def categories_of(self, class_names: Iterable[str]) -> tuple[int, ...]:
         """Return the category id of each class.

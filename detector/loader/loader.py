@@ -55,7 +55,7 @@ def training_batch(
         pseudo: images with pseudo-labels; None: there are none. The labeled images at their places are skipped.
         part: places in the batch of the images that are returned; default: all.
     """
-    epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
+    epochs = _epochs(dataset, step, batch_size, steps)
     first = step * batch_size
     input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
     others = pseudo.per_batch if pseudo is not None and step >= pseudo.start else 0
@@ -71,9 +71,14 @@ def training_batch(
 
 def start_reading(dataset: DetectionDataset, step: int, batch_size: int, steps: float, part: slice = _ALL) -> None:
     """Start to download the images of a step that are at a URL; the arguments are those of `training_batch`."""
-    epochs = steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
+    epochs = _epochs(dataset, step, batch_size, steps)
     for position in range(step * batch_size, (step + 1) * batch_size)[part]:
         dataset.start_reading(position, epochs)
+
+
+def _epochs(dataset: DetectionDataset, step: int, batch_size: int, steps: float) -> float:
+    """Return the length of the run in epochs; 0 in the planning steps, in which it is not known."""
+    return steps * batch_size / len(dataset) if step >= PLANNING_STEPS else 0.0
 
 
 def training_batches(
