@@ -16,6 +16,7 @@ from detector.config import Config
 from detector.data.ledger import Ledger
 from detector.data.split import Split
 from detector.errors import ImageError, ImageTooLargeError
+from detector.evaluating.evaluate import read_letterboxed_split
 from detector.images import is_truncated, read_image, read_reduced
 from detector.loader.dataset import DetectionDataset
 
@@ -134,7 +135,7 @@ def test_small_jpeg_images_beyond_the_limit_give_the_same_samples(
     hw = (60, 80)
     split = make_split(write_jpeg(tmp_path / "a.jpg", hw), hw, count=4)
     every = DetectionDataset(split, (64, 96), Config())
-    monkeypatch.setattr("detector.loader.dataset._SMALL_JPEG_BYTES", 2 * 60 * 80 * 3)
+    monkeypatch.setattr("detector.loader.dataset.SMALL_IMAGES_BYTES", 2 * 60 * 80 * 3)
     half = DetectionDataset(split, (64, 96), Config())
     assert [isinstance(image, bytes) for image in every._images] == [False] * 4
     assert [isinstance(image, bytes) for image in half._images] == [False, False, True, True]
@@ -148,7 +149,7 @@ def test_small_jpeg_images_beyond_the_limit_give_the_same_samples(
 def test_only_files_that_opencv_decodes_to_the_same_pixels_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detector.loader.dataset._SMALL_JPEG_BYTES", 0)
+    monkeypatch.setattr("detector.loader.dataset.SMALL_IMAGES_BYTES", 0)
 
     def is_kept_as_file(split: Split) -> bool:
         dataset = DetectionDataset(split, (64, 96), Config())
@@ -169,3 +170,16 @@ def test_only_files_that_opencv_decodes_to_the_same_pixels_are_kept(
     assert not is_kept_as_file(make_split(path, hw))
     Image.fromarray(photograph(*hw)).save(tmp_path / "b.png")
     assert not is_kept_as_file(make_split(tmp_path / "b.png", hw))
+
+
+def test_val_images_kept_as_files_have_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hw = (60, 80)
+    split = make_split(write_jpeg(tmp_path / "a.jpg", hw), hw, count=3)
+    _, decoded = read_letterboxed_split(split, (64, 96))
+    monkeypatch.setattr("detector.evaluating.evaluate.SMALL_IMAGES_BYTES", 64 * 96 * 3)
+    _, mixed = read_letterboxed_split(split, (64, 96))
+    assert [isinstance(image.stored, bytes) for image in decoded] == [False] * 3
+    assert [isinstance(image.stored, bytes) for image in mixed] == [False, True, True]
+    for a, b in zip(decoded, mixed, strict=True):
+        assert np.array_equal(a.pixels, b.pixels)
+        assert a.letterbox == b.letterbox

@@ -17,6 +17,7 @@ from detector.detections import Detections, coco_results
 from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation import Evaluation
 from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import (
     COCO_MAX_DETECTIONS,
@@ -46,12 +47,18 @@ class LetterboxedImage:
     Attributes:
         annotation: annotation of the image.
         letterbox: the letterbox of the image.
-        pixels: [input height, input width, 3] the letterboxed image.
+        stored: [input height, input width, 3] the letterboxed image, or the content of a JPEG file with the image as
+            it is before.
     """
 
     annotation: Annotation
     letterbox: Letterbox
-    pixels: ImageArray
+    stored: ImageArray | bytes
+
+    @property
+    def pixels(self) -> ImageArray:
+        """[input height, input width, 3] The letterboxed image."""
+        return self.letterbox.apply(decode_jpeg(self.stored)) if isinstance(self.stored, bytes) else self.stored
 
 
 def evaluate(
@@ -207,12 +214,22 @@ def detect_split(detector: Detector, split: Split, options: DetectOptions = EVAL
 def read_letterboxed_split(split: Split, input_hw: tuple[int, int]) -> tuple[Split, tuple[LetterboxedImage, ...]]:
     """Read and letterbox each image of a split; return the usable part of the split, and its images.
 
+    Many small JPEG images are kept as the content of their files (`jpeg_content`).
+
     Raises:
         LabelError: no image can be used.
     """
     unusable: dict[int, str] = {}
-    images = tuple(letterbox_split(split, input_hw, unusable))
-    return split.after_decoding(unusable), images
+    images: list[LetterboxedImage] = []
+    decoded_bytes = 0
+    for annotation, image in _decode_split(split, unusable):
+        letterbox, pixels = letterbox_image(image, input_hw)
+        decoded_bytes += pixels.nbytes
+        jpeg = None
+        if decoded_bytes > SMALL_IMAGES_BYTES:
+            jpeg = small_jpeg(annotation.image_path, image, letterbox.scaled_hw)
+        images.append(LetterboxedImage(annotation, letterbox, pixels if jpeg is None else jpeg))
+    return split.after_decoding(unusable), tuple(images)
 
 
 def _without_unusable(split: Split, unusable: Mapping[int, str]) -> Split:
@@ -238,13 +255,19 @@ def letterbox_split(
         input_hw: size (height, width) of the letterboxed images.
         unusable: gets an item, image id → reason, for each image that cannot be used; such images are not yielded.
     """
+    for annotation, image in _decode_split(split, unusable):
+        yield LetterboxedImage(annotation, *letterbox_image(image, input_hw))
+
+
+def _decode_split(split: Split, unusable: MutableMapping[int, str]) -> Iterator[tuple[Annotation, ImageArray]]:
+    """Yield (annotation, image [H, W, 3] RGB) for each image of a split; `unusable` as for `letterbox_split`."""
     for annotation in read_ahead(split.annotations, lambda own: own.image_path):
         try:
             image = split.decode(annotation)
         except InputError as error:
             unusable[annotation.image_id] = str(error)
         else:
-            yield LetterboxedImage(annotation, *letterbox_image(image, input_hw))
+            yield annotation, image
 
 
 def detect_letterboxed_split(

@@ -24,9 +24,10 @@ from detector.augment.pipeline import augment
 from detector.config import AugmentConfig, Config
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
+from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
 from detector.memory import available_memory
-from detector.mirror import read_ahead, read_file, start_reading
+from detector.mirror import read_ahead, start_reading
 from detector.sample import Sample, UnlabeledRegions
 
 _STORED_SCALE = 1.5
@@ -38,10 +39,6 @@ _ORDER_SEED, _SAMPLE_SEED = 1, 2
 
 _MEMORY_FRACTION = 0.5
 """Largest fraction of the available memory that decoded images may take."""
-
-_SMALL_JPEG_BYTES = 32_000_000
-"""Small JPEG images are kept decoded only up to this number of bytes in total. Of the others, the content of the file
-is kept, which is a tenth to a twentieth of that, and decoded for each sample in less than a millisecond."""
 
 _DECODE_BLOCK = 64
 """Number of images decoded at a time."""
@@ -90,7 +87,7 @@ class DetectionDataset:
             if jpeg is not None:
                 small_bytes += image.nbytes
             if self.in_memory:
-                self._images.append(image if jpeg is None or small_bytes <= _SMALL_JPEG_BYTES else jpeg)
+                self._images.append(image if jpeg is None or small_bytes <= SMALL_IMAGES_BYTES else jpeg)
         self.ledger = split.after_decoding(unusable).ledger
         self.annotations = tuple(annotations)
         self.fingerprint = digest.hexdigest()[:16]
@@ -124,9 +121,7 @@ class DetectionDataset:
         annotation = self.annotations[index]
         image = self._images[index] if self.in_memory else self._read(annotation)
         if isinstance(image, bytes):
-            decoded = _decode_jpeg(image)
-            assert decoded is not None  # `_small_jpeg` has decoded the same bytes
-            image = decoded
+            image = decode_jpeg(image)
         height, width = annotation.image_hw
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2, dtype=np.float32)
         return Sample(
@@ -251,27 +246,6 @@ class DetectionDataset:
         height, width = self._stored_hw(annotation.image_hw)
         return height * width * 3
 
-    def _small_jpeg(self, annotation: Annotation, image: ImageArray) -> bytes | None:
-        """Return the content of the file of an image if `_decode_jpeg` makes exactly this image of it; else None.
-
-        Returns None for images that are larger than their letterboxed size, which are slower to decode.
-        """
-        scaled_h, scaled_w = self._letterboxed_hw(annotation.image_hw)
-        is_jpeg = annotation.image_path.suffix.lower() in (".jpg", ".jpeg")
-        if (
-            not is_jpeg
-            or image.shape[:2] != annotation.image_hw
-            or image.shape[0] > scaled_h
-            or image.shape[1] > scaled_w
-        ):
-            return None
-        try:
-            content = read_file(annotation.image_path)
-        except OSError:  # the image is rendered, not read from this file
-            return None
-        decoded = _decode_jpeg(content)
-        return None if decoded is None or not np.array_equal(decoded, image) else content
-
     def _read(self, annotation: Annotation) -> ImageArray:
         """Decode the image of an annotation, and return it at the size at which images are stored.
 
@@ -287,7 +261,7 @@ class DetectionDataset:
     def _decode_all(
         self, annotations: tuple[Annotation, ...]
     ) -> Iterator[tuple[Annotation, tuple[ImageArray | InputError, bytes | None]]]:
-        """Yield (annotation, (decoded image, result of `_small_jpeg`)) for each annotation, in the order of the split.
+        """Yield (annotation, (decoded image, result of `small_jpeg`)) for each annotation, in the order of the split.
 
         If an image cannot be used, an InputError is yielded instead of the image. Several threads decode the images, a
         block of images at a time.
@@ -298,23 +272,14 @@ class DetectionDataset:
                 image = self._read(annotation)
             except InputError as error:
                 return error, None
-            return image, self._small_jpeg(annotation, image) if self.in_memory else None
+            if not self.in_memory or image.shape[:2] != annotation.image_hw:
+                return image, None
+            return image, small_jpeg(annotation.image_path, image, self._letterboxed_hw(annotation.image_hw))
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             remaining = read_ahead(annotations, lambda annotation: annotation.image_path)
             while block := list(islice(remaining, _DECODE_BLOCK)):
                 yield from zip(block, pool.map(decode, block), strict=True)
-
-
-def _decode_jpeg(content: bytes) -> ImageArray | None:
-    """Return the image [H, W, 3] RGB in the content of a file; None if OpenCV cannot decode it.
-
-    OpenCV is twice as fast as `images.read_image`, but has other rules for damaged and unusual files.
-    """
-    if not content:  # OpenCV raises an error of its own
-        return None
-    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _unlabeled_regions(annotation: Annotation, image: ImageArray) -> UnlabeledRegions | None:
