@@ -68,7 +68,7 @@ def measure(data: str, split: Split, option: str, seed: int, settings: Sequence[
     ap = evaluate(data, trained.folder / "weights" / "last.safetensors", split="test", intervals=False)
     counts = count_objects(split.annotations, len(split.class_names))
     order = np.argsort(counts, kind="stable")
-    per_class = {split.class_names[i]: ap.per_class[split.class_names[i]].AP for i in order}
+    per_class = {split.class_names[i]: ap.per_class[split.class_names[i]]["AP"] for i in order}
     rare = list(per_class.values())[: len(order) // 2]
     row = {"AP": ap.AP, "AP50": ap.AP50, "AP_rare": float(np.mean(rare))}
     return row | {"objects": {split.class_names[i]: int(counts[i]) for i in order}, "per_class": per_class}
