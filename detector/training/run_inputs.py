@@ -16,6 +16,7 @@ from detector.loader.dataset import DetectionDataset
 from detector.model.checkpoint import copy_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
+from detector.trained_classes import TrainedClasses
 from detector.training.time_budget import choose_batch_size
 from detector.training.unlabeled import UnlabeledImages
 
@@ -38,6 +39,7 @@ class RunInputs:
         image_hashes: hashes of the images of both splits, of the unlabeled images (as training images), and of those of
             the initial weights.
         unlabeled: the unlabeled images; None: the run has none.
+        trained_classes: how the classes follow from those of the data; None: they are the same.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class RunInputs:
     start_facts: Mapping[str, object]
     image_hashes: ImageHashes
     unlabeled: UnlabeledImages | None = None
+    trained_classes: TrainedClasses | None = None
 
     @property
     def split(self) -> Split:
