@@ -5,8 +5,9 @@
 
 With `--long-tail`, the training images are a subset in which classes are rare: of the images whose first object has
 class k of C, in a fixed random order of the classes, the fraction `long_tail ** (k / (C - 1))` is kept (Cui et al.,
-2019, section 5.1). The test split stays as it is. The last weights of each run are evaluated. A run that is in
-`results.jsonl` already is not repeated.
+2019, section 5.1). With `--divide CLASS CLASS`, the training images are divided at random into two data sets, of which
+the first does not label the first class, and the second not the second class. The test split stays as it is. The last
+weights of each run are evaluated. A run that is in `results.jsonl` already is not repeated.
 """
 
 import argparse
@@ -23,11 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from detector.config import Config, override
+from detector.data.class_mapping import choose_classes
 from detector.data.formats import coco_writer
 from detector.data.open_data import open_data
 from detector.data.split import Split, select, with_absolute_paths
 from detector.evaluating.evaluate import evaluate
 from detector.loader.class_balance import count_objects
+from detector.trained_classes import ClassChoice
 from detector.training.train import train
 
 
@@ -48,23 +51,44 @@ def training_split(data: str, ratio: float) -> Split:
     return long_tail(split, ratio) if ratio < 1 else split
 
 
-def measure(data: str, split: Split, option: str, seed: int, settings: Sequence[str], out: Path) -> dict[str, Any]:
+def write(split: Split, divide: Sequence[str], out: Path) -> list[Path]:
+    """Write the images to train on as one data set, or as two of which each does not label one class."""
+    parts = [split]
+    if divide:
+        ids = np.random.default_rng(2).permutation([a.image_id for a in split.annotations]).tolist()
+        halves = [set(ids[: len(ids) // 2]), set(ids[len(ids) // 2 :])]
+        names = [tuple(name for name in split.class_names if name != absent) for absent in divide]
+        parts = [
+            choose_classes(select(split, "train", half), ClassChoice(own))
+            for half, own in zip(halves, names, strict=True)
+        ]
+    folders = []
+    for number, part in enumerate(parts):
+        folders.append(out / f"data{number}")
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        text = coco_writer.coco_text(folders[-1], with_absolute_paths(part))
+        (folders[-1] / "train.json").write_text(text)
+    return folders
+
+
+def measure(
+    data: str, split: Split, divide: Sequence[str], option: str, seed: int, settings: Sequence[str], out: Path
+) -> dict[str, Any]:
     """Train once; return a row with AP on test, and the mean AP of the rarer half of the classes.
 
     Args:
         data: the data set with the test split.
         split: the images to train on.
+        divide: as for `write`.
         option: settings, separated by spaces.
         seed: seed of the run.
         settings: settings of all runs.
         out: folder for the run.
     """
-    folder = out / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.json").write_text(coco_writer.coco_text(folder, with_absolute_paths(split)))
+    folders = write(split, divide, out)
     config = override(Config(), ["val_fraction=0", "allow_outside=true", f"seed={seed}", *settings, *option.split()])
     shutil.rmtree(out / "run", ignore_errors=True)
-    trained = train(folder, config, out=out / "run", split="train")
+    trained = train(folders, config, out=out / "run", split="train")
     ap = evaluate(data, trained.folder / "weights" / "last.safetensors", split="test", intervals=False)
     counts = count_objects(split.annotations, len(split.class_names))
     order = np.argsort(counts, kind="stable")
@@ -79,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set with the splits train and test")
     parser.add_argument("--long-tail", type=float, default=1.0, help="rarest class / most frequent class, in images")
+    parser.add_argument("--divide", nargs=2, default=[], metavar="CLASS", help="two data sets, each without one class")
     parser.add_argument("--option", nargs="+", default=[""], help="settings of each option, separated by spaces")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], help="setting of all runs")
@@ -88,15 +113,15 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
-    keys = ("data", "long_tail", "option", "seed", "set")
+    keys = ("data", "long_tail", "divide", "option", "seed", "set")
     done = {json.dumps([row[key] for key in keys]) for row in rows}
     split = training_split(options.data, options.long_tail)
     for seed in options.seeds:
         for option in options.option:
-            values = (Path(options.data).stem, options.long_tail, option, seed, options.set)
+            values = (Path(options.data).stem, options.long_tail, options.divide, option, seed, options.set)
             if json.dumps(list(values)) in done:
                 continue
-            own = measure(options.data, split, option, seed, options.set, options.out)
+            own = measure(options.data, split, options.divide, option, seed, options.set, options.out)
             row = dict(zip(keys, values, strict=True)) | {"images": len(split.annotations)} | own
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -89,7 +89,7 @@ def test_a_resumed_run_is_bit_exact(
 
 def test_balance_changes_the_weights_but_not_if_off(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     for name, values in (("off", {}), ("on", {"repeat_factor": 0.9}), ("loss", {"class_balance": "inverse"})):
-        train(tiny_data, replace(short, **values), out=tmp_path / name)  # type: ignore[arg-type]
+        train(tiny_data, replace(short, **values), out=tmp_path / name)
     off, on, loss = (state_of(tmp_path / name) for name in ("off", "on", "loss"))
     assert off != on
     assert off != loss
