@@ -7,7 +7,8 @@ With `--long-tail`, the training images are a subset in which classes are rare: 
 class k of C, in a fixed random order of the classes, the fraction `long_tail ** (k / (C - 1))` is kept (Cui et al.,
 2019, section 5.1). With `--divide CLASS CLASS`, the training images are divided at random into two data sets, of which
 the first does not label the first class, and the second not the second class. The test split stays as it is. The last
-weights of each run are evaluated. A run that is in `results.jsonl` already is not repeated.
+weights of each run are evaluated. A run that is in `results.jsonl` already is not repeated. At the end, a table of all
+runs in this file is printed.
 """
 
 import argparse
@@ -98,6 +99,21 @@ def measure(
     return row | {"objects": {split.class_names[i]: int(counts[i]) for i in order}, "per_class": per_class}
 
 
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the rows of a Markdown table: for each option, the AP and the AP of the rare classes of each seed."""
+    lines = []
+    for key in dict.fromkeys((row["data"], row["long_tail"], tuple(row["divide"]), row["option"]) for row in rows):
+        own = [row for row in rows if (row["data"], row["long_tail"], tuple(row["divide"]), row["option"]) == key]
+        values = [
+            f"{np.mean([row[name] for row in own]):.3f} ({', '.join(f'{row[name]:.3f}' for row in own)})"
+            for name in ("AP", "AP_rare")
+        ]
+        name = f"`{key[0]}`" + (f", long tail {key[1]:g}" if key[1] < 1 else "")
+        name += f", two sets without {key[2][0]} and {key[2][1]}" if key[2] else ""
+        lines.append(f"| {name} | {key[3] or 'default'} | {' | '.join(values)} |")
+    return lines
+
+
 def main() -> None:
     """Parse the arguments, and measure each option with each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,6 +141,8 @@ def main() -> None:
             row = dict(zip(keys, values, strict=True)) | {"images": len(split.annotations)} | own
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            rows.append(row)
+    print("\n".join(table(rows)))
 
 
 if __name__ == "__main__":

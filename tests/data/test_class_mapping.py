@@ -18,7 +18,9 @@ from detector.trained_classes import ClassChoice, TrainedClasses, class_choice
 
 NAMES = ("car", "bus", "person")
 
-ROWS = [
+Row = tuple[int, int, list[float]]
+
+ROWS: list[Row] = [
     (1, 4, [2, 2, 10, 10]),
     (1, 7, [12.3, 4.1, 9.7, 10.9]),
     (1, 9, [20, 4, 99, 10]),  # clipped
@@ -30,7 +32,7 @@ ROWS = [
 """Image id, category id and bbox of each label row."""
 
 
-def write(folder: Path, rows: list[tuple[int, int, list[float]]] = ROWS, **images: Any) -> Path:
+def write(folder: Path, rows: list[Row] = ROWS, **images: Any) -> Path:
     """Write a COCO folder with four images; the last one is background."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, 5):
@@ -146,7 +148,7 @@ def test_an_invalid_choice_is_an_error(arguments: Any) -> None:
 
 
 def test_a_merged_class_is_labeled_if_all_its_classes_are(tmp_path: Path) -> None:
-    rows: list[tuple[int, int, list[float]]] = [(1, 4, [2, 2, 10, 10]), (2, 7, [5, 5, 20, 20])]
+    rows: list[Row] = [(1, 4, [2, 2, 10, 10]), (2, 7, [5, 5, 20, 20])]
     split = read(write(tmp_path, rows, neg_category_ids=[9]))
     labeled = [a.labeled_classes for a in split.annotations]
     assert [None if own is None else own.tolist() for own in labeled[:2]] == [[True, False, True], [False, True, True]]

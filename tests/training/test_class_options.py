@@ -233,4 +233,6 @@ def test_the_command_accepts_all_options_together(
     weights = ["--weights", str(run / "weights/last.safetensors"), "--no-intervals"]
     assert main(["evaluate", *data, "--split", "test", *weights]) == 0
     assert "object" in capsys.readouterr().out
+    assert main(["info", weights[1]]) == 0
+    assert "learned from the classes of the data: red, blue\n" in capsys.readouterr().out
     assert len(open_all([tiny_data, other_data])) == 2
