@@ -126,7 +126,7 @@ def _grid_loss(
         class_loss = class_loss * _outside_crowds(predictions.grid, batch, targets)
     if class_weights is not None:
         factors = torch.ones_like(class_loss)
-        factors[at_positives] = class_weights[targets.class_ids]
+        factors[at_positives] = class_weights[targets.class_ids].to(factors.dtype)
         class_loss = class_loss * factors
 
     points, strides = predictions.grid.points[targets.point_index], predictions.grid.strides[targets.point_index]

@@ -165,7 +165,7 @@ def test_one_step_equals_that_of_one_process(size: int, batch_size: int) -> None
         replace(CONFIG, dropout=0.5, dropout_after=0, optimizer="adamw", norm="group"),
         replace(CONFIG, class_loss="softmax", optimizer="momentum", l2=1e-4, l2_after=0),
     ],
-    ids=["yolo_v1 with dropout", "yolo_v1 dense", "group norm with dropout", "softmax"],
+    ids=["yolo_v1 with dropout", "yolo_v1 dense", "yolo_v1 balanced", "balanced", "group norm with dropout", "softmax"],
 )
 def test_variants_equal_one_process(config: Config) -> None:
     check(2, config, 3, torch.float64, 2, 1e-7)
