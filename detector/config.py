@@ -221,6 +221,12 @@ class LossConfig(ScoreConfig):
     focal_power: float = _setting(
         2.0, "beta of the quality focal loss: a larger value gives easy points less weight", 0
     )
+    class_balance: Literal["none", "inverse", "sqrt_inverse", "effective"] = _setting(
+        "none",
+        "weights of the classes in the loss of the class scores at positive points (class weights); n is the number of "
+        "objects of a class, and the mean weight of all objects is 1. inverse: 1/n; sqrt_inverse: 1/sqrt(n); "
+        "effective: 1/(1 - 0.999^n), by the effective number of objects",
+    )
 
     assign_top_k: int = _setting(10, "largest number of positive points per object", 1)
     assign_score_power: float = _setting(
@@ -472,6 +478,27 @@ class RunConfig(_Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassConfig(_Part):
+    """Settings of how often images of rare classes are shown, and of classes that a data set does not label."""
+
+    repeat_factor: float = _setting(
+        0.0,
+        "repeat-factor sampling: images with a class that is in less than this fraction t of the images are shown more "
+        "often, by the factor sqrt(t / fraction) of their rarest class; an epoch keeps its number of images. 0: all "
+        "images equally often",
+        0,
+        1,
+        off=0.0,
+    )
+    missing_classes: Literal["unlabeled", "background"] = _setting(
+        "unlabeled",
+        "with several data sets: what a class is in the images of a data set that does not have the class. unlabeled: "
+        "objects of the class may be there without a label, so the images are neither background nor evaluated for the "
+        "class; background: no object of the class is there",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnlabeledConfig(_Part):
     """Settings of training with unlabeled images, which get pseudo-labels; without effect without `--unlabeled`."""
 
@@ -515,6 +542,7 @@ class Config(
     OptimizerConfig,
     LossConfig,
     AugmentConfig,
+    ClassConfig,
     UnlabeledConfig,
     SuppressionConfig,
 ):
@@ -536,6 +564,7 @@ PARTS: Mapping[str, type[_Part]] = {
     "Optimizer and regularization": OptimizerConfig,
     "Loss and assigner": LossConfig,
     "Augmentation": AugmentConfig,
+    "Classes": ClassConfig,
     "Unlabeled images": UnlabeledConfig,
     "Non-maximum suppression": SuppressionConfig,
 }

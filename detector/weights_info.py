@@ -9,6 +9,7 @@ from detector.errors import WeightsError
 from detector.image_hashes import NO_IMAGES, ImageHashes, hashes_from_json
 from detector.letterbox import LARGEST_SIDE, SIZE_DIVISOR, input_hw_for_aspect
 from detector.score_decisions import ChosenThresholds, ScoreMap
+from detector.trained_classes import TrainedClasses
 
 FORMAT = "detector-weights-2"
 
@@ -20,6 +21,9 @@ _THRESHOLDS, _SCORE_MAP = "thresholds", "score_map"
 
 _DEFAULT_CLASSES = "default_classes"
 """Key of the classes that are detected by default. It is optional too."""
+
+_TRAINED_CLASSES = "trained_classes"
+"""Key of how the classes follow from those of the training data. It is optional too."""
 
 MAX_CLASSES = 65_536
 """Largest number of classes. A file with more classes is damaged, or made to exhaust the memory."""
@@ -46,6 +50,7 @@ class WeightsInfo:
         thresholds: score threshold of each class, chosen on val; None: none were chosen.
         score_map: map from scores to probabilities, fitted on val; None: none was fitted.
         default_classes: ids of the classes that are detected if the user names none; None: all classes.
+        trained_classes: how the classes follow from those of the training data; None: they are the same.
     """
 
     model: str
@@ -58,6 +63,7 @@ class WeightsInfo:
     thresholds: ChosenThresholds | None = None
     score_map: ScoreMap | None = None
     default_classes: tuple[int, ...] | None = None
+    trained_classes: TrainedClasses | None = None
 
     @property
     def has_fixed_input(self) -> bool:
@@ -98,7 +104,12 @@ class WeightsInfo:
 def to_metadata(info: WeightsInfo) -> dict[str, str]:
     """Return the metadata for a file: the name of each attribute, and its value as JSON text."""
     texts = {key: json.dumps(getattr(info, key)) for key in _METADATA_RULES}
-    optional = {_IMAGE_HASHES: info.image_hashes, _THRESHOLDS: info.thresholds, _SCORE_MAP: info.score_map}
+    optional = {
+        _IMAGE_HASHES: info.image_hashes,
+        _THRESHOLDS: info.thresholds,
+        _SCORE_MAP: info.score_map,
+        _TRAINED_CLASSES: info.trained_classes,
+    }
     texts |= {key: json.dumps(value.to_json()) for key, value in optional.items() if value is not None}
     if info.default_classes is not None:
         texts[_DEFAULT_CLASSES] = json.dumps(info.default_classes)
@@ -129,6 +140,8 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         thresholds = None if chosen is None else ChosenThresholds.from_json(chosen)
         score_map = None if fitted is None else ScoreMap.from_json(fitted)
         default_classes = json.loads(metadata.get(_DEFAULT_CLASSES, "null"))
+        made = json.loads(metadata.get(_TRAINED_CLASSES, "null"))
+        trained_classes = None if made is None else TrainedClasses.from_json(made)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise damaged(source, error) from None
     for key, rule in _METADATA_RULES.items():
@@ -140,6 +153,8 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(category_ids)} category ids"))
     if thresholds is not None and len(thresholds.values) != len(class_names):
         raise damaged(source, ValueError(f"{len(class_names)} class names, {len(thresholds.values)} thresholds"))
+    if trained_classes is not None and len(trained_classes.groups) != len(class_names):
+        raise damaged(source, ValueError(f"{len(class_names)} class names, {len(trained_classes.groups)} groups"))
     if default_classes is not None:
         is_valid = _is_list_of(int)(default_classes) and all(0 <= item < len(class_names) for item in default_classes)
         if not is_valid or len(set(default_classes)) != len(default_classes):
@@ -153,6 +168,7 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> WeightsInfo:
         thresholds=thresholds,
         score_map=score_map,
         default_classes=default_classes,
+        trained_classes=trained_classes,
         **values,
     )
 
@@ -228,6 +244,7 @@ _LONGEST_OTHER = {
     _THRESHOLDS: 32 * MAX_CLASSES,
     _SCORE_MAP: 1000,
     _DEFAULT_CLASSES: 32 * MAX_CLASSES,
+    _TRAINED_CLASSES: 130 * MAX_CLASSES,
 }
 """Optional key → largest number of characters of its text."""
 

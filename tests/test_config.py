@@ -260,6 +260,7 @@ OFF = {
     "rotate": 0.0,
     "crop": 0.0,
     "mosaic": 0.0,
+    "repeat_factor": 0.0,
 }
 """Every setting of randomness and regularization, and the value that turns it off."""
 

@@ -77,6 +77,9 @@ FASTER = {
     'detector.Config(model="small", steps=500, flip_vertical=0.5)': (
         'detector.Config(model="pico", steps=3, batch=4, evaluations=1, flip_vertical=0.5)'
     ),
+    "detector.Config(steps=500, repeat_factor=0.1)": (
+        'detector.Config(model="pico", steps=3, batch=4, evaluations=1, repeat_factor=0.1)'
+    ),
     "minutes_total=60": (
         'base=detector.Config(model="pico", steps=3, batch=4), minutes_total=1000, trials=1, seeds=2, weights=None'
     ),
@@ -120,6 +123,8 @@ def test_every_python_snippet_in_the_docs_runs(
     if "mine.safetensors" in code:
         shutil.copy(request.getfixturevalue("decided_weights"), tmp_path / "mine.safetensors")
     (tmp_path / "my_images").symlink_to(tiny_data)
+    if '"more_images"' in code:  # a copy: the same folder is not accepted twice
+        shutil.copytree(tiny_data, tmp_path / "more_images")
     for name in ("image.jpg", "smear.jpg"):
         (tmp_path / name).symlink_to(tiny_data / "images" / "1.png")
     for slow, fast in FASTER.items():

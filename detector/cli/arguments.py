@@ -107,13 +107,25 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_DATA = "data set: a folder, a label file, a data.yaml, or `scenes` (built in); docs/data.md lists the formats"
+
+
 def add_data(parser: Arguments, required: bool = True) -> None:
     """Add --data, and the arguments that say what a data set may contain."""
-    parser.add_argument(
-        "--data",
-        required=required,
-        help="data set: a folder, a label file, a data.yaml, or `scenes` (built in); docs/data.md lists the formats",
-    )
+    parser.add_argument("--data", required=required, help=_DATA)
+    add_allow_outside(parser)
+    add_max_pixels(parser)
+
+
+def add_several_data(parser: Arguments, required: bool = True, use: str = "") -> None:
+    """Add --data for one or several data sets, as a list, and the arguments that say what a data set may contain.
+
+    Args:
+        parser: the parser of the command.
+        required: whether --data must be given.
+        use: what the command does with several data sets, for the help.
+    """
+    parser.add_argument("--data", required=required, nargs="+", action="extend", metavar="DATA", help=f"{_DATA}{use}")
     add_allow_outside(parser)
     add_max_pixels(parser)
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from detector.cli.arguments import Commands, add_data, add_overwrite, add_run, add_threads, path
+from detector.cli.arguments import Commands, add_overwrite, add_run, add_several_data, add_threads, path
 from detector.cli.console import print_line
-from detector.cli.settings import TRAINING_FLAGS, given_flags, limit_torch_threads, settings
+from detector.cli.settings import TRAINING_FLAGS, given_flags, limit_torch_threads, one_data_set, settings
 from detector.outputs import claim_file, write_signed_json
 
 _EXIT_STATUS = {"ok": 0, "look": 4, "stop": 5}
@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         help="find problems before a long training run",
         description="Check data, network and training in about a minute. Exit status: 0: ok, 4: look, 5: stop.",
     )
-    add_data(parser)
+    add_several_data(parser, use="; one at a time")
     parser.add_argument(
         "--out", type=path, default=Path("check"), help="folder for the images of the check (default: %(default)s)"
     )
@@ -31,14 +31,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
-    config = settings(options)
+    config, data = settings(options), one_data_set(options.data, "check: check each data set by itself")
     limit_torch_threads(options)
     from detector.checking.check import check
 
-    claim_file(options.json, overwrite=options.overwrite, inputs=[Path(options.data)])
-    report = check(
-        options.data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite
-    )
+    claim_file(options.json, overwrite=options.overwrite, inputs=[Path(data)])
+    report = check(data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite)
     print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_signed_json(options.json, report.to_json())

@@ -12,17 +12,17 @@ from detector.cli.arguments import (
     WEIGHTS,
     Commands,
     add_backend,
-    add_data,
     add_input_size,
     add_iou,
     add_nms_variant,
     add_overwrite,
+    add_several_data,
     path,
 )
 from detector.cli.decisions import DECISION_FLAGS, add_decisions, check_decisions, decide, save_copy
 from detector.cli.folds import FOLD_FLAGS, add_folds, cross_validate
 from detector.cli.numbers import count
-from detector.cli.settings import given_flags, load_detector, read_options
+from detector.cli.settings import given_flags, load_detector, one_data_set, read_options
 from detector.errors import ConfigError
 from detector.files import local_path
 from detector.options import IOU_THRESHOLD
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "evaluate", help="measure average precision", description="Measure COCO's average precision (AP) on a split."
     )
-    add_data(parser)
+    add_several_data(parser, use="; several: evaluate on the images of all of them, with classes merged by name")
     parser.add_argument(
         "--split",
         help="name of the split (default: test, or the only split; if there is none, the images that were held back "
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     if given := given_flags(options, FOLD_FLAGS):
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
     against = options.against and local_path(options.against)
-    inputs = (Path(options.data), options.detections, options.weights and Path(options.weights), against)
+    inputs = (*map(Path, options.data), options.detections, options.weights and Path(options.weights), against)
     if options.report is None:
         return _evaluate(options, inputs, None)
     from detector.evaluating.report.write import REPORT_FILES
@@ -127,13 +127,17 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
         inputs: files that the command reads, or writes to the folder of the report.
         report: folder of the report; None: it is not written.
     """
-    from detector.data.open_data import open_data
+    from detector.data.joined_data import open_all
+    from detector.evaluating.evaluation_data import join_for
 
     claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
     decides = check_decisions(options, inputs)
     read = read_options(options)
-    data_set = open_data(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
+    if options.detections is not None:
+        one_data_set(options.data, "evaluate: evaluate the detections on each data set by itself")
+    sources = open_all(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
+    data_set = sources[0] if len(sources) == 1 else join_for(load_detector(options).info, sources)
     evaluate = _evaluate_file if options.detections is not None else _evaluate_weights
     evaluation = evaluate(options, data_set, options.detections or options.weights)
     if not options.no_intervals:
@@ -192,10 +196,10 @@ def _evaluate_file(options: argparse.Namespace, data_set: "DataSet", file: str |
 def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str) -> "Evaluation":
     """Return the evaluation of weights."""
     from detector.evaluating.evaluate import evaluate_split, evaluation_options
-    from detector.evaluating.evaluation_data import read_evaluation_split
+    from detector.evaluating.evaluation_data import read_split_for
 
     model = load_detector(options, weights)
-    split = read_evaluation_split(data_set, options.split, model.info.image_hashes)
+    split = read_split_for(model.info, data_set, options.split)
     log.info("%s", data_set.description)
     return evaluate_split(
         model, split, evaluation_options(options.iou, options.suppression, options.agnostic_nms, options.max_det)

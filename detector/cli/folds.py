@@ -6,7 +6,7 @@ from pathlib import Path
 from detector.cli import console
 from detector.cli.arguments import add_init_weights, path
 from detector.cli.numbers import number, whole
-from detector.cli.settings import initial_weights, limit_torch_threads, settings
+from detector.cli.settings import initial_weights, limit_torch_threads, one_data_set, settings
 from detector.outputs import claim_file
 
 FOLD_FLAGS = ("minutes", "epochs", "init_weights", "reuse_backbone", "config", "set", "model", "seed", "out")
@@ -29,8 +29,9 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 
 def cross_validate(options: argparse.Namespace) -> int:
     """Cross-validate, print the pooled average precision, and return the exit status."""
-    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(options.data), options.results))
-    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(options.data),))
+    data = one_data_set(options.data, "evaluate --folds: cross-validate on each data set by itself")
+    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results))
+    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data),))
     device = None if options.device == "auto" else options.device  # --set and --config may name a device
     config = settings(argparse.Namespace(**vars(options) | {"device": device}))
     limit_torch_threads(options)
@@ -38,7 +39,7 @@ def cross_validate(options: argparse.Namespace) -> int:
 
     out = options.out or Path("runs/folds")
     own = folds.cross_validate(
-        options.data,
+        data,
         config,
         folds=options.folds,
         out=out,

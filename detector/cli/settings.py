@@ -2,12 +2,13 @@
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from detector.config import Config, override, parse_value, read_config
+from detector.errors import ConfigError
 from detector.options import MAX_PIXELS, ReadOptions
 
 if TYPE_CHECKING:
@@ -45,6 +46,21 @@ def given_flags(options: argparse.Namespace, names: Iterable[str]) -> str:
             for item in value if isinstance(value, list) else [value]:
                 words += [flag, f"{item:g}" if isinstance(item, float) else str(item)]
     return join(words)
+
+
+def one_data_set(data: Sequence[str], advice: str) -> str:
+    """Return the only data set in the value of --data.
+
+    Args:
+        data: value of --data.
+        advice: the command, and what to do instead, for the error message.
+
+    Raises:
+        ConfigError: there are several data sets.
+    """
+    if len(data) > 1:
+        raise ConfigError(f"{advice}: --data was given {len(data)} data sets ({', '.join(data)}), expected one")
+    return data[0]
 
 
 def initial_weights(flag: str | None) -> str:

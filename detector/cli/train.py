@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from detector.cli import console
 from detector.cli.arguments import (
     Commands,
-    add_data,
     add_initial_weights,
     add_overwrite,
     add_run,
+    add_several_data,
     add_threads,
     path,
     path_or_url,
@@ -20,6 +20,7 @@ from detector.cli.numbers import number
 from detector.cli.settings import STARTED, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
 from detector.output_folder import next_free
+from detector.trained_classes import MERGED, class_choice
 
 if TYPE_CHECKING:
     from detector.training.run import TrainingResult
@@ -32,7 +33,25 @@ def add(commands: Commands) -> None:
         help="train on a data set",
         description="Train a detector: from shipped weights (default), given weights or random weights.",
     )
-    add_data(parser, required=False)
+    add_several_data(
+        parser,
+        required=False,
+        use="; several: train on all of them, with classes merged by name (a class that a data set does not have is "
+        "not labeled there)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="learn only these classes; objects of other classes are background (default: all classes)",
+    )
+    parser.add_argument(
+        "--single-class",
+        nargs="?",
+        const=MERGED,
+        metavar="NAME",
+        help=f"merge all classes, or those of --classes, into one class (default name: {MERGED})",
+    )
     add_initial_weights(parser)
     parser.add_argument(
         "--resume",
@@ -114,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
             weights=initial_weights(options.weights),
             reuse_backbone=options.reuse_backbone,
             unlabeled=options.unlabeled,
+            choice=class_choice(options.classes, options.single_class),
         )
         out = processes.from_first(lambda: options.out or next_free(Path("runs/train")))
         with run_place(out, processes, overwrite=options.overwrite) as folder:

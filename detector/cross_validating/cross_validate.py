@@ -224,7 +224,7 @@ def _conditions(
     for annotation in images.annotations:
         labels.update(annotation_bytes(annotation))
     return {
-        "data": request.data,
+        "data": request.data[0],
         "weights": None if request.weights_path is None else file_sha256(request.weights_path),
         "folds": len(folds),
         "labels": labels.hexdigest(),
@@ -294,9 +294,9 @@ def _do_fold(
     if folder.is_intact(name):
         log.info("fold %d: already done", fold.number)
         return _read_detections(folder.path / name, images)
-    description = _write_list(fold, folder, request.data, images, all_ids - fold.images)
+    description = _write_list(fold, folder, request.data[0], images, all_ids - fold.images)
     try:
-        weights = _train(folder, f"{fold.name}/run", replace(request, data=str(description.resolve())))
+        weights = _train(folder, f"{fold.name}/run", replace(request, data=(str(description.resolve()),)))
         detector = Detector.load(weights, device=request.config.device)
         held_back = select(images, fold.name, fold.images)
         found = detect_split(detector, held_back).found

@@ -84,7 +84,8 @@ def hold_back(
     ids = {image.image_id for group in sided if group.is_held_back for image in group.images}
     if not ids:
         reason = (
-            "the initial weights were trained on them (--weights none: random weights)"
+            "the initial weights were trained on them (--weights none: random weights), or they are training images of "
+            "another data set of the run"
             if known.train
             else "training needs each of them"
         )

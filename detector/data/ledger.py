@@ -1,11 +1,12 @@
 """Counts the label rows of a split, and lists every clipped and dropped row with its file, its line and the reason.
 
-Always: found rows = used rows + clipped rows + dropped rows.
+Always: found rows = used rows + clipped rows + dropped rows + rows of other classes. The last ones exist only if some
+classes of the data set are not used.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -59,6 +60,7 @@ class LedgerEntry:
             has no line of its own.
         reason: the problem and the value that caused it, as text for people.
         image: path of the image that the row belongs to; None if the image is unknown.
+        class_id: class of a clipped row, as in `Annotation.class_ids`; None for a dropped row.
     """
 
     code: RowCode
@@ -66,6 +68,7 @@ class LedgerEntry:
     line: int | None
     reason: str
     image: Path | None = None
+    class_id: int | None = None
 
     @property
     def action(self) -> Literal["clipped", "dropped"]:
@@ -113,6 +116,8 @@ class Ledger:
             each.
         truncated: paths of the images whose files lack their last bytes. These images are part of the split; the
             missing part is gray.
+        other_classes: name of a class that is not used → number of its rows, including crowd regions. Their objects are
+            background.
     """
 
     used: int = 0
@@ -122,6 +127,7 @@ class Ledger:
     entries: tuple[LedgerEntry, ...] = ()
     notes: tuple[str, ...] = ()
     truncated: tuple[Path, ...] = ()
+    other_classes: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "Ledger") -> "Ledger":
         return Ledger(
@@ -132,6 +138,7 @@ class Ledger:
             entries=self.entries + other.entries,
             notes=(*self.notes, *(note for note in other.notes if note not in self.notes)),
             truncated=self.truncated + other.truncated,
+            other_classes=dict(Counter(self.other_classes) + Counter(other.other_classes)),
         )
 
     def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
@@ -157,6 +164,7 @@ class Ledger:
             entries=(*kept, *(entry for each in unusable for entry in each.entries())),
             notes=self.notes,
             truncated=self.truncated,
+            other_classes=self.other_classes,
         )
 
     @property
@@ -171,8 +179,8 @@ class Ledger:
 
     @property
     def found(self) -> int:
-        """Number of all rows: used, clipped and dropped."""
-        return self.used + len(self.entries)
+        """Number of all rows: used, clipped, dropped, and of other classes."""
+        return self.used + len(self.entries) + sum(self.other_classes.values())
 
     def summary(self) -> str:
         """Return one line of text with all counts, and with the first missing image and the reason if there is one.
@@ -182,7 +190,8 @@ class Ledger:
         """
         text = (
             f"{plural(self.found, 'box')} found = {self.used} used + {self.clipped} clipped + {self.dropped} dropped "
-            f"({plural(self.crowd, 'crowd region')}, {plural(self.background, 'background image')})"
+            + (f"+ {sum(self.other_classes.values())} of other classes " if self.other_classes else "")
+            + f"({plural(self.crowd, 'crowd region')}, {plural(self.background, 'background image')})"
         )
         if self.missing:
             text += f", {plural(len(self.missing), 'image')} left out because missing or unusable"
@@ -213,6 +222,7 @@ class Ledger:
             "used": self.used,
             "clipped": self.clipped,
             "dropped": self.dropped,
+            "other_classes": dict(self.other_classes),
             "crowd": self.crowd,
             "background_images": self.background,
             "missing_images": [str(path) for path in self.missing],

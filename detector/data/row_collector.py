@@ -257,7 +257,8 @@ class RowCollector:
             height, width = self._images[row.image_id][1]
             image = f"the image of {width} x {height} pixels"
             if keep[i]:
-                self._add_entry("clipped", row.image_id, row.path, row.line, f"{box} extends beyond {image}")
+                reason = f"{box} extends beyond {image}"
+                self._add_entry("clipped", row.image_id, row.path, row.line, reason, row.class_id)
                 continue
             if not finite[i]:
                 error = RowError("not_finite", f"{box} is not finite")
@@ -270,9 +271,17 @@ class RowCollector:
             self.drop(row.image_id, row.path, row.line, error)
         return boxes, keep
 
-    def _add_entry(self, code: RowCode, image_id: int | None, path: Path, line: int | None, reason: str) -> None:
+    def _add_entry(
+        self,
+        code: RowCode,
+        image_id: int | None,
+        path: Path,
+        line: int | None,
+        reason: str,
+        class_id: int | None = None,
+    ) -> None:
         image = self._images[image_id][0] if image_id in self._images else None
         reason = escape_line(reason)
         if len(reason) > _MAX_REASON_LENGTH:
             reason = reason[:_MAX_REASON_LENGTH] + "..."
-        self._entries.append(LedgerEntry(code, path, line, reason, image))
+        self._entries.append(LedgerEntry(code, path, line, reason, image, class_id))

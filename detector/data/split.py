@@ -189,7 +189,7 @@ def join(name: str, first: Split, second: Split) -> Split:
         first.category_ids,
         tuple(sorted(annotations, key=lambda annotation: annotation.image_id)),
         first.ledger + second.ledger,
-        partial(_read_source, sources),
+        partial(read_source, sources),
         from_files=first.from_files and second.from_files,
         max_pixels=max(first.max_pixels, second.max_pixels),
         ids_are_positions=first.ids_are_positions,
@@ -224,6 +224,7 @@ def select(split: Split, name: str, image_ids: Set[int], *, unassigned_rows: boo
 
 def _select_rows(split: Split, annotations: Sequence[Annotation], unassigned_rows: bool) -> Ledger:
     """Return the ledger of some of the images of a split; the arguments are those of `select`."""
+    assert not split.ledger.other_classes  # these rows cannot be divided: classes are chosen after images
     own = {annotation.image_path for annotation in annotations}
     others = {annotation.image_path for annotation in split.annotations} - own
     entries = tuple(
@@ -241,8 +242,14 @@ def _select_rows(split: Split, annotations: Sequence[Annotation], unassigned_row
     )
 
 
-def _read_source(
+def read_source(
     sources: Mapping[int, tuple[Callable[[Annotation], ImageArray], Annotation]], annotation: Annotation
 ) -> ImageArray:
+    """Decode the image of an annotation of a joined split.
+
+    Args:
+        sources: id of an image in the joined split → the function that decodes the image, and its original annotation.
+        annotation: annotation in the joined split.
+    """
     read_image, original = sources[annotation.image_id]
     return read_image(original)

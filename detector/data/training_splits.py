@@ -93,6 +93,7 @@ def read_training_splits(
     split_name: str | None,
     val_fraction: float,
     known: ImageHashes = NO_IMAGES,
+    sides: ImageHashes = NO_IMAGES,
 ) -> TrainingSplits:
     """Read the training split and the val split; if there is no val split, hold back some of the training images.
 
@@ -106,6 +107,7 @@ def read_training_splits(
             is no val split.
         val_fraction: fraction of the training images to hold back if the data set has no val split; 0: none.
         known: hashes of the images of the initial weights; see `hold_back`.
+        sides: hashes of the images of other data sets of the run: the same images stay on the same side.
 
     Raises:
         InputError: a split does not exist or cannot be read, or no image is left for training.
@@ -131,7 +133,9 @@ def read_training_splits(
     if not val_fraction or not split.from_files:
         return TrainingSplits(split, None, notes)
     hashes = _hash_images(split)
-    holdout = hold_back(split, val_fraction, hashes, known=known)
+    train = known.train | sides.train
+    both = ImageHashes(train, (known.val | sides.val) - train)
+    holdout = hold_back(split, val_fraction, hashes, known=both)
     first, *others = holdout.notes
     if holdout.held_back:
         first += f" ({reason}; --val-fraction 0 turns this off)"

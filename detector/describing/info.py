@@ -45,6 +45,7 @@ class WeightsFacts:
         thresholds: class name → score threshold, for `--conf auto`; None: none are stored.
         thresholds_goal: what the thresholds were chosen for.
         score_map: the map from scores to probabilities, for `--calibrated`; None: none is stored.
+        learned_from: class name → names of the classes of the training data that it consists of; None: the same.
     """
 
     file: str
@@ -64,6 +65,7 @@ class WeightsFacts:
     thresholds: Mapping[str, float] | None
     thresholds_goal: str | None
     score_map: Mapping[str, float] | None
+    learned_from: Mapping[str, tuple[str, ...]] | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def weights_facts(weights: str) -> WeightsFacts:
     runtime, info = load_runtime(weights, device="cpu")
     files = weights_files(weights)
     ap, chosen, shown = info.facts.get("val"), info.thresholds, info.default_classes
+    learned = info.trained_classes
     return WeightsFacts(
         file=Path(weights).name,
         sha256=file_sha256(*files),
@@ -137,6 +140,7 @@ def weights_facts(weights: str) -> WeightsFacts:
         thresholds=None if chosen is None else dict(zip(info.class_names, chosen.values, strict=True)),
         thresholds_goal=None if chosen is None else chosen.goal,
         score_map=None if info.score_map is None else info.score_map.to_json(),
+        learned_from=None if learned is None else dict(zip(info.class_names, learned.groups, strict=True)),
     )
 
 
@@ -160,6 +164,10 @@ def _weights_lines(weights: WeightsFacts) -> Iterator[str]:
         yield "  exported graph: " + ", ".join(f"{name} {value}" for name, value in weights.export.items())
     more = f", ... ({len(weights.classes)} in total)" if len(weights.classes) > _MAX_CLASSES else ""
     yield f"  classes: {', '.join(weights.classes[:_MAX_CLASSES])}{more}"
+    if weights.learned_from is not None:
+        names = [name for group in weights.learned_from.values() for name in group]
+        more = f", ... ({len(names)} in total)" if len(names) > _MAX_CLASSES else ""
+        yield f"  learned from the classes of the data: {', '.join(names[:_MAX_CLASSES])}{more}"
     if weights.default_classes is not None:
         yield f"  detected by default: {', '.join(weights.default_classes)}"
     yield f"  data: {weights.data}"

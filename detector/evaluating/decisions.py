@@ -15,7 +15,7 @@ from detector.data.split import Split, canonical_name
 from detector.detections import coco_results
 from detector.errors import ConfigError, LabelError
 from detector.evaluating.evaluate import detect_split, detector_of, ground_truth_of
-from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.evaluating.evaluation_data import read_split_for
 from detector.files import local_path
 from detector.metrics.calibration import CalibrationError, calibration_error, fit_score_map
 from detector.metrics.matches import Matches, match_detections
@@ -302,7 +302,7 @@ def _read_val(data_set: DataSet, detector: Detector) -> Split:
         LabelError: the data set has no val split, and the weights have held back none of its images.
     """
     try:
-        return read_evaluation_split(data_set, "val", detector.info.image_hashes)
+        return read_split_for(detector.info, data_set, "val")
     except LabelError as error:
         if "val" in data_set.split_names or "val" in data_set.absent:
             raise
@@ -317,7 +317,7 @@ def _read_test(data_set: DataSet, split: str | None, detector: Detector) -> Spli
     """Return the split on which is measured; None: there is no test split."""
     if split is None and "test" not in data_set.split_names and "test" not in data_set.absent:
         return None
-    return read_evaluation_split(data_set, split or "test", detector.info.image_hashes)
+    return read_split_for(detector.info, data_set, split or "test")
 
 
 def _detect_and_match(detector: Detector, split: Split, options: DetectOptions) -> Matches:

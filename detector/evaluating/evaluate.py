@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from detector.annotation import Annotation
 from detector.arrays import ImageArray
 from detector.data.formats.coco_scoring import to_coco
-from detector.data.open_data import open_data
+from detector.data.joined_data import open_all
 from detector.data.split import Split
 from detector.detections import Detections, coco_results
 from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation import Evaluation
-from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.evaluating.evaluation_data import join_for, read_split_for
 from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import (
@@ -62,7 +62,7 @@ class LetterboxedImage:
 
 
 def evaluate(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     weights: str | Path | Detector,
     *,
     split: str | None = None,
@@ -81,7 +81,8 @@ def evaluate(
     """Evaluate weights on a split of a data set, and return COCO's average precision.
 
     Args:
-        data: path of a data set, or "scenes", as for `open_data`.
+        data: path of a data set, or "scenes", as for `open_data`; or several of them, as for `train`. Weights that
+            learned only some of the classes, or one merged class, are evaluated on the objects of these classes.
         weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector`.
         split: "train", "val", "test" or another split of the data set. None: "test", or the only split. If the data
             set has no such split, or if the weights were trained on the only split, the images that were held back from
@@ -106,8 +107,8 @@ def evaluate(
     """
     options = evaluation_options(iou_threshold, suppression, class_agnostic, max_detections)
     detector = detector_of(weights, device=device, runtime=runtime, input_size=input_size, threads=threads)
-    source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
-    evaluation = evaluate_split(detector, read_evaluation_split(source, split, detector.info.image_hashes), options)
+    source = join_for(detector.info, open_all(data, allow_outside=allow_outside, max_pixels=max_pixels))
+    evaluation = evaluate_split(detector, read_split_for(detector.info, source, split), options)
     return (evaluation.with_intervals(threads) if intervals else evaluation).ap
 
 

@@ -1,7 +1,7 @@
 """Evaluate a COCO results file, which this package or any other program has written."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,6 +17,9 @@ from detector.outputs import without_signature
 from detector.wording import plural
 
 log = logging.getLogger(__name__)
+
+_NAMES_SHOWN = 10
+"""Largest number of classes that a warning names."""
 
 
 def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: int | None = None) -> Evaluation:
@@ -38,11 +41,24 @@ def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: 
     try:
         results = _with_ids_of(truth, results)
         ap = average_precision(truth, results)
+        if (note := _classes_without_results(truth, results)) is not None:
+            log.warning("%s: %s", path, note)
         if max_detections is not None:
             ap = replace(ap, many=many_detections(truth, [dict(row) for row in results], max_detections))
         return Evaluation(ap, results, truth, results)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _classes_without_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a note if the results have no detection of a class with objects: weights may not have learned it."""
+    found = {row["category_id"] for row in results}
+    labeled = {row["category_id"] for row in truth["annotations"]}
+    names = [str(c.get("name", c["id"])) for c in truth["categories"] if c["id"] in labeled - found]
+    if not names or not found:
+        return None
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    return f"no detection of {shown}; AP counts each of these classes as 0, also if the weights did not learn it"
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,17 @@
 """Chooses the images of an evaluation, and counts those on which the weights were trained."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from detector.data.class_mapping import fit_classes
 from detector.data.data_set import DataSet
+from detector.data.joined_data import join_data_sets
 from detector.data.split import Split, canonical_name, select
 from detector.errors import LabelError
 from detector.image_hashes import ImageHashes, hash_files
+from detector.weights_info import WeightsInfo
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +21,47 @@ def choose_split(data_set: DataSet, split: str | None) -> str:
     if split is not None:
         return split
     return data_set.split_names[0] if len(data_set.split_names) == 1 else "test"
+
+
+def join_for(weights: WeightsInfo, data_sets: Sequence[DataSet]) -> DataSet:
+    """Return one or several data sets as one, as weights are evaluated on them.
+
+    A class that a data set does not have is not labeled there, unless it was background in the training of the weights.
+    """
+    learned = weights.trained_classes
+    is_background = learned is not None and learned.missing == "background"
+    return join_data_sets(data_sets, "background" if is_background else "unlabeled")
+
+
+def read_split_for(weights: WeightsInfo, data_set: DataSet, split_name: str | None) -> Split:
+    """Read the split on which weights are evaluated, with the classes that the weights learned.
+
+    If the weights learned only some classes of their training data, or one merged class, the objects of the split are
+    chosen or merged in the same way.
+
+    Args:
+        weights: information about the weights.
+        data_set: the data set.
+        split_name: name of the split; None: see `choose_split`.
+
+    Raises:
+        InputError: as for `read_evaluation_split`.
+        WeightsError: a class of the split cannot be matched with the classes of the weights; see `fit_classes`.
+    """
+    split = read_evaluation_split(data_set, split_name, weights.image_hashes)
+    fitted = fit_classes(split, weights.class_names, weights.trained_classes)
+    if fitted is not split:
+        log.info("%s: the objects are compared as the weights learned them: %s", split.name, _class_changes(fitted))
+    return fitted
+
+
+def _class_changes(split: Split) -> str:
+    """Return what the classes of a split are after `fit_classes`, as text."""
+    others = sum(split.ledger.other_classes.values())
+    unlabeled = sum(a.labeled_classes is not None for a in split.annotations)
+    text = f"classes {', '.join(split.class_names[:10])}" + (", ..." if len(split.class_names) > 10 else "")
+    text += f"; {plural(others, 'box', 'boxes')} of other classes are background" if others else ""
+    return text + (f"; in {plural(unlabeled, 'image')}, some classes are not labeled" if unlabeled else "")
 
 
 def read_evaluation_split(data_set: DataSet, split_name: str | None, image_hashes: ImageHashes) -> Split:

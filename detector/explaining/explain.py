@@ -136,9 +136,7 @@ def explain(
             else open_data(local_path(truth), allow_outside=allow_outside, max_pixels=max_pixels)
         )
         assert labels is not None
-        found = labeled_images(
-            _specs(images), labels, split, detector.class_names, hashes=detector.info.image_hashes, options=read
-        )
+        found = labeled_images(_specs(images), labels, split, detector.info, options=read)
         names = _file_names(found)
         if folder is not None:
             _check_outside(found, folder)

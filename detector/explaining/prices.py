@@ -12,7 +12,7 @@ from detector.arrays import ImageArray
 from detector.data.data_set import DataSet
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
-from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.evaluating.evaluation_data import read_split_for
 from detector.explaining.truth import with_detector_classes
 from detector.letterbox import letterbox_image
 from detector.options import DetectOptions
@@ -161,7 +161,7 @@ def price_settings(detectors: Detectors, data_set: DataSet | None, settings: Seq
     if data_set is None:
         return Prices(None, {}, "no prices: give a data set with a val split (--data)")
     try:
-        split = read_evaluation_split(data_set, "val", detectors.base.info.image_hashes)
+        split = read_split_for(detectors.base.info, data_set, "val")
         annotations = evenly_spaced(with_detector_classes(split, detectors.base.class_names), MAX_IMAGES)
     except InputError as error:
         return Prices(None, {}, f"no prices: the data has no usable val split ({error})")

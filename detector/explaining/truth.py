@@ -11,16 +11,17 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Bools, ImageArray, Ints
 from detector.boxes import from_xywh
+from detector.data.class_mapping import fit_classes
 from detector.data.data_set import DataSet
 from detector.data.formats.coco_json import declared_hw, marks_crowd
 from detector.data.path_guard import real_path
 from detector.data.split import Split, canonical_name
 from detector.errors import ImageError, LabelError, WeightsError
-from detector.evaluating.evaluation_data import read_evaluation_split
-from detector.image_hashes import ImageHashes
+from detector.evaluating.evaluation_data import read_split_for
 from detector.media.sources import Source, find_sources
 from detector.options import ReadOptions
 from detector.partial_labels import NEGATIVE, PartialLabels
+from detector.weights_info import WeightsInfo
 from detector.wording import plural
 
 _UNKNOWN_SIZE = (0, 0)
@@ -47,9 +48,8 @@ def labeled_images(
     specs: Sequence[str],
     data_set: DataSet,
     split: str | None,
-    class_names: Sequence[str],
+    weights: WeightsInfo,
     *,
-    hashes: ImageHashes,
     options: ReadOptions,
 ) -> list[LabeledImage]:
     """Return the images to explain, each with its objects.
@@ -59,20 +59,21 @@ def labeled_images(
         data_set: the data set, or the data set that a label file makes.
         split: split of the images; None: with `specs`, the images are searched in all splits; without, the split is
             chosen as for an evaluation.
-        class_names: classes of the detector.
-        hashes: hashes of the images of the weights, to choose the split.
+        weights: the weights: their classes, and the hashes of their images, to choose the split.
         options: what may be read.
 
     Raises:
         InputError: an image does not exist or is not labeled, or a class is unknown to the detector.
     """
     if not specs:
-        chosen = read_evaluation_split(data_set, split, hashes)
+        chosen = read_split_for(weights, data_set, split)
         return [
             LabeledImage(annotation.image_path, own, partial(chosen.decode, annotation))
-            for annotation, own in zip(chosen.annotations, with_detector_classes(chosen, class_names), strict=True)
+            for annotation, own in zip(
+                chosen.annotations, with_detector_classes(chosen, weights.class_names), strict=True
+            )
         ]
-    index = _Index(data_set, split, class_names)
+    index = _Index(data_set, split, weights)
     return [index.find(source) for source in find_sources(specs, options)]
 
 
@@ -123,16 +124,16 @@ class _Index:
     Args:
         data_set: the data set.
         split: name of the split in which images are searched; None: all splits.
-        class_names: classes of the detector.
+        weights: the weights, with their classes.
 
     Raises:
         InputError: the labels cannot be read, or a class is unknown to the detector.
     """
 
-    def __init__(self, data_set: DataSet, split: str | None, class_names: Sequence[str]) -> None:
+    def __init__(self, data_set: DataSet, split: str | None, weights: WeightsInfo) -> None:
         self._description = data_set.description
         names = data_set.split_names if split is None else (canonical_name(split),)
-        entries = [entry for name in names for entry in _entries(data_set, name, class_names)]
+        entries = [entry for name in names for entry in _entries(data_set, name, weights)]
         self._by_path = _grouped((real_path(entry.annotation.image_path), entry) for entry in entries)
         self._by_target = _grouped((entry.annotation.image_path.resolve(), entry) for entry in entries)
         self._by_name = _grouped((entry.annotation.image_path.name, entry) for entry in entries)
@@ -170,11 +171,11 @@ class _Index:
         return LabeledImage(path, entry.annotation, partial(_read_source, source, entry.annotation))
 
 
-def _entries(data_set: DataSet, name: str, class_names: Sequence[str]) -> list[_Entry]:
+def _entries(data_set: DataSet, name: str, weights: WeightsInfo) -> list[_Entry]:
     """Return the labeled images of a split. Those of a COCO file need not exist: the user may have them elsewhere."""
-    file = data_set.coco_files.get(name)
+    file, class_names = data_set.coco_files.get(name), weights.class_names
     try:
-        split = data_set.read(name)
+        split = fit_classes(data_set.read(name), class_names, weights.trained_classes)
     except LabelError:
         if file is None:
             raise

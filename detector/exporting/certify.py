@@ -18,7 +18,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import WeightsError
 from detector.evaluating.evaluate import EVALUATION_OPTIONS, detect_split, score_split
-from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.evaluating.evaluation_data import read_split_for
 from detector.exporting.certificate import (
     BUILTIN_IMAGES,
     USER_IMAGES,
@@ -99,7 +99,7 @@ def certify_export(
     test_split = None
     if data is not None:
         data_set = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
-        test_split = read_evaluation_split(data_set, split, reference.info.image_hashes)
+        test_split = read_split_for(reference.info, data_set, split)
     options = comparison_options(model)
     builtin = builtin_images(model)
     expected, found = (detect_one_by_one(detector, builtin, options) for detector in (reference, model))

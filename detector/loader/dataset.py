@@ -26,6 +26,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
+from detector.loader.class_balance import image_repeat_factors
 from detector.memory import available_memory
 from detector.mirror import read_ahead, start_reading
 from detector.sample import Sample, UnlabeledRegions
@@ -169,11 +170,20 @@ class DetectionDataset:
         The arguments are those of `training_sample`.
         """
         epoch, place = divmod(position, len(self))
-        index = int(self._order(epoch)[place])
-        rng = np.random.default_rng([_SAMPLE_SEED, self.config.seed, epoch, index])
+        order = self._order(epoch)
+        index = int(order[place])
+        # An image that is repeated within an epoch is augmented in another way each time.
+        repeat = [count] if self._repeats and (count := int((order[:place] == index).sum())) else []
+        rng = np.random.default_rng([_SAMPLE_SEED, self.config.seed, epoch, index, *repeat])
         if rng.random() < mosaic_fraction(self.config, position / len(self), epochs):
-            return [index, *map(int, rng.integers(len(self), size=3))], rng
+            return [index, *self._draw(rng, 3)], rng
         return [index], rng
+
+    def _draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Return the indices of random images, each as often on average as the images are shown."""
+        if not self._repeats:
+            return [int(index) for index in rng.integers(len(self), size=count)]
+        return [int(index) for index in rng.choice(len(self), size=count, p=self._shown)]
 
     def _blend(self, sample: Sample, rng: np.random.Generator, strength: float) -> Sample:
         """Apply copy-paste, mixup and style shift, which use other images, and return the new sample.
@@ -189,7 +199,7 @@ class DetectionDataset:
             donor = self.sample(int(rng.choice(len(self), p=self._donor_probabilities)))
             sample = copy_paste(sample, donor, self._class_weights, config, rng, strength)
         if config.mixup and rng.random() < config.mixup:
-            other = self.sample(int(rng.integers(len(self))))
+            other = self.sample(self._draw(rng, 1)[0])
             sample = mixup(sample, augment(other, input_hw, config, rng, strength), rng)
         if config.style_shift and rng.random() < config.style_shift:
             sample = style_shift(sample, self.sample(int(rng.integers(len(self)))).image)
@@ -228,9 +238,27 @@ class DetectionDataset:
             weights += 1  # No image has an object, so any donor is as good as another: nothing is pasted.
         return np.asarray(weights / weights.sum())
 
+    @property
+    def _repeats(self) -> bool:
+        """Whether images of rare classes are shown more often than others."""
+        return self.config.repeat_factor > 0
+
+    @cached_property
+    def _shown(self) -> Doubles:
+        """Fraction [len(self)] of the samples of an epoch that show each image, on average; only if `_repeats`."""
+        factors = image_repeat_factors(self.annotations, self.config.repeat_factor)
+        return np.asarray(factors / factors.sum())
+
     def _order(self, epoch: int) -> Ints:
-        """Return the indices [len(self)] of the images in the random order of an epoch."""
-        return np.random.default_rng([_ORDER_SEED, self.config.seed, epoch]).permutation(len(self))
+        """Return the indices [len(self)] of the images in the random order of an epoch; some repeat if `_repeats`."""
+        rng = np.random.default_rng([_ORDER_SEED, self.config.seed, epoch])
+        order = rng.permutation(len(self))
+        if not self._repeats:
+            return order
+        # Systematic sampling: an image that should be shown 1.6 times per epoch is shown once or twice, never not.
+        ends = np.cumsum(self._shown[order])
+        places = np.searchsorted(ends, (np.arange(len(self)) + rng.random()) / len(self), side="right")
+        return np.asarray(rng.permutation(order[np.minimum(places, len(self) - 1)]))
 
     def _stored_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which an image of size `image_hw` is stored."""

@@ -36,6 +36,7 @@ def detection_loss(
     config: LossConfig,
     min_quality: float = 0.0,
     add: Callable[[Tensor], Tensor] = _alone,
+    class_weights: Tensor | None = None,
 ) -> LossTerms:
     """Assign the objects of a batch to grid points or cells, and return the terms of the loss.
 
@@ -45,9 +46,10 @@ def detection_loss(
         config: settings of the assignment and of the loss terms.
         min_quality: lower bound of the target scores; see `assign`.
         add: as for `compute_loss`.
+        class_weights: as for `compute_loss`.
     """
     targets = assign_targets(predictions, batch, config, min_quality)
-    return compute_loss(predictions, batch, targets, config, add)
+    return compute_loss(predictions, batch, targets, config, add, class_weights)
 
 
 def assign_targets(predictions: Predictions, batch: Batch, config: LossConfig, min_quality: float = 0.0) -> Targets:
@@ -71,6 +73,7 @@ def compute_loss(
     targets: Targets,
     config: LossConfig,
     add: Callable[[Tensor], Tensor] = _alone,
+    class_weights: Tensor | None = None,
 ) -> LossTerms:
     """Return the terms of the loss for given targets.
 
@@ -81,13 +84,15 @@ def compute_loss(
         config: weights and exponents of the loss terms.
         add: returns the sum of a scalar over all processes that compute a part of the batch. The terms of this part,
             added over all processes, are those of the whole batch. Default: the batch has one part.
+        class_weights: [C] factor on the loss of the class scores where an object of the class is assigned; background
+            has the factor 1. None: all factors are 1.
     """
     if isinstance(predictions, CellPredictions):
         assert isinstance(targets, CellTargets)
-        return yolo_v1_loss(predictions, batch, targets, config, add)
+        return yolo_v1_loss(predictions, batch, targets, config, add, class_weights)
     assert isinstance(predictions, GridPredictions)
     assert isinstance(targets, AssignedTargets)
-    return _grid_loss(predictions, batch, targets, config, add)
+    return _grid_loss(predictions, batch, targets, config, add, class_weights)
 
 
 def has_positive(boxes: Floats, config: Config) -> Bools:
@@ -108,6 +113,7 @@ def _grid_loss(
     targets: AssignedTargets,
     config: LossConfig,
     add: Callable[[Tensor], Tensor],
+    class_weights: Tensor | None,
 ) -> LossTerms:
     """Return the terms of the loss for grid points, each divided by the sum of the target scores (at least 1)."""
     at_positives = (targets.image_index, targets.point_index)
@@ -118,6 +124,10 @@ def _grid_loss(
     class_loss = _class_loss(predictions, target_scores, config, _labeled_scores(predictions, batch, targets))
     if batch.is_crowd.any():
         class_loss = class_loss * _outside_crowds(predictions.grid, batch, targets)
+    if class_weights is not None:
+        factors = torch.ones_like(class_loss)
+        factors[at_positives] = class_weights[targets.class_ids].to(factors.dtype)
+        class_loss = class_loss * factors
 
     points, strides = predictions.grid.points[targets.point_index], predictions.grid.strides[targets.point_index]
     distances = predictions.distances[at_positives]

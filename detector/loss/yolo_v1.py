@@ -67,6 +67,7 @@ def yolo_v1_loss(
     targets: CellTargets,
     config: LossConfig,
     add: Callable[[Tensor], Tensor],
+    class_weights: Tensor | None = None,
 ) -> LossTerms:
     """Return the terms of the loss of the first YOLO, each as a mean over the images of the batch.
 
@@ -79,6 +80,7 @@ def yolo_v1_loss(
         targets: result of `assign_cells`.
         config: weights of the loss terms.
         add: as for `compute_loss`.
+        class_weights: as for `compute_loss`.
     """
     at_objects = (targets.image_index, targets.cell_index)
     images = int(add(torch.tensor(float(len(batch.images)))))
@@ -94,10 +96,12 @@ def yolo_v1_loss(
     empty = ~has_object & ~_in_crowd(predictions, batch)[..., None]
 
     class_scores = predictions.class_scores[at_objects]
-    class_error = ((class_scores - F.one_hot(targets.class_ids, class_scores.shape[1])) ** 2).sum()
+    class_errors = ((class_scores - F.one_hot(targets.class_ids, class_scores.shape[1])) ** 2).sum(dim=1)
+    if class_weights is not None:
+        class_errors = class_errors * class_weights[targets.class_ids]
     return LossTerms(
         {
-            "classes": class_error / images,
+            "classes": class_errors.sum() / images,
             "boxes": config.coord_weight * box_error / images,
             "confidence": (error[has_object].sum() + config.noobj_weight * error[empty].sum()) / images,
         },

@@ -132,6 +132,14 @@ def label_scores(
     return label, ignore
 
 
+def _largest_expected(found: Sequence[Detections], labeled: Sequence[Annotation], class_count: int) -> Doubles:
+    """Return the result of `_expected` if images in which a class is not labeled have as many objects as the others."""
+    images = np.zeros(class_count)
+    for annotation in labeled:
+        images += 1 if annotation.labeled_classes is None else annotation.labeled_classes
+    return _expected(found, labeled, class_count) * len(labeled) / np.maximum(images, 1)
+
+
 def _expected(found: Sequence[Detections], labeled: Sequence[Annotation], class_count: int) -> Doubles:
     """Return the expected number of objects of each class in the unlabeled images, by that in the labeled images."""
     objects = np.concatenate([annotation.class_ids[~annotation.is_crowd] for annotation in labeled])
@@ -162,7 +170,7 @@ def pseudo_labels(
     """
     names = found[0].class_names
     label, ignore = label_scores(found, labeled, len(names), score)
-    expected = _expected(found, labeled, len(names))
+    expected = _largest_expected(found, labeled, len(names))
     detected = np.zeros(len(names), dtype=np.int64)
     counts = np.zeros((2, len(names)), dtype=np.int64)
     rows = []

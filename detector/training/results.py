@@ -90,6 +90,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
             **inputs.start_facts,
         },
         image_hashes=inputs.image_hashes,
+        trained_classes=inputs.trained_classes,
     )
 
 

@@ -25,6 +25,7 @@ from detector.evaluating.evaluate import (
 )
 from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.batch import Batch
+from detector.loader.class_balance import balance_lines
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_stages
 from detector.loader.loader import PseudoLabeled, training_batches
@@ -127,8 +128,18 @@ class TrainingRun:
         self._shutdown = GracefulShutdown()
         self._dtype = choose_precision(self._config.precision, inputs.device)
         network = inputs.make_network()
-        self._trainer = Trainer(network, self._config, inputs.device, self._dtype, self._steps_per_epoch, processes)
+        self._trainer = Trainer(
+            network,
+            self._config,
+            inputs.device,
+            self._dtype,
+            self._steps_per_epoch,
+            processes,
+            inputs.class_weights(),
+        )
         self._log_setup()
+        for line in balance_lines(self._dataset.annotations, inputs.split.class_names, self._config):
+            log.info("%s", line)
 
     def restore(self, progress: Progress, tensors: Mapping[str, torch.Tensor]) -> None:
         """Set the state of the run to a checkpoint, so that `train` continues there."""
@@ -247,7 +258,9 @@ class TrainingRun:
             return
         per_batch = round(self._config.unlabeled_fraction * self._batch_size)
         # Full augmentation from the start: this is what the network can learn from its own detections.
-        dataset = images.dataset.select(indices, annotations, replace(self._config, augment_ramp=0.0))
+        dataset = images.dataset.select(
+            indices, annotations, replace(self._config, augment_ramp=0.0, repeat_factor=0.0)
+        )
         self._pseudo = PseudoLabeled(dataset, values["step"], min(self._batch_size - 1, max(1, per_batch)))
 
     def val_halves(self) -> ApHalves | None:

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
+from detector.arrays import Doubles
 from detector.config import Config
 from detector.data.split import Split
 from detector.data.training_splits import TrainingSplits
 from detector.evaluating.evaluate import LetterboxedImage
 from detector.image_hashes import ImageHashes
+from detector.loader.class_balance import class_weights, count_objects
 from detector.loader.dataset import DetectionDataset
 from detector.model.checkpoint import copy_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
+from detector.trained_classes import TrainedClasses
 from detector.training.time_budget import choose_batch_size
 from detector.training.unlabeled import UnlabeledImages
 
@@ -36,6 +39,7 @@ class RunInputs:
         image_hashes: hashes of the images of both splits, of the unlabeled images (as training images), and of those of
             the initial weights.
         unlabeled: the unlabeled images; None: the run has none.
+        trained_classes: how the classes follow from those of the data; None: they are the same.
     """
 
     config: Config
@@ -49,6 +53,7 @@ class RunInputs:
     start_facts: Mapping[str, object]
     image_hashes: ImageHashes
     unlabeled: UnlabeledImages | None = None
+    trained_classes: TrainedClasses | None = None
 
     @property
     def split(self) -> Split:
@@ -76,6 +81,11 @@ class RunInputs:
         if self.config.epochs is not None:
             return max(1, round(self.config.epochs * len(self.dataset) / self.batch_size))
         return self.config.steps
+
+    def class_weights(self) -> Doubles | None:
+        """Return the weight [C] of each class in the loss; None: all are 1."""
+        counts = count_objects(self.dataset.annotations, len(self.split.class_names))
+        return class_weights(counts, self.config.class_balance)
 
     def make_network(self) -> GridNetwork:
         """Return the network with its initial weights; random weights are drawn with the seed of the settings."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import Config, config_of
-from detector.errors import FileError, InputError
+from detector.errors import ConfigError, FileError, InputError
 from detector.shipped_weights import find_shipped
+from detector.trained_classes import ClassChoice
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
+from detector.wording import plural
 
 _HASH, _FACTS, _INITIAL = "sha256", "facts", "initial_weights"
 """Keys of run.json besides those of the request."""
@@ -21,21 +23,30 @@ class TrainRequest:
     """Everything needed to start a run, or to resume it: data, settings and initial weights. Saved in run.json.
 
     Attributes:
-        data: name of a built-in data set, or absolute path of a data set.
+        data: each data set: name of a built-in data set, or absolute path.
         split: name of the training split; None: "train", or the only split of the data set.
         config: settings, with a length of the run.
         weights: name of shipped weights, or absolute path of the initial weights; None: random weights.
         reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
             outputs for classes are used.
         unlabeled: absolute path of the unlabeled images; None: the run has none.
+        classes: names of the classes to learn; None: all classes of the data.
+        single_class: name of the one class into which they are merged; None: they are not merged.
     """
 
-    data: str
+    data: tuple[str, ...]
     split: str | None
     config: Config
     weights: str | None
     reuse_backbone: bool
     unlabeled: str | None = None
+    classes: tuple[str, ...] | None = None
+    single_class: str | None = None
+
+    @property
+    def choice(self) -> ClassChoice:
+        """The classes to learn."""
+        return ClassChoice(self.classes, self.single_class)
 
     @property
     def weights_path(self) -> Path | None:
@@ -60,16 +71,27 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of run.json, with its hash."""
+        one = self.request.data[0] if len(self.request.data) == 1 else list(self.request.data)
         values: dict[str, Any] = asdict(self.request) | {
+            "data": one,
             _FACTS: dict(self.facts),
             _INITIAL: None if self.initial is None else to_metadata(self.initial),
         }
         values = json.loads(json.dumps(values))  # tuples become lists, as in the values that are read from the file
         return values | {_HASH: content_hash(values)}
 
-    def with_paths(self, data: str | None, unlabeled: str | None) -> "RunRecord":
-        """Return a copy of the record with other paths of the data set and the unlabeled images; None: as before."""
+    def with_paths(self, data: tuple[str, ...] | None, unlabeled: str | None) -> "RunRecord":
+        """Return a copy of the record with other paths of the data and the unlabeled images; None: as before.
+
+        Raises:
+            ConfigError: the number of data sets is not that of the run.
+        """
         request = self.request
+        if data is not None and len(data) != len(request.data):
+            raise ConfigError(
+                f"data: the run has {plural(len(request.data), 'data set')}; give their new paths in the same order, "
+                f"got {plural(len(data), 'path')}"
+            )
         return replace(
             self, request=replace(request, data=data or request.data, unlabeled=unlabeled or request.unlabeled)
         )
@@ -105,9 +127,15 @@ def parse_record(values: object, path: Path) -> RunRecord:
             raise TypeError("expected a JSON object")
         data, split, weights = values["data"], values["split"], values["weights"]
         reuse_backbone, facts, initial = values["reuse_backbone"], values[_FACTS], values[_INITIAL]
-        unlabeled = values.get("unlabeled")  # missing in a file of an older version
+        # A file of an older version has one data set as a text, and does not have the other keys.
+        data = tuple(data) if isinstance(data, list) else (data,)
+        unlabeled, classes, single_class = (values.get(key) for key in ("unlabeled", "classes", "single_class"))
         if not (
-            isinstance(data, str)
+            all(isinstance(place, str) for place in data)
+            and data
+            and isinstance(classes, list | None)
+            and all(isinstance(name, str) for name in classes or ())
+            and isinstance(single_class, str | None)
             and isinstance(split, str | None)
             and isinstance(weights, str | None)
             and isinstance(unlabeled, str | None)
@@ -117,7 +145,16 @@ def parse_record(values: object, path: Path) -> RunRecord:
             and (initial is None) == (weights is None)
         ):
             raise TypeError("a value has a wrong type")
-        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone, unlabeled)
+        request = TrainRequest(
+            data,
+            split,
+            config_of(values["config"]),
+            weights,
+            reuse_backbone,
+            unlabeled,
+            None if classes is None else tuple(classes),
+            single_class,
+        )
         info = None if initial is None else _parse_initial(initial, path)
     except (KeyError, TypeError, InputError) as error:
         raise FileError(

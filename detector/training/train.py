@@ -2,19 +2,18 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from typing import Any
 
 from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
+from detector.data.joined_data import choose_training_classes, describe, open_all, read_joined_splits, specs_of
 from detector.data.ledger import Ledger
 from detector.data.objects import check_has_objects, has_objects
-from detector.data.open_data import open_data
 from detector.data.split import Split
-from detector.data.training_splits import read_training_splits
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.files import file_sha256, local_path
@@ -28,6 +27,7 @@ from detector.object_store import absolute_url, is_store_url
 from detector.remote_folder import output_place
 from detector.runtime.hardware import training_process
 from detector.shipped_weights import find_shipped, find_weights
+from detector.trained_classes import ClassChoice, class_choice
 from detector.training.distributed import ALONE, Processes, joined_processes
 from detector.training.environment import EFFECTS
 from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
@@ -51,7 +51,7 @@ DEFAULT_MINUTES = 10.0
 
 
 def train(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     config: Config | None = None,
     *,
     out: str | Path = "runs/train",
@@ -59,6 +59,8 @@ def train(
     weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     unlabeled: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    single_class: str | None = None,
     overwrite: bool = False,
     report: bool = False,
 ) -> TrainingResult:
@@ -72,7 +74,9 @@ def train(
     Args:
         data: the data set, in any form that `open_data` accepts. The run is evaluated on its val split, and the
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
-            for the evaluation; see the setting `val_fraction`.
+            for the evaluation; see the setting `val_fraction`. Several data sets are trained on together: classes are
+            merged by name, and a class that a data set does not have is not labeled there (see the setting
+            `missing_classes`).
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
         out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or
             other files with the names of the files of a run.
@@ -87,6 +91,9 @@ def train(
         unlabeled: images without labels to learn from, too: a folder of images, a .txt file that lists images, or a
             data set, whose labels are not used. See the settings `unlabeled_start`, `unlabeled_fraction` and
             `unlabeled_score`. Images of val, and images that look the same, are left out.
+        classes: names of the classes to learn; None: all classes. Objects of the other classes are background. All
+            images stay.
+        single_class: name of the one class into which all (chosen) classes are merged; None: they are not merged.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -98,7 +105,13 @@ def train(
     started = time.monotonic()
     with joined_processes() as processes:
         request = make_request(
-            data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
+            data,
+            config or Config(),
+            split=split,
+            weights=weights,
+            reuse_backbone=reuse_backbone,
+            unlabeled=unlabeled,
+            choice=class_choice(classes, single_class),
         )
         with run_place(out, processes, overwrite=overwrite) as folder:
             return start_run(request, folder, started, overwrite, report=report, processes=processes)
@@ -107,7 +120,7 @@ def train(
 def resume(
     run: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     unlabeled: str | Path | None = None,
     anyway: bool = False,
     report: bool = False,
@@ -123,7 +136,7 @@ def resume(
     Args:
         run: output folder of the run, or its URL.
         data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
-            None: the data set is where it was.
+            None: the data set is where it was. Several data sets are given in the order of the run.
         unlabeled: the unlabeled images, if they have been moved; None: they are where they were.
         anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
             threads, the device or the machine has changed. Then the result may differ.
@@ -155,19 +168,21 @@ def run_place(
 
 
 def make_request(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     config: Config,
     *,
     split: str | None,
     weights: str | Path | None,
     reuse_backbone: bool,
     unlabeled: str | Path | None = None,
+    choice: ClassChoice = ClassChoice(),  # noqa: B008 (it is frozen)
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
-    Log the initial weights. The arguments are those of `train`.
+    Log the initial weights. The arguments are those of `train`; `choice` stands for `classes` and `single_class`.
 
     Raises:
+        ConfigError: a data set is given twice.
         FileError: the initial weights or the unlabeled images do not exist.
     """
     if config.minutes is None and config.epochs is None and config.steps is None:
@@ -181,7 +196,8 @@ def make_request(
     log.info("%s", describe_start(initial, is_default))
     reuse_backbone = reuse_backbone or (is_default and initial is not None)
     images = None if unlabeled is None else _existing(unlabeled)
-    return TrainRequest(_place(data), split, config, initial, reuse_backbone, images)
+    places = tuple(map(_place, specs_of(data)))
+    return TrainRequest(places, split, config, initial, reuse_backbone, images, choice.names, choice.merged)
 
 
 def _place(data: str | Path) -> str:
@@ -289,7 +305,7 @@ def resume_run(
     path: Path,
     anyway: bool,
     started: float,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     unlabeled: str | Path | None = None,
     report: bool = False,
@@ -334,7 +350,8 @@ def resume_run(
             raise ConfigError(f"{path}: the run has no unlabeled images, so they cannot have been moved")
         moved = data is not None or unlabeled is not None
         record = record.with_paths(
-            None if data is None else _place(data), None if unlabeled is None else _existing(unlabeled)
+            None if data is None else tuple(map(_place, specs_of(data))),
+            None if unlabeled is None else _existing(unlabeled),
         )
         with training_process():
             processes.from_first(lambda: (record, state, anyway))
@@ -368,11 +385,13 @@ def _reopen(
         InputError: as for `resume`.
     """
     request = record.request
-    if Path(request.data).is_absolute() and not Path(request.data).exists():
-        raise FileError(
-            f"{request.data}: the data set of the run does not exist; if it has been moved: detector train --resume "
-            f"{quote(str(folder.path))} --data NEW_PATH"
-        )
+    for place in request.data:
+        if Path(place).is_absolute() and not Path(place).exists():
+            paths = " ".join(["NEW_PATH"] * len(request.data))
+            raise FileError(
+                f"{place}: the data set of the run does not exist; if it has been moved: detector train --resume "
+                f"{quote(str(folder.path))} --data {paths}"
+            )
     if request.unlabeled is not None and not Path(request.unlabeled).exists():
         raise FileError(
             f"{request.unlabeled}: the unlabeled images of the run do not exist; if they have been moved: detector "
@@ -419,7 +438,11 @@ def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError
     if not folder.last_is_intact:
         log.warning("%s: missing, or was changed after it was written; the best weights are intact", weights)
         weights = folder.best
-    command = f"detector train --data {quote(request.data)} --weights {quote(str(weights))}"
+    command = f"detector train --data {join(request.data)} --weights {quote(str(weights))}"
+    if request.classes is not None:
+        command += f" --classes {join(request.classes)}"
+    if request.single_class is not None:
+        command += f" --single-class {quote(request.single_class)}"
     if request.split not in (None, "train"):
         command += f" --split {quote(request.split)}"
     if request.unlabeled is not None:
@@ -488,13 +511,15 @@ def _prepare(
     device = processes.device(config.device)
     if config.freeze and request.weights is None:
         raise ConfigError("freeze: the backbone has random weights, so it must learn; set freeze=0, or give --weights")
-    source = open_data(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
-    log.info("%s", source.description)
+    sources = open_all(request.data, allow_outside=config.allow_outside, max_pixels=config.max_pixels)
+    for source in sources:
+        log.info("%s", source.description)
     if info is not None:
         config = _with_architecture(config, info, request)
     config = without_resizing(config)
     known = NO_IMAGES if info is None else info.image_hashes
-    splits = read_training_splits(source, request.split, config.val_fraction, known)
+    splits = read_joined_splits(sources, request.split, config.val_fraction, known, config.missing_classes)
+    splits, learned = choose_training_classes(splits, request.choice, len(sources) > 1, config.missing_classes)
     split, val = splits.train, splits.val
     check_has_objects(split.annotations, split.ledger, split.name)
     check_loss(config, split, request.unlabeled)
@@ -549,12 +574,13 @@ def _prepare(
         dataset=dataset,
         splits=splits,
         val_images=val_images,
-        description=source.description,
+        description=describe(sources),
         weights=weights,
         same_classes=same_classes,
         start_facts=start_facts(request.weights, info),
         image_hashes=hashes,
         unlabeled=unlabeled,
+        trained_classes=learned,
     )
     if unlabeled is not None and inputs.batch_size < 2:
         raise ConfigError("unlabeled: a batch of one image has no place for an unlabeled image; use --batch 2 or more")

@@ -6,6 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from detector.arrays import Doubles
 from detector.config import Config
 from detector.loader.batch import Batch
 from detector.loss.criterion import detection_loss
@@ -43,6 +44,7 @@ class Trainer:
         steps_per_epoch: number of steps per epoch, for the settings that are given in epochs.
         processes: the processes that train the network together, each with its part of every batch. Before the first
             step, `sync_batch_norm.synchronize` must be called for the network.
+        class_weights: weight of each class in the loss; see `compute_loss`. None: all are 1.
 
     Attributes:
         network: the network in training.
@@ -57,12 +59,16 @@ class Trainer:
         dtype: torch.dtype,
         steps_per_epoch: float = 100.0,
         processes: Processes = ALONE,
+        class_weights: Doubles | None = None,
     ) -> None:
         self.network = network.to(device).train()
         self.ema = EmaWeights(self.network)
         self._optimizers = make_optimizers(self.network, config)
         self._config, self._device, self._dtype = config, device, dtype
         self._steps_per_epoch, self._processes = steps_per_epoch, processes
+        self._class_weights = (
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32, device=device)
+        )
 
     def step(self, step: int, steps: float, batch: Batch) -> LossTerms:
         """Do one optimizer step; return the loss before the step, of the whole batch, without gradient.
@@ -132,7 +138,7 @@ class Trainer:
         """Return the loss of a batch on the device; `min_quality` is the lower bound of the target scores."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             predictions = self.network(batch.images)
-        return detection_loss(predictions, batch, self._config, min_quality, self._processes.add)
+        return detection_loss(predictions, batch, self._config, min_quality, self._processes.add, self._class_weights)
 
     def _of_all_processes(self, terms: LossTerms) -> LossTerms:
         """Return the terms of the whole batch, from those of the part of this process."""

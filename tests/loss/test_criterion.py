@@ -275,3 +275,27 @@ def test_every_object_has_a_cell_but_not_always_a_point() -> None:
     assert has_positive(at_corners, Config(head="yolo_v1", assign_radius=0.2)).tolist() == [True, True]
     assert has_positive(at_corners, Config(assign_radius=0.2)).tolist() == [False, False]
     assert has_positive(at_corners, Config(assign_radius=0.6)).tolist() == [True, True]
+
+
+def test_class_weights_scale_the_class_loss_at_positives() -> None:
+    predictions, batch = random_predictions(2, 5), random_batch(2, 9, 6)
+    ones = torch.ones(CLASSES, dtype=torch.float64)
+    plain = detection_loss(predictions, batch, Config())
+    assert_equal_terms(plain, detection_loss(predictions, batch, Config(), class_weights=ones))
+    each = [
+        detection_loss(predictions, batch, Config(), class_weights=ones + 2 * torch.eye(CLASSES)[c])
+        for c in range(CLASSES)
+    ]
+    everything = detection_loss(predictions, batch, Config(), class_weights=3 * ones)
+    added = sum(float(terms.parts["classes"] - plain.parts["classes"]) for terms in each)
+    assert added == pytest.approx(float(everything.parts["classes"] - plain.parts["classes"]), rel=1e-9)
+    assert all(float(terms.parts["classes"]) > float(plain.parts["classes"]) for terms in each)
+    assert float(everything.parts["classes"]) < 3 * float(plain.parts["classes"])  # background keeps its weight
+    for name in ("iou", "l1"):
+        assert float(everything.parts[name]) == float(plain.parts[name])
+
+
+def assert_equal_terms(first: LossTerms, second: LossTerms) -> None:
+    assert first.parts.keys() == second.parts.keys()
+    for name, value in first.parts.items():
+        assert float(value) == pytest.approx(float(second.parts[name]), rel=1e-9)

@@ -27,6 +27,7 @@ import torch
 from detector.config import Config
 from detector.errors import ConfigError, PeerError, ProcessError
 from detector.loader.batch import Batch
+from detector.loader.class_balance import class_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.distributed import ALONE, Place, Processes, joined_processes, place_of_process
@@ -116,7 +117,9 @@ def batch(step: int, size: int, part: slice) -> Batch:
 
 def states(processes: Processes, config: Config, batch_size: int, dtype: torch.dtype, steps: int) -> dict[str, Array]:
     """Return the state of a trainer after some steps, and the gradients and loss terms of the last step."""
-    trainer = Trainer(build(config).to(dtype), config, CPU, torch.float32, processes=processes)
+    weights = class_weights(np.array([40, 3, 9]), config.class_balance)
+    network = build(config).to(dtype)
+    trainer = Trainer(network, config, CPU, torch.float32, processes=processes, class_weights=weights)
     synchronize(trainer.network, processes, batch_size)
     part = processes.part(batch_size)
     for step in range(steps):
@@ -157,10 +160,12 @@ def test_one_step_equals_that_of_one_process(size: int, batch_size: int) -> None
     [
         replace(CONFIG, head="yolo_v1", dropout=0.5, dropout_after=0),
         replace(CONFIG, head="yolo_v1", cell_output="dense"),
+        replace(CONFIG, head="yolo_v1", class_balance="inverse"),
+        replace(CONFIG, class_balance="inverse"),
         replace(CONFIG, dropout=0.5, dropout_after=0, optimizer="adamw", norm="group"),
         replace(CONFIG, class_loss="softmax", optimizer="momentum", l2=1e-4, l2_after=0),
     ],
-    ids=["yolo_v1 with dropout", "yolo_v1 dense", "group norm with dropout", "softmax"],
+    ids=["yolo_v1 with dropout", "yolo_v1 dense", "yolo_v1 balanced", "balanced", "group norm with dropout", "softmax"],
 )
 def test_variants_equal_one_process(config: Config) -> None:
     check(2, config, 3, torch.float64, 2, 1e-7)

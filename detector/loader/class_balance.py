@@ -1,0 +1,98 @@
+"""Class balance: how often images of rare classes are shown, and the weights of the classes in the loss."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from detector.annotation import Annotation
+from detector.arrays import Doubles, Ints
+from detector.config import Config
+
+_BETA = 0.999
+"""Hyperparameter of the effective number of objects: from about 1 / (1 - beta) objects on, more objects of a class do
+not lower its weight."""
+
+_SHOWN = 10
+"""Largest number of classes that a line of the log names."""
+
+
+def class_repeat_factors(annotations: Sequence[Annotation], threshold: float, class_count: int) -> Doubles:
+    """Return the repeat factor [C] of each class: max(1, sqrt(threshold / f)), and 1 for a class without objects.
+
+    Args:
+        annotations: the training images.
+        threshold: a class with objects in at least this fraction of the images has the factor 1.
+        class_count: number of classes C.
+
+    Source: Gupta et al., LVIS: A Dataset for Large Vocabulary Instance Segmentation, 2019, section 4.
+    """
+    images = np.zeros(class_count, dtype=np.int64)
+    for annotation in annotations:
+        images[np.unique(annotation.class_ids[~annotation.is_crowd])] += 1
+    with np.errstate(divide="ignore"):
+        factors = np.sqrt(threshold * len(annotations) / images)
+    return np.asarray(np.where(images > 0, np.maximum(factors, 1), 1))
+
+
+def image_repeat_factors(annotations: Sequence[Annotation], threshold: float) -> Doubles:
+    """Return the repeat factor [N] of each of N images: the largest of its classes; 1 for an image without objects.
+
+    Args:
+        annotations: the training images.
+        threshold: see `class_repeat_factors`.
+
+    Source: as for `class_repeat_factors`.
+    """
+    class_count = 1 + max((int(a.class_ids.max()) for a in annotations if len(a.class_ids)), default=0)
+    factors = class_repeat_factors(annotations, threshold, class_count)
+    return np.array([factors[a.class_ids[~a.is_crowd]].max(initial=1) for a in annotations])
+
+
+def count_objects(annotations: Sequence[Annotation], class_count: int) -> Ints:
+    """Return the number [C] of objects of each class, without crowd regions."""
+    counts = np.zeros(class_count, dtype=np.int64)
+    for annotation in annotations:
+        counts += np.bincount(annotation.class_ids[~annotation.is_crowd], minlength=class_count)
+    return counts
+
+
+def class_weights(counts: Ints, balance: Literal["none", "inverse", "sqrt_inverse", "effective"]) -> Doubles | None:
+    """Return the weight [C] of each class in the loss; None with "none".
+
+    The mean weight of all objects is 1. A class without objects has the weight of a class with one object.
+
+    Args:
+        counts: [C] number of objects of each class; at least one object.
+        balance: "inverse": 1 / n for a class with n objects; "sqrt_inverse": 1 / sqrt(n); "effective":
+            1 / (1 - 0.999^n).
+
+    Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019, equation 2, for "effective".
+    """
+    if balance == "none":
+        return None
+    n = np.maximum(counts, 1).astype(np.float64)
+    weights = {"inverse": 1 / n, "sqrt_inverse": 1 / np.sqrt(n), "effective": 1 / (1 - _BETA**n)}[balance]
+    return np.asarray(weights * counts.sum() / (weights * counts).sum())
+
+
+def balance_lines(annotations: Sequence[Annotation], class_names: Sequence[str], config: Config) -> list[str]:
+    """Return what the settings of class balance do to a training split, as lines of text; none if they are off."""
+    lines = []
+    if config.repeat_factor:
+        repeats = class_repeat_factors(annotations, config.repeat_factor, len(class_names))
+        rare = [int(i) for i in np.argsort(-repeats, kind="stable") if repeats[i] > 1]
+        shown = ", ".join(f"{class_names[i]} {repeats[i]:.2f}x" for i in rare[:_SHOWN])
+        lines.append(
+            f"repeat_factor: images of {len(rare)} of {len(class_names)} classes are shown more often: {shown}"
+            + (", ..." if len(rare) > _SHOWN else "")
+            if rare
+            else f"repeat_factor: no effect, because each class is in at least {config.repeat_factor:g} of the images"
+        )
+    counts = count_objects(annotations, len(class_names))
+    weights = class_weights(counts, config.class_balance)
+    if weights is not None:
+        used = [int(i) for i in np.argsort(-weights, kind="stable") if counts[i]]
+        shown = ", ".join(f"{class_names[i]} {weights[i]:.3g}" for i in used[:_SHOWN])
+        lines.append(f"class_balance: weights {shown}" + (", ..." if len(used) > _SHOWN else ""))
+    return lines

@@ -1,0 +1,103 @@
+"""How the classes of weights follow from the classes of their training data, if they are not simply the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from detector.errors import ConfigError
+
+Missing = Literal["error", "unlabeled", "background"]
+"""What a class is in the images of a data set that does not have it: an error; not labeled there; or background."""
+
+MERGED = "object"
+"""Default name of a merged class."""
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """The classes of a data set to learn; objects of all other classes are background.
+
+    Attributes:
+        names: names of the classes; None: all classes.
+        merged: name of the one class into which they are merged; None: they are not merged.
+
+    Raises:
+        ConfigError: a name is empty, or `names` is empty.
+    """
+
+    names: tuple[str, ...] | None = None
+    merged: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.names is not None and not self.names:
+            raise ConfigError("classes: expected at least one class name")
+        if self.merged is not None and not self.merged.strip():
+            raise ConfigError("single_class: expected the name of the merged class, got an empty text")
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every class is learned as it is."""
+        return self.names is None and self.merged is None
+
+
+@dataclass(frozen=True)
+class TrainedClasses:
+    """The classes of the training data from which each class of weights was made, stored with the weights.
+
+    Attributes:
+        data_classes: names of all classes of the training data, in their order.
+        groups: for each class of the weights: the names of the classes of the data that it consists of.
+        chosen: whether the user chose the classes. Then other classes, also unknown ones, are background.
+        missing: "error": a data set must have all these classes. Else the weights were trained on several data sets,
+            and a class that one of them does not have was not labeled there, or background.
+    """
+
+    data_classes: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    chosen: bool = False
+    missing: Missing = "error"
+
+    def to_json(self) -> dict[str, object]:
+        """Return values that JSON can represent."""
+        return {
+            "data_classes": list(self.data_classes),
+            "groups": [list(group) for group in self.groups],
+            "chosen": self.chosen,
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_json(cls, values: object) -> "TrainedClasses":
+        """Return what `to_json` wrote; the values may come from an untrusted file.
+
+        Raises:
+            ValueError: the values have another form.
+        """
+        if not isinstance(values, Mapping) or values.keys() != {"data_classes", "groups", "chosen", "missing"}:
+            raise ValueError("trained_classes: expected the keys data_classes, groups, chosen and missing")
+        groups, missing = values["groups"], values["missing"]
+        is_valid = isinstance(groups, list) and all(map(_is_names, groups)) and _is_names(values["data_classes"])
+        if not is_valid or type(values["chosen"]) is not bool or missing not in ("error", "unlabeled", "background"):
+            raise ValueError("trained_classes: expected lists of names, true or false, and error or unlabeled")
+        names = [name for group in groups for name in group]
+        if len({*names}) < len(names):
+            raise ValueError("trained_classes: a class of the data is in two groups")
+        return cls(tuple(values["data_classes"]), tuple(map(tuple, groups)), values["chosen"], missing)
+
+
+def _is_names(value: Any) -> bool:
+    """Return whether a JSON value is a list of at least one text."""
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def class_choice(classes: Sequence[str] | None, single_class: str | None) -> ClassChoice:
+    """Return the choice that the arguments `classes` and `single_class` of `train` describe.
+
+    Raises:
+        ConfigError: `classes` is a text instead of a list, or a name is not a text or empty.
+    """
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
+        raise ConfigError(f"classes: expected a list of class names, got {classes!r:.60}")
+    if not isinstance(single_class, str | None):
+        raise ConfigError(f"single_class: expected the name of the merged class, got {single_class!r:.60}")
+    return ClassChoice(None if classes is None else tuple(dict.fromkeys(classes)), single_class)
