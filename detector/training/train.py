@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
+from detector.config import ArchitectureConfig, Config, config_of
 from detector.data.ledger import Ledger
 from detector.data.objects import check_has_objects, has_objects
 from detector.data.open_data import open_data
@@ -20,7 +20,7 @@ from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_spli
 from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
+from detector.loader.input_size import check_multi_scale, choose_input_size, input_stages, without_resizing
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
@@ -511,8 +511,10 @@ def _prepare(
         config = replace(config, lr_backbone="by_steps")
     if info is not None and config.has_fixed_input and input_hw != info.input_hw:
         _check_other_cells(info, input_hw, request)
-    for step in (0, PLANNING_STEPS - 1):
-        check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
+    check_multi_scale(input_hw, config)
+    for stage in input_stages(input_hw, config):
+        for size in stage.sizes:
+            check_padding(size, config)
     has_ap = val is not None and has_objects(val.annotations)
     if config.patience and not has_ap:
         problem = "there is no val split" if val is None else "the val split has no objects"
