@@ -28,6 +28,7 @@ class TrainRequest:
         reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
             outputs for classes are used.
         unlabeled: absolute path of the unlabeled images; None: the run has none.
+        transform: `module:name` of the own transform; None: the run has none.
     """
 
     data: str
@@ -36,6 +37,7 @@ class TrainRequest:
     weights: str | None
     reuse_backbone: bool
     unlabeled: str | None = None
+    transform: str | None = None
 
     @property
     def weights_path(self) -> Path | None:
@@ -106,18 +108,20 @@ def parse_record(values: object, path: Path) -> RunRecord:
         data, split, weights = values["data"], values["split"], values["weights"]
         reuse_backbone, facts, initial = values["reuse_backbone"], values[_FACTS], values[_INITIAL]
         unlabeled = values.get("unlabeled")  # missing in a file of an older version
+        transform = values.get("transform")
         if not (
             isinstance(data, str)
             and isinstance(split, str | None)
             and isinstance(weights, str | None)
             and isinstance(unlabeled, str | None)
+            and isinstance(transform, str | None)
             and isinstance(reuse_backbone, bool)
             and isinstance(facts, dict)
             and isinstance(values["config"], dict)
             and (initial is None) == (weights is None)
         ):
             raise TypeError("a value has a wrong type")
-        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone, unlabeled)
+        request = TrainRequest(data, split, config_of(values["config"]), weights, reuse_backbone, unlabeled, transform)
         info = None if initial is None else _parse_initial(initial, path)
     except (KeyError, TypeError, InputError) as error:
         raise FileError(

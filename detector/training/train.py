@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from detector.augment.own_transform import Transform, load_transform, transform_name
 from detector.config import ArchitectureConfig, Config, config_of
 from detector.data.ledger import Ledger
 from detector.data.objects import check_has_objects, has_objects
@@ -19,7 +20,7 @@ from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
-from detector.loader.dataset import DetectionDataset
+from detector.loader.dataset import DetectionDataset, transform_samples
 from detector.loader.input_size import check_multi_scale, choose_input_size, input_stages, without_resizing
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
@@ -59,6 +60,7 @@ def train(
     weights: str | Path | None = "auto",
     reuse_backbone: bool = False,
     unlabeled: str | Path | None = None,
+    transform: Transform | str | None = None,
     overwrite: bool = False,
     report: bool = False,
 ) -> TrainingResult:
@@ -87,6 +89,8 @@ def train(
         unlabeled: images without labels to learn from, too: a folder of images, a .txt file that lists images, or a
             data set, whose labels are not used. See the settings `unlabeled_start`, `unlabeled_fraction` and
             `unlabeled_score`. Images of val, and images that look the same, are left out.
+        transform: own last step of the augmentation: a callable (sample, rng) -> sample that is a global name of a
+            module, or its `module:name`. docs/how-to/own-transform.md lists what it must promise.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -98,8 +102,9 @@ def train(
     started = time.monotonic()
     with joined_processes() as processes:
         request = make_request(
-            data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled
-        )
+            data, config or Config(), split=split, weights=weights, reuse_backbone=reuse_backbone, unlabeled=unlabeled,
+            transform=transform,
+        )  # fmt: skip
         with run_place(out, processes, overwrite=overwrite) as folder:
             return start_run(request, folder, started, overwrite, report=report, processes=processes)
 
@@ -162,6 +167,7 @@ def make_request(
     weights: str | Path | None,
     reuse_backbone: bool,
     unlabeled: str | Path | None = None,
+    transform: Transform | str | None = None,
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
@@ -169,7 +175,9 @@ def make_request(
 
     Raises:
         FileError: the initial weights or the unlabeled images do not exist.
+        TransformError: the own transform has no name from which it can be loaded.
     """
+    name = None if transform is None else transform_name(transform)
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
     is_default = weights == AUTO
@@ -181,7 +189,7 @@ def make_request(
     log.info("%s", describe_start(initial, is_default))
     reuse_backbone = reuse_backbone or (is_default and initial is not None)
     images = None if unlabeled is None else _existing(unlabeled)
-    return TrainRequest(_place(data), split, config, initial, reuse_backbone, images)
+    return TrainRequest(_place(data), split, config, initial, reuse_backbone, images, name)
 
 
 def _place(data: str | Path) -> str:
@@ -424,6 +432,8 @@ def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError
         command += f" --split {quote(request.split)}"
     if request.unlabeled is not None:
         command += f" --unlabeled {quote(request.unlabeled)}"
+    if request.transform is not None:
+        command += f" --transform {request.transform}"
     if config.epochs is not None:
         command += f" --epochs {config.epochs:g}"
     else:
@@ -545,6 +555,13 @@ def _prepare(
         unlabeled = read_unlabeled(request.unlabeled, splits, val_images, input_hw, config)
         ledgers[NAME] = unlabeled.dataset.ledger
         hashes = hashes.with_train(unlabeled.hashes)
+    if request.transform is not None:
+        transform = load_transform(request.transform, len(split.class_names), config.seed)
+        transform.check(transform_samples(dataset))
+        log.info("transform: %s", transform.fact)
+        dataset = dataset.with_transform(transform)
+        if unlabeled is not None:
+            unlabeled = replace(unlabeled, dataset=unlabeled.dataset.with_transform(transform))
     inputs = RunInputs(
         config=config,
         device=device,
