@@ -75,8 +75,8 @@ def average(
     """Average the weights of several networks, and write a weights file.
 
     That only makes sense for networks that were trained from the same weights: for others, the average usually detects
-    nothing. So give `data`: the statistics of batch norm are then computed from training images instead of being
-    averaged, and the average and its sources are evaluated on val.
+    little or nothing. So give `data`: then the average and its sources are evaluated on val, and of two averages the
+    better one is written: the statistics of batch norm are averaged too, or computed from training images.
 
     Thresholds and calibration that are stored with the sources are not valid for the average, and are left out.
 
@@ -108,25 +108,32 @@ def average(
     infos = [info for _, info in loaded]
     _check_same(names, infos)
     _check_different(names, [network for network, _ in loaded])
-    network = _mean([network for network, _ in loaded])
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    network, kind = _mean([network for network, _ in loaded]), "averaged"
     ap: AveragePrecision | None = None
     sources_ap: tuple[AveragePrecision, ...] = ()
-    info = _info_of(names, infos, recomputed=data is not None and has_batch_norm)
+    info = _info_of(names, infos)
     if data is None:
         log.warning(
-            "the average is not evaluated: for networks that were not trained from the same weights, it usually "
-            "detects nothing; add --data (in Python, data) to compute its batch norm statistics and to compare it with "
-            "its sources"
+            "the average is not evaluated: that of networks that were not trained from the same weights usually detects "
+            "nothing; add --data (in Python, data) to compare it with its sources"
         )
     else:
         source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
         log.info("%s", source.description)
-        if has_batch_norm:
-            _recompute_batch_norm(network, info, source)
-        ap, *others = _evaluate(names, [(network, info), *loaded], source)
-        sources_ap = tuple(others)
+        candidates = {kind: network}
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            candidates["recomputed"] = _with_batch_norm_of(network, info, source)
+        measured = _evaluate(
+            [*(f"average, batch norm {name}" for name in candidates), *names],
+            [*((candidate, info) for candidate in candidates.values()), *loaded],
+            source,
+        )
+        sources_ap = tuple(measured[len(candidates) :])
+        ap, kind = max(zip(measured, candidates, strict=False), key=lambda pair: pair[0].AP)  # the first of equal ones
+        network = candidates[kind]
+        _warn_if_worse(ap, sources_ap)
         info = replace(info, facts=dict(info.facts) | {"val": {"AP": ap.AP, "AP50": ap.AP50}})
+    info = replace(info, facts=dict(info.facts) | {"batch_norm": kind})
     write_file(out, sign(save(tensors_to_save(network), to_metadata(info) | {SIGNATURE_KEY: UNSIGNED})))
     return AverageResult(out, ap, sources_ap)
 
@@ -186,8 +193,9 @@ def _mean(networks: Sequence[GridNetwork]) -> GridNetwork:
 
 
 @torch.no_grad()
-def _recompute_batch_norm(network: GridNetwork, info: WeightsInfo, source: DataSet) -> None:
-    """Set the statistics of batch norm, in place, to those of the averaged network in augmented training images."""
+def _with_batch_norm_of(network: GridNetwork, info: WeightsInfo, source: DataSet) -> GridNetwork:
+    """Return a copy of a network with batch norm statistics that are those of augmented training images."""
+    network = deepcopy(network)
     split = source.read(choose_training_split(source, None))
     indices = evenly_spaced(range(len(split.annotations)), _BATCH_NORM_IMAGES)
     split = replace(split, annotations=tuple(split.annotations[index] for index in indices))
@@ -206,35 +214,39 @@ def _recompute_batch_norm(network: GridNetwork, info: WeightsInfo, source: DataS
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     log.info("batch norm: statistics of %s of the split '%s'", plural(len(dataset), "image"), split.name)
+    return network
 
 
 def _evaluate(
     names: Sequence[str], networks: Sequence[tuple[GridNetwork, WeightsInfo]], source: DataSet
 ) -> list[AveragePrecision]:
-    """Return the AP on val of the average, which is the first network, and of its sources; log them."""
+    """Return the AP on val of several networks, and log it. The images are those that the first network held back."""
     split = read_evaluation_split(source, "val", networks[0][1].image_hashes)
     results = []
-    for name, (network, info) in zip(("average", *names), networks, strict=True):
+    for name, (network, info) in zip(names, networks, strict=True):
         runtime = TorchRuntime(network, info.input_hw, torch.device("cpu"))
         results.append(evaluate_split(Detector(runtime, info), split).ap)
         log.info("%s: val AP %s AP50 %s", name, metric(results[-1].AP), metric(results[-1].AP50))
-    best = max(own.AP for own in results[1:])
-    if best > results[0].AP:
-        log.warning(
-            "the average has a lower AP on val (%s) than the best of its sources (%s); use that one, or average "
-            "weights that were trained from the same weights, with a low learning rate",
-            metric(results[0].AP), metric(best),
-        )  # fmt: skip
     return results
 
 
-def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo], recomputed: bool) -> WeightsInfo:
+def _warn_if_worse(ap: AveragePrecision, sources_ap: Sequence[AveragePrecision]) -> None:
+    """Log a warning if an average has a lower AP than the best of its sources."""
+    best = max(own.AP for own in sources_ap)
+    if best > ap.AP:
+        log.warning(
+            "the average has a lower AP on val (%s) than the best of its sources (%s); use that one, or average "
+            "weights that were trained from the same weights, with a low learning rate",
+            metric(ap.AP), metric(best),
+        )  # fmt: skip
+
+
+def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo]) -> WeightsInfo:
     """Return the description of the average: its sources, and everybody who must be named.
 
     Args:
         names: names of the sources.
         infos: descriptions of the sources.
-        recomputed: whether the statistics of batch norm are computed from images.
     """
     first = infos[0]
     sources: list[Mapping[str, Any]] = [
@@ -245,10 +257,7 @@ def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo], recomputed: boo
         }
         for name, info in zip(names, infos, strict=True)
     ]
-    facts: dict[str, Any] = {
-        "averaged": sources,
-        "batch_norm": "recomputed" if recomputed else "averaged",
-    }
+    facts: dict[str, Any] = {"averaged": sources}
     # What all sources have in common, such as the data set, is true of the average too.
     facts |= {
         key: value
