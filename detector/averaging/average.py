@@ -114,8 +114,8 @@ def average(
     info = _info_of(names, infos)
     if data is None:
         log.warning(
-            "the average is not evaluated: that of networks that were not trained from the same weights usually detects "
-            "nothing; add --data (in Python, data) to compare it with its sources"
+            "the average is not evaluated: that of networks that were not trained from the same weights usually "
+            "detects nothing; add --data (in Python, data) to compare it with its sources"
         )
     else:
         source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
