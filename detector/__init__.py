@@ -2,9 +2,10 @@
 
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
-['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'InputError', 'TrainingResult',
- 'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw', 'evaluate', 'explain', 'export',
- 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train', 'tune', 'verify', 'write_image']
+['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'Ensemble', 'InputError',
+ 'Sample', 'TrainingResult', 'average', 'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw',
+ 'evaluate', 'explain', 'export', 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train',
+ 'tune', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -12,6 +13,7 @@ from detector.version import VERSION
 TYPE_CHECKING = False  # as in `typing`, whose import takes longer than everything else here
 if TYPE_CHECKING:
     from detector.annotation import Annotation
+    from detector.averaging.average import average
     from detector.checking.check import check
     from detector.comparing.compare import compare
     from detector.config import Config, read_config
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from detector.metrics.average_precision import AveragePrecision
     from detector.options import DetectOptions
     from detector.predict.detector import Detector
+    from detector.predict.ensemble import Ensemble
     from detector.restyling.restyle import restyle
     from detector.reviewing.review import review
+    from detector.sample import Sample
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
     from detector.tuning.tune import tune
@@ -44,8 +48,11 @@ __all__ = [
     "DetectOptions",
     "Detections",
     "Detector",
+    "Ensemble",
     "InputError",
+    "Sample",
     "TrainingResult",
+    "average",
     "check",
     "choose_thresholds",
     "compare",
@@ -74,8 +81,11 @@ _LAZY = {
     "DetectOptions": "detector.options",
     "Detections": "detector.detections",
     "Detector": "detector.predict.detector",
+    "Ensemble": "detector.predict.ensemble",
     "InputError": "detector.errors",
+    "Sample": "detector.sample",
     "TrainingResult": "detector.training.run",
+    "average": "detector.averaging.average",
     "check": "detector.checking.check",
     "choose_thresholds": "detector.evaluating.decisions",
     "compare": "detector.comparing.compare",

@@ -191,6 +191,14 @@ class InputSizeConfig(_Part):
         1,
         off=1.0,
     )
+    multi_scale: float = _setting(
+        0.0,
+        "multi-scale training: the input size of each step is drawn from five sizes between 1 - m and 1 + m times the "
+        "size of its part of the run, rounded to multiples of 32; 0: off",
+        0,
+        0.5,
+        off=0.0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

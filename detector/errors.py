@@ -57,6 +57,10 @@ class WeightsError(InputError):
     """Weights or an exported graph are damaged, or do not match the data or the settings they are used with."""
 
 
+class TransformError(InputError):
+    """An own transform of the augmentation cannot be loaded, or breaks a promise."""
+
+
 class MissingPackageError(InputError):
     """An optional package is not installed."""
 

@@ -46,6 +46,7 @@ COMMANDS = {
     "reviewing": {"cross_validating", "training", "evaluating"},
     "tuning": {"comparing", "training"},
     "exporting": {"evaluating"},
+    "averaging": {"evaluating"},
     "explaining": {"evaluating"},
     "detecting": set(),
     "serving": set(),

@@ -239,6 +239,7 @@ def test_part_checks_its_values(part: type[Any], values: dict[str, Any], message
 OFF = {
     "dropout": 0.0,
     "first_input_size": 1.0,
+    "multi_scale": 0.0,
     "weight_decay": 0.0,
     "ema": 0.0,
     "l2": 0.0,

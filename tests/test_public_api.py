@@ -57,7 +57,14 @@ def test_dir_shows_every_public_name_without_torch() -> None:
 
 def test_the_expected_functions_are_public() -> None:
     commands = {"check", "compare", "convert", "evaluate", "explain", "export", "restyle", "resume", "review"}
-    commands |= {"train", "tune", "verify", "choose_thresholds", "cross_validate"}  # `evaluate` on the command line
+    commands |= {
+        "average",
+        "train",
+        "tune",
+        "verify",
+        "choose_thresholds",
+        "cross_validate",
+    }  # `evaluate` on the command line
     assert set(FUNCTIONS) == commands | {"draw", "open_data", "read_config", "read_image", "write_image"}
     assert {"Detector.load", "Detector.detect", "Detector.detect_each", "Detections.draw"} <= set(METHODS)
 

@@ -32,7 +32,7 @@ from detector.files import local_path
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
+from detector.loader.input_size import choose_input_size, input_stages, without_resizing
 from detector.loader.loader import training_batch
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork, check_padding
@@ -189,7 +189,9 @@ def _check(data: str | Path, config: Config, results: _ResultCollector, split: s
     sampled = _subset(splits[0], _MAX_IMAGES)
     dataset = DetectionDataset(sampled, input_hw, config)
     _run_sample_checks(sampled, dataset, results)
-    check_padding(input_size_at(input_hw, 0, 1, config), config)
+    for stage in input_stages(input_hw, config):
+        for size in stage.sizes:
+            check_padding(size, config)
     dtype = choose_precision(config.precision, torch.device("cpu"))
     network = _run_network_checks(sampled, dataset, batch_size, results)
     _run_range_test(network, sampled, dataset, batch_size, dtype, results)

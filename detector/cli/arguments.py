@@ -24,6 +24,9 @@ Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser
 WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, everyday, scenes"
 """Help for an argument that takes any weights."""
 
+SEVERAL_WEIGHTS = f"{WEIGHTS}; several: an ensemble, whose boxes are fused"
+"""Help for an argument that takes any weights, also several."""
+
 TRAINED = "a .safetensors file, or shipped weights: cells, everyday, scenes"
 """Help for an argument that takes weights as they were trained, no exported graph."""
 

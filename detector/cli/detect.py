@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detector.cli import console
 from detector.cli.arguments import (
-    WEIGHTS,
+    SEVERAL_WEIGHTS,
     Commands,
     add_allow_outside,
     add_backend,
@@ -22,7 +22,7 @@ from detector.cli.arguments import (
     path_or_url,
 )
 from detector.cli.numbers import count, count_or_zero, fraction, shard
-from detector.cli.settings import load_detector, read_options
+from detector.cli.settings import load_detector, one_or_several, read_options
 from detector.errors import ConfigError, InputError
 from detector.files import local_path
 from detector.mirror import is_at_url
@@ -38,6 +38,7 @@ from detector.options import (
 )
 from detector.output_folder import OutputFolder, claim_folder, next_free
 from detector.remote_folder import output_place
+from detector.shipped_weights import find_shipped
 from detector.wording import plural
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def add(commands: Commands) -> None:
         metavar="SOURCE",
         help="the same as the positional argument",
     )
-    parser.add_argument("--weights", required=True, help=WEIGHTS)
+    parser.add_argument("--weights", required=True, nargs="+", action="extend", help=SEVERAL_WEIGHTS)
     parser.add_argument(
         "--out", type=path_or_url, help="folder for the results, or its URL (default: found, found-2, ...)"
     )
@@ -202,7 +203,9 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, 2 if all sources failed, or 3 if some failed or a stream broke, whose results are kept.
     """
-    specs = [*options.source, *options.more_sources]
+    weights, images = _weights_and_sources(options.weights)
+    options.weights = one_or_several(weights)
+    specs = [*options.source, *images, *options.more_sources]
     if not specs and options.classes:
         raise ConfigError(
             "no image is given: --classes uses all arguments after it, so give the images before --classes"
@@ -255,6 +258,29 @@ def run(options: argparse.Namespace) -> int:
     if part is None and failed == len(sources) + len(videos):
         return 2
     return 3 if failed or broken else 0
+
+
+def _weights_and_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the values of --weights into weights and images, as in `--weights mine.safetensors image.jpg`.
+
+    The first value is always weights. Another one is weights if it is a .safetensors or .onnx file, the folder of an
+    OpenVINO export, or the name of shipped weights and no file or folder has this name.
+    """
+    from detector.runtime.origin import is_folder, weights_files
+
+    weights: list[str] = [values[0]]
+    sources: list[str] = []
+    for value in values[1:]:
+        is_url = "://" in value
+        is_file = not is_url and Path(value).suffix.lower() in (".safetensors", ".onnx")
+        is_export = (
+            not is_url
+            and is_folder(Path(value))
+            and all(file.is_file() for file in weights_files(Path(value).absolute()))
+        )
+        is_name = not is_url and find_shipped(value) is not None and not Path(value).exists()
+        (weights if is_file or is_export or is_name else sources).append(value)
+    return weights, sources
 
 
 def _detect_in_images(
@@ -338,7 +364,7 @@ def _cluster(options: argparse.Namespace, model: "Detector") -> "AbstractContext
     from detector.detecting.ray_engine import RayCluster
     from detector.runtime.hardware import choose_device
 
-    uses_gpu = model.runtime.name == "torch" and choose_device(options.device).type == "cuda"
+    uses_gpu = "torch" in model.runtime_name and choose_device(options.device).type == "cuda"
     return RayCluster(options.address or "local", threads=options.threads, uses_gpu=uses_gpu)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detector.cli import console
 from detector.cli.arguments import (
-    WEIGHTS,
+    SEVERAL_WEIGHTS,
     Commands,
     add_backend,
     add_input_size,
@@ -22,7 +22,7 @@ from detector.cli.arguments import (
 from detector.cli.decisions import DECISION_FLAGS, add_decisions, check_decisions, decide, save_copy
 from detector.cli.folds import FOLD_FLAGS, add_folds, cross_validate
 from detector.cli.numbers import count
-from detector.cli.settings import given_flags, load_detector, one_data_set, read_options
+from detector.cli.settings import given_flags, load_detector, one_data_set, one_or_several, read_options
 from detector.errors import ConfigError
 from detector.files import local_path
 from detector.options import IOU_THRESHOLD
@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
         "from the training of the weights)",
     )
     subject = parser.add_mutually_exclusive_group()
-    subject.add_argument("--weights", help=WEIGHTS)
+    subject.add_argument("--weights", nargs="+", action="extend", help=SEVERAL_WEIGHTS)
     subject.add_argument(
         "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
     )
@@ -96,6 +96,13 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure the average precision of weights or of a COCO results file on a split, and print it."""
+    if options.weights is not None:
+        options.weights = one_or_several(options.weights)
+    if isinstance(options.weights, list) and (given := given_flags(options, DECISION_FLAGS)):
+        raise ConfigError(
+            f"evaluate: {given}: thresholds and calibration are stored with the weights of one network, and an "
+            "ensemble has several; give one of the weights"
+        )
     if options.folds is None and options.weights is None and options.detections is None:
         raise ConfigError("evaluate: give --weights or --detections to evaluate, or --folds to cross-validate")
     if options.folds is not None:
@@ -110,7 +117,8 @@ def run(options: argparse.Namespace) -> int:
     if given := given_flags(options, FOLD_FLAGS):
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
     against = options.against and local_path(options.against)
-    inputs = (*map(Path, options.data), options.detections, options.weights and Path(options.weights), against)
+    weights = [options.weights] if isinstance(options.weights, str) else options.weights or []
+    inputs = (*map(Path, options.data), options.detections, *map(Path, weights), against)
     if options.report is None:
         return _evaluate(options, inputs, None)
     from detector.evaluating.report.write import REPORT_FILES
@@ -151,7 +159,8 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
     page = None if report is None else _write_report(options, data_set.description, evaluation, report)
     console.print_average_precision(evaluation.ap)
     if evaluation.against is not None:
-        console.print_comparison(str(options.detections or options.weights), evaluation.against)
+        name = options.detections or options.weights
+        console.print_comparison(" + ".join(name) if isinstance(name, list) else str(name), evaluation.against)
     if decided is not None:
         console.print_decided(decided)
     if page is not None:
@@ -193,7 +202,7 @@ def _evaluate_file(options: argparse.Namespace, data_set: "DataSet", file: str |
     return evaluation if options.report is None else replace(evaluation, split=data_set.read(split))
 
 
-def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str) -> "Evaluation":
+def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str | list[str]) -> "Evaluation":
     """Return the evaluation of weights."""
     from detector.evaluating.evaluate import evaluate_split, evaluation_options
     from detector.evaluating.evaluation_data import read_split_for

@@ -6,6 +6,7 @@ from typing import Any, NoReturn, Protocol
 
 import detector
 from detector.cli import (
+    average,
     check,
     compare,
     convert,
@@ -53,6 +54,7 @@ COMMANDS: Mapping[str, Command] = {
         verify,
         compare,
         tune,
+        average,
         summary,
         convert,
         split,

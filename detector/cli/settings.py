@@ -96,22 +96,37 @@ def limit_torch_threads(options: argparse.Namespace) -> None:
         limit_threads(options.threads)
 
 
-def load_detector(options: argparse.Namespace, weights: str | None = None) -> "Detector":
-    """Return the detector that the flags of `add_input_size` and `add_backend` describe.
+def load_detector(options: argparse.Namespace, weights: str | Sequence[str] | None = None) -> "Detector":
+    """Return the detector that the flags of `add_input_size` and `add_backend` describe; several weights: an ensemble.
 
     Args:
         options: the flags of a command.
         weights: the weights; None: those of --weights.
     """
     from detector.predict.detector import Detector
+    from detector.predict.ensemble import Ensemble
 
+    weights = weights or options.weights
+    if not isinstance(weights, str):
+        return Ensemble.load(
+            weights,
+            device=options.device,
+            runtime=options.runtime,
+            input_size=options.imgsz,
+            threads=options.threads,
+        )
     return Detector.load(
-        weights or options.weights,
+        weights,
         device=options.device,
         runtime=options.runtime,
         input_size=options.imgsz,
         threads=options.threads,
     )
+
+
+def one_or_several(weights: Sequence[str]) -> str | list[str]:
+    """Return the weights of a flag that may have several values: a text if there is one, else a list."""
+    return weights[0] if len(weights) == 1 else list(weights)
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:

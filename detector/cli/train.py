@@ -73,6 +73,12 @@ def add(commands: Commands) -> None:
         help="images without labels to learn from, too: a folder, a .txt file that lists images, or a data set, whose "
         "labels are not used; the network labels them itself in the middle of the run",
     )
+    parser.add_argument(
+        "--transform",
+        metavar="MODULE:NAME",
+        help="own last step of the augmentation: a Python function (sample, rng) -> sample in a module of the working "
+        "directory or the environment, such as my_transforms:fog; see docs/how-to/own-transform.md",
+    )
     parser.add_argument("--out", type=path_or_url, help="output folder or its URL (default: a new folder in runs/)")
     parser.add_argument(
         "--no-report",
@@ -134,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
             reuse_backbone=options.reuse_backbone,
             unlabeled=options.unlabeled,
             choice=class_choice(options.classes, options.single_class),
+            transform=options.transform,
         )
         out = processes.from_first(lambda: options.out or next_free(Path("runs/train")))
         with run_place(out, processes, overwrite=options.overwrite) as folder:

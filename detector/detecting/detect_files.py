@@ -92,7 +92,7 @@ def detect_images(
     folder: Path | OutputFolder,
     options: DetectOptions,
     *,
-    weights: str | Path,
+    weights: str | Path | Sequence[str | Path],
     formats: Set[OutputFormat] = frozenset({"images"}),
     skip_done: bool = False,
     ids: DataIds | None = None,
@@ -110,8 +110,8 @@ def detect_images(
         folder: output folder; created if it does not exist. It holds the results of one run: when the first result
             exists, the unchanged files of an earlier run are removed.
         options: thresholds, NMS, tiling and batch size.
-        weights: name or path of the weights that the detector was loaded from. The journal stores a hash of the weights
-            files, so that a run is resumed only with the same weights.
+        weights: name or path of the weights that the detector was loaded from; several for an ensemble. The journal
+            stores a hash of the weights files, so that a run is resumed only with the same weights.
         formats: files to write in addition to detections.json; see `OutputFormat`.
         skip_done: True: resume the earlier run in the folder and skip the images that it completed and that have not
             changed since. False: replace the results of an earlier run.
@@ -129,7 +129,7 @@ def detect_images(
     resolved = detector.resolve_options(options)  # before the writer replaces the results of an earlier run
     settings = {
         "weights": _fingerprint(weights),
-        "runtime": detector.runtime.name,
+        "runtime": detector.runtime_name,
         "input_hw": detector.input_hw,
         "data": None if ids is None else ids.data,
         "ids_sha256": None if ids is None else ids.sha256,
@@ -274,8 +274,13 @@ def remaining_batches(sources: Sequence[Source], done: Container[str], batch_siz
     return [source for batch in remaining for source in batch]
 
 
-def _fingerprint(weights: str | Path) -> str:
-    """Return the SHA-256 hash of the weights files, or the name if `weights` is the name of shipped weights."""
+def _fingerprint(weights: str | Path | Sequence[str | Path]) -> str | list[str]:
+    """Return the SHA-256 hash of the weights files, or the name if `weights` is the name of shipped weights.
+
+    For several weights, return a list.
+    """
+    if not isinstance(weights, str | Path):
+        return [str(_fingerprint(own)) for own in weights]
     if find_shipped(weights) is not None:
         return str(weights)
     files = weights_files(weights)

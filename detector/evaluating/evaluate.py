@@ -29,6 +29,7 @@ from detector.metrics.average_precision import (
 from detector.mirror import read_ahead
 from detector.options import ALL_CLASSES, IOU_THRESHOLD, MAX_PIXELS, DetectOptions, RuntimeName, SuppressionName
 from detector.predict.detector import Detector
+from detector.predict.ensemble import Ensemble
 from detector.wording import plural
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def evaluate(
     Args:
         data: path of a data set, or "scenes", as for `open_data`; or several of them, as for `train`. Weights that
             learned only some of the classes, or one merged class, are evaluated on the objects of these classes.
-        weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector`.
+        weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector` or
+            `Ensemble`.
         split: "train", "val", "test" or another split of the data set. None: "test", or the only split. If the data
             set has no such split, or if the weights were trained on the only split, the images that were held back from
             this training are evaluated. A log message says how many of the evaluated images are training images.
@@ -207,9 +209,26 @@ def detect_split(detector: Detector, split: Split, options: DetectOptions = EVAL
         InputError: the classes of detector and split differ, or no image can be used.
     """
     check_classes(detector, split)
+    if isinstance(detector, Ensemble):
+        return _detect_with_ensemble(detector, split, options)
     unusable: dict[int, str] = {}
     found = detect_letterboxed_split(detector, letterbox_split(split, detector.input_hw, unusable), options)
     return DetectedSplit(_without_unusable(split, unusable), found)
+
+
+def _detect_with_ensemble(ensemble: Ensemble, split: Split, options: DetectOptions) -> DetectedSplit:
+    """Detect objects in a split with each detector of an ensemble, at its own input size, and fuse them."""
+    options = ensemble.resolve_options(options)
+    unusable: dict[int, str] = {}
+    found = []
+    for detector, own in zip(ensemble.detectors, ensemble.options_of_detectors(options), strict=True):
+        assert own is not None  # an evaluation is about all classes
+        images = letterbox_split(split, detector.input_hw, unusable)
+        found.append(detect_letterboxed_split(detector, images, own))
+    usable = _without_unusable(split, unusable)
+    ids = [annotation.image_id for annotation in usable.annotations]
+    fused = ensemble.fuse([[of_detector[image_id] for image_id in ids] for of_detector in found], len(ids), options)
+    return DetectedSplit(usable, dict(zip(ids, fused, strict=True)))
 
 
 def read_letterboxed_split(split: Split, input_hw: tuple[int, int]) -> tuple[Split, tuple[LetterboxedImage, ...]]:

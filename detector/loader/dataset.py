@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from detector.arrays import Doubles, Floats, ImageArray, Ints
 from detector.augment.color import color_statistics, pca_color_jitter, principal_colors
 from detector.augment.mix import copy_paste, mixup, style_shift
 from detector.augment.mosaic import mosaic
+from detector.augment.own_transform import OwnTransform
 from detector.augment.pipeline import augment
 from detector.config import AugmentConfig, Config
 from detector.data.split import Split, evenly_spaced
@@ -27,6 +29,7 @@ from detector.errors import InputError
 from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
 from detector.loader.class_balance import image_repeat_factors
+from detector.loader.input_size import input_stages
 from detector.memory import available_memory
 from detector.mirror import read_ahead, start_reading
 from detector.sample import Sample, UnlabeledRegions
@@ -40,6 +43,9 @@ _ORDER_SEED, _SAMPLE_SEED = 1, 2
 
 _MEMORY_FRACTION = 0.5
 """Largest fraction of the available memory that decoded images may take."""
+
+_TRANSFORM_SAMPLES = 8
+"""Number of samples on which an own transform is checked before the training."""
 
 _DECODE_BLOCK = 64
 """Number of images decoded at a time."""
@@ -64,6 +70,7 @@ class DetectionDataset:
         image_bytes: memory that all decoded images need, in bytes.
         in_memory: whether the images are kept in memory, decoded or as JPEG files.
         fingerprint: hash of all boxes, classes and pixels. It changes if the data changes.
+        transform: own transform, the last step of the augmentation; None: there is none. See `with_transform`.
 
     Raises:
         LabelError: none of the images can be used.
@@ -72,6 +79,7 @@ class DetectionDataset:
     def __init__(self, split: Split, input_hw: tuple[int, int], config: Config, copies: int = 1) -> None:
         self.input_hw = input_hw
         self.config = config
+        self.transform: OwnTransform | None = None
         self._decode = split.decode
         self.image_bytes = sum(self._stored_bytes(annotation) for annotation in split.annotations)
         self.in_memory = self.image_bytes * copies <= _MEMORY_FRACTION * available_memory()
@@ -117,6 +125,12 @@ class DetectionDataset:
         selected.config = config or self.config
         return selected
 
+    def with_transform(self, transform: OwnTransform | None) -> "DetectionDataset":
+        """Return a data set with the same images, whose training samples are also changed by an own transform."""
+        changed = copy(self)
+        changed.transform = transform
+        return changed
+
     def sample(self, index: int) -> Sample:
         """Return sample `index` without augmentation. A large image is reduced to 1.5 times its letterboxed size."""
         annotation = self.annotations[index]
@@ -137,6 +151,9 @@ class DetectionDataset:
     def training_sample(self, position: int, epochs: float, input_hw: tuple[int, int] | None = None) -> Sample:
         """Return the augmented sample at a position of the run. In each epoch, the images are in a new random order.
 
+        Raises:
+            TransformError: the own transform failed or broke a promise.
+
         Args:
             position: number of samples before this sample in the run.
             epochs: planned length of the run in epochs; the fraction of mosaics depends on it.
@@ -154,7 +171,14 @@ class DetectionDataset:
         # This comes last, because a style shift would undo the color change.
         if config.pca_color:
             sample = pca_color_jitter(sample, self._principal_colors, config, rng, strength)
+        if self.transform is not None:
+            path = self.annotations[indices[0]].image_path
+            sample = self.transform.apply(sample, position, position // len(self), path)
         return sample
+
+    def path_of(self, image_id: int) -> Path:
+        """Return the path of the image with an id."""
+        return next(annotation.image_path for annotation in self.annotations if annotation.image_id == image_id)
 
     def start_reading(self, position: int, epochs: float) -> None:
         """Start to download the images at a position of the run, if they are at a URL and not in memory.
@@ -308,6 +332,19 @@ class DetectionDataset:
             remaining = read_ahead(annotations, lambda annotation: annotation.image_path)
             while block := list(islice(remaining, _DECODE_BLOCK)):
                 yield from zip(block, pool.map(decode, block), strict=True)
+
+
+def transform_samples(dataset: DetectionDataset) -> list[tuple[Path, Sample]]:
+    """Return paths and augmented samples of at most 8 evenly spaced images, on which an own transform is checked.
+
+    Half of them have the input size at the start of the run, the others the full input size.
+    """
+    sizes = [stage.input_hw for stage in input_stages(dataset.input_hw, dataset.config)]
+    samples = []
+    for number, position in enumerate(evenly_spaced(range(len(dataset)), _TRANSFORM_SAMPLES)):
+        sample = dataset.training_sample(position, 0.0, sizes[0] if number % 2 else sizes[-1])
+        samples.append((dataset.path_of(sample.image_id), sample))
+    return samples
 
 
 def _unlabeled_regions(annotation: Annotation, image: ImageArray) -> UnlabeledRegions | None:

@@ -1,4 +1,4 @@
-"""Input size of the network: choice from the data, and smaller sizes early in a run (progressive resizing)."""
+"""Input size of the network: choice from the data, smaller sizes early in a run, and random sizes (multi-scale)."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from detector.annotation import Annotation
 from detector.config import PLANNING_STEPS, Config, InputSizeConfig
+from detector.errors import ConfigError
 from detector.letterbox import SIZE_DIVISOR, input_hw_for_aspect
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,17 @@ _LAST_PLANNING_STEPS = 6
 """Number of steps at the end of the planning steps that have the full input size, so that the time of a step is
 measured for both sizes."""
 
+_LARGEST_PLANNING_STEPS = 3
+"""With multi-scale training, so many of these steps have the largest input size of the run instead. So the run fails
+early if the memory is too small for it, and the time of a step is known."""
+
+_SCALES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+"""Multi-scale training multiplies the input size by 1 plus one of these numbers times the setting `multi_scale`. Five
+sizes, not any: for each new size, the libraries of torch prepare kernels, which takes longer than a step."""
+
+_SCALE_SEED = 4
+"""First number of the seed of the scale of a step; the data set uses 1 and 2."""
+
 
 @dataclass(frozen=True)
 class InputStage:
@@ -40,10 +52,18 @@ class InputStage:
     Attributes:
         start: fraction of the run at which the stage starts.
         input_hw: input size (height, width).
+        scaled: with multi-scale training, the sizes from which each step draws its own, from small to large, equally
+            often; a size may occur twice. Empty without it.
     """
 
     start: float
     input_hw: tuple[int, int]
+    scaled: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The input sizes of the steps of this stage."""
+        return self.scaled or (self.input_hw,)
 
 
 def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]) -> tuple[int, int]:
@@ -87,7 +107,16 @@ def _long_side(annotations: Sequence[Annotation]) -> int:
 
 
 def without_resizing(config: Config) -> Config:
-    """Return the settings without progressive resizing if their network accepts only one input size; log the change."""
+    """Return the settings without progressive resizing if their network accepts only one input size; log the change.
+
+    Raises:
+        ConfigError: the network accepts only one input size, and `multi_scale` is set.
+    """
+    if config.has_fixed_input and config.multi_scale:
+        raise ConfigError(
+            f"multi_scale: {config.multi_scale:g} needs a network for any input size, and with cell_output=dense it "
+            "accepts only one; set multi_scale=0, or cell_output=conv"
+        )
     if not config.has_fixed_input or config.first_input_size == 1:
         return config
     log.info("progressive resizing is off (first_input_size=1): with cell_output=dense, the input size is fixed")
@@ -101,11 +130,54 @@ def input_stages(input_hw: tuple[int, int], config: InputSizeConfig) -> tuple[In
         input_hw: full input size (height, width).
         config: the setting `first_input_size`.
     """
-    return tuple(InputStage(start, _grown(input_hw, progress, config)) for start, progress in _GROWTH)
+    scales = _SCALES if config.multi_scale else ()
+    return tuple(
+        InputStage(
+            start,
+            _grown(input_hw, progress, config),
+            tuple(_grown(input_hw, progress, config, scale) for scale in scales),
+        )
+        for start, progress in _GROWTH
+    )
 
 
-def input_size_at(input_hw: tuple[int, int], step: int, steps: float, config: InputSizeConfig) -> tuple[int, int]:
-    """Return the input size (height, width) of a training step.
+def check_multi_scale(input_hw: tuple[int, int], config: InputSizeConfig) -> None:
+    """Log the input sizes of multi-scale training; raise ConfigError if the setting changes no input size."""
+    if not config.multi_scale:
+        return
+    sizes = sorted(set(input_stages(input_hw, config)[-1].sizes))
+    if len(sizes) == 1:
+        raise ConfigError(
+            f"multi_scale: {config.multi_scale:g} does not change the input size of {input_hw[1]}x{input_hw[0]} pixels "
+            f"(width x height), because sizes are multiples of {SIZE_DIVISOR}; use a larger number, or 0"
+        )
+    log.info("multi-scale training with input sizes %s", ", ".join(f"{width}x{height}" for height, width in sizes))
+
+
+def input_size_at(
+    input_hw: tuple[int, int], step: int, steps: float, config: InputSizeConfig, seed: int = 0
+) -> tuple[int, int]:
+    """Return the input size (height, width) of a training step: that of its stage, or with multi-scale another one.
+
+    Args:
+        input_hw: full input size (height, width).
+        step: number of the training step, from 0.
+        steps: length of the run in steps; see `StepPlan.length_at`.
+        config: the settings `first_input_size` and `multi_scale`.
+        seed: seed of the run; only multi-scale training depends on it.
+
+    Source: Redmon and Farhadi, YOLO9000, 2017, section 2 (multi-scale training).
+    """
+    if not config.multi_scale or step < PLANNING_STEPS - _LARGEST_PLANNING_STEPS:
+        return stage_size_at(input_hw, step, steps, config)
+    if step < PLANNING_STEPS:
+        return _grown(input_hw, 1.0, config, _SCALES[-1])
+    scale = _SCALES[int(np.random.default_rng([_SCALE_SEED, seed, step]).integers(len(_SCALES)))]
+    return _grown(input_hw, _progress_at(step, steps), config, scale)
+
+
+def stage_size_at(input_hw: tuple[int, int], step: int, steps: float, config: InputSizeConfig) -> tuple[int, int]:
+    """Return the input size (height, width) of the stage of a training step, without multi-scale training.
 
     A run starts with small inputs: they need less time, and early in a run the network learns as much from small inputs
     as from large inputs. In the first `PLANNING_STEPS` steps, the result does not depend on the length of the run.
@@ -118,14 +190,23 @@ def input_size_at(input_hw: tuple[int, int], step: int, steps: float, config: In
 
     Source: Tan and Le, EfficientNetV2, 2021, section 4 (progressive learning).
     """
+    return _grown(input_hw, _progress_at(step, steps), config)
+
+
+def _progress_at(step: int, steps: float) -> float:
+    """Return the progress of the input size at a step, from 0 (the first size) to 1 (the full size)."""
     done = step / steps
     if step < PLANNING_STEPS:
         done = 0.0 if step < PLANNING_STEPS - _LAST_PLANNING_STEPS else 1.0
-    return _grown(input_hw, next(progress for start, progress in reversed(_GROWTH) if done >= start), config)
+    return next(progress for start, progress in reversed(_GROWTH) if done >= start)
 
 
-def _grown(input_hw: tuple[int, int], progress: float, config: InputSizeConfig) -> tuple[int, int]:
-    """Return the input size (height, width) that has made a progress from 0 (the first size) to 1 (the full size)."""
+def _grown(input_hw: tuple[int, int], progress: float, config: InputSizeConfig, scale: float = 0.0) -> tuple[int, int]:
+    """Return the input size (height, width) that has made a progress from 0 (the first size) to 1 (the full size).
+
+    `scale` is one of `_SCALES`.
+    """
     fraction = config.first_input_size + (1 - config.first_input_size) * progress
+    fraction *= 1 + scale * config.multi_scale
     height, width = (max(32, round(side * fraction / 32) * 32) for side in input_hw)
     return height, width

@@ -57,7 +57,7 @@ def training_batch(
     """
     epochs = _epochs(dataset, step, batch_size, steps)
     first = step * batch_size
-    input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config)
+    input_hw = input_size_at(dataset.input_hw, step, steps, dataset.config, dataset.config.seed)
     others = pseudo.per_batch if pseudo is not None and step >= pseudo.start else 0
     places, labeled = range(batch_size)[part], batch_size - others
     samples = [dataset.training_sample(first + place, epochs, input_hw) for place in places if place < labeled]

@@ -134,6 +134,11 @@ class Detector:
         """Height and width of the network input in pixels."""
         return self.runtime.input_hw
 
+    @property
+    def runtime_name(self) -> str:
+        """Name of the inference backend."""
+        return self.runtime.name
+
     def __copy__(self) -> "Detector":
         """Return a detector with the same runtime, which never changes."""
         copy = type(self)(self.runtime, self.info)

@@ -28,6 +28,7 @@ def data_facts(inputs: RunInputs) -> dict[str, object]:
         "unlabeled": None if inputs.unlabeled is None else _digest(b"".join(inputs.unlabeled.hashes)),
         "val": None if inputs.val is None else val.hexdigest()[:16],
         "classes": _digest(classes.encode()),
+        "transform": None if inputs.dataset.transform is None else inputs.dataset.transform.fact,
     }
 
 

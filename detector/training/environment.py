@@ -13,6 +13,7 @@ EFFECTS = {
     "data": "the run would train on other images or boxes than before",
     "unlabeled": "the run would train on other unlabeled images than before",
     "val": "the run would be evaluated on other images, boxes or areas than before",
+    "transform": "the images would be augmented in another way than before; restore the file of its module to go on",
     "classes": "the weights would have other class names or category ids than before",
     "weights": "the run would start from other weights than before",
     "detector": "the same settings may have another meaning",

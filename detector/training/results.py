@@ -87,6 +87,7 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
             "seconds": round(seconds, 1),
             "val": None if ap is None else {"AP": ap.AP, "AP50": ap.AP50},
             **({} if inputs.unlabeled is None else {"unlabeled_images": len(inputs.unlabeled.dataset)}),
+            **({} if inputs.dataset.transform is None else {"transform": inputs.dataset.transform.fact}),
             **inputs.start_facts,
         },
         image_hashes=inputs.image_hashes,
@@ -115,4 +116,6 @@ def resolved_settings(inputs: RunInputs, progress: Progress, dtype: torch.dtype)
     }
     if inputs.config.minutes is not None:
         resolved["plan_changes"] = progress.plan_changes
+    if inputs.dataset.transform is not None:
+        resolved["transform"] = inputs.dataset.transform.fact
     return asdict(inputs.config) | resolved | environment_facts(inputs.device)

@@ -27,7 +27,7 @@ from detector.graceful_shutdown import GracefulShutdown
 from detector.loader.batch import Batch
 from detector.loader.class_balance import balance_lines
 from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import input_stages
+from detector.loader.input_size import input_stages, stage_size_at
 from detector.loader.loader import PseudoLabeled, training_batches
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.matches import match_detections
@@ -405,7 +405,12 @@ class TrainingRun:
         plan, stop = StepPlan.fixed(int(PLANNING_STEPS / middle.start)), PLANNING_STEPS + _MIDDLE_STEPS
         times: list[float] = []
         tick = time.monotonic()
-        batches = self._batches(plan, PLANNING_STEPS, stop + _PAST_PLANNING)
+        # Without multi-scale training, so that each step has the middle size.
+        fixed = self._dataset.select(range(len(self._dataset)), config=replace(self._config, multi_scale=0.0))
+        part = self._processes.part(self._batch_size)
+        batches = training_batches(
+            fixed, self._batch_size, plan, PLANNING_STEPS, stop + _PAST_PLANNING, self._pseudo, part
+        )
         for step, batch in islice(batches, _MIDDLE_STEPS):
             with contextlib.suppress(NonFiniteLossError):  # if the run diverges, its own steps report it
                 self._trainer.step(step, plan.length_at(step), batch)
@@ -487,7 +492,9 @@ class TrainingRun:
             times.append(time.monotonic() - tick)
             tick += times[-1]
             if self._budget is not None and step > start:  # the first step also waits for the data loader to start
-                self._budget.record_step((batch.images.shape[2], batch.images.shape[3]), times[-1])
+                input_hw = batch.images.shape[2], batch.images.shape[3]
+                stage_hw = stage_size_at(self._dataset.input_hw, step, plan.length_at(step), self._config)
+                self._budget.record_step(input_hw, times[-1], stage_hw)
             bar.set_postfix_str(f"{_format_losses(losses)}, {self._batch_size / times[-1]:.0f} img/s", False)
             bar.update()
             if progress.step in evaluate_after:

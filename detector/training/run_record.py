@@ -32,6 +32,7 @@ class TrainRequest:
         unlabeled: absolute path of the unlabeled images; None: the run has none.
         classes: names of the classes to learn; None: all classes of the data.
         single_class: name of the one class into which they are merged; None: they are not merged.
+        transform: `module:name` of the own transform; None: the run has none.
     """
 
     data: tuple[str, ...]
@@ -42,6 +43,7 @@ class TrainRequest:
     unlabeled: str | None = None
     classes: tuple[str, ...] | None = None
     single_class: str | None = None
+    transform: str | None = None
 
     @property
     def choice(self) -> ClassChoice:
@@ -130,6 +132,7 @@ def parse_record(values: object, path: Path) -> RunRecord:
         # A file of an older version has one data set as a text, and does not have the other keys.
         data = tuple(data) if isinstance(data, list) else (data,)
         unlabeled, classes, single_class = (values.get(key) for key in ("unlabeled", "classes", "single_class"))
+        transform = values.get("transform")
         if not (
             all(isinstance(place, str) for place in data)
             and data
@@ -139,6 +142,7 @@ def parse_record(values: object, path: Path) -> RunRecord:
             and isinstance(split, str | None)
             and isinstance(weights, str | None)
             and isinstance(unlabeled, str | None)
+            and isinstance(transform, str | None)
             and isinstance(reuse_backbone, bool)
             and isinstance(facts, dict)
             and isinstance(values["config"], dict)
@@ -154,6 +158,7 @@ def parse_record(values: object, path: Path) -> RunRecord:
             unlabeled,
             None if classes is None else tuple(classes),
             single_class,
+            transform,
         )
         info = None if initial is None else _parse_initial(initial, path)
     except (KeyError, TypeError, InputError) as error:

@@ -3,8 +3,10 @@
 Everything here is a function of measured durations; no function reads a clock.
 """
 
+import math
+from bisect import bisect
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 
@@ -70,7 +72,8 @@ class RunTimes:
 
     Attributes:
         stages: the input sizes of the run.
-        step_seconds: duration of a step in each stage, in seconds.
+        step_seconds: duration of a step at the input size of each stage, in seconds; with multi-scale training, also
+            at the largest size of the run, as the last number.
         evaluation_seconds: duration of an evaluation, in seconds.
     """
 
@@ -79,8 +82,21 @@ class RunTimes:
     evaluation_seconds: float = 0.0
 
     def step_at(self, input_hw: tuple[int, int]) -> float:
-        """Return the duration of a step at one of the input sizes, in seconds."""
-        return self.step_seconds[[stage.input_hw for stage in self.stages].index(input_hw)]
+        """Return the duration of a step at one of the input sizes, in seconds.
+
+        With multi-scale training, the duration at most sizes is inter- or extrapolated by the number of pixels.
+        """
+        sizes = [*(stage.input_hw for stage in self.stages), self.stages[-1].sizes[-1]]
+        if input_hw in sizes[: len(self.step_seconds)]:
+            return self.step_seconds[sizes.index(input_hw)]
+        known = {math.prod(size): seconds for size, seconds in zip(sizes, self.step_seconds, strict=False)}
+        areas = sorted(known)
+        if len(areas) == 1:
+            return known[areas[0]] * math.prod(input_hw) / areas[0]
+        upper = min(max(1, bisect(areas, math.prod(input_hw))), len(areas) - 1)
+        low, high = areas[upper - 1], areas[upper]
+        seconds = known[low] + (known[high] - known[low]) * (math.prod(input_hw) - low) / (high - low)
+        return max(seconds, known[areas[0]] / 2)  # not 0 or less, if the line falls steeply at small sizes
 
     def mean_step(self, done: float) -> float:
         """Return the mean duration of the steps in the rest of the run, in seconds.
@@ -89,7 +105,8 @@ class RunTimes:
             done: fraction of the run that is done, less than 1.
         """
         starts = np.array([stage.start for stage in self.stages] + [1.0])
-        return float(np.dot(np.diff(np.maximum(starts, done)), self.step_seconds)) / (1 - done)
+        means = [mean([self.step_at(size) for size in stage.sizes]) for stage in self.stages]
+        return float(np.dot(np.diff(np.maximum(starts, done)), means)) / (1 - done)
 
     def scaled(self, factor: float) -> "RunTimes":
         """Return the durations on a machine that is slower by this factor."""
@@ -111,18 +128,25 @@ def expected_times(
     """
     stages = input_stages(input_hw, config)
     sizes = [input_size_at(input_hw, step, PLANNING_STEPS, config) for step in range(PLANNING_STEPS)]
-    first_full = sizes.index(input_hw)
-    if first_full == 0:
-        return RunTimes(stages, (median(times[_WARMED_UP:]),) * len(stages))
-    # The last planning steps use the full input size. The first of them also prepares kernels, so it is not timed.
-    small, large = median(times[_WARMED_UP:first_full]), median(times[first_full + 1 : PLANNING_STEPS])
-    known = {sizes[0]: small, input_hw: large}
+    # The first step at an input size also prepares kernels, so it is not timed.
+    known = {
+        size: median([
+            seconds
+            for step, (own, seconds) in enumerate(zip(sizes, times, strict=False))
+            if own == size and step >= _WARMED_UP and step > sizes.index(size)
+        ])
+        for size in set(sizes)
+    }  # fmt: skip
+    largest = (known[sizes[-1]],) if config.multi_scale else ()
+    if sizes.index(input_hw) == 0:
+        return RunTimes(stages, (known[input_hw],) * len(stages) + largest)
+    small, large = known[sizes[0]], known[input_hw]
     if middle_times:
         known[stages[1].input_hw] = median(middle_times[1:])
     areas = [float(np.prod(stage.input_hw)) for stage in stages]
     interpolated = np.interp(areas, [areas[0], areas[-1]], [small, large])
     pairs = zip(stages, interpolated, strict=True)
-    return RunTimes(stages, tuple(known.get(stage.input_hw, float(seconds)) for stage, seconds in pairs))
+    return RunTimes(stages, (*(known.get(stage.input_hw, float(seconds)) for stage, seconds in pairs), *largest))
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,7 @@ class TimeBudget:
         self.times = times
         self._input_hw: tuple[int, int] | None = None
         self._recent: list[float] = []
+        self._seen: set[tuple[int, int]] = set()
 
     def first_plan(self, config: RunConfig, elapsed: float) -> tuple[int, int]:
         """Return the number of steps and of evaluations of the run, after its first `PLANNING_STEPS` steps.
@@ -176,12 +201,23 @@ class TimeBudget:
             steps = PLANNING_STEPS + max(1, int(left / self.times.mean_step(PLANNING_STEPS / steps)))
         return steps, evaluations
 
-    def record_step(self, input_hw: tuple[int, int], seconds: float) -> None:
-        """Record the duration of a step. The first step at a new input size does not count: it prepares kernels."""
-        if input_hw == self._input_hw:
+    def record_step(self, input_hw: tuple[int, int], seconds: float, stage_hw: tuple[int, int] | None = None) -> None:
+        """Record the duration of a step. The first step at a new input size does not count: it prepares kernels.
+
+        Args:
+            input_hw: input size of the step.
+            seconds: duration of the step.
+            stage_hw: input size of the stage of the step; None: `input_hw`. With multi-scale training, both differ, and
+                the duration is converted to that of a step at the size of the stage.
+        """
+        stage_hw = stage_hw or input_hw
+        if stage_hw != self._input_hw:
+            self._input_hw, self._recent, self._seen = stage_hw, [], set()
+        if input_hw in self._seen:
+            if input_hw != stage_hw:
+                seconds *= self.times.step_at(stage_hw) / self.times.step_at(input_hw)
             self._recent.append(seconds)
-        else:
-            self._input_hw, self._recent = input_hw, []
+        self._seen.add(input_hw)
 
     def record_evaluation(self, seconds: float) -> None:
         """Record the duration of an evaluation, relative to the latest steps: `change` scales all durations alike."""

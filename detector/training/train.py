@@ -9,7 +9,8 @@ from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
-from detector.config import PLANNING_STEPS, ArchitectureConfig, Config, config_of
+from detector.augment.own_transform import Transform, load_transform, transform_name
+from detector.config import ArchitectureConfig, Config, config_of
 from detector.data.joined_data import choose_training_classes, describe, open_all, read_joined_splits, specs_of
 from detector.data.ledger import Ledger
 from detector.data.objects import check_has_objects, has_objects
@@ -18,8 +19,8 @@ from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
-from detector.loader.dataset import DetectionDataset
-from detector.loader.input_size import choose_input_size, input_size_at, without_resizing
+from detector.loader.dataset import DetectionDataset, transform_samples
+from detector.loader.input_size import check_multi_scale, choose_input_size, input_stages, without_resizing
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
@@ -61,6 +62,7 @@ def train(
     unlabeled: str | Path | None = None,
     classes: Sequence[str] | None = None,
     single_class: str | None = None,
+    transform: Transform | str | None = None,
     overwrite: bool = False,
     report: bool = False,
 ) -> TrainingResult:
@@ -94,6 +96,8 @@ def train(
         classes: names of the classes to learn; None: all classes. Objects of the other classes are background. All
             images stay.
         single_class: name of the one class into which all (chosen) classes are merged; None: they are not merged.
+        transform: own last step of the augmentation: a callable (sample, rng) -> sample that is a global name of a
+            module, or its `module:name`. docs/how-to/own-transform.md lists what it must promise.
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
@@ -112,6 +116,7 @@ def train(
             reuse_backbone=reuse_backbone,
             unlabeled=unlabeled,
             choice=class_choice(classes, single_class),
+            transform=transform,
         )
         with run_place(out, processes, overwrite=overwrite) as folder:
             return start_run(request, folder, started, overwrite, report=report, processes=processes)
@@ -176,6 +181,7 @@ def make_request(
     reuse_backbone: bool,
     unlabeled: str | Path | None = None,
     choice: ClassChoice = ClassChoice(),  # noqa: B008 (it is frozen)
+    transform: Transform | str | None = None,
 ) -> TrainRequest:
     """Return the request for a run: paths are made absolute, and a missing length is set to ten minutes.
 
@@ -184,7 +190,9 @@ def make_request(
     Raises:
         ConfigError: a data set is given twice.
         FileError: the initial weights or the unlabeled images do not exist.
+        TransformError: the own transform has no name from which it can be loaded.
     """
+    name = None if transform is None else transform_name(transform)
     if config.minutes is None and config.epochs is None and config.steps is None:
         config = replace(config, minutes=DEFAULT_MINUTES)
     is_default = weights == AUTO
@@ -197,7 +205,9 @@ def make_request(
     reuse_backbone = reuse_backbone or (is_default and initial is not None)
     images = None if unlabeled is None else _existing(unlabeled)
     places = tuple(map(_place, specs_of(data)))
-    return TrainRequest(places, split, config, initial, reuse_backbone, images, choice.names, choice.merged)
+    return TrainRequest(
+        places, split, config, initial, reuse_backbone, images, choice.names, choice.merged, transform=name
+    )
 
 
 def _place(data: str | Path) -> str:
@@ -447,6 +457,8 @@ def _finished(folder: RunFolder, request: TrainRequest, steps: int) -> FileError
         command += f" --split {quote(request.split)}"
     if request.unlabeled is not None:
         command += f" --unlabeled {quote(request.unlabeled)}"
+    if request.transform is not None:
+        command += f" --transform {request.transform}"
     if config.epochs is not None:
         command += f" --epochs {config.epochs:g}"
     else:
@@ -536,8 +548,10 @@ def _prepare(
         config = replace(config, lr_backbone="by_steps")
     if info is not None and config.has_fixed_input and input_hw != info.input_hw:
         _check_other_cells(info, input_hw, request)
-    for step in (0, PLANNING_STEPS - 1):
-        check_padding(input_size_at(input_hw, step, PLANNING_STEPS, config), config)
+    check_multi_scale(input_hw, config)
+    for stage in input_stages(input_hw, config):
+        for size in stage.sizes:
+            check_padding(size, config)
     has_ap = val is not None and has_objects(val.annotations)
     if config.patience and not has_ap:
         problem = "there is no val split" if val is None else "the val split has no objects"
@@ -568,6 +582,13 @@ def _prepare(
         unlabeled = read_unlabeled(request.unlabeled, splits, val_images, input_hw, config)
         ledgers[NAME] = unlabeled.dataset.ledger
         hashes = hashes.with_train(unlabeled.hashes)
+    if request.transform is not None:
+        transform = load_transform(request.transform, len(split.class_names), config.seed)
+        transform.check(transform_samples(dataset))
+        log.info("transform: %s", transform.fact)
+        dataset = dataset.with_transform(transform)
+        if unlabeled is not None:
+            unlabeled = replace(unlabeled, dataset=unlabeled.dataset.with_transform(transform))
     inputs = RunInputs(
         config=config,
         device=device,

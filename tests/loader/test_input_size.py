@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -7,8 +8,15 @@ import pytest
 
 from detector.annotation import Annotation
 from detector.boxes import area
-from detector.config import PLANNING_STEPS, InputSizeConfig
-from detector.loader.input_size import choose_input_size, input_size_at
+from detector.config import PLANNING_STEPS, Config, InputSizeConfig
+from detector.errors import ConfigError
+from detector.loader.input_size import (
+    check_multi_scale,
+    choose_input_size,
+    input_size_at,
+    input_stages,
+    without_resizing,
+)
 
 HW = tuple[int, int]
 
@@ -91,3 +99,40 @@ def test_planning_steps_use_both_sizes_whatever_the_run_length() -> None:
     ]
     assert runs[0] == runs[1] == runs[2]
     assert (runs[0][0], runs[0][-1]) == ((192, 320), (384, 640))
+
+
+MULTI = InputSizeConfig(multi_scale=0.25)
+
+
+def test_multi_scale_sizes_depend_on_seed_and_step_only() -> None:
+    sizes = [input_size_at((256, 320), step, 500, MULTI, 7) for step in range(500)]
+    assert sizes == [input_size_at((256, 320), step, 500, MULTI, 7) for step in reversed(range(500))][::-1]
+    assert sizes != [input_size_at((256, 320), step, 500, MULTI, 8) for step in range(500)]
+
+
+def test_multi_scale_draws_each_size_of_a_stage_equally_often() -> None:
+    *_, last = input_stages((256, 320), MULTI)
+    assert last.sizes == ((192, 256), (224, 288), (256, 320), (288, 352), (320, 384))
+    drawn = Counter(input_size_at((256, 320), step, 10_000, MULTI, 0) for step in range(6_000, 10_000))
+    assert set(drawn) == set(last.sizes)
+    assert all(abs(count - 800) < 150 for count in drawn.values())
+    early = {input_size_at((256, 320), step, 10_000, MULTI, 0) for step in range(PLANNING_STEPS, 3_000)}
+    assert early == set(input_stages((256, 320), MULTI)[0].sizes)
+
+
+def test_multi_scale_planning_steps_use_the_largest_size() -> None:
+    sizes = [input_size_at((256, 320), step, 20, MULTI, 3) for step in range(PLANNING_STEPS)]
+    assert sizes == [(128, 160)] * 14 + [(256, 320)] * 3 + [(320, 384)] * 3
+
+
+def test_multi_scale_off_changes_nothing() -> None:
+    stages = input_stages((256, 320), InputSizeConfig())
+    assert [stage.sizes for stage in stages] == [((128, 160),), ((192, 256),), ((256, 320),)]
+
+
+def test_multi_scale_without_effect_or_with_fixed_input_is_refused() -> None:
+    check_multi_scale((256, 320), MULTI)
+    with pytest.raises(ConfigError, match=r"multi_scale: 0\.01 does not change the input size of 320x256"):
+        check_multi_scale((256, 320), InputSizeConfig(multi_scale=0.01))
+    with pytest.raises(ConfigError, match="multi_scale"):
+        without_resizing(Config(head="yolo_v1", cell_output="dense", multi_scale=0.2))

@@ -146,3 +146,48 @@ def test_simulated_run_without_noise_keeps_its_plan() -> None:
     run = overruns.simulate(overruns.MACHINES["steady"], 3.0, 0, noise=0.0, pauses=0.0)
     assert len(run.plan.changes) == 1
     assert run.overrun == pytest.approx(-2, abs=1)
+
+
+MULTI = Config(multi_scale=0.25)
+
+
+def multi_times() -> RunTimes:
+    """Return the times of a machine on which a step takes time in proportion to the pixels of its input."""
+    sizes = [input_size_at(HW, step, PLANNING_STEPS, MULTI) for step in range(PLANNING_STEPS)]
+    times = [math.prod(size) * 1e-6 for size in sizes]
+    for index in (0, 14, 17):  # the first step at each size is slow
+        times[index] = 10.0
+    return expected_times(times, [], HW, MULTI)
+
+
+def test_multi_scale_durations_follow_from_the_planning_steps() -> None:
+    times = multi_times()
+    for stage in times.stages:
+        for size in stage.sizes:
+            assert times.step_at(size) == pytest.approx(math.prod(size) * 1e-6)
+    sizes = [input_size_at(HW, step, 20_000, MULTI, 5) for step in range(20_000)]
+    mean = sum(math.prod(size) for size in sizes) * 1e-6 / len(sizes)
+    assert times.mean_step(0) == pytest.approx(mean, rel=0.02)
+
+
+def test_multi_scale_speed_is_measured_over_changing_sizes() -> None:
+    for factor in (1.0, 2.0):
+        budget, plan, done = TimeBudget(10, multi_times()), StepPlan.fixed(6500), 4500
+        for step in range(done - 400, done):
+            size = input_size_at(HW, step, plan.steps, MULTI)
+            budget.record_step(size, factor * math.prod(size) * 1e-6, HW)
+        left = (plan.steps - done) * budget.times.mean_step(done / plan.steps)
+        change = budget.change(plan, done, 0, 600 * 0.98 - 1.5 - left)
+        if factor == 1.0:
+            assert change is None
+        else:
+            assert change is not None
+            assert change.plan.steps - done == pytest.approx(1000, abs=2)
+
+
+def test_multi_scale_with_one_stage_size_is_planned_too() -> None:
+    config = Config(multi_scale=0.25, first_input_size=1.0)
+    times = expected_times([9.0, *[0.08] * 16, 9.0, 0.12, 0.12], [], HW, config)
+    assert times.step_seconds == (0.08, 0.08, 0.08, 0.12)
+    assert times.step_at((320, 384)) == 0.12
+    assert 0.0 < times.step_at((192, 256)) < 0.08

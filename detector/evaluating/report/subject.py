@@ -31,29 +31,35 @@ class Subject:
 
 
 def weights_subject(
-    weights: str | Path, detector: Detector, data: str, training: Sequence[Mapping[str, float]] = ()
+    weights: str | Path | Sequence[str | Path],
+    detector: Detector,
+    data: str,
+    training: Sequence[Mapping[str, float]] = (),
 ) -> Subject:
     """Return the subject of a report about weights.
 
     Args:
-        weights: the weights file, the name of shipped weights, or the file or folder of an export.
+        weights: the weights file, the name of shipped weights, or the file or folder of an export; several for an
+            ensemble.
         detector: the loaded weights.
         data: description of the data set.
         training: rows of results.csv, for a report of a training run.
     """
     info = detector.info
+    several = [weights] if isinstance(weights, str | Path) else list(weights)
+    name = " + ".join(map(str, several))
     height, width = detector.input_hw
     val = info.facts.get("val")
     facts = {
-        "weights": str(weights),
-        "SHA-256 of the weights": _hash(weights_files(weights)),
+        "weights": name,
+        "SHA-256 of the weights": _hash([file for own in several for file in weights_files(own)]),
         "network": f"{info.model}, input {width}x{height} (width x height)",
-        "runtime": detector.runtime.name,
+        "runtime": detector.runtime_name,
         "trained on": _trained_on(info.facts),
     }
     if isinstance(val, dict) and isinstance(val.get("AP"), int | float):
         facts["AP on val in training"] = metric(val["AP"])
-    return Subject(str(weights), facts | {"data": data}, training)
+    return Subject(name, facts | {"data": data}, training)
 
 
 def file_subject(path: Path, data: str) -> Subject:

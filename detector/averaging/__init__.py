@@ -1,0 +1,1 @@
+"""The command `average`: one network whose weights are the mean of those of several networks."""
