@@ -8,6 +8,7 @@ import detector
 from detector.cli import (
     check,
     compare,
+    completion,
     convert,
     detect,
     evaluate,
@@ -58,6 +59,7 @@ COMMANDS: Mapping[str, Command] = {
         split,
         restyle,
         info,
+        completion,
     )
 }
 """Name of a command → its module."""
