@@ -239,9 +239,7 @@ def test_shipped_weights_are_small_and_documented(name: str) -> None:
 def test_public_ci_runs_the_test_command_of_the_readme() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [step["run"].replace("'", '"') for step in workflow["jobs"]["tests"]["steps"] if "run" in step]
-    assert " && ".join([".venv/bin/" + command for command in commands]) in readme
+    assert " && ".join([".venv/bin/" + command for command in commands[:2]]) in readme
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]

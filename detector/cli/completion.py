@@ -29,9 +29,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the script."""
     import shtab
 
-    from detector.cli.parser import make_parser
-
-    parser = make_parser()
+    parser: argparse.ArgumentParser = options.parser
     for command in _choices(parser).values():
         for action in command._actions:
             _set_values(action)

@@ -88,4 +88,5 @@ def make_parser() -> argparse.ArgumentParser:
         module.add(commands)
     for command in commands.choices.values():
         add_verbosity(command)
+    commands.choices["completion"].set_defaults(parser=parser)  # whose arguments the script completes
     return parser
