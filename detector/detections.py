@@ -252,7 +252,7 @@ class Detections:
             import supervision
         except ImportError:
             raise MissingPackageError(
-                "to_supervision needs the package supervision: pip install 'detector[track]'"
+                "to_supervision needs the package supervision: pip install 'grid-detector[track]'"
             ) from None
         return supervision.Detections(
             xyxy=self.boxes.copy(),

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+
+def _signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a process to stop; Windows has a second one for Ctrl-Break and for services."""
+    if sys.platform == "win32":
+        return signal.SIGINT, signal.SIGTERM, signal.SIGBREAK
+    return signal.SIGINT, signal.SIGTERM
 
 
 class GracefulShutdown:
@@ -27,7 +35,7 @@ class GracefulShutdown:
 
     def __enter__(self) -> "GracefulShutdown":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._handle) for number in _signals()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

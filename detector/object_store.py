@@ -137,7 +137,7 @@ class ObjectStore:
             options = {scheme: _OPTIONS for scheme in ("s3", "s3a") if f"{scheme}://" in url}
             self._fs, path = _first(url, lambda: url_to_fs(url, **options))
         except ImportError:
-            known = "pip install 'detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
+            known = "pip install 'grid-detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
             raise MissingPackageError(f"{url}: this URL needs a package that is not installed: {known}") from None
         except ValueError as error:
             raise FileError(f"{url}: not a valid URL ({error})") from None

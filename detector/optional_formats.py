@@ -16,7 +16,7 @@ AVIF_SUFFIXES = frozenset({".avif"})
 HEAD_BYTES = 64
 """Number of bytes at the start of a file that `optional_format` needs."""
 
-HEIC_HINT = "HEIC images need the package pillow-heif: pip install 'detector[heif]'"
+HEIC_HINT = "HEIC images need the package pillow-heif: pip install 'grid-detector[heif]'"
 """What a message about a HEIC image that is not read advises."""
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})

@@ -170,7 +170,7 @@ def _stream(path: Path) -> int | None:
 
     Opening the path would truncate the file to which the shell has redirected the output.
     """
-    name = str(path)
+    name = path.as_posix()  # on Windows, str would have backslashes
     if (number := _STANDARD_STREAMS.get(name)) is not None:
         return number
     match = _STREAM.fullmatch(name)

@@ -62,12 +62,12 @@ def affinity_cpus() -> int:
 def _cgroup_quota() -> float | None:
     """Return the CPU quota of the container of this process, as a number of CPUs; None if there is none."""
     try:
-        quota, period = _CGROUP_2.read_text().split()
+        quota, period = _CGROUP_2.read_text(encoding="ascii").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         pass
     try:
-        quota_us, period_us = (int(file.read_text()) for file in _CGROUP_1)
+        quota_us, period_us = (int(file.read_text(encoding="ascii")) for file in _CGROUP_1)
         return quota_us / period_us if quota_us > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

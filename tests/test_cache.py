@@ -161,6 +161,7 @@ def test_files_of_another_user_are_not_used(part: str, folder: Path, tmp_path: P
     assert read_entry(KEY) is None
 
 
+@pytest.mark.posix
 def test_entry_that_is_a_link_or_a_pipe_is_not_used(folder: Path) -> None:
     write_entry(KEY, b"x")
     (folder / KEY).rename(folder / "moved")

@@ -42,6 +42,7 @@ def test_the_slurm_script_is_valid() -> None:
     assert text.index("#SBATCH") < text.index("set -e")  # Slurm ignores them after the first command
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("status", "expected"), [(0, 0), (3, 0), (2, 2), (137, 137)])
 def test_the_slurm_script_returns_the_status_of_detect(tmp_path: Path, status: int, expected: int) -> None:
     program = tmp_path / "detector"

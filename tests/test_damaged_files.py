@@ -148,6 +148,7 @@ def test_damaged_file_is_refused_with_a_message(name: str, prepared: Path, tmp_p
         reader.read(path)
 
 
+@pytest.mark.posix
 def test_damaged_checkpoint_is_skipped_with_a_warning(
     prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

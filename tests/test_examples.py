@@ -129,6 +129,7 @@ def test_cpp_program_gives_the_same_detections(
     assert_same(expected, [parse_lines(run(tmp_path / "detect", model, image)) for image in images])
 
 
+@pytest.mark.posix
 def test_web_page_gives_the_same_detections(
     model: Path, images: list[Path], expected: list[Detections], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_second_process_cannot_lock_the_folder(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.posix
 def test_lock_is_released_when_its_holder_is_killed(tmp_path: Path) -> None:
     process = hold_lock(tmp_path)
     assert_locked(tmp_path)
@@ -220,8 +221,10 @@ def test_append_line_writes_one_line_of_json(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [{"a": 1}, ["é\n"]]
 
 
+@pytest.mark.posix
 def test_append_line_leaves_no_partial_line_on_a_full_disk(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with (tmp_path / "a.jsonl").open("ab", buffering=0) as file:
         append_line(file, "a" * 60)

@@ -20,6 +20,7 @@ def test_hash_depends_on_the_bytes_only(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "a") == hash_file(tmp_path / "b") == expected
 
 
+@pytest.mark.posix
 def test_files_that_cannot_be_read_have_no_hash(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing", tmp_path / "pipe", Path("a\0b")):

@@ -113,7 +113,8 @@ def test_a_heic_file_without_the_package_names_it(tmp_path: Path, without_pillow
     path.write_bytes(HEIC_HEAD)
     for read in (read_image, read_image_size):
         with pytest.raises(
-            MissingPackageError, match=rf"a\{suffix}: HEIC images need the package pillow-heif: .*'detector\[heif\]'"
+            MissingPackageError,
+            match=rf"a\{suffix}: HEIC images need the package pillow-heif: .*'grid-detector\[heif\]'",
         ):
             read(path)
     assert optional_formats.optional_suffixes() & optional_formats.HEIC_SUFFIXES == frozenset()
@@ -139,7 +140,7 @@ def test_each_suffix_is_either_read_or_not() -> None:
     if find_spec("pillow_heif") is None:
         note = unread_images_note([Path("a.HEIC")])
         assert note is not None
-        assert note.endswith("; HEIC images need the package pillow-heif: pip install 'detector[heif]'")
+        assert note.endswith("; HEIC images need the package pillow-heif: pip install 'grid-detector[heif]'")
 
 
 def test_nothing_is_imported_before_a_heic_file_is_read() -> None:

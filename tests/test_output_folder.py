@@ -235,6 +235,7 @@ for line in range(1, 2000, 17):
 """
 
 
+@pytest.mark.posix
 def test_a_command_killed_at_many_lines_can_be_repeated(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     subprocess.run([sys.executable, "-c", _KILLED_AT_MANY_LINES, str(tmp_path)], env=environment, check=True)

@@ -123,6 +123,7 @@ def test_standard_output_can_be_named_as_a_file(tmp_path: Path, redirect: str) -
     assert (tmp_path / "out").read_text() == ("first\n" if redirect == ">>" else "") + expected
 
 
+@pytest.mark.linux
 def test_devices_are_written_directly(tmp_path: Path) -> None:
     for name in ("/dev/null", f"/dev/fd/{os.open(tmp_path / 'a', os.O_CREAT | os.O_WRONLY)}"):
         claim_file(Path(name))

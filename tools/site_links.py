@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 OUTSIDE = (
     "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "configs/README.md",

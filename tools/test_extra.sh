@@ -3,6 +3,7 @@
 # NAME is an extra, or `cluster`: the job files in examples/cluster against the schemas of Kubernetes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PIP_CONSTRAINT="$PWD/.ci/constraints.txt"
 extras="dev,${1:-}" packages=()
 case "${1:-}" in
   ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;

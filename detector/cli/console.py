@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detector.escaping import cell, columns, escape_line, shorten_message
+from detector.escaping import cell, columns, escape, escape_line, shorten_message
 from detector.wording import UNDEFINED, metric, plural
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ class _ProgressBarSafeHandler(logging.Handler):
 def print_line(text: str = "") -> None:
     """Print text on one line of standard output, whatever names it contains. All commands print with this function."""
     print(escape_line(text))
+
+
+def print_text(text: str) -> None:
+    """Print text of several lines to standard output."""
+    print(escape(text))
 
 
 def print_error(message: str) -> None:

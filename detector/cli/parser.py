@@ -9,6 +9,7 @@ from detector.cli import (
     average,
     check,
     compare,
+    completion,
     convert,
     detect,
     evaluate,
@@ -60,6 +61,7 @@ COMMANDS: Mapping[str, Command] = {
         split,
         restyle,
         info,
+        completion,
     )
 }
 """Name of a command → its module."""
@@ -88,4 +90,5 @@ def make_parser() -> argparse.ArgumentParser:
         module.add(commands)
     for command in commands.choices.values():
         add_verbosity(command)
+    commands.choices["completion"].set_defaults(parser=parser)  # whose arguments the script completes
     return parser

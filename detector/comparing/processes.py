@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -40,6 +39,9 @@ _ORPHAN_SECONDS = 10.0
 
 _AP_ROUNDING = 1e-4
 """Largest difference of AP in results.csv and in val_halves.json of the same run: only the first is rounded."""
+
+_SIGKILL = 9
+"""Number of the signal with which Linux ends a process if there is no memory left. Windows has no name for it."""
 
 _LOG, _ERRORS = "log.txt", "errors.txt"
 """Files in the folder of a run, with the standard output and the standard error of the training process."""
@@ -218,19 +220,37 @@ def _close_input(process: "subprocess.Popen[bytes]") -> None:
         process.stdin.close()
 
 
-def record_if_ended(run: ActiveRun, conditions: Conditions, parent: OutputFolder) -> RunRecord | None:
-    """Return the record of a run in `parent` if its process has ended, else None."""
+@dataclass(frozen=True)
+class _Cost:
+    """What a process has used: CPU time in seconds and peak resident memory in MB; nan: unknown."""
+
+    cpu_seconds: float
+    peak_mb: float
+
+
+def _cost_if_ended(process: "subprocess.Popen[bytes]") -> _Cost | None:
+    """Set the exit status of a process that has ended, and return what it used; None if it has not ended."""
+    if sys.platform == "win32":  # which has no wait4
+        return None if process.poll() is None else _Cost(math.nan, math.nan)
     # wait4 reports the resources of this one process. The reported peak memory is never below the memory of the process
     # that started it. That process is small because nothing in this module imports torch.
-    pid, status, usage = os.wait4(run.process.pid, os.WNOHANG)
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     if not pid:
         return None
-    run.process.returncode = os.waitstatus_to_exitcode(status)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peak_mb = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return _Cost(usage.ru_utime + usage.ru_stime, peak_mb)
+
+
+def record_if_ended(run: ActiveRun, conditions: Conditions, parent: OutputFolder) -> RunRecord | None:
+    """Return the record of a run in `parent` if its process has ended, else None."""
+    cost = _cost_if_ended(run.process)
+    if cost is None:
+        return None
     _close_input(run.process)
     for name in (_LOG, _ERRORS):
         parent.seal((run.folder / name).relative_to(parent.path).as_posix())
     wall_seconds = time.monotonic() - run.started
-    peak_mb = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     error, steps, ap, ap50 = "", 0, math.nan, math.nan
     if run.process.returncode:
         error = failure_reason(run.process.returncode, run.folder)
@@ -248,9 +268,9 @@ def record_if_ended(run: ActiveRun, conditions: Conditions, parent: OutputFolder
         steps=steps,
         AP=ap,
         AP50=ap50,
-        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 2),
+        cpu_seconds=round(cost.cpu_seconds, 2),
         wall_seconds=round(wall_seconds, 2),
-        peak_mb=round(peak_mb, 2),
+        peak_mb=round(cost.peak_mb, 2),
         error=error,
     )
 
@@ -275,9 +295,9 @@ def failure_reason(status: int, folder: Path) -> str:
         status: exit status of the process; negative: the number of the signal that killed it.
         folder: output folder of the run, with errors.txt.
     """
-    if status < 0:
+    if status < 0:  # never on Windows
         reason = f"killed by signal {-status}"
-        return reason + " (out of memory?)" if -status == signal.SIGKILL else reason
+        return reason + " (out of memory?)" if -status == _SIGKILL else reason
     text = (folder / _ERRORS).read_text(encoding="utf-8", errors="replace").strip()
     *_, last = re.split(r"^error: ", text, flags=re.MULTILINE)
     # The first line of the message, or the last line of a traceback: the exception.

@@ -64,9 +64,9 @@ class RunRecord(Conditions):
         steps: number of optimizer steps; 0 if the run failed.
         AP: COCO AP (IoU 0.50:0.95) on val after the last step, 0..1; nan if the run failed.
         AP50: AP at IoU 0.5 on val after the last step, 0..1; nan if the run failed.
-        cpu_seconds: CPU time of all cores, user and system.
+        cpu_seconds: CPU time of all cores, user and system; nan on Windows.
         wall_seconds: wall time from the start to the end of the process.
-        peak_mb: peak resident memory of the process, in MB (10^6 bytes).
+        peak_mb: peak resident memory of the process, in MB (10^6 bytes); nan on Windows.
         error: reason of the failure, on one line; empty if the run succeeded.
     """
 
@@ -150,7 +150,7 @@ def read_runs(path: Path, conditions: Conditions) -> list[RunRecord]:
 def _check_numbers(run: RunRecord) -> None:
     """Raise ValueError if a number of a run is impossible."""
     costs = (run.cpu_seconds, run.wall_seconds, run.peak_mb)
-    if not all(0 <= cost < math.inf for cost in costs):
+    if not all(math.isnan(cost) or 0 <= cost < math.inf for cost in costs):
         raise ValueError("a negative or infinite cost")
     if not run.error and not all(UNDEFINED <= ap <= 1 for ap in (run.AP, run.AP50)):
         raise ValueError(f"AP {run.AP}, AP50 {run.AP50}")

@@ -203,7 +203,7 @@ class FileIndex:
             LabelError: several files match equally well.
         """
         candidates = self._texts_by_stem.get(_key(image.stem), ())
-        name = os.path.relpath(image, self.folder).replace(os.sep, "/")
+        name = _relative(image, self.folder).replace(os.sep, "/")
         match = self._best(candidates, name, image, None)
         return match and match.path
 
@@ -219,12 +219,12 @@ class FileIndex:
         wanted = {split for part in parts[:-1] if (split := split_in(part))} or {split_name} - {None}
         ranked = []
         for path in candidates:
-            own = [_key(part) for part in os.path.relpath(path, self.folder).split(os.sep)]
+            own = [_key(part) for part in _relative(path, self.folder).split(os.sep)]
             splits = {split for part in own[:-1] if (split := split_in(part))}
             if splits and wanted and not splits & wanted:
                 continue
             count = _common_end(parts[:-1], own[:-1]) + 1
-            near = len(os.path.commonpath([os.path.dirname(path), label_file.parent]))
+            near = _common_end(Path(path).parent.parts[::-1], label_file.parent.parts[::-1])
             same_case = _stem(path) == _stem(name)
             ranked.append((count, len(splits & wanted), near, same_case, path))
         ranked.sort(reverse=True)
@@ -291,6 +291,14 @@ def _group(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, list[st
 def _key(text: str) -> str:
     """Return a text in the form in which names are compared: without case, in one Unicode form."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    """Return a path relative to a folder; the same path if they are on two drives of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return str(path)
 
 
 def _stem(path: str) -> str:

@@ -88,7 +88,7 @@ class FolderWalk:
             self.refused.append(link.path)
         elif depth < LINK_DEPTH and may_link_outside(link.name):
             real = os.path.realpath(link.path)
-            if os.path.commonpath([real, folder]) == real:  # the link leads back to a folder that contains it
+            if Path(folder).is_relative_to(real):  # the link leads back to a folder that contains it
                 self.repeated.append(link.path)
             else:
                 self._find(link.path, real, depth + 1)

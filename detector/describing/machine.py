@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from detector.graph.no_telemetry import import_onnxruntime, openvino_core
@@ -111,7 +112,9 @@ def _cpu_name() -> str:
 
 def _memory() -> int:
     """Return the memory of the machine in bytes, or 0 if the operating system does not report it."""
+    if sys.platform == "win32":  # which has no sysconf
+        return 0
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+    except (ValueError, OSError):
         return 0

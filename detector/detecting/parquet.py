@@ -84,5 +84,5 @@ def _pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise MissingPackageError("--parquet needs the package pyarrow: pip install 'detector[parquet]'") from None
+        raise MissingPackageError("--parquet needs the package pyarrow: pip install 'grid-detector[parquet]'") from None
     return pyarrow

@@ -66,7 +66,7 @@ class RayCluster:
             import ray
             import ray.data
         except ImportError:
-            raise MissingPackageError("--engine ray needs the package ray: pip install 'detector[ray]'") from None
+            raise MissingPackageError("--engine ray needs the package ray: pip install 'grid-detector[ray]'") from None
         self._ray: Any = ray
         if address == "local":
             self._start()

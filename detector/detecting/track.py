@@ -36,7 +36,9 @@ class Tracker:
         try:
             from trackers import ByteTrackTracker
         except ImportError:
-            raise MissingPackageError("tracking needs the package trackers: pip install 'detector[track]'") from None
+            raise MissingPackageError(
+                "tracking needs the package trackers: pip install 'grid-detector[track]'"
+            ) from None
         self._tracker = ByteTrackTracker(
             lost_track_buffer=max(round(frame_rate), _MIN_LOST_FRAMES),
             frame_rate=_NOMINAL_FRAME_RATE,

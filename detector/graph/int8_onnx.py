@@ -52,7 +52,7 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray], full_range: bool = Fals
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError:
         raise MissingPackageError(
-            "int8 quantization needs the packages onnx and onnxruntime: pip install 'detector[onnx]'"
+            "int8 quantization needs the packages onnx and onnxruntime: pip install 'grid-detector[onnx]'"
         ) from None
 
     metadata = onnx.load_from_string(graph).metadata_props

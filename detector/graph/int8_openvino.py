@@ -35,7 +35,7 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray], full_r
         nncf = import_nncf()
     except ImportError:
         raise MissingPackageError(
-            "int8 quantization for OpenVINO needs the package nncf: pip install 'detector[int8]'"
+            "int8 quantization for OpenVINO needs the package nncf: pip install 'grid-detector[int8]'"
         ) from None
     names = [node.get_friendly_name() for node in model.get_ops()]
     not_quantized = [name for name in names if not is_quantizable(name)]

@@ -63,7 +63,7 @@ def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None, int8_full_ra
         openvino = import_openvino()
     except ImportError:
         raise MissingPackageError(
-            "writing an OpenVINO IR needs the packages openvino and onnx: pip install 'detector[openvino]'"
+            "writing an OpenVINO IR needs the packages openvino and onnx: pip install 'grid-detector[openvino]'"
         ) from None
     model = openvino_core().read_model(graph)
     if inputs is not None:

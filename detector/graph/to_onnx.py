@@ -142,5 +142,7 @@ def import_onnx() -> ModuleType:
         import onnx
         import onnx.parser
     except ImportError:
-        raise MissingPackageError("writing ONNX files needs the package onnx: pip install 'detector[onnx]'") from None
+        raise MissingPackageError(
+            "writing ONNX files needs the package onnx: pip install 'grid-detector[onnx]'"
+        ) from None
     return onnx

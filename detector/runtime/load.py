@@ -210,7 +210,7 @@ def _start_runtime(
     if not find_spec(package):
         extra = "onnx" if package == "onnxruntime" else package
         raise MissingPackageError(
-            f"{source}: the runtime {runtime} needs the package {package}: pip install 'detector[{extra}]'"
+            f"{source}: the runtime {runtime} needs the package {package}: pip install 'grid-detector[{extra}]'"
         )
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime

@@ -21,7 +21,9 @@ try:
     from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
 except ImportError as error:
-    raise MissingPackageError(f"the server needs the package {error.name}: pip install 'detector[serve]'") from None
+    raise MissingPackageError(
+        f"the server needs the package {error.name}: pip install 'grid-detector[serve]'"
+    ) from None
 
 from detector.serving.detect_endpoint import DetectEndpoint
 from detector.serving.guard import Access, Guard, page_headers

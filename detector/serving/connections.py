@@ -7,6 +7,7 @@ connections and send half a request, or do not read the response, hold all conne
 import asyncio
 import functools
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,10 +223,10 @@ def fit_to_open_files(wanted: int) -> int:
     Raises:
         ConfigError: there are too few file descriptors for a server.
     """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
+    if sys.platform == "win32":  # which has no such limit
         return wanted
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _count_open_files() + _RESERVED_FILES
     if soft < needed and soft != resource.RLIM_INFINITY:

@@ -44,7 +44,7 @@ _IMAGE_NAME = "image"
 _MAX_IMAGE_SIDE = 2048
 """Longer side in pixels of the largest image in a response. A JPEG image of this size has about 300 kB."""
 
-_HAS_CPU_TIMER = hasattr(signal, "setitimer")
+_HAS_CPU_TIMER = sys.platform != "win32"
 _WAITING = 3
 """Decoding may take this many times as long as its CPU time allows."""
 
@@ -145,7 +145,7 @@ class DecodeProcess:
             header, payload = _read_message(process.stdout)
         except (EOFError, OSError):
             status = self._replace(process)
-            if expired.is_set() or (_HAS_CPU_TIMER and status == -signal.SIGPROF):
+            if expired.is_set() or _is_out_of_time(status):
                 raise DecodeTimeoutError(
                     f"{_IMAGE_NAME}: decoding takes longer than {seconds:g} seconds; shrink the image, or save it "
                     "in another format"
@@ -248,10 +248,15 @@ def run_decoder() -> None:
             _write_message(replies, *reply)
 
 
+def _is_out_of_time(status: int) -> bool:
+    """Return whether a process with this exit status was ended by the timer of `_cpu_limit`."""
+    return sys.platform != "win32" and status == -signal.SIGPROF
+
+
 @contextlib.contextmanager
 def _cpu_limit(seconds: float) -> Generator[None, None, None]:
     """Context manager that ends this process, also inside a library, if it takes too much CPU time."""
-    if not _HAS_CPU_TIMER:
+    if sys.platform == "win32":
         yield
         return
     signal.setitimer(signal.ITIMER_PROF, seconds)  # the signal's default action ends the process

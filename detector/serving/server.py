@@ -20,7 +20,9 @@ from detector.serving.app import make_app
 try:
     import uvicorn  # noqa: F401
 except ImportError as error:
-    raise MissingPackageError(f"the server needs the package {error.name}: pip install 'detector[serve]'") from None
+    raise MissingPackageError(
+        f"the server needs the package {error.name}: pip install 'grid-detector[serve]'"
+    ) from None
 
 from detector.serving.connections import (
     MAX_CONNECTIONS,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import filelock
 
@@ -28,7 +27,7 @@ def require_optuna() -> Any:
         import optuna
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"tuning needs the package {error.name}, which is not installed: pip install 'detector[tune]'"
+            f"tuning needs the package {error.name}, which is not installed: pip install 'grid-detector[tune]'"
         ) from None
     return optuna
 
@@ -160,7 +159,7 @@ def _check_sqlite(path: Path) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
         raise FileError(f"{path}: cannot be read as a SQLite file ({error}); use another --storage") from None

@@ -97,6 +97,7 @@ FULL = "error: standard output cannot be written (No space left on device)\n"
 CLOSED = "error: standard output cannot be written (it is closed; redirect it to a file or to the null device)\n"
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("command", "status", "errors"),
     [

@@ -66,6 +66,7 @@ def comparison(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         return out, compare(tiny_data, VARIATIONS, BASE, out=out, seeds=1, jobs=2)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_comparison_leaves_no_process_running(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -94,6 +94,7 @@ def test_the_end_of_a_path_keeps_the_name_of_the_split(tmp_path: Path) -> None:
     assert find_end("C:\\set\\images", [tmp_path]) == tmp_path / "images"
 
 
+@pytest.mark.posix
 def test_pipes_are_not_files_of_a_data_set(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.json")
     (tmp_path / "a.txt").write_text("")

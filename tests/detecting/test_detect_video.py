@@ -255,7 +255,7 @@ def test_tracking_without_its_package_names_the_package(
     detector: Detector, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'detector\[track\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'grid-detector\[track\]'"):
         detect_video(detector, str(video), tmp_path, OPTIONS, track=True)
     assert not files_in(tmp_path)
 
@@ -393,6 +393,7 @@ def test_a_varying_frame_rate_is_no_damage(
     assert ("only 21 of about 63 frames can be read" in caplog.text) == (not is_complete)
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_a_camera_normally(detector: Detector, camera: Camera, tmp_path: Path) -> None:
     camera.at_tenth = interrupt
     summary = detect_video(detector, "0", tmp_path, OPTIONS)
@@ -406,6 +407,7 @@ def test_ctrl_c_ends_a_camera_normally(detector: Detector, camera: Camera, tmp_p
     assert len(read_video(tmp_path / "camera-0.mp4")) >= len(frames)
 
 
+@pytest.mark.posix
 def test_ctrl_c_in_a_file_keeps_the_results_so_far(
     detector: Detector, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

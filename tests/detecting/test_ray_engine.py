@@ -206,4 +206,4 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*flags, "found", "--engine", "ray"]) == 2
-    assert "--engine ray needs the package ray: pip install 'detector[ray]'" in capsys.readouterr().err
+    assert "--engine ray needs the package ray: pip install 'grid-detector[ray]'" in capsys.readouterr().err

@@ -133,6 +133,7 @@ def test_image_ids_of_two_shards_differ(detect: Detect) -> None:
     assert len(set.union(*ids)) == sum(map(len, ids)) == 20
 
 
+@pytest.mark.posix
 def test_a_killed_shard_continues(detect: Detect, tiny_weights: Path) -> None:
     assert detect(out="plain") == 3
     detect_shards(detect)

@@ -128,6 +128,7 @@ def test_a_broken_stream_gives_a_status_other_than_zero(
     assert Handler.connections == 1
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_a_stalled_stream_at_once(
     detector: Detector, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 import csv
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -317,6 +316,7 @@ def test_ten_thousand_equal_names_get_different_stems() -> None:
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Limit the size of files to `size` bytes, to simulate a disk that becomes full during a write."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -325,6 +325,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.posix
 def test_a_full_disk_is_an_error_and_resuming_works(tmp_path: Path, complete: dict[Path, bytes]) -> None:
     out = tmp_path / "out"
     first, second, third, _ = FOUND
@@ -347,6 +348,7 @@ def test_a_full_disk_is_an_error_and_resuming_works(tmp_path: Path, complete: di
     assert contents(out) == complete
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("output_format", ["images", "crops", "json"])
 def test_files_of_images_are_written_atomically(tmp_path: Path, output_format: OutputFormat) -> None:
     noise = np.random.default_rng(0).integers(0, 256, IMAGE.shape, np.uint8)
@@ -597,6 +599,7 @@ input()
 """
 
 
+@pytest.mark.posix
 def test_a_folder_is_locked_until_the_process_ends(tmp_path: Path) -> None:
     DetectionWriter(tmp_path, (3, 17)).add(Path("a.png"), IMAGE, TWO)
     before = contents(tmp_path)

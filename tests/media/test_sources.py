@@ -2,12 +2,13 @@ import http.client
 import io
 import os
 import socket
+import socketserver
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
+from socketserver import ThreadingMixIn
 from threading import Event, Thread
 
 import numpy as np
@@ -143,6 +144,7 @@ def test_a_file_that_is_not_an_image_fails_when_read(folder: Path) -> None:
         source.read()
 
 
+@pytest.mark.posix
 def test_max_pixels_applies_to_every_kind_of_source(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
     set_stdin(monkeypatch, Path("b.png").read_bytes())
     Path("list.txt").write_text("c 1.bmp")
@@ -201,7 +203,8 @@ def test_folders_nested_too_deeply_are_refused(folder: Path) -> None:
         find_sources(["."], ReadOptions(recursive=True))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+@pytest.mark.posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read everything")
 @pytest.mark.parametrize("mode", [0o300, 0o400, 0o000])
 def test_the_error_names_a_subfolder_that_cannot_be_read(folder: Path, mode: int) -> None:
     (folder / "sub" / "below").mkdir()
@@ -377,7 +380,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Server(ThreadingMixIn, UnixStreamServer):
+class Server(ThreadingMixIn, getattr(socketserver, "UnixStreamServer", socketserver.TCPServer)):  # type: ignore[misc]
     daemon_threads = True
 
     def handle_error(self, *args: object) -> None:
@@ -412,6 +415,7 @@ def fetch(url: str) -> ImageArray:
     return source.read()
 
 
+@pytest.mark.posix
 def test_a_url_is_fetched_if_allowed_and_when_read(requests: Requests) -> None:
     with pytest.raises(ConfigError, match=r"^http://host/a\.png: URLs are not opened by default; add --allow-url"):
         find_sources(["http://me:secret@host/a.png?token=secret"])
@@ -433,12 +437,14 @@ def test_images_from_urls_get_different_names(folder: Path) -> None:
     assert names(write_list("list.txt", "http://x/a.png\n"), allow_url=True) == ["a.png"]
 
 
+@pytest.mark.posix
 def test_credentials_are_sent_to_their_host_only(requests: Requests) -> None:
     assert fetch("http://me:se%40cret@host/to/2").shape == (4, 5, 3)
     sent = [(path, b64decode(header.removeprefix("Basic ")) if header else None) for path, header in requests]
     assert sent == [("/to/2", b"me:se@cret"), ("/to/1", None), ("/a.png", None)]
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("suffix", ["404?token=secret", "page#secret", "odd"])
 def test_messages_contain_no_password_and_no_query(requests: Requests, suffix: str) -> None:
     with pytest.raises(InputError, match=r"^http://host/(404|page|odd): [^@]*$") as caught:
@@ -456,6 +462,7 @@ def test_an_invalid_url_is_refused_without_showing_the_password(url: str) -> Non
     assert "sec" not in str(caught.value)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -478,6 +485,7 @@ def test_a_failed_download_is_an_error_with_the_url(requests: Requests, path: st
         fetch(f"http://host/{path}")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -491,11 +499,13 @@ def test_a_download_that_is_not_an_image_is_an_error(requests: Requests, path: s
         fetch(f"http://host/{path}")
 
 
+@pytest.mark.posix
 def test_three_redirects_are_followed(requests: Requests) -> None:
     assert fetch("http://host/to/3").shape == (4, 5, 3)
     assert len(requests) == 4
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("path", ["silent", "drip"])
 def test_a_download_has_a_time_limit(requests: Requests, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(urls, "_TIMEOUT", 0.1)
@@ -514,6 +524,7 @@ def test_a_host_that_cannot_be_reached_is_an_error(folder: Path, monkeypatch: py
         fetch("http://host/a.png")
 
 
+@pytest.mark.posix
 def test_an_invalid_host_name_is_an_error(requests: Requests) -> None:
     with pytest.raises(FileError, match=r"the download failed \(Unicode"):
         fetch("http://" + "\u00e4" * 99 + "/a.png")

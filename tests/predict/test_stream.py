@@ -132,6 +132,7 @@ print("went on")
 """
 
 
+@pytest.mark.posix
 def test_ctrl_c_and_exit_do_not_wait_for_the_source(tiny_weights: Path, images: list[Path]) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tiny_weights), str(images[0])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3 * LIMIT, check=False)

@@ -5,7 +5,6 @@ import http.client
 import io
 import os
 import re
-import resource
 import signal
 import socket
 import struct
@@ -24,6 +23,9 @@ from PIL import Image
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 pytest.importorskip("python_multipart", reason="the extra `serve` is not installed")
+pytest.importorskip("resource", reason="limits of POSIX")
+
+import resource
 
 from detector.errors import ConfigError
 from detector.serving.connections import fit_to_open_files
@@ -259,6 +261,7 @@ def test_too_few_open_files_are_an_error() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
 
 
+@pytest.mark.linux
 def test_ctrl_c_ends_the_server_during_any_work(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         file = io.BytesIO()

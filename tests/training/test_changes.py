@@ -172,6 +172,7 @@ def write_differently(data: Path) -> None:
         os.utime(path, (1e9, 1e9))
 
 
+@pytest.mark.posix
 def test_moved_data_with_the_same_content_is_accepted(finished: Path, killed: Path) -> None:
     (killed / "elsewhere").mkdir()
     (killed / "data").rename(killed / "elsewhere" / "moved")

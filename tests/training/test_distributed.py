@@ -36,6 +36,8 @@ from detector.training.sync_batch_norm import synchronize
 from detector.training.train import resume, train
 from detector.training.trainer import Trainer
 
+pytestmark = pytest.mark.posix  # the processes are forked
+
 CPU = torch.device("cpu")
 
 SIDE = 64
@@ -315,6 +317,7 @@ def test_parts_of_a_batch_are_complete() -> None:
             assert sorted(index for share in shares for index in share) == list(range(count))
 
 
+@pytest.mark.linux
 def test_torchrun_trains_and_names_a_killed_process(tiny_data: Path, tmp_path: Path) -> None:
     flags = ["--model", "pico", "--batch", "3", "--device", "cpu", "--weights", "none", "--set", "input_size=[64, 96]"]
     flags += ["--set", "steps=2000", "--set", "evaluations=1", "--set", "save_every=0.001", "--no-report"]

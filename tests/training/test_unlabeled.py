@@ -165,6 +165,7 @@ def test_resuming_is_bit_exact_around_the_labeling(after: int, labeled: bool, co
     assert fingerprint(run) == fingerprint(complete)
 
 
+@pytest.mark.posix
 def test_shutdown_during_the_labeling_is_resumed_exactly(
     complete: Path, tiny_data: Path, tiny_weights: Path, short: Config, unlabeled: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

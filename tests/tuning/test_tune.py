@@ -55,7 +55,7 @@ def test_missing_optuna_is_an_error_with_the_command(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingPackageError, match=r"needs the package optuna.*pip install 'detector\[tune\]'"):
+    with pytest.raises(MissingPackageError, match=r"needs the package optuna.*pip install 'grid-detector\[tune\]'"):
         detector.tune(tiny_data, minutes_total=10, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -299,6 +299,7 @@ def test_trial_of_a_killed_worker_is_repeated(tiny_data: Path, tmp_path: Path, p
     assert not is_running(own[0])
 
 
+@pytest.mark.posix
 @needs_optuna
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_worker_gives_back_its_trial_and_continues(tiny_data: Path, tmp_path: Path, number: int) -> None:
@@ -336,6 +337,7 @@ def test_two_workers_share_one_search(tiny_data: Path, tmp_path: Path, place: st
     assert printed[0][0].splitlines()[-1] == printed[1][0].splitlines()[-1]
 
 
+@pytest.mark.posix
 @needs_optuna
 def test_worker_with_other_data_stops_and_gives_back_the_trial(tiny_data: Path, tmp_path: Path) -> None:
     data, place = tmp_path / "data", f"sqlite:///{tmp_path}/x.db"

@@ -3,6 +3,7 @@
 The rows of a label file without an image are dropped. Other label files and class names that are not used are noted.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -143,7 +144,7 @@ def _note_unused(data: YoloData, known: set[Path], collector: RowCollector) -> N
             folders += [*files.folders, *files.label_folders]  # reading this split accounts for the files in them
     # Lists may name images by absolute paths, or with `..`, and label files may be links to each other.
     real = {*map(real_path, known), *(path.resolve() for path in known if path.is_symlink())}
-    inside = tuple(f"{folder.resolve()}/" for folder in folders)
+    inside = tuple(f"{folder.resolve()}{os.sep}" for folder in folders)
     texts = [path for path in data.files.with_suffix(".txt", ".names", ".labels") if real_path(path) not in real]
     labels = _label_files(
         path for path in texts if path.suffix.lower() == ".txt" and not str(real_path(path)).startswith(inside)
