@@ -36,7 +36,7 @@ _PERIOD = 1.0
 _MOST_WAITING = 20_000
 """Largest number of messages that wait for the process; more are not logged."""
 
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 60.0
 """At the end, the run waits until the process has ended, but not longer than this after its last sign of life."""
 
 LONGEST_SECONDS = 300.0

@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from itertools import groupby
 from typing import IO
 
@@ -114,6 +115,8 @@ class Worker:
     def _open(self) -> Backend:
         """Return the tracker; open it if it is not open yet."""
         if self._backend is None:
+            import_module(self._name)
+            self._replies.send({})  # a sign of life: the import may take long
             self._backend = make_backend(self._name, self._start)
             self._replies.send({"place": self._backend.place})
         return self._backend

@@ -106,14 +106,24 @@ class TensorBoard:
         self._add(step, time.time(), summary=Summary(value=[value]))
 
     def _add_hparams(self, values: Mapping[str, object]) -> None:
-        from tensorboard.plugins.hparams import api_pb2, summary
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
         simple = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values.items()}
-        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in self._start.metrics]
         kinds = {bool: "DATA_TYPE_BOOL", int: "DATA_TYPE_FLOAT64", float: "DATA_TYPE_FLOAT64", str: "DATA_TYPE_STRING"}
         infos = [
             api_pb2.HParamInfo(name=name, type=api_pb2.DataType.Value(kinds[type(value)]))
             for name, value in simple.items()
         ]
-        for content in (summary.experiment_pb(infos, metrics), summary.session_start_pb(simple)):
-            self._add(0, time.time(), summary=content)
+        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in self._start.metrics]
+        session = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+        for name, value in simple.items():
+            field = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+            setattr(session.hparams[name], field, value)
+        for tag, content in (
+            (metadata.EXPERIMENT_TAG, {"experiment": api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)}),
+            (metadata.SESSION_START_INFO_TAG, {"session_start_info": session}),
+        ):
+            about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+            value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
+            self._add(0, time.time(), summary=Summary(value=[value]))

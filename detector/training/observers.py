@@ -3,6 +3,7 @@
 An exception in a callback stops the run as Ctrl-C does. A logger that fails or hangs does not.
 """
 
+import json
 import logging
 import re
 import time
@@ -145,7 +146,8 @@ class Observation:
 
     def settings(self, step: int, values: Mapping[str, object]) -> None:
         """Tell about the settings, or a change of the plan after a number of steps."""
-        self._put(Settings(step, dict(values)))
+        # Plain values: the version of torch has a type of its own, for which the loggers would import torch.
+        self._put(Settings(step, json.loads(json.dumps(values, default=str))))
 
     def _call(self, callback: Any, event: TrainingStep | TrainingEvaluation) -> None:
         """Call a callback, unless one has failed before; keep its exception."""
