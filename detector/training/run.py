@@ -24,6 +24,7 @@ from detector.evaluating.evaluate import (
     score_split,
 )
 from detector.graceful_shutdown import GracefulShutdown
+from detector.html_table import html_table
 from detector.loader.batch import Batch
 from detector.loader.class_balance import balance_lines
 from detector.loader.dataset import DetectionDataset
@@ -105,6 +106,12 @@ class TrainingResult:
     def weights(self) -> Path:
         """Path of the best weights, for `Detector.load`."""
         return self.folder / "weights" / "best.safetensors"
+
+    def _repr_html_(self) -> str:
+        """Return the result as an HTML table, which notebooks show."""
+        ap = "n/a: no val split" if self.best is None else metric(self.best.AP)
+        rows = [("best weights", self.weights), ("AP on val", ap), ("steps", self.steps)]
+        return html_table((), [*rows, ("time", f"{self.seconds:.0f} s")])
 
 
 class TrainingRun:
