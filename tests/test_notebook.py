@@ -6,6 +6,7 @@ Jupyter is not in the extra `dev`: tools/test_extra.sh notebook
 import ast
 import json
 import sys
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -135,16 +136,20 @@ def test_notebook_is_small() -> None:
     assert NOTEBOOK.stat().st_size < LARGEST
 
 
-def test_tables_escape_the_names_of_classes(folder: Path) -> None:
-    ap = AveragePrecision(*[0.5] * 12, per_class={"<b>": {"AP": 0.25, "AP50": -1, "objects": 3}})
-    table = ap._repr_html_()
+def metrics(per_class: dict[str, dict[str, float]]) -> AveragePrecision:
+    values = {field.name: 0.5 for field in fields(AveragePrecision) if field.name.startswith("A")}
+    return AveragePrecision(**values, per_class=per_class, many=None, intervals=None)
+
+
+def test_tables_escape_the_names_of_classes() -> None:
+    table = metrics({"<b>": {"AP": 0.25, "AP50": -1, "objects": 3}})._repr_html_()
     assert "<td>AP of &lt;b&gt;</td><td>0.250</td><td></td><td>3</td>" in table
     assert "<b>" not in table
 
 
 def test_table_of_many_classes_is_short() -> None:
     classes = {f"class {index}": {"AP": 0.5, "AP50": 0.5, "objects": 1} for index in range(500)}
-    table = AveragePrecision(*[0.5] * 12, per_class=classes)._repr_html_()
+    table = metrics(classes)._repr_html_()
     assert table.count("<tr>") == 1 + 3 + 40
     assert "the first 40 of 500 classes" in table
 

@@ -8,7 +8,6 @@ import argparse
 import logging
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from detector.loggers.log_process import LogProcess
 from detector.loggers.names import LOGGERS
 from detector.training.observers import Observation
 
-seconds = Counter[str]()
+seconds: dict[str, float] = {}
 """What was called → its CPU time, in seconds."""
 
 
@@ -30,7 +29,7 @@ def timed(owner: type, name: str, kind: str) -> None:
         try:
             return function(*arguments, **named)
         finally:
-            seconds[kind] += time.thread_time() - start
+            seconds[kind] = seconds.get(kind, 0.0) + time.thread_time() - start
 
     setattr(owner, name, wrapper)
 
@@ -58,7 +57,7 @@ def main() -> None:
         config = detector.Config(steps=options.steps, evaluations=5)
         detector.train(options.data, config, out=f"{folder}/run", loggers=options.log)
     total = time.process_time() - before
-    for kind, value in seconds.most_common():
+    for kind, value in seconds.items():
         print(f"{kind:12} {value:7.3f} s")
     print(f"logging to {', '.join(options.log)}: {sum(seconds.values()):.2f} s of {total:.1f} s CPU time,", end=" ")
     print(f"{100 * sum(seconds.values()) / total:.2f} %")

@@ -56,9 +56,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def tcp_server() -> Iterator[tuple[int, list[object]]]:
+def tcp_server() -> Iterator[tuple[int, list[socket.socket]]]:
     """Context manager with a server that accepts connections and never answers: its port, and the connections."""
-    accepted: list[object] = []
+    accepted: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
         stop = threading.Event()
@@ -66,7 +66,7 @@ def tcp_server() -> Iterator[tuple[int, list[object]]]:
         def accept() -> None:
             while not stop.is_set():
                 try:
-                    accepted.append(server.accept())
+                    accepted.append(server.accept()[0])
                 except TimeoutError:
                     continue
 
@@ -77,7 +77,7 @@ def tcp_server() -> Iterator[tuple[int, list[object]]]:
         finally:
             stop.set()
             thread.join()
-            for connection, _ in accepted:  # type: ignore[misc]
+            for connection in accepted:
                 connection.close()
 
 
