@@ -69,10 +69,8 @@ class TensorBoard:
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
             height, width, channels = image.shape
-            picture = Summary.Image(
-                height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
-            )
-            summary = Summary(value=[Summary.Value(tag=f"val/{name}", image=picture)])
+            shown = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue())
+            summary = Summary(value=[Summary.Value(tag=f"val/{name}", image=shown)])
             self._add(row.step, row.time, summary=summary)
         self._writer.flush()
 
