@@ -131,6 +131,8 @@ class LogProcess:
         with pipe:
             for line in pipe:
                 self._alive_at = time.monotonic()
+                if not line.endswith(b"\n"):  # the process was killed
+                    break
                 reply = json.loads(line)
                 for kind in self._logged:
                     self._logged[kind] += reply.get(kind, 0)

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -186,7 +186,10 @@ class Observation:
             metrics=("val/AP", "val/AP50") if val_images else (),
         )
         for name in names:
-            self._loggers.append(LogProcess(name, start))
+            try:
+                self._loggers.append(LogProcess(name, start))
+            except OSError as error:  # no memory for a process, or a full disk
+                log.warning("%s: cannot log (%s); the training continues", name, error)
 
     def _read(self) -> tuple[str, Sequence[str]]:
         """Return the id of the run and its loggers from loggers.json; a new id and no loggers if there is no file.
@@ -231,9 +234,10 @@ class Observation:
             return
         for path in (self._folder.path / TENSORBOARD).glob(f"events.out.tfevents.*.{self._run_id}"):
             name = f"{TENSORBOARD}/{path.name}"
-            self._folder.files.vouch(name)
-            if sealed:
-                self._folder.files.seal(name)
+            with suppress(FileError):  # a file of a logger must not stop the run
+                self._folder.files.vouch(name)
+                if sealed:
+                    self._folder.files.seal(name)
 
 
 def metric_names(class_names: Sequence[str]) -> dict[str, str]:
