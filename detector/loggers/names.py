@@ -25,6 +25,7 @@ def check_loggers(names: Iterable[str]) -> tuple[LoggerName, ...]:
     for name in wanted:
         if name not in LOGGERS:
             raise ConfigError(f"loggers: there is no logger {str(name)[:60]!r}; {did_you_mean(str(name), LOGGERS)}")
+    for name in wanted:
         if not _is_installed(name):
             raise MissingPackageError(
                 f"the logger {name} needs the package {name}, which is not installed: "

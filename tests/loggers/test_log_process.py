@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import detector
 from detector import Config
+from detector.cli.commands import main
 from detector.errors import ConfigError, FileError, MissingPackageError
 from detector.loggers import log_process
 from detector.loggers.names import check_loggers
@@ -65,6 +66,12 @@ def test_unknown_loggers_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_loggers(names)
     assert message in str(caught.value)
+
+
+def test_command_line_checks_loggers_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "scenes", "--out", str(tmp_path / "run"), "--log", "tensorboard", "comet"]) == 2
+    assert "loggers: there is no logger 'comet'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_loggers_are_used_once_each(package: Package) -> None:
