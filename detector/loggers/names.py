@@ -29,7 +29,7 @@ def check_loggers(names: Iterable[str]) -> tuple[LoggerName, ...]:
         if not _is_installed(name):
             raise MissingPackageError(
                 f"the logger {name} needs the package {name}, which is not installed: "
-                f"pip install 'detector[{name}]'; or leave {name} out of the loggers"
+                f"pip install 'grid-detector[{name}]'; or leave {name} out of the loggers"
             )
     return tuple(name for name in LOGGERS if name in wanted)
 

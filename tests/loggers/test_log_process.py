@@ -49,7 +49,8 @@ def test_missing_package_is_an_error_before_training(
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.setattr("sys.path_importer_cache", {})
     (tmp_path / "wandb").mkdir()  # the data of wandb in the current folder are not the package
-    with pytest.raises(MissingPackageError, match=r"needs the package wandb, .*: pip install 'detector\[wandb\]'"):
+    message = r"needs the package wandb, .*: pip install 'grid-detector\[wandb\]'"
+    with pytest.raises(MissingPackageError, match=message):
         detector.train(tiny_data, short, weights=None, out=tmp_path / "run", loggers=["wandb"])
     assert not (tmp_path / "run").exists()
 
