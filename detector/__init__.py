@@ -3,9 +3,9 @@
 >>> import detector
 >>> detector.__all__  # doctest: +NORMALIZE_WHITESPACE
 ['Annotation', 'AveragePrecision', 'Config', 'DetectOptions', 'Detections', 'Detector', 'Ensemble', 'InputError',
- 'Sample', 'TrainingResult', 'average', 'check', 'choose_thresholds', 'compare', 'convert', 'cross_validate', 'draw',
- 'evaluate', 'explain', 'export', 'open_data', 'read_config', 'read_image', 'restyle', 'resume', 'review', 'train',
- 'tune', 'verify', 'write_image']
+ 'Sample', 'TrainingEvaluation', 'TrainingResult', 'TrainingStep', 'average', 'check', 'choose_thresholds', 'compare',
+ 'convert', 'cross_validate', 'draw', 'evaluate', 'explain', 'export', 'open_data', 'read_config', 'read_image',
+ 'restyle', 'resume', 'review', 'train', 'tune', 'verify', 'write_image']
 """
 
 from detector.version import VERSION
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from detector.restyling.restyle import restyle
     from detector.reviewing.review import review
     from detector.sample import Sample
+    from detector.training.events import TrainingEvaluation, TrainingStep
     from detector.training.run import TrainingResult
     from detector.training.train import resume, train
     from detector.tuning.tune import tune
@@ -51,7 +52,9 @@ __all__ = [
     "Ensemble",
     "InputError",
     "Sample",
+    "TrainingEvaluation",
     "TrainingResult",
+    "TrainingStep",
     "average",
     "check",
     "choose_thresholds",
@@ -84,7 +87,9 @@ _LAZY = {
     "Ensemble": "detector.predict.ensemble",
     "InputError": "detector.errors",
     "Sample": "detector.sample",
+    "TrainingEvaluation": "detector.training.events",
     "TrainingResult": "detector.training.run",
+    "TrainingStep": "detector.training.events",
     "average": "detector.averaging.average",
     "check": "detector.checking.check",
     "choose_thresholds": "detector.evaluating.decisions",

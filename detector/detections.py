@@ -1,6 +1,5 @@
 """Detections: the objects detected in one image."""
 
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from detector.arrays import Bools, Floats, ImageArray, Ints
 from detector.boxes import to_xywh
 from detector.drawing import add_legend, captions_cover, draw_boxes, drawable_name
 from detector.errors import InputError, MissingPackageError
+from detector.html_table import html_table
 from detector.image_inputs import ImageLike, to_image
 from detector.options import DEFAULT_DRAWING, DrawOptions
 from detector.wording import plural
@@ -182,13 +182,12 @@ class Detections:
 
     def _repr_html_(self) -> str:
         """Return the detections as an HTML table, which notebooks show."""
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{score:.2f}</td>"
-            f"<td>{', '.join(f'{side:.1f}' for side in box.tolist())}</td></tr>"
-            for name, score, box in list(self)[:_ROWS_SHOWN]
-        )
-        more = f"<caption>{len(self)} detections, the best {_ROWS_SHOWN} shown</caption>" * (len(self) > _ROWS_SHOWN)
-        return f"<table>{more}<tr><th>class</th><th>score</th><th>box (x1, y1, x2, y2)</th></tr>{rows}</table>"
+        rows = [
+            (name, f"{score:.2f}", ", ".join(f"{side:.1f}" for side in box.tolist()))
+            for name, score, box in self[:_ROWS_SHOWN]
+        ]
+        more = f"{len(self)} detections, the best {_ROWS_SHOWN} shown" * (len(self) > _ROWS_SHOWN)
+        return html_table(("class", "score", "box (x1, y1, x2, y2)"), rows, caption=more)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Return the detections as columns of Python values, one row per object: `pandas.DataFrame(found.to_dict())`.

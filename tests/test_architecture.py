@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "predict": {"vocabulary", "ops", "graph", "runtime"},
     "analysis": {"vocabulary", "data", "ops", "metrics", "model", "loss", "runtime", "predict"},
     "media": {"vocabulary", "data"},
+    "loggers": {"vocabulary"},
     "diagnose": {"vocabulary", "data", "augment", "loader", "model", "loss", "plots"},
 }
 """Vocabulary or stage → parts of the package, or single modules, that this part may import besides itself."""
@@ -56,7 +57,7 @@ COMMANDS = {
 }
 """Command → other commands that it may import. Every command may also import vocabulary and stages."""
 
-WITHOUT_TORCH = {"vocabulary", "data", "augment", "metrics", "plots", "media"}
+WITHOUT_TORCH = {"vocabulary", "data", "augment", "metrics", "plots", "media", "loggers"}
 LARGEST_FRACTION = 0.15
 """Largest fraction of the lines of the package in one folder, without its subfolders."""
 

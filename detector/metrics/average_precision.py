@@ -11,9 +11,11 @@ from typing import Any
 from faster_coco_eval import COCO, COCOeval_faster
 
 from detector.errors import InputError
+from detector.html_table import html_table
 from detector.metrics.bootstrap import Intervals
+from detector.metrics.intervals import Interval
 from detector.partial_labels import ignore_unlabeled
-from detector.wording import distinct_names, plural
+from detector.wording import distinct_names, metric, plural
 
 _FIELDS = ("image_id", "category_id", "bbox", "score")
 
@@ -22,6 +24,9 @@ _MAX_ID = 2**53
 
 _LARGEST_NUMBER = 1e100
 """Largest coordinate or score; areas of boxes with larger coordinates are not finite."""
+
+_CLASSES_SHOWN = 40
+"""Largest number of classes in the table that a notebook shows."""
 
 COCO_MAX_DETECTIONS = 100
 """Largest number of detections per image that COCO's metrics count."""
@@ -92,12 +97,31 @@ class AveragePrecision:
     many: ManyDetections | None = None
     intervals: Intervals | None = field(default=None, compare=False)
 
+    def _repr_html_(self) -> str:
+        """Return the most important metrics and the AP of each class as an HTML table, which notebooks show."""
+        intervals = self.intervals
+        of_all = {} if intervals is None else intervals.metrics
+        objects = f"{sum(numbers['objects'] for numbers in self.per_class.values()):g}"
+        rows = [
+            (name, metric(getattr(self, name)), _shown(of_all.get(name)), objects) for name in ("AP", "AP50", "AP75")
+        ]
+        for name, numbers in list(self.per_class.items())[:_CLASSES_SHOWN]:
+            own = {} if intervals is None else intervals.per_class.get(name, {})
+            rows.append((f"AP of {name}", metric(numbers["AP"]), _shown(own.get("AP")), f"{numbers['objects']:g}"))
+        more = f"the first {_CLASSES_SHOWN} of {len(self.per_class)} classes" * (len(self.per_class) > _CLASSES_SHOWN)
+        return html_table(("metric", "value", "95 % interval", "objects"), rows, caption=more)
+
     def to_json(self) -> dict[str, Any]:
         """Return the metrics as a dictionary for JSON; `many` and `intervals` only if they were computed."""
         values = {key: value for key, value in asdict(self).items() if key not in ("many", "intervals")}
         many = {} if self.many is None else {"many": asdict(self.many)}
         intervals = {} if self.intervals is None else {"intervals": self.intervals.to_json()}
         return values | many | intervals
+
+
+def _shown(interval: Interval | None) -> str:
+    """Return an interval as text; empty if there is none."""
+    return "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
 
 
 def average_precision(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> AveragePrecision:

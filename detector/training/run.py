@@ -24,6 +24,7 @@ from detector.evaluating.evaluate import (
     score_split,
 )
 from detector.graceful_shutdown import GracefulShutdown
+from detector.html_table import html_table
 from detector.loader.batch import Batch
 from detector.loader.class_balance import balance_lines
 from detector.loader.dataset import DetectionDataset
@@ -42,6 +43,8 @@ from detector.step_plan import StepPlan
 from detector.training.data_facts import data_facts
 from detector.training.distributed import ALONE, Processes
 from detector.training.environment import environment_facts
+from detector.training.events import TrainingEvaluation, TrainingStep
+from detector.training.observers import NOBODY, Observation, Observers
 from detector.training.pseudo_labels import (
     affordable_passes,
     choose_images,
@@ -104,6 +107,12 @@ class TrainingResult:
         """Path of the best weights, for `Detector.load`."""
         return self.folder / "weights" / "best.safetensors"
 
+    def _repr_html_(self) -> str:
+        """Return the result as an HTML table, which notebooks show."""
+        ap = "n/a: no val split" if self.best is None else metric(self.best.AP)
+        rows = [("best weights", self.weights), ("AP on val", ap), ("steps", self.steps)]
+        return html_table((), [*rows, ("time", f"{self.seconds:.0f} s")])
+
 
 class TrainingRun:
     """A run of the command `train`: does the steps, evaluates, and writes the output folder.
@@ -113,9 +122,17 @@ class TrainingRun:
         folder: output folder.
         started: `time.monotonic()` at the start of the run; for a resumed run, at the start of this process.
         processes: the processes that do the run together. They must call the same methods in the same order.
+        observers: callbacks and loggers, which only the first process tells about the run.
     """
 
-    def __init__(self, inputs: RunInputs, folder: RunFolder, started: float, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        inputs: RunInputs,
+        folder: RunFolder,
+        started: float,
+        processes: Processes = ALONE,
+        observers: Observers = NOBODY,
+    ) -> None:
         self._inputs, self._folder, self._started, self._processes = inputs, folder, started, processes
         self._config, self._dataset, self._val = inputs.config, inputs.dataset, inputs.val
         self._batch_size, self._steps_per_epoch = inputs.batch_size, inputs.steps_per_epoch
@@ -126,6 +143,7 @@ class TrainingRun:
         self._saved_at = time.monotonic()
         self._pseudo: PseudoLabeled | None = None
         self._shutdown = GracefulShutdown()
+        self._observation = Observation(observers if processes.is_first else NOBODY, folder)
         self._dtype = choose_precision(self._config.precision, inputs.device)
         network = inputs.make_network()
         self._trainer = Trainer(
@@ -178,7 +196,13 @@ class TrainingRun:
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been saved.
             ConfigError: the loss became infinite or NaN, or the GPU does not have enough memory.
+            Exception: a callback raised it. A checkpoint has been saved.
         """
+        with self._observation.of_run(self._progress.step, self._inputs.val_images):
+            return self._train(run)
+        raise AssertionError  # `of_run` raises the exception of a callback
+
+    def _train(self, run: str) -> TrainingResult:
         progress = self._progress
         progress.run, progress.processes = run, self._processes.size
         self._start_together()
@@ -210,8 +234,8 @@ class TrainingRun:
         synchronize(self._trainer.network, self._processes, self._batch_size)
 
     def _must_stop(self) -> bool:
-        """Return whether a shutdown is requested, in any of the processes."""
-        return self._processes.any(self._shutdown.requested)
+        """Return whether a shutdown is requested or a callback has failed, in any of the processes."""
+        return self._processes.any(self._shutdown.requested or self._observation.error is not None)
 
     def _labeling_step(self) -> int | None:
         """Return the number of steps before the labeling of the unlabeled images; None if no labeling is due."""
@@ -437,6 +461,7 @@ class TrainingRun:
         if self._processes.size > 1:
             settings["processes"] = self._processes.size
         self._folder.write_json("config.json", settings)
+        self._observation.settings(self._progress.step, settings)
 
     def _change_plan(self, budget: TimeBudget) -> bool:
         """Change the number of steps if the run would end too early or too late otherwise; return whether it changed.
@@ -497,6 +522,8 @@ class TrainingRun:
                 self._budget.record_step(input_hw, times[-1], stage_hw)
             bar.set_postfix_str(f"{_format_losses(losses)}, {self._batch_size / times[-1]:.0f} img/s", False)
             bar.update()
+            if self._observation.wants_steps:
+                self._observation.step(self._step_event(losses, batch, times[-1]))
             if progress.step in evaluate_after:
                 self._evaluate_and_save(self._batch_size / median(times))
                 if self._stopped_early():
@@ -539,6 +566,7 @@ class TrainingRun:
         self._folder.write_table("results.csv", progress.results)
         self._folder.write_table("timing.csv", progress.timing)
         self._save_state()
+        self._observation.evaluation(self._evaluation_event(losses, ap, is_best, seconds), self._found)
         self._record_evaluation(time.monotonic() - start)
         scores = (
             "no val split" if ap is None else (f"val AP {metric(ap.AP)} AP50 {metric(ap.AP50)} AP75 {metric(ap.AP75)}")
@@ -546,6 +574,37 @@ class TrainingRun:
         log.info(
             f"step {progress.step}/{progress.steps} epoch {row['epoch']:g}, {seconds:.0f} s, "
             f"{images_per_second:.0f} img/s, loss {sum(losses.values()):.2f} ({_format_losses(losses)}): {scores}"
+        )
+
+    def _step_event(self, losses: Mapping[str, float], batch: Batch, seconds: float) -> TrainingStep:
+        """Return what callbacks get to know about the last step; `seconds` is its duration."""
+        progress = self._progress
+        return TrainingStep(
+            step=progress.step,
+            steps=progress.steps or None,
+            epoch=progress.step / self._steps_per_epoch,
+            losses=losses,
+            learning_rates=self._trainer.learning_rates(),
+            input_hw=(batch.images.shape[2], batch.images.shape[3]),
+            seconds=self._seconds(),
+            images_per_second=self._batch_size / seconds,
+        )
+
+    def _evaluation_event(
+        self, losses: Mapping[str, float], ap: AveragePrecision | None, is_best: bool, seconds: float
+    ) -> TrainingEvaluation:
+        """Return what callbacks get to know about an evaluation; the arguments are its attributes."""
+        progress = self._progress
+        return TrainingEvaluation(
+            step=progress.step,
+            steps=progress.steps,
+            epoch=progress.step / self._steps_per_epoch,
+            losses=losses,
+            ap=ap,
+            is_best=is_best,
+            weights=self._folder.last,
+            best_weights=self._folder.best,
+            seconds=seconds,
         )
 
     def _check_weights(self) -> None:

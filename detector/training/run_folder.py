@@ -23,6 +23,9 @@ from detector.weights_info import WeightsInfo, to_metadata
 
 log = logging.getLogger(__name__)
 
+LOGGERS_FILE = "loggers.json"
+"""Name of the file with the id of the run for experiment trackers, and its loggers."""
+
 UNLABELED = "unlabeled.json"
 """Name of the file with the pseudo-labels of the unlabeled images."""
 
@@ -30,7 +33,7 @@ _BEST, _LAST = "weights/best.safetensors", "weights/last.safetensors"
 
 _FILES = (
     "run.json", "split.json", "ledger.json", "config.json", "results.csv", "timing.csv", "not-finite.json", VAL_HALVES,
-    UNLABELED, _BEST, _LAST,
+    UNLABELED, LOGGERS_FILE, _BEST, _LAST,
 )  # fmt: skip
 """Names of the files of a run, without its checkpoints."""
 

@@ -21,6 +21,7 @@ from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
 from detector.loader.dataset import DetectionDataset, transform_samples
 from detector.loader.input_size import check_multi_scale, choose_input_size, input_stages, without_resizing
+from detector.loggers.names import LoggerName
 from detector.metrics.seeds import VAL_HALVES
 from detector.model.checkpoint import load_weights
 from detector.model.network import GridNetwork, check_padding, uses_spp
@@ -31,7 +32,9 @@ from detector.shipped_weights import find_shipped, find_weights
 from detector.trained_classes import ClassChoice, class_choice
 from detector.training.distributed import ALONE, Processes, joined_processes
 from detector.training.environment import EFFECTS
+from detector.training.events import EvaluationCallback, StepCallback
 from detector.training.initial_weights import AUTO, RANDOM, default_start, describe_start, start_facts
+from detector.training.observers import NOBODY, Observers
 from detector.training.report import claim_report, write_training_report
 from detector.training.run import TrainingResult, TrainingRun
 from detector.training.run_folder import RunFolder, UnwrittenFolder, check_free
@@ -65,6 +68,9 @@ def train(
     transform: Transform | str | None = None,
     overwrite: bool = False,
     report: bool = False,
+    loggers: Sequence[LoggerName] = (),
+    on_step: StepCallback | None = None,
+    on_evaluation: EvaluationCallback | None = None,
 ) -> TrainingResult:
     """Train a detector and return the path and the AP of the best weights.
 
@@ -101,12 +107,19 @@ def train(
         overwrite: whether to replace a run or other files in `out`. The files of the earlier run are removed.
         report: whether to write report/report.html about the best weights on val, after the weights are saved. That
             takes a few seconds, which a length in minutes does not contain.
+        loggers: experiment trackers that the run is logged to: "tensorboard", "mlflow", "wandb" (docs/loggers.md).
+            A tracker that fails or does not answer neither stops nor slows down the run; warnings say what is missing.
+        on_step: function that is called with a `TrainingStep` after each step. A length in minutes contains its time.
+        on_evaluation: function that is called with a `TrainingEvaluation` after each evaluation.
 
     Raises:
         InputError: the data, settings, weights or folder cannot be used, or the loss became infinite or NaN.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved, and `resume` continues the run.
+        Exception: a callback raised it. A checkpoint has been saved as after Ctrl-C, except in the first 20 steps of a
+            run with a length in minutes, and no callback is called again.
     """
     started = time.monotonic()
+    observers = Observers(on_step, on_evaluation, loggers)
     with joined_processes() as processes:
         request = make_request(
             data,
@@ -119,7 +132,9 @@ def train(
             transform=transform,
         )
         with run_place(out, processes, overwrite=overwrite) as folder:
-            return start_run(request, folder, started, overwrite, report=report, processes=processes)
+            return start_run(
+                request, folder, started, overwrite, report=report, processes=processes, observers=observers
+            )
 
 
 def resume(
@@ -129,6 +144,9 @@ def resume(
     unlabeled: str | Path | None = None,
     anyway: bool = False,
     report: bool = False,
+    loggers: Sequence[LoggerName] | None = None,
+    on_step: StepCallback | None = None,
+    on_evaluation: EvaluationCallback | None = None,
 ) -> TrainingResult:
     """Continue an interrupted run from its last checkpoint, with exactly the same result as without the interruption.
 
@@ -146,15 +164,29 @@ def resume(
         anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
             threads, the device or the machine has changed. Then the result may differ.
         report: as for `train`.
+        loggers: as for `train`; None: those of the run before. Each continues the same curves.
+        on_step: as for `train`.
+        on_evaluation: as for `train`.
 
     Raises:
         InputError: the folder contains no run, the run is finished, or something has changed. In the last case, the
             message lists each change and its effect.
         KeyboardInterrupt: Ctrl-C or SIGTERM. A checkpoint has been saved.
+        Exception: as for `train`.
     """
     started = time.monotonic()
+    observers = Observers(on_step, on_evaluation, loggers)
     with joined_processes() as processes, run_place(run, processes, resume=True) as folder:
-        return resume_run(folder, anyway, started, data, unlabeled=unlabeled, report=report, processes=processes)
+        return resume_run(
+            folder,
+            anyway,
+            started,
+            data,
+            unlabeled=unlabeled,
+            report=report,
+            processes=processes,
+            observers=observers,
+        )
 
 
 @contextmanager
@@ -237,6 +269,7 @@ def start_run(
     report: bool = False,
     val_halves: bool = False,
     processes: Processes = ALONE,
+    observers: Observers = NOBODY,
 ) -> TrainingResult:
     """Do a new run and return its result.
 
@@ -248,6 +281,7 @@ def start_run(
         report: as for `train`.
         val_halves: whether to write val_halves.json, from which `compare` computes intervals.
         processes: the processes that do the run together. Only the first one writes into the folder.
+        observers: callbacks and loggers.
 
     Raises:
         InputError, KeyboardInterrupt: as for `train`.
@@ -269,7 +303,7 @@ def start_run(
             if inputs.split.from_files:
                 folder.write_json("split.json", inputs.splits.to_json())
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
-            run = TrainingRun(inputs, folder, started, processes)
+            run = TrainingRun(inputs, folder, started, processes, observers)
             run.check_inputs()  # before run.json: the folder can be used again if the check stops the run
             facts = run.facts() | _weights_fact(request)
             _check_processes(processes, inputs, facts)
@@ -320,6 +354,7 @@ def resume_run(
     unlabeled: str | Path | None = None,
     report: bool = False,
     processes: Processes = ALONE,
+    observers: Observers = NOBODY,
 ) -> TrainingResult:
     """Continue an interrupted run and return its result.
 
@@ -331,6 +366,7 @@ def resume_run(
         unlabeled: as for `resume`.
         report: as for `train`.
         processes: the processes that continue the run together. Only the first one reads and writes its folder.
+        observers: callbacks and loggers.
 
     Raises:
         InputError, KeyboardInterrupt: as for `resume`.
@@ -365,7 +401,7 @@ def resume_run(
         )
         with training_process():
             processes.from_first(lambda: (record, state, anyway))
-            run, ledgers = _reopen(record, folder, started, state, anyway, processes)
+            run, ledgers = _reopen(record, folder, started, state, anyway, processes, observers)
             folder.write_json("ledger.json", {name: ledger.to_json() for name, ledger in ledgers.items()})
             if moved or anyway:
                 values = record.to_json()
@@ -379,7 +415,13 @@ def resume_run(
 
 
 def _reopen(
-    record: RunRecord, folder: RunFolder, started: float, state: State | None, anyway: bool, processes: Processes
+    record: RunRecord,
+    folder: RunFolder,
+    started: float,
+    state: State | None,
+    anyway: bool,
+    processes: Processes,
+    observers: Observers = NOBODY,
 ) -> tuple[TrainingRun, dict[str, Ledger]]:
     """Read the inputs of an interrupted run, and restore its state; return the run, and split name → ledger.
 
@@ -390,6 +432,7 @@ def _reopen(
         state: the last checkpoint; None: the run starts from the beginning.
         anyway: as for `resume`.
         processes: the processes that continue the run.
+        observers: callbacks and loggers.
 
     Raises:
         InputError: as for `resume`.
@@ -417,7 +460,7 @@ def _reopen(
         weights, initial = load_weights(request.weights_path)
         facts = _weights_fact(request)
     inputs, ledgers = _prepare(request, weights, initial, processes)
-    run = TrainingRun(inputs, folder, started, processes)
+    run = TrainingRun(inputs, folder, started, processes, observers)
     facts |= run.facts()
     if processes.is_first and not anyway:
         _check_unchanged(folder.path, record.facts, facts)

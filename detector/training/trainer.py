@@ -106,6 +106,15 @@ class Trainer:
         self.ema.update(schedule.ema_decay(step, steps, config))
         return terms
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return name of an optimizer → learning rate of the last step; that of the backbone is apart if it differs."""
+        rates: dict[str, float] = {}
+        for optimizer in self._optimizers:
+            name = type(optimizer).__name__.lower()
+            for group in optimizer.param_groups:
+                rates[f"{name}_backbone" if group["is_backbone"] else name] = float(group["lr"])
+        return rates
+
     def state(self) -> dict[str, Tensor]:
         """Return name → tensor, for every tensor that training changes: weights, averaged weights, optimizer states."""
         tensors: dict[str, Tensor] = {}

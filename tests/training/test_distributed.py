@@ -31,6 +31,7 @@ from detector.loader.class_balance import class_weights
 from detector.model.make_network import make_network
 from detector.model.network import GridNetwork
 from detector.training.distributed import ALONE, Place, Processes, joined_processes, place_of_process
+from detector.training.events import TrainingEvaluation, TrainingStep
 from detector.training.run_state import read_state
 from detector.training.sync_batch_norm import synchronize
 from detector.training.train import resume, train
@@ -224,6 +225,32 @@ def test_two_processes_give_the_results_of_one(complete: Path, tiny_data: Path, 
     assert json.loads((complete / "config.json").read_text())["processes"] == 2
     names = [{path.name for path in folder.iterdir()} for folder in (complete, tmp_path)]
     assert names[0] == names[1]
+
+
+def train_watched(data: Path, config: Config, out: Path, stop_at: int) -> list[int]:
+    """Return the steps and evaluations that a callback of this process was told; it raises an error at a step."""
+    told: list[int] = []
+
+    def watch(event: TrainingStep | TrainingEvaluation) -> None:
+        told.append(event.step)
+        if event.step == stop_at:
+            raise ArithmeticError("enough")
+
+    train(data, config, out=out, weights="none", on_step=watch, on_evaluation=watch)
+    return told
+
+
+def test_only_the_first_process_calls_callbacks(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    config = replace(short, steps=4, evaluations=2)
+    assert run(2, train_watched, tiny_data, config, tmp_path / "run", 0) == [[1, 2, 2, 3, 4, 4], []]
+
+
+def test_failing_callback_stops_all_processes_resumably(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    config = replace(short, steps=4, evaluations=2)
+    first, second = run(2, train_watched, tiny_data, config, tmp_path / "run", 3)
+    assert isinstance(first, ArithmeticError)
+    assert isinstance(second, KeyboardInterrupt)
+    assert run(2, resume_together, tmp_path / "run") == [4, 4]
 
 
 def interrupt(rank: int, number: signal.Signals, data: Path, config: Config, out: Path) -> list[Any]:
