@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from detector.config import Config
+from detector.config import config_of
 from detector.errors import WeightsError
 from detector.exporting.certificate import USER_IMAGES, read_certificate
 from detector.exporting.export import export, training_images
@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[Format, str, dict[str, Any], str]] = {
 def random_weights(size: str, path: Path, template: WeightsInfo) -> Path:
     """Write weights of a network of the given size that was not trained; return their path."""
     torch.manual_seed(0)
-    config = Config(model=size)
+    config = config_of({"model": size})
     covariance = np.diag([3000.0, 3000.0, 3000.0]).astype(np.float32)
     classes = len(template.class_names)
     network = make_network(config, classes, np.full(3, 110, np.float32), covariance, template.input_hw).eval()

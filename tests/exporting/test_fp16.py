@@ -29,8 +29,8 @@ def test_float16_export_detects_the_same_objects(format: Format, name: str, tmp_
     assert not certificate.exact
     parity = certificate.parity["built-in images"]
     assert parity.agrees
-    assert parity.box < 3
-    assert parity.score < 0.02
+    # Not the largest differences: of two similar boxes, NMS may keep the other one.
+    assert parity.unmatched <= 0.02 * parity.detections
     assert verify(half.path).parity.unmatched <= 2
 
 
