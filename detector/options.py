@@ -57,7 +57,7 @@ VAL_FRACTION = 0.15
 MAX_VAL_FRACTION = 0.33
 """Largest `val_fraction`: at most a third of the images are held back."""
 
-RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast"]
+RuntimeName = Literal["auto", "torch", "onnxruntime", "openvino", "openvino-fast", "ncnn", "litert"]
 """Name of an inference backend; `runtime.load.load_runtime` describes each."""
 
 SuppressionName = Literal["classic", "soft", "diou", "weighted"]

@@ -16,7 +16,8 @@ from detector.config import Config
 from detector.errors import ConfigError, WeightsError
 from detector.evaluating.evaluate import evaluate
 from detector.explaining.explain import explain
-from detector.exporting.export import Format, export, training_images
+from detector.exporting.export import export, training_images
+from detector.graph.export_format import Format
 from detector.images import read_image
 from detector.model.checkpoint import copy_weights, load_weights, save_weights
 from detector.model.fuse import fuse

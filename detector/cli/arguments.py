@@ -21,7 +21,10 @@ from detector.options import (
 Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-WEIGHTS = "a .safetensors or .onnx file, a folder with an OpenVINO export, or shipped weights: cells, everyday, scenes"
+WEIGHTS = (
+    "a .safetensors file, an export (.onnx or .tflite file, OpenVINO or ncnn folder), or shipped weights: cells, "
+    "everyday, scenes"
+)
 """Help for an argument that takes any weights."""
 
 SEVERAL_WEIGHTS = f"{WEIGHTS}; several: an ensemble, whose boxes are fused"

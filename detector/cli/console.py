@@ -314,6 +314,14 @@ def print_export(result: "ExportResult", advice: Sequence[str]) -> None:
     height, width = result.input_hw
     print_line(f"{result.path}: {result.size_bytes / 1e6:.1f} MB, input {width}x{height} (width x height)")
     certificate = result.certificate
+    if result.structure is not None:
+        from detector.exporting.coreml_structure import NOT_RUN
+
+        for check in result.structure.checks:
+            print_line(f"checked: {check}")
+        print_line(NOT_RUN)
+        print_line(f"certificate: {result.certificate_path}")
+        return
     if certificate is None:
         print_line(
             "the export was not compared with the weights, because neither openvino nor onnxruntime is installed; "

@@ -1,6 +1,7 @@
 """The command `export`."""
 
 import argparse
+import typing
 from shlex import quote
 
 from detector.cli import console
@@ -19,26 +20,34 @@ from detector.cli.arguments import (
 )
 from detector.cli.settings import read_options
 from detector.errors import ConfigError
+from detector.graph.export_format import Format, format_of_name
 from detector.options import DetectOptions
+
+FORMATS = typing.get_args(Format)
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser of all commands."""
     parser = commands.add_parser(
         "export",
-        help="export weights to ONNX or OpenVINO",
-        description="Export weights to an ONNX file or an OpenVINO folder, which run without PyTorch. Then compare the "
-        "detections of the export with those of the weights, and write the differences to a certificate.",
+        help="export weights to ONNX, OpenVINO, ncnn, LiteRT or Core ML",
+        description="Export weights to a format that runs without PyTorch: ONNX, OpenVINO, ncnn, LiteRT (TensorFlow "
+        "Lite) or Core ML. Then compare the detections of the export with those of the weights, and write the "
+        "differences to a certificate. Core ML packages cannot run here: only their structure is checked.",
     )
     parser.add_argument("--weights", required=True, help=TRAINED)
     parser.add_argument(
-        "--out", type=path, required=True, help="file name that ends in .onnx, or for OpenVINO the name of a folder"
+        "--out",
+        type=path,
+        required=True,
+        help="a name that ends in .onnx, .tflite (LiteRT) or .mlpackage (Core ML), or the name of a folder for "
+        "OpenVINO (_openvino) or ncnn (_ncnn)",
     )
     add_overwrite(parser)
     parser.add_argument(
         "--format",
-        choices=("onnx", "openvino"),
-        help="format of the export (default: onnx if --out ends in .onnx, else openvino)",
+        choices=FORMATS,
+        help="format of the export (default: from the end of the name of --out; a name without suffix is openvino)",
     )
     parser.add_argument(
         "--int8",
@@ -51,6 +60,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="with --int8: use all 8 bits of the weights; only for CPUs with VNNI and for ARM, others compute worse "
         "detections (default: 7 bits, for every CPU)",
+    )
+    parser.add_argument(
+        "--fp16",
+        action="store_true",
+        help="store the weights in float16: half the size, and faster on devices that compute in float16",
     )
     parser.add_argument("--dynamic", action="store_true", help="export a graph that accepts any input size")
     parser.add_argument(
@@ -77,8 +91,8 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export weights to an ONNX file or an OpenVINO folder, and write a certificate."""
-    from detector.exporting.export import export, format_of, training_images
+    """Export weights to a file or folder, and write a certificate."""
+    from detector.exporting.export import export, training_images
     from detector.media.sources import find_sources
 
     thresholds = {"score_threshold": options.conf, "iou_threshold": options.iou, "max_detections": options.max_det}
@@ -96,10 +110,11 @@ def run(options: argparse.Namespace) -> int:
     result = export(
         options.weights,
         options.out,
-        format=options.format or format_of(options.out),
+        format=options.format or format_of_name(options.out),
         input_size=options.imgsz,
         int8_images=calibration,
         int8_full_range=options.int8_full_range,
+        fp16=options.fp16,
         nms=DetectOptions(**given) if options.nms == "in" else None,
         dynamic=options.dynamic,
         data=options.data,

@@ -14,7 +14,9 @@ def add(commands: Commands) -> None:
         description="Run an export on the built-in images and compare its detections with those in its certificate. "
         "Works on any machine, without the weights.",
     )
-    parser.add_argument("export", type=path, help="an .onnx file with its certificate beside it, or an OpenVINO folder")
+    parser.add_argument(
+        "export", type=path, help="an exported file with its certificate beside it, or the folder of an export"
+    )
     parser.add_argument(
         "--runtime",
         choices=EXPORT_RUNTIMES,

@@ -1,6 +1,6 @@
 """The certificate of an export: the measured differences between the export and its weights.
 
-The certificate is a JSON file beside the .onnx file, or in the folder of an OpenVINO export.
+The certificate is a JSON file beside the exported file, or in the folder of an OpenVINO or ncnn export.
 """
 
 import math
@@ -15,6 +15,7 @@ from detector.detections import Detections
 from detector.errors import WeightsError
 from detector.exporting.parity import Parity
 from detector.files import read_json
+from detector.graph.export_format import NCNN_FILES, SUFFIXES, Format
 from detector.graph.metadata import GraphInfo
 from detector.options import DetectOptions
 from detector.outputs import write_signed_json
@@ -22,7 +23,7 @@ from detector.outputs import write_signed_json
 FORMAT = "detector-certificate-4"
 
 FILE_NAME = "certificate.json"
-"""Name of the certificate in the folder of an OpenVINO export. For model.onnx it is model.onnx.certificate.json."""
+"""Name of the certificate in the folder of an export. For model.onnx it is model.onnx.certificate.json."""
 
 BUILTIN_IMAGES = "built-in images"
 """Key in `Certificate.parity`: the differences on the built-in images, which are the same on every machine."""
@@ -92,8 +93,8 @@ class Certificate:
         weights: the weights file.
         graph: properties of the graph.
         input_hw: height and width of the network input, in pixels.
-        exact: True if the export computes in float32 like the weights; False if it is quantized to int8 or ran in
-            reduced precision (bf16).
+        exact: True if the export computes in float32 like the weights; False if it is quantized to int8, stores its
+            weights in float16, or ran in reduced precision (bf16).
         runtime: name and version of the runtime that ran the export.
         options: options of the compared detections.
         parity: name of a set of images → differences between the detections of the weights and of the export.
@@ -134,11 +135,23 @@ class Certificate:
     def valid_for(self) -> str:
         """The runtimes and CPUs for which the measured differences hold."""
         if self.exact:
+            if self.graph_format in ("ncnn", "litert"):
+                return f"{self.runtime.split()[0]} on every CPU"
             return "every runtime that computes in float32"
         if not self.graph.int8:
             return f"{self.runtime} on a CPU with {self.instruction_set}"
+        if self.graph_format == "litert":
+            return f"{self.runtime} on every CPU; another runtime or an accelerator may round differently"
         cpu = "every CPU" if self.graph.int8_weight_bits == 7 else f"CPUs that sum like {self.instruction_set}"
         return f"{self.runtime} on {cpu}; another runtime, such as OpenCV, may round an int8 graph differently"
+
+    @property
+    def graph_format(self) -> Format:
+        """Format of the export, from the names of its files."""
+        names = [Path(name) for name in self.files]
+        if len(names) == 1:
+            return "litert" if names[0].suffix == SUFFIXES["litert"] else "onnx"
+        return "ncnn" if set(self.files) == set(NCNN_FILES) else "openvino"
 
     @property
     def int8_agrees(self) -> bool | None:
@@ -176,6 +189,7 @@ class Certificate:
             "graph": {
                 "dynamic": self.graph.dynamic,
                 "int8": self.graph.int8,
+                "fp16": self.graph.fp16,
                 "int8_weight_bits": self.graph.int8_weight_bits if self.graph.int8 else None,
                 "nms": None if nms is None else _thresholds_to_json(nms),
                 "input_hw": list(self.input_hw),
@@ -229,18 +243,19 @@ def certificate_path(path: Path) -> Path:
     """Return the path of the certificate that belongs to an export.
 
     Args:
-        path: path of the .onnx file, or of the folder of an OpenVINO export.
+        path: path of the exported file, folder or Core ML package.
     """
-    return path / FILE_NAME if path.is_dir() else path.with_name(f"{path.name}.{FILE_NAME}")
+    in_folder = path.is_dir() and path.suffix != SUFFIXES["coreml"]
+    return path / FILE_NAME if in_folder else path.with_name(f"{path.name}.{FILE_NAME}")
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
-    """Write the certificate of the export at `path` (an .onnx file or an OpenVINO folder)."""
+    """Write the certificate of the export at `path`, a file or folder."""
     write_signed_json(certificate_path(path), certificate.to_json())
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Read and return the certificate of the export at `path` (an .onnx file or an OpenVINO folder).
+    """Read and return the certificate of the export at `path`, a file or folder.
 
     Raises:
         FileError: the certificate is missing or cannot be read.
@@ -288,6 +303,7 @@ def _parse(values: Mapping[str, Any]) -> Certificate:
             bool(graph["int8"]),
             nms,
             int(_finite(graph["int8_weight_bits"])) if graph["int8"] else 8,
+            bool(graph.get("fp16", False)),  # certificates of older versions do not have it
         ),
         input_hw=(int(_finite(height)), int(_finite(width))),
         exact=bool(values["exact"]),

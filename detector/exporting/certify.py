@@ -40,7 +40,7 @@ from detector.exporting.reference_images import (
     read_evenly_spaced,
 )
 from detector.files import file_sha256
-from detector.graph.openvino_ir import export_files
+from detector.graph.export_format import export_files
 from detector.letterbox import SIZE_DIVISOR
 from detector.media.sources import Source, sources_of
 from detector.options import ALL_CLASSES, MAX_PIXELS, RuntimeName
@@ -51,7 +51,13 @@ from detector.shipped_weights import find_weights
 _WARMUP_IMAGES = 4
 """Number of images at the start whose times are not counted."""
 
-_PACKAGES = ("detector", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf")
+_PACKAGES = (
+    "detector", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx",
+    "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+)  # fmt: skip
+
+_DISTRIBUTIONS = {"litert": "ai-edge-litert"}
+"""Name of a runtime → name of its package, if they differ."""
 
 
 def certify_export(
@@ -69,13 +75,13 @@ def certify_export(
 ) -> Certificate:
     """Run an export and its weights on the same images, compare them, and write and return the certificate.
 
-    The certificate is written beside the .onnx file, or into the OpenVINO folder. An int8 graph, and a graph run by
-    "openvino-fast", is not exact. For an inexact export, differences of detections are recorded and are not an error;
-    its quality is judged by AP.
+    The certificate is written beside the exported file, or into the folder. A graph in int8 or float16, and a graph run
+    by "openvino-fast", is not exact. For an inexact export, differences of detections are recorded and are not an
+    error; its quality is judged by AP. But a float16 export must detect the same objects.
 
     Args:
         weights: the weights of the export: a .safetensors file or the name of shipped weights.
-        path: path of the .onnx file, or of the folder of an OpenVINO export.
+        path: path of the exported file or folder.
         runtime: inference backend that runs the export.
         input_size: long side of the network input in pixels; None: that of the export.
         threads: as for `Detector.load`.
@@ -92,7 +98,7 @@ def certify_export(
     Raises:
         InputError: a file, the data set or an image cannot be read.
         WeightsError: the export is exact, and its detections differ from those of the weights by more than rounding
-            errors. The certificate has been written.
+            errors; or it is in float16 and detects other objects. The certificate has been written.
     """
     model = Detector.load(path, device="cpu", runtime=runtime, input_size=input_size, threads=threads)
     reference = Detector.load(weights, device="cpu", input_size=max(model.input_hw), threads=threads)
@@ -103,7 +109,8 @@ def certify_export(
     options = comparison_options(model)
     builtin = builtin_images(model)
     expected, found = (detect_one_by_one(detector, builtin, options) for detector in (reference, model))
-    exact = not model.runtime.graph_info.int8 and runtime != "openvino-fast"
+    info = model.runtime.graph_info
+    exact = not info.int8 and not info.fp16 and runtime != "openvino-fast"
     parity = {BUILTIN_IMAGES: compare_detections(expected, found, options.lowest_threshold)}
     parity |= _parity_on_user_images(reference, model, images, test_split)
     parity |= _parity_at_larger_input(weights, path, model, runtime, threads)
@@ -115,7 +122,8 @@ def certify_export(
         graph=model.runtime.graph_info,
         input_hw=model.input_hw,
         exact=exact,
-        runtime=f"{model.runtime.name}{'-fast' * (runtime == 'openvino-fast')} {_version(model.runtime.name)}",
+        runtime=f"{model.runtime.name}{'-fast' * (runtime == 'openvino-fast')} "
+        f"{_version(_DISTRIBUTIONS.get(model.runtime.name, model.runtime.name))}",
         options=options,
         parity=parity,
         AP=None if test_split is None else _compare_ap(reference, model, test_split),
@@ -131,8 +139,13 @@ def certify_export(
 
 
 def _check_parity(certificate: Certificate, path: Path) -> None:
-    """Raise WeightsError if an exact export differs from its weights by more than rounding errors."""
+    """Raise WeightsError if an exact export has more than rounding errors, or a float16 export other objects."""
     for name, parity in certificate.parity.items():
+        if certificate.graph.fp16 and parity.agrees is False:
+            raise WeightsError(
+                f"{path}: the float16 export detects other objects than {certificate.weights.name} on {name}: "
+                f"{parity}. Probably values are too large for float16 (65504): export in float32"
+            )
         if certificate.exact and not parity.is_within_rounding:
             raise WeightsError(
                 f"{path}: the detections of the export differ from those of {certificate.weights.name} on {name}: "

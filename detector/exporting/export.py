@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from detector.arrays import ImageArray
 from detector.config import config_of
@@ -16,25 +16,27 @@ from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError
 from detector.exporting.certificate import Certificate, certificate_path
 from detector.exporting.certify import certify_export
-from detector.exporting.output import check_onnx_path, check_openvino_path, write_openvino
+from detector.exporting.coreml_structure import CoreMlCertificate, certify_package
+from detector.exporting.output import check_output, write_folder
+from detector.exporting.requirements import check_options, check_packages
 from detector.files import local_path
+from detector.graph.export_format import Format, export_files
+from detector.graph.fp16_onnx import to_fp16
 from detector.graph.int8_onnx import quantize
 from detector.graph.nms_in_graph import add_nms
-from detector.graph.openvino_ir import export_files, to_ir
+from detector.graph.openvino_ir import BIN, XML, to_ir
 from detector.graph.to_onnx import to_onnx
 from detector.html_table import html_table
 from detector.letterbox import letterbox_image
 from detector.media.sources import Source, find_sources, sources_of
 from detector.model.checkpoint import load_weights
+from detector.model.network import GridNetwork
 from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
 from detector.outputs import sign, write_file
 from detector.predict.detector import stored_thresholds
 from detector.weights_info import WeightsInfo
 
 log = logging.getLogger(__name__)
-
-Format = Literal["onnx", "openvino"]
-"""Format of an export: an ONNX file, or a folder with an OpenVINO IR."""
 
 _DEFAULT_READ_OPTIONS = ReadOptions()
 
@@ -48,17 +50,20 @@ class ExportResult:
     """The files that an export has written, and the certificate.
 
     Attributes:
-        path: path of the .onnx file, or of the folder of an OpenVINO export.
+        path: path of the file, folder or package that was written.
         input_hw: height and width of the network input, in pixels.
         size_bytes: size of the file, or of all files in the folder, without the certificate.
         certificate: measured differences between the export and its weights. None if the export was not compared:
-            `certify` was False, or neither OpenVINO nor ONNX Runtime is installed to run the export.
+            `certify` was False, or neither OpenVINO nor ONNX Runtime is installed to run an ONNX file, or nothing on
+            this machine runs the format (Core ML).
+        structure: what was checked in a Core ML package, which was not run; None for the other formats.
     """
 
     path: Path
     input_hw: tuple[int, int]
     size_bytes: int
     certificate: Certificate | None
+    structure: CoreMlCertificate | None = None
 
     @property
     def megabytes(self) -> float:
@@ -74,7 +79,7 @@ class ExportResult:
 
     @property
     def certificate_path(self) -> Path:
-        """Path of the certificate; the file is missing if `certificate` is None."""
+        """Path of the certificate; the file is missing if `certificate` and `structure` are None."""
         return certificate_path(self.path)
 
 
@@ -86,6 +91,7 @@ def export(
     input_size: int | None = None,
     int8_images: Sequence[Source | str | Path] | None = None,
     int8_full_range: bool = False,
+    fp16: bool = False,
     nms: DetectOptions | None = None,
     dynamic: bool = False,
     data: str | Path | None = None,
@@ -98,23 +104,29 @@ def export(
     certify: bool = True,
     overwrite: bool = False,
 ) -> ExportResult:
-    """Write weights as an ONNX file or as an OpenVINO folder, and compare the export with the weights.
+    """Write weights in a format that runs without PyTorch, and compare the export with the weights.
 
     The file or folder is written completely or not at all. With `certify`, the export and the weights then run on the
-    same images, and the differences are written to a certificate: a JSON file beside the .onnx file or in the folder.
+    same images, and the differences are written to a certificate: a JSON file beside the file or in the folder. A Core
+    ML package cannot run here: its certificate contains only what was checked in its files.
 
     Args:
         weights: path of a .safetensors file, or the name of shipped weights.
-        path: for "onnx" a file name that ends in .onnx. For "openvino" a folder, which must be missing or empty, or
-            contain only an earlier export. An unchanged earlier export and its certificate are replaced.
-        format: "onnx" or "openvino".
+        path: for "onnx" a file name that ends in .onnx, for "litert" in .tflite, for "coreml" in .mlpackage. For
+            "openvino" and "ncnn" a folder, which must be missing or empty, or contain only an earlier export. An
+            unchanged earlier export and its certificate are replaced.
+        format: "onnx", "openvino", "ncnn", "litert" (LiteRT, formerly TensorFlow Lite) or "coreml". "ncnn" and
+            "coreml" cannot be int8; only "onnx" and "openvino" can contain NMS or be dynamic.
         input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
         int8_images: images for post-training quantization to int8: paths of files or folders, glob patterns, or the
             result of `training_images`. At least 16; the activation ranges are measured on at most 128 of them. None:
             the export is in float32.
         int8_full_range: whether the weights of an int8 export use all 8 bits. Such an export is only for CPUs with
             exact int8 sums (x86 with VNNI, ARM); on others its detections are worse. False: the weights use 7 bits, so
-            that the export gives the same detections on every CPU.
+            that the export gives the same detections on every CPU. Only for "onnx" and "openvino".
+        fp16: whether the weights are stored in float16, which halves the size. Where the runtime can, it also computes
+            in float16: ONNX Runtime, ncnn and LiteRT on ARM, Core ML on its accelerators. The normalization and
+            the decoding of boxes stay in float32 in ONNX files.
         nms: options of NMS inside the graph; their thresholds are fixed in the graph. With a score threshold of "auto",
             the graph uses the lowest of the thresholds stored with the weights, and `Detector.detect` with "auto" those
             of the classes. None: the graph contains no NMS and returns one prediction per grid point.
@@ -137,12 +149,16 @@ def export(
     Raises:
         InputError: an argument is out of range, a file or image cannot be read or written, a package is not installed,
             there are fewer than 16 images for int8, or the network does not support these options.
-        WeightsError: the detections of a float32 export differ from those of the weights by more than rounding errors.
-            The export and the certificate have been written.
+        WeightsError: the detections of a float32 export differ from those of the weights by more than rounding errors,
+            or those of a float16 export are of other objects. The export and the certificate have been written.
     """
     path = local_path(path)
     _check_format(format)
-    (check_openvino_path if format == "openvino" else check_onnx_path)(path, overwrite)
+    int8 = int8_images is not None
+    used = {"int8": int8, "fp16": fp16, "nms": nms is not None, "dynamic": dynamic, "int8_full_range": int8_full_range}
+    check_options(format, used)
+    check_packages(format, int8)
+    check_output(path, format, overwrite)
     network, info = load_weights(weights)
     if nms is not None:
         _check_nms(info)
@@ -150,17 +166,21 @@ def export(
     input_hw = info.choose_input_hw(input_size, str(weights))
     options = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     int8_inputs = None
-    if int8_full_range and int8_images is None:
-        raise ConfigError("int8_full_range (--int8-full-range) has an effect only with --int8; add --int8")
     if int8_images is not None:
-        _warn_other_levels(info, 8 if int8_full_range else 7)
+        _warn_other_levels(info, 8 if int8_full_range or format == "litert" else 7)
         int8_inputs = _calibration_inputs(list(_as_sources(int8_images, options)), input_hw)
     sources = list(_as_sources(certificate_images, options))
-    graph = to_onnx(network, info, input_hw, dynamic)
     existed = path.exists()
-    _write(path, graph, format, nms, int8_inputs, int8_full_range)
-    certificate = None
-    if certify and (find_spec("openvino") or find_spec("onnxruntime")):
+    if format in ("onnx", "openvino"):
+        graph = to_onnx(network, info, input_hw, dynamic)
+        _write(path, graph, format, nms, int8_inputs, int8_full_range, fp16)
+    else:
+        _write_mobile(path, format, network, info, input_hw, int8_inputs, fp16)
+    certificate, structure = None, None
+    if format == "coreml":
+        # Also without `certify`: only the certificate proves that this package wrote the files.
+        structure = certify_package(path, weights)
+    elif certify and (format not in ("onnx", "openvino") or find_spec("openvino") or find_spec("onnxruntime")):
         certificate_file = certificate_path(path)
         try:
             certificate = certify_export(
@@ -181,21 +201,7 @@ def export(
                 _remove(path)
             raise
     size_bytes = sum(file.stat().st_size for file in export_files(path))
-    return ExportResult(path, input_hw, size_bytes, certificate)
-
-
-def format_of(path: Path) -> Format:
-    """Return "onnx" if the name of an export ends in .onnx, else "openvino".
-
-    Raises:
-        ConfigError: the name has another suffix than .onnx and does not end in "_openvino".
-    """
-    if path.suffix and path.suffix != ".onnx" and not path.name.endswith("_openvino"):
-        raise ConfigError(
-            f"{path}: expected a name that ends in .onnx; to write an OpenVINO folder of this name, add "
-            "--format openvino"
-        )
-    return "onnx" if path.suffix == ".onnx" else "openvino"
+    return ExportResult(path, input_hw, size_bytes, certificate, structure)
 
 
 def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIONS) -> list[Source]:
@@ -219,29 +225,69 @@ def _write(
     nms: DetectOptions | None,
     int8_inputs: Sequence[ImageArray] | None,
     int8_full_range: bool,
+    fp16: bool,
 ) -> None:
-    """Write a graph; before that, quantize it, add NMS or convert it to OpenVINO if requested.
+    """Write a graph; before that, quantize it, add NMS or convert it to float16 or OpenVINO if requested.
 
     Args:
         path: the .onnx file or the OpenVINO folder to write.
         graph: content of an ONNX file in float32, without NMS.
-        format: format to write.
+        format: "onnx" or "openvino".
         nms: options of the NMS to add to the graph; None: no NMS.
         int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the graph stays in float32.
         int8_full_range: whether int8 weights use all 8 bits.
+        fp16: whether the weights are stored in float16.
     """
     if format == "onnx" and int8_inputs is not None:
         graph = quantize(graph, int8_inputs, int8_full_range)
+    if format == "onnx" and fp16:
+        graph = to_fp16(graph)
     if nms is not None:
         graph = add_nms(graph, nms)
     if format == "openvino":
-        write_openvino(path, to_ir(graph, int8_inputs, int8_full_range))
+        ir = to_ir(graph, int8_inputs, int8_full_range, fp16)
+        write_folder(path, {XML: sign(ir.xml), BIN: ir.weights})
     else:
         write_file(path, sign(graph))
 
 
+def _write_mobile(
+    path: Path,
+    format: Format,
+    network: GridNetwork,
+    info: WeightsInfo,
+    input_hw: tuple[int, int],
+    int8_inputs: Sequence[ImageArray] | None,
+    fp16: bool,
+) -> None:
+    """Write a network in a format for phones and small devices.
+
+    Args:
+        path: the file or folder to write.
+        format: "ncnn", "litert" or "coreml".
+        network: the trained network.
+        info: information about the weights.
+        input_hw: height and width of the network input, in pixels.
+        int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the export is not int8.
+        fp16: whether the weights are stored in float16.
+    """
+    # Imported here, because each of these imports a large package.
+    if format == "ncnn":
+        from detector.graph.to_ncnn import to_ncnn
+
+        write_folder(path, to_ncnn(network, info, input_hw, fp16).files())
+    elif format == "litert":
+        from detector.graph.to_litert import to_litert
+
+        write_file(path, sign(to_litert(network, info, input_hw, fp16, int8_inputs)))
+    else:
+        from detector.graph.to_coreml import to_coreml
+
+        write_folder(path, to_coreml(network, info, input_hw, fp16))
+
+
 def _remove(path: Path) -> None:
-    """Remove the .onnx file or the OpenVINO folder of an export that could not be certified."""
+    """Remove the file or folder of an export that could not be certified."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -249,9 +295,9 @@ def _remove(path: Path) -> None:
 
 
 def _check_format(format: str) -> None:
-    """Raise ConfigError unless `format` is "onnx" or "openvino"."""
+    """Raise ConfigError unless `format` is the name of a format."""
     if format not in get_args(Format):
-        raise ConfigError(f"format: expected {' or '.join(get_args(Format))}, got {format!r}")
+        raise ConfigError(f"format: expected {', '.join(get_args(Format))}, got {format!r}")
 
 
 def _warn_other_levels(info: WeightsInfo, bits: int) -> None:

@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.errors import FileError, WeightsError
+from detector.errors import ConfigError, FileError, WeightsError
 from detector.exporting.certificate import (
     BUILTIN_IMAGES,
     Certificate,
     certificate_path,
     read_certificate,
 )
+from detector.exporting.coreml_structure import NOT_RUN, read_structure
 from detector.exporting.parity import Parity, compare_detections
 from detector.exporting.reference_images import builtin_images, detect_one_by_one, image_hash
 from detector.files import file_sha256, local_path
-from detector.graph.openvino_ir import export_files
+from detector.graph.export_format import export_files, format_of_export
 from detector.html_table import html_table
 from detector.options import RuntimeName
 from detector.predict.detector import Detector
@@ -41,7 +42,7 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | No
     """Run an export on the built-in images and return the differences from the detections in its certificate.
 
     Args:
-        path: path of an .onnx file with its certificate beside it, or of the folder of an OpenVINO export.
+        path: path of an exported file with its certificate beside it, or of the folder of an export.
         runtime: inference backend that runs the export.
         threads: as for `Detector.load`.
 
@@ -59,6 +60,8 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | No
         raise WeightsError(
             f"{path}: a weights file has no certificate; give an export that `detector export` has written"
         )
+    if format_of_export(path) == "coreml":
+        _refuse_package(path)
     certificate = read_certificate(path)
     # Only the hashes are compared, not the names: the user may have renamed the file.
     if [*certificate.files.values()] != [file_sha256(file) for file in export_files(path)]:
@@ -74,6 +77,22 @@ def verify(path: str | Path, *, runtime: RuntimeName = "auto", threads: int | No
             f"{certificate.parity[BUILTIN_IMAGES]}"
         )
     return VerifyResult(parity, certificate)
+
+
+def _refuse_package(path: Path) -> None:
+    """Check the files of a Core ML package, then raise ConfigError: nothing can compare its detections here.
+
+    Raises:
+        FileError: the certificate is missing or cannot be read.
+        WeightsError: the certificate is damaged or belongs to other files.
+        ConfigError: always, if the files are those of the certificate.
+    """
+    certificate = read_structure(path)
+    if certificate.files != {str(file.relative_to(path)): file_sha256(file) for file in export_files(path)}:
+        raise WeightsError(
+            f"{path}: the package is damaged, or is not the one that {certificate_path(path)} describes; export again"
+        )
+    raise ConfigError(f"{path}: the files are those of the certificate, but nothing more can be verified. {NOT_RUN}")
 
 
 def _is_small(parity: Parity, certificate: Certificate, runtime: RuntimeName) -> bool:

@@ -27,10 +27,15 @@ USAGE = (
 )
 """Instructions for running a graph without this package. This text is stored in the metadata of each graph."""
 
+LEVELS_USAGE = USAGE.replace(
+    "uint8 RGB [images, height, width, 3]", "float32 RGB [3, height, width] with levels from 0 to 255"
+)
+"""The same for runtimes that take float32 images: ncnn, Core ML."""
+
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """Properties of an exported graph: dynamic input size, int8 quantization, NMS inside the graph.
+    """Properties of an exported graph: dynamic input size, int8 quantization, float16, NMS inside the graph.
 
     Attributes:
         dynamic: True if height and width of the input may be any multiples of 32. Without NMS, a dynamic graph also
@@ -41,26 +46,28 @@ class GraphInfo:
             outputs a prediction for every grid point.
         int8_weight_bits: 7 if the int8 weights are limited to -64..64, so that ONNX Runtime computes the same sums on
             every CPU; 8 if they are not. Files of older versions do not record it and have 8. Only valid with `int8`.
+        fp16: True if the weights are stored in float16, so that a runtime may also compute in float16.
     """
 
     dynamic: bool = False
     int8: bool = False
     nms: DetectOptions | None = None
     int8_weight_bits: int = 8
+    fp16: bool = False
 
 
-def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int]) -> dict[str, str]:
+def graph_metadata(info: WeightsInfo, input_hw: tuple[int, int], usage: str = USAGE) -> dict[str, str]:
     """Return the metadata that is needed to run a graph with the input size `input_hw` (height, width).
 
-    The metadata contains `info`, with its input size replaced by `input_hw`, the text `USAGE`, and the place for a
+    The metadata contains `info`, with its input size replaced by `input_hw`, the text `usage`, and the place for a
     signature; see `outputs.sign`.
     """
-    return to_metadata(replace(info, input_hw=input_hw)) | {"usage": USAGE, SIGNATURE_KEY: UNSIGNED}
+    return to_metadata(replace(info, input_hw=input_hw)) | {"usage": usage, SIGNATURE_KEY: UNSIGNED}
 
 
 def graph_info_metadata(graph_info: GraphInfo) -> dict[str, str]:
     """Return metadata with the properties of a graph; the caller adds it to the result of `graph_metadata`."""
-    metadata = {name: "true" for name in ("dynamic", "int8") if getattr(graph_info, name)}
+    metadata = {name: "true" for name in ("dynamic", "int8", "fp16") if getattr(graph_info, name)}
     if graph_info.int8:
         metadata["int8_weight_bits"] = str(graph_info.int8_weight_bits)
     if (nms := graph_info.nms) is not None:
@@ -87,9 +94,11 @@ def read_metadata(metadata: Mapping[str, str], source: str) -> tuple[WeightsInfo
     metadata = upgrade_metadata(metadata)
     info = from_metadata(metadata, source)
     try:
-        dynamic, int8, nms = (json.loads(metadata.get(key, "null")) for key in ("dynamic", "int8", "nms"))
+        keys = ("dynamic", "int8", "fp16", "nms")
+        dynamic, int8, fp16, nms = (json.loads(metadata.get(key, "null")) for key in keys)
         bits = 7 if metadata.get("int8_weight_bits") == "7" else 8
-        graph_info = GraphInfo(dynamic is True, int8 is True, None if nms is None else _parse_nms(nms), bits)
+        parsed_nms = None if nms is None else _parse_nms(nms)
+        graph_info = GraphInfo(dynamic is True, int8 is True, parsed_nms, bits, fp16 is True)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(source, error) from None
     return info, graph_info

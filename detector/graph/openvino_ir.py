@@ -15,6 +15,7 @@ from xml.parsers import expat
 
 from detector.arrays import ImageArray
 from detector.errors import FileError, MissingPackageError, WeightsError
+from detector.graph.export_format import OPENVINO_FILES
 from detector.graph.int8_openvino import quantize_model
 from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.no_telemetry import import_openvino, openvino_core
@@ -23,7 +24,7 @@ from detector.weights_info import FORMAT, damaged
 if TYPE_CHECKING:
     import openvino
 
-XML, BIN = "model.xml", "model.bin"
+XML, BIN = OPENVINO_FILES
 
 _SECTION = "framework"
 """Section of model.xml in which OpenVINO stores the metadata of the ONNX file that it converted."""
@@ -48,13 +49,16 @@ class Ir:
     weights: bytes
 
 
-def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None, int8_full_range: bool = False) -> Ir:
-    """Convert an ONNX file to an OpenVINO IR in float32 or int8, and return the contents of the two files of the IR.
+def to_ir(
+    graph: bytes, inputs: Sequence[ImageArray] | None = None, int8_full_range: bool = False, fp16: bool = False
+) -> Ir:
+    """Convert an ONNX file to an OpenVINO IR, and return the contents of the two files of the IR.
 
     Args:
         graph: bytes of the ONNX file.
         inputs: calibration images for int8 quantization, as in `quantize_model`. None: the IR is in float32.
         int8_full_range: as `full_range` in `quantize_model`.
+        fp16: whether the weights are stored in float16.
 
     Raises:
         MissingPackageError: the package openvino is not installed, or for int8, the package nncf.
@@ -71,11 +75,14 @@ def to_ir(graph: bytes, inputs: Sequence[ImageArray] | None = None, int8_full_ra
         int8 = GraphInfo(int8=True, int8_weight_bits=8 if int8_full_range else 7)
         for key, value in graph_info_metadata(int8).items():
             model.set_rt_info(value, [_SECTION, key])
+    if fp16:
+        for key, value in graph_info_metadata(GraphInfo(fp16=True)).items():
+            model.set_rt_info(value, [_SECTION, key])
     with tempfile.TemporaryDirectory() as folder:
         xml, weights = Path(folder) / XML, Path(folder) / BIN
-        openvino.save_model(model, xml, compress_to_fp16=False)
+        openvino.save_model(model, xml, compress_to_fp16=fp16)
         model.set_rt_info(_sha256(weights.read_bytes()), [_SECTION, _HASH_KEY])
-        openvino.save_model(model, xml, compress_to_fp16=False)
+        openvino.save_model(model, xml, compress_to_fp16=fp16)
         return Ir(xml.read_bytes(), weights.read_bytes())
 
 
@@ -134,15 +141,6 @@ def _check_xml(xml: bytes, path: Path) -> None:
         parser.Parse(xml, True)
     except expat.ExpatError as error:
         raise WeightsError(f"{path}: not a readable OpenVINO IR ({error}); export it again") from None
-
-
-def export_files(path: Path) -> list[Path]:
-    """Return the paths of the files of an export, without the certificate.
-
-    Args:
-        path: path of an .onnx file, or of the folder of an OpenVINO IR.
-    """
-    return [path / XML, path / BIN] if path.is_dir() else [path]
 
 
 def is_ir(folder: Path) -> bool:

@@ -5,21 +5,16 @@ The graph takes uint8 images and outputs boxes and scores. Its metadata contains
 
 import hashlib
 import io
-import threading
-import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from detector.config import config_of
 from detector.errors import MissingPackageError, WeightsError
-from detector.forks import no_fork
+from detector.graph.graph_module import GraphModule, quiet_export
 from detector.graph.metadata import GraphInfo, graph_info_metadata, graph_metadata
-from detector.model.fuse import fuse
 from detector.model.network import GridNetwork
 from detector.version import VERSION
 from detector.weights_info import WeightsInfo
@@ -29,42 +24,6 @@ OPSET = 17
 
 _DYNAMIC_AXES = {0: "images", 1: "height", 2: "width"}
 """Input axes of a dynamic graph that may have any size: axis number → name of the axis."""
-
-_LOCK = threading.Lock()
-"""Held while the exporter of torch runs, which uses global state, as does `warnings.catch_warnings`."""
-
-
-class _Graph(nn.Module):
-    """The computation that is exported: normalization, the fused network, and the decoding of boxes and scores.
-
-    Args:
-        network: trained network, not fused. The module uses a fused copy on the CPU.
-        input_hw: the fixed input size (height, width). None: the graph accepts any input size.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, network: GridNetwork, input_hw: tuple[int, int] | None) -> None:
-        super().__init__()
-        self.network = fuse(network).cpu()
-        weight, bias = self.network.color_convolution()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        # OpenCV's dnn module cannot fold constants before version 5. So the grid for a fixed input size is computed
-        # here and stored as constants.
-        self._grid = None
-        if input_hw is not None:
-            with torch.inference_mode():
-                self._grid = self.network(torch.zeros(1, 3, *input_hw, dtype=torch.uint8)).grid
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return boxes [B, P, 4] in input pixels and class scores [B, P, C] for images [B, H, W, 3] uint8 RGB."""
-        normalized = F.conv2d(image.permute(0, 3, 1, 2).float(), self.weight, self.bias)
-        predictions = self.network.from_normalized(normalized)
-        if self._grid is not None:
-            predictions = predictions.with_grid(self._grid)
-        return predictions.boxes(), predictions.scores()
 
 
 def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], dynamic: bool = False) -> bytes:
@@ -89,12 +48,10 @@ def to_onnx(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
     onnx = import_onnx()
     if dynamic:
         _check_dynamic(info)
-    graph = _Graph(network, None if dynamic else input_hw).eval()
+    graph = GraphModule(network, None if dynamic else input_hw)
     file = io.BytesIO()
-    with no_fork(), _LOCK, warnings.catch_warnings(), torch.inference_mode():
-        # Hide the warnings of the tracing exporter. It warns that it is deprecated, but the new exporter needs one more
-        # package and many seconds. It also warns about sizes that become constants, which is intended.
-        warnings.simplefilter("ignore")
+    # The tracing exporter warns that it is deprecated, but the new exporter needs one more package and many seconds.
+    with quiet_export(), torch.inference_mode():
         torch.onnx.export(
             graph,
             (torch.zeros(1, *input_hw, 3, dtype=torch.uint8),),

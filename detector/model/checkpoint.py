@@ -26,6 +26,7 @@ _OTHER_FORMATS = {
     ".pt": _PYTORCH,
     ".pth": _PYTORCH,
     ".onnx": "this is an exported graph: pass the .safetensors file that was exported",
+    ".tflite": "this is an exported graph: pass the .safetensors file that was exported",
 }
 """Suffix of a file that is not safetensors → why the file cannot be used, and which file to pass."""
 

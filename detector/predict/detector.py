@@ -94,11 +94,11 @@ class Detector:
         """Load trained weights or an exported graph, and return a detector.
 
         Args:
-            weights: a .safetensors file, the name of shipped weights ("cells", "everyday", "scenes"), an exported .onnx
-                file, or a folder with an OpenVINO export.
+            weights: a .safetensors file, the name of shipped weights ("cells", "everyday", "scenes"), or an export:
+                an .onnx or .tflite file, or a folder with an OpenVINO or ncnn export.
             device: device for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
-            runtime: inference backend: "auto", "torch", "onnxruntime", "openvino" or "openvino-fast".
-                `runtime.load.load_runtime` describes each backend.
+            runtime: inference backend: "auto", "torch", "onnxruntime", "openvino", "openvino-fast", "ncnn"
+                or "litert". `runtime.load.load_runtime` describes each backend.
             input_size: long side of the network input in pixels, a multiple of 32; None: as in training.
             threads: largest number of CPU threads that run the network, at least 1. None: the environment variable
                 OMP_NUM_THREADS if it is set, else one thread per CPU core, but not more than the CPUs that this process

@@ -15,6 +15,7 @@ from detector.cache import cache_key, read_entry, write_entry
 from detector.errors import ConfigError, FileError, MissingPackageError, WeightsError
 from detector.files import file_sha256
 from detector.forks import no_fork
+from detector.graph.export_format import SUFFIXES, Format, format_of_export
 from detector.graph.openvino_ir import Ir, read_ir
 from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
@@ -24,6 +25,12 @@ from detector.shipped_weights import find_shipped, find_weights
 from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
 from detector.wording import shown
+
+_EXTRAS = {"onnxruntime": "onnx", "ai_edge_litert": "litert"}
+"""Package of a runtime → extra that installs it, if the names differ."""
+
+_OTHER_FORMATS: dict[RuntimeName, Format] = {"ncnn": "ncnn", "litert": "litert"}
+"""Runtime that runs only exports of a format of its own → that format."""
 
 _BUILDING = threading.Lock()
 """Held while weights are converted to a graph, so that threads that load the same weights convert them once."""
@@ -45,11 +52,13 @@ def load_runtime(
 
     Args:
         weights: path of a .safetensors file, name of shipped weights, or path of an export. An export is an .onnx file
-            or the folder of an OpenVINO IR (the path of its model.xml is accepted too); it runs without torch.
+            or the folder of an OpenVINO IR (the path of its model.xml is accepted too), the folder of an ncnn model (or
+            its model.ncnn.param), or a .tflite file; it runs without torch.
         device: device for torch, with a name as in `choose_device`. The other runtimes use the CPU and accept only
             "auto" and "cpu".
         runtime: "auto" selects torch for a .safetensors file, and OpenVINO for the folder of an OpenVINO IR. For an
-            .onnx file, "auto" selects OpenVINO if it is installed, else ONNX Runtime. If another runtime than torch
+            .onnx file, "auto" selects OpenVINO if it is installed, else ONNX Runtime. "ncnn" and "litert" run only
+            exports of their own formats, and are the only ones that do. If another runtime than torch
             runs a .safetensors file, the weights are first converted to a graph. All runtimes compute the same
             predictions in float32, except "openvino-fast": there OpenVINO chooses the precision. On newer CPUs this is
             bf16, which is several times faster and changes scores by up to about 0.02.
@@ -74,12 +83,18 @@ def load_runtime(
     if not isinstance(device, str):
         raise ConfigError(f"device: expected a name such as 'cpu' or 'cuda:1', got {shown(device)}")
     path = export_path(weights)
-    if find_shipped(weights) is None and (path.suffix.lower() == ".onnx" or is_folder(path)):
+    is_export = path.suffix.lower() in (".onnx", *SUFFIXES.values()) or is_folder(path)
+    if find_shipped(weights) is None and is_export:
         return _load_export(path, device, runtime, input_size, threads)
     from detector.runtime.hardware import limit_threads
 
     if runtime in ("auto", "torch"):
         return _load_torch(weights, device, input_size, threads)
+    if runtime in _OTHER_FORMATS:
+        raise ConfigError(
+            f"{weights}: {runtime} runs only exports of its own format; export the weights with `detector export "
+            f"--format {_OTHER_FORMATS[runtime]}`, and load the export"
+        )
     _check_device(device, runtime)
     limit_threads(None)
     graph = _graph_of(weights, input_size, cache)
@@ -139,7 +154,7 @@ def _version_of_onnx() -> str | None:
 def _load_export(
     path: Path, device: str, runtime: RuntimeName, input_size: int | None, threads: int | None
 ) -> tuple[Runtime, WeightsInfo]:
-    """Load an export (.onnx file or folder of an OpenVINO IR); return the runtime and information about the weights.
+    """Load an export of any format; return the runtime and information about the weights.
 
     The arguments and errors are those of `load_runtime`. The outputs of the graph are checked on a black image.
     """
@@ -149,6 +164,16 @@ def _load_export(
             "which this file was exported"
         )
     _check_device(device, path.name)
+    format = format_of_export(path)
+    if format == "coreml":
+        raise ConfigError(
+            f"{path}: a Core ML package runs only on devices of Apple, in an app; this package cannot run it. Use the "
+            "weights from which it was exported, or an export to another format"
+        )
+    if format in _OTHER_FORMATS.values() or runtime in _OTHER_FORMATS:
+        loaded, info = _start_other(path, format, runtime, input_size, threads)
+        _check_outputs(loaded, info, path)
+        return loaded, info
     try:
         graph = read_ir(path) if path.is_dir() else path.read_bytes()
     except OSError as error:
@@ -207,11 +232,7 @@ def _start_runtime(
         ConfigError: `input_size` is not a multiple of 32.
     """
     package = runtime.removesuffix("-fast")
-    if not find_spec(package):
-        extra = "onnx" if package == "onnxruntime" else package
-        raise MissingPackageError(
-            f"{source}: the runtime {runtime} needs the package {package}: pip install 'grid-detector[{extra}]'"
-        )
+    _check_package(package, runtime, source)
     if package == "openvino":
         from detector.runtime.openvino import OpenVinoRuntime
 
@@ -224,6 +245,45 @@ def _start_runtime(
     onnx = OnnxRuntime(graph, source, input_size=input_size, threads=threads)
     warn_if_inexact(onnx.graph_info, source)
     return onnx, onnx.info
+
+
+def _start_other(
+    path: Path, format: Format, runtime: RuntimeName, input_size: int | None, threads: int | None
+) -> tuple[Runtime, WeightsInfo]:
+    """Load an export of a format that only one runtime runs. The arguments and errors are those of `load_runtime`.
+
+    Args:
+        path: path of the export.
+        format: its format.
+        runtime: the requested runtime.
+        input_size: as for `load_runtime`.
+        threads: as for `load_runtime`.
+    """
+    if runtime not in ("auto", format):
+        own = next((name for name, its in _OTHER_FORMATS.items() if its == format), "auto")
+        raise ConfigError(
+            f"{path}: {runtime} cannot run this export (format {format}); use --runtime {own} or leave it out"
+        )
+    if format == "ncnn":
+        _check_package("ncnn", "ncnn", str(path))
+        from detector.runtime.ncnn import NcnnRuntime
+
+        ncnn = NcnnRuntime(path, input_size=input_size, threads=threads)
+        return ncnn, ncnn.info
+    _check_package("ai_edge_litert", "litert", str(path))
+    from detector.runtime.litert import LiteRtRuntime
+
+    litert = LiteRtRuntime(path, input_size=input_size, threads=threads)
+    return litert, litert.info
+
+
+def _check_package(package: str, runtime: str, source: str) -> None:
+    """Raise MissingPackageError if the package of a runtime is not installed; `source` is the file or folder."""
+    if not find_spec(package):
+        raise MissingPackageError(
+            f"{source}: the runtime {runtime} needs the package {package}: pip install "
+            f"'grid-detector[{_EXTRAS.get(package, package)}]'"
+        )
 
 
 def _check_device(device: str, source: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detector.errors import FileError, WeightsError
 from detector.files import file_sha256, local_path
-from detector.graph.openvino_ir import XML, export_files
+from detector.graph.export_format import NCNN_FILES, OPENVINO_FILES, export_files
 from detector.options import RuntimeName
 from detector.shipped_weights import find_shipped
 
@@ -16,7 +16,7 @@ class Origin:
 
     Attributes:
         weights: absolute path of the file or folder, or the name of shipped weights.
-        sha256: hash of the content of the file, or of both files of an OpenVINO IR.
+        sha256: hash of the content of the file, or of the files in the folder of an export.
         device: as for `load_runtime`, like all following attributes.
         runtime: as for `load_runtime`.
         input_size: as for `load_runtime`.
@@ -89,7 +89,7 @@ def is_folder(path: Path) -> bool:
 
 
 def weights_files(weights: str | Path) -> list[Path]:
-    """Return the files that contain weights: one file, or the two files of an OpenVINO IR. They may not exist.
+    """Return the files that contain weights: one file, or the files in the folder of an export. They may not exist.
 
     Args:
         weights: as for `load_runtime`.
@@ -104,10 +104,10 @@ def weights_files(weights: str | Path) -> list[Path]:
 
 
 def export_path(weights: str | Path) -> Path:
-    """Return the path of weights: of an OpenVINO IR the folder, also if `weights` is its model.xml.
+    """Return the path of weights: of an export the folder, also if `weights` is its model.xml or model.ncnn.param.
 
     Raises:
         FileError: the path is a URL.
     """
     path = local_path(weights)
-    return path.parent if path.name == XML else path
+    return path.parent if path.name in (OPENVINO_FILES[0], NCNN_FILES[0]) else path

@@ -15,7 +15,7 @@ from detector.data.open_data import open_data
 from detector.errors import ConfigError, FileError, InputError, LabelError, WeightsError
 from detector.explaining.explain import RESULT_NAME, explain
 from detector.explaining.explanation import Explanation
-from detector.exporting.export import Format
+from detector.graph.export_format import Format
 from detector.images import read_image, write_image
 from detector.manifest import MANIFEST_NAME
 from detector.options import RuntimeName

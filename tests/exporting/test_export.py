@@ -7,8 +7,8 @@ import pytest
 
 from detector.errors import ConfigError, FileError, LabelError
 from detector.exporting.certificate import certificate_path
-from detector.exporting.export import export, format_of, training_images
-from detector.graph.openvino_ir import export_files
+from detector.exporting.export import export, training_images
+from detector.graph.export_format import export_files, format_of_name
 from detector.model.checkpoint import load_weights, save_weights
 from detector.options import DetectOptions
 from detector.outputs import write_signed_json
@@ -178,5 +178,5 @@ def test_training_images_are_those_of_the_train_split(tiny_data: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model_openvino"])
 def test_failed_export_leaves_no_files(tiny_weights: Path, tiny_data: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(LabelError, match="no split 'tset'"):
-        export(tiny_weights, tmp_path / name, format=format_of(tmp_path / name), data=tiny_data, split="tset")
+        export(tiny_weights, tmp_path / name, format=format_of_name(tmp_path / name), data=tiny_data, split="tset")
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,9 @@ from detector.arrays import ImageArray
 from detector.data.scenes import scenes
 from detector.detections import Detections
 from detector.errors import ConfigError
-from detector.exporting.export import export, format_of
+from detector.exporting.export import export
 from detector.exporting.verify import verify
+from detector.graph.export_format import format_of_name
 from detector.graph.metadata import GraphInfo
 from detector.model.checkpoint import load_weights, save_weights
 from detector.options import DetectOptions
@@ -135,7 +136,7 @@ def test_exports_carry_thresholds_and_map(
     weights: Path, detector: Detector, images: list[Any], tmp_path: Path, name: str, nms: bool
 ) -> None:
     inside = DetectOptions(score_threshold="auto") if nms else None
-    path = export(weights, tmp_path / name, format=format_of(Path(name)), nms=inside, certify=nms).path
+    path = export(weights, tmp_path / name, format=format_of_name(Path(name)), nms=inside, certify=nms).path
     for runtime in ["onnxruntime", "openvino"] if nms else ["openvino"]:
         exported = Detector.load(path, runtime=runtime)  # type: ignore[arg-type]
         assert exported.info.thresholds == detector.info.thresholds
