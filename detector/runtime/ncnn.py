@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ncnn
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +16,9 @@ from detector.graph.ncnn_model import NcnnModel, read_ncnn
 from detector.runtime.base import PointPredictions, predict_one_by_one
 from detector.threads import available_cpus, default_limit
 from detector.weights_info import WeightsInfo
+
+if TYPE_CHECKING:
+    import ncnn
 
 
 class NcnnRuntime:
@@ -75,6 +77,8 @@ class NcnnRuntime:
         Raises:
             WeightsError: ncnn cannot load it.
         """
+        import ncnn
+
         net = ncnn.Net()
         options = net.opt
         options.use_vulkan_compute = False
@@ -92,6 +96,8 @@ class NcnnRuntime:
 
     def _infer(self, image: ImageArray, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Run the graph on one image [H, W, 3] and return the outputs with the given names, in this order."""
+        import ncnn
+
         levels = np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
         # An extractor belongs to one inference, so threads share only the weights.
         extractor = self._net.create_extractor()
