@@ -377,7 +377,7 @@ class BlendConfig(_Part):
         0.0, "fraction of images that take the colors and the low frequencies of another training image", 0, 1, off=0.0
     )
     copy_paste: float = _setting(
-        0.0, "fraction of images into which objects of another training image are pasted", 0, 1, off=0.0
+        0.5, "fraction of images into which objects of another training image are pasted", 0, 1, off=0.0
     )
     mixup: float = _setting(0.0, "fraction of images that are blended with another training image", 0, 1, off=0.0)
 

@@ -156,7 +156,7 @@ def test_run_with_the_setting_gives_weights_that_detect(
 
 def test_every_value_of_every_choice_setting_is_tested() -> None:
     tested = {assignment for row in [*NETWORK_SETTINGS, *TRAINING_SETTINGS] for assignment in row.split()}
-    tested_elsewhere = {"model", "precision", "input_size", "batch", "evaluations"}
+    tested_elsewhere = {"model", "precision", "input_size", "batch", "evaluations", "class_balance", "missing_classes"}
     for setting in fields(Config):
         kind = get_type_hints(Config)[setting.name]
         if setting.name not in tested_elsewhere and all(isinstance(value, str) for value in get_args(kind)):

@@ -30,8 +30,9 @@ from detector.sample import Sample
 
 HW = tuple[int, int]
 INPUT_HW = (64, 96)
-LATE_MOSAIC = Config(mosaic=0.4, mosaic_from=60, mosaic_off=0.15)
-MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, mosaic_off=0.0)
+LATE_MOSAIC = Config(mosaic=0.4, mosaic_from=60, mosaic_off=0.15, copy_paste=0.0)
+MOSAIC = Config(mosaic=1.0, mosaic_from=0.0, mosaic_off=0.0, copy_paste=0.0)
+PLAIN = Config(copy_paste=0.0)
 SIZES = [(40, 60), (61, 97), (97, 61), (200, 300), (1, 1), (33, 500), (64, 96)]
 
 
@@ -121,7 +122,7 @@ def test_drawing_samples_changes_no_image_and_no_annotation() -> None:
 
 
 def test_only_mosaics_contain_objects_of_several_images() -> None:
-    mixed, plain = make(), make(config=Config())
+    mixed, plain = make(), make(config=PLAIN)
     assert max(len(mixed.training_sample(p, 9).boxes) for p in range(7, 30)) > 1
     assert max(len(plain.training_sample(p, 9).boxes) for p in range(30)) == 1
 
@@ -238,7 +239,7 @@ def index_and_rng(dataset: DetectionDataset, position: int) -> tuple[int, np.ran
     return index, np.random.default_rng([2, seed, epoch, index])
 
 
-@pytest.mark.parametrize("config", [Config(), MOSAIC])
+@pytest.mark.parametrize("config", [PLAIN, MOSAIC])
 def test_settings_that_are_off_draw_no_random_numbers(config: Config) -> None:
     dataset = make(config=config)
     for position in range(21):
@@ -258,10 +259,10 @@ def test_settings_that_are_off_draw_no_random_numbers(config: Config) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        Config(mixup=1.0),
-        Config(style_shift=1.0),
-        Config(pca_color=0.3),
-        Config(mixup=1.0, style_shift=1.0, pca_color=0.3),
+        replace(PLAIN, mixup=1.0),
+        replace(PLAIN, style_shift=1.0),
+        replace(PLAIN, pca_color=0.3),
+        replace(PLAIN, mixup=1.0, style_shift=1.0, pca_color=0.3),
     ],
 )
 def test_mixup_precedes_style_shift_which_precedes_pca_color(config: Config) -> None:
@@ -335,9 +336,9 @@ def test_splits_without_objects_work_with_all_augmentations(crowd: bool) -> None
         assert dataset.training_sample(position, 9).is_crowd.all()
 
 
-@pytest.mark.parametrize("config", [Config(copy_paste=0.5), Config(mixup=0.5), Config(style_shift=0.5)])
+@pytest.mark.parametrize("config", [Config(), replace(PLAIN, mixup=0.5), replace(PLAIN, style_shift=0.5)])
 def test_about_the_configured_fraction_of_samples_is_mixed(config: Config) -> None:
-    plain, mixed = make(config=Config()), make(config=config)
+    plain, mixed = make(config=PLAIN), make(config=config)
     # Objects of some images in SIZES cover the whole input, so some pastes find no free position.
     changed = np.mean([not same(plain.training_sample(p, 9), mixed.training_sample(p, 9)) for p in range(100)])
     assert 0.15 < changed < 0.65
