@@ -376,8 +376,13 @@ class BlendConfig(_Part):
     style_shift: float = _setting(
         0.0, "fraction of images that take the colors and the low frequencies of another training image", 0, 1, off=0.0
     )
-    copy_paste: float = _setting(
-        0.5, "fraction of images into which objects of another training image are pasted", 0, 1, off=0.0
+    copy_paste: Literal["auto"] | float = _setting(
+        "auto",
+        "fraction of images into which objects of another training image are pasted; auto: 0.5 with up to 300 training "
+        "images, else 0",
+        0,
+        1,
+        off=0.0,
     )
     mixup: float = _setting(0.0, "fraction of images that are blended with another training image", 0, 1, off=0.0)
 

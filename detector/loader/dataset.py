@@ -23,7 +23,7 @@ from detector.augment.mix import copy_paste, mixup, style_shift
 from detector.augment.mosaic import mosaic
 from detector.augment.own_transform import OwnTransform
 from detector.augment.pipeline import augment
-from detector.config import AugmentConfig, Config
+from detector.config import AugmentConfig, BlendConfig, Config
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
@@ -46,6 +46,9 @@ _MEMORY_FRACTION = 0.5
 
 _TRANSFORM_SAMPLES = 8
 """Number of samples on which an own transform is checked before the training."""
+
+_AUTO_COPY_PASTE, _FEW_IMAGES = 0.5, 300
+"""With `copy_paste = "auto"`: fraction of samples with pasted objects, and the largest number of images for it."""
 
 _DECODE_BLOCK = 64
 """Number of images decoded at a time."""
@@ -219,7 +222,8 @@ class DetectionDataset:
         `strength` is a factor on ranges, not on probabilities.
         """
         config, input_hw = self.config, (sample.image.shape[0], sample.image.shape[1])
-        if config.copy_paste and rng.random() < config.copy_paste:
+        fraction = copy_paste_fraction(config, len(self))
+        if fraction and rng.random() < fraction:
             donor = self.sample(int(rng.choice(len(self), p=self._donor_probabilities)))
             sample = copy_paste(sample, donor, self._class_weights, config, rng, strength)
         if config.mixup and rng.random() < config.mixup:
@@ -362,6 +366,17 @@ def augment_strength(config: AugmentConfig, epoch: float) -> float:
     Short runs need less augmentation than long runs.
     """
     return 0.5 + 0.5 * min(1.0, epoch / config.augment_ramp) if config.augment_ramp else 1.0
+
+
+def copy_paste_fraction(config: BlendConfig, images: int) -> float:
+    """Return the fraction of samples into which objects are pasted, with a number of training images.
+
+    "auto" pastes only with few images. With many images, it helped short runs but not longer ones (docs/results.md,
+    copy-paste).
+    """
+    if config.copy_paste != "auto":
+        return config.copy_paste
+    return _AUTO_COPY_PASTE if images <= _FEW_IMAGES else 0.0
 
 
 def mosaic_fraction(config: AugmentConfig, epoch: float, epochs: float) -> float:

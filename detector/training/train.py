@@ -19,7 +19,7 @@ from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.files import file_sha256, local_path
 from detector.image_hashes import NO_IMAGES
-from detector.loader.dataset import DetectionDataset, transform_samples
+from detector.loader.dataset import DetectionDataset, copy_paste_fraction, transform_samples
 from detector.loader.input_size import check_multi_scale, choose_input_size, input_stages, without_resizing
 from detector.loggers.names import LoggerName
 from detector.metrics.seeds import VAL_HALVES
@@ -586,6 +586,7 @@ def _prepare(
         log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
     config = replace(config, spp=uses_spp(config, input_hw))
+    config = replace(config, copy_paste=copy_paste_fraction(config, len(split.annotations)))
     same_classes = info is None or info.class_names == split.class_names
     if not same_classes and config.lr_backbone == "auto":
         config = replace(config, lr_backbone="by_steps")

@@ -24,7 +24,7 @@ from detector.data.open_data import open_data
 from detector.data.split import Split
 from detector.errors import InputError, LabelError
 from detector.images import write_image
-from detector.loader.dataset import DetectionDataset, augment_strength, mosaic_fraction
+from detector.loader.dataset import DetectionDataset, augment_strength, copy_paste_fraction, mosaic_fraction
 from detector.memory import available_memory
 from detector.sample import Sample
 
@@ -336,7 +336,9 @@ def test_splits_without_objects_work_with_all_augmentations(crowd: bool) -> None
         assert dataset.training_sample(position, 9).is_crowd.all()
 
 
-@pytest.mark.parametrize("config", [Config(), replace(PLAIN, mixup=0.5), replace(PLAIN, style_shift=0.5)])
+@pytest.mark.parametrize(
+    "config", [Config(), Config(copy_paste=0.5), replace(PLAIN, mixup=0.5), replace(PLAIN, style_shift=0.5)]
+)
 def test_about_the_configured_fraction_of_samples_is_mixed(config: Config) -> None:
     plain, mixed = make(config=PLAIN), make(config=config)
     # Objects of some images in SIZES cover the whole input, so some pastes find no free position.
@@ -389,3 +391,10 @@ def test_a_truncated_jpeg_is_used_and_named_in_the_ledger(tmp_path: Path) -> Non
     assert ledger.truncated == (tmp_path / "truncated.png",)
     assert "1 image with missing last bytes (shown gray), namely: " in ledger.summary()
     assert ledger.to_json()["truncated_images"] == [str(tmp_path / "truncated.png")]
+
+
+def test_objects_are_pasted_by_default_only_with_few_images() -> None:
+    assert copy_paste_fraction(Config(), 300) == 0.5
+    assert copy_paste_fraction(Config(), 301) == 0.0
+    assert copy_paste_fraction(Config(copy_paste=0.2), 301) == 0.2
+    assert copy_paste_fraction(Config(copy_paste=0.0), 10) == 0.0
