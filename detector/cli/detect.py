@@ -263,8 +263,8 @@ def run(options: argparse.Namespace) -> int:
 def _weights_and_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide the values of --weights into weights and images, as in `--weights mine.safetensors image.jpg`.
 
-    The first value is always weights. Another one is weights if it is a .safetensors or .onnx file, the folder of an
-    OpenVINO export, or the name of shipped weights and no file or folder has this name.
+    The first value is always weights. Another one is weights if it is a .safetensors, .onnx or .tflite file, the folder
+    of an OpenVINO or ncnn export, or the name of shipped weights and no file or folder has this name.
     """
     from detector.runtime.origin import is_folder, weights_files
 
@@ -272,7 +272,7 @@ def _weights_and_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
     sources: list[str] = []
     for value in values[1:]:
         is_url = "://" in value
-        is_file = not is_url and Path(value).suffix.lower() in (".safetensors", ".onnx")
+        is_file = not is_url and Path(value).suffix.lower() in (".safetensors", ".onnx", ".tflite")
         is_export = (
             not is_url
             and is_folder(Path(value))

@@ -9,7 +9,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY detector ./detector
 # PyTorch for CPUs first: without this index, pip installs gigabytes of CUDA.
 # hadolint ignore=DL3013
-RUN pip install "torch>=2.6,<2.14" --index-url https://download.pytorch.org/whl/cpu \
+RUN pip install "torch>=2.6,<3" --index-url https://download.pytorch.org/whl/cpu \
     && pip install ".[onnx,openvino,serve]" \
     && useradd --create-home --uid 1000 detector
 USER 1000

@@ -79,6 +79,7 @@ def test_certificate_records_what_was_compared(exported: Path) -> None:
         "dynamic": False,
         "int8": False,
         "int8_weight_bits": None,
+        "fp16": False,
         "nms": None,
         "input_hw": [128, 160],
     }

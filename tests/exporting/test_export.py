@@ -121,7 +121,7 @@ def test_folder_with_other_files_is_unchanged(files: dict[str, str], message: st
 def test_name_that_does_not_fit_the_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ConfigError, match="format: expected onnx or openvino, got 'pdf'"):
+    with pytest.raises(ConfigError, match="format: expected onnx, openvino, ncnn, litert, coreml, got 'pdf'"):
         export("scenes", tmp_path / "graph.pdf", format="pdf")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"ends in \.onnx"):
         export("scenes", tmp_path / "graph.onx")

@@ -46,7 +46,9 @@ def test_missing_package_is_reported_before_the_work(
     format: Format, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detector.exporting.requirements.find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=rf"needs the package {package}: pip install 'detector\[{format}\]'"):
+    with pytest.raises(
+        MissingPackageError, match=rf"needs the package {package}: pip install 'grid-detector\[{format}\]'"
+    ):
         export("missing weights", tmp_path / NAMES[format], format=format)
     assert list(tmp_path.iterdir()) == []
 
@@ -61,7 +63,7 @@ def test_missing_runtime_of_an_export_is_reported(
     else:
         (tmp_path / name).write_bytes(b"")
     monkeypatch.setattr("detector.runtime.load.find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=rf"pip install 'detector\[{extra}\]'"):
+    with pytest.raises(MissingPackageError, match=rf"pip install 'grid-detector\[{extra}\]'"):
         Detector.load(tmp_path / name)
 
 

@@ -147,6 +147,7 @@ def test_values_of_weights_are_divided_from_images(tiny_weights: Path, tmp_path:
     values = [str(tiny_weights), "scenes", "b.onnx", "photo.jpg", str(tmp_path), "rtsp://host/a.onnx"]
     assert _weights_and_sources(values) == (values[:3], values[3:])
     assert _weights_and_sources(["cells", "photo.safetensors.jpg"]) == (["cells"], ["photo.safetensors.jpg"])
+    assert _weights_and_sources(["cells", "b.tflite", "a.jpg"]) == (["cells", "b.tflite"], ["a.jpg"])
 
 
 def test_folder_with_the_name_of_shipped_weights_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
