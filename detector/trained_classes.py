@@ -85,6 +85,37 @@ class TrainedClasses:
         return cls(tuple(values["data_classes"]), tuple(map(tuple, groups)), values["chosen"], missing)
 
 
+def common_classes(members: Sequence[tuple[Sequence[str], TrainedClasses | None]]) -> TrainedClasses | None:
+    """Return from which classes of the data the classes of several weights together were made.
+
+    Args:
+        members: for each weights: the class names, and how they follow from those of the training data.
+
+    Returns:
+        The groups are in the order of the first appearance of the class names. None if the classes of all weights are
+        simply those of their data, or if the weights contradict each other: a class consists of other classes, or a
+        class of the data belongs to two classes.
+    """
+    known = [trained for _, trained in members if trained is not None]
+    if not known:
+        return None
+    groups: dict[str, tuple[str, ...]] = {}
+    data_classes: dict[str, None] = {}
+    for names, trained in members:
+        own_groups = [(name,) for name in names] if trained is None else trained.groups
+        data_classes |= dict.fromkeys(names if trained is None else trained.data_classes)
+        for name, group in zip(names, own_groups, strict=True):
+            if {*groups.setdefault(name, group)} != {*group}:
+                return None
+    learned = [name for group in groups.values() for name in group]
+    if len({*learned}) < len(learned):
+        return None
+    kinds = {trained.missing for trained in known}
+    missing: Missing = "unlabeled" if "unlabeled" in kinds else "background" if "background" in kinds else "error"
+    chosen = all(trained is not None and trained.chosen for _, trained in members)
+    return TrainedClasses(tuple(data_classes), tuple(groups.values()), chosen, missing)
+
+
 def _is_names(value: Any) -> bool:
     """Return whether a JSON value is a list of at least one text."""
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)

@@ -12,13 +12,14 @@ from safetensors.torch import save
 from torch import nn
 
 from detector.config import ArchitectureConfig, Config, config_of
+from detector.data.class_mapping import fit_classes
 from detector.data.data_set import DataSet
-from detector.data.open_data import open_data
+from detector.data.joined_data import open_all
 from detector.data.split import evenly_spaced
 from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError, WeightsError
 from detector.evaluating.evaluate import evaluate_split
-from detector.evaluating.evaluation_data import read_evaluation_split
+from detector.evaluating.evaluation_data import join_for, read_split_for
 from detector.files import file_sha256
 from detector.image_hashes import ImageHashes
 from detector.loader.batch import collate
@@ -31,6 +32,7 @@ from detector.outputs import SIGNATURE_KEY, UNSIGNED, claim_file, sign, write_fi
 from detector.predict.detector import Detector
 from detector.runtime.origin import weights_files
 from detector.runtime.pytorch import TorchRuntime
+from detector.trained_classes import common_classes
 from detector.weights_info import WeightsInfo, to_metadata
 from detector.wording import metric, plural
 
@@ -67,7 +69,7 @@ def average(
     weights: Sequence[str | Path],
     out: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
@@ -84,7 +86,8 @@ def average(
         weights: at least two .safetensors files or names of shipped weights, with the same architecture, classes and
             input size.
         out: the new file, which ends in .safetensors.
-        data: the data set of the training; None: the statistics of batch norm are averaged, and nothing is evaluated.
+        data: the data set of the training, or several of them, as for `train`; None: the statistics of batch norm are
+            averaged, and nothing is evaluated.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
         overwrite: whether to replace a file that this package did not write.
@@ -118,7 +121,7 @@ def average(
             "detects nothing; add --data (in Python, data) to compare it with its sources"
         )
     else:
-        source = open_data(data, allow_outside=allow_outside, max_pixels=max_pixels)
+        source = join_for(info, open_all(data, allow_outside=allow_outside, max_pixels=max_pixels))
         log.info("%s", source.description)
         candidates = {kind: network}
         if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
@@ -127,6 +130,7 @@ def average(
             [*(f"average, batch norm {name}" for name in candidates), *names],
             [*((candidate, info) for candidate in candidates.values()), *loaded],
             source,
+            info,
         )
         sources_ap = tuple(measured[len(candidates) :])
         ap, kind = max(zip(measured, candidates, strict=False), key=lambda pair: pair[0].AP)  # the first of equal ones
@@ -162,9 +166,16 @@ def _compared(info: WeightsInfo) -> dict[str, object]:
         **architecture,
         "spp": uses_spp(config, info.input_hw),
         "classes": list(info.class_names),
+        "classes of the data that each class consists of": _groups(info),
         "category ids": list(info.category_ids),
         "input size (height, width)": list(info.input_hw),
     }
+
+
+def _groups(info: WeightsInfo) -> list[list[str]]:
+    """Return for each class the classes of the training data that it consists of, in alphabetical order."""
+    learned = info.trained_classes
+    return [[name] for name in info.class_names] if learned is None else [sorted(group) for group in learned.groups]
 
 
 def _check_different(names: Sequence[str], networks: Sequence[GridNetwork]) -> None:
@@ -196,7 +207,7 @@ def _mean(networks: Sequence[GridNetwork]) -> GridNetwork:
 def _with_batch_norm_of(network: GridNetwork, info: WeightsInfo, source: DataSet) -> GridNetwork:
     """Return a copy of a network with batch norm statistics that are those of augmented training images."""
     network = deepcopy(network)
-    split = source.read(choose_training_split(source, None))
+    split = fit_classes(source.read(choose_training_split(source, None)), info.class_names, info.trained_classes)
     indices = evenly_spaced(range(len(split.annotations)), _BATCH_NORM_IMAGES)
     split = replace(split, annotations=tuple(split.annotations[index] for index in indices))
     dataset = DetectionDataset(split, info.input_hw, config_of(dict(info.config) | {"model": info.model}))
@@ -218,10 +229,13 @@ def _with_batch_norm_of(network: GridNetwork, info: WeightsInfo, source: DataSet
 
 
 def _evaluate(
-    names: Sequence[str], networks: Sequence[tuple[GridNetwork, WeightsInfo]], source: DataSet
+    names: Sequence[str], networks: Sequence[tuple[GridNetwork, WeightsInfo]], source: DataSet, average: WeightsInfo
 ) -> list[AveragePrecision]:
-    """Return the AP on val of several networks, and log it. The images are those that the first network held back."""
-    split = read_evaluation_split(source, "val", networks[0][1].image_hashes)
+    """Return the AP on val of several networks, and log it.
+
+    The images and objects are those of val for the average: without a val split, the images that all held back.
+    """
+    split = read_split_for(average, source, "val")
     results = []
     for name, (network, info) in zip(names, networks, strict=True):
         runtime = TorchRuntime(network, info.input_hw, torch.device("cpu"))
@@ -280,4 +294,5 @@ def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo]) -> WeightsInfo:
         thresholds=None,
         score_map=None,
         default_classes=first.default_classes if same_classes else None,
+        trained_classes=common_classes([(info.class_names, info.trained_classes) for info in infos]),
     )

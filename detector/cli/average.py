@@ -4,7 +4,7 @@ import argparse
 from shlex import quote
 
 from detector.cli import console
-from detector.cli.arguments import TRAINED, Commands, add_data, add_overwrite, add_threads, path
+from detector.cli.arguments import TRAINED, Commands, add_overwrite, add_several_data, add_threads, path
 from detector.cli.settings import limit_torch_threads, read_options
 from detector.wording import metric
 
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("weights", nargs="+", help=f"at least two of: {TRAINED}")
     parser.add_argument("--out", type=path, required=True, help="the new .safetensors file")
     add_overwrite(parser)
-    add_data(parser, required=False)
+    add_several_data(parser, required=False, use="; several, if the weights were trained on several")
     add_threads(parser)
 
 

@@ -86,7 +86,8 @@ def fit_classes(split: Split, class_names: tuple[str, ...], trained: TrainedClas
     """Return a split with the classes of weights, so that detections are compared with the objects they learned.
 
     Args:
-        split: any split. If it has the classes of the weights already, it is returned unchanged.
+        split: any split. If it has the classes of the weights already, it is returned unchanged, unless the training
+            data had a class with the name of the merged class.
         class_names: classes of the weights.
         trained: how these classes were made from those of the training data; None: they are the classes of the data.
 
@@ -95,8 +96,13 @@ def fit_classes(split: Split, class_names: tuple[str, ...], trained: TrainedClas
             it is part of a merged class.
     """
     names = split.class_names
-    if trained is None or names == class_names or len({*names}) < len(names):
+    if trained is None or len({*names}) < len(names):
         return split
+    if names == class_names:
+        # A class of the data may have the name of the merged class, and be only one of the classes it consists of.
+        groups = zip(names, trained.groups, strict=True)
+        if all(name not in trained.data_classes or group == (name,) for name, group in groups):
+            return split
     owner = {name: index for index, group in enumerate(trained.groups) for name in group}
     missing = [name for name in owner if name not in names]
     if missing and (trained.missing == "error" or not any(name in owner for name in names)):

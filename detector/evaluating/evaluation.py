@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detector.annotation import annotation_bytes
 from detector.data.split import Split
 from detector.errors import InputError
 from detector.metrics.average_precision import AveragePrecision
@@ -85,7 +86,7 @@ class Evaluation:
             threads: number of threads that compute; None: one per CPU core.
 
         Raises:
-            InputError: the images or the classes of the two evaluations differ.
+            InputError: the images, the classes or the objects of the two evaluations differ.
         """
         if self.split is not None and other.split is not None and _images(self.split) != _images(other.split):
             own, others = (plural(len(split.annotations), "image") for split in (self.split, other.split))
@@ -94,7 +95,19 @@ class Evaluation:
                 f"({own}), because each held back other images from its training; compare them on images that neither "
                 "was trained on: name a split (--split), or give other data"
             )
-        names = tuple(self.ap.per_class)
+        names, other_names = tuple(self.ap.per_class), tuple(other.ap.per_class)
+        if names != other_names:
+            raise InputError(
+                f"--against {name}: its classes are {list(other_names)}, but those of the first are {list(names)}: "
+                "only results for the same classes can be compared"
+            )
+        if self.split is not None and other.split is not None and not _same_objects(self.split, other.split):
+            raise InputError(
+                f"--against {name}: these weights were evaluated on other objects of the same images than the first "
+                "weights, because they learned the classes in another way (--classes, --single-class or several data "
+                "sets; `detector info WEIGHTS` shows it), so a difference says nothing; compare weights that learned "
+                "the same task"
+            )
         difference = paired_difference(self.matches, other.matches, names, threads=_threads(threads))
         return replace(self, against=Against(name, other.ap, difference))
 
@@ -123,6 +136,12 @@ class Evaluation:
 def _images(split: Split) -> list[tuple[int, Path]]:
     """Return id and path of each image of a split."""
     return [(annotation.image_id, annotation.image_path) for annotation in split.annotations]
+
+
+def _same_objects(a: Split, b: Split) -> bool:
+    """Return whether two splits with the same images have the same objects and labeled classes in each image."""
+    pairs = zip(a.annotations, b.annotations, strict=True)
+    return all(annotation_bytes(one) == annotation_bytes(other) for one, other in pairs)
 
 
 def _threads(threads: int | None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from detector.analysis.similar_crops import CropIndex, box_features
 from detector.annotation import Annotation
 from detector.arrays import Floats, ImageArray
+from detector.data.class_mapping import fit_classes
 from detector.data.data_set import DataSet
 from detector.data.split import Split, evenly_spaced
 from detector.data.training_splits import choose_training_split
@@ -77,7 +78,8 @@ class CropFinder:
             self.note = f"no similar training crops: {detector.runtime.name} gives no features; use --runtime torch"
         else:
             try:
-                self._split = data_set.read(choose_training_split(data_set, None))
+                read = data_set.read(choose_training_split(data_set, None))
+                self._split = fit_classes(read, detector.class_names, detector.info.trained_classes)
                 self._annotations = with_detector_classes(self._split, detector.class_names)
             except InputError as error:
                 self._split = None

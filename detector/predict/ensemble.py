@@ -16,6 +16,7 @@ from detector.ops.nms import nms
 from detector.options import ALL_CLASSES, MAX_DETECTIONS, DetectOptions, RuntimeName
 from detector.predict.detector import Detector, stored_thresholds
 from detector.predict.stream import Entry, Letterboxed
+from detector.trained_classes import common_classes
 from detector.weights_info import WeightsInfo
 from detector.wording import plural, shown
 
@@ -290,6 +291,7 @@ def _info_of(detectors: Sequence[Detector]) -> WeightsInfo:
         facts=facts,
         image_hashes=ImageHashes(trained, held_back - trained),
         default_classes=tuple(i for i, name in enumerate(names) if name not in hidden) if hidden else None,
+        trained_classes=common_classes([(own.info.class_names, own.info.trained_classes) for own in detectors]),
     )
 
 

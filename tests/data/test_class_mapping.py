@@ -14,7 +14,7 @@ from detector.data.split import Split
 from detector.errors import ConfigError, WeightsError
 from detector.images import write_image
 from detector.metrics.average_precision import average_precision
-from detector.trained_classes import ClassChoice, TrainedClasses, class_choice
+from detector.trained_classes import ClassChoice, TrainedClasses, class_choice, common_classes
 
 NAMES = ("car", "bus", "person")
 
@@ -219,3 +219,27 @@ def test_a_class_missing_in_one_of_several_sets_is_unlabeled(split: Split) -> No
 def test_damaged_trained_classes_are_refused(values: object) -> None:
     with pytest.raises(ValueError, match="trained_classes"):
         TrainedClasses.from_json(values)
+
+
+def test_one_part_of_a_merged_class_is_no_merged_class(tmp_path: Path) -> None:
+    split = open_data(write(tmp_path / "cars")).read("train")
+    cars = choose_classes(split, ClassChoice(("car",)))
+    learned = trained_classes(split, ClassChoice(merged="car"))
+    with pytest.raises(WeightsError, match="this data set has no class 'bus'"):
+        fit_classes(cars, ("car",), learned)
+    assert fit_classes(cars, ("vehicle",), trained_classes(cars, ClassChoice(merged="vehicle"))) is not cars
+    vehicles = choose_classes(split, ClassChoice(merged="vehicle"))
+    assert fit_classes(vehicles, ("vehicle",), trained_classes(split, ClassChoice(merged="vehicle"))) is vehicles
+
+
+def test_classes_of_several_weights_are_joined_by_name() -> None:
+    car = TrainedClasses(NAMES, (("car",),), chosen=True)
+    bus = TrainedClasses((*NAMES, "tram"), (("bus",),), chosen=True, missing="unlabeled")
+    joined = common_classes([(("car",), car), (("bus",), bus)])
+    assert joined == TrainedClasses((*NAMES, "tram"), (("car",), ("bus",)), True, "unlabeled")
+    with_plain = common_classes([(("car",), car), (NAMES, None)])
+    assert with_plain == TrainedClasses(NAMES, (("car",), ("bus",), ("person",)), False, "error")
+    merged = TrainedClasses(NAMES, (("car", "bus"),))
+    assert common_classes([(("car",), car), (("car",), merged)]) is None
+    assert common_classes([(("bus",), bus), (("vehicle",), merged)]) is None
+    assert common_classes([(NAMES, None), (NAMES, None)]) is None

@@ -9,14 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from detector.averaging.average import average
 from detector.cli.commands import main
 from detector.config import Config
 from detector.data.joined_data import open_all
 from detector.errors import ConfigError, WeightsError
 from detector.evaluating.evaluate import evaluate
-from detector.model.checkpoint import load_weights
+from detector.explaining.crops import CropFinder
+from detector.model.checkpoint import load_weights, save_weights
+from detector.predict.detector import Detector
+from detector.predict.ensemble import Ensemble
+from detector.trained_classes import TrainedClasses
 from detector.training.run_state import read_state
 from detector.training.train import resume, train
 
@@ -236,3 +243,58 @@ def test_the_command_accepts_all_options_together(
     assert main(["info", weights[1]]) == 0
     assert "learned from the classes of the data: red, blue\n" in capsys.readouterr().out
     assert len(open_all([tiny_data, other_data])) == 2
+
+
+def test_ensembles_and_averages_of_one_merged_class_are_measured(
+    tiny_data: Path, short: Config, tmp_path: Path
+) -> None:
+    runs = [
+        train(tiny_data, replace(short, seed=seed), single_class="shape", out=tmp_path / str(seed)).weights
+        for seed in (1, 2)
+    ]
+    twice = evaluate(tiny_data, Ensemble.load([runs[0], runs[0]]), intervals=False)
+    alone = evaluate(tiny_data, runs[0], intervals=False)
+    assert list(twice.per_class) == ["shape"]
+    assert pytest.approx(alone.AP, abs=0.02) == twice.AP
+    result = average(runs, tmp_path / "mean.safetensors", data=tiny_data)
+    expected = [evaluate(tiny_data, run, split="val", intervals=False).AP for run in runs]
+    assert [own.AP for own in result.sources_ap] == pytest.approx(expected, abs=1e-6)
+    assert load_weights(result.path)[1].trained_classes == load_weights(runs[0])[1].trained_classes
+
+
+def test_training_crops_have_the_merged_class(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    weights = train(tiny_data, replace(short, steps=1), single_class="shape", out=tmp_path / "run").weights
+    [data_set] = open_all(tiny_data)
+    finder = CropFinder(Detector.load(weights, runtime="torch"), data_set)
+    image = data_set.read("train").decode(data_set.read("train").annotations[0])
+    [crops] = finder.find(image, np.array([[2, 2, 20, 20]], dtype=np.float32))
+    assert {crop.class_id for crop in crops} == {0}, finder.note
+
+
+def test_several_data_sets_measure_an_average(tiny_data: Path, other_data: Path, short: Config, tmp_path: Path) -> None:
+    data = [tiny_data, other_data]
+    runs = [train(data, replace(short, seed=seed), out=tmp_path / str(seed)).weights for seed in (1, 2)]
+    command = ["average", *map(str, runs), "--out", str(tmp_path / "mean.safetensors"), "--data", *map(str, data)]
+    assert main(command) == 0
+    assert "val" in load_weights(tmp_path / "mean.safetensors")[1].facts
+    # One data set lacks the class red, which is not labeled there.
+    assert "green" in evaluate(other_data, Ensemble.load(runs), intervals=False).per_class
+
+
+def test_other_objects_are_neither_compared_nor_averaged(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, info = load_weights(tiny_weights)
+    weights = []
+    for name, data_class in (("a", "red"), ("b", "blue")):
+        learned = TrainedClasses(info.class_names, ((data_class,), ("green",)), chosen=True, missing="unlabeled")
+        with torch.no_grad():
+            next(network.parameters()).add_(1e-3)
+        weights.append(tmp_path / f"{name}.safetensors")
+        save_weights(weights[-1], network, replace(info, class_names=("x", "y"), trained_classes=learned))
+    evaluated = ["evaluate", "--data", str(tiny_data), "--weights", str(weights[0]), "--against", str(weights[1])]
+    assert main(evaluated) == 2
+    assert "other objects of the same images" in capsys.readouterr().err
+    with pytest.raises(WeightsError, match=r"classes of the data that each class consists of: .*'blue'"):
+        average(weights, tmp_path / "mean.safetensors")
+    assert Ensemble.load(weights).info.trained_classes is None  # contradictory
