@@ -16,6 +16,7 @@ from detector.config import Config, config_of, override, read_config
 from detector.errors import InputError
 from detector.images import read_image
 from detector.loader.batch import Batch
+from detector.loader.dataset import copy_paste_fraction
 from detector.model.checkpoint import load_weights, save_weights
 from detector.model.fuse import fuse
 from detector.model.make_network import make_network
@@ -150,7 +151,7 @@ def test_run_with_the_setting_gives_weights_that_detect(
     result = train(tiny_data, config, out=tmp_path)
     assert result.best is not None
     detector = Detector.load(tmp_path / "weights" / "last.safetensors", device="cpu")
-    assert config_of(detector.info.config) == replace(config, spp=False)
+    assert config_of(detector.info.config) == replace(config, spp=False, copy_paste=copy_paste_fraction(config, 1))
     detector.detect(read_image(tiny_data / "images" / "1.png"))
 
 

@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
         metavar="SOURCE",
         help="the same as the positional argument",
     )
-    parser.add_argument("--weights", required=True, nargs="+", action="extend", help=SEVERAL_WEIGHTS)
+    parser.add_argument("--weights", required=True, nargs="+", action="append", help=SEVERAL_WEIGHTS)
     parser.add_argument(
         "--out", type=path_or_url, help="folder for the results, or its URL (default: found, found-2, ...)"
     )
@@ -203,8 +203,10 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, 2 if all sources failed, or 3 if some failed or a stream broke, whose results are kept.
     """
-    weights, images = _weights_and_sources(options.weights)
-    options.weights = one_or_several(weights)
+    # As for other flags, the last --weights counts; images after any of them count too.
+    given = [_weights_and_sources(values) for values in options.weights]
+    images = [image for _, own_images in given for image in own_images]
+    options.weights = one_or_several(given[-1][0])
     specs = [*options.source, *images, *options.more_sources]
     if not specs and options.classes:
         raise ConfigError(

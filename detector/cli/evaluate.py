@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
         "from the training of the weights)",
     )
     subject = parser.add_mutually_exclusive_group()
-    subject.add_argument("--weights", nargs="+", action="extend", help=SEVERAL_WEIGHTS)
+    subject.add_argument("--weights", nargs="+", help=SEVERAL_WEIGHTS)
     subject.add_argument(
         "--detections", type=path, help="evaluate a COCO results file of any program instead of weights"
     )
