@@ -212,6 +212,7 @@ def test_config_json_says_what_auto_was_resolved_to(tiny_data: Path, tmp_path: P
         "lr_backbone",
         "spp",
         "batch",
+        "copy_paste",
         "input_size",
         "evaluations",
         "precision",
@@ -224,7 +225,7 @@ def test_config_json_says_what_auto_was_resolved_to(tiny_data: Path, tmp_path: P
     is_bf16 = choose_precision("auto", device) == torch.bfloat16
     assert settings["precision"] == ("bf16" if is_bf16 else "fp32")
     assert (settings["lr"], settings["batch"], settings["evaluations"]) == (0.05, 8, 1)
-    assert (settings["lr_backbone"], settings["spp"]) == (1, False)
+    assert (settings["lr_backbone"], settings["spp"], settings["copy_paste"]) == (1, False, 0.5)
     model = Detector.load(tmp_path / "weights" / "best.safetensors", device="cpu")
     assert settings["input_size"] == list(model.input_hw)
     assert "auto" not in settings.values()
