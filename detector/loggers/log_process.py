@@ -162,10 +162,10 @@ class LogProcess:
             return
         with contextlib.suppress(OSError):
             if self._process.poll() is None:
-                if hasattr(os, "killpg"):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                else:
+                if sys.platform == "win32":  # it has no process groups of this kind
                     self._process.kill()
+                else:
+                    os.killpg(self._process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a file system
             self._process.wait(1.0)
         self._sender.join(1.0)
