@@ -128,7 +128,16 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """Settings of a run that takes seconds."""
-    return Config(model="pico", input_size=(64, 96), steps=80, batch=4, evaluations=2, precision="fp32", device="cpu")
+    return Config(
+        model="pico",
+        input_size=(64, 96),
+        steps=80,
+        batch=4,
+        evaluations=2,
+        precision="fp32",
+        device="cpu",
+        copy_paste=0.0,  # pasted objects slow down such a short run
+    )
 
 
 @pytest.fixture(scope="session")
