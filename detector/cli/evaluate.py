@@ -32,6 +32,7 @@ from detector.outputs import claim_file
 if TYPE_CHECKING:
     from detector.data.data_set import DataSet
     from detector.evaluating.evaluation import Evaluation
+    from detector.predict.detector import Detector
 
 log = logging.getLogger(__name__)
 
@@ -145,13 +146,20 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
     if options.detections is not None:
         one_data_set(options.data, "evaluate: evaluate the detections on each data set by itself")
     sources = open_all(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
-    data_set = sources[0] if len(sources) == 1 else join_for(load_detector(options).info, sources)
-    evaluate = _evaluate_file if options.detections is not None else _evaluate_weights
-    evaluation = evaluate(options, data_set, options.detections or options.weights)
+    if options.detections is not None:
+        data_set = sources[0]
+        evaluation = _evaluate_file(options, data_set, options.detections)
+    else:
+        model = load_detector(options)
+        data_set = join_for(model.info, sources)
+        evaluation = _evaluate_weights(options, data_set, model)
     if not options.no_intervals:
         evaluation = evaluation.with_intervals(options.threads)
     if options.against is not None:
-        other = evaluate(options, data_set, options.against)
+        if options.detections is not None:
+            other = _evaluate_file(options, data_set, options.against)
+        else:
+            other = _evaluate_weights(options, data_set, load_detector(options, options.against))
         evaluation = evaluation.compared_with(options.against, other, options.threads)
     decided = decide(options, data_set) if decides else None
     more = None if decided is None else {"decided": decided.to_json()}
@@ -202,12 +210,11 @@ def _evaluate_file(options: argparse.Namespace, data_set: "DataSet", file: str |
     return evaluation if options.report is None else replace(evaluation, split=data_set.read(split))
 
 
-def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", weights: str | list[str]) -> "Evaluation":
-    """Return the evaluation of weights."""
+def _evaluate_weights(options: argparse.Namespace, data_set: "DataSet", model: "Detector") -> "Evaluation":
+    """Return the evaluation of a detector."""
     from detector.evaluating.evaluate import evaluate_split, evaluation_options
     from detector.evaluating.evaluation_data import read_split_for
 
-    model = load_detector(options, weights)
     split = read_split_for(model.info, data_set, options.split)
     log.info("%s", data_set.description)
     return evaluate_split(
