@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,18 @@ class ImageHashes:
     def to_json(self) -> dict[str, str]:
         """Return both sets as base64 text: the sorted hashes, one after the other."""
         return {"train": _pack(self.train), "val": _pack(self.val)}
+
+
+def hashes_of_all(members: Sequence[ImageHashes]) -> ImageHashes:
+    """Return the hashes of several weights that are used as one: an ensemble, or an average.
+
+    An image on which any of them was trained is a training image. Only images that all have held back are new for all.
+
+    Args:
+        members: the hashes of each of the weights, at least one.
+    """
+    held_back = frozenset.intersection(*(member.val for member in members))
+    return ImageHashes(val=held_back).with_train(frozenset().union(*(member.train for member in members)))
 
 
 NO_IMAGES = ImageHashes()

@@ -35,6 +35,10 @@ _LARGEST_ID = 2**63 - 1
 """Largest category id: that of an int64."""
 
 
+ATTRIBUTION = "attribution"
+"""Fact in the metadata of weights: who must be named when the weights are distributed."""
+
+
 @dataclass(frozen=True)
 class WeightsInfo:
     """Information needed to use trained weights, and facts about the training run that created the weights.

@@ -21,7 +21,7 @@ from detector.errors import ConfigError, WeightsError
 from detector.evaluating.evaluate import evaluate_split
 from detector.evaluating.evaluation_data import join_for, read_split_for
 from detector.files import file_sha256
-from detector.image_hashes import ImageHashes
+from detector.image_hashes import hashes_of_all
 from detector.loader.batch import collate
 from detector.loader.dataset import DetectionDataset
 from detector.metrics.average_precision import AveragePrecision
@@ -33,16 +33,13 @@ from detector.predict.detector import Detector
 from detector.runtime.origin import weights_files
 from detector.runtime.pytorch import TorchRuntime
 from detector.trained_classes import common_classes
-from detector.weights_info import WeightsInfo, to_metadata
+from detector.weights_info import ATTRIBUTION, WeightsInfo, to_metadata
 from detector.wording import metric, plural
 
 log = logging.getLogger(__name__)
 
 _BATCH_NORM_IMAGES, _BATCH = 256, 8
 """Number of training images from which the statistics of batch norm are computed, and of images per batch."""
-
-_ATTRIBUTION = "attribution"
-"""Key of the facts that names sources which must be named when the weights are distributed."""
 
 
 @dataclass(frozen=True)
@@ -276,21 +273,19 @@ def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo]) -> WeightsInfo:
     facts |= {
         key: value
         for key, value in first.facts.items()
-        if key not in ("steps", "seconds", "val", _ATTRIBUTION)
+        if key not in ("steps", "seconds", "val", ATTRIBUTION)
         and all(key in info.facts and info.facts[key] == value for info in infos)
     }
-    attributions = dict.fromkeys(info.facts[_ATTRIBUTION] for info in infos if info.facts.get(_ATTRIBUTION))
+    attributions = dict.fromkeys(info.facts[ATTRIBUTION] for info in infos if info.facts.get(ATTRIBUTION))
     if attributions:
-        facts[_ATTRIBUTION] = "; ".join(attributions)
+        facts[ATTRIBUTION] = "; ".join(attributions)
     if any(info.thresholds is not None or info.score_map is not None for info in infos):
         log.info("thresholds and calibration stored with the sources are not valid for the average, and are left out")
-    trained = frozenset[bytes]().union(*(info.image_hashes.train for info in infos))
-    held_back = frozenset.intersection(*(info.image_hashes.val for info in infos))
     same_classes = all(info.default_classes == first.default_classes for info in infos)
     return replace(
         first,
         facts=facts,
-        image_hashes=ImageHashes(trained, held_back - trained),
+        image_hashes=hashes_of_all([info.image_hashes for info in infos]),
         thresholds=None,
         score_map=None,
         default_classes=first.default_classes if same_classes else None,

@@ -268,21 +268,25 @@ def _weights_and_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
     The first value is always weights. Another one is weights if it is a .safetensors, .onnx or .tflite file, the folder
     of an OpenVINO or ncnn export, or the name of shipped weights and no file or folder has this name.
     """
-    from detector.runtime.origin import is_folder, weights_files
-
-    weights: list[str] = [values[0]]
+    weights = [values[0]]
     sources: list[str] = []
     for value in values[1:]:
-        is_url = "://" in value
-        is_file = not is_url and Path(value).suffix.lower() in (".safetensors", ".onnx", ".tflite")
-        is_export = (
-            not is_url
-            and is_folder(Path(value))
-            and all(file.is_file() for file in weights_files(Path(value).absolute()))
-        )
-        is_name = not is_url and find_shipped(value) is not None and not Path(value).exists()
-        (weights if is_file or is_export or is_name else sources).append(value)
+        (weights if _are_weights(value) else sources).append(value)
     return weights, sources
+
+
+def _are_weights(value: str) -> bool:
+    """Return whether a value after the first one of --weights is weights; see `_weights_and_sources`."""
+    from detector.runtime.origin import is_folder, weights_files
+
+    if "://" in value:
+        return False
+    path = Path(value)
+    if path.suffix.lower() in (".safetensors", ".onnx", ".tflite"):
+        return True
+    if is_folder(path) and all(file.is_file() for file in weights_files(path.absolute())):
+        return True
+    return find_shipped(value) is not None and not path.exists()
 
 
 def _detect_in_images(

@@ -106,22 +106,17 @@ def load_detector(options: argparse.Namespace, weights: str | Sequence[str] | No
     from detector.predict.detector import Detector
     from detector.predict.ensemble import Ensemble
 
-    weights = weights or options.weights
-    if not isinstance(weights, str):
-        return Ensemble.load(
-            weights,
+    def load(one: str) -> "Detector":
+        return Detector.load(
+            one,
             device=options.device,
             runtime=options.runtime,
             input_size=options.imgsz,
             threads=options.threads,
         )
-    return Detector.load(
-        weights,
-        device=options.device,
-        runtime=options.runtime,
-        input_size=options.imgsz,
-        threads=options.threads,
-    )
+
+    weights = weights or options.weights
+    return load(weights) if isinstance(weights, str) else Ensemble([load(one) for one in weights])
 
 
 def one_or_several(weights: Sequence[str]) -> str | list[str]:

@@ -12,6 +12,7 @@ from detector.graph.metadata import GraphInfo
 from detector.runtime.load import load_runtime
 from detector.runtime.origin import weights_files
 from detector.version import VERSION
+from detector.weights_info import ATTRIBUTION
 
 _PATH = re.compile(r"\S*[/\\](?=\S)")
 """The folders of a path in text. The last name of the path, such as that of a data set, remains."""
@@ -136,7 +137,7 @@ def weights_facts(weights: str) -> WeightsFacts:
         facts={name: info.facts[name] for name in _FACTS if name in info.facts},
         default_classes=None if shown is None else tuple(info.class_names[class_id] for class_id in shown),
         initial_weights=_text(info.facts.get("initial_weights")),
-        attribution=_text(info.facts.get("attribution")),
+        attribution=_text(info.facts.get(ATTRIBUTION)),
         thresholds=None if chosen is None else dict(zip(info.class_names, chosen.values, strict=True)),
         thresholds_goal=None if chosen is None else chosen.goal,
         score_map=None if info.score_map is None else info.score_map.to_json(),

@@ -49,12 +49,14 @@ def image_repeat_factors(annotations: Sequence[Annotation], threshold: float) ->
     return np.array([factors[a.class_ids[~a.is_crowd]].max(initial=1) for a in annotations])
 
 
-def count_objects(annotations: Sequence[Annotation], class_count: int) -> Ints:
-    """Return the number [C] of objects of each class, without crowd regions."""
-    counts = np.zeros(class_count, dtype=np.int64)
-    for annotation in annotations:
-        counts += np.bincount(annotation.class_ids[~annotation.is_crowd], minlength=class_count)
-    return counts
+def count_objects(annotations: Sequence[Annotation], class_count: int = 0) -> Ints:
+    """Return the number of objects of each class, without crowd regions.
+
+    Args:
+        annotations: at least one image.
+        class_count: number of classes C, and of the counts; 0: there are counts up to the last class with objects.
+    """
+    return np.bincount(np.concatenate([a.class_ids[~a.is_crowd] for a in annotations]), minlength=class_count)
 
 
 def class_weights(counts: Ints, balance: Literal["none", "inverse", "sqrt_inverse", "effective"]) -> Doubles | None:

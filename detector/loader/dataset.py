@@ -28,7 +28,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
-from detector.loader.class_balance import image_repeat_factors
+from detector.loader.class_balance import count_objects, image_repeat_factors
 from detector.loader.input_size import input_stages
 from detector.memory import available_memory
 from detector.mirror import read_ahead, start_reading
@@ -251,8 +251,7 @@ class DetectionDataset:
     @cached_property
     def _class_weights(self) -> Doubles:
         """Weights [C]: 1 / number of objects of each class, without crowd regions."""
-        counts = np.bincount(np.concatenate([a.class_ids[~a.is_crowd] for a in self.annotations]))
-        return np.asarray(1 / np.maximum(counts, 1))
+        return np.asarray(1 / np.maximum(count_objects(self.annotations), 1))
 
     @cached_property
     def _donor_probabilities(self) -> Doubles:

@@ -9,7 +9,7 @@ import numpy as np
 
 from detector.detections import Detections
 from detector.errors import ConfigError
-from detector.image_hashes import ImageHashes
+from detector.image_hashes import hashes_of_all
 from detector.image_inputs import ImageLike
 from detector.ops.fusion import FUSION_IOU, fuse_boxes
 from detector.ops.nms import nms
@@ -278,9 +278,6 @@ def _info_of(detectors: Sequence[Detector]) -> WeightsInfo:
         if not any(_is_shown(detector.info, name) for detector in detectors if name in detector.class_names)
     }
     names = tuple(categories)
-    trained = frozenset[bytes]().union(*(detector.info.image_hashes.train for detector in detectors))
-    # Only images that all detectors have held back are new for all of them.
-    held_back = frozenset.intersection(*(detector.info.image_hashes.val for detector in detectors))
     facts: Mapping[str, Any] = {"ensemble": [detector.info.model for detector in detectors]}
     return WeightsInfo(
         model=" + ".join(detector.info.model for detector in detectors),
@@ -289,7 +286,7 @@ def _info_of(detectors: Sequence[Detector]) -> WeightsInfo:
         input_hw=detectors[0].info.input_hw,
         config=detectors[0].info.config,
         facts=facts,
-        image_hashes=ImageHashes(trained, held_back - trained),
+        image_hashes=hashes_of_all([detector.info.image_hashes for detector in detectors]),
         default_classes=tuple(i for i, name in enumerate(names) if name not in hidden) if hidden else None,
         trained_classes=common_classes([(own.info.class_names, own.info.trained_classes) for own in detectors]),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detector.config import ArchitectureConfig, Config
 from detector.shipped_weights import shipped_weights
-from detector.weights_info import WeightsInfo
+from detector.weights_info import ATTRIBUTION, WeightsInfo
 
 RANDOM = "none"
 """Initial weights with this name: random ones."""
@@ -16,8 +16,8 @@ AUTO = "auto"
 _START_OF = {"nano": "everyday"}
 """Size of the network → name of the shipped weights from which a run starts by default."""
 
-_ATTRIBUTION, _INITIAL = "attribution", "initial_weights"
-"""Facts in the metadata of weights: who must be named, and the initial weights of the run."""
+_INITIAL = "initial_weights"
+"""Fact in the metadata of weights: the initial weights of the run."""
 
 
 def default_start(config: Config) -> str | None:
@@ -62,5 +62,5 @@ def start_facts(weights: str | None, info: WeightsInfo | None) -> dict[str, obje
     """
     if weights is None or info is None:
         return {}
-    inherited = {_ATTRIBUTION: info.facts[_ATTRIBUTION]} if _ATTRIBUTION in info.facts else {}
+    inherited = {ATTRIBUTION: info.facts[ATTRIBUTION]} if ATTRIBUTION in info.facts else {}
     return {_INITIAL: Path(weights).name, **inherited}

@@ -585,8 +585,11 @@ def _prepare(
     for warning in splits.warnings:
         log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
-    config = replace(config, spp=uses_spp(config, input_hw))
-    config = replace(config, copy_paste=copy_paste_fraction(config, len(split.annotations)))
+    config = replace(
+        config,
+        spp=uses_spp(config, input_hw),
+        copy_paste=copy_paste_fraction(config, len(split.annotations)),
+    )
     same_classes = info is None or info.class_names == split.class_names
     if not same_classes and config.lr_backbone == "auto":
         config = replace(config, lr_backbone="by_steps")
