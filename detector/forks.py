@@ -1,7 +1,7 @@
 """Make inference work in a process that was forked from one that has used it.
 
 `os.fork`, and on Linux by default `multiprocessing`, copies a process, but of its threads only the one that forks.
-Four things would then make the new process wait forever, and this module prevents them:
+Five things would then make the new process wait forever, and this module prevents them:
 
 - A lock that another thread held at the moment of the fork. So a fork waits until no thread loads weights or runs a
   network: `no_fork`.
@@ -11,6 +11,8 @@ Four things would then make the new process wait forever, and this module preven
   process, so it refuses to create such an object: `check_pools`.
 - OpenMP, with which PyTorch computes in several threads, waits for its missing threads. So PyTorch uses one thread in
   the new process: `openmp_is_unusable`.
+- OpenCV, which waits for its missing threads when their number is changed. So it computes with one thread in the new
+  process: `limit_opencv_threads`.
 
 The code of a program that uses these libraries itself needs the same care. Processes started with `spawn` or
 `forkserver` have none of these problems.
@@ -23,6 +25,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import cv2
 
 from detector.errors import ProcessError
 
@@ -38,6 +42,7 @@ class _ForkState:
         pool_counts: name of a kind of thread pool → number of such pools: the library creates one only if all others
             are in use.
         lost_pools: whether this process was forked while a pool was not in use; its threads do not exist here.
+        is_forked: whether this process was forked from one that had imported this module.
     """
 
     def __init__(self) -> None:
@@ -47,6 +52,7 @@ class _ForkState:
         self.pools: dict[str, weakref.WeakSet[object]] = {}
         self.pool_counts: dict[str, int] = {}
         self.lost_pools = False
+        self.is_forked = False
         self._reset()
 
     def _reset(self) -> None:
@@ -94,6 +100,7 @@ class _ForkState:
         """Set up the new process."""
         depth = getattr(self._own, "depth", 0)
         self._reset()
+        self.is_forked = True
         self._own.depth, self._sections = depth, 1 if depth else 0
         self.openmp_unusable = self.openmp_unusable or self.openmp_used
         self.lost_pools = self.lost_pools or any(
@@ -173,3 +180,12 @@ def note_openmp() -> None:
 def openmp_is_unusable() -> bool:
     """Return whether OpenMP would wait forever for threads that were lost in a fork."""
     return _STATE.openmp_unusable
+
+
+def limit_opencv_threads(threads: int) -> None:
+    """Set the number of threads with which OpenCV computes in this process; in a forked process, it is always 1.
+
+    `cv2.setNumThreads(1)` after a fork makes the next computation wait forever for the threads of the first process.
+    `cv2.setNumThreads(0)` has the same effect as 1, but does not use these threads.
+    """
+    cv2.setNumThreads(0 if threads == 1 or _STATE.is_forked else threads)

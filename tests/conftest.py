@@ -23,7 +23,9 @@ from detector.images import write_image
 from detector.training.train import train
 
 # The tensors in tests are too small for more threads, and synchronizing threads on a busy machine is expensive.
+# Child processes inherit the variable.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A cache of their own: the tests neither depend on the cache of the user nor change it. Child processes inherit it.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="detector-tests-")

@@ -178,6 +178,34 @@ def test_training_in_a_forked_process_is_refused(tiny_weights: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+OPENCV = """
+import os, signal, sys
+import cv2, numpy as np
+from detector import Detector
+from detector.runtime.hardware import training_process
+
+def blur():
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)
+
+cv2.setNumThreads(2)
+blur()
+if not os.fork():
+    signal.alarm(120)  # ends a process that waits forever
+    Detector.load("scenes", device="cpu", threads=1)
+    blur()
+    with training_process():
+        blur()
+    blur()
+    os._exit(0)
+assert os.wait()[1] == 0
+blur()
+"""
+
+
+def test_opencv_does_not_wait_for_threads_of_the_first_process() -> None:
+    subprocess.run([sys.executable, "-c", OPENCV], timeout=SECONDS, check=True)
+
+
 def fork_and_wait() -> None:
     pid = os.fork()
     if not pid:

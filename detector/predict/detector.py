@@ -10,13 +10,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
-import cv2
-
 from detector.arrays import ImageArray
 from detector.config import SuppressionConfig, parse_value
 from detector.detections import Detections
 from detector.errors import ConfigError, InputError, WeightsError, did_you_mean, known_names
-from detector.forks import no_fork
+from detector.forks import limit_opencv_threads, no_fork
 from detector.image_inputs import ImageLike, has_length, is_image, several_images, to_image
 from detector.options import (
     ALL_CLASSES,
@@ -120,7 +118,7 @@ class Detector:
             *load_runtime(weights, device=device, runtime=runtime, input_size=input_size, threads=threads, cache=cache)
         )
         if threads is not None:
-            cv2.setNumThreads(threads)
+            limit_opencv_threads(threads)
         detector._origin = origin
         return detector
 

@@ -10,7 +10,7 @@ import cv2
 import torch
 
 from detector.errors import ConfigError, ProcessError
-from detector.forks import note_openmp, openmp_is_unusable
+from detector.forks import limit_opencv_threads, note_openmp, openmp_is_unusable
 
 
 def choose_device(name: str) -> torch.device:
@@ -106,7 +106,7 @@ def training_process() -> Iterator[None]:
         )
     note_openmp()
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    limit_opencv_threads(1)
     _keep_freed_memory()
     cpu_state = torch.get_rng_state()
     # Reading the random state would initialize CUDA, so skip this if CUDA is not in use yet.
@@ -115,7 +115,7 @@ def training_process() -> Iterator[None]:
     try:
         yield
     finally:
-        cv2.setNumThreads(threads)
+        limit_opencv_threads(threads)
         torch.set_rng_state(cpu_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)

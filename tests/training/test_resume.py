@@ -238,7 +238,7 @@ def test_failed_resume_releases_the_lock(tiny_data: Path, short: Config, tmp_pat
 
 def start(tiny_data: Path, folder: Path) -> "subprocess.Popen[bytes]":
     flags = ["--model", "pico", "--batch", "4", "--device", "cpu"]
-    settings = ("input_size=[64, 96]", f"steps={STEPS}", f"evaluations={EVALUATIONS}", "precision=fp32")
+    settings = (f"steps={STEPS}", f"evaluations={EVALUATIONS}", "input_size=[64, 96]", "precision=fp32", "copy_paste=0")
     command = [sys.executable, "-m", "detector", "train", "--data", str(tiny_data), "--out", str(folder), *flags]
     command += [argument for setting in settings for argument in ("--set", setting)]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
