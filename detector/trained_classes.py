@@ -116,6 +116,24 @@ def common_classes(members: Sequence[tuple[Sequence[str], TrainedClasses | None]
     return TrainedClasses(tuple(data_classes), tuple(groups.values()), chosen, missing)
 
 
+def changed_groups(
+    class_names: Sequence[str], before: TrainedClasses | None, now: TrainedClasses | None
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return which classes were made from other classes of the data before than now.
+
+    Args:
+        class_names: names of the classes, which are the same before and now.
+        before: how the classes followed from those of the data; None: they were the classes of the data.
+        now: how they follow from those of the data now; None: they are the classes of the data.
+
+    Returns:
+        Class name → the classes of the data that it consisted of before, and those that it consists of now.
+    """
+    alone = tuple((name,) for name in class_names)
+    groups = zip(alone if before is None else before.groups, alone if now is None else now.groups, strict=True)
+    return {name: (old, new) for name, (old, new) in zip(class_names, groups, strict=True) if {*old} != {*new}}
+
+
 def _is_names(value: Any) -> bool:
     """Return whether a JSON value is a list of at least one text."""
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)

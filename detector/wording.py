@@ -13,6 +13,7 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 120
 _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 
 _SEPARATORS_FROM = 10_000
+_FEW_NAMES = 10
 _WITH_ES = ("x", "s", "ch", "sh")
 
 
@@ -52,6 +53,15 @@ def distinct_names(class_names: Sequence[str], category_ids: Sequence[int]) -> l
         name if class_names.count(name) == 1 else f"{name} ({category_id})"
         for name, category_id in zip(class_names, category_ids, strict=True)
     ]
+
+
+def few_names(names: Sequence[str]) -> str:
+    """Return the first ten names as text.
+
+    >>> few_names(["cat", "dog"]), few_names(["a"] * 11)
+    ('cat, dog', 'a, a, a, a, a, a, a, a, a, a, ...')
+    """
+    return ", ".join(names[:_FEW_NAMES]) + (", ..." if len(names) > _FEW_NAMES else "")
 
 
 def shown(value: object) -> str:

@@ -25,7 +25,7 @@ from detector.image_hashes import NO_IMAGES, ImageHashes
 from detector.object_store import is_store_url
 from detector.options import MAX_PIXELS
 from detector.trained_classes import ClassChoice, Missing, TrainedClasses
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ def _class_notes(titles: Sequence[str], splits: Sequence[Split], missing: Missin
 def _listed(noun: str, names: Sequence[str]) -> str:
     """Return the names of some classes as text."""
     word = noun if len(names) == 1 else "classes"
-    return f"{word} {', '.join(names[:10])}" + (", ..." if len(names) > 10 else "")
+    return f"{word} {few_names(names)}"
 
 
 def _used_classes(split: Split) -> set[str]:

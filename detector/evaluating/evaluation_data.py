@@ -11,7 +11,7 @@ from detector.data.split import Split, canonical_name, select
 from detector.errors import LabelError
 from detector.image_hashes import ImageHashes, hash_files
 from detector.weights_info import WeightsInfo
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _class_changes(split: Split) -> str:
     """Return what the classes of a split are after `fit_classes`, as text."""
     others = sum(split.ledger.other_classes.values())
     unlabeled = sum(a.labeled_classes is not None for a in split.annotations)
-    text = f"classes {', '.join(split.class_names[:10])}" + (", ..." if len(split.class_names) > 10 else "")
+    text = f"classes {few_names(split.class_names)}"
     text += f"; {plural(others, 'box', 'boxes')} of other classes are background" if others else ""
     return text + (f"; in {plural(unlabeled, 'image')}, some classes are not labeled" if unlabeled else "")
 

@@ -29,7 +29,7 @@ from detector.object_store import absolute_url, is_store_url
 from detector.remote_folder import output_place
 from detector.runtime.hardware import training_process
 from detector.shipped_weights import find_shipped, find_weights
-from detector.trained_classes import ClassChoice, class_choice
+from detector.trained_classes import ClassChoice, TrainedClasses, changed_groups, class_choice
 from detector.training.distributed import ALONE, Processes, joined_processes
 from detector.training.environment import EFFECTS
 from detector.training.events import EvaluationCallback, StepCallback
@@ -43,7 +43,7 @@ from detector.training.run_record import RunRecord, TrainRequest, content_hash, 
 from detector.training.run_state import State
 from detector.training.unlabeled import NAME, read_unlabeled
 from detector.weights_info import WeightsInfo
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -585,6 +585,8 @@ def _prepare(
     for warning in splits.warnings:
         log.warning("%s", warning)
     input_hw = choose_input_size(config, split.annotations)
+    if info is not None and info.class_names == split.class_names:
+        _warn_of_other_groups(info, learned)
     config = replace(
         config,
         spp=uses_spp(config, input_hw),
@@ -736,3 +738,21 @@ def _check_classes(class_names: tuple[str, ...], split: Split, request: TrainReq
             f"{request.weights}: the weights have the classes {list(class_names)}, but the data set has "
             f"{list(split.class_names)}; to use all but the outputs for classes of the weights, add --reuse-backbone"
         )
+
+
+def _warn_of_other_groups(info: WeightsInfo, learned: TrainedClasses | None) -> None:
+    """Warn of classes of the initial weights that have the same name now, but consist of other classes of the data.
+
+    The run is right, because its weights get the new groups; but it starts from outputs for other objects.
+
+    Args:
+        info: description of the initial weights, which have the classes of the run.
+        learned: how the classes of the run follow from those of the data; None: they are the same.
+    """
+    for name, (before, now) in changed_groups(info.class_names, info.trained_classes, learned).items():
+        log.warning(
+            "class '%s': it consisted of %s in the initial weights, and now consists of %s; training starts from what "
+            "they learned of the old class, and AP is measured with the new one; if it is another class, give it "
+            "another name, and add --reuse-backbone",
+            name, few_names(before), few_names(now),
+        )  # fmt: skip

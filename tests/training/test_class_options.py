@@ -192,6 +192,21 @@ def test_training_further_needs_the_same_choice(tiny_data: Path, short: Config, 
 def test_held_back_images_do_not_depend_on_the_choice(tiny_data: Path, short: Config, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(tiny_data / "train.json", tmp_path / "data")
+def test_a_class_merged_from_others_than_before_is_reported(
+    tiny_data: Path, short: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = replace(short, steps=1)
+    weights = train(tiny_data, one, out=tmp_path / "first", single_class="shape").weights
+    train(tiny_data, one, out=tmp_path / "same", weights=weights, single_class="shape")
+    assert "it consisted of" not in caplog.text
+    second = train(tiny_data, one, out=tmp_path / "other", weights=weights, classes=["blue"], single_class="shape")
+    message = "class 'shape': it consisted of red, blue in the initial weights, and now consists of blue;"
+    assert message in caplog.text
+    trained = load_weights(second.weights)[1].trained_classes
+    assert trained is not None
+    assert trained.groups == (("blue",),)
+
+
     shutil.copytree(tiny_data / "images", tmp_path / "data/images")
     lists = []
     for name, classes in (("all", None), ("some", ["blue"])):
