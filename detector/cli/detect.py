@@ -22,7 +22,7 @@ from detector.cli.arguments import (
     path_or_url,
 )
 from detector.cli.numbers import count, count_or_zero, fraction, shard
-from detector.cli.settings import load_detector, one_or_several, read_options
+from detector.cli.settings import are_weights, load_detector, one_or_several, read_options
 from detector.errors import ConfigError, InputError
 from detector.files import local_path
 from detector.mirror import is_at_url
@@ -38,7 +38,6 @@ from detector.options import (
 )
 from detector.output_folder import OutputFolder, claim_folder, next_free
 from detector.remote_folder import output_place
-from detector.shipped_weights import find_shipped
 from detector.wording import plural
 
 if TYPE_CHECKING:
@@ -271,22 +270,8 @@ def _weights_and_sources(values: Sequence[str]) -> tuple[list[str], list[str]]:
     weights = [values[0]]
     sources: list[str] = []
     for value in values[1:]:
-        (weights if _are_weights(value) else sources).append(value)
+        (weights if are_weights(value) else sources).append(value)
     return weights, sources
-
-
-def _are_weights(value: str) -> bool:
-    """Return whether a value after the first one of --weights is weights; see `_weights_and_sources`."""
-    from detector.runtime.origin import is_folder, weights_files
-
-    if "://" in value:
-        return False
-    path = Path(value)
-    if path.suffix.lower() in (".safetensors", ".onnx", ".tflite"):
-        return True
-    if is_folder(path) and all(file.is_file() for file in weights_files(path.absolute())):
-        return True
-    return find_shipped(value) is not None and not path.exists()
 
 
 def _detect_in_images(

@@ -18,7 +18,7 @@ from detector.cli.arguments import (
     path,
 )
 from detector.cli.numbers import fraction
-from detector.cli.settings import read_options
+from detector.cli.settings import one_set_of_weights, read_options
 from detector.options import IOU_THRESHOLD, MATCH_IOU, MAX_DETECTIONS, SCORE_THRESHOLD
 from detector.output_folder import next_free
 
@@ -61,6 +61,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explain missed objects and false positives; return 0, or 3 if some images could not be read."""
+    one_set_of_weights("explain", options.weights, options.images)
     from detector.explaining.explain import explain
 
     read = read_options(options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from detector.cli.arguments import Commands, add_data, add_init_weights, add_overwrite, add_settings, add_threads, path
 from detector.cli.console import print_line
 from detector.cli.numbers import count, fraction, number, whole
-from detector.cli.settings import given_flags, initial_weights, limit_torch_threads, settings
+from detector.cli.settings import given_flags, initial_weights, limit_torch_threads, one_or_several, settings
 from detector.errors import ConfigError
 from detector.wording import plural
 
@@ -29,7 +29,9 @@ def add(commands: Commands) -> None:
     add_data(parser)
     parser.add_argument("--split", help="review only this split (default: all splits together)")
     parser.add_argument(
-        "--weights", help="detect with these weights instead of training; they should not know the images"
+        "--weights",
+        nargs="+",
+        help="detect with these weights instead of training; they should not know the images; several: an ensemble",
     )
     add_init_weights(parser)
     parser.add_argument("--folds", type=count, default=3, help="number of folds (default: %(default)s)")
@@ -66,13 +68,15 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"review: {given}: nothing is trained with --weights; leave one of them out")
     config = settings(options)
     limit_torch_threads(options)
+    from detector.predict.ensemble import Ensemble
     from detector.reviewing.review import review
 
+    weights = None if options.weights is None else one_or_several(options.weights)
     result = review(
         options.data,
         config,
         folds=options.folds,
-        weights=options.weights,
+        weights=Ensemble.load(weights, device=config.device) if isinstance(weights, list) else weights,
         init_weights=initial_weights(options.init_weights),
         reuse_backbone=options.reuse_backbone,
         out=options.out or Path("runs/review"),

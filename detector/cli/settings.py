@@ -4,12 +4,14 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from shlex import join
+from pathlib import Path
+from shlex import join, quote
 from typing import TYPE_CHECKING, Any
 
 from detector.config import Config, override, parse_value, read_config
 from detector.errors import ConfigError
 from detector.options import MAX_PIXELS, ReadOptions
+from detector.shipped_weights import find_shipped
 
 if TYPE_CHECKING:
     from detector.predict.detector import Detector
@@ -122,6 +124,39 @@ def load_detector(options: argparse.Namespace, weights: str | Sequence[str] | No
 def one_or_several(weights: Sequence[str]) -> str | list[str]:
     """Return the weights of a flag that may have several values: a text if there is one, else a list."""
     return weights[0] if len(weights) == 1 else list(weights)
+
+
+def are_weights(value: str) -> bool:
+    """Return whether an argument that may be weights or an image is weights.
+
+    That is a .safetensors, .onnx or .tflite file, the folder of an OpenVINO or ncnn export, or the name of shipped
+    weights, if no file or folder has this name.
+    """
+    from detector.runtime.origin import is_folder, weights_files
+
+    if "://" in value:
+        return False
+    path = Path(value)
+    if path.suffix.lower() in (".safetensors", ".onnx", ".tflite"):
+        return True
+    if is_folder(path) and all(file.is_file() for file in weights_files(path.absolute())):
+        return True
+    return find_shipped(value) is not None and not path.exists()
+
+
+def one_set_of_weights(command: str, weights: str, others: Sequence[str]) -> None:
+    """Raise ConfigError if weights are among the arguments after those of --weights, for a command that takes one.
+
+    Args:
+        command: name of the command.
+        weights: the value of --weights.
+        others: the other arguments.
+    """
+    if more := [other for other in others if are_weights(other)]:
+        raise ConfigError(
+            f"{command}: {more[0]} is weights, not images, and {command} works on a single network, not on an "
+            f"ensemble; give one set of weights, such as --weights {quote(weights)}"
+        )
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:

@@ -16,7 +16,7 @@ from detector.data.data_set import DataSet
 from detector.data.open_data import open_data
 from detector.data.split import Split, canonical_name
 from detector.detections import Detections
-from detector.errors import LabelError
+from detector.errors import LabelError, WeightsError
 from detector.evaluating.evaluate import check_classes, detect_split
 from detector.files import json_bytes, local_path
 from detector.image_hashes import hash_files
@@ -26,7 +26,7 @@ from detector.predict.detector import Detector
 from detector.reviewing.rows import ACTIONS, NO_LABEL, ReviewRow, rows_to_csv, to_box
 from detector.reviewing.scores import KINDS, LABEL_KINDS, Reference, find_missing, make_reference, score_labels
 from detector.reviewing.sheets import review_sheets
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def review(
         data: the data set, in any form that `open_data` accepts.
         config: settings of the training runs; without effect if `weights` are given.
         folds: number of folds of the cross-validation that provides the detections, in the folder `folds` in `out`.
-        weights: weights, or a loaded detector, that detect instead. Weights that were trained on the images repeat the
-            errors of their labels.
+        weights: weights, a loaded detector or an ensemble, that detect instead; with the classes of the data. Weights
+            that were trained on the images repeat the errors of their labels.
         init_weights: as for `cross_validate`; without effect if `weights` are given.
         reuse_backbone: as for `train`.
         out: folder for the results.
@@ -210,7 +210,7 @@ def _detect(detector: Detector, splits: Sequence[Split]) -> tuple[dict[Path, Det
     hashes_of_training = detector.info.image_hashes.train
     trained = 0
     for split in splits:
-        check_classes(detector, split)
+        _check_all_classes(detector, split)
         if split.annotations:
             usable, own = detect_split(detector, split)
             found |= {a.image_path: own[a.image_id] for a in usable.annotations}
@@ -229,6 +229,19 @@ def _detect(detector: Detector, splits: Sequence[Split]) -> tuple[dict[Path, Det
             plural(trained, "image is one of the", "images are"),
         )
     return found, not trained
+
+
+def _check_all_classes(detector: Detector, split: Split) -> None:
+    """Raise WeightsError if weights do not have the classes of the labels, for example because they merged them."""
+    learned = detector.info.trained_classes
+    if learned is not None and detector.class_names != split.class_names:
+        groups = zip(detector.class_names, learned.groups, strict=True)
+        what = [name if group == (name,) else f"{name} (merged from {few_names(group)})" for name, group in groups]
+        raise WeightsError(
+            f"the weights learned {few_names(what)}, and review compares all labels, of the classes "
+            f"{few_names(split.class_names)}: give weights with these classes, or leave out --weights to train some"
+        )
+    check_classes(detector, split)
 
 
 def _write(folder: OutputFolder, rows: Sequence[ReviewRow], splits: Sequence[Split]) -> int:
