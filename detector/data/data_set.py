@@ -50,8 +50,17 @@ class DataSet:
         name = canonical_name(split_name)
         if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
             return join(name, self.read("train"), self.read("val"))
-        if name in self.absent:
-            raise LabelError(f"{self.description}: the images of {name} are not there: {self.absent[name]}")
+        for part in ("train", "val") if name == "trainval" and name not in self.readers else (name,):
+            if part in self.absent:
+                raise LabelError(f"{self.description}: the images of {part} are not there: {self.absent[part]}")
+        if name == "trainval" and name not in self.readers:
+            hint = (
+                "; to train on all images of train: --split train --val-fraction 0" if "train" in self.readers else ""
+            )
+            raise LabelError(
+                f"no split '{split_name}' in this data set ({self.description}): it is train and val together, and the "
+                f"data set has only {', '.join(self.readers)}{hint}"
+            )
         if name not in self.readers:
             raise LabelError(
                 f"no split '{split_name}' in this data set ({self.description}); {did_you_mean(name, self.readers)}"

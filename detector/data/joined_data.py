@@ -17,7 +17,7 @@ from detector.data.class_mapping import ClassMapping, choose_classes, map_classe
 from detector.data.data_set import DataSet
 from detector.data.ledger import Ledger
 from detector.data.open_data import open_data
-from detector.data.split import Split, read_file, read_source, split_rank
+from detector.data.split import Split, canonical_name, read_file, read_source, split_rank
 from detector.data.training_splits import TrainingSplits, read_training_splits
 from detector.errors import ConfigError
 from detector.files import local_path
@@ -108,7 +108,8 @@ def read_joined_splits(
     """Read the training and val splits of one or several data sets; see `read_training_splits`.
 
     A data set without a val split holds back a part of its own images. An image that is in several data sets without
-    a val split is on the same side in all of them.
+    a val split is on the same side in all of them. With "trainval", all images of train are used of a data set
+    without val.
 
     Args:
         data_sets: one or more data sets.
@@ -126,7 +127,7 @@ def read_joined_splits(
     sides = NO_IMAGES
     # Data sets with their own val first: the others hold back the same images, if they contain them.
     for index in sorted(range(len(data_sets)), key=lambda index: "val" not in data_sets[index].split_names):
-        own = read_training_splits(data_sets[index], split_name, val_fraction, known, sides)
+        own = _read_own(data_sets[index], split_name, val_fraction, known, sides)
         hashes = own.image_hashes()
         sides = ImageHashes(sides.train | hashes.train, (sides.val | hashes.val) - sides.train - hashes.train)
         read[index] = own
@@ -152,6 +153,17 @@ def read_joined_splits(
         tuple(warnings),
         {path: digest for part in parts for path, digest in part.file_hashes.items()},
     )
+
+
+def _read_own(
+    data_set: DataSet, split_name: str | None, val_fraction: float, known: ImageHashes, sides: ImageHashes
+) -> TrainingSplits:
+    """Read the splits of one of several data sets; the arguments are those of `read_training_splits`."""
+    name, names = split_name and canonical_name(split_name), data_set.split_names
+    if name != "trainval" or "train" not in names or {"val", "trainval"} & {*names, *data_set.absent}:
+        return read_training_splits(data_set, split_name, val_fraction, known, sides)
+    train = replace(data_set.read("train"), name="trainval")
+    return TrainingSplits(train, None, ("no val split, so trainval is all images of train",))
 
 
 def join_splits(name: str, splits: Sequence[Split], missing: Missing = "unlabeled", like: Split | None = None) -> Split:

@@ -116,6 +116,14 @@ def test_val_splits_and_held_back_images_come_together(tmp_path: Path) -> None:
     assert any("no val images" in warning for warning in splits.warnings)
 
 
+def test_trainval_uses_all_training_images_of_a_set_without_val(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", ["cat"], 12), write(tmp_path / "b", ["cat"], 15)
+    write(a, ["cat"], 4, split="val")
+    splits = read_joined_splits(open_all((a, b)), "trainval", 0.2)
+    assert (splits.train.name, len(splits.train.annotations), splits.val) == ("trainval", 12 + 4 + 15, None)
+    assert any("b: train: no val split, so trainval is all images of train" in note for note in splits.notes)
+
+
 def test_an_image_in_two_sets_is_on_one_side(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", ["cat"], 20), write(tmp_path / "b", ["dog"], 30)
     for number in range(1, 21):

@@ -159,11 +159,11 @@ def test_an_unknown_split_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     write_coco(tmp_path / "train.json", tmp_path / "images")
     data_set = open_data(tmp_path)
     for name, hint in (
-        ("trian", "did you mean 'train'"),
-        ("test", "known: train"),
-        ("trainval", "did you mean 'train'"),
+        ("trian", "; did you mean 'train'"),
+        ("test", "; known: train"),
+        ("trainval", ": it is train and val together, and the data set has only train; to train on all images of"),
     ):
-        with pytest.raises(LabelError, match=rf"no split '{name}' in this data set \(COCO.*\); {hint}"):
+        with pytest.raises(LabelError, match=rf"no split '{name}' in this data set \(COCO.*\){hint}"):
             data_set.read(name)
 
 
