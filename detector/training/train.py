@@ -384,21 +384,22 @@ def resume_run(
             claim_report(folder, resumed=True)
         values = folder.read_json("run.json")
         record = parse_record(values, path / "run.json")
-        state = folder.read_state()
-        if state is not None:
-            folder.restore_best(*state)
-            folder.restore_tables(state[0])
-        if not anyway:
-            _check_record(path, values, state)
-        if state is not None and state[0].step >= state[0].steps:
-            raise _finished(folder, record.request, state[0].steps)
-        if unlabeled is not None and record.request.unlabeled is None:
+        request = record.request
+        if unlabeled is not None and request.unlabeled is None:
             raise ConfigError(f"{path}: the run has no unlabeled images, so they cannot have been moved")
         moved = data is not None or unlabeled is not None
         record = record.with_paths(
             None if data is None else tuple(map(_place, specs_of(data))),
             None if unlabeled is None else _existing(unlabeled),
         )
+        state = folder.read_state()
+        if not anyway:
+            _check_record(path, values, state)
+        if state is not None:  # after the checks, so that nothing is written if one fails
+            folder.restore_best(*state)
+            folder.restore_tables(state[0])
+        if state is not None and state[0].step >= state[0].steps:
+            raise _finished(folder, request, state[0].steps)
         with training_process():
             processes.from_first(lambda: (record, state, anyway))
             run, ledgers = _reopen(record, folder, started, state, anyway, processes, observers)
@@ -584,9 +585,9 @@ def _prepare(
         log.info("%s", note)
     for warning in splits.warnings:
         log.warning("%s", warning)
-    input_hw = choose_input_size(config, split.annotations)
     if info is not None and info.class_names == split.class_names:
         _warn_of_other_groups(info, learned)
+    input_hw = choose_input_size(config, split.annotations)
     config = replace(
         config,
         spp=uses_spp(config, input_hw),

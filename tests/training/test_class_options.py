@@ -164,8 +164,11 @@ def test_a_run_on_moved_data_sets_needs_each_path(
     expected = state_of(tmp_path / "run")
     cut(tmp_path / "run")
     other_data.rename(tmp_path / "moved")
+    best = tmp_path / "run/weights/best.safetensors"
+    best.write_bytes(b"of a later evaluation")
     with pytest.raises(ConfigError, match="the run has 2 data sets"):
         resume(tmp_path / "run", data=tmp_path / "moved")
+    assert best.read_bytes() == b"of a later evaluation"
     resume(tmp_path / "run", data=[tiny_data, tmp_path / "moved"])
     assert state_of(tmp_path / "run") == expected
 
@@ -189,9 +192,6 @@ def test_training_further_needs_the_same_choice(tiny_data: Path, short: Config, 
     train(tiny_data, short, out=tmp_path / "third", weights=weights, classes=["blue"])
 
 
-def test_held_back_images_do_not_depend_on_the_choice(tiny_data: Path, short: Config, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    shutil.copy(tiny_data / "train.json", tmp_path / "data")
 def test_a_class_merged_from_others_than_before_is_reported(
     tiny_data: Path, short: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +207,9 @@ def test_a_class_merged_from_others_than_before_is_reported(
     assert trained.groups == (("blue",),)
 
 
+def test_held_back_images_do_not_depend_on_the_choice(tiny_data: Path, short: Config, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(tiny_data / "train.json", tmp_path / "data")
     shutil.copytree(tiny_data / "images", tmp_path / "data/images")
     lists = []
     for name, classes in (("all", None), ("some", ["blue"])):
