@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,10 +15,15 @@ from detector import Detector, Ensemble
 from detector.cli.commands import main
 from detector.cli.detect import _weights_and_sources
 from detector.data.open_data import open_data
+from detector.detecting.ray_engine import Worker
 from detector.errors import ConfigError, InputError
 from detector.evaluating.evaluate import evaluate_split
+from detector.media.sources import find_sources
 from detector.model.checkpoint import load_weights, save_weights
 from detector.model.network import GridNetwork
+from detector.options import DetectOptions
+from detector.trained_classes import TrainedClasses
+from detector.version import VERSION
 
 
 def with_classes(weights: Path, path: Path, names: tuple[str, ...], order: list[int], input_size: int = 0) -> Path:
@@ -172,3 +178,66 @@ def test_commands_accept_several_weights(
     capsys.readouterr()
     assert main(["evaluate", "--data", str(tiny_data), *weights, "--calibrate"]) == 2
     assert "an ensemble has several" in capsys.readouterr().err
+
+
+def test_explain_refuses_several_weights(
+    tiny_weights: Path, tiny_data: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for weights in ([str(tiny_weights), "cells"], [str(tiny_weights), str(tiny_weights), str(image)]):
+        assert main(["explain", "--data", str(tiny_data), "--weights", *weights]) == 2
+        assert f"explain: {weights[1]} is weights, not images" in capsys.readouterr().err
+
+
+def test_review_detects_with_an_ensemble_but_not_with_merged_classes(
+    tiny_weights: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["review", "--data", str(tiny_data), "--split", "val", "--out", str(tmp_path / "review"), "--weights"]
+    assert main([*command, str(tiny_weights), str(tiny_weights)]) == 0
+    merged = with_classes(tiny_weights, tmp_path / "merged.safetensors", ("x", "y"), [0, 1])
+    network, info = load_weights(merged)
+    learned = TrainedClasses(("red", "blue", "green"), (("red", "blue"), ("green",)))
+    save_weights(merged, network, replace(info, trained_classes=learned))
+    capsys.readouterr()
+    assert main([*command, str(merged)]) == 2
+    error = capsys.readouterr().err
+    assert "the weights learned x (merged from red, blue), y (merged from green), and review compares all" in error
+
+
+def test_ensemble_detects_with_every_option_of_the_command(
+    tiny_weights: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = with_classes(tiny_weights, tmp_path / "other.safetensors", ("blue", "red"), [1, 0], input_size=128)
+    weights = ["--weights", str(tiny_weights), str(other), "--out", str(tmp_path / "found"), "--conf", "0.3"]
+    formats = ["--save-txt", "--save-conf", "--save-json", "--save-crops", "--csv", "--counts"]
+    views = ["--tile", "64", "--tta", "--classes", "blue", "red", "--agnostic-nms"]
+    assert main(["detect", str(image), *weights, *formats, *views]) == 0
+    [shown] = json.loads((tmp_path / "found/json/20.json").read_text())["detections"][:1]
+    assert shown["class"] in ("red", "blue")
+    rows = (tmp_path / "found/labels/20.txt").read_text().splitlines()
+    assert len(rows) == len((tmp_path / "found/detections.csv").read_text().splitlines()) - 1 > 0
+
+
+def test_ensemble_tracks_objects_in_a_video(tiny_weights: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trackers")
+    video, out = tmp_path / "video.avi", tmp_path / "found"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (96, 64))
+    for _ in range(4):
+        frame = np.full((64, 96, 3), 115, np.uint8)
+        frame[20:44, 60:86] = (230, 20, 20)
+        writer.write(frame)
+    writer.release()
+    command = ["detect", str(video), "--weights", str(tiny_weights), str(tiny_weights), "--out", str(out)]
+    assert main([*command, "--track", "--every", "2", "--conf", "0.3"]) == 0
+    _, *frames = [json.loads(line) for line in (out / "video.jsonl").read_text().splitlines()]
+    assert len(frames) == 2
+    assert all(row["track_id"] > 0 for row in frames[1]["detections"])
+
+
+def test_ensemble_detects_in_a_worker_of_ray(tiny_weights: Path, image: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble.load([tiny_weights, tiny_weights])
+    options = ensemble.resolve_options(DetectOptions(score_threshold=0.3))
+    worker = Worker(pickle.dumps(ensemble), options, str(tmp_path), VERSION)
+    [source] = find_sources([str(image)])
+    batch = {"start": np.array([0]), "images": [pickle.dumps([source.read])]}
+    [[(_, found)]] = map(pickle.loads, worker(batch)["results"])
+    assert found.to_json() == ensemble.detect(image, score_threshold=0.3).to_json()

@@ -83,6 +83,33 @@ def test_run_resumes_bit_exactly(
     assert tensors_of(run.folder) != tensors_of(plain.folder)
 
 
+def test_unlabeled_images_with_all_other_options_resume_bit_exactly(
+    tiny_data: Path, tiny_weights: Path, short: Config, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.training.run_state._KEPT", 99)
+    (tmp_path / "unlabeled").mkdir()
+    for number in range(17, 21):
+        shutil.copy(tiny_data / "images" / f"{number}.png", tmp_path / "unlabeled")
+    config = replace(
+        short, steps=12, evaluations=4, multi_scale=0.5, input_size=(96, 128), repeat_factor=1.0,
+        class_balance="inverse", unlabeled_score=0.1, workers=1,
+    )  # fmt: skip
+    run = train(
+        tiny_data, config, out=tmp_path / "run", weights=tiny_weights, unlabeled=tmp_path / "unlabeled",
+        classes=["blue", "red"], transform=f"{module}:fog",
+    ).folder  # fmt: skip
+    labels = (run / "unlabeled.json").read_text()
+    assert json.loads(labels)["images"]
+    for after in (3, 9):  # before and after the labeling
+        killed = tmp_path / f"killed-{after}"
+        interrupt(run, killed, after)
+        if after == 3:
+            (killed / "unlabeled.json").unlink()
+        resume(killed)
+        assert tensors_of(killed) == tensors_of(run)
+        assert (killed / "unlabeled.json").read_text() == labels
+
+
 def test_changed_transform_is_refused_with_what_changed(
     tiny_data: Path, short: Config, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
