@@ -9,6 +9,7 @@ from typing import Any
 from detector.annotation import annotation_bytes
 from detector.data.split import Split
 from detector.errors import InputError
+from detector.evaluating.low_ap import Trained, low_ap_advice
 from detector.metrics.average_precision import AveragePrecision
 from detector.metrics.bootstrap import bootstrap_intervals
 from detector.metrics.matches import Matches, match_detections
@@ -76,6 +77,13 @@ class Evaluation:
         names = tuple(self.ap.per_class)
         intervals = bootstrap_intervals(self.matches, names, threads=_threads(threads))
         return replace(self, ap=replace(self.ap, intervals=intervals))
+
+    def low_ap_advice(self) -> str | None:
+        """Return a line with the most likely cause of a low AP; None if it is not low, or for a results file."""
+        if self.detector is None or self.split is None:
+            return None
+        trained = Trained.from_facts(self.detector.info.facts)
+        return low_ap_advice(self.ap, self.split, self.detector.input_hw, trained)
 
     def compared_with(self, name: str, other: "Evaluation", threads: int | None = None) -> "Evaluation":
         """Return the evaluation with its comparison with another evaluation.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detector.config import PLANNING_STEPS
+from detector.data.split import Split
 from detector.detections import Detections, coco_results
 from detector.diagnose.short_check import short_check
 from detector.errors import ConfigError, LabelError
@@ -23,10 +24,11 @@ from detector.evaluating.evaluate import (
     ground_truth_of,
     score_split,
 )
+from detector.evaluating.low_ap import Trained, low_ap_advice
 from detector.graceful_shutdown import GracefulShutdown
 from detector.html_table import html_table
 from detector.loader.batch import Batch
-from detector.loader.class_balance import balance_lines
+from detector.loader.class_balance import balance_lines, count_objects
 from detector.loader.dataset import DetectionDataset
 from detector.loader.input_size import input_stages, stage_size_at
 from detector.loader.loader import PseudoLabeled, training_batches
@@ -68,7 +70,7 @@ from detector.training.time_budget import (
 from detector.training.trainer import NonFiniteLossError, Trainer
 from detector.training.unlabeled import NAME, UnlabeledImages
 from detector.weights_info import to_metadata
-from detector.wording import metric, plural
+from detector.wording import distinct_names, metric, plural
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -696,7 +698,16 @@ class TrainingRun:
             f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:",
             *(f"  {image}" for image in images),
             "Try a lower learning rate (--set lr=...) or --set precision=fp32.",
+        if best is not None and self._val is not None and (advice := self._advice(best, self._val)) is not None:
+            log.info(advice)
         )
+
+    def _advice(self, best: AveragePrecision, val: Split) -> str | None:
+        """Return the advice for a low AP of the best weights; None if it is not low."""
+        names = distinct_names(val.class_names, val.category_ids)
+        counts = count_objects(self._dataset.annotations, len(names)).tolist()
+        trained = Trained(self._progress.step, sum(counts), dict(zip(names, counts, strict=True)))
+        return low_ap_advice(best, val, self._dataset.input_hw, trained)
 
 
 def _format_losses(losses: Mapping[str, float]) -> str:
