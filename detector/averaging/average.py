@@ -18,7 +18,7 @@ from detector.data.joined_data import open_all
 from detector.data.split import evenly_spaced
 from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError, WeightsError
-from detector.evaluating.evaluate import evaluate_split
+from detector.evaluating.evaluate import detect_split, score_split
 from detector.evaluating.evaluation_data import join_for, read_split_for
 from detector.files import file_sha256
 from detector.image_hashes import hashes_of_all
@@ -233,10 +233,13 @@ def _evaluate(
     The images and objects are those of val for the average: without a val split, the images that all held back.
     """
     split = read_split_for(average, source, "val")
+    log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
     results = []
     for name, (network, info) in zip(names, networks, strict=True):
         runtime = TorchRuntime(network, info.input_hw, torch.device("cpu"))
-        results.append(evaluate_split(Detector(runtime, info), split).ap)
+        # Not `evaluate_split`: it logs the images each time, and an AP would look like that of the line before.
+        usable, found = detect_split(Detector(runtime, info), split)
+        results.append(score_split(usable, found))
         log.info("%s: val AP %s AP50 %s", name, metric(results[-1].AP), metric(results[-1].AP50))
     return results
 

@@ -53,10 +53,14 @@ def test_every_weight_is_the_mean_of_the_sources(pair: tuple[Path, Path], tiny_w
 
 
 def test_data_measures_the_average_and_keeps_the_better_batch_norm(
-    pair: tuple[Path, Path], tiny_data: Path, tmp_path: Path
+    pair: tuple[Path, Path], tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     plain = average(pair, tmp_path / "plain.safetensors")
     result = average(pair, tmp_path / "measured.safetensors", data=tiny_data)
+    logged = [line.split(": val AP")[0] for line in caplog.messages if ": val AP" in line]
+    assert logged == ["average, batch norm averaged", "average, batch norm recomputed", *map(str, pair)]
+    assert sum("val: 4 images" in line for line in caplog.messages) == 1
     assert result.ap is not None
     assert len(result.sources_ap) == 2
     network, info = load_weights(result.path)
