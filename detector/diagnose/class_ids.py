@@ -1,5 +1,6 @@
 """A finding about class ids: do the ids start at 0, and does each id mean the same class in every split?"""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,10 +8,14 @@ import numpy as np
 from detector.arrays import Doubles, Ints
 from detector.diagnose.finding import Finding
 from detector.diagnose.objects import FEW_OBJECTS, Objects
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _CHECK = "data: class ids"
 _EXPECTED = "class ids start at 0, and each id means the same class in every split"
+_GENERIC = re.compile(
+    r"class|label|object|item|(class|cls|category|cat|label|object|obj|item|type|id|c)?[ _-]*\d+",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
@@ -30,7 +35,7 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     used = np.flatnonzero(counts)
     if not objects[0].split.ids_are_positions:
         measured = f"{len(used)} of {plural(len(names), 'class', 'classes')} are used; each label names its class"
-        return Finding(_CHECK, "ok", measured, "each label names its class")
+        return Finding(_CHECK, "ok", measured + _generic_note(names), "each label names its class")
     finding = _diagnose_ids_from_one(objects, counts)
     if finding is None:
         shifted = (_diagnose_shifted_ids(objects[0], other) for other in objects[1:])
@@ -40,7 +45,20 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     measured = f"{len(used)} of {plural(len(names), 'id')} are used" + (
         f": {used[0]} to {used[-1]}" if len(used) else ""
     )
-    return Finding(_CHECK, "ok", measured, _EXPECTED)
+    return Finding(_CHECK, "ok", measured + _generic_note(names), _EXPECTED)
+
+
+def _generic_note(names: Sequence[str]) -> str:
+    """Return the end of a measured value that says that class names tell nothing; empty if they do.
+
+    >>> _generic_note(["class_0", "1"]), _generic_note(["cat", "class_1"]), _generic_note(["object"])
+    ('; the names class_0, 1 do not say what the classes are, so whether they are right cannot be checked', '', '')
+    """
+    if len(names) < 2 or not all(_GENERIC.fullmatch(name.strip()) for name in names):
+        return ""
+    return (
+        f"; the names {few_names(names)} do not say what the classes are, so whether they are right cannot be checked"
+    )
 
 
 def _diagnose_ids_from_one(objects: Sequence[Objects], counts: Ints) -> Finding | None:

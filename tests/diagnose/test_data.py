@@ -244,6 +244,16 @@ def test_unused_classes_are_no_fault() -> None:
     assert_found(diagnose_class_ids(with_positions(train_and_val(rows, rows))), "ok", "3 of 4 ids are used: 1 to 3")
 
 
+def test_names_that_say_nothing_are_mentioned() -> None:
+    for objects in (
+        train_and_val(sound_rows(), sound_rows()),
+        with_positions(train_and_val(sound_rows(), sound_rows())),
+    ):
+        named = [replace(o, split=replace(o.split, class_names=("class_0", "1", "Object 2", "c3"))) for o in objects]
+        assert_found(diagnose_class_ids(named), "ok", "class_0, 1, Object 2, c3 do not say what the classes are")
+        assert "do not say" not in diagnose_class_ids(objects).measured
+
+
 def test_formats_that_name_classes_get_no_advice_about_ids() -> None:
     val = change_ids(sound_rows(seed=1), (1, 2, 3, None))
     objects = train_and_val(sound_rows(), val)
