@@ -109,11 +109,25 @@ class TrainingResult:
         """Path of the best weights, for `Detector.load`."""
         return self.folder / "weights" / "best.safetensors"
 
+    def __str__(self) -> str:
+        """Return the result as a few lines of text: weights, AP, AP50, steps and time."""
+        return "\n".join(f"{name + ':':13} {value}" for name, value in self._rows())
+
     def _repr_html_(self) -> str:
         """Return the result as an HTML table, which notebooks show."""
-        ap = "n/a: no val split" if self.best is None else metric(self.best.AP)
-        rows = [("best weights", self.weights), ("AP on val", ap), ("steps", self.steps)]
-        return html_table((), [*rows, ("time", f"{self.seconds:.0f} s")])
+        return html_table((), self._rows())
+
+    def _rows(self) -> list[tuple[str, object]]:
+        """Return name and value of what a user wants to know first."""
+        ap, ap50 = ("n/a: no val split",) * 2 if self.best is None else map(metric, (self.best.AP, self.best.AP50))
+        return [
+            ("folder", self.folder),
+            ("best weights", self.weights),
+            ("AP on val", ap),
+            ("AP50 on val", ap50),
+            ("steps", self.steps),
+            ("time", f"{self.seconds:.0f} s"),
+        ]
 
 
 class TrainingRun:
