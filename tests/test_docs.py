@@ -243,3 +243,17 @@ def test_public_ci_runs_the_test_command_of_the_readme() -> None:
     commands = [step["run"].replace("'", '"') for step in workflow["jobs"]["tests"]["steps"] if "run" in step]
     assert " && ".join([".venv/bin/" + command for command in commands[:2]]) in readme
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_installation_of_pytorch_is_described_in_the_same_words() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/quickstart.md", "docs/usage.md")]
+    paragraphs = {re.findall(r"^\*\*PyTorch\.\*\* .*?\n\n", text, re.MULTILINE | re.DOTALL)[0] for text in texts}
+    assert len(paragraphs) == 1
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in paragraphs.pop()
+
+
+def test_no_file_of_the_repository_is_ignored() -> None:
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a clone of the repository")
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
