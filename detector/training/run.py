@@ -242,6 +242,8 @@ class TrainingRun:
             self._save_state()
             log.info(f"stopped after step {progress.step}; to resume: detector train --resume {self._folder.path}")
             raise KeyboardInterrupt  # the caller must stop too
+        if self._shutdown.requested:
+            log.info("the run was finished when it was asked to stop: there is nothing to resume")
         return self._result()
 
     def _start_together(self) -> None:
@@ -696,7 +698,16 @@ class TrainingRun:
             )
             log.warning(f"the run took {seconds / 60:.1f} min instead of {minutes:g} min: {reason}")
         best = None if progress.best is None else AveragePrecision(**progress.best)
+        if best is not None and self._val is not None and (advice := self._advice(best, self._val)) is not None:
+            log.info(advice)
         return TrainingResult(self._folder.path, progress.step, seconds, best)
+
+    def _advice(self, best: AveragePrecision, val: Split) -> str | None:
+        """Return the advice for a low AP of the best weights; None if it is not low."""
+        names = distinct_names(val.class_names, val.category_ids)
+        counts = count_objects(self._dataset.annotations, len(names)).tolist()
+        trained = Trained(self._progress.step, sum(counts), dict(zip(names, counts, strict=True)))
+        return low_ap_advice(best, val, self._dataset.input_hw, trained)
 
     def _report_non_finite_loss(self, error: NonFiniteLossError) -> ConfigError:
         """Write the step, seed, images and losses to not-finite.json; return the error to raise."""
@@ -712,16 +723,7 @@ class TrainingRun:
             f"the loss is not finite at step {error.step} ({_format_losses(losses)}) with the images:",
             *(f"  {image}" for image in images),
             "Try a lower learning rate (--set lr=...) or --set precision=fp32.",
-        if best is not None and self._val is not None and (advice := self._advice(best, self._val)) is not None:
-            log.info(advice)
         )
-
-    def _advice(self, best: AveragePrecision, val: Split) -> str | None:
-        """Return the advice for a low AP of the best weights; None if it is not low."""
-        names = distinct_names(val.class_names, val.category_ids)
-        counts = count_objects(self._dataset.annotations, len(names)).tolist()
-        trained = Trained(self._progress.step, sum(counts), dict(zip(names, counts, strict=True)))
-        return low_ap_advice(best, val, self._dataset.input_hw, trained)
 
 
 def _format_losses(losses: Mapping[str, float]) -> str:

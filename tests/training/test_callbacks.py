@@ -1,6 +1,8 @@
 """Callbacks of a training run: what they receive, and that they do not change the result."""
 
 import csv
+import logging
+import signal
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
@@ -74,6 +76,23 @@ def test_backbone_with_its_own_rate_is_reported_apart(tiny_data: Path, short: Co
     rates = events[0].learning_rates
     assert rates["muon_backbone"] == pytest.approx(0.5 * rates["muon"])
     assert rates["adamw_backbone"] == pytest.approx(0.5 * rates["adamw"])
+
+
+def test_a_signal_in_the_last_step_says_that_the_run_is_finished(
+    tiny_data: Path, short: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def stop(event: TrainingStep) -> None:
+        if event.step == event.steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    result = detector.train(tiny_data, replace(short, steps=1), weights=None, out=tmp_path / "run", on_step=stop)
+    assert "the run was finished when it was asked to stop: there is nothing to resume" in caplog.text
+    assert "to resume: detector" not in caplog.text
+    lines = dict(line.split(":", 1) for line in str(result).splitlines())
+    assert list(lines) == ["folder", "best weights", "AP on val", "AP50 on val", "steps", "time"]
+    assert (lines["folder"].strip(), lines["steps"].strip()) == (str(tmp_path / "run"), "1")
 
 
 def test_events_cannot_be_changed(tiny_data: Path, short: Config, tmp_path: Path) -> None:
