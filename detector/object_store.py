@@ -142,6 +142,8 @@ class ObjectStore:
         except ValueError as error:
             raise FileError(f"{url}: not a valid URL ({error})") from None
         self.path: str = path.rstrip("/")
+        if isinstance(archive := getattr(self._fs, "zip", None), zipfile.ZipFile):
+            _use_slashes(archive)
         if "s3" in self._fs.protocol:
             self._fs.retries = 1
 
@@ -231,6 +233,15 @@ class ObjectStore:
         """
         with suppress(FileNotFoundError):
             _retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError)
+
+
+def _use_slashes(archive: zipfile.ZipFile) -> None:
+    """Replace backslashes in the names of an archive, which some programs on Windows write as separators."""
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")
+        if name not in archive.NameToInfo:
+            archive.NameToInfo[name] = archive.NameToInfo.pop(info.filename)
+            info.filename = name  # the header in the archive is still compared with `orig_filename`
 
 
 class _ChangedError(Exception):

@@ -160,7 +160,20 @@ def test_limit_of_the_cache_that_is_no_number_is_reported(
     assert "DETECTOR_REMOTE_CACHE=plenty: expected a number of GB" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["../outside.png", "a/../../outside.png", "a//b.png"])
+def test_archives_with_backslashes_in_names_are_read(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "windows.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.writestr(str(file.relative_to(folder.parent)).replace("/", "\\"), file.read_bytes())
+    expected = open_data(folder).read("train")
+    for url in (f"zip://set::{path}", f"zip://::{path}"):
+        split = open_data(url).read("train")
+        assert len(split.annotations) == len(expected.annotations)
+        image = split.decode(split.annotations[0])
+        np.testing.assert_array_equal(image, expected.decode(expected.annotations[0]))
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "a/../../outside.png", "a//b.png", "..\\outside.png"])
 def test_archive_cannot_write_outside_of_the_mirror(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(name, b"x")
