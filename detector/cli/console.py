@@ -203,7 +203,7 @@ def print_decided(decided: "Decided") -> None:
 
 def _print_operating_points(decided: "Decided") -> None:
     """Print a table of the thresholds and what they give, and below it the classes that have none."""
-    names = [*decided.choices, *(["all classes"] if "all classes" in decided.reached else [])]
+    names = list(dict.fromkeys([*decided.choices, *decided.reached]))  # the last may be that of all classes
     width = min(max(columns(escape_line(name)) for name in ["class", *names]), _CLASS_COLUMNS)
     values = ("precision", "recall", "F1")
     print_line(f"{cell('class', width)}  threshold  " + "  ".join(f"{name:20}" for name in values) + "  objects")

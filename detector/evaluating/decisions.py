@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 IOU = 0.5
 """A detection with at least this IoU is correct."""
 
+ALL_TOGETHER = "all classes"
+"""Name of the values of all classes together; a class with this name gets its category id."""
+
 _LOWEST = 0.001
 """Score threshold of the detections on val, as for AP."""
 
@@ -329,8 +332,10 @@ def _detect_and_match(detector: Detector, split: Split, options: DetectOptions) 
 
 
 def _names(split: Split) -> list[str]:
-    """Return a different name for each class."""
-    return distinct_names(split.class_names, split.category_ids)
+    """Return a different name for each class, which is not that of all classes together."""
+    names = distinct_names(split.class_names, split.category_ids)
+    ids = split.category_ids
+    return [f"{name} ({own})" if name == ALL_TOGETHER else name for name, own in zip(names, ids, strict=True)]
 
 
 def _categories(matches: Matches, split: Split) -> list[int]:
@@ -362,5 +367,5 @@ def _measure(detector: Detector, split: Split, choices: list[Choice], options: D
     names = _names(split)
     reached = {names[index]: measure(matches, [category[index]]) for index in chosen}
     if len(chosen) == len(choices):
-        reached["all classes"] = measure(matches, category)
+        reached[ALL_TOGETHER] = measure(matches, category)
     return reached

@@ -255,3 +255,18 @@ def test_classes_with_the_same_name_have_their_own_thresholds(
     thresholds = load_weights(saved)[1].thresholds
     assert thresholds is not None
     assert len(thresholds.values) == 2
+
+
+def test_a_class_named_all_classes_is_told_from_all_of_them(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data, weights = tmp_path / "data", tmp_path / "named.safetensors"
+    shutil.copytree(tiny_data, data)
+    for path in data.glob("*.json"):
+        path.write_text(path.read_text().replace('"name": "blue"', '"name": "all classes"'))
+    copy_with_info(tiny_weights, weights, replace(load_weights(tiny_weights)[1], class_names=("red", "all classes")))
+    evaluated = ["evaluate", "--data", str(data), "--weights", str(weights), "--no-intervals", "--min-recall", "0.1"]
+    assert main([*evaluated, "--device", "cpu"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("all classes")]
+    assert len(rows) == 3  # its AP, its threshold, and all classes together
+    assert rows[1].startswith("all classes (17) ")

@@ -225,6 +225,13 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, caplog: pytest.
     assert "not shown in the report: 0.png: damaged" in caplog.text
 
 
+def test_a_class_named_background_is_told_from_the_background(tmp_path: Path) -> None:
+    page = make_report(tmp_path / "r", [(0, 1, BOX)], [(0, 0, BOX, 0.9)], names=("a", "background"))
+    values = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert values["confusion"]["classes"] == ["a", "background (class)", "background"]
+    assert "truth: background (class), detected as: a" in page.text
+
+
 def test_matrix_of_many_classes_shows_those_with_errors(tmp_path: Path) -> None:
     names = tuple(f"class {i}" for i in range(30))
     objects: list[Item] = [(0, i, BOX) for i in range(25)]

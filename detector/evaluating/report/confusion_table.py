@@ -21,7 +21,7 @@ def confusion_table(content: Content, figures: Figures) -> str:
     """Return the table, and the images of its cells, which are hidden until a cell is selected."""
     matrix = content.confusion.matrix
     background = len(content.names)
-    names = [*content.names, "background"]
+    names = content.confusion_names
     shown = _classes_with_most_errors(matrix)
     wrong = [(int(matrix[i, j]), i, j) for i in shown for j in shown if i != j and matrix[i, j]]
     wrong.sort(key=lambda cell: (-cell[0], *cell[1:]))
@@ -72,7 +72,7 @@ def _cell_images(content: Content, figures: Figures, truth: int, predicted: int)
     shown = [crop for crop in crops if crop is not None]
     if not shown:
         return ""
-    names = [*content.names, "background"]
+    names = content.confusion_names
     title = f"truth: {_name(names[truth])}, detected as: {_name(names[predicted])}"
     return (
         f'<section class="cell" id="cell-{truth}-{predicted}"><h3>{title}</h3><p>{len(shown)} of {len(own):,} shown. '
@@ -82,7 +82,7 @@ def _cell_images(content: Content, figures: Figures, truth: int, predicted: int)
 
 def outcome_text(content: Content, outcome: int) -> str:
     """Return the caption of an outcome, such as "RBC 0.93, truth: background"."""
-    confusion, names = content.confusion, [*content.names, "background"]
+    confusion, names = content.confusion, content.confusion_names
     found, truth = int(confusion.found[outcome]), names[confusion.truth[outcome]]
     if found < 0:
         return f"{truth}, missed"

@@ -94,6 +94,14 @@ class Content:
         ]
 
     @property
+    def confusion_names(self) -> list[str]:
+        """Names of the rows and columns of the confusion matrix: the classes, and the background as the last.
+
+        A class called background is marked, so that the two differ.
+        """
+        return [*(f"{name} (class)" if name == "background" else name for name in self.names), "background"]
+
+    @property
     def total(self) -> ClassRow:
         """The numbers of all classes together."""
         matrix = self.confusion.matrix
@@ -117,7 +125,7 @@ class Content:
                 name: None if curve is None else curve.tolist()
                 for name, curve in zip(self.names, self.class_curves, strict=True)
             },
-            "confusion": {"classes": [*self.names, "background"], "matrix": self.confusion.matrix.tolist()},
+            "confusion": {"classes": self.confusion_names, "matrix": self.confusion.matrix.tolist()},
             "error_budget": asdict(self.budget),
             "calibration": self._calibration_json(),
             "recall_by": {kind: [asdict(group) for group in own] for kind, own in self.groups.items()},
