@@ -173,7 +173,7 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
         console.print_decided(decided)
     if page is not None:
         console.print_line(f"report: {page}")
-    if (advice := evaluation.low_ap_advice()) is not None:
+    if not options.quiet and (advice := evaluation.low_ap_advice()) is not None:
         console.print_line(advice)
     if decided is not None and options.save is not None:
         save_copy(options, decided)
