@@ -59,7 +59,8 @@ def train_sizes(options: argparse.Namespace) -> None:
         folder = options.out / size / "run"
         if not (folder / "weights" / "last.safetensors").exists():
             settings = [f"model={size}", f"steps={options.steps}", "evaluations=1", *options.set]
-            train(options.data, override(Config(), settings), weights=options.weights, out=folder, overwrite=True)
+            config = override(Config(), settings)
+            train(options.data, config, split=options.split, weights=options.weights, out=folder, overwrite=True)
             print(f"{size}: trained", flush=True)
 
 
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="network sizes (default: all)")
     parser.add_argument("--inputs", nargs="+", type=int, default=[224, 320, 416, 512, 640], help="input sizes")
     parser.add_argument("--steps", type=int, default=1200, help="training steps (default: %(default)s)")
+    parser.add_argument("--split", default="trainval", help="training split (default: %(default)s)")
     parser.add_argument("--weights", help="initial weights (default: random)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runs")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls per variant (default: %(default)s)")
