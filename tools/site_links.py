@@ -6,6 +6,7 @@ All files contain the links of the repository, such as `../configs/README.md` in
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -39,15 +40,30 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Change the relative links of a page from places in the repository to places on the site."""
+    """Change the relative links of a page from places in the repository to places on the site.
+
+    A link whose text is the name of a Markdown file gets the title of that page instead.
+    """
     here = posixpath.dirname(page.file.src_uri)
     in_repository = here if page.file.src_uri in OUTSIDE else posixpath.join("docs", here)
 
-    def site_link(match: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(in_repository, match[1]))
-        return "](" + posixpath.relpath(target.removeprefix("docs/"), here or ".")
+    titles = _titles(config.nav or [])
 
-    return re.sub(r"\]\((?![a-z]+:)([^)#\s]+)", site_link, markdown)
+    def site_link(match: re.Match[str]) -> str:
+        text, target = match[1], posixpath.normpath(posixpath.join(in_repository, match[2])).removeprefix("docs/")
+        shown = "" if text is None else f"[{titles.get(target, text)}"
+        return f"{shown}]({posixpath.relpath(target, here or '.')}"
+
+    return re.sub(r"(?:\[([\w./-]+\.md))?\]\((?![a-z]+:)([^)#\s]+)", site_link, markdown)
+
+
+def _titles(nav: list[Any]) -> dict[str, str]:
+    """Return path of a page → its title in the navigation."""
+    titles: dict[str, str] = {}
+    for entry in nav:
+        for title, target in entry.items():
+            titles |= {target: title} if isinstance(target, str) else _titles(target)
+    return titles
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
