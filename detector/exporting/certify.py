@@ -47,12 +47,13 @@ from detector.options import ALL_CLASSES, MAX_PIXELS, RuntimeName
 from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
 from detector.shipped_weights import find_weights
+from detector.version import VERSION
 
 _WARMUP_IMAGES = 4
 """Number of images at the start whose times are not counted."""
 
 _PACKAGES = (
-    "detector", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx",
+    "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx",
     "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
 )  # fmt: skip
 
@@ -128,7 +129,7 @@ def certify_export(
         parity=parity,
         AP=None if test_split is None else _compare_ap(reference, model, test_split),
         latency_ms=Latency(_median_ms(reference, builtin), _median_ms(model, builtin)),
-        versions={name: _version(name) for name in _PACKAGES},
+        versions={"detector": VERSION} | {name: _version(name) for name in _PACKAGES},
         machine=f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         instruction_set=str(instruction_set()),
         detections={image_hash(image): detections_to_rows(row) for image, row in zip(builtin, recorded, strict=True)},

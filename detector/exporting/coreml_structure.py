@@ -19,6 +19,7 @@ from detector.graph.to_coreml import import_coremltools
 from detector.model.checkpoint import load_weights
 from detector.outputs import write_signed_json
 from detector.shipped_weights import find_weights
+from detector.version import VERSION
 
 FORMAT = "detector-structure-certificate-1"
 
@@ -149,6 +150,6 @@ def _to_json(path: Path, certificate: CoreMlCertificate) -> dict[str, Any]:
         "input_hw": list(certificate.input_hw),
         "fp16": certificate.fp16,
         "checks": list(certificate.checks),
-        "versions": {name: version(name) for name in ("detector", "torch", "coremltools")},
+        "versions": {"detector": VERSION} | {name: version(name) for name in ("torch", "coremltools")},
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }

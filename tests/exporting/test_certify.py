@@ -30,6 +30,7 @@ from detector.outputs import without_signature
 from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
 from detector.runtime.onnx import OnnxRuntime
+from detector.version import VERSION
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def test_certificate_records_what_was_compared(exported: Path) -> None:
     assert certificate["weights"]["name"] == "scenes"
     assert {len(value) for value in (*certificate["files"].values(), certificate["weights"]["sha256"])} == {64}
     assert certificate["versions"]["torch"] == torch.__version__
+    assert certificate["versions"]["detector"] == VERSION
     assert certificate["graph"] == {
         "dynamic": False,
         "int8": False,
