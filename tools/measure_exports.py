@@ -149,14 +149,16 @@ def _check_weights(path: Path, variant: Variant, weights: str | Path) -> None:
 def measure_times(weights: str | Path, folder: Path, rounds: int) -> dict[str, Times]:
     """Return the times of the weights ("torch") and of the exports whose runtimes are installed, one thread each."""
     detectors = {"torch": Detector.load(weights, device="cpu", threads=1)}
+    images = builtin_images(detectors["torch"])
     for name, variant in VARIANTS.items():
         if variant.format == "coreml" or not (folder / variant.file).exists():
             continue
         try:
-            detectors[name] = Detector.load(folder / variant.file, device="cpu", runtime=variant.runtime, threads=1)
-        except MissingPackageError as error:
+            detector = Detector.load(folder / variant.file, device="cpu", runtime=variant.runtime, threads=1)
+            detector.detect(images[0])
+            detectors[name] = detector
+        except InputError as error:  # its packages are not installed here, or its outputs are not finite
             print(error, flush=True)
-    images = builtin_images(detectors["torch"])
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in detectors}
     for number in range(_WARMUP_ROUNDS + rounds):
         for name, detector in detectors.items():
