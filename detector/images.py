@@ -99,13 +99,16 @@ _warned_few_levels = threading.Event()
 _MORE_PIXELS = "shrink the image, or allow more pixels with --max-pixels"
 
 
-def read_image(source: ImageFile, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def read_image(
+    source: ImageFile, *, name: str | None = None, max_pixels: int = MAX_PIXELS, accept_truncated: bool = False
+) -> ImageArray:
     """Decode an image file and return an RGB array [H, W, 3].
 
     Args:
         source: a path, the bytes of an image file, or an open binary file.
         name: name of the image in error messages; None: the path.
         max_pixels: largest number of pixels of an image that is decoded.
+        accept_truncated: whether bytes of a JPEG file that lacks its end are accepted, as they always are from a path.
 
     Raises:
         FileError: the file is missing or cannot be read.
@@ -120,6 +123,8 @@ def read_image(source: ImageFile, *, name: str | None = None, max_pixels: int = 
                 _warn_animated(name)
             image = to_rgb(file, name)
     except ImageError as error:
+        if isinstance(source, bytes) and not accept_truncated:  # whoever sent it can send it again
+            raise
         return _read_truncated(source, name, max_pixels, error)
     if _truncated and not isinstance(source, bytes):  # the file may have been repaired
         _truncated.pop(str(source), None)
@@ -172,18 +177,16 @@ def is_truncated(path: Path | str) -> bool:
 def _read_truncated(source: Path | str | bytes, name: str, max_pixels: int, error: ImageError) -> ImageArray:
     """Decode a JPEG file that lacks its last bytes; the missing part is gray. Log a warning that names the file.
 
-    An image in memory is not accepted: whoever sent it can send it again.
-
     Args:
         source: the image, as for `read_image`.
         name: name of the image in messages.
         max_pixels: as for `read_image`.
         error: the error that is raised if the file is not a truncated JPEG, or if too much is missing.
     """
-    if isinstance(source, bytes) or isinstance(error, ImageTooLargeError):
+    if isinstance(error, ImageTooLargeError):
         raise error
     try:
-        if (data := close_jpeg(read_file(source))) is None:
+        if (data := close_jpeg(source if isinstance(source, bytes) else read_file(source))) is None:
             raise error
         with _open(data, max_pixels, name) as file:
             image = to_rgb(file)
@@ -195,7 +198,8 @@ def _read_truncated(source: Path | str | bytes, name: str, max_pixels: int, erro
             part = f"the last {rows} of {file.height} rows of pixels are gray" if rows else "less than a row is damaged"
     except (OSError, ValueError):  # ValueError: also an InputError, or a path with a null character
         raise error from None
-    _truncated[str(source)] = True
+    if not isinstance(source, bytes):
+        _truncated[str(source)] = True
     _warn_truncated(name, part)
     return image
 

@@ -148,6 +148,10 @@ class ReadOptions:
         allow_url: whether images and streams may be loaded from http:// and https:// addresses.
         recursive: whether images in the subfolders of a folder are read too.
         videos: whether the videos of a folder are read too.
+        packed: whether the images in Parquet files and tar archives are read too.
+        image_column: column of Parquet files with the images, or extension of the images in tar archives; None: chosen
+            from the file. See `parquet_images.list_parquet` and `tar_images.list_tar`.
+        name_column: column of Parquet files with the names of the images; None: chosen from the file.
         max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
@@ -158,6 +162,9 @@ class ReadOptions:
     allow_url: bool = False
     recursive: bool = False
     videos: bool = False
+    packed: bool = False
+    image_column: str | None = None
+    name_column: str | None = None
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:

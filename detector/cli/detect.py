@@ -59,8 +59,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "source",
         nargs="*",
-        help="images, folders, glob patterns, a .txt file that lists these, - (an image on standard input), videos, "
-        "cameras (0, 1, ...), streams (rtsp://...), or `scenes` (images of the built-in data set)",
+        help="images, folders, glob patterns, a .txt file that lists these, - (an image on standard input), Parquet "
+        "files and tar archives (WebDataset) with images, videos, cameras (0, 1, ...), streams (rtsp://...), or "
+        "`scenes` (images of the built-in data set)",
     )
     parser.add_argument(
         "--source",
@@ -80,6 +81,20 @@ def add(commands: Commands) -> None:
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
     )
     add_max_pixels(parser)
+    packed = parser.add_argument_group("Parquet files and tar archives")
+    packed.add_argument(
+        "--image-column",
+        metavar="NAME",
+        help="Parquet: the column with the images, as bytes of image files or structs with these in the field `bytes` "
+        "(default: the only such column, or `image`); tar: the extension of the images, or a pattern such as '*png' "
+        "(default: all extensions of images)",
+    )
+    packed.add_argument(
+        "--name-column",
+        metavar="NAME",
+        help="Parquet: the column with the names of the images (default: a column with a usual name such as file_name, "
+        "the field `path` of the images, or the numbers of the rows)",
+    )
     detection = parser.add_argument_group("detection")
     add_conf(detection, SCORE_THRESHOLD, auto=True)
     detection.add_argument(

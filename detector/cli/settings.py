@@ -165,5 +165,7 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
         allow_outside=bool(getattr(options, "allow_outside", None)),
         allow_url=getattr(options, "allow_url", False),
         recursive=getattr(options, "recursive", False),
+        image_column=getattr(options, "image_column", None),
+        name_column=getattr(options, "name_column", None),
         max_pixels=options.max_pixels or MAX_PIXELS,
     )

@@ -57,7 +57,7 @@ class DetectSummary:
 
 
 def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source], list[str]]:
-    """List the inputs that `specs` name, and separate images from videos; no input is opened.
+    """List the inputs that `specs` name, and separate images from videos; no image or video is opened.
 
     Args:
         specs: arguments of the command line: each is a source of images as for `find_sources`, a video file, a camera
@@ -78,8 +78,9 @@ def find_inputs(specs: Sequence[str], options: ReadOptions) -> tuple[list[Source
             raise FileError(f"{spec}: no such video file")
     remaining = [spec for spec in specs if spec not in videos]
     images = []
-    for source in find_sources(remaining, replace(options, videos=True)) if remaining or not videos else []:
-        if is_video(name := str(source.name)):
+    every = replace(options, videos=True, packed=True)
+    for source in find_sources(remaining, every) if remaining or not videos else []:
+        if source.container is None and is_video(name := str(source.name)):
             videos[name] = None
         else:
             images.append(source)
@@ -154,6 +155,7 @@ def detect_images(
         class_names=detector.class_names,
         drawing=drawing,
         origins={str(source.name): source.origin for source in sources if source.origin},
+        containers={str(source.name): source.container for source in sources if source.container is not None},
         shard=shard,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, get_args
 
@@ -75,7 +76,8 @@ class DetectionWriter:
         skip_done: True: resume the earlier run in the folder. False: replace the results of an earlier run.
         image_ids: name of an image → its id in the results. None: 1, 2, ... in the order of `add`.
         drawing: what is drawn on the annotated images, and how. A legend may replace the class names.
-        origins: name of an image with a generated name → its `Source.origin`.
+        origins: name of an image → its `Source.origin`, if it has one.
+        containers: name of an image in a Parquet file or tar archive → path of this file.
         shard: the shard whose images are added; None: all images are.
 
     Attributes:
@@ -100,6 +102,7 @@ class DetectionWriter:
         image_ids: Mapping[str, int] | None = None,
         drawing: DrawOptions = DEFAULT_DRAWING,
         origins: Mapping[str, str] | None = None,
+        containers: Mapping[str, Path] | None = None,
         shard: ShardInputs | None = None,
     ) -> None:
         if unknown := sorted(formats - set(get_args(OutputFormat))):
@@ -116,10 +119,9 @@ class DetectionWriter:
         sources = list(sources)
         if "parquet" in formats:
             check_parquet(map(str, sources))
-        _check_outside(sources, folder.path if isinstance(folder, OutputFolder) else folder)
-        files = {with_urls(str(source)): state for source in sources if (state := file_state(source)) is not None}
-        # A generated name is not the path of a file, also if a file has this name.
-        self._files = files | {name: FileState(origin=origin) for name, origin in (origins or {}).items()}
+        self._files = _file_states(sources, origins or {}, containers or {})
+        inputs = dict.fromkeys((containers or {}).get(str(source), source) for source in sources)
+        _check_outside(inputs, folder.path if isinstance(folder, OutputFolder) else folder)
         with ExitStack() as stack:
             self._folder = stack.enter_context(as_output_folder(folder, "writing detections"))
             first_line = journal_settings(settings or {}, formats)
@@ -312,6 +314,35 @@ def write_tables(
     if "parquet" in formats:
         with folder.writing(_TABLES["parquet"]) as part:
             write_parquet(part, entries())
+
+
+def _file_states(
+    sources: Iterable[Path], origins: Mapping[str, str], containers: Mapping[str, Path]
+) -> dict[str, FileState]:
+    """Return name → state of the file of each image that has one, or whose name is generated.
+
+    Args:
+        sources: names of the images.
+        origins: as for `DetectionWriter`.
+        containers: as for `DetectionWriter`.
+    """
+
+    @cache
+    def container_state(path: Path, origin: str) -> FileState | None:
+        state = file_state(path)
+        return FileState(**state, origin=origin) if state is not None and origin else state
+
+    states: dict[str, FileState] = {}
+    for source in sources:
+        shown = with_urls(name := str(source))
+        origin = origins.get(shown, "")
+        if name in containers:
+            state = container_state(containers[name], origin)
+        else:  # a generated name is not the path of a file, also if a file has this name
+            state = FileState(origin=origin) if origin else file_state(source)
+        if state is not None:
+            states[shown] = state
+    return states
 
 
 def _check_outside(sources: Iterable[Path], folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Finds the images that the user names: files, folders, glob patterns, lists, standard input, URLs, built-in scenes."""
+"""Finds the images that the user names: files, folders, glob patterns, lists, standard input, URLs, built-in scenes.
+
+Also images in Parquet files and tar archives, where the caller allows them.
+"""
 
 import glob
 import hashlib
@@ -20,11 +23,22 @@ from detector.data.split import Split
 from detector.errors import ConfigError, FileError, InputError, location
 from detector.files import free_name, is_file, local_path, name_key
 from detector.images import IMAGE_SUFFIXES, find_images, read_image, unread_images_note
+from detector.media.packed_images import (
+    COMPRESSED_SUFFIXES,
+    PACKED_SUFFIXES,
+    PARQUET,
+    PackedImages,
+    expand_braces,
+    is_packed,
+)
+from detector.media.parquet_images import list_parquet
+from detector.media.tar_images import list_tar
 from detector.media.urls import MAX_BYTES, check_allowed, fetch, file_name_from_url, is_http_url
 from detector.media.video_io import VIDEO_SUFFIXES
 from detector.mirror import mirror
 from detector.object_store import is_store_url
 from detector.options import ReadOptions
+from detector.progress import progress_bar
 from detector.wording import plural
 
 _SCENE_COUNT = 12
@@ -55,12 +69,15 @@ class Source:
         name: name of the image in results: the path of the image, or a generated file name if the image has no path.
         read: decodes the image and returns it as [H, W, 3] RGB; raises InputError if the image cannot be decoded.
         origin: of an image with a generated name: a hash of its URL, or for standard input a value that is never the
-            same. So another image with the same generated name is noticed. "": the name is a path.
+            same. So another image with the same generated name is noticed. Of an image in a Parquet file: its column.
+            "": the name is a path.
+        container: the Parquet file or tar archive that contains the image; None: the image is a file of its own.
     """
 
     name: Path
     read: Callable[[], ImageArray]
     origin: str = ""
+    container: Path | None = None
 
 
 _SourceByKey = dict[Path | str, Source]
@@ -78,7 +95,10 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
     - `-`: one image on standard input;
     - `scenes`: twelve images of the built-in data set, unless a file or folder has the name `scenes`;
     - a .txt file with one file, folder, glob pattern or URL per line. Paths in the list are relative to the folder of
-      the list. Blank lines and lines that begin with # are skipped.
+      the list. Blank lines and lines that begin with # are skipped;
+    - if `options.packed`: a Parquet file, an uncompressed tar archive, a pattern that matches such files, also with a
+      range of numbers as in `shard-{000000..000009}.tar`, or a folder with such files and without images. They are
+      opened to list the images in them.
 
     Args:
         specs: arguments of the command line.
@@ -87,8 +107,9 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
             http:// and https:// URLs, `max_pixels` is the largest number of pixels of an image that is decoded.
 
     Raises:
-        FileError: a spec or a line of a list matches no image, or a folder cannot be read.
-        ConfigError: `specs` is empty, or a spec is a URL and `allow_url` is False.
+        FileError: a spec or a line of a list matches no image, or a folder or a packed file cannot be read.
+        ConfigError: `specs` is empty, a spec is a URL and `allow_url` is False, or a Parquet file has no such column.
+        MissingPackageError: a Parquet file is read, and the package pyarrow is not installed.
     """
     if not specs:
         raise ConfigError("no image is given; pass files, folders or glob patterns, or `scenes` for built-in images")
@@ -185,7 +206,39 @@ def _find(spec: str, folder: Path, options: ReadOptions) -> _SourceByKey:
         raise FileError(f"{_shown(spec)}: no such file, folder or pattern ({reason})") from None
     if is_stored and (video := next((path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES), None)):
         raise FileError(f"{video}: videos at this kind of URL are not read; download the video first")
-    return {path: Source(path, partial(read_image, path, max_pixels=options.max_pixels)) for path in paths}
+    packed = [path for path in paths if is_packed(path)] if options.packed else []
+    if packed and is_stored:
+        raise FileError(f"{packed[0]}: Parquet files and tar archives at URLs are not read; download the file first")
+    if options.packed and (compressed := [path for path in paths if path.name.lower().endswith(COMPRESSED_SUFFIXES)]):
+        raise FileError(
+            f"{compressed[0]}: images in a compressed archive cannot be found one by one; decompress it: gunzip, unzstd"
+        )
+    found: _SourceByKey = {}
+    inside = _list_packed(packed, options)
+    for path in paths:
+        if path not in inside:
+            found[path] = Source(path, partial(read_image, path, max_pixels=options.max_pixels))
+            continue
+        own = inside.pop(path)
+        found |= {image.name: Source(image.name, image.read, own.column, path) for image in own.images}
+    if not found:
+        raise FileError(f"{_shown(spec)}: there are no images in {'this file' if len(packed) == 1 else 'these files'}")
+    return found
+
+
+def _list_packed(paths: Sequence[Path], options: ReadOptions) -> dict[Path, PackedImages]:
+    """List the images in Parquet files and tar archives. Log which columns were chosen, and which files are empty."""
+    packed: dict[Path, PackedImages] = {}
+    bar = progress_bar(paths, unit="file", description="listing images") if len(paths) > 1 else paths
+    for path in bar:
+        packed[path] = list_parquet(path, options) if path.suffix.lower() == PARQUET else list_tar(path, options)
+    if (empty := [path for path, own in packed.items() if not own.images]) and len(empty) < len(packed):
+        _LOG.warning("%s without images, such as %s", plural(len(empty), "file"), empty[0])
+    for note in dict.fromkeys(own.note for own in packed.values() if own.note):
+        alike = [path for path, own in packed.items() if own.note == note]
+        others = f" and {plural(len(alike) - 1, 'more file')}" if alike[1:] else ""
+        _LOG.info("%s%s: %s; change this with --image-column and --name-column", alike[0], others, note)
+    return packed
 
 
 def _place_of_url(url: str, options: ReadOptions) -> Path:
@@ -205,6 +258,10 @@ def _find_files(spec: str, folder: Path, options: ReadOptions) -> list[Path]:
         return _find_in_folder(path, options)
     if path.exists():
         return [path]
+    if options.packed and (names := expand_braces(spec)) != [spec]:
+        if missing := [name for name in names if not (folder / name).exists()]:
+            raise FileError(f"{_shown(str(folder / missing[0]))}: no such file; it is one of {_shown(spec)}")
+        return [folder / name for name in names]
     matches = (folder / match for match in glob.glob(spec, root_dir=folder, recursive=True))  # noqa: PTH207 (may be absolute)
     if paths := sorted(match for match in matches if match.is_file()):
         return paths
@@ -221,9 +278,16 @@ def _find_in_folder(path: Path, options: ReadOptions) -> list[Path]:
     paths = [image for folder in folders for image in find_images(folder)]
     if options.videos:
         paths += [video for folder in folders for video in _find_videos(folder)]
+    packed = [file for folder in folders for file in _find_packed(folder)] if options.packed else []
     if paths:
         _warn_about_skipped_files(path, options)
-        return paths
+        if packed:
+            _LOG.warning(
+                "%s: skipped %s with images (%s) beside the images; to include these, also pass the files",
+                path, plural(len(packed), "file"), ", ".join(sorted({file.suffix.lower() for file in packed})),
+            )  # fmt: skip
+    if paths or packed:
+        return paths or packed
     what = "images or videos" if options.videos else "images"
     where = "in this folder or its subfolders" if options.recursive else "in this folder"
     message = f"{path}: no {what} {where} ({', '.join(sorted(IMAGE_SUFFIXES))})"
@@ -233,6 +297,15 @@ def _find_in_folder(path: Path, options: ReadOptions) -> list[Path]:
         if any(map(find_images, islice(_walk(path), _MAX_FOLDERS_SEARCHED))):
             message += ", but its subfolders contain images: add --recursive"
     raise FileError(message)
+
+
+def _find_packed(folder: Path) -> list[Path]:
+    """Return the paths of the Parquet files and tar archives directly in a folder, sorted by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PACKED_SUFFIXES and path.is_file() and not path.name.startswith((".", "_"))
+    )
 
 
 def _find_videos(folder: Path) -> list[Path]:
