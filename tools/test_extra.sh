@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 export PIP_CONSTRAINT="$PWD/.ci/constraints.txt"
 extras="dev,${1:-}" packages=() options=()
 case "${1:-}" in
-  ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py) ;;
+  ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py tests/media/test_parquet_images.py) ;;
   # boto3, which moto needs, must fit the botocore of s3fs: without a limit, pip may try old versions for minutes.
   remote) packages=("moto[server]" "boto3>=1.43") tests=(tests/test_remote.py) ;;
   tune) tests=(tests/tuning tests/test_docs.py) ;;

@@ -3,6 +3,11 @@
 Ray restarts an actor or repeats a group when a process or a machine is lost. The results arrive in this process, in any
 order, and each group once; the caller writes them. A group has complete batches, so that the results are the same as
 without Ray.
+
+Images in Parquet files and tar archives are groups of the same kind: each image is read at its place in its file. The
+readers of Ray Data for such files are not used: `read_parquet` gives no row numbers; `read_webdataset` stops at a key
+that occurs again, and takes a damaged header for the end of an archive. A run that continues would read all files
+again, and its batches would be others than without Ray.
 """
 
 import logging

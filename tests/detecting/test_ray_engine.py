@@ -1,11 +1,14 @@
 """Tests of `detect --engine ray`. They start Ray, which takes up to a minute; without the package they are skipped."""
 
+import json
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -83,6 +86,9 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "009.png").unlink()
     (folder / "009.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     yield folder
+    deadline = time.monotonic() + 60  # on a busy machine, workers end seconds after Ray
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert not processes_of(tmp_path), "processes of Ray are left"
 
 
@@ -124,6 +130,31 @@ def test_ray_gives_the_files_of_one_process(flags: list[str], lost: str) -> None
     assert "1 of 400 images could not be read" in done.stderr
     assert main([*flags, "plain"]) == 3
     assert contents("found") == contents("plain")
+
+
+@needs_ray
+def test_images_in_larger_files_are_detected_once(images: Path, tiny_weights: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    data = [(images / f"{index:03}.png").read_bytes() for index in range(200)]
+    rows = {"image": [{"bytes": content, "path": None} for content in data]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), "a.parquet", row_group_size=30)
+    for shard in range(2):
+        with tarfile.open(f"shard-{shard}.tar", "w") as archive:
+            for index in range(shard * 50, shard * 50 + 50):
+                archive.add(images / f"{index:03}.png", f"{index:03}.png")
+    flags = ["detect", "a.parquet", "shard-{0..1}.tar", "--weights", str(tiny_weights), "--no-images", "--csv", "--out"]
+    done = run_ray("worker", flags)
+    assert done.returncode == 3, done.stderr
+    assert "lost worker" in done.stderr
+    assert "2 of 300 images could not be read" in done.stderr
+    assert main([*flags, "plain"]) == 3
+    assert contents("found") == contents("plain")
+    names = [json.loads(line)["file_name"] for line in Path("found/detections.jsonl").read_bytes().splitlines()[1:]]
+    assert len(names) == len(set(names)) == 298
+    assert names[0] == "a.parquet/0"
+    assert names[-1] == "shard-1.tar/099.png"
 
 
 @needs_ray
