@@ -248,11 +248,11 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 
 def start_first_trial(folder: Path, arguments: list[str]) -> "subprocess.Popen[str]":
     """Start a worker, and return when its first trial has been evaluated for the first time."""
-    output, earlier = folder / "output.txt", set(folder.glob("*/runs/*/results.csv"))
+    output = folder / "output.txt"
     with output.open("w") as file:
         process = subprocess.Popen(arguments, stdout=file, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while "steps per trial" not in output.read_text() or not set(folder.glob("*/runs/*/results.csv")) - earlier:
+    while "steps per trial" not in output.read_text() or not list(folder.glob("*/runs/*/results.csv")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -300,23 +300,23 @@ def test_trial_of_a_killed_worker_is_repeated(tiny_data: Path, tmp_path: Path) -
 
 @pytest.mark.posix
 @needs_optuna
-def test_interrupted_worker_gives_back_its_trial_and_continues(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_worker_gives_back_its_trial_and_continues(tiny_data: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "out"
     more = ["--trials", "1", "--steps", "30"]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        worker = start_first_trial(tmp_path, command(tiny_data, out, *more))
-        worker.send_signal(number)
-        _, errors = worker.communicate(timeout=60)
-        assert (worker.returncode, errors) == (130, "interrupted\n")
-    last = subprocess.run(command(tiny_data, out, *more), capture_output=True, text=True, timeout=500)
-    assert last.returncode == 0, last.stderr
-    assert [row["state"] for row in read_table(out) if row["kind"] == "defaults"] == ["failed", "failed", "complete"]
+    first = start_first_trial(tmp_path, command(tiny_data, out, *more))
+    first.send_signal(number)
+    _, errors = first.communicate(timeout=60)
+    assert (first.returncode, errors) == (130, "interrupted\n")
+    second = subprocess.run(command(tiny_data, out, *more), capture_output=True, text=True, timeout=500)
+    assert second.returncode == 0, second.stderr
+    assert [row["state"] for row in read_table(out) if row["kind"] == "defaults"] == ["failed", "complete"]
 
 
 @needs_optuna
 @pytest.mark.parametrize("place", ["sqlite:///{}/x.db", "{}/x.journal"])
 def test_two_workers_share_one_search(tiny_data: Path, tmp_path: Path, place: str) -> None:
-    shared = ["--storage", place.format(tmp_path), "--trials", "3", "--steps", "30"]
+    shared = ["--storage", place.format(tmp_path), "--trials", "4", "--steps", "30"]
     workers = [
         subprocess.Popen(
             command(tiny_data, tmp_path / name, *shared), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -330,7 +330,7 @@ def test_two_workers_share_one_search(tiny_data: Path, tmp_path: Path, place: st
     ended = [row for row in tables[0] if row["state"] != "failed"]
     assert len({row["worker"] for row in ended}) == 2
     searched = [row["settings"] for row in ended if row["kind"] == "search"]
-    assert len(set(searched)) == len(searched) in (3, 4)  # a worker may begin while the other takes the last one
+    assert len(set(searched)) == len(searched) in (4, 5)  # a worker may begin while the other takes the last one
     finals = [(row["kind"], row["seed"]) for row in ended if row["kind"].startswith("final")]
     assert len(finals) == len(set(finals)) in (0, 4)
     assert printed[0][0].splitlines()[-1] == printed[1][0].splitlines()[-1]
