@@ -121,7 +121,6 @@ def write_exports(weights: str | Path, folder: Path, data: str, trained: bool) -
         if find_spec(variant.module) is None:
             continue
         print(f"{folder.name}: exporting for {name}", flush=True)
-        options = {option: value for option, value in variant.options.items() if option != "int8"}
         try:
             export(
                 weights,
@@ -131,8 +130,8 @@ def write_exports(weights: str | Path, folder: Path, data: str, trained: bool) -
                 runtime=variant.runtime,
                 threads=1,
                 int8_images=training_images(data) if "int8" in variant.options else None,
+                fp16=variant.options.get("fp16", False),
                 certify=trained,
-                **options,
             )
         except (WeightsError, MissingPackageError) as error:  # if it has been written, its row shows the differences
             print(error, flush=True)

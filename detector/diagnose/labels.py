@@ -95,7 +95,7 @@ def diagnose_crowded_images(objects: Sequence[Objects]) -> Finding:
             reachable = min(reachable, float(recall))
             parts.append(f"{plural(crowded, 'image')} of {evaluated.split.name}, with up to {counts.max()} objects")
     if not parts:
-        return Finding("data: objects per image", "ok", "no image has more", expected)
+        return Finding("data: objects per image", "ok", "no image has more objects", expected)
     # This is a property of the metric, not a fault of the data.
     measured = (
         f"{'; '.join(parts)}; COCO's AP uses only the best {_COCO_MAX_DETECTIONS} detections of an image, so that "

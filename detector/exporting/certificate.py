@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detector.detections import Detections
-from detector.errors import WeightsError
+from detector.errors import FileError, WeightsError
 from detector.exporting.parity import Parity
 from detector.files import read_json
 from detector.graph.export_format import NCNN_FILES, SUFFIXES, Format
@@ -262,6 +262,11 @@ def read_certificate(path: Path) -> Certificate:
         WeightsError: the certificate is damaged, or another version of this package wrote it.
     """
     file = certificate_path(path)
+    if path.exists() and not file.exists():
+        raise FileError(
+            f"{path}: has no certificate, because {file} is missing: the export was stopped before its end, was not "
+            "certified, or was copied without this file; repeat `detector export`, or copy both"
+        )
     return Certificate.from_json(read_json(file), str(file))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,9 @@ _PAST_PLANNING = 4
 
 _UNPLANNED = StepPlan.fixed(10**9)
 """The plan during the planning steps, in which nothing depends on the number of steps."""
+
+_FEW_STEPS = 200
+"""A run with a length in minutes that is too short is told what so many steps would take."""
 
 _MIDDLE_STEPS = 6
 """Number of steps that are timed at the middle input size."""
@@ -383,7 +387,7 @@ class TrainingRun:
         progress.plan_changes = [(0, steps)]
         self._write_settings()
         log.info(
-            f"{plural(steps, 'step')}, {steps / self._steps_per_epoch:.1f} epochs, "
+            f"plan: {plural(steps, 'step')}, {steps / self._steps_per_epoch:.1f} epochs, "
             f"{plural(progress.evaluations, 'evaluation')}; {repeat}"
         )
         if progress.step:
@@ -410,9 +414,12 @@ class TrainingRun:
 
         steps, evaluations, self._progress.labeling_seconds = self._processes.from_first(plan)
         if steps <= 2 * PLANNING_STEPS:
+            step_seconds, evaluation_seconds = run_times.mean_step(0), budget.times.evaluation_seconds
+            seconds = self._seconds() + _FEW_STEPS * step_seconds + evaluation_seconds
             log.warning(
                 f"--minutes {minutes:g} is too short to learn much from this data on this machine (an evaluation takes "
-                f"{self._budget.times.evaluation_seconds:.1f} s, a step {run_times.mean_step(0):.2f} s): increase it"
+                f"{evaluation_seconds:.1f} s, a step {step_seconds:.2f} s); {_FEW_STEPS} steps need about --minutes "
+                f"{math.ceil(seconds / 60)}"
             )
         return steps, evaluations
 
