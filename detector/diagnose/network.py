@@ -5,7 +5,8 @@ The checks use one batch and a copy of the network.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -84,7 +85,8 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -
 
     Source: Goodfellow, Bengio and Courville, Deep Learning, 2016, section 11.5.
     """
-    gradients = _measure_gradients(network, batch, config)
+    with _one_thread():
+        gradients = _measure_gradients(network, batch, config)
     worst = max(gradients.errors, key=gradients.errors.__getitem__, default="none")
     error = gradients.errors.get(worst, 0)
     measured = f"largest relative error {error:.1e} ({worst}) in {len(gradients.errors)} tensors"
@@ -100,6 +102,21 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -
         advice = "The gradient of this layer does not match its forward pass: check the last changes of the layer."
         return Finding("network: gradients", "stop", measured, expected, advice)
     return Finding("network: gradients", "ok", measured, expected)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Context manager in which torch computes with one thread.
+
+    For thousands of small computations, several threads gain nothing; if another program uses a core, they wait for
+    each other, and take minutes instead of seconds.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -> _GradientErrors:
