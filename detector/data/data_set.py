@@ -48,12 +48,14 @@ class DataSet:
                 was read before, or the number of images or boxes differs from `expected`.
         """
         name = canonical_name(split_name)
-        if name == "trainval" and name not in self.readers and {"train", "val"} <= set(self.readers):
+        is_joined = name == "trainval" and name not in self.readers
+        parts = ("train", "val") if is_joined else (name,)
+        if is_joined and set(parts) <= set(self.readers):
             return join(name, self.read("train"), self.read("val"))
-        for part in ("train", "val") if name == "trainval" and name not in self.readers else (name,):
+        for part in parts:
             if part in self.absent:
                 raise LabelError(f"{self.description}: the images of {part} are not there: {self.absent[part]}")
-        if name == "trainval" and name not in self.readers:
+        if is_joined:
             hint = (
                 "; to train on all images of train: --split train --val-fraction 0" if "train" in self.readers else ""
             )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from detector.detecting.journal import JournalEntry
-from detector.errors import FileError, MissingPackageError
+from detector.errors import FileError
+from detector.media.parquet_images import import_pyarrow
 
 _GROUP_ROWS = 10_000
 """Number of images in a row group, which is in memory while it is written."""
@@ -19,7 +20,7 @@ def check_parquet(names: Iterable[str]) -> None:
         MissingPackageError: the package pyarrow is not installed.
         FileError: a name is not UTF-8, as text in Parquet files must be.
     """
-    _pyarrow()
+    import_pyarrow("--parquet")
     for name in names:
         _check_name(name)
 
@@ -35,7 +36,7 @@ def write_parquet(path: Path, entries: Iterable[JournalEntry]) -> None:
         OSError: the file cannot be written.
         FileError: the name of an image is not UTF-8.
     """
-    pa = _pyarrow()
+    pa = import_pyarrow("--parquet")
     import pyarrow.parquet
 
     numbers = [(name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")]
@@ -73,16 +74,3 @@ def _row(entry: JournalEntry) -> dict[str, Any]:
         detections.append(values | {"x1": x, "y1": y, "x2": x + w, "y2": y + h})
     image: dict[str, Any] = {"image_id": entry["image_id"], "file_name": entry["file_name"]}
     return image | {"height": entry["height"], "width": entry["width"], "detections": detections}
-
-
-def _pyarrow() -> Any:
-    """Return the package pyarrow.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        import pyarrow
-    except ImportError:
-        raise MissingPackageError("--parquet needs the package pyarrow: pip install 'grid-detector[parquet]'") from None
-    return pyarrow

@@ -14,12 +14,9 @@ from detector.evaluating.evaluation import Evaluation
 from detector.files import read_json
 from detector.metrics.average_precision import average_precision, crowded_images_note, many_detections
 from detector.outputs import without_signature
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
-
-_NAMES_SHOWN = 10
-"""Largest number of classes that a warning names."""
 
 
 def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: int | None = None) -> Evaluation:
@@ -57,8 +54,8 @@ def _classes_without_results(truth: Mapping[str, Any], results: Sequence[Mapping
     names = [str(c.get("name", c["id"])) for c in truth["categories"] if c["id"] in labeled - found]
     if not names or not found:
         return None
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
-    return f"no detection of {shown}; AP counts each of these classes as 0, also if the weights did not learn it"
+    missed = few_names(names)
+    return f"no detection of {missed}; AP counts each of these classes as 0, also if the weights did not learn it"
 
 
 def _read_results(path: Path) -> list[dict[str, Any]]:

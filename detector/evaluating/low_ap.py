@@ -9,6 +9,7 @@ import numpy as np
 from detector.arrays import Bools
 from detector.boxes import area
 from detector.data.split import Split
+from detector.diagnose.objects import FEW_OBJECTS
 from detector.letterbox import Letterbox
 from detector.metrics.average_precision import AveragePrecision
 from detector.wording import UNDEFINED, distinct_names, few_names, metric, plural
@@ -20,8 +21,6 @@ ENOUGH_OBJECTS = 20
 """A class with AP50 0 counts if it has this many objects; with fewer, 0 may be chance."""
 
 _FEW_STEPS = 300
-_FEW_TRAINED = 20
-"""With fewer objects of a class, a network hardly learns it; `check` warns from the same number on."""
 
 _SMALL, _MANY_SMALL = 10.0, 0.5
 """Size of a small object (square root of the area) in input pixels, and the fraction of them that is a likely cause."""
@@ -102,10 +101,10 @@ def _cause(split: Split, input_hw: tuple[int, int], trained: Trained, chosen: Bo
     names = distinct_names(split.class_names, split.category_ids)
     if trained.of_class is not None:
         counts = {name: trained.of_class.get(name, 0) for name, own in zip(names, chosen, strict=True) if own}
-        few = [f"{name} {count}" for name, count in counts.items() if count < _FEW_TRAINED]
+        few = [f"{name} {count}" for name, count in counts.items() if count < FEW_OBJECTS]
         if len(few) > len(counts) / 2:
             return f"most likely cause: few training objects ({few_names(few)}); label more images with them"
-    elif is_all and trained.objects is not None and trained.objects < _FEW_TRAINED * len(names):
+    elif is_all and trained.objects is not None and trained.objects < FEW_OBJECTS * len(names):
         return f"most likely cause: only {plural(trained.objects, 'training object')}; label more images"
     small = _small_fraction(split, input_hw, chosen)
     if small >= _MANY_SMALL:

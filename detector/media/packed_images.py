@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.arrays import ImageArray
-from detector.errors import FileError
+from detector.errors import FileError, ImageError
 
 PARQUET, TAR = ".parquet", ".tar"
 PACKED_SUFFIXES = (PARQUET, TAR)
@@ -107,6 +107,17 @@ def _as_path(name: str | None) -> str:
 def is_packed(path: Path) -> bool:
     """Return whether a path is that of a packed file, by its suffix."""
     return path.suffix.lower() in PACKED_SUFFIXES
+
+
+def check_image_size(name: str, size: int) -> None:
+    """Raise ImageError if the file of an image is larger than `MAX_IMAGE_BYTES`.
+
+    Args:
+        name: name of the image, for the message.
+        size: size of its file in bytes.
+    """
+    if size > MAX_IMAGE_BYTES:
+        raise ImageError(f"{name}: an image file of {size / 1e9:.1f} GB; expected at most 1 GB")
 
 
 def expand_braces(spec: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 from detector.arrays import ImageArray
 from detector.errors import ConfigError, FileError, ImageError, MissingPackageError
 from detector.images import read_image
-from detector.media.packed_images import MAX_IMAGE_BYTES, NamesInFile, PackedImage, PackedImages
+from detector.media.packed_images import NamesInFile, PackedImage, PackedImages, check_image_size
 from detector.options import ReadOptions
 
 _BATCH_ROWS = 8
@@ -80,7 +80,7 @@ def list_parquet(path: Path, options: ReadOptions) -> PackedImages:
         for row, value in enumerate(_values(file, name_column) if name_column else [None] * table.starts[-1]):
             name = names.add(None if value is None else str(value), row)
             images.append(PackedImage(name, partial(_read_row, table, row, name, options.max_pixels)))
-    except (_arrow().ArrowException, OSError, UnicodeDecodeError) as error:
+    except (import_pyarrow().ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: a damaged Parquet file ({_reason(error)}); copy or write it again") from None
     finally:
         file.close()
@@ -116,7 +116,7 @@ def _image_column(path: Path, schema: Any, wanted: str | None) -> str:
 
 def _bytes_in(field: Any) -> str | None:
     """Return the name of a column of bytes, or of the field `bytes` in a column of structs; None for other columns."""
-    types = _arrow().types
+    types = import_pyarrow().types
     if types.is_binary(field.type) or types.is_large_binary(field.type):
         return str(field.name)
     if types.is_struct(field.type) and (index := field.type.get_field_index("bytes")) >= 0:
@@ -127,7 +127,7 @@ def _bytes_in(field: Any) -> str | None:
 
 def _name_column(path: Path, schema: Any, image_column: str, wanted: str | None) -> str | None:
     """Return the column with the names, or None if the rows have none; see `list_parquet`."""
-    types = _arrow().types
+    types = import_pyarrow().types
 
     def is_name(kind: Any) -> bool:
         return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
@@ -160,7 +160,7 @@ def _values(file: Any, column: str) -> Iterator[Any]:
 def _leaf(batch: Any, column: str) -> Any:
     """Return a column of a batch, or a field of its structs, as an array."""
     values = batch.column(0)
-    if _arrow().types.is_struct(values.type):
+    if import_pyarrow().types.is_struct(values.type):
         import pyarrow.compute
 
         return pyarrow.compute.struct_field(values, column.rpartition(".")[2])
@@ -199,7 +199,7 @@ class _Rows:
         if row < damaged_row:
             try:
                 return self._read(row, group)
-            except (_arrow().ArrowException, OSError, StopIteration) as error:
+            except (import_pyarrow().ArrowException, OSError, StopIteration) as error:
                 damaged_row, reason = self._damaged[group] = (
                     max(self._stop, self._table.starts[group]),
                     _reason(error),
@@ -250,8 +250,7 @@ def _read_row(table: _Table, row: int, name: Path, max_pixels: int) -> ImageArra
             _open_rows.pop(key).close()
     if data is None:
         raise ImageError(f"{name}: row {row} has no image in the column {table.column}; expected the bytes of a file")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(f"{name}: an image file of {len(data) / 1e9:.1f} GB; expected at most 1 GB")
+    check_image_size(str(name), len(data))
     return read_image(data, name=str(name), max_pixels=max_pixels, accept_truncated=True)
 
 
@@ -262,7 +261,7 @@ def _open(path: Path) -> Any:
         MissingPackageError: the package pyarrow is not installed.
         FileError: the file cannot be read, or is no Parquet file.
     """
-    arrow = _arrow()
+    arrow = import_pyarrow()
     import pyarrow.parquet
 
     try:
@@ -286,8 +285,11 @@ def _shown(kind: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _arrow() -> Any:
-    """Return the package pyarrow.
+def import_pyarrow(purpose: str = "reading Parquet files") -> Any:
+    """Import pyarrow, and return it.
+
+    Args:
+        purpose: what needs it, for the message.
 
     Raises:
         MissingPackageError: it is not installed.
@@ -296,6 +298,6 @@ def _arrow() -> Any:
         import pyarrow
     except ImportError:
         raise MissingPackageError(
-            "reading Parquet files needs the package pyarrow: pip install 'grid-detector[parquet]'"
+            f"{purpose} needs the package pyarrow: pip install 'grid-detector[parquet]'"
         ) from None
     return pyarrow

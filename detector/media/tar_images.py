@@ -17,7 +17,7 @@ from typing import BinaryIO
 from detector.arrays import ImageArray
 from detector.errors import FileError, ImageError
 from detector.images import IMAGE_SUFFIXES, read_image
-from detector.media.packed_images import MAX_IMAGE_BYTES, NamesInFile, PackedImage, PackedImages
+from detector.media.packed_images import NamesInFile, PackedImage, PackedImages, check_image_size
 from detector.options import ReadOptions
 from detector.wording import plural
 
@@ -172,8 +172,7 @@ def _read_member(path: Path, member: _Member, max_pixels: int) -> ImageArray:
         FileError: the archive cannot be read.
     """
     name = f"{path}/{member.name}"
-    if member.size > MAX_IMAGE_BYTES:
-        raise ImageError(f"{name}: an image file of {member.size / 1e9:.1f} GB; expected at most 1 GB")
+    check_image_size(name, member.size)
     try:
         with path.open("rb") as file:
             file.seek(member.offset)

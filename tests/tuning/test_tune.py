@@ -281,8 +281,9 @@ def children(pid: int) -> list[int]:
 
 @needs_optuna
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
-def test_trial_of_a_killed_worker_is_repeated(tiny_data: Path, tmp_path: Path) -> None:
-    shared = ["--storage", f"{tmp_path}/x.journal", "--trials", "1", "--steps", "30"]
+@pytest.mark.parametrize("place", ["sqlite:///{}/x.db", "{}/x.journal"])
+def test_trial_of_a_killed_worker_is_repeated(tiny_data: Path, tmp_path: Path, place: str) -> None:
+    shared = ["--storage", place.format(tmp_path), "--trials", "1", "--steps", "30"]
     first = start_first_trial(tmp_path, command(tiny_data, tmp_path / "one", *shared))
     own = children(first.pid)
     first.kill()
