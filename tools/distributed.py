@@ -2,11 +2,14 @@
 
     python tools/distributed.py equality
     python tools/distributed.py speed --model nano --input 256 320 --batch 16
+    python tools/distributed.py kills --data datasets/bccd.yaml --out kills
 
 `equality` trains on random images in 1, 2 and 4 processes, with batches that cannot be divided evenly, and prints the
 largest difference to one process, relative to the largest entry of each tensor, and whether the processes have
 bit-equal states. `speed` measures one process on one core and two processes on one core each, at the same batch size,
-and prints the scaling efficiency and the bytes that a process sends per step. It needs an idle machine.
+and prints the scaling efficiency and the bytes that a process sends per step. It needs an idle machine. `kills` trains
+with the command in 2 and 3 processes, kills one of them at moments spread over the run, and prints how long the others
+take to end, whether one of them names it, and whether the resumed run gives the weights of an uninterrupted one.
 
 All processes run on this machine and communicate by gloo.
 """
@@ -14,7 +17,9 @@ All processes run on this machine and communicate by gloo.
 import argparse
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from detector.config import Config
 from detector.loader.batch import Batch
@@ -48,12 +54,17 @@ State = dict[str, "np.typing.NDArray[np.floating[Any]]"]
 def main() -> int:
     """Print the tables of one comparison, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["equality", "speed"])
+    parser.add_argument("what", choices=["equality", "speed", "kills"])
     parser.add_argument("--model", help="size of the network (default: pico for equality, nano for speed)")
     parser.add_argument("--input", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size")
     parser.add_argument("--batch", type=int, help="images per step, in all processes together")
-    parser.add_argument("--steps", type=int, help="number of steps (default: 50 for equality, 12 for speed)")
+    parser.add_argument("--steps", type=int, help="number of steps (default: 50; 12 for speed)")
+    parser.add_argument("--data", default="datasets/bccd.yaml", help="data set for kills")
+    parser.add_argument("--out", type=Path, default=Path("kills"), help="new folder for the runs of kills")
+    parser.add_argument("--moments", type=int, default=10, help="number of kills per number of processes")
     options = parser.parse_args()
+    if options.what == "kills":
+        return _kills(options.data, options.out, options.model or "pico", options.steps or 50, options.moments)
     if options.what == "equality":
         height, width = options.input or (96, 96)
         return _equality(options.model or "pico", (height, width), options.batch or 6, options.steps or 50)
@@ -102,6 +113,68 @@ def _speed(model: str, input_hw: tuple[int, int], batch_size: int, steps: int) -
         print(f"| {size} | {values} |")
     print("A ring all-reduce of N bytes sends 2 (n - 1) / n N bytes per process, with n processes.")
     return 0
+
+
+def _kills(data: str, out: Path, model: str, steps: int, moments: int) -> int:
+    train = ["train", "--data", data, "--weights", "none", "--device", "cpu", "--no-report", "--model", model]
+    train += [f"--set={name}" for name in (f"steps={steps}", "batch=6", "input_size=96", "evaluations=4", "workers=0")]
+    train += ["--set=save_every=0.001"]  # minutes: a state after nearly every step
+    print(f"{model}, {steps} steps of 6 images, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    print("| processes | killed | after | others ended within | named | state | resumed exactly |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    is_right = True
+    for size in (2, 3):
+        complete = out / f"{size}-complete"
+        started = time.monotonic()
+        for process in _commands(size, [*train, "--out", str(complete)]):
+            error = process.communicate()[1]
+            if process.returncode:
+                sys.exit(error)
+        length = time.monotonic() - started
+        expected = load_file(complete / "weights" / "last.safetensors")
+        for number in range(moments):
+            rank, moment, run = number % size, length * (number + 1) / (moments + 1), out / f"{size}-{number}"
+            processes = _commands(size, [*train, "--out", str(run)])
+            time.sleep(moment)
+            processes[rank].send_signal(signal.SIGKILL)
+            killed = time.monotonic()
+            texts = [process.communicate()[1] for process in processes]
+            seconds = time.monotonic() - killed
+            (out / f"{size}-{number}.log").write_text("\n--\n".join(texts))
+            others = [text for other, text in enumerate(texts) if other != rank]
+            named = sum(f"error: process {rank} (pid {processes[rank].pid} on " in text for text in others)
+            had_state = (run / "state").exists()
+            again = (
+                ["train", "--resume", str(run)] if had_state else [*train, "--out", str(out / f"{size}-{number}-again")]
+            )
+            for process in _commands(size, again):
+                process.communicate()
+            path = (run if had_state else Path(again[-1])) / "weights" / "last.safetensors"
+            found = load_file(path) if path.exists() else {}
+            same = all(torch.equal(found.get(name, torch.empty(0)), values) for name, values in expected.items())
+            is_right &= same and named == 1 and seconds < 10  # one line, not one of each process
+            values = f"{moment:.1f} s of {length:.1f} | {seconds:.1f} s | {'yes' if named == 1 else named}"
+            print(f"| {size} | {rank} | {values} | {had_state} | {'yes' if same else 'NO'} |", flush=True)
+    return int(not is_right)
+
+
+def _commands(size: int, arguments: list[str]) -> "list[subprocess.Popen[str]]":
+    """Start the command in several processes, as a scheduler such as Slurm does, without torchrun."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "detector", *arguments]
+    environments = [_place(rank, size, port) | {"OMP_NUM_THREADS": "1"} for rank in range(size)]
+    return [
+        subprocess.Popen(command, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for own in environments
+    ]
+
+
+def _place(rank: int, size: int, port: int) -> dict[str, str]:
+    """Return the environment variables of one of the processes."""
+    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in place.items()}
 
 
 def _state(
@@ -195,8 +268,7 @@ def _process(
     rank: int, size: int, port: int, sender: Connection, function: Callable[..., Any], arguments: tuple[object, ...]
 ) -> None:
     torch.set_num_threads(1)
-    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= _place(rank, size, port)
     with joined_processes() as processes:
         sender.send(function(processes, *arguments))
 

@@ -50,7 +50,7 @@ _MAX_EXPLAINED = 5
 
 
 def set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    """Print log lines of the package to standard output.
+    """Print log lines of the package to standard output, and errors to standard error.
 
     Args:
         quiet: print only errors, and no progress bars.
@@ -75,11 +75,13 @@ class _ProgressBarSafeHandler(logging.Handler):
     """A log handler for a terminal with a progress bar: prints each line above the bar, without breaking the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the line of a record."""
+        """Print the line of a record: an error to standard error, as `print_error` does, anything else to output."""
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        is_error = record.levelno >= logging.ERROR
+        stream = sys.stderr if is_error else sys.stdout
+        tqdm.write(("error: " if is_error else "") + self.format(record), file=stream)
+        stream.flush()
 
 
 def print_line(text: str = "") -> None:

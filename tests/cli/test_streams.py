@@ -93,6 +93,17 @@ def test_everything_printed_is_escaped(monkeypatch: pytest.MonkeyPatch, name: st
     assert len(out.readlines()) == 2
 
 
+def test_errors_of_the_log_go_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger("detector"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("detector"), "propagate", False)
+    console.set_up_logging(quiet=True, verbose=False)
+    logging.getLogger("detector.test").error("process 0 has ended")
+    logging.getLogger("detector.test").warning("unseen")
+    assert capsys.readouterr() == ("", "error: process 0 has ended\n")
+
+
 FULL = "error: standard output cannot be written (No space left on device)\n"
 CLOSED = "error: standard output cannot be written (it is closed; redirect it to a file or to the null device)\n"
 
