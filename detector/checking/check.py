@@ -45,6 +45,7 @@ from detector.training.optimizer import clip_gradients, make_optimizers
 from detector.training.time_budget import choose_batch_size
 from detector.training.train import check_loss
 from detector.training.trainer import Trainer
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +186,7 @@ def _check(data: str | Path, config: Config, results: _ResultCollector, split: s
         report(line)
     check_loss(config, splits[0])
     input_hw = choose_input_size(config, splits[0].annotations)
+    report(f"      checking the labels and {plural(sum(len(read.annotations) for read in splits), 'image')}")
     results.add(*diagnose_data(splits, input_hw, config))
     results.add_image("classes.jpg", class_examples(splits[0]))
     for name, sheet in example_sheets(splits[0]).items():
@@ -199,6 +201,7 @@ def _check(data: str | Path, config: Config, results: _ResultCollector, split: s
         for size in stage.sizes:
             check_padding(size, config)
     dtype = choose_precision(config.precision, torch.device("cpu"))
+    report("      checking the network, and whether it learns: about a minute, more on a slow or busy machine")
     network = _run_network_checks(sampled, dataset, batch_size, results)
     _run_range_test(network, sampled, dataset, batch_size, dtype, results)
     results.add(_run_overfit_test(sampled, dataset, dtype, report))

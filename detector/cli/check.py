@@ -36,7 +36,13 @@ def run(options: argparse.Namespace) -> int:
     from detector.checking.check import check
 
     claim_file(options.json, overwrite=options.overwrite, inputs=[Path(data)])
-    report = check(data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite)
+    try:
+        report = check(
+            data, config, out=options.out, split=options.split, report=print_line, overwrite=options.overwrite
+        )
+    except KeyboardInterrupt:
+        print_line("the check is not complete: there is no verdict, and the checks after these lines are missing")
+        raise
     print_line(f"{report.verdict}: {len(report.findings)} checks in {report.seconds:.0f} s")
     if options.json:
         write_signed_json(options.json, report.to_json())

@@ -13,6 +13,8 @@ from detector.config import Config
 from detector.errors import InputError
 from detector.images import check_array
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
@@ -47,6 +49,27 @@ def test_every_finding_that_is_not_ok_has_advice(report: CheckReport) -> None:
 def test_every_finding_is_reported_in_order(report: CheckReport, lines: list[str]) -> None:
     texts = [str(finding) for finding in report.findings]
     assert [line for line in lines if line in texts] == texts
+
+
+def test_documentation_explains_every_line_in_order(report: CheckReport) -> None:
+    rows = (ROOT / "docs/check.md").read_text(encoding="utf-8").splitlines()
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows if row.startswith("| ") and ": " in row]
+    found = [finding.check for finding in report.findings]
+    assert [name for name in names if name in found] == found
+
+
+def test_interrupted_check_says_that_it_is_not_complete(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detector.checking.check.diagnose_augmentation", interrupt)
+    assert main(["check", "--data", str(tiny_data), "--out", str(tmp_path / "out")]) == 130
+    out, errors = capsys.readouterr()
+    assert "data: leakage" in out
+    assert out.splitlines()[-1].startswith("the check is not complete")
+    assert errors == "interrupted\n"
 
 
 def test_images_for_inspection_are_not_blank(report: CheckReport) -> None:
