@@ -209,9 +209,9 @@ def _check_outputs(runtime: Runtime, info: WeightsInfo, path: Path) -> None:
         )
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise WeightsError(
-            f"{path}: the graph outputs NaN or infinity for a black image: its weights are damaged, or give values that "
-            "are too large for this runtime, as random weights may; export it again from its .safetensors file, or to "
-            "another format"
+            f"{path}: the graph outputs NaN or infinity for a black image: its weights are damaged, or give values "
+            "that are too large for this runtime, as random weights may; export it again from its .safetensors file, "
+            "or to another format"
         )
 
 
