@@ -673,8 +673,9 @@ def render_table() -> str:
     lines = [
         "# Bad input and its messages", "",
         "Generated and checked by `tests/test_bad_input.py`. `data` is the folder of the data set. Each row of a label",
-        "file is used, or it is recorded in `ledger.json` of the run with file, line and reason, or the whole file is refused. A",
-        "message that starts with \"read\" means that the input is valid. (...) stands for the message of a library.",
+        "file is used, or it is recorded in `ledger.json` of the run with file, line and reason, or the whole file is",
+        "refused. A message that starts with \"read\" means that the input is valid. (...) stands for the message of a",
+        "library.",
     ]  # fmt: skip
     for title, cases in SECTIONS.items():
         lines += ["", f"## {title}", "", "| input | message |", "| --- | --- |"]
