@@ -125,16 +125,18 @@ def _kills(data: str, out: Path, model: str, steps: int, moments: int) -> int:
     is_right = True
     for size in (2, 3):
         complete = out / f"{size}-complete"
-        started = time.monotonic()
-        for process in _commands(size, [*train, "--out", str(complete)]):
+        processes = _commands(size, [*train, "--out", str(complete)])
+        started = _wait_for(complete / "config.json")
+        for process in processes:
             error = process.communicate()[1]
             if process.returncode:
                 sys.exit(error)
         length = time.monotonic() - started
         expected = load_file(complete / "weights" / "last.safetensors")
         for number in range(moments):
-            rank, moment, run = number % size, length * (number + 1) / (moments + 1), out / f"{size}-{number}"
+            rank, moment, run = number % size, length * number / moments, out / f"{size}-{number}"
             processes = _commands(size, [*train, "--out", str(run)])
+            _wait_for(run / "config.json")
             time.sleep(moment)
             processes[rank].send_signal(signal.SIGKILL)
             killed = time.monotonic()
@@ -156,6 +158,13 @@ def _kills(data: str, out: Path, model: str, steps: int, moments: int) -> int:
             values = f"{moment:.1f} s of {length:.1f} | {seconds:.1f} s | {'yes' if named == 1 else named}"
             print(f"| {size} | {rank} | {values} | {had_state} | {'yes' if same else 'NO'} |", flush=True)
     return int(not is_right)
+
+
+def _wait_for(path: Path) -> float:
+    """Wait until a file exists, which the first process writes when all have joined; return the time."""
+    while not path.exists():
+        time.sleep(0.02)
+    return time.monotonic()
 
 
 def _commands(size: int, arguments: list[str]) -> "list[subprocess.Popen[str]]":
