@@ -330,15 +330,22 @@ def _train(folder: OutputFolder, name: str, request: TrainRequest) -> Path:
         folder: folder of the cross-validation.
         name: name of the folder of the run, relative to `folder`.
         request: data, settings and initial weights of the run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM came, also if the run was just complete.
     """
     started, run = time.monotonic(), folder.path / name
     weights = run / "weights" / "best.safetensors"  # without a val split, these are the last weights
     if not (run / "run.json").is_file() or folder.overwrite:
-        return start_run(request, run, started, folder.overwrite).weights
-    state = read_state(run / "state")
-    if state is not None and state[0].step >= state[0].steps > 0 and weights.is_file():
-        return weights
-    return resume_run(run, False, started).weights
+        result = start_run(request, run, started, folder.overwrite)
+    else:
+        state = read_state(run / "state")
+        if state is not None and state[0].step >= state[0].steps > 0 and weights.is_file():
+            return weights
+        result = resume_run(run, False, started)
+    if result.stop_requested:
+        raise KeyboardInterrupt
+    return result.weights
 
 
 def _read_detections(path: Path, images: Split) -> dict[int, Detections]:

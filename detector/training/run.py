@@ -101,12 +101,15 @@ class TrainingResult:
         steps: number of optimizer steps that were done.
         seconds: wall time from the start of the run, including the time before an interruption.
         best: average precision of the best weights on val; None without a val split.
+        stop_requested: whether Ctrl-C or SIGTERM came in or after the last step. The run is complete, but a program that
+            would start another one must stop.
     """
 
     folder: Path
     steps: int
     seconds: float
     best: AveragePrecision | None
+    stop_requested: bool = False
 
     @property
     def weights(self) -> Path:
@@ -707,7 +710,7 @@ class TrainingRun:
         best = None if progress.best is None else AveragePrecision(**progress.best)
         if best is not None and self._val is not None and (advice := self._advice(best, self._val)) is not None:
             log.info(advice)
-        return TrainingResult(self._folder.path, progress.step, seconds, best)
+        return TrainingResult(self._folder.path, progress.step, seconds, best, self._shutdown.requested)
 
     def _advice(self, best: AveragePrecision, val: Split) -> str | None:
         """Return the advice for a low AP of the best weights; None if it is not low."""

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from detector.evaluating.evaluate import detect_split
 from detector.files import file_sha256
 from detector.predict.detector import Detector
 from detector.training.run_state import read_state
+from detector.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,25 @@ def test_an_interrupted_run_resumes_with_the_same_detections(
     assert steps[0].step < steps[0].steps
     assert same(cross_validate(tiny_data, config, folds=2, out=out), done)
     assert (out / "fold-2" / "run" / "weights" / "last.safetensors").exists()
+
+
+def test_interrupt_in_the_last_step_of_a_fold_ends_all_folds(
+    done: OutOfFold, tiny_data: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, number: int, steps: int, *arguments: Any) -> Any:
+        if number == steps - 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, number, steps, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(tiny_data, config, folds=2, out=tmp_path / "folds")
+    assert (tmp_path / "folds/fold-1/run/weights/best.safetensors").exists()
+    assert not (tmp_path / "folds/fold-2/run").exists()
+    monkeypatch.undo()
+    assert same(cross_validate(tiny_data, config, folds=2, out=tmp_path / "folds"), done)
 
 
 def test_other_settings_are_refused_in_the_same_folder(done: OutOfFold, tiny_data: Path, config: Config) -> None:
