@@ -101,8 +101,8 @@ class TrainingResult:
         steps: number of optimizer steps that were done.
         seconds: wall time from the start of the run, including the time before an interruption.
         best: average precision of the best weights on val; None without a val split.
-        stop_requested: whether Ctrl-C or SIGTERM came in or after the last step. The run is complete, but a program that
-            would start another one must stop.
+        stop_requested: whether Ctrl-C or SIGTERM came in or after the last step. The run is complete, but a program
+            that would start another one must stop.
     """
 
     folder: Path
