@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WEIGHTS_FLAGS = ("against", "report", "max_det", "agnostic_nms", "suppression", *DECISION_FLAGS)
+_WEIGHTS_FLAGS = ("against", "max_det", "agnostic_nms", "suppression", *DECISION_FLAGS)
 """Flags that --folds does not accept."""
 
 

@@ -1,12 +1,14 @@
 """The arguments and the work of `evaluate --folds`."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from detector.cli import console
 from detector.cli.arguments import add_init_weights, path
 from detector.cli.numbers import number, whole
 from detector.cli.settings import initial_weights, limit_torch_threads, one_data_set, settings
+from detector.output_folder import OutputFolder, claim_folder
 from detector.outputs import claim_file
 
 FOLD_FLAGS = ("minutes", "epochs", "init_weights", "reuse_backbone", "config", "set", "model", "seed", "out")
@@ -28,7 +30,19 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 
 
 def cross_validate(options: argparse.Namespace) -> int:
-    """Cross-validate, print the pooled average precision, and return the exit status."""
+    """Cross-validate, print the pooled average precision, write the report, and return the exit status."""
+    with ExitStack() as stack:
+        report = None
+        if options.report is not None:
+            from detector.evaluating.report.write import REPORT_FILES
+
+            claimed = claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite)
+            report = stack.enter_context(claimed)
+        return _cross_validate(options, report)
+
+
+def _cross_validate(options: argparse.Namespace, report: OutputFolder | None) -> int:
+    """Do the work of `cross_validate`; without a folder for the report, none is written."""
     data = one_data_set(options.data, "evaluate --folds: cross-validate on each data set by itself")
     claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results))
     claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data),))
@@ -54,4 +68,11 @@ def cross_validate(options: argparse.Namespace) -> int:
     evaluation.write(options.json, options.results)
     console.print_average_precision(evaluation.ap)
     console.print_line(own.covers())
+    if report is not None:
+        from detector.evaluating.report.subject import folds_subject
+        from detector.evaluating.report.write import write_report
+
+        report.remove_earlier()
+        page = write_report(report, folds_subject(own.folder, own.covers(), own.data), evaluation)
+        console.print_line(f"report: {page}")
     return 0

@@ -61,17 +61,20 @@ class OutOfFold:
         found: image id → detections, for every image of `split`; options as in an evaluation.
         folds: number of folds.
         folder: the output folder.
+        data: description of the data set.
     """
 
     split: Split
     found: dict[int, Detections]
     folds: int
     folder: Path
+    data: str
 
     def evaluation(self) -> Evaluation:
         """Return the pooled evaluation: one AP of the detections of all folds together."""
         results = coco_results(self.found, self.split.category_ids)
-        return Evaluation(score_split(self.split, self.found), results, to_coco(self.split), results)
+        ap = score_split(self.split, self.found)
+        return Evaluation(ap, results, to_coco(self.split), results, split=self.split)
 
     def covers(self) -> str:
         """Return a sentence that says what the pooled AP and its interval cover."""
@@ -158,7 +161,7 @@ def cross_validate(
         images = select(images, images.name, set(parts), unassigned_rows=True)
         file_names = {annotation.image_id: str(annotation.image_path) for annotation in images.annotations}
         folder.write(_DETECTIONS, json_bytes(coco_results(found, images.category_ids, file_names)))
-        return OutOfFold(images, found, folds, folder.path)
+        return OutOfFold(images, found, folds, folder.path, data_set.description)
 
 
 def read_images(data_set: DataSet, split_name: str | None) -> Split:

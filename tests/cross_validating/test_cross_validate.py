@@ -130,9 +130,13 @@ def test_folds_start_from_initial_weights(
     flags = ["--split", "test", "--folds", "2", "--init-weights", str(tiny_weights), "--device", "cpu"]
     for setting in ("steps=2", "batch=2", "lr=1e-9", "lr_adamw=1e-9", "precision=fp32"):
         flags += ["--set", setting]
-    flags += ["--out", str(tmp_path / "folds"), "--json", str(tmp_path / "ap.json")]
+    flags += ["--out", str(tmp_path / "folds"), "--json", str(tmp_path / "ap.json"), "--report", str(tmp_path / "page")]
     assert main(["evaluate", "--data", str(tiny_data), *flags]) == 0, capsys.readouterr().err
-    assert json.loads((tmp_path / "ap.json").read_text())["AP50"] > 0.5
+    ap = json.loads((tmp_path / "ap.json").read_text())
+    assert ap["AP50"] > 0.5
+    assert json.loads((tmp_path / "page/report.json").read_text())["metrics"]["AP"] == ap["AP"]
+    page = (tmp_path / "page/report.html").read_text()
+    assert "pooled AP of 2 models" in page
     conditions = json.loads((tmp_path / "folds" / "folds.json").read_text())
     assert conditions["weights"] == file_sha256(tiny_weights)
 

@@ -67,6 +67,17 @@ def file_subject(path: Path, data: str) -> Subject:
     return Subject(str(path), {"detections": str(path), "SHA-256 of the detections": _hash([path]), "data": data})
 
 
+def folds_subject(folder: Path, models: str, data: str) -> Subject:
+    """Return the subject of a report about a cross-validation.
+
+    Args:
+        folder: folder of the cross-validation.
+        models: sentence that says what the metrics cover.
+        data: description of the data set.
+    """
+    return Subject(f"cross-validation {folder}", {"cross-validation": str(folder), "metrics": models, "data": data})
+
+
 def split_facts(split: Split, ground_truth: Mapping[str, Any]) -> Mapping[str, str]:
     """Return label → text about a split: its images, objects and classes, and hashes of labels and image files."""
     objects = sum(row.get("iscrowd", 0) != 1 for row in ground_truth["annotations"])
