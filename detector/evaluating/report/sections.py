@@ -109,7 +109,8 @@ def summary(content: Content) -> str:
         f"<p>At the score threshold {content.threshold:.2f}, {_percent(total.precision)} of the detections are right, "
         f"and {_percent(total.recall)} of the {total.objects:,} objects are found (IoU at least 0.5).</p>"
     )
-    return f"<p>{_interval_note(ap, images)}</p><dl class='cards'>{''.join(cards)}</dl>{at_threshold}"
+    note = f"<p>{_text(content.subject.note)}</p>" if content.subject.note else ""
+    return f"{note}<p>{_interval_note(ap, images)}</p><dl class='cards'>{''.join(cards)}</dl>{at_threshold}"
 
 
 def _interval_note(ap: AveragePrecision, images: str) -> str:

@@ -23,11 +23,13 @@ class Subject:
         name: the weights or the results file, as the user gave it.
         facts: label → text: the file, its hash, the network, the data and its hashes.
         training: rows of results.csv, if the report is that of a training run.
+        note: sentence below the title that says what the metrics cover; empty if they are those of one model.
     """
 
     name: str
     facts: Mapping[str, str]
     training: Sequence[Mapping[str, float]] = ()
+    note: str = ""
 
 
 def weights_subject(
@@ -67,15 +69,16 @@ def file_subject(path: Path, data: str) -> Subject:
     return Subject(str(path), {"detections": str(path), "SHA-256 of the detections": _hash([path]), "data": data})
 
 
-def folds_subject(folder: Path, models: str, data: str) -> Subject:
+def folds_subject(folder: Path, covers: str, data: str) -> Subject:
     """Return the subject of a report about a cross-validation.
 
     Args:
         folder: folder of the cross-validation.
-        models: sentence that says what the metrics cover.
+        covers: what the metrics cover.
         data: description of the data set.
     """
-    return Subject(f"cross-validation {folder}", {"cross-validation": str(folder), "metrics": models, "data": data})
+    note = f"Cross-validation: {covers}."
+    return Subject(str(folder), {"folder of the cross-validation": str(folder), "data": data}, note=note)
 
 
 def split_facts(split: Split, ground_truth: Mapping[str, Any]) -> Mapping[str, str]:
