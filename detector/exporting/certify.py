@@ -5,6 +5,7 @@ So `verify` can check the export on another machine without the weights. If the 
 certificate contains the detections of the export instead.
 """
 
+import logging
 import platform
 import time
 from collections.abc import Sequence
@@ -48,6 +49,9 @@ from detector.predict.detector import Detector
 from detector.runtime.instruction_set import instruction_set
 from detector.shipped_weights import find_weights
 from detector.version import VERSION
+from detector.wording import plural
+
+log = logging.getLogger(__name__)
 
 _WARMUP_IMAGES = 4
 """Number of images at the start whose times are not counted."""
@@ -109,6 +113,7 @@ def certify_export(
         test_split = read_split_for(reference.info, data_set, split)
     options = comparison_options(model)
     builtin = builtin_images(model)
+    log.info("comparing the detections of %s and of the weights, image by image", path)
     expected, found = (detect_one_by_one(detector, builtin, options) for detector in (reference, model))
     info = model.runtime.graph_info
     exact = not info.int8 and not info.fp16 and runtime != "openvino-fast"
@@ -116,6 +121,9 @@ def certify_export(
     parity |= _parity_on_user_images(reference, model, images, test_split)
     parity |= _parity_at_larger_input(weights, path, model, runtime, threads)
     recorded = expected if exact else found
+    if test_split is not None:
+        count = plural(len(test_split.annotations), "image")
+        log.info("computing the AP of the export and of the weights on %s (%s)", test_split.name, count)
     certificate = Certificate(
         export=path.name,
         files={file.name: file_sha256(file) for file in export_files(path)},

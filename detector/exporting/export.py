@@ -35,6 +35,7 @@ from detector.options import MAX_PIXELS, DetectOptions, ReadOptions, RuntimeName
 from detector.outputs import sign, write_file
 from detector.predict.detector import stored_thresholds
 from detector.weights_info import WeightsInfo
+from detector.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ def _write(
         int8_full_range: whether int8 weights use all 8 bits.
         fp16: whether the weights are stored in float16.
     """
+    if int8_inputs is not None:
+        log.info("int8: measuring the ranges of the activations on %s", plural(len(int8_inputs), "image"))
     if format == "onnx" and int8_inputs is not None:
         graph = quantize(graph, int8_inputs, int8_full_range)
     if format == "onnx" and fp16:
