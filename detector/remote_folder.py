@@ -171,10 +171,13 @@ def _lock(remote: _Remote, url: str) -> None:
     """
     place, name = remote.path(LOCK_NAME), f"{url}/{LOCK_NAME}"
     try:
-        is_ours = remote.store.create(place, remote.token, name)
-        # Some stores ignore the condition. A request that is repeated after a lost answer finds its own lock.
-        owner = remote.token if is_ours else remote.store.read_text(place)
+        remote.store.create(place, remote.token, name)
+        # Who has created it, is not enough: a request that is repeated after a lost answer finds its own lock; and a
+        # store that checks the condition and writes in two steps lets two processes create it.
+        owner = remote.store.read_text(place)
+        # Some stores ignore the condition.
         if owner == remote.token and remote.store.create(place, remote.token, name):
+            remote.store.remove(place, name)
             raise FileError(f"{url}: this store cannot exclude two writers, so nothing is written; use a local folder")
     except StorageError as error:
         raise FileError(*error.args) from None
