@@ -45,8 +45,8 @@ CONNECTIONS = 64
 """Number of requests at the same time: 64 requests of 50 ms each are 1,280 files per second."""
 
 _TRIES = 5
-_TRIES_ON_TOP = 2
-"""The same for gcsfs and adlfs, which cannot be told to leave the retries to this module."""
+_TRIES_GOOGLE = 1
+"""The same for gcsfs, which itself tries 6 times in half a minute, and cannot be told to leave that to this module."""
 
 _PAUSE = 0.5
 """Seconds before the second try; twice as long before each other. The pauses take 7.5 seconds together."""
@@ -163,7 +163,11 @@ class ObjectStore:
             _use_slashes(archive)
         if "s3" in self._fs.protocol:
             self._fs.retries = 1
-        self._tries = _TRIES_ON_TOP if {"gs", "abfs"} & set(self._fs.protocol) else _TRIES
+        self._tries = _TRIES_GOOGLE if "gs" in self._fs.protocol else _TRIES
+        # adlfs has no setting for the retries of azure-storage-blob, which take minutes.
+        policy = getattr(getattr(getattr(self._fs, "service_client", None), "_config", None), "retry_policy", None)
+        if policy is not None and hasattr(policy, "total_retries"):
+            policy.total_retries = 0
         for library in ("gcsfs", "adlfs", "azure"):  # print nothing of their own if the program has not set up logging
             logging.getLogger(library).addHandler(logging.NullHandler())
 
@@ -184,16 +188,17 @@ class ObjectStore:
         """
 
         def find() -> dict[str, dict[str, Any]]:
-            found = self._fs.find(path, maxdepth=None if recursive else 1, detail=True)
-            # adlfs returns a list for the path of a file, and ignores `maxdepth`.
+            # `find` with `maxdepth` hides each failure, as of a wrong key, and returns an empty list.
+            if not recursive:
+                return {info["name"]: info for info in self._fs.ls(path, detail=True)}
+            found = self._fs.find(path, detail=True)
+            # adlfs returns a list for the path of a file.
             return found if isinstance(found, dict) else {name: self._fs.info(name) for name in found}
 
         none: dict[str, dict[str, Any]] = {}
         found = _first(self.url, find, missing=none, tries=self._tries)
         files = [_stored(name, info) for name, info in found.items() if info["type"] == "file"]
         files = _without_folder_marks(files)
-        if not recursive:
-            files = [file for file in files if "/" not in file.path.removeprefix(path).strip("/")]
         return sorted(files, key=lambda file: file.path)
 
     def read(self, file: StoredFile, name: str) -> bytes:
@@ -374,9 +379,10 @@ def _retried(
                 raise  # a bug, not a failure of the store
             reason = _reason(error)
             if number == tries:
+                times = f" {tries} times, last" if tries > 1 else ""
                 raise StorageError(
-                    f"{name}: the request failed {tries} times, last with: {reason}; try again when the store works, "
-                    "or resume the interrupted command"
+                    f"{name}: the request failed{times} with: {reason}; try again when the store works, or resume the "
+                    "interrupted command"
                 ) from None
             if number > 1:
                 _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, tries)
@@ -443,5 +449,7 @@ def _details(error: Exception) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Return the message of an error on one line, or its type if it has none."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if text in ("", "None"):  # Ceph sends no message
+        text = str(_details(error).get("Code", ""))
     text = text.partition("\nRequestId:")[0]  # Azure appends the number of the request and the complete answer
     return f"{' '.join(text.split()):.200}" or type(error).__name__

@@ -15,6 +15,7 @@ killed leaves its lock; nobody else can know that, so the next command names the
 
 import atexit
 import json
+import logging
 import os
 import platform
 import secrets
@@ -32,6 +33,8 @@ from detector.mirror import make_file, temporary_folder
 from detector.object_store import CONNECTIONS, ObjectStore, is_store_url
 from detector.url_names import add_url
 from detector.wording import plural
+
+_LOG = logging.getLogger(__name__)
 
 _STATE = "state/"
 """Beginning of the names of checkpoints."""
@@ -98,8 +101,13 @@ def output_place(out: str | Path, *, resume: bool = False, overwrite: bool = Fal
                 upload(folder)
             raise
         upload(folder)
-    finally:
-        _unlock(folder)
+    except BaseException:
+        try:
+            _unlock(folder)
+        except StorageError as error:  # must not hide why the command ends
+            _LOG.warning("%s; remove %s/%s before the next command", error, url, LOCK_NAME)
+        raise
+    _unlock(folder)
 
 
 def _download(remote: _Remote, folder: Path, url: str, resume: bool) -> None:
