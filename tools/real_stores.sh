@@ -73,7 +73,8 @@ case $name in
     ;;
   gcs)
     start gcp-storage-emulator start --host 127.0.0.1 --port 9023 --in-memory
-    # Else gcsfs asks Google for the kind of the bucket.
+    # Else gcsfs asks Google for credentials and for the kind of the bucket.
+    export FSSPEC_GCS_TOKEN=anon
     export STORAGE_EMULATOR_HOST=http://127.0.0.1:9023 DETECTOR_STORE=gs://bucket GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false
     ;;
   azurite)
