@@ -5,6 +5,7 @@ growing pauses, and each failure is one of two errors: a `FileError` for a URL t
 before the work, and a `StorageError` for a request that fails during the work.
 """
 
+import base64
 import errno
 import hashlib
 import logging
@@ -13,9 +14,10 @@ import re
 import time
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,10 +45,16 @@ CONNECTIONS = 64
 """Number of requests at the same time: 64 requests of 50 ms each are 1,280 files per second."""
 
 _TRIES = 5
+_TRIES_GOOGLE = 1
+"""The same for gcsfs, which itself tries 6 times in half a minute, and cannot be told to leave that to this module."""
+
 _PAUSE = 0.5
 """Seconds before the second try; twice as long before each other. The pauses take 7.5 seconds together."""
 
-_OPTIONS = {
+_NO_CACHE = {"use_listings_cache": False, "skip_instance_cache": True}
+"""Options of all stores: a cached listing would hide what other processes write, and what has changed."""
+
+_S3_OPTIONS = _NO_CACHE | {
     # Retried here, and not by botocore and s3fs as well: 5 x 5 x 5 tries would take minutes.
     "config_kwargs": {
         "max_pool_connections": CONNECTIONS,
@@ -55,8 +63,6 @@ _OPTIONS = {
         "retries": {"mode": "standard", "total_max_attempts": 1},
     },
     "max_concurrency": 1,  # else each read begins with a request for the size
-    "use_listings_cache": False,
-    "skip_instance_cache": True,
 }
 """Options of s3fs."""
 
@@ -75,6 +81,10 @@ _ERRNO_OTHER_REGION = getattr(errno, "EREMCHG", None)
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 """Error codes of S3 for a request that was sent to another region than that of the bucket."""
 
+_EXISTS = {"PreconditionFailed", "412"}
+_NO_CONDITIONS = {"NotImplemented", "501"}
+"""Error codes for `If-None-Match`: there is such a file; the store does not have this condition."""
+
 _FINAL = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EEXIST}
 """Numbers of errors for which another try cannot help."""
 
@@ -89,11 +99,13 @@ class StoredFile:
         path: path in the store, as fsspec names it.
         size: size in bytes.
         version: changes if the content changes: the ETag, or what the store has instead.
+        md5: hexadecimal MD5 of the content, if the store says it; may also be something else.
     """
 
     path: str
     size: int
     version: str
+    md5: str = field(default="", compare=False)
 
 
 def is_store_url(value: str | Path) -> bool:
@@ -134,18 +146,30 @@ class ObjectStore:
         try:
             from fsspec.core import url_to_fs
 
-            options = {scheme: _OPTIONS for scheme in ("s3", "s3a") if f"{scheme}://" in url}
+            options = {
+                scheme: _S3_OPTIONS if own == "s3fs" else _NO_CACHE
+                for scheme, own in _PACKAGES.items()
+                if own != "fsspec" and f"{scheme}://" in url.lower()
+            }
             self._fs, path = _first(url, lambda: url_to_fs(url, **options))
         except ImportError:
             known = "pip install 'grid-detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
             raise MissingPackageError(f"{url}: this URL needs a package that is not installed: {known}") from None
         except ValueError as error:
-            raise FileError(f"{url}: not a valid URL ({error})") from None
+            problem = "no connection with these credentials" if package == "adlfs" else "not a valid URL"
+            raise FileError(f"{url}: {problem} ({_reason(error)})") from None
         self.path: str = path.rstrip("/")
         if isinstance(archive := getattr(self._fs, "zip", None), zipfile.ZipFile):
             _use_slashes(archive)
         if "s3" in self._fs.protocol:
             self._fs.retries = 1
+        self._tries = _TRIES_GOOGLE if "gs" in self._fs.protocol else _TRIES
+        # adlfs has no setting for the retries of azure-storage-blob, which take minutes.
+        policy = getattr(getattr(getattr(self._fs, "service_client", None), "_config", None), "retry_policy", None)
+        if policy is not None and hasattr(policy, "total_retries"):
+            policy.total_retries = 0
+        for library in ("gcsfs", "adlfs", "azure"):  # print nothing of their own if the program has not set up logging
+            logging.getLogger(library).addHandler(logging.NullHandler())
 
     def url_of(self, path: str) -> str:
         """Return the URL of a path in the store."""
@@ -162,10 +186,19 @@ class ObjectStore:
         Raises:
             FileError: the store cannot be reached, or refuses the access.
         """
-        find = self._fs.find
-        depth = None if recursive else 1
-        found: dict[str, dict[str, Any]] = _first(self.url, lambda: find(path, maxdepth=depth, detail=True), missing={})
+
+        def find() -> dict[str, dict[str, Any]]:
+            # `find` with `maxdepth` hides each failure, as of a wrong key, and returns an empty list.
+            if not recursive:
+                return {info["name"]: info for info in self._fs.ls(path, detail=True)}
+            found = self._fs.find(path, detail=True)
+            # adlfs returns a list for the path of a file.
+            return found if isinstance(found, dict) else {name: self._fs.info(name) for name in found}
+
+        none: dict[str, dict[str, Any]] = {}
+        found = _first(self.url, find, missing=none, tries=self._tries)
         files = [_stored(name, info) for name, info in found.items() if info["type"] == "file"]
+        files = _without_folder_marks(files)
         return sorted(files, key=lambda file: file.path)
 
     def read(self, file: StoredFile, name: str) -> bytes:
@@ -181,20 +214,22 @@ class ObjectStore:
 
         def read() -> bytes:
             data: bytes = self._fs.cat_file(file.path)
-            # The ETag of S3 is the MD5 of the content, but for encrypted files and those written in parts.
-            if len(data) != file.size or hashlib.md5(data, usedforsecurity=False).hexdigest() != file.version:
+            # Where this is no MD5, as for files that were written in parts, ask whether the file is still the same.
+            if len(data) != file.size or hashlib.md5(data, usedforsecurity=False).hexdigest() != file.md5:
                 if (now := _stored(file.path, self._fs.info(file.path))) != file:
                     raise _ChangedError(f"{now.size} bytes now, {file.size} bytes before")
                 if len(data) != file.size:
                     raise ConnectionError(f"{len(data)} of {file.size} bytes were received")
             return data
 
-        return _retried(name, read)
+        return _retried(name, read, tries=self._tries)
 
     def read_text(self, path: str) -> bytes | None:
         """Return the content of a small file that may be missing (then None), and may change at any time."""
         try:
-            return _retried(self.url, lambda: bytes(self._fs.cat_file(path)), pass_on=FileNotFoundError)
+            return _retried(
+                self.url, lambda: bytes(self._fs.cat_file(path)), pass_on=FileNotFoundError, tries=self._tries
+            )
         except FileNotFoundError:
             return None
 
@@ -204,23 +239,37 @@ class ObjectStore:
         Raises:
             StorageError: the file cannot be written.
         """
-        _retried(name, lambda: self._fs.pipe_file(path, data))
+        try:
+            _retried(name, lambda: self._fs.pipe_file(path, data), pass_on=FileNotFoundError, tries=self._tries)
+        except FileNotFoundError:
+            raise StorageError(f"{name}: no such bucket") from None
 
     def create(self, path: str, data: bytes, name: str) -> bool:
         """Write a file only if there is none, by a conditional request; return whether it was written.
 
         Raises:
-            FileError: the store has no conditional requests.
+            FileError: the store has no conditional requests, or there is no such bucket.
             StorageError: the file cannot be written.
         """
+
+        def put() -> None:
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                # s3fs only knows the answer of Amazon, which names the condition. That of Ceph does not.
+                code = _details(error).get("Code")
+                if code in _EXISTS:
+                    raise FileExistsError(path) from None
+                if code in _NO_CONDITIONS:
+                    raise NotImplementedError from None
+                raise
+
         try:
-            _retried(
-                name,
-                lambda: self._fs.pipe_file(path, data, mode="create"),
-                pass_on=(FileExistsError, NotImplementedError),
-            )
+            _retried(name, put, (FileExistsError, FileNotFoundError, NotImplementedError), tries=self._tries)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            raise FileError(f"{self.url}: no such bucket") from None
         except NotImplementedError:
             raise FileError(f"{name}: this kind of store cannot exclude two writers; write to a local folder") from None
         return True
@@ -232,7 +281,7 @@ class ObjectStore:
             StorageError: the file cannot be removed.
         """
         with suppress(FileNotFoundError):
-            _retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError)
+            _retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError, tries=self._tries)
 
 
 def _use_slashes(archive: zipfile.ZipFile) -> None:
@@ -248,23 +297,45 @@ class _ChangedError(Exception):
     """A file has changed since it was listed."""
 
 
+def _without_folder_marks(files: list[StoredFile]) -> list[StoredFile]:
+    """Leave out the empty objects of folders, which consoles create: `name/`, which adlfs lists as `name`."""
+    paths = sorted(file.path for file in files)
+
+    def is_mark(file: StoredFile) -> bool:
+        folder = f"{file.path.rstrip('/')}/"
+        below = bisect_left(paths, folder)
+        return file.path == folder or (below < len(paths) and paths[below].startswith(folder))
+
+    return [file for file in files if file.size or not is_mark(file)]
+
+
 def _stored(path: str, info: dict[str, Any]) -> StoredFile:
     """Return a file from the description that fsspec gives of it."""
-    keys = ("ETag", "etag", "md5Hash", "CRC", "LastModified", "mtime", "created", "last_modified")
-    version = next((info[key] for key in keys if info.get(key) is not None), "")
-    if isinstance(version, datetime):
-        version = version.timestamp()
-    return StoredFile(path, int(info["size"] or 0), str(version).strip('"'))
+    if info.get("generation") is not None:  # Google; its ETag also changes with the metadata
+        version = f"{info['generation']} {info.get('md5Hash', '')}"
+    else:
+        keys = ("ETag", "etag", "md5Hash", "CRC", "LastModified", "mtime", "created", "last_modified")
+        found = next((info[key] for key in keys if info.get(key) is not None), "")
+        version = str(found.timestamp() if isinstance(found, datetime) else found).strip('"')
+    return StoredFile(path, int(info["size"] or 0), version, _md5(info) or version)
 
 
-def _first(url: str, request: Callable[[], _Result], missing: _Result | None = None) -> _Result:
+def _md5(info: dict[str, Any]) -> str:
+    """Return the MD5 of the content that Google and Azure have besides an ETag; "" if there is none."""
+    value = info.get("md5Hash") or (info.get("content_settings") or {}).get("content_md5") or b""
+    with suppress(ValueError):
+        return (base64.b64decode(value) if isinstance(value, str) else bytes(value)).hex()
+    return ""
+
+
+def _first(url: str, request: Callable[[], _Result], missing: _Result | None = None, tries: int = _TRIES) -> _Result:
     """Return the result of a request for a URL that the user named, or `missing` if there is no such file.
 
     Raises:
         FileError: the request fails.
     """
     try:
-        return _retried(url, request, pass_on=FileNotFoundError)
+        return _retried(url, request, pass_on=FileNotFoundError, tries=tries)
     except StorageError as error:
         raise FileError(*error.args) from None
     except FileNotFoundError as error:
@@ -276,7 +347,11 @@ def _first(url: str, request: Callable[[], _Result], missing: _Result | None = N
 
 
 def _retried(
-    name: str, request: Callable[[], _Result], pass_on: type[Exception] | tuple[type[Exception], ...] = ()
+    name: str,
+    request: Callable[[], _Result],
+    pass_on: type[Exception] | tuple[type[Exception], ...] = (),
+    *,
+    tries: int = _TRIES,
 ) -> _Result:
     """Return the result of a request; repeat a request that fails for a reason that may pass.
 
@@ -284,32 +359,51 @@ def _retried(
         name: name of the file in messages.
         request: does the request.
         pass_on: types of errors that are raised as they are.
+        tries: largest number of tries.
 
     Raises:
         StorageError: the request fails.
     """
-    for number in range(1, _TRIES + 1):
+    for number in range(1, tries + 1):
         try:
             return request()
-        except pass_on:
-            raise
         except ImportError:
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _translated(raised)
+            if isinstance(error, pass_on):
+                raise error from error.__cause__
             if (problem := _archive_problem(error) or _final_problem(error)) is not None:
                 raise StorageError(f"{name}: {problem}") from None
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # a bug, not a failure of the store
             reason = _reason(error)
-            if number == _TRIES:
+            if number == tries:
+                times = f" {tries} times, last" if tries > 1 else ""
                 raise StorageError(
-                    f"{name}: the request failed {_TRIES} times, last with: {reason}; try again when the store works, "
-                    "or resume the interrupted command"
+                    f"{name}: the request failed{times} with: {reason}; try again when the store works, or resume the "
+                    "interrupted command"
                 ) from None
             if number > 1:
-                _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, _TRIES)
+                _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, tries)
             time.sleep(_PAUSE * 2 ** (number - 1) * random.uniform(0.8, 1.2))
     raise AssertionError  # the last try has returned or raised
+
+
+def _translated(error: Exception) -> Exception:
+    """Return the builtin error that means the same as an error of gcsfs or azure-core; other errors as they are."""
+    text = str(error)
+    if type(error).__module__.startswith(("azure.", "gcsfs.")):
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if status == 404:
+            return FileNotFoundError(_reason(error))
+        if status in (401, 403):
+            return PermissionError(_reason(error))
+    elif type(error) is OSError and text.startswith("Forbidden: "):  # gcsfs
+        return PermissionError(_reason(error))
+    elif type(error) is ValueError and text.startswith("Bad Request: "):  # gcsfs
+        return OSError(errno.EINVAL, _reason(error))
+    return error
 
 
 def _final_problem(error: Exception) -> str | None:
@@ -355,4 +449,7 @@ def _details(error: Exception) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Return the message of an error on one line, or its type if it has none."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if text in ("", "None"):  # Ceph sends no message
+        text = str(_details(error).get("Code", ""))
+    text = text.partition("\nRequestId:")[0]  # Azure appends the number of the request and the complete answer
     return f"{' '.join(text.split()):.200}" or type(error).__name__

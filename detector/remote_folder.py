@@ -15,6 +15,7 @@ killed leaves its lock; nobody else can know that, so the next command names the
 
 import atexit
 import json
+import logging
 import os
 import platform
 import secrets
@@ -32,6 +33,8 @@ from detector.mirror import make_file, temporary_folder
 from detector.object_store import CONNECTIONS, ObjectStore, is_store_url
 from detector.url_names import add_url
 from detector.wording import plural
+
+_LOG = logging.getLogger(__name__)
 
 _STATE = "state/"
 """Beginning of the names of checkpoints."""
@@ -98,8 +101,13 @@ def output_place(out: str | Path, *, resume: bool = False, overwrite: bool = Fal
                 upload(folder)
             raise
         upload(folder)
-    finally:
-        _unlock(folder)
+    except BaseException:
+        try:
+            _unlock(folder)
+        except StorageError as error:  # must not hide why the command ends
+            _LOG.warning("%s; remove %s/%s before the next command", error, url, LOCK_NAME)
+        raise
+    _unlock(folder)
 
 
 def _download(remote: _Remote, folder: Path, url: str, resume: bool) -> None:
@@ -171,10 +179,13 @@ def _lock(remote: _Remote, url: str) -> None:
     """
     place, name = remote.path(LOCK_NAME), f"{url}/{LOCK_NAME}"
     try:
-        is_ours = remote.store.create(place, remote.token, name)
-        # Some stores ignore the condition. A request that is repeated after a lost answer finds its own lock.
-        owner = remote.token if is_ours else remote.store.read_text(place)
+        remote.store.create(place, remote.token, name)
+        # Who has created it, is not enough: a request that is repeated after a lost answer finds its own lock; and a
+        # store that checks the condition and writes in two steps lets two processes create it.
+        owner = remote.store.read_text(place)
+        # Some stores ignore the condition.
         if owner == remote.token and remote.store.create(place, remote.token, name):
+            remote.store.remove(place, name)
             raise FileError(f"{url}: this store cannot exclude two writers, so nothing is written; use a local folder")
     except StorageError as error:
         raise FileError(*error.args) from None

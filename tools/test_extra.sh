@@ -9,8 +9,9 @@ export PIP_CONSTRAINT="$PWD/.ci/constraints.txt"
 extras="dev,${1:-}" packages=() options=()
 case "${1:-}" in
   ray) tests=(tests/detecting/test_ray_engine.py tests/detecting/test_parquet.py tests/media/test_parquet_images.py) ;;
-  # boto3, which moto needs, must fit the botocore of s3fs: without a limit, pip may try old versions for minutes.
-  remote) packages=("moto[server]" "boto3>=1.43") tests=(tests/test_remote.py) ;;
+  # boto3, which moto needs, must fit the botocore of aiobotocore, which s3fs needs. aiobotocore[boto3] says which fits:
+  # without it, pip begins with the newest boto3, and tries old versions of everything for more than 10 minutes.
+  remote) packages=("moto[server]" "aiobotocore[boto3]") tests=(tests/test_remote.py) ;;
   tune) tests=(tests/tuning tests/test_docs.py) ;;
   # coremltools and litert-torch may need other versions of common packages, so each has an environment of its own.
   ncnn | litert | coreml)
