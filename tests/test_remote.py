@@ -1,5 +1,6 @@
 """Tests of data sets and output folders at URLs: in memory, in zip archives, and at an S3 server with faults."""
 
+import errno
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from detector import cache, mirror, object_store
+from detector.cli.commands import main
 from detector.config import Config
 from detector.data.open_data import open_data
 from detector.errors import FileError, InputError, StorageError
@@ -25,6 +27,7 @@ from detector.loader.dataset import DetectionDataset
 from detector.manifest import MANIFEST_NAME
 from detector.media.sources import find_sources
 from detector.mirror import read_ahead, read_file
+from detector.object_store import StoredFile
 from detector.options import ReadOptions
 from detector.remote_folder import _remotes, output_place, upload
 from detector.training.train import resume, train
@@ -267,6 +270,75 @@ def test_upload_writes_the_manifest_last_and_removes_what_was_removed(monkeypatc
         (place / "state/1").unlink()
     assert written[2:] == [MANIFEST_NAME, "a", "state/1", MANIFEST_NAME, MANIFEST_NAME]
     assert sorted(store.find("/out")) == [f"/out/{MANIFEST_NAME}", "/out/a"]
+
+
+def test_run_at_a_url_says_to_copy_its_weights(in_memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data", in_memory, "--out", "memory://bucket/run", "--weights", "none", "--allow-dropped", "1"]
+    settings = ["steps=2", "batch=2", "workers=0", "input_size=[64, 64]"]
+    assert main(["train", *flags, "--no-report", *(f"--set={setting}" for setting in settings)]) == 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines[0].startswith("next: copy memory://bucket/run/weights/best.safetensors to a folder of this machine")
+    assert lines[1] == "  detector detect IMAGES --weights best.safetensors"
+
+
+def refused(code: str) -> OSError:
+    """Return the error of s3fs for an answer of a store that gives only a code, as Ceph does."""
+    error = OSError(errno.EINVAL, "None")
+    error.__cause__ = _AnswerError(code)
+    return error
+
+
+class _AnswerError(Exception):
+    """An error with the answer of a store, as in botocore."""
+
+    def __init__(self, code: str) -> None:
+        self.response = {"Error": {"Code": code}}
+
+
+@pytest.mark.parametrize("code", ["PreconditionFailed", "412"])
+def test_existing_lock_is_recognized_by_the_code_alone(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = object_store.ObjectStore("memory://out")
+
+    def pipe_file(*_: object, **__: object) -> None:
+        raise refused(code)
+
+    monkeypatch.setattr(store._fs, "pipe_file", pipe_file)
+    assert store.create("/out/lock", b"", "memory://out/lock") is False
+
+
+def test_store_without_conditions_gets_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = object_store.ObjectStore("memory://out")
+    write = store._fs.pipe_file
+
+    def no_condition(*_: object, **__: object) -> None:
+        raise refused("NotImplemented")
+
+    monkeypatch.setattr(store._fs, "pipe_file", no_condition)
+    with pytest.raises(FileError, match="cannot exclude two writers"):
+        store.create("/out/lock", b"", "memory://out/lock")
+    # A store that ignores the condition: the second creation succeeds, and the lock is removed again.
+    monkeypatch.setattr(type(store._fs), "pipe_file", lambda self, path, data, mode="": write(path, data))
+    with pytest.raises(FileError, match="cannot exclude two writers"), output_place("memory://out"):
+        pass
+    assert store.list("/out") == []
+
+
+def test_empty_objects_that_mark_folders_are_left_out() -> None:
+    files = [
+        StoredFile("b/a", 0, "1"),
+        StoredFile("b/a/x.jpg", 5, "1"),
+        StoredFile("b/c/", 0, "1"),
+        StoredFile("b/d", 0, "1"),
+    ]
+    assert [file.path for file in object_store._without_folder_marks(files)] == ["b/a/x.jpg", "b/d"]
+
+
+def test_version_of_a_file_at_google_is_its_generation() -> None:
+    info = {"size": 3, "etag": "same", "generation": "7", "md5Hash": "kAFQmDzST7DWlj99KOF/cg=="}
+    first = object_store._stored("x", info)
+    assert first.md5 == "900150983cd24fb0d6963f7d28e17f72"
+    assert object_store._stored("x", info | {"generation": "8"}) != first
+    assert object_store._stored("x", info | {"etag": "other"}) == first  # the metadata has changed, not the content
 
 
 def test_two_writers_exclude_each_other() -> None:

@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
                 observers=Observers(loggers=options.log),
             )
     if processes.is_first:
-        _print_result(result, options.quiet)
+        _print_result(result, out, options.quiet)
     return 0
 
 
@@ -197,13 +197,24 @@ def _resume(options: argparse.Namespace) -> int:
             observers=Observers(loggers=options.log),
         )
     if processes.is_first:
-        _print_result(result, options.quiet)
+        _print_result(result, options.resume, options.quiet)
     return 0
 
 
-def _print_result(result: "TrainingResult", quiet: bool) -> None:
-    """Print a command for the weights; if `quiet`, print the result instead, which else is in the log."""
+def _print_result(result: "TrainingResult", out: str | Path, quiet: bool) -> None:
+    """Print a command for the weights; if `quiet`, print the result instead, which else is in the log.
+
+    Args:
+        result: the result of the run.
+        out: folder or URL of the run.
+        quiet: whether the user wants few lines.
+    """
+    from detector.object_store import is_store_url
+
     if quiet:
         console.print_training_result(result)
+    elif is_store_url(out):  # weights are read from local files only
+        console.print_line(f"next: copy {out}/weights/{result.weights.name} to a folder of this machine, then:")
+        console.print_line(f"  detector detect IMAGES --weights {result.weights.name}")
     else:
         console.print_line(f"next: detector detect IMAGES --weights {quote(str(result.weights))}")
