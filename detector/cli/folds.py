@@ -1,7 +1,7 @@
 """The arguments and the work of `evaluate --folds`."""
 
 import argparse
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 
 from detector.cli import console
@@ -31,21 +31,25 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
 
 def cross_validate(options: argparse.Namespace) -> int:
     """Cross-validate, print the pooled average precision, write the report, and return the exit status."""
-    with ExitStack() as stack:
-        report = None
-        if options.report is not None:
-            from detector.evaluating.report.write import REPORT_FILES
+    if options.report is None:
+        return _cross_validate(options, (), None)
+    from detector.evaluating.report.write import REPORT_FILES
 
-            claimed = claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite)
-            report = stack.enter_context(claimed)
-        return _cross_validate(options, report)
+    with claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite) as report:
+        return _cross_validate(options, [report.path / name for name in REPORT_FILES], report)
 
 
-def _cross_validate(options: argparse.Namespace, report: OutputFolder | None) -> int:
-    """Do the work of `cross_validate`; without a folder for the report, none is written."""
+def _cross_validate(options: argparse.Namespace, written: Sequence[Path], report: OutputFolder | None) -> int:
+    """Do the work of `cross_validate`.
+
+    Args:
+        options: the flags.
+        written: files that the report writes.
+        report: folder of the report; None: it is not written.
+    """
     data = one_data_set(options.data, "evaluate --folds: cross-validate on each data set by itself")
-    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results))
-    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data),))
+    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results, *written))
+    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data), *written))
     device = None if options.device == "auto" else options.device  # --set and --config may name a device
     config = settings(argparse.Namespace(**vars(options) | {"device": device}))
     limit_torch_threads(options)
