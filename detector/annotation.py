@@ -16,18 +16,18 @@ class Annotation:
     """The N labeled objects of one image; N = 0 for a background image.
 
     Attributes:
-        image_id: id of the image, unique in the data set. COCO results contain this id.
-        image_path: path of the image file; in the built-in data set, a name without a file.
+        image_id: id of the image, unique in the dataset. COCO results contain this id.
+        image_path: path of the image file; in the built-in dataset, a name without a file.
         image_hw: height and width of the image in pixels, after its EXIF orientation is applied.
         boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image. Every box is inside the image and has a positive area.
-        class_ids: [N] int64, 0..C-1: indices into the class names of the data set.
+        class_ids: [N] int64, 0..C-1: indices into the class names of the dataset.
         is_crowd: [N] bool: True for a crowd or ignore region. The detector does not have to detect such a region, and
             a detection in the region is not a false positive.
-        areas: [N] float32 in square pixels: the area of the mask if the data set has masks, else the area of the box.
+        areas: [N] float32 in square pixels: the area of the mask if the dataset has masks, else the area of the box.
             Used only by the evaluation, to divide objects into small, medium and large.
         labeled_classes: [C] bool: True for a class of which all objects in this image are labeled. Objects of another
             class may be in the image without a label: such a class is neither learned as background nor evaluated
-            there. None: all objects of all classes are labeled, as in most data sets.
+            there. None: all objects of all classes are labeled, as in most datasets.
     """
 
     image_id: int

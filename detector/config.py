@@ -267,7 +267,7 @@ class OptimizerConfig(_Part):
         "auto",
         "factor on the learning rates of the backbone; below 1, initial weights from other data change less. by_steps: "
         "steps of the run / 1,000, but at least 0.3 and at most 1; auto: by_steps if the initial weights have other "
-        "classes than the data set, else 1",
+        "classes than the dataset, else 1",
         0,
         10,
     )
@@ -462,7 +462,7 @@ class RunConfig(_Part):
     save_float16: bool = _setting(False, "save weights as float16: half the file size, nearly equal results")
     val_fraction: float = _setting(
         VAL_FRACTION,
-        "if the data set has no val split: fraction of the training images that are held back for evaluation; 0: none. "
+        "if the dataset has no val split: fraction of the training images that are held back for evaluation; 0: none. "
         "At least 5 images and at most a third are held back, and none of fewer than 10",
         0,
         MAX_VAL_FRACTION,
@@ -476,7 +476,7 @@ class RunConfig(_Part):
     ignore_check: bool = _setting(
         False, "start a run although the check of the data has a finding with the verdict stop"
     )
-    allow_outside: bool = _setting(False, "whether a data set may read files outside its folder")
+    allow_outside: bool = _setting(False, "whether a dataset may read files outside its folder")
     max_pixels: int = _setting(MAX_PIXELS, "largest number of pixels of an image that is decoded", 1)
 
     def __post_init__(self) -> None:
@@ -486,13 +486,13 @@ class RunConfig(_Part):
 
     @property
     def read_options(self) -> ReadOptions:
-        """Options for reading a data set, from the settings `allow_outside` and `max_pixels`."""
+        """Options for reading a dataset, from the settings `allow_outside` and `max_pixels`."""
         return ReadOptions(allow_outside=self.allow_outside, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassConfig(_Part):
-    """Settings of how often images of rare classes are shown, and of classes that a data set does not label."""
+    """Settings of how often images of rare classes are shown, and of classes that a dataset does not label."""
 
     repeat_factor: float = _setting(
         0.0,
@@ -505,7 +505,7 @@ class ClassConfig(_Part):
     )
     missing_classes: Literal["unlabeled", "background"] = _setting(
         "unlabeled",
-        "with several data sets: what a class is in the images of a data set that does not have the class. unlabeled: "
+        "with several datasets: what a class is in the images of a dataset that does not have the class. unlabeled: "
         "objects of the class may be there without a label, so the images are neither background nor evaluated for the "
         "class; background: no object of the class is there",
     )

@@ -46,7 +46,7 @@ class ImageTooLargeError(ImageError):
 
 
 class LabelError(InputError):
-    """A data set or its labels cannot be used."""
+    """A dataset or its labels cannot be used."""
 
 
 class ConfigError(InputError):

@@ -1,6 +1,6 @@
 r"""Text for a terminal: characters that a terminal would obey, or that hide or reorder text, become visible escapes.
 
-File names, class names and other text from data sets can contain any character. An escape sequence can clear the
+File names, class names and other text from datasets can contain any character. An escape sequence can clear the
 screen or change the title of the window, and a bidirectional override can show `exe.gpj` for `jpg.exe`. Files such as
 JSON and CSV keep the true names. Local copies of files at URLs get the names of their URLs.
 """

@@ -1,6 +1,6 @@
 """Hashes of image files, by which weights remember the images that they were trained on and those that were held back.
 
-A hash depends on the bytes of a file only, so a copy of a data set has the same hashes. A hash has eight bytes: among
+A hash depends on the bytes of a file only, so a copy of a dataset has the same hashes. A hash has eight bytes: among
 ten million images, the probability that any two different files have the same hash is 3e-6.
 """
 

@@ -1,4 +1,4 @@
-"""Data sets and images at URLs: a local folder with the same file names, in which images are downloaded when read.
+"""Datasets and images at URLs: a local folder with the same file names, in which images are downloaded when read.
 
 Everything that finds files works on this folder, the mirror, as on any other: the recognition of formats, the search
 for images, the path guard. So reading from a URL adds no second way through the code:
@@ -40,7 +40,7 @@ from detector.object_store import CONNECTIONS, ObjectStore, StoredFile
 from detector.url_names import add_url
 
 LABEL_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".data", ".names", ".labels")
-"""Suffixes of files that a data set may read; images have other suffixes."""
+"""Suffixes of files that a dataset may read; images have other suffixes."""
 
 _AHEAD_FILES = 2 * CONNECTIONS
 _AHEAD_BYTES = 256_000_000
@@ -74,7 +74,7 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
             whole folder is copied.
         labels: whether to download the label files.
         recursive: whether to include subfolders.
-        parts: names of folders, in lower case, that are a part of a data set: the mirror is that of the folder above.
+        parts: names of folders, in lower case, that are a part of a dataset: the mirror is that of the folder above.
 
     Raises:
         FileError: there is nothing at the URL, it cannot be listed, or a name cannot be that of a local file.
@@ -272,7 +272,7 @@ def temporary_folder(url: str) -> Path:
         lock = contextlib.ExitStack()
         lock.enter_context(locked(own, "reading"))
         atexit.register(_remove, own, lock)
-        # The name of the folder is that of the data set in messages.
+        # The name of the folder is that of the dataset in messages.
         name = url.partition("::")[0].rpartition("/")[2] or PurePosixPath(url).stem
         folder = own / "files" / safe_name(name)
         folder.mkdir(parents=True)

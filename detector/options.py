@@ -144,7 +144,7 @@ class ReadOptions:
     """Options that determine which files and URLs may be read, and how large an image may be.
 
     Attributes:
-        allow_outside: whether a data set may name, or link to, files outside its folder.
+        allow_outside: whether a dataset may name, or link to, files outside its folder.
         allow_url: whether images and streams may be loaded from http:// and https:// addresses.
         recursive: whether images in the subfolders of a folder are read too.
         videos: whether the videos of a folder are read too.

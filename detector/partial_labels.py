@@ -1,6 +1,6 @@
 """Partial labels: images in which the objects of some classes are not labeled, as in LVIS.
 
-In an image of such a data set, `neg_category_ids` lists the categories that are not in the image. The objects of a
+In an image of such a dataset, `neg_category_ids` lists the categories that are not in the image. The objects of a
 category that occurs in the image are all labeled, unless `not_exhaustive_category_ids` lists it. Of all other
 categories, nothing is known.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from detector.errors import ConfigError
 
 Missing = Literal["error", "unlabeled", "background"]
-"""What a class is in the images of a data set that does not have it: an error; not labeled there; or background."""
+"""What a class is in the images of a dataset that does not have it: an error; not labeled there; or background."""
 
 MERGED = "object"
 """Default name of a merged class."""
@@ -15,7 +15,7 @@ MERGED = "object"
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """The classes of a data set to learn; objects of all other classes are background.
+    """The classes of a dataset to learn; objects of all other classes are background.
 
     Attributes:
         names: names of the classes; None: all classes.
@@ -48,7 +48,7 @@ class TrainedClasses:
         data_classes: names of all classes of the training data, in their order.
         groups: for each class of the weights: the names of the classes of the data that it consists of.
         chosen: whether the user chose the classes. Then other classes, also unknown ones, are background.
-        missing: "error": a data set must have all these classes. Else the weights were trained on several data sets,
+        missing: "error": a dataset must have all these classes. Else the weights were trained on several datasets,
             and a class that one of them does not have was not labeled there, or background.
     """
 

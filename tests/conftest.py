@@ -1,4 +1,4 @@
-"""Fixtures that several test folders use: no network, one thread, a tiny data set, and weights trained on it."""
+"""Fixtures that several test folders use: no network, one thread, a tiny dataset, and weights trained on it."""
 
 import atexit
 import json
@@ -144,7 +144,7 @@ def tiny_config() -> Config:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data: Path, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a training run on the tiny data set."""
+    """The output folder of a training run on the tiny dataset."""
     return train(tiny_data, tiny_config, out=tmp_path_factory.mktemp("runs") / "tiny").folder
 
 

@@ -70,7 +70,7 @@ def ledger_message(split: Split) -> str:
 
 
 def read_message(folder: Path, name: str = "train") -> str:
-    """Read a split of the data set in `folder`, and return the message of the error or of the ledger."""
+    """Read a split of the dataset in `folder`, and return the message of the error or of the ledger."""
     try:
         return ledger_message(open_data(folder).read(name))
     except InputError as error:
@@ -182,7 +182,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def yolo(folder: Path, yaml: str = "train: images\nnames: [cat, dog]\n") -> Path:
-    """Create a valid YOLO data set of one image in `folder`, and return the folder."""
+    """Create a valid YOLO dataset of one image in `folder`, and return the folder."""
     blank(folder / "images" / "a.png")
     write(folder / "labels" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
     write(folder / "data.yaml", yaml)
@@ -190,7 +190,7 @@ def yolo(folder: Path, yaml: str = "train: images\nnames: [cat, dog]\n") -> Path
 
 
 def label(content: str | bytes) -> Read:
-    """Return a function that reads a YOLO data set with this content of the label file."""
+    """Return a function that reads a YOLO dataset with this content of the label file."""
 
     def read(folder: Path) -> str:
         write(yolo(folder) / "labels" / "a.txt", content)
@@ -200,7 +200,7 @@ def label(content: str | bytes) -> Read:
 
 
 def yolo_with(*changes: Callable[[Path], object], yaml: str = "train: images\nnames: [cat, dog]\n") -> Read:
-    """Return a function that reads a YOLO data set after `changes` have modified its folder."""
+    """Return a function that reads a YOLO dataset after `changes` have modified its folder."""
 
     def read(folder: Path) -> str:
         yolo(folder, yaml)
@@ -212,25 +212,25 @@ def yolo_with(*changes: Callable[[Path], object], yaml: str = "train: images\nna
 
 
 def data_yaml(content: str) -> Read:
-    """Return a function that reads a YOLO data set with this content of data.yaml."""
+    """Return a function that reads a YOLO dataset with this content of data.yaml."""
     return lambda folder: read_message(write(yolo(folder) / "data.yaml", content).parent)
 
 
 def outside_image(folder: Path) -> Path:
-    """Create an image with labels in a folder beside the data set, and return the path of the image."""
+    """Create an image with labels in a folder beside the dataset, and return the path of the image."""
     write(folder.parent / "private" / "labels" / "s.txt", "0 0.5 0.5 0.2 0.2\n")
     blank(folder.parent / "private" / "images" / "s.png")
     return folder.parent / "private" / "images" / "s.png"
 
 
 def link_to_outside(folder: Path, name: str) -> None:
-    """Create the symbolic link `name` in `folder`; it points to an image outside of the data set."""
+    """Create the symbolic link `name` in `folder`; it points to an image outside of the dataset."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).symlink_to(outside_image(folder))
 
 
 def list_of(row: Callable[[Path], str]) -> Read:
-    """Return a function that reads a YOLO data set whose list of images contains images/a.png and a second row."""
+    """Return a function that reads a YOLO dataset whose list of images contains images/a.png and a second row."""
 
     def read(folder: Path) -> str:
         outside_image(yolo(folder, "train: train.txt\nnames: [cat, dog]\n"))
@@ -241,7 +241,7 @@ def list_of(row: Callable[[Path], str]) -> Read:
 
 
 def second_image(name: str) -> Callable[[Path], None]:
-    """Return a function that adds a black image to a data set."""
+    """Return a function that adds a black image to a dataset."""
     return lambda folder: blank(folder / name)
 
 
@@ -291,15 +291,15 @@ YOLO = [
     Case("a list that leaves the folder with an absolute path",
          list_of(lambda f: str(outside_image(f))), "train.txt:2"),
     Case("an image that is a link out of the folder", yolo_with(partial(link_to_outside, name="images/b.png")),
-         "is outside of the data set's folder"),
+         "is outside of the dataset's folder"),
     Case("labels that are a link out of the folder",
          yolo_with(second_image("images/b.png"), partial(link_to_outside, name="labels/b.txt")), "is outside of"),
 ]  # fmt: skip
 
 DATA_YAML = [
     Case("not YAML", data_yaml("train: images\nnames: [a, b\n"), "data.yaml:3: column 1: not YAML"),
-    Case("a list", data_yaml("- a\n"), "not the YAML file of a data set"),
-    Case("empty", data_yaml(""), "not the YAML file of a data set"),
+    Case("a list", data_yaml("- a\n"), "not the YAML file of a dataset"),
+    Case("empty", data_yaml(""), "not the YAML file of a dataset"),
     Case("nested 1,000 deep", data_yaml("names: " + "[" * 1_000), "nested too deeply"),
     Case("an alias bomb as classes", data_yaml(ALIASES + "train: images\nnames: *i\n"), "`names` must list"),
     Case("an alias bomb as class count", data_yaml(ALIASES + "train: images\nnames: [a]\nnc: *i\n"), "`nc` must be"),
@@ -320,7 +320,7 @@ DATA_YAML = [
          lambda folder: read_message(write(yolo(folder / "d") / "../data.yaml",
                                       "format: yolo\npath: d\nexpected: {train: {boxes: 5}}\n")), "train has 1 boxes"),
     Case("a path that does not exist", lambda folder: read_message(folder / "gone"), "no such file or folder"),
-    Case("an unknown layout", lambda folder: read_message(folder), "not a data set in a known format"),
+    Case("an unknown layout", lambda folder: read_message(folder), "not a dataset in a known format"),
 ]  # fmt: skip
 
 
@@ -328,7 +328,7 @@ DATA_YAML = [
 
 
 def coco(folder: Path, **changes: Any) -> Path:
-    """Create a COCO data set of one image in `folder`, and return the folder.
+    """Create a COCO dataset of one image in `folder`, and return the folder.
 
     `changes` replace the lists `images`, `categories` and `annotations`. A dictionary as `annotations` replaces keys of
     the only annotation.
@@ -347,17 +347,17 @@ def coco(folder: Path, **changes: Any) -> Path:
 
 
 def coco_with(**changes: Any) -> Read:
-    """Return a function that reads a COCO data set with the `changes` of `coco`."""
+    """Return a function that reads a COCO dataset with the `changes` of `coco`."""
     return lambda folder: read_message(coco(folder, **changes))
 
 
 def coco_text(content: str | bytes) -> Read:
-    """Return a function that reads a COCO data set with this content of the annotation file."""
+    """Return a function that reads a COCO dataset with this content of the annotation file."""
     return lambda folder: read_message(write(coco(folder) / "train.json", content).parent)
 
 
 def coco_image(name: Callable[[Path], str]) -> Read:
-    """Return a function that reads a COCO data set that lists a valid image and a second image with this name."""
+    """Return a function that reads a COCO dataset that lists a valid image and a second image with this name."""
 
     def read(folder: Path) -> str:
         outside_image(folder)
@@ -368,7 +368,7 @@ def coco_image(name: Callable[[Path], str]) -> Read:
 
 
 def coco_link(folder: Path) -> str:
-    """Create an image that is a symbolic link out of the data set, and return its name."""
+    """Create an image that is a symbolic link out of the dataset, and return its name."""
     (folder / "images").mkdir()
     link_to_outside(folder, "images/b.png")
     return "b.png"
@@ -430,24 +430,24 @@ def item(name: str = "cat", box: str = "1 2 30 20") -> str:
 
 
 def voc(folder: Path, *objects: str, prolog: str = "") -> Path:
-    """Create a Pascal VOC data set of one image in `folder`, and return the folder."""
+    """Create a Pascal VOC dataset of one image in `folder`, and return the folder."""
     blank(folder / "JPEGImages" / "a.png")
     write(folder / "Annotations" / "a.xml", f"{prolog}<annotation>\n{''.join(objects)}</annotation>\n")
     return folder
 
 
 def voc_with(*objects: str, prolog: str = "") -> Read:
-    """Return a function that reads a Pascal VOC data set with one valid object and these further objects."""
+    """Return a function that reads a Pascal VOC dataset with one valid object and these further objects."""
     return lambda folder: read_message(voc(folder, item(), *objects, prolog=prolog))
 
 
 def voc_text(content: str | bytes) -> Read:
-    """Return a function that reads a Pascal VOC data set with this content of the XML file."""
+    """Return a function that reads a Pascal VOC dataset with this content of the XML file."""
     return lambda folder: read_message(write(voc(folder, item()) / "Annotations" / "a.xml", content).parents[1])
 
 
 def voc_and(change: Callable[[Path], object]) -> Read:
-    """Return a function that reads a Pascal VOC data set after `change` has modified its folder."""
+    """Return a function that reads a Pascal VOC dataset after `change` has modified its folder."""
 
     def read(folder: Path) -> str:
         outside_image(folder)
@@ -458,7 +458,7 @@ def voc_and(change: Callable[[Path], object]) -> Read:
 
 
 def voc_names(name: str) -> Callable[[Path], object]:
-    """Return a function that adds an XML file with this <filename> to a Pascal VOC data set."""
+    """Return a function that adds an XML file with this <filename> to a Pascal VOC dataset."""
     content = f"<annotation><filename>{name}</filename>{item()}</annotation>"
     return lambda folder: write(folder / "Annotations" / "s.xml", content)
 
@@ -636,7 +636,7 @@ def test_damaged_graph_is_refused_by_every_runtime(graph: bytes, kind: str, runt
 SECTIONS = {
     "Images": IMAGES,
     "YOLO labels and lists": YOLO,
-    "data.yaml and data set descriptions": DATA_YAML,
+    "data.yaml and dataset descriptions": DATA_YAML,
     "COCO JSON": COCO,
     "Pascal VOC XML": VOC,
     "Weights (.safetensors)": WEIGHTS,
@@ -671,7 +671,7 @@ def render_table(folder: Path) -> str:
     """Return the text of docs/bad-input.md; the cases are read in `folder`."""
     lines = [
         "# Bad input and its messages", "",
-        "Generated and checked by `tests/test_bad_input.py`. `data` is the folder of the data set. Each row of a label",
+        "Generated and checked by `tests/test_bad_input.py`. `data` is the folder of the dataset. Each row of a label",
         "file is used, or it is recorded in `ledger.json` of the run with file, line and reason, or the whole file is",
         "refused. A message that starts with \"read\" means that the input is valid. (...) stands for the message of a",
         "library.",

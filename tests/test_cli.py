@@ -48,7 +48,7 @@ def refused(capsys: Capture, *arguments: object) -> str:
 
 @pytest.fixture(scope="session")
 def scenes_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights with the classes of the built-in data set."""
+    """Random weights with the classes of the built-in dataset."""
     classes = open_data("scenes").read("test").class_names
     torch.manual_seed(0)
     network = make_network(
@@ -179,7 +179,7 @@ def test_train_does_not_write_into_another_run(capsys: Capture, tiny_data: Path,
 
 
 def yolo(folder: Path) -> Path:
-    """Write a YOLO data set with three images and four label rows, one of them with a class id out of range."""
+    """Write a YOLO dataset with three images and four label rows, one of them with a class id out of range."""
     rows = {"a": "0 0.5 0.5 0.2 0.3\n7 0.5 0.5 0.1 0.1\n", "b": "1 0.4 0.4 0.2 0.2\n", "c": "0 0.4 0.4 0.2 0.2\n"}
     for name, text in rows.items():
         image(folder / "images" / f"{name}.png")

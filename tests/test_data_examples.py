@@ -50,15 +50,15 @@ EXPECTED: Mapping[str, Expected] = {
         file="annotations/instances_train2017.json",
     ),
     "YOLO with data.yaml": Expected(
-        "YOLO data set",
+        "YOLO dataset",
         {"train": {"train/images/a.jpg": [DOG, CAT]}, "val": {"valid/images/b.jpg": []}},
         file="data.yaml",
     ),
     "YOLO without data.yaml": Expected(
-        "YOLO data set",
+        "YOLO dataset",
         {"train": {"images/train/a.jpg": [DOG]}, "val": {"images/val/b.jpg": [("cat", 160, 120, 480, 360)]}},
     ),
-    "darknet": Expected("YOLO data set", {"train": {"obj_train_data/a.jpg": [DOG]}}, file="obj.data"),
+    "darknet": Expected("YOLO dataset", {"train": {"obj_train_data/a.jpg": [DOG]}}, file="obj.data"),
     "Keras YOLO text": Expected(
         "Keras YOLO text folder",
         {"train": {"train/a.jpg": [DOG, CAT], "train/b.jpg": []}},

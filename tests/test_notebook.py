@@ -25,7 +25,7 @@ LARGEST = 200_000
 
 
 def cells() -> list[str]:
-    """Return the code cells, with a tiny data set and few steps."""
+    """Return the code cells, with a tiny dataset and few steps."""
     found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
     for slow, fast in (

@@ -1,4 +1,4 @@
-"""Tests of data sets and output folders at URLs: in memory, in zip archives, and at an S3 server with faults."""
+"""Tests of datasets and output folders at URLs: in memory, in zip archives, and at an S3 server with faults."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return the folder of a small COCO data set."""
+    """Return the folder of a small COCO dataset."""
     path = tmp_path / "set"
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
@@ -85,7 +85,7 @@ def zipped(folder: Path) -> Path:
 
 @pytest.fixture
 def server(folder: Path, loopback: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """Start an S3 server with the data set at s3://bucket/set."""
+    """Start an S3 server with the dataset at s3://bucket/set."""
     pytest.importorskip("s3fs")
     with S3Server() as own:
         own.put_folder(folder, "bucket/set")

@@ -228,7 +228,7 @@ def _step(trainer: Trainer, batches: Iterator[tuple[int, Batch]]) -> None:
 
 
 def _training_images(data: str) -> tuple[DetectionDataset, int]:
-    """Return a data set with the first `IMAGES` images of the training split, and the number of classes."""
+    """Return a dataset with the first `IMAGES` images of the training split, and the number of classes."""
     split = open_data(data).read("train")
     few = replace(split, annotations=split.annotations[:IMAGES])
     config = Config(input_size=INPUT_HW, first_input_size=1.0, batch=BATCH)  # every step has the full input size
@@ -382,7 +382,7 @@ def evaluation(options: argparse.Namespace) -> list[Row]:
 
 
 def _random_detections(data: str) -> tuple[Split, dict[int, Detections]]:
-    """Return a split of a data set, and image id → 100 random detections.
+    """Return a split of a dataset, and image id → 100 random detections.
 
     The split is "test", or "val" if there is no test split, or the first split if there is neither.
     """
@@ -503,7 +503,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="number of repeated calls for each timing (default: 20)")
     parser.add_argument("--quick", action="store_true", help="only 2 repeats and 2 training steps, to test this script")
     parser.add_argument("--threads", type=int, help="number of CPU cores to use (default: all)")
-    parser.add_argument("--data", default="scenes", help="data set (default: scenes)")
+    parser.add_argument("--data", default="scenes", help="dataset (default: scenes)")
     parser.add_argument("--weights", default="scenes", help="a .safetensors file or shipped name (default: scenes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--against", metavar="COMMAND", help="measure only two shell commands: --command, and this one")

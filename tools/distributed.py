@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--input", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="input size")
     parser.add_argument("--batch", type=int, help="images per step, in all processes together")
     parser.add_argument("--steps", type=int, help="number of steps (default: 50; 12 for speed)")
-    parser.add_argument("--data", default="datasets/bccd.yaml", help="data set for kills")
+    parser.add_argument("--data", default="datasets/bccd.yaml", help="dataset for kills")
     parser.add_argument("--out", type=Path, default=Path("kills"), help="new folder for the runs of kills")
     parser.add_argument("--moments", type=int, default=10, help="number of kills per number of processes")
     options = parser.parse_args()

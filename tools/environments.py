@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def make_inputs(folder: Path) -> None:
-    """Write a small data set and exported weights."""
+    """Write a small dataset and exported weights."""
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
         for number in range(4):

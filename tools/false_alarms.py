@@ -1,9 +1,9 @@
-"""Measure how often `check` is wrong: run it on synthetic good data sets and on data sets with a planted fault.
+"""Measure how often `check` is wrong: run it on synthetic good datasets and on datasets with a planted fault.
 
     python tools/false_alarms.py                     # all variants
     python tools/false_alarms.py --good --only tiny  # good variants whose name contains "tiny"
     python tools/false_alarms.py --quick             # only the checks that do not train
-    python tools/false_alarms.py --data my_images/   # also data sets that are known to be good
+    python tools/false_alarms.py --data my_images/   # also datasets that are known to be good
 
 A good variant must get "ok". A planted fault must get the verdict in its definition, or a worse one. Each line of the
 table has the verdict and all findings that are not "ok". The exit status is 1 if a good variant gets "stop", more than
@@ -41,7 +41,7 @@ _ORDER: tuple[Verdict, ...] = ("ok", "look", "stop")
 
 @dataclass(frozen=True)
 class Scene:
-    """How the images of a data set look, and what is written.
+    """How the images of a dataset look, and what is written.
 
     Attributes:
         hw: (height, width) of the images.
@@ -140,7 +140,7 @@ class Fault:
     Attributes:
         verdict: the verdict that it must get at least.
         edit: function that changes the labels of both splits.
-        scene: the data set.
+        scene: the dataset.
         val_is_train: whether the validation images are copies of training images.
         wrong_size: whether the COCO file gives a wrong image size.
         fractions: whether COCO boxes are written as fractions of the image size.
@@ -396,7 +396,7 @@ def _write_split(folder: Path, name: str, images: list[ImageArray], rows: list[R
 
 
 def write_data(folder: Path, fault: Fault, seed: int) -> Path:
-    """Write a synthetic data set to a folder, and return what to pass as `--data`."""
+    """Write a synthetic dataset to a folder, and return what to pass as `--data`."""
     scene, rng = fault.scene, np.random.default_rng(seed)
     made = {
         name: _make_images(scene, count, rng) for name, count in (("train", scene.images), ("val", scene.images // 3))
@@ -424,7 +424,7 @@ def run_check(data: str, config: Config, quick: bool) -> list[Finding]:
 
 
 def _run(name: str, data: str, expected: Verdict, config: Config, quick: bool) -> bool:
-    """Check one data set, print the verdict and all findings that are not ok; return True if the verdict is right."""
+    """Check one dataset, print the verdict and all findings that are not ok; return True if the verdict is right."""
     start = time.monotonic()
     findings = run_check(data, config, quick)
     verdict = worst(findings)
@@ -443,8 +443,8 @@ def main() -> int:
     parser.add_argument("--good", action="store_true", help="only good variants")
     parser.add_argument("--faults", action="store_true", help="only planted faults")
     parser.add_argument("--quick", action="store_true", help="only the checks that do not train")
-    parser.add_argument("--data", nargs="*", default=[], help="data sets that are known to be good")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic data sets (default: %(default)s)")
+    parser.add_argument("--data", nargs="*", default=[], help="datasets that are known to be good")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthetic datasets (default: %(default)s)")
     options = parser.parse_args()
     config = Config()
     chosen: dict[str, tuple[Verdict, Fault]] = {}

@@ -28,7 +28,7 @@ from detector.evaluating.evaluate import evaluate
 from detector.training.train import train
 
 _SUBSETS = Path(__file__).with_suffix(".json")
-"""Data set → number of images → file names of the images of each subset."""
+"""Dataset → number of images → file names of the images of each subset."""
 
 
 def choose_subsets(split: Split, sizes: Sequence[int], count: int = 3) -> dict[str, list[list[str]]]:
@@ -92,7 +92,7 @@ def measure(
 def main() -> None:
     """Do all runs that are not done, and print the mean AP of the subsets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="data sets with the splits train and test")
+    parser.add_argument("--data", nargs="+", required=True, help="datasets with the splits train and test")
     parser.add_argument("--images", type=int, nargs="+", default=[50], help="numbers of images; 0: all")
     parser.add_argument("--subsets", type=int, nargs="+", default=[0, 1, 2], help="numbers of the subsets, 0 to 2")
     parser.add_argument("--start", nargs="+", default=["none"], help="initial weights: none, a name or a path")

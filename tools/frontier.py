@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("train", "ap", "time", "plot"))
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, exports and results")
-    parser.add_argument("--data", default="datasets/bccd.yaml", help="data set (default: %(default)s)")
+    parser.add_argument("--data", default="datasets/bccd.yaml", help="dataset (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="network sizes (default: all)")
     parser.add_argument("--inputs", nargs="+", type=int, default=[224, 320, 416, 512, 640], help="input sizes")
     parser.add_argument("--steps", type=int, default=1200, help="training steps (default: %(default)s)")

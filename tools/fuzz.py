@@ -99,7 +99,7 @@ def image_list(folder: Path) -> tuple[list[bytes], Run]:
 
 
 def data_yaml(folder: Path) -> tuple[list[bytes], Run]:
-    """Target: a data.yaml of YOLO, or a data set description. Return seeds and function."""
+    """Target: a data.yaml of YOLO, or a dataset description. Return seeds and function."""
     _write_image(folder / "images" / "a.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
@@ -406,10 +406,10 @@ TOKENS = [
 
 
 def _reader(folder: Path, file: Path, opened: Path) -> Run:
-    """Return a function that reads a data set after writing its input to one file of the data set.
+    """Return a function that reads a dataset after writing its input to one file of the dataset.
 
     Args:
-        folder: folder of the data set.
+        folder: folder of the dataset.
         file: the file that gets the input.
         opened: path that is passed to `open_data`; all splits are read.
     """

@@ -1,4 +1,4 @@
-"""Measure exports: AP on a data set, differences from the weights, size, and time per image, for each format.
+"""Measure exports: AP on a dataset, differences from the weights, size, and time per image, for each format.
 
     python tools/measure_exports.py --weights cells runs/pico/weights/best.safetensors --sizes small --out exports
 
@@ -107,7 +107,7 @@ def write_exports(weights: str | Path, folder: Path, data: str, trained: bool) -
     Args:
         weights: path or shipped name of the weights.
         folder: where the exports are written.
-        data: data set for int8 calibration and AP.
+        data: dataset for int8 calibration and AP.
         trained: False for random weights: their exports get no certificates.
 
     Raises:
@@ -228,7 +228,7 @@ def main() -> None:
     """Write the exports, measure all variants, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--weights", nargs="+", default=["cells"], help="trained weights (default: cells)")
-    parser.add_argument("--data", default="datasets/bccd.yaml", help="data set for AP (default: %(default)s)")
+    parser.add_argument("--data", default="datasets/bccd.yaml", help="dataset for AP (default: %(default)s)")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes of networks with random weights")
     parser.add_argument("--rounds", type=int, default=100, help="images per export for the times (default: 100)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the exports and the table")

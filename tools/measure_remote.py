@@ -42,7 +42,7 @@ def seconds(work: Callable[[Path], None]) -> float:
 def main() -> None:
     """Measure each kind of work locally and from the server, in turns, and print the best times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="datasets/carla", help="data set with a folder `images`")
+    parser.add_argument("--data", default="datasets/carla", help="dataset with a folder `images`")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds before each answer of the server")
     parser.add_argument("--images", type=int, default=300, help="number of images for detection")
     parser.add_argument("--steps", type=int, default=20, help="number of training steps")

@@ -75,8 +75,8 @@ class Row:
 def main() -> int:
     """Measure AP and time, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set")
-    parser.add_argument("--split", default="test", help="split of the data set (default: %(default)s)")
+    parser.add_argument("--data", required=True, help="dataset")
+    parser.add_argument("--split", default="test", help="split of the dataset (default: %(default)s)")
     parser.add_argument("--weights", required=True, help="weights file, or the name of shipped weights")
     parser.add_argument("--tile", type=int, default=640, help="long side of a tile in pixels (default: %(default)s)")
     parser.add_argument(

@@ -45,8 +45,8 @@ def detect(split: Split, weights: str, input_size: int) -> Matches:
 def main() -> None:
     """Print a table with the verdict for each number of images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set, or scenes")
-    parser.add_argument("--split", default="test", help="split of the data set")
+    parser.add_argument("--data", required=True, help="dataset, or scenes")
+    parser.add_argument("--split", default="test", help="split of the dataset")
     for name in ("--first", "--second"):
         parser.add_argument(name, nargs=2, required=True, metavar=("WEIGHTS", "IMGSZ"), help="weights and input size")
     parser.add_argument("--images", type=int, nargs="+", required=True, help="numbers of images")

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--simulate", action="store_true", help="simulate machines instead of training")
     parser.add_argument("--runs", type=int, default=20, help="number of runs; simulated: per machine (default: 20)")
     parser.add_argument("--minutes", type=float, default=0.5, help="length of each run (default: 0.5)")
-    parser.add_argument("--data", default=str(ROOT / "datasets" / "bccd.yaml"), help="data set (default: bccd)")
+    parser.add_argument("--data", default=str(ROOT / "datasets" / "bccd.yaml"), help="dataset (default: bccd)")
     parser.add_argument(
         "--set",
         action="append",

@@ -140,7 +140,7 @@ def _with_spurious(a: Annotation, box: Floats, class_id: int, rng: np.random.Gen
 
 
 def write_planted(data: str, out: Path, seed: int) -> Planted:
-    """Copy the training split of a data set to `out`, plant errors into it, and return the labels that were written."""
+    """Copy the training split of a dataset to `out`, plant errors into it, and return the labels that were written."""
     convert(data, "coco", out, splits=["train"], allow_outside=True)
     planted = plant(open_data(out).read("train"), np.random.default_rng(seed))
     coco_writer.WRITER.write(out.resolve(), [with_absolute_paths(planted.split)])
@@ -262,7 +262,7 @@ Ranker = Callable[[Planted, dict[int, Detections]], list[Ranking]]
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the arguments of `run`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set with a split train")
+    parser.add_argument("--data", required=True, help="dataset with a split train")
     parser.add_argument("--out", type=Path, required=True, help="folder for the planted labels and the runs")
     parser.add_argument("--folds", type=int, nargs="+", default=[3], help="numbers of folds; 1: in-fold")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="seeds of the planted errors")

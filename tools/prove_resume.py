@@ -30,7 +30,7 @@ _SETTINGS = ("model=pico", "input_size=128", "steps=60", "evaluations=6", "save_
 def main() -> int:
     """Run the comparison, print the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="scenes", help="data set (default: %(default)s)")
+    parser.add_argument("--data", default="scenes", help="dataset (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="number of runs to kill (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed for the random times (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another setting of all runs")

@@ -102,7 +102,7 @@ def measure(variant: str, seed: int, styles: list[str], options: argparse.Namesp
 def main() -> None:
     """Do all runs that are not done, and print the AP of each variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="datasets/carla.yaml", help="the data set `carla`")
+    parser.add_argument("--data", default="datasets/carla.yaml", help="the dataset `carla`")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of the runs")
     parser.add_argument("--steps", type=int, default=150, help="number of training steps")

@@ -5,7 +5,7 @@
 
 With `--long-tail`, the training images are a subset in which classes are rare: of the images whose first object has
 class k of C, in a fixed random order of the classes, the fraction `long_tail ** (k / (C - 1))` is kept (Cui et al.,
-2019, section 5.1). With `--divide CLASS CLASS`, the training images are divided at random into two data sets, of which
+2019, section 5.1). With `--divide CLASS CLASS`, the training images are divided at random into two datasets, of which
 the first does not label the first class, and the second not the second class. The test split stays as it is. The last
 weights of each run are evaluated. A run that is in `results.jsonl` already is not repeated. At the end, a table of all
 runs in this file is printed.
@@ -47,13 +47,13 @@ def long_tail(split: Split, ratio: float) -> Split:
 
 
 def training_split(data: str, ratio: float) -> Split:
-    """Return the images to train on: the training split of a data set, or a part of it with a long tail."""
+    """Return the images to train on: the training split of a dataset, or a part of it with a long tail."""
     split = open_data(data).read("train")
     return long_tail(split, ratio) if ratio < 1 else split
 
 
 def write(split: Split, divide: Sequence[str], out: Path) -> list[Path]:
-    """Write the images to train on as one data set, or as two of which each does not label one class."""
+    """Write the images to train on as one dataset, or as two of which each does not label one class."""
     parts = [split]
     if divide:
         ids = np.random.default_rng(2).permutation([a.image_id for a in split.annotations]).tolist()
@@ -78,7 +78,7 @@ def measure(
     """Train once; return a row with AP on test, and the mean AP of the rarer half of the classes.
 
     Args:
-        data: the data set with the test split.
+        data: the dataset with the test split.
         split: the images to train on.
         divide: as for `write`.
         option: settings, separated by spaces.
@@ -117,9 +117,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Parse the arguments, and measure each option with each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set with the splits train and test")
+    parser.add_argument("--data", required=True, help="dataset with the splits train and test")
     parser.add_argument("--long-tail", type=float, default=1.0, help="rarest class / most frequent class, in images")
-    parser.add_argument("--divide", nargs=2, default=[], metavar="CLASS", help="two data sets, each without one class")
+    parser.add_argument("--divide", nargs=2, default=[], metavar="CLASS", help="two datasets, each without one class")
     parser.add_argument("--option", nargs="+", default=[""], help="settings of each option, separated by spaces")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], help="setting of all runs")

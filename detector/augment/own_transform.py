@@ -34,7 +34,7 @@ _REPEATED = 50
 """In training, every sample at a position that is a multiple of this number is transformed twice and compared."""
 
 _SEED = 5
-"""First number of the seed of the generator; the data set and multi-scale training use others."""
+"""First number of the seed of the generator; the dataset and multi-scale training use others."""
 
 _THREADS = 4
 """Number of threads that call the transform at the same time in the check before the training."""
@@ -52,7 +52,7 @@ class OwnTransform:
         name: `module:name`, by which a process can load it.
         source_hash: hash of the source files of the module, and of the module that defines the callable.
         function: the callable.
-        class_count: number of classes of the data set.
+        class_count: number of classes of the dataset.
         seed: seed of the run.
     """
 
@@ -238,7 +238,7 @@ def load_transform(name: str, class_count: int, seed: int) -> OwnTransform:
 
     Args:
         name: `module:name`, as `transform_name` returns it.
-        class_count: number of classes of the data set.
+        class_count: number of classes of the dataset.
         seed: seed of the run.
 
     Raises:

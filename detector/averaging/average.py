@@ -48,8 +48,8 @@ class AverageResult:
 
     Attributes:
         path: the file with the averaged weights.
-        ap: AP of the averaged weights on val; None without a data set.
-        sources_ap: AP of each of the averaged weights on val; empty without a data set.
+        ap: AP of the averaged weights on val; None without a dataset.
+        sources_ap: AP of each of the averaged weights on val; empty without a dataset.
     """
 
     path: Path
@@ -83,7 +83,7 @@ def average(
         weights: at least two .safetensors files or names of shipped weights, with the same architecture, classes and
             input size.
         out: the new file, which ends in .safetensors.
-        data: the data set of the training, or several of them, as for `train`; None: the statistics of batch norm are
+        data: the dataset of the training, or several of them, as for `train`; None: the statistics of batch norm are
             averaged, and nothing is evaluated.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
@@ -92,7 +92,7 @@ def average(
     Raises:
         ConfigError: there are fewer than two weights, or the name of the new file is wrong.
         WeightsError: the weights are damaged, exported or equal, or differ in architecture, classes or input size.
-        InputError: a file or the data set cannot be read or written.
+        InputError: a file or the dataset cannot be read or written.
 
     Source: Wortsman et al., Model soups, 2022 (uniform soup).
     """
@@ -272,7 +272,7 @@ def _info_of(names: Sequence[str], infos: Sequence[WeightsInfo]) -> WeightsInfo:
         for name, info in zip(names, infos, strict=True)
     ]
     facts: dict[str, Any] = {"averaged": sources}
-    # What all sources have in common, such as the data set, is true of the average too.
+    # What all sources have in common, such as the dataset, is true of the average too.
     facts |= {
         key: value
         for key, value in first.facts.items()

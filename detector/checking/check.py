@@ -149,15 +149,15 @@ def check(
     report: Callable[[str], None] = log.info,
     overwrite: bool = False,
 ) -> CheckReport:
-    """Run all checks of a data set and of a planned training run on the CPU, and return a report.
+    """Run all checks of a dataset and of a planned training run on the CPU, and return a report.
 
     The checks are about the data, the untrained network, whether the network can learn, and the cost of the run.
 
     Args:
-        data: the data set; see `open_data`.
+        data: the dataset; see `open_data`.
         config: settings of the planned training run. None: the default settings.
         out: folder for images to inspect. None: no images are written. The images of an earlier check are replaced.
-        split: name of the training split; None: "train", or the only split of the data set.
+        split: name of the training split; None: "train", or the only split of the dataset.
         report: function that is called with each line of the report, as soon as the line is known.
         overwrite: whether to replace files in the folder that this package did not write, or that were changed since.
 
@@ -219,7 +219,7 @@ def _read_splits(
     Without a val split, val is held back from the training images.
 
     Args:
-        source: the data set.
+        source: the dataset.
         split_name: name of the training split; None: "train", or the only split.
         val_fraction: fraction of the training images that is held back.
         report: function that is called with each line about the choice of the splits.

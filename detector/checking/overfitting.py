@@ -1,4 +1,4 @@
-"""The overfit test: a network that cannot overfit a few images cannot learn the whole data set."""
+"""The overfit test: a network that cannot overfit a few images cannot learn the whole dataset."""
 
 import math
 from collections.abc import Sequence
@@ -263,7 +263,7 @@ def diagnose_overfitting(test: OverfitTest) -> Finding:
     )
     if test.AP50 > _MIN_AP50 or (test.AP50 > _IMPROVING_AP50 and test.is_improving):
         return Finding(check, "ok", measured, expected)
-    advice = "A network that cannot overfit a few images cannot learn the data set. "
+    advice = "A network that cannot overfit a few images cannot learn the dataset. "
     if last < _MAX_LOSS_RATIO * first:
         advice += (
             "The loss decreases, but the detections do not match the label files: find out where the data loader or "

@@ -64,7 +64,7 @@ def add_initial_weights(parser: Arguments) -> None:
     parser.add_argument(
         "--reuse-backbone",
         action="store_true",
-        help="accept --weights with other classes than the data set, and use all but their outputs for classes",
+        help="accept --weights with other classes than the dataset, and use all but their outputs for classes",
     )
 
 
@@ -79,12 +79,12 @@ def add_init_weights(parser: Arguments) -> None:
     parser.add_argument(
         "--reuse-backbone",
         action="store_true",
-        help="accept --init-weights with other classes than the data set, and use all but their outputs for classes",
+        help="accept --init-weights with other classes than the dataset, and use all but their outputs for classes",
     )
 
 
 def add_val_fraction(parser: argparse.ArgumentParser) -> None:
-    """Add --val-fraction, for data sets without a val split."""
+    """Add --val-fraction, for datasets without a val split."""
     parser.add_argument(
         "--val-fraction",
         type=number,
@@ -113,23 +113,23 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_DATA = "data set: a folder, a label file, a data.yaml, or `scenes` (built in); docs/data.md lists the formats"
+_DATA = "dataset: a folder, a label file, a data.yaml, or `scenes` (built in); docs/data.md lists the formats"
 
 
 def add_data(parser: Arguments, required: bool = True) -> None:
-    """Add --data, and the arguments that say what a data set may contain."""
+    """Add --data, and the arguments that say what a dataset may contain."""
     parser.add_argument("--data", required=required, help=_DATA)
     add_allow_outside(parser)
     add_max_pixels(parser)
 
 
 def add_several_data(parser: Arguments, required: bool = True, use: str = "") -> None:
-    """Add --data for one or several data sets, as a list, and the arguments that say what a data set may contain.
+    """Add --data for one or several datasets, as a list, and the arguments that say what a dataset may contain.
 
     Args:
         parser: the parser of the command.
         required: whether --data must be given.
-        use: what the command does with several data sets, for the help.
+        use: what the command does with several datasets, for the help.
     """
     parser.add_argument("--data", required=required, nargs="+", action="extend", metavar="DATA", help=f"{_DATA}{use}")
     add_allow_outside(parser)
@@ -151,7 +151,7 @@ def add_allow_outside(parser: Arguments) -> None:
         "--allow-outside",
         action="store_true",
         default=None,
-        help="allow links and paths in the data set that lead to files outside its folder",
+        help="allow links and paths in the dataset that lead to files outside its folder",
     )
 
 

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check data, network and training before a long run; return 0 for ok, 4 for look, 5 for stop."""
-    config, data = settings(options), one_data_set(options.data, "check: check each data set by itself")
+    config, data = settings(options), one_data_set(options.data, "check: check each dataset by itself")
     limit_torch_threads(options)
     from detector.checking.check import check
 

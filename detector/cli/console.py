@@ -374,11 +374,11 @@ def int8_advice(data: str, weights: str) -> list[str]:
 
 
 def print_conversion(conversion: "Conversion", folder: str) -> None:
-    """Print the counts of a converted data set, the first clipped and dropped rows, and the next command.
+    """Print the counts of a converted dataset, the first clipped and dropped rows, and the next command.
 
     Args:
         conversion: what was written.
-        folder: the folder of the converted data set, quoted for a shell.
+        folder: the folder of the converted dataset, quoted for a shell.
     """
     print_line(f"{conversion.description} → {conversion.format} in {conversion.folder}")
     names = conversion.class_names
@@ -403,7 +403,7 @@ def print_conversion(conversion: "Conversion", folder: str) -> None:
 
 
 def print_restyled(result: "RestyledData", folder: str) -> None:
-    """Print the counts of a restyled data set, and the next command; `folder` is quoted for a shell."""
+    """Print the counts of a restyled dataset, and the next command; `folder` is quoted for a shell."""
     boxes = sum(len(annotation.boxes) for annotation in result.split.annotations)
     images = plural(len(result.split.annotations), "image")
     print_line(f"{result.split.name}: {images}, {plural(boxes, 'box')}, {plural(result.styles, 'style image')} used")

@@ -13,14 +13,14 @@ def add(commands: Commands) -> None:
     """Add the command to the parser of all commands."""
     parser = commands.add_parser(
         "convert",
-        help="convert a data set to COCO JSON, YOLO or Pascal VOC",
-        description="Convert a data set to another label format, read the result, and compare all its boxes with those "
+        help="convert a dataset to COCO JSON, YOLO or Pascal VOC",
+        description="Convert a dataset to another label format, read the result, and compare all its boxes with those "
         "of the source. The source is not changed.",
     )
-    parser.add_argument("source", help="data set in any format that is read, or `scenes`; see docs/data.md")
+    parser.add_argument("source", help="dataset in any format that is read, or `scenes`; see docs/data.md")
     parser.add_argument("--to", choices=("coco", "yolo", "voc"), required=True, help="format to write")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the converted data set; it must not exist or be empty"
+        "--out", type=Path, required=True, help="folder for the converted dataset; it must not exist or be empty"
     )
     parser.add_argument(
         "--images",
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert a data set to another label format, and print what was written."""
+    """Convert a dataset to another label format, and print what was written."""
     from detector.converting.convert import convert
 
     read = read_options(options)

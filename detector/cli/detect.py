@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
         nargs="*",
         help="images, folders, glob patterns, a .txt file that lists these, - (an image on standard input), Parquet "
         "files and tar archives (WebDataset) with images, videos, cameras (0, 1, ...), streams (rtsp://...), or "
-        "`scenes` (images of the built-in data set)",
+        "`scenes` (images of the built-in dataset)",
     )
     parser.add_argument(
         "--source",
@@ -190,7 +190,7 @@ def add(commands: Commands) -> None:
     )
     output.add_argument(
         "--data",
-        help="data set that contains the images: write its ids of images and classes to detections.json, so that it "
+        help="dataset that contains the images: write its ids of images and classes to detections.json, so that it "
         "matches the ground truth (default: images are numbered 1, 2, ...)",
     )
     add_allow_outside(output)
@@ -331,7 +331,7 @@ def _detect_in_images(
     console.print_detect_summary(result, written, None if options.conf == "auto" else options.conf)
     if ids is None and result.objects and (coco_file := coco_file_beside(sources)) is not None:
         log.info(
-            "detections.json numbers the images 1, 2, ...; to write the image ids of a data set such as %s, add --data",
+            "detections.json numbers the images 1, 2, ...; to write the image ids of a dataset such as %s, add --data",
             coco_file,
         )
     return result.failed

@@ -144,7 +144,7 @@ def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report
     decides = check_decisions(options, inputs)
     read = read_options(options)
     if options.detections is not None:
-        one_data_set(options.data, "evaluate: evaluate the detections on each data set by itself")
+        one_data_set(options.data, "evaluate: evaluate the detections on each dataset by itself")
     sources = open_all(options.data, allow_outside=read.allow_outside, max_pixels=read.max_pixels)
     if options.detections is not None:
         data_set = sources[0]
@@ -187,7 +187,7 @@ def _write_report(options: argparse.Namespace, data: str, evaluation: "Evaluatio
 
     Args:
         options: the flags.
-        data: description of the data set.
+        data: description of the dataset.
         evaluation: the evaluation.
         folder: folder of the report.
     """

@@ -47,7 +47,7 @@ def _cross_validate(options: argparse.Namespace, written: Sequence[Path], report
         written: files that the report writes.
         report: folder of the report; None: it is not written.
     """
-    data = one_data_set(options.data, "evaluate --folds: cross-validate on each data set by itself")
+    data = one_data_set(options.data, "evaluate --folds: cross-validate on each dataset by itself")
     claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results, *written))
     claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data), *written))
     device = None if options.device == "auto" else options.device  # --set and --config may name a device

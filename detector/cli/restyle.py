@@ -14,16 +14,16 @@ def add(commands: Commands) -> None:
     """Add the command to the parser of all commands."""
     parser = commands.add_parser(
         "restyle",
-        help="write a data set with the colors and textures of other images",
+        help="write a dataset with the colors and textures of other images",
         description="Write the images of a split with the colors and textures of style images, and the same labels, "
-        "as a new data set in COCO JSON. The data set is not changed.",
+        "as a new dataset in COCO JSON. The dataset is not changed.",
     )
     add_data(parser)
     parser.add_argument("--split", help="split to restyle (default: train, or the only split)")
     parser.add_argument(
         "--style", nargs="+", required=True, metavar="IMAGES", help="style images: files, folders or glob patterns"
     )
-    parser.add_argument("--out", type=path, required=True, help="folder for the new data set")
+    parser.add_argument("--out", type=path, required=True, help="folder for the new dataset")
     add_overwrite(parser)
     parser.add_argument(
         "--weights", help=f"weights whose backbone computes the features: {TRAINED} (default: everyday)"
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a restyled data set; return 0, or 3 if some images could not be read."""
+    """Write a restyled dataset; return 0, or 3 if some images could not be read."""
     limit_torch_threads(options)
     from detector.restyling.restyle import restyle
 

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "review",
         help="find labels that look wrong",
         description="Train on some folds of the data, detect in the others, and rank the labels that look wrong: "
-        "swapped class, loose box, spurious box, missing box, duplicate, wrong size. The data set is never changed; "
+        "swapped class, loose box, spurious box, missing box, duplicate, wrong size. The dataset is never changed; "
         "--accept writes a corrected copy of the labels.",
     )
     add_data(parser)

@@ -51,17 +51,17 @@ def given_flags(options: argparse.Namespace, names: Iterable[str]) -> str:
 
 
 def one_data_set(data: Sequence[str], advice: str) -> str:
-    """Return the only data set in the value of --data.
+    """Return the only dataset in the value of --data.
 
     Args:
         data: value of --data.
         advice: the command, and what to do instead, for the error message.
 
     Raises:
-        ConfigError: there are several data sets.
+        ConfigError: there are several datasets.
     """
     if len(data) > 1:
-        raise ConfigError(f"{advice}: --data was given {len(data)} data sets ({', '.join(data)}), expected one")
+        raise ConfigError(f"{advice}: --data was given {len(data)} datasets ({', '.join(data)}), expected one")
     return data[0]
 
 

@@ -15,11 +15,11 @@ def add(commands: Commands) -> None:
     """Add the command to the parser of all commands."""
     parser = commands.add_parser(
         "split",
-        help="divide a data set into train, val and test",
-        description="Divide the training images of a data set, in any format, into train, val and test. Writes lists "
+        help="divide a dataset into train, val and test",
+        description="Divide the training images of a dataset, in any format, into train, val and test. Writes lists "
         "of the images and a data.yaml, which --data accepts. The images and labels stay where they are.",
     )
-    parser.add_argument("data", help="data set, as for --data of other commands")
+    parser.add_argument("data", help="dataset, as for --data of other commands")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the lists and data.yaml")
     parser.add_argument(
         "--val-fraction",
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Divide a data set into train, val and test by lists of its images, and print the path of the description."""
+    """Divide a dataset into train, val and test by lists of its images, and print the path of the description."""
     read = read_options(options)
     from detector.converting.split import split
 

@@ -31,13 +31,13 @@ def add(commands: Commands) -> None:
     """Add the command to the parser of all commands."""
     parser = commands.add_parser(
         "train",
-        help="train on a data set",
+        help="train on a dataset",
         description="Train a detector: from shipped weights (default), given weights or random weights.",
     )
     add_several_data(
         parser,
         required=False,
-        use="; several: train on all of them, with classes merged by name (a class that a data set does not have is "
+        use="; several: train on all of them, with classes merged by name (a class that a dataset does not have is "
         "not labeled there)",
     )
     parser.add_argument(
@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         type=path_or_url,
         metavar="RUN",
         help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
-        "result as an uninterrupted run; with --data if the data set has been moved",
+        "result as an uninterrupted run; with --data if the dataset has been moved",
     )
     parser.add_argument(
         "--resume-anyway",
@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
         "--unlabeled",
         type=path,
         metavar="DIR",
-        help="images without labels to learn from, too: a folder, a .txt file that lists images, or a data set, whose "
+        help="images without labels to learn from, too: a folder, a .txt file that lists images, or a dataset, whose "
         "labels are not used; the network labels them itself in the middle of the run",
     )
     parser.add_argument(

@@ -80,7 +80,7 @@ def compare(
     repeated.
 
     Args:
-        data: the data set, in any form that `open_data` accepts. AP is measured on its val split, or on
+        data: the dataset, in any form that `open_data` accepts. AP is measured on its val split, or on
             training images that are held back; see the setting `val_fraction`.
         variations: variations as text, and paths of files with variations; see `read_variations`.
         base: the settings of the baseline, which the variations change. `steps` or `epochs` must be set. With
@@ -128,7 +128,7 @@ def compare(
 
 
 def check_has_val(data: str | Path, base: Config) -> None:
-    """Raise LabelError if the data set has no val split, and no training images are held back instead.
+    """Raise LabelError if the dataset has no val split, and no training images are held back instead.
 
     Every run holds back the same images, because the choice depends on the data only.
     """
@@ -138,7 +138,7 @@ def check_has_val(data: str | Path, base: Config) -> None:
     splits = read_training_splits(data_set, None, base.val_fraction)
     if splits.val is None:
         raise LabelError(
-            f"{data}: this data set has no val split, only {', '.join(data_set.split_names)}; add a val split, on "
+            f"{data}: this dataset has no val split, only {', '.join(data_set.split_names)}; add a val split, on "
             "which the AP of the settings is measured, or let --val-fraction hold back some of at least "
             f"{MIN_IMAGES} training images"
         )
@@ -242,7 +242,7 @@ def _check_same_data(folder: Path, data_of: dict[str, str]) -> None:
     if data_of.setdefault(key, data) != data:
         raise FileError(
             f"{folder}: this run used other images, labels or classes than the earlier runs of the comparison, so it "
-            "is not recorded; the data has changed since, or the path leads to another data set. Restore the data, or "
+            "is not recorded; the data has changed since, or the path leads to another dataset. Restore the data, or "
             "use another --out"
         )
 

@@ -44,7 +44,7 @@ class Conditions:
     """The conditions that must be equal in all runs of a comparison, because the AP depends on them.
 
     Attributes:
-        data: name or path of the data set, as the user gave it.
+        data: name or path of the dataset, as the user gave it.
         base: checksum of the base settings and the base settings that differ from their defaults; see `describe_base`.
         threads: number of CPU threads of each run.
     """

@@ -1,1 +1,1 @@
-"""The commands `convert` and `split`: write a data set in another format, or lists of its images."""
+"""The commands `convert` and `split`: write a dataset in another format, or lists of its images."""

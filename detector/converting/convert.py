@@ -1,4 +1,4 @@
-"""Converts a data set of any format that can be read to COCO JSON, YOLO or Pascal VOC."""
+"""Converts a dataset of any format that can be read to COCO JSON, YOLO or Pascal VOC."""
 
 import logging
 import shutil
@@ -44,7 +44,7 @@ class Conversion:
     """What `convert` wrote.
 
     Attributes:
-        folder: the folder of the converted data set.
+        folder: the folder of the converted dataset.
         description: format, name and splits of the source, as one line of text.
         format: name of the format that was written, such as "COCO JSON".
         class_names: names of the C classes, in the order of the class ids.
@@ -52,7 +52,7 @@ class Conversion:
         box_counts: split name → number of boxes, including crowd regions.
         ledgers: split name → what happened to each label row of the source.
         notes: what the format cannot hold, and what was renamed, as text.
-        needs_allow_outside: whether the data set can only be used with `allow_outside`, because its images are outside
+        needs_allow_outside: whether the dataset can only be used with `allow_outside`, because its images are outside
             of its folder.
     """
 
@@ -77,13 +77,13 @@ def convert(
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Conversion:
-    """Convert a data set to another label format, read the result, and compare all its boxes with those of the source.
+    """Convert a dataset to another label format, read the result, and compare all its boxes with those of the source.
 
     Writes the label files, the images, and `ledger.json` with each label row that was clipped or dropped. Nothing in
     the source is changed. If an error occurs, everything that was written is removed.
 
     Args:
-        source: the data set, in any form that `open_data` accepts.
+        source: the dataset, in any form that `open_data` accepts.
         to: "coco", "yolo" or "voc".
         out: a folder that does not exist or is empty, outside of the source.
         images: "copy" copies the image files unchanged; "link" creates hard links to them, which needs no space, but
@@ -189,7 +189,7 @@ def _check_empty(folder: Path) -> None:
 def _check_source(sources: Sequence[Split], images: str, writer: LabelWriter) -> None:
     """Raise ConfigError if the images are rendered and should not be copied."""
     if images != "copy" and not all(split.from_files for split in sources):
-        raise ConfigError(f"--images {images}: the images of this data set are rendered, not files; use --images copy")
+        raise ConfigError(f"--images {images}: the images of this dataset are rendered, not files; use --images copy")
 
 
 def _check_outside(folder: Path, source: Path, sources: Sequence[Split]) -> None:

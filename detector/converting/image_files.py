@@ -1,4 +1,4 @@
-"""Names the images of a converted data set, and copies, links or renders them."""
+"""Names the images of a converted dataset, and copies, links or renders them."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from detector.mirror import is_at_url, open_file, read_ahead
 
 
 def with_target_paths(splits: Sequence[Split], folder: Path, writer: LabelWriter) -> list[Split]:
-    """Return the splits with the path of each image in the converted data set.
+    """Return the splits with the path of each image in the converted dataset.
 
     An image keeps its file name, but not its subfolder. The name is changed if it is not valid on every operating
     system, or if an image in the same folder has the same name without its suffix, upper and lower case being the same:
@@ -24,7 +24,7 @@ def with_target_paths(splits: Sequence[Split], folder: Path, writer: LabelWriter
 
     Args:
         splits: the splits that were read.
-        folder: folder of the converted data set.
+        folder: folder of the converted dataset.
         writer: the format.
     """
     taken: dict[Path, dict[str, int]] = {}
@@ -42,7 +42,7 @@ def with_target_paths(splits: Sequence[Split], folder: Path, writer: LabelWriter
 
 
 def _target_name(annotation: Annotation, split: Split, taken: dict[str, int]) -> str:
-    """Return the file name of an image in the converted data set, and add its stem to `taken`."""
+    """Return the file name of an image in the converted dataset, and add its stem to `taken`."""
     stem = safe_name(annotation.image_path.stem)
     suffix = safe_name("x" + annotation.image_path.suffix)[1:] if split.from_files else ".png"
     return free_name(stem, taken) + suffix
@@ -53,7 +53,7 @@ def write_images(source: Split, target: Split, mode: str) -> None:
 
     Args:
         source: the split that was read.
-        target: the same split, with the path of each image in the converted data set.
+        target: the same split, with the path of each image in the converted dataset.
         mode: "copy": copy the files unchanged, or write a PNG if the images are rendered; "link": create hard links.
 
     Raises:

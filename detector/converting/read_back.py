@@ -1,4 +1,4 @@
-"""Reads a converted data set and compares it with what should have been written."""
+"""Reads a converted dataset and compares it with what should have been written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,17 @@ _AREA_TOLERANCE = 1e-5
 
 
 def check_result(folder: Path, splits: Sequence[Split], writer: LabelWriter, options: ReadOptions) -> None:
-    """Read the data set in a folder, and compare all classes, images and boxes with the splits that were written.
+    """Read the dataset in a folder, and compare all classes, images and boxes with the splits that were written.
 
     Args:
-        folder: the converted data set.
+        folder: the converted dataset.
         splits: the splits that were written, with the paths of the images in the folder.
         writer: the format that was written.
         options: what may be read.
 
     Raises:
         LabelError: there is a difference.
-        InputError: the data set cannot be read.
+        InputError: the dataset cannot be read.
     """
     data_set = open_data(folder, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
     if set(data_set.split_names) != {split.name for split in splits}:
@@ -88,5 +88,5 @@ def _same_labeled_classes(written: Annotation, found: Annotation) -> bool:
 
 def _error(difference: str) -> LabelError:
     return LabelError(
-        f"the converted data set, read again, differs from the source: {difference}. The output was removed"
+        f"the converted dataset, read again, differs from the source: {difference}. The output was removed"
     )

@@ -1,4 +1,4 @@
-"""`split`: divide the training images of a data set, and write lists of the images and a description of the result."""
+"""`split`: divide the training images of a dataset, and write lists of the images and a description of the result."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ class DividedData:
     """Result of `split`.
 
     Attributes:
-        description: the YAML file of the divided data set, for `open_data` and --data.
+        description: the YAML file of the divided dataset, for `open_data` and --data.
         counts: split name → number of images.
     """
 
@@ -43,22 +43,22 @@ def split(
     allow_outside: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> DividedData:
-    """Divide the training images of a data set into train, val and test, by lists of images in a new folder.
+    """Divide the training images of a dataset into train, val and test, by lists of images in a new folder.
 
-    The images and labels stay where they are, and nothing is written to their folder. A split val or test that the data
-    set has already stays as it is. The choice is that of `train`: the same data set always gives the same lists, and
+    The images and labels stay where they are, and nothing is written to their folder. A split val or test that the
+    dataset has already stays as it is. The choice is that of `train`: the same dataset always gives the same lists, and
     near-duplicates are on one side.
 
     Args:
-        data: the data set, in any form that `open_data` accepts, except "scenes".
-        out: folder for the lists and data.yaml; must be missing or empty, and not in the folder of the data set.
+        data: the dataset, in any form that `open_data` accepts, except "scenes".
+        out: folder for the lists and data.yaml; must be missing or empty, and not in the folder of the dataset.
         val_fraction: fraction of the training images for val, 0..0.33; 0: no val split.
         test_fraction: fraction of the training images for test, 0..0.33; 0: no test split.
         allow_outside: as for `open_data`.
         max_pixels: as for `open_data`.
 
     Raises:
-        InputError: a fraction is out of range, the data set cannot be read or divided, or the folder cannot be used.
+        InputError: a fraction is out of range, the dataset cannot be read or divided, or the folder cannot be used.
     """
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 <= fraction <= MAX_VAL_FRACTION:
@@ -71,7 +71,7 @@ def split(
     splits = {"train": data_set.read(training_name)}
     splits |= {name: data_set.read(name) for name in data_set.split_names if name not in (training_name, "train")}
     if not all(part.from_files for part in splits.values()):
-        raise LabelError(f"{data}: the images of this data set are not files, so they cannot be listed")
+        raise LabelError(f"{data}: the images of this dataset are not files, so they cannot be listed")
     wanted = {"val": val_fraction, "test": test_fraction}
     _hold_back(splits, {name: fraction for name, fraction in wanted.items() if fraction})
     folder = image_folder(source)
@@ -99,7 +99,7 @@ def _hold_back(splits: dict[str, Split], fractions: Mapping[str, float]) -> None
     left = 1.0
     for name, fraction in fractions.items():
         if name in splits:
-            log.info(f"{name}: the data set has this split already, so no images are held back for it")
+            log.info(f"{name}: the dataset has this split already, so no images are held back for it")
             continue
         holdout = hold_back(splits["train"], fraction / left, hashes, name=name)
         for note in holdout.notes:
@@ -112,7 +112,7 @@ def _hold_back(splits: dict[str, Split], fractions: Mapping[str, float]) -> None
 
 
 def _check_out(out: Path, source: Path) -> None:
-    """Raise InputError if the output folder contains something, or is in the folder of the data set."""
+    """Raise InputError if the output folder contains something, or is in the folder of the dataset."""
     try:
         is_used = out.exists() and (not out.is_dir() or any(out.iterdir()))
     except OSError as error:
@@ -120,11 +120,11 @@ def _check_out(out: Path, source: Path) -> None:
     if is_used:
         raise FileError(f"{out}: the folder is not empty; choose another --out")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"{out}: the folder is inside the data set {source}; choose another --out")
+        raise ConfigError(f"{out}: the folder is inside the dataset {source}; choose another --out")
 
 
 def _relative(source: Path, out: Path) -> str:
-    """Return the path of the data set relative to the output folder; the absolute path if they are on two drives."""
+    """Return the path of the dataset relative to the output folder; the absolute path if they are on two drives."""
     absolute = source.resolve()
     try:
         return Path(os.path.relpath(absolute, out.resolve())).as_posix()

@@ -49,7 +49,7 @@ _CONDITIONS, _DETECTIONS = "folds.json", "detections.json"
 """Files of a cross-validation: what it was done with, and all detections in COCO's results format."""
 
 _LIST, _DESCRIPTION = "train.txt", "data.yaml"
-"""Files of a fold: the paths of its training images, and the data set that its model is trained on."""
+"""Files of a fold: the paths of its training images, and the dataset that its model is trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class OutOfFold:
         found: image id → detections, for every image of `split`; options as in an evaluation.
         folds: number of folds.
         folder: the output folder.
-        data: description of the data set.
+        data: description of the dataset.
     """
 
     split: Split
@@ -120,7 +120,7 @@ def cross_validate(
     of each run; no run is evaluated during the training, and its last weights detect.
 
     Args:
-        data: the data set, in any form that `open_data` accepts, except "scenes".
+        data: the dataset, in any form that `open_data` accepts, except "scenes".
         config: settings of each run; None: the defaults.
         folds: number of folds, at least 2.
         out: folder for folds.json, detections.json, and a folder per fold with its run.
@@ -143,7 +143,7 @@ def cross_validate(
         images = read_images(data_set, split)
         if not images.from_files:
             raise LabelError(
-                f"{data}: the images of this data set are not files; write them with detector convert first"
+                f"{data}: the images of this dataset are not files; write them with detector convert first"
             )
         hashes = hash_files(annotation.image_path for annotation in images.annotations)
         made = make_folds(images, hashes, folds)

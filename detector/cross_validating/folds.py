@@ -31,7 +31,7 @@ class Folds(NamedTuple):
 def make_folds(split: Split, hashes: Mapping[Path, bytes], count: int) -> Folds:
     """Divide the images of a split into folds of about the same number of images and of objects of each class.
 
-    The folds depend on the images and their labels only: not on the folder of the data set or the order of the images.
+    The folds depend on the images and their labels only: not on the folder of the dataset or the order of the images.
     Images without a hash, which cannot be read, are in no fold.
 
     Args:

@@ -1,1 +1,1 @@
-"""Reads data sets into splits: readers of label formats, ledger of label rows, near duplicates, built-in scenes."""
+"""Reads datasets into splits: readers of label formats, ledger of label rows, near duplicates, built-in scenes."""

@@ -1,4 +1,4 @@
-"""Recognizes archives, such as a downloaded .zip, in place of a data set."""
+"""Recognizes archives, such as a downloaded .zip, in place of a dataset."""
 
 import tarfile
 import zipfile
@@ -16,7 +16,7 @@ _MAGIC = {
 
 
 def archive_message(path: Path) -> str | None:
-    """Return what to do with an archive that was given as a data set; None if the file is not an archive.
+    """Return what to do with an archive that was given as a dataset; None if the file is not an archive.
 
     The kind of archive is recognized by its content, not by its suffix.
 

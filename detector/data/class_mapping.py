@@ -107,13 +107,13 @@ def fit_classes(split: Split, class_names: tuple[str, ...], trained: TrainedClas
     missing = [name for name in owner if name not in names]
     if missing and (trained.missing == "error" or not any(name in owner for name in names)):
         raise WeightsError(
-            f"the weights learned the classes {list(owner)} of their training data, and this data set has no class "
+            f"the weights learned the classes {list(owner)} of their training data, and this dataset has no class "
             f"'{missing[0]}', but {list(names)}: evaluate on data with these classes"
         )
     unknown = [name for name in names if name not in owner and name not in trained.data_classes]
     if unknown and not trained.chosen:
         raise WeightsError(
-            f"the training data of the weights had the classes {list(trained.data_classes)}, and this data set also "
+            f"the training data of the weights had the classes {list(trained.data_classes)}, and this dataset also "
             f"has '{unknown[0]}', of which the weights know nothing: evaluate on data with the same classes"
         )
     free = max(split.category_ids) + 1

@@ -1,4 +1,4 @@
-"""`DataSet`: a data set of known format; reads the labels of its splits."""
+"""`DataSet`: a dataset of known format; reads the labels of its splits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,14 @@ from detector.errors import LabelError, did_you_mean
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of known format with the names of its splits; `read` reads the labels of one split.
+    """A dataset of known format with the names of its splits; `read` reads the labels of one split.
 
     Attributes:
-        description: format, name and splits of the data set as one line of text.
+        description: format, name and splits of the dataset as one line of text.
         readers: split name → function that reads the split.
         expected: split name → counts of a complete copy: {"images": number of images, "boxes": number of label rows}.
         coco_files: split name → COCO JSON file of the split; empty for other formats.
-        absent: split name → path that the data set names for the split, but that does not exist.
+        absent: split name → path that the dataset names for the split, but that does not exist.
         unused: label files that are not used, as texts; the ledger of the first split has a note about them.
     """
 
@@ -60,12 +60,12 @@ class DataSet:
                 "; to train on all images of train: --split train --val-fraction 0" if "train" in self.readers else ""
             )
             raise LabelError(
-                f"no split '{split_name}' in this data set ({self.description}): it is train and val together, and the "
-                f"data set has only {', '.join(self.readers)}{hint}"
+                f"no split '{split_name}' in this dataset ({self.description}): it is train and val together, and the "
+                f"dataset has only {', '.join(self.readers)}{hint}"
             )
         if name not in self.readers:
             raise LabelError(
-                f"no split '{split_name}' in this data set ({self.description}); {did_you_mean(name, self.readers)}"
+                f"no split '{split_name}' in this dataset ({self.description}); {did_you_mean(name, self.readers)}"
             )
         split = self.readers[name]()
         if self.unused and name == self.split_names[0]:

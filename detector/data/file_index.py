@@ -1,4 +1,4 @@
-"""`FileIndex`: all files in the folder of a data set, and the search for the image file that a label file names.
+"""`FileIndex`: all files in the folder of a dataset, and the search for the image file that a label file names.
 
 Label files often come from another computer: their paths begin with folders that do not exist here, or have
 backslashes, or another case or Unicode form. The search therefore compares the ends of paths.
@@ -80,8 +80,8 @@ class FileIndex:
     the guard does not allow are not in the index; `check_links` refuses them.
 
     Args:
-        folder: the folder of the data set.
-        guard: decides which links may be followed; None: those that a data set in `folder` may have.
+        folder: the folder of the dataset.
+        guard: decides which links may be followed; None: those that a dataset in `folder` may have.
 
     Attributes:
         folder: the argument.
@@ -116,7 +116,7 @@ class FileIndex:
         notes = [self.guard.note] if self.guard.note else []
         if self._repeated:
             notes.append(
-                f"{plural(len(self._repeated), 'link')} to folders of the data set itself, whose files are used once, "
+                f"{plural(len(self._repeated), 'link')} to folders of the dataset itself, whose files are used once, "
                 f"first: {self._repeated[0]}"
             )
         return tuple(notes)
@@ -163,7 +163,7 @@ class FileIndex:
         """Return the image that a label file names, or None if there is none.
 
         First, the name is tried as a path relative to `folders`, the folder of the label file and the folder of the
-        data set. Then the image whose path has the longest common end with the name is searched. An image in a folder
+        dataset. Then the image whose path has the longest common end with the name is searched. An image in a folder
         of another split (`train/`, `val/`, ...) is not a match.
 
         Args:
@@ -197,7 +197,7 @@ class FileIndex:
         return any(path.startswith(link + os.sep) for link in self._repeated) and is_file(Path(path))
 
     def find_text(self, image: Path) -> Path | None:
-        """Return the only .txt file in the data set with the stem of an image, or the one in a folder of its split.
+        """Return the only .txt file in the dataset with the stem of an image, or the one in a folder of its split.
 
         Raises:
             LabelError: several files match equally well.
@@ -232,7 +232,7 @@ class FileIndex:
         if len(best) > 1 and len({real_path(Path(path)) for path in best}) > 1:
             raise LabelError(
                 f"{label_file}: {name} may be {ranked[0][4]} or {ranked[1][4]}; "
-                "write the folder of the image into the label file, or move one of the files out of the data set"
+                "write the folder of the image into the label file, or move one of the files out of the dataset"
             )
         return Match(Path(ranked[0][4]), ranked[0][0]) if ranked else None
 

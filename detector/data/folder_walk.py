@@ -1,4 +1,4 @@
-"""Lists the files in the folder of a data set, and follows its links to folders."""
+"""Lists the files in the folder of a dataset, and follows its links to folders."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from detector.images import IMAGE_SUFFIXES
 from detector.mirror import LABEL_SUFFIXES
 
 _MAX_FILES = 5_000_000
-"""Largest number of files in the folder of a data set. More files mean that the folder is not a data set."""
+"""Largest number of files in the folder of a dataset. More files mean that the folder is not a dataset."""
 
 _NOT_DATA = ("__MACOSX", "@eaDir", "lost+found", "node_modules")
 """Folders that operating systems, network drives and tools create. Folders that begin with a dot are skipped too."""
@@ -53,7 +53,7 @@ class FolderWalk:
         Args:
             folder: path of the folder.
             real: its path without links.
-            depth: number of folders above it in the data set.
+            depth: number of folders above it in the dataset.
             once: whether to leave out the subfolders whose files were found already.
         """
         self._seen.add(real)
@@ -62,7 +62,7 @@ class FolderWalk:
                 entries = list(found)
         except OSError as error:
             problem = f"{folder}: the folder cannot be read ({error.strerror})"
-            raise FileError(f"{problem}; change its permissions, or move it out of the data set") from None
+            raise FileError(f"{problem}; change its permissions, or move it out of the dataset") from None
         for entry in entries:
             if entry.name.startswith(".") or entry.name in _NOT_DATA:
                 continue
@@ -99,7 +99,7 @@ class FolderWalk:
         self.files.append(path)
         if len(self.files) > _MAX_FILES:
             raise LabelError(
-                f"more than {_MAX_FILES:,} files, such as {path}; put the data set into a folder of its own"
+                f"more than {_MAX_FILES:,} files, such as {path}; put the dataset into a folder of its own"
             )
 
 

@@ -1,4 +1,4 @@
-"""Holds back a fraction of the training images for evaluation, if a data set has no val split.
+"""Holds back a fraction of the training images for evaluation, if a dataset has no val split.
 
 The side of an image follows from the hash of its file. So the same images always give the same val split, in any order
 and in any folder, and images that are added later do not move the others. Near-duplicates and augmentations of one
@@ -85,7 +85,7 @@ def hold_back(
     if not ids:
         reason = (
             "the initial weights were trained on them (--weights none: random weights), or they are training images of "
-            "another data set of the run"
+            "another dataset of the run"
             if known.train
             else "training needs each of them"
         )

@@ -61,7 +61,7 @@ class _Sets:
 def group_images(split: Split, hashes: Mapping[Path, bytes]) -> tuple[list[list[Annotation]], bool]:
     """Return the groups of images, and whether near-duplicates were searched.
 
-    The groups do not depend on the order of the images or on the folder of the data set. In a split with too many
+    The groups do not depend on the order of the images or on the folder of the dataset. In a split with too many
     images (see `near_duplicates.can_search`), only identical files and augmentations of one original are grouped.
 
     Args:

@@ -1,6 +1,6 @@
-"""Several data sets as one: classes are merged by name, and a class that a data set does not have is not labeled there.
+"""Several datasets as one: classes are merged by name, and a class that a dataset does not have is not labeled there.
 
-Each data set keeps its own splits, and its own part is held back for evaluation if it has no val split.
+Each dataset keeps its own splits, and its own part is held back for evaluation if it has no val split.
 """
 
 import logging
@@ -30,32 +30,32 @@ from detector.wording import few_names, plural
 log = logging.getLogger(__name__)
 
 Spec = str | Path
-"""A data set, in any form that `open_data` accepts."""
+"""A dataset, in any form that `open_data` accepts."""
 
 _SHORTEST_SINGULAR = 3
 """A name with fewer letters is not compared with plurals: `b` and `bs` are rather codes than words."""
 
 
 def specs_of(data: Spec | Sequence[Spec]) -> tuple[str, ...]:
-    """Return one or several data sets as a tuple of texts.
+    """Return one or several datasets as a tuple of texts.
 
     Raises:
-        ConfigError: the sequence is empty, or a data set is given twice.
+        ConfigError: the sequence is empty, or a dataset is given twice.
     """
     specs = tuple(map(str, [data] if isinstance(data, str | Path) else data))
     if not specs:
-        raise ConfigError("data: expected at least one data set")
+        raise ConfigError("data: expected at least one dataset")
     places = [spec if spec == "scenes" or is_store_url(spec) else str(local_path(spec).resolve()) for spec in specs]
     for place, spec in zip(places, specs, strict=True):
         if places.count(place) > 1:
-            raise ConfigError(f"data: {spec} is given twice; name each data set once")
+            raise ConfigError(f"data: {spec} is given twice; name each dataset once")
     return specs
 
 
 def open_all(
     data: Spec | Sequence[Spec], *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS
 ) -> tuple[DataSet, ...]:
-    """Open one or several data sets; the other arguments are those of `open_data`.
+    """Open one or several datasets; the other arguments are those of `open_data`.
 
     Raises:
         InputError: as for `open_data`, or as for `specs_of`.
@@ -64,13 +64,13 @@ def open_all(
 
 
 def join_data_sets(data_sets: Sequence[DataSet], missing: Missing = "unlabeled") -> DataSet:
-    """Return one data set whose splits are those of all data sets; one data set is returned as it is.
+    """Return one dataset whose splits are those of all datasets; one dataset is returned as it is.
 
-    A data set without a split of a name has no images in the joined split; a warning says so.
+    A dataset without a split of a name has no images in the joined split; a warning says so.
 
     Args:
-        data_sets: one or more data sets.
-        missing: what a class is in the images of a data set that does not have it.
+        data_sets: one or more datasets.
+        missing: what a class is in the images of a dataset that does not have it.
     """
     if len(data_sets) == 1:
         return data_sets[0]
@@ -78,7 +78,7 @@ def join_data_sets(data_sets: Sequence[DataSet], missing: Missing = "unlabeled")
 
     def read(name: str) -> Split:
         has = [name in data_set.split_names or name in data_set.absent for data_set in data_sets]
-        # All data sets decide which classes there are, so that they are the same in each split.
+        # All datasets decide which classes there are, so that they are the same in each split.
         splits = [
             data_set.read(name if has_split else data_set.split_names[0])
             for data_set, has_split in zip(data_sets, has, strict=True)
@@ -94,7 +94,7 @@ def join_data_sets(data_sets: Sequence[DataSet], missing: Missing = "unlabeled")
 
 
 def describe(data_sets: Sequence[DataSet]) -> str:
-    """Return the descriptions of data sets as one line of text."""
+    """Return the descriptions of datasets as one line of text."""
     return " and ".join(data_set.description for data_set in data_sets)
 
 
@@ -105,18 +105,18 @@ def read_joined_splits(
     known: ImageHashes = NO_IMAGES,
     missing: Missing = "unlabeled",
 ) -> TrainingSplits:
-    """Read the training and val splits of one or several data sets; see `read_training_splits`.
+    """Read the training and val splits of one or several datasets; see `read_training_splits`.
 
-    A data set without a val split holds back a part of its own images. An image that is in several data sets without
-    a val split is on the same side in all of them. With "trainval", all images of train are used of a data set
+    A dataset without a val split holds back a part of its own images. An image that is in several datasets without
+    a val split is on the same side in all of them. With "trainval", all images of train are used of a dataset
     without val.
 
     Args:
-        data_sets: one or more data sets.
-        split_name: name of the training split of each data set.
-        val_fraction: fraction of the training images to hold back of each data set without a val split.
+        data_sets: one or more datasets.
+        split_name: name of the training split of each dataset.
+        val_fraction: fraction of the training images to hold back of each dataset without a val split.
         known: hashes of the images of the initial weights.
-        missing: what a class is in the images of a data set that does not have it.
+        missing: what a class is in the images of a dataset that does not have it.
 
     Raises:
         InputError: as for `read_training_splits`.
@@ -125,7 +125,7 @@ def read_joined_splits(
         return read_training_splits(data_sets[0], split_name, val_fraction, known)
     read: dict[int, TrainingSplits] = {}
     sides = NO_IMAGES
-    # Data sets with their own val first: the others hold back the same images, if they contain them.
+    # Datasets with their own val first: the others hold back the same images, if they contain them.
     for index in sorted(range(len(data_sets)), key=lambda index: "val" not in data_sets[index].split_names):
         own = _read_own(data_sets[index], split_name, val_fraction, known, sides)
         hashes = own.image_hashes()
@@ -141,7 +141,7 @@ def read_joined_splits(
     warnings += [*_similar_names(titles, trains), *_shared_images(titles, parts)]
     if vals:
         warnings += [
-            f"{title}: no val images, so AP on val says nothing about this data set"
+            f"{title}: no val images, so AP on val says nothing about this dataset"
             for title, part in zip(titles, parts, strict=True)
             if part.val is None
         ]
@@ -158,7 +158,7 @@ def read_joined_splits(
 def _read_own(
     data_set: DataSet, split_name: str | None, val_fraction: float, known: ImageHashes, sides: ImageHashes
 ) -> TrainingSplits:
-    """Read the splits of one of several data sets; the arguments are those of `read_training_splits`."""
+    """Read the splits of one of several datasets; the arguments are those of `read_training_splits`."""
     name, names = split_name and canonical_name(split_name), data_set.split_names
     if name != "trainval" or "train" not in names or {"val", "trainval"} & {*names, *data_set.absent}:
         return read_training_splits(data_set, split_name, val_fraction, known, sides)
@@ -221,11 +221,11 @@ def choose_training_classes(
     Args:
         splits: the splits with all classes.
         choice: the classes to learn.
-        several: whether the splits are those of several data sets.
-        missing: what a class is in the images of a data set that does not have it.
+        several: whether the splits are those of several datasets.
+        missing: what a class is in the images of a dataset that does not have it.
 
     Returns:
-        The splits, with notes about the classes; and None if the classes are simply those of one data set.
+        The splits, with notes about the classes; and None if the classes are simply those of one dataset.
 
     Raises:
         ConfigError: as for `choose_classes`.
@@ -276,7 +276,7 @@ def _category_ids(names: Sequence[str], splits: Sequence[Split]) -> tuple[int, .
 
 
 def _with_names(split: Split, names: tuple[str, ...], ids: tuple[int, ...], missing: Missing) -> Split:
-    """Return a split with the classes of all data sets."""
+    """Return a split with the classes of all datasets."""
     if split.class_names == names and split.category_ids == ids:
         return split
     places = {name: index for index, name in enumerate(names)}
@@ -286,7 +286,7 @@ def _with_names(split: Split, names: tuple[str, ...], ids: tuple[int, ...], miss
 
 
 def _class_notes(titles: Sequence[str], splits: Sequence[Split], missing: Missing) -> list[str]:
-    """Return what a class is in the images of a data set that does not have it, or has no object of it."""
+    """Return what a class is in the images of a dataset that does not have it, or has no object of it."""
     names = dict.fromkeys(name for split in splits for name in split.class_names)
     used = [_used_classes(split) for split in splits]
     notes = []
@@ -321,7 +321,7 @@ def _used_classes(split: Split) -> set[str]:
 
 
 def _similar_names(titles: Sequence[str], splits: Sequence[Split]) -> list[str]:
-    """Return a warning for class names of different data sets that differ only by case, spaces or a plural."""
+    """Return a warning for class names of different datasets that differ only by case, spaces or a plural."""
     first: dict[str, str] = {}
     for title, split in zip(titles, splits, strict=True):
         for name in split.class_names:
@@ -367,7 +367,7 @@ def _look_alike(a: str, b: str) -> bool:
 
 
 def _shared_images(titles: Sequence[str], parts: Sequence[TrainingSplits]) -> list[str]:
-    """Return a warning for val images of one data set that are training images of another one."""
+    """Return a warning for val images of one dataset that are training images of another one."""
     warnings = []
     for title, part in zip(titles, parts, strict=True):
         if part.val is None or not part.val.from_files:

@@ -1,4 +1,4 @@
-"""`LabelWriter`: how the labels of a data set are written in one format."""
+"""`LabelWriter`: how the labels of a dataset are written in one format."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ class LabelWriter:
     """A label format that can be written.
 
     The splits that the functions get have the names "train", "val" or "test". Each `Annotation.image_path` is the path
-    that the image has in the written data set.
+    that the image has in the written dataset.
 
     Attributes:
         name: name of the format in messages, such as "COCO JSON".
-        image_folder: returns the folder for the images of a split, from the folder of the data set and the split name.
+        image_folder: returns the folder for the images of a split, from the folder of the dataset and the split name.
         check: raises LabelError if the format cannot hold the splits exactly. It is called before anything is written.
-        write: writes all label files of a data set, from the folder of the data set and its splits.
+        write: writes all label files of a dataset, from the folder of the dataset and its splits.
         keeps_crowd: whether the format can mark crowd regions.
         keeps_partial_labels: whether the format can say that a class is not labeled in an image.
         keeps_areas: whether the format contains the areas of the objects.
@@ -40,7 +40,7 @@ class LabelWriter:
 def write_text(path: Path, text: str) -> None:
     r"""Write a label file as UTF-8 with `\n` as line ending, and create its folder.
 
-    The file is not flushed to disk: a data set may have 100,000 label files.
+    The file is not flushed to disk: a dataset may have 100,000 label files.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,7 +1,7 @@
 """Counts the label rows of a split, and lists every clipped and dropped row with its file, its line and the reason.
 
 Always: found rows = used rows + clipped rows + dropped rows + rows of other classes. The last ones exist only if some
-classes of the data set are not used.
+classes of the dataset are not used.
 """
 
 from collections import Counter
@@ -34,9 +34,9 @@ DropCode = Literal[
 - `not_finite`: a coordinate is NaN or infinite.
 - `no_area`: the width or the height of the box is not above 0.
 - `outside_image`: the box is completely outside of the image.
-- `unknown_class`: the class is not among the classes of the data set.
+- `unknown_class`: the class is not among the classes of the dataset.
 - `class_id_equals_class_count`: the class id is C for classes 0..C-1, as if class ids started at 1.
-- `unknown_image`: the row does not belong to any image of the data set.
+- `unknown_image`: the row does not belong to any image of the dataset.
 - `image_missing`: the image file of the row does not exist or cannot be opened.
 - `image_unusable`: the image cannot be decoded, or the size of the image differs from the size in the label file.
 """
@@ -45,7 +45,7 @@ RowCode = DropCode | Literal["clipped"]
 """A `DropCode`, or `clipped`: the box was clipped to the image, and the clipped box is used."""
 
 ALWAYS_ALLOWED = 3
-"""A split may drop this many rows in any case, so that one bad row does not stop a small data set."""
+"""A split may drop this many rows in any case, so that one bad row does not stop a small dataset."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Ledger:
         crowd: number of used or clipped rows that mark a crowd region or ignore region.
         background: number of images without objects and without dropped rows, which may be lost objects. These images
             are part of the split.
-        missing: paths of the images that the data set names, but that do not exist or cannot be opened. These images
+        missing: paths of the images that the dataset names, but that do not exist or cannot be opened. These images
             are not part of the split, and their rows are dropped.
         entries: one entry per clipped or dropped row.
         notes: what else the user should know about the label files, such as files that are not labels; one sentence

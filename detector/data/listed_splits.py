@@ -1,6 +1,6 @@
-"""Splits that are lists of the images of another data set, as `detector split` writes them.
+"""Splits that are lists of the images of another dataset, as `detector split` writes them.
 
-A list is a text file with the path of one image per line, relative to the folder of the other data set. The images and
+A list is a text file with the path of one image per line, relative to the folder of the other dataset. The images and
 labels stay where they are, in whatever format they have.
 """
 
@@ -15,14 +15,14 @@ from detector.files import read_text
 
 
 class ListedSplits:
-    """The splits in the key `splits` of a data set description.
+    """The splits in the key `splits` of a dataset description.
 
     Args:
         path: the YAML file of the description.
-        source: folder or file of the other data set.
+        source: folder or file of the other dataset.
         lists: value of the key `splits`: split name → path of a list, relative to the folder of the YAML file.
-        source_names: names of the splits of the other data set.
-        read_source: reads a split of the other data set.
+        source_names: names of the splits of the other dataset.
+        read_source: reads a split of the other dataset.
 
     Raises:
         LabelError: `lists` has another form.
@@ -50,10 +50,10 @@ class ListedSplits:
         return tuple(self._lists)
 
     def read(self, name: str) -> Split:
-        """Read the images of one list from the other data set.
+        """Read the images of one list from the other dataset.
 
         Raises:
-            InputError: the list or the other data set cannot be read, or the other data set does not have an image.
+            InputError: the list or the other dataset cannot be read, or the other dataset does not have an image.
         """
         path = self._lists[name]
         ids = set()
@@ -61,7 +61,7 @@ class ListedSplits:
             image_id = self._find(text)
             if image_id is None:
                 raise LabelError(
-                    f"{location(path, line)}: {text:.200} is not an image of the data set {self._folder}; the data set "
+                    f"{location(path, line)}: {text:.200} is not an image of the dataset {self._folder}; the dataset "
                     "has changed or its image cannot be read: run `detector split` again, or remove the line"
                 )
             if image_id in ids:
@@ -81,7 +81,7 @@ class ListedSplits:
 
     @cached_property
     def _all_images(self) -> Split:
-        """The images of all splits of the other data set as one split."""
+        """The images of all splits of the other dataset as one split."""
         first, *others = (self._read_source(name) for name in self._source_names)
         for other in others:
             first = join(first.name, first, other)
@@ -89,12 +89,12 @@ class ListedSplits:
 
     @cached_property
     def _image_ids(self) -> Mapping[Path, int]:
-        """Absolute path → image id, for all images of the other data set."""
+        """Absolute path → image id, for all images of the other dataset."""
         return {real_path(annotation.image_path): annotation.image_id for annotation in self._all_images.annotations}
 
 
 def image_folder(source: Path) -> Path:
-    """Return the folder to which the paths in lists are relative: the data set's folder, or the folder of its file."""
+    """Return the folder to which the paths in lists are relative: the dataset's folder, or the folder of its file."""
     return source if source.is_dir() else source.parent
 
 

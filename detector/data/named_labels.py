@@ -1,7 +1,7 @@
 """Makes splits from the labels of formats whose rows name their classes, such as CreateML, CVAT or Pascal VOC.
 
 A format reader returns `ImageLabels`. This module finds the image files, numbers classes and images, and checks every
-box. The classes are the names in all label files of the data set, sorted.
+box. The classes are the names in all label files of the dataset, sorted.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +26,11 @@ from detector.wording import plural
 
 @dataclass(frozen=True)
 class NamedLabels:
-    """The label files of a data set in one format, and the splits in them.
+    """The label files of a dataset in one format, and the splits in them.
 
     Attributes:
         format: the format of all label files.
-        index: all files of the data set.
+        index: all files of the dataset.
         files: the label files.
         options: what may be read.
         class_names: names of the C classes in the order of the class ids; empty: all names in the files, sorted.
@@ -106,12 +106,12 @@ class NamedLabels:
 
     @property
     def _labels(self) -> tuple[ImageLabels, ...]:
-        """The labels of all images of the data set, in the order of the files."""
+        """The labels of all images of the dataset, in the order of the files."""
         return self._read_files[0]
 
     @cached_property
     def _read_files(self) -> tuple[tuple[ImageLabels, ...], tuple[str, ...]]:
-        """The labels of all images of the data set, in the order of the files, and notes for the user."""
+        """The labels of all images of the dataset, in the order of the files, and notes for the user."""
         labels = list(self._read_in_turn())
         if self.format.per_image:
             return tuple(labels), ()
@@ -126,7 +126,7 @@ class NamedLabels:
             yield from self.format.read(file)
 
     def _labels_of(self, name: str) -> list[tuple[int, ImageLabels]]:
-        """Return (image id, labels) of the images of a split; image ids are unique in the data set."""
+        """Return (image id, labels) of the images of a split; image ids are unique in the dataset."""
         numbered = list(enumerate(self._labels, start=1))
         if self.lists:
             by_file = {labels.label_file: (i, labels) for i, labels in numbered}
@@ -185,7 +185,7 @@ def split_of(file: Path, folder: Path) -> str | None:
 
     Args:
         file: the label file.
-        folder: the folder of the data set; its own name does not count.
+        folder: the folder of the dataset; its own name does not count.
 
     >>> split_of(Path("mine/valid/_annotations.csv"), Path("mine")), split_of(Path("test/all.csv"), Path("test"))
     ('val', None)
@@ -228,7 +228,7 @@ def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | No
             outside = file.parent / image_name
             match = Match(outside, FULL) if is_file(outside) and outside != file else match
     if match is None and data.format.per_image:
-        # In many data sets, images were renamed without changing the name in the label file.
+        # In many datasets, images were renamed without changing the name in the label file.
         match = data.index.find_image(file.stem, file, name, any_suffix=True)
     elif match is not None and data.format.per_image and match.path.stem != file.stem:
         # Files were renamed or copied: both images exist, so the label file with the name of the image belongs to it.
@@ -271,7 +271,7 @@ def _note_similar_names(collector: RowCollector, class_names: Sequence[str]) -> 
 
 
 def _note_unlabeled(collector: RowCollector, data: NamedLabels, name: str, used: set[Path]) -> None:
-    """Add a note about images of the data set that no label file names: they are not used."""
+    """Add a note about images of the dataset that no label file names: they are not used."""
     known = set(map(real_path, used | _named_elsewhere(data, name)))
     if data.lists:
         listed = {file for files in data.lists.values() for file in files}

@@ -1,6 +1,6 @@
-"""Recognizes the format of a data set by its path, and opens it without reading the labels.
+"""Recognizes the format of a dataset by its path, and opens it without reading the labels.
 
-Besides the files and folders of the label formats, a path may be `scenes` (the built-in data set) or a data set
+Besides the files and folders of the label formats, a path may be `scenes` (the built-in dataset) or a dataset
 description: a YAML file with `format` and `path`, as in datasets/.
 """
 
@@ -50,12 +50,12 @@ _ACCEPTED = (
 
 
 def open_data(spec: str | Path, *, allow_outside: bool = False, max_pixels: int = MAX_PIXELS) -> DataSet:
-    """Recognize the format and the splits of a data set, and return the `DataSet` without reading all its labels.
+    """Recognize the format and the splits of a dataset, and return the `DataSet` without reading all its labels.
 
     Args:
         spec: `scenes`, or the path of a file or folder in one of the formats described in docs/data.md, or the URL of
             one in an object store or a zip archive, such as `s3://bucket/folder`; see docs/remote.md.
-        allow_outside: whether label files, lists and links may lead to files outside of the data set's folder.
+        allow_outside: whether label files, lists and links may lead to files outside of the dataset's folder.
         max_pixels: largest number of pixels of an image that is decoded. Larger images count as missing or unreadable.
 
     Raises:
@@ -91,7 +91,7 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
     Args:
         folder: the folder.
         options: what may be read.
-        described: whether a data set description led to this folder. Another description in it is then ignored.
+        described: whether a dataset description led to this folder. Another description in it is then ignored.
 
     Raises:
         LabelError: the folder has no known format.
@@ -127,17 +127,17 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
         return _with_unused(_open_yolo(data, options), index, (), "yolo")
     if files := named_like_splits(index):
         return _open_coco(files, index, options)  # reading it says what is wrong with the file
-    raise LabelError(f"{folder}: not a data set in a known format: {explain_unknown(index)}; {_ACCEPTED}")
+    raise LabelError(f"{folder}: not a dataset in a known format: {explain_unknown(index)}; {_ACCEPTED}")
 
 
 def _index(folder: Path, options: ReadOptions) -> FileIndex:
-    """Return the files of a data set. Of a folder with only the label files, the images are in the folder above."""
+    """Return the files of a dataset. Of a folder with only the label files, the images are in the folder above."""
     is_inner = folder.name.lower() in _LABEL_FOLDERS
     return FileIndex(folder, PathGuard([folder, *([folder.parent] if is_inner else [])], options))
 
 
 def _with_unused(data_set: DataSet, index: FileIndex, used: Iterable[Path], kind: str) -> DataSet:
-    """Return the data set with the label files that are not used in its description; see `unused_label_files`."""
+    """Return the dataset with the label files that are not used in its description; see `unused_label_files`."""
     unused = unused_label_files(index, used, kind)
     text = f" (not used: {', '.join(unused)} in the same folder)" if unused else ""
     # The YOLO reader adds its own note, because a data.yaml alone leads to it too.
@@ -156,10 +156,10 @@ def _has_objects(label_format: LabelFormat, paths: tuple[Path, ...], index: File
 
 
 def _search_yolo(index: FileIndex, incomplete: YoloData | None = None) -> YoloData | None:
-    """Return the YOLO data set that darknet's `obj.data` or the folders define; None if it is not YOLO.
+    """Return the YOLO dataset that darknet's `obj.data` or the folders define; None if it is not YOLO.
 
     Args:
-        index: all files of the data set.
+        index: all files of the dataset.
         incomplete: contents of a `data.yaml` whose splits do not exist. Its class names are used if no other file names
             the classes.
     """
@@ -236,7 +236,7 @@ def _open_named(
         path: the folder or the label file that the user named.
         label_format: the format.
         paths: the label files.
-        index: all files of the data set.
+        index: all files of the dataset.
         options: what may be read.
         class_names: names of the classes in the order of the class ids; empty: all names in the files, sorted.
         also: label files in other formats in the same folder, as text for the description.
@@ -263,13 +263,13 @@ def _open_yaml(path: Path, options: ReadOptions) -> DataSet:
 
 
 def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
-    """Open a YOLO data set.
+    """Open a YOLO dataset.
 
     Raises:
         LabelError: none of its splits exists, or the file with the class names is outside of its folders.
     """
     data = replace(data, options=options)
-    # The names are stored with the weights and shown, so a downloaded data set must not take them from any file.
+    # The names are stored with the weights and shown, so a downloaded dataset must not take them from any file.
     guard = PathGuard(data.roots, options)
     for file in (*([data.names_from] if data.names_from else []), *(file.path for file in data.name_files)):
         guard.check(file, data.source)
@@ -281,7 +281,7 @@ def _open_yolo(data: YoloData, options: ReadOptions) -> DataSet:
     splits = {name: data.splits[name] for name in sorted(data.splits, key=split_rank)}
     readers = {name: partial(yolo.read_split, data, name) for name in splits}
     source = data.source.parent if data.source.stem in ("data", "obj") else data.source
-    text = _describe("YOLO data set", source, splits)
+    text = _describe("YOLO dataset", source, splits)
     return DataSet(text + (f" (named, but absent: {absent})" if absent else ""), readers, absent=data.absent)
 
 
@@ -297,7 +297,7 @@ def _open_description(path: Path, values: dict[str, Any], options: ReadOptions) 
 
 
 def _open_lists(path: Path, values: dict[str, Any], source: DataSet) -> DataSet:
-    """Return the data set whose splits are lists of images of another data set."""
+    """Return the dataset whose splits are lists of images of another dataset."""
     if values["format"] == "scenes":
         raise LabelError(f"{path}: `splits` needs images that are files, and `format: scenes` has none")
     listed = ListedSplits(path, path.parent / values["path"], values["splits"], source.split_names, source.read)
@@ -306,7 +306,7 @@ def _open_lists(path: Path, values: dict[str, Any], source: DataSet) -> DataSet:
 
 
 def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) -> DataSet:
-    """Return the data set that a data set description points to; the key `expected` is not used.
+    """Return the dataset that a dataset description points to; the key `expected` is not used.
 
     Args:
         path: the YAML file of the description.
@@ -314,7 +314,7 @@ def _open_described(path: Path, values: dict[str, Any], options: ReadOptions) ->
         options: what may be read.
 
     Raises:
-        InputError: a key has a wrong value, or there is no data set at `path`.
+        InputError: a key has a wrong value, or there is no dataset at `path`.
     """
     format_name = values["format"]
     if not isinstance(format_name, str):

@@ -1,6 +1,6 @@
-"""Restricts a data set to the files in its own folder.
+"""Restricts a dataset to the files in its own folder.
 
-Otherwise a downloaded data set could name any file of the user, or link to it, and the file would be read.
+Otherwise a downloaded dataset could name any file of the user, or link to it, and the file would be read.
 """
 
 import os
@@ -16,21 +16,21 @@ _LINK_NAMES = ("images", "labels", "jpegimages", "annotations")
 """Names of folders, in lower case, that may be links; so may folders that are named like a split."""
 
 LINK_DEPTH = 2
-"""Such a link may be directly in the folder of the data set, or one level below: at most this deep."""
+"""Such a link may be directly in the folder of the dataset, or one level below: at most this deep."""
 
-_ADVICE = "or pass --allow-outside if this data set may read your other files"
+_ADVICE = "or pass --allow-outside if this dataset may read your other files"
 
 
 class PathGuard:
-    """Decides which files a data set may read: the files in its own folders, after links are resolved.
+    """Decides which files a dataset may read: the files in its own folders, after links are resolved.
 
     A link whose target is inside of a folder is allowed. The folder itself may be a link, and so may the folders
     `images`, `labels`, `JPEGImages`, `Annotations` and those named like a split, directly in the folder or one level
-    below: people keep images on another disk. The target of such a link counts as a part of the data set. No other
+    below: people keep images on another disk. The target of such a link counts as a part of the dataset. No other
     path that leads outside is allowed. Hard links cannot be recognized: they are files of the folder.
 
     Args:
-        folders: the data set's own folders. Folders that do not exist are ignored. If no folder exists, every path is
+        folders: the dataset's own folders. Folders that do not exist are ignored. If no folder exists, every path is
             allowed.
         options: every path is allowed if `allow_outside` is True; the other options are not used.
 
@@ -78,19 +78,19 @@ class PathGuard:
         """
         if not self.allows(path):
             raise LabelError(
-                f"{location(named_in, line)}: {path} is outside of the data set's folder {self._folder}; "
+                f"{location(named_in, line)}: {path} is outside of the dataset's folder {self._folder}; "
                 f"move the file into this folder, {_ADVICE}"
             )
 
     def check_link(self, link: Path) -> None:
-        """Raise LabelError if a link in the folder of the data set leads outside and is not allowed by its name.
+        """Raise LabelError if a link in the folder of the dataset leads outside and is not allowed by its name.
 
         Raises:
             LabelError: `allows(link)` is False.
         """
         if link.is_dir() and not self.allows(link):
             raise LabelError(
-                f"{link}: the link leads to {_resolve(link)}, which is outside of the data set's folder "
+                f"{link}: the link leads to {_resolve(link)}, which is outside of the dataset's folder "
                 f"{self._folder}; only folders named `images`, `labels`, `JPEGImages`, `Annotations` or like a split, "
                 "in the folder or one level below, may be such links: remove the link, move the files into the "
                 f"folder, {_ADVICE}"
@@ -106,12 +106,12 @@ class PathGuard:
 
     @property
     def _folder(self) -> Path:
-        """The data set's folder, for messages."""
+        """The dataset's folder, for messages."""
         return next(iter(self._roots))
 
 
 def may_link_outside(name: str) -> bool:
-    """Return whether a folder with this name may be a link to a folder outside of the data set.
+    """Return whether a folder with this name may be a link to a folder outside of the dataset.
 
     >>> [may_link_outside(name) for name in ("images", "JPEGImages", "train2017", "valid", "data", "my_train")]
     [True, True, True, True, False, False]

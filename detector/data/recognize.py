@@ -33,9 +33,9 @@ _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_class
 _ROOT_TAG = re.compile(r"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
 
 _UNKNOWN: Mapping[str, str] = {
-    ".tfrecord": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
-    ".tfrecords": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
-    ".record": "TFRecord files are not read: export the data set as COCO JSON, YOLO or Pascal VOC",
+    ".tfrecord": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
+    ".tfrecords": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
+    ".record": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
     ".parquet": "Parquet files are not read: save the images as files, and the labels as COCO JSON",
     ".arrow": "Arrow files are not read: save the images as files, and the labels as COCO JSON",
     ".h5": "HDF5 files are not read: save the images as files, and the labels as COCO JSON",
@@ -99,7 +99,7 @@ def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tup
 
     Args:
         paths: the files.
-        image_stems: names of the images of the data set without suffixes.
+        image_stems: names of the images of the dataset without suffixes.
     """
     sniffed = {path: named_format_of(path) for path in (paths if len(paths) <= _MAX_SNIFFED else paths[:10])}
     per_image = [
@@ -152,7 +152,7 @@ def unused_label_files(index: FileIndex, used: Iterable[Path], kind: str) -> lis
     Only the first file of each suffix and folder is opened to recognize its format, except JSON files.
 
     Args:
-        index: all files of the data set.
+        index: all files of the dataset.
         used: the label files that are used.
         kind: what is used: "coco", "yolo", or the name of another format.
     """

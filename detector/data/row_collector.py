@@ -144,7 +144,7 @@ class RowCollector:
             name: name of the image in the label file.
             path: where the image was expected.
         """
-        self._unusable[image_id] = FileError(f"image {name} not found in the data set")
+        self._unusable[image_id] = FileError(f"image {name} not found in the dataset")
         self._missing_paths.append(path)
 
     def add_row(self, row: LabelRow) -> None:
@@ -175,7 +175,7 @@ class RowCollector:
         """Check all boxes and return the annotations and the ledger of the split.
 
         Args:
-            source: file or folder of the data set, for error messages.
+            source: file or folder of the dataset, for error messages.
 
         Returns:
             One annotation per image that is not missing, sorted by image id, and the ledger.

@@ -1,4 +1,4 @@
-"""`Split`: the annotations of one split of a data set in memory, and the function that decodes its images."""
+"""`Split`: the annotations of one split of a dataset in memory, and the function that decodes its images."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
@@ -70,10 +70,10 @@ def read_file(annotation: Annotation, max_pixels: int = MAX_PIXELS) -> ImageArra
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of a data set: the annotations in memory, and a function that decodes the images on demand.
+    """One split of a dataset: the annotations in memory, and a function that decodes the images on demand.
 
     Attributes:
-        name: "train", "val", "test", or another name that the data set defines.
+        name: "train", "val", "test", or another name that the dataset defines.
         class_names: names of the C classes; `Annotation.class_ids` are indices into this tuple.
         category_ids: ids of the C classes in the label files, used in results files. COCO ids may have gaps or start
             at 1.
@@ -85,7 +85,7 @@ class Split:
             dictionary, which has exactly the numbers in the file; if None, against `annotations`.
         from_files: True if `read_image` decodes the file `Annotation.image_path`; False if it renders the image.
         max_pixels: largest number of pixels of an image file that is decoded.
-        held_back: True if the data set has no such split, and its images were held back from the training split.
+        held_back: True if the dataset has no such split, and its images were held back from the training split.
         ids_are_positions: True if a class id in the label files is a position in a list of names, as in YOLO: then ids
             and names can be off by one. False if each label or its category names the class.
     """

@@ -70,10 +70,10 @@ def _hash_images(split: Split) -> dict[Path, bytes]:
 
 
 def choose_training_split(data_set: DataSet, split_name: str | None) -> str:
-    """Return the name of the training split: `split_name`; if it is None, "train", or the only split of the data set.
+    """Return the name of the training split: `split_name`; if it is None, "train", or the only split of the dataset.
 
     Raises:
-        LabelError: `split_name` is None, and the data set has several splits, but no split "train".
+        LabelError: `split_name` is None, and the dataset has several splits, but no split "train".
     """
     if split_name is not None:
         return canonical_name(split_name)
@@ -102,12 +102,12 @@ def read_training_splits(
     All commands that train or judge a training run use this function, so they use the same images.
 
     Args:
-        data_set: the data set.
-        split_name: name of the training split; None: "train", or the only split of the data set. With "trainval", there
+        data_set: the dataset.
+        split_name: name of the training split; None: "train", or the only split of the dataset. With "trainval", there
             is no val split.
-        val_fraction: fraction of the training images to hold back if the data set has no val split; 0: none.
+        val_fraction: fraction of the training images to hold back if the dataset has no val split; 0: none.
         known: hashes of the images of the initial weights; see `hold_back`.
-        sides: hashes of the images of other data sets of the run: the same images stay on the same side.
+        sides: hashes of the images of other datasets of the run: the same images stay on the same side.
 
     Raises:
         InputError: a split does not exist or cannot be read, or no image is left for training.

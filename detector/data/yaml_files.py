@@ -1,4 +1,4 @@
-"""Finds and reads the YAML file of a YOLO data set, or a data set description."""
+"""Finds and reads the YAML file of a YOLO dataset, or a dataset description."""
 
 import re
 from collections import Counter
@@ -44,7 +44,7 @@ if yaml.__with_libyaml__:
 
 
 def find_yaml(index: FileIndex, described: bool) -> Path | None:
-    """Return the YAML file of a YOLO data set or a data set description in a folder or its subfolders, or None.
+    """Return the YAML file of a YOLO dataset or a dataset description in a folder or its subfolders, or None.
 
     Raises:
         LabelError: there are several, and none is called data.yaml.
@@ -56,7 +56,7 @@ def find_yaml(index: FileIndex, described: bool) -> Path | None:
         named = [path for path in found if path.stem == "data"]
         if len(found) > 1 and len(named) != 1:
             raise LabelError(
-                f"{index.folder}: {', '.join(path.name for path in found)} are YAML files of data sets; pass the path "
+                f"{index.folder}: {', '.join(path.name for path in found)} are YAML files of datasets; pass the path "
                 "of one of them"
             )
         if found:
@@ -65,7 +65,7 @@ def find_yaml(index: FileIndex, described: bool) -> Path | None:
 
 
 def _is_data_yaml(path: Path, described: bool) -> bool:
-    """Return whether a YAML file is that of a YOLO data set or a description, or is called data.yaml and damaged."""
+    """Return whether a YAML file is that of a YOLO dataset or a description, or is called data.yaml and damaged."""
     try:
         values = _parse_yaml(path)
     except InputError:
@@ -79,16 +79,16 @@ def _is_yolo_yaml(values: Any) -> bool:
 
 
 def read_data_yaml(path: Path) -> dict[str, Any]:
-    """Return the contents of the YAML file of a data set, every scalar as text.
+    """Return the contents of the YAML file of a dataset, every scalar as text.
 
     Raises:
-        InputError: the file cannot be read, is not YAML, or has none of the keys of a data set.
+        InputError: the file cannot be read, is not YAML, or has none of the keys of a dataset.
     """
     values = _parse_yaml(path)
     if not isinstance(values, dict) or not {"format", "names", "train", "val", "test"} & set(values):
         raise LabelError(
-            f"{path}: not the YAML file of a data set; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
-            "or of a data set description (`format`, `path`)"
+            f"{path}: not the YAML file of a dataset; expected the keys of a YOLO data.yaml (`train`, `val`, `names`) "
+            "or of a dataset description (`format`, `path`)"
         )
     return values
 
@@ -99,7 +99,7 @@ def _parse_yaml(path: Path) -> Any:
     if len(text) > _MAX_SIZE:
         raise LabelError(
             f"{path}: the file has more than {_MAX_SIZE // 1_000_000} MB, which is too large for the YAML file of a "
-            "data set; a data.yaml contains only paths and class names"
+            "dataset; a data.yaml contains only paths and class names"
         )
     try:
         values = _load(text)
@@ -113,7 +113,7 @@ def _parse_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise LabelError(f"{path}: not YAML: {error}") from None
     except RecursionError:
-        raise LabelError(f"{path}: not the YAML file of a data set: the values are nested too deeply") from None
+        raise LabelError(f"{path}: not the YAML file of a dataset: the values are nested too deeply") from None
     return values
 
 

@@ -1,4 +1,4 @@
-"""Ids of images and classes in a data set, so that results match the ground truth of other programs (pycocotools)."""
+"""Ids of images and classes in a dataset, so that results match the ground truth of other programs (pycocotools)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,13 +21,13 @@ _FOLDERS_SEARCHED = 8
 
 @dataclass(frozen=True)
 class DataIds:
-    """Ids in a data set.
+    """Ids in a dataset.
 
     Attributes:
-        data: path of the data set, as the user gave it.
-        image_ids: name of an image, as in `Source.name` → its id in the data set.
-        category_ids: class name → its category id in the data set.
-        sha256: hash of the ids of all images and classes in the data set. Results with other ids do not fit together.
+        data: path of the dataset, as the user gave it.
+        image_ids: name of an image, as in `Source.name` → its id in the dataset.
+        category_ids: class name → its category id in the dataset.
+        sha256: hash of the ids of all images and classes in the dataset. Results with other ids do not fit together.
     """
 
     data: str
@@ -39,30 +39,30 @@ class DataIds:
         """Return the category id of each class.
 
         Raises:
-            LabelError: a class is not in the data set.
+            LabelError: a class is not in the dataset.
         """
         missing = [name for name in class_names if name not in self.category_ids]
         if missing:
             raise LabelError(
-                f"{self.data}: the data set has no class {missing[0]!r}, which the weights detect, so its objects have "
-                f"no category id; the classes of the data set are {', '.join(list(self.category_ids)[:20])}. Leave out "
-                "--data to number images and classes without the data set"
+                f"{self.data}: the dataset has no class {missing[0]!r}, which the weights detect, so its objects have "
+                f"no category id; the classes of the dataset are {', '.join(list(self.category_ids)[:20])}. Leave out "
+                "--data to number images and classes without the dataset"
             )
         return tuple(self.category_ids[name] for name in class_names)
 
 
 def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> DataIds:
-    """Find each image in a data set by its file, and return the ids of images and classes.
+    """Find each image in a dataset by its file, and return the ids of images and classes.
 
     Args:
-        data: the data set, in any form that `open_data` accepts.
+        data: the dataset, in any form that `open_data` accepts.
         sources: the images.
         options: only `allow_outside` and `max_pixels` are used.
 
     Raises:
-        LabelError: an image is not in the data set or has several ids there, or two images have the same id because
+        LabelError: an image is not in the dataset or has several ids there, or two images have the same id because
             they are in two splits.
-        InputError: the data set cannot be read.
+        InputError: the dataset cannot be read.
     """
     data_set = open_data(data, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
     splits = [data_set.read(name) for name in data_set.split_names]
@@ -89,8 +89,8 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
         image_ids[with_urls(str(source.name))] = image_id
     if missing:
         raise LabelError(
-            f"{data}: this data set has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
-            f"it (the first is {missing[0]}); detect in the images of the data set only, or leave out --data"
+            f"{data}: this dataset has no ids for {len(missing)} of {plural(len(sources), 'image')}, which are not in "
+            f"it (the first is {missing[0]}); detect in the images of the dataset only, or leave out --data"
         )
     category_ids = dict(zip(splits[0].class_names, splits[0].category_ids, strict=True))
     # The names of the files, not their paths: another machine may have the data at another place.
@@ -99,7 +99,7 @@ def read_ids(data: str, sources: Sequence[Source], options: ReadOptions) -> Data
 
 
 def _ids_by_path(annotations: Iterable[Annotation]) -> dict[str, set[int]]:
-    """Return path → image ids, for the places of the images of a data set, and for the files to which links lead.
+    """Return path → image ids, for the places of the images of a dataset, and for the files to which links lead.
 
     Several images may be links to one file with equal content, so that only the paths tell them apart.
     """

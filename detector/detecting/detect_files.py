@@ -116,7 +116,7 @@ def detect_images(
         formats: files to write in addition to detections.json; see `OutputFormat`.
         skip_done: True: resume the earlier run in the folder and skip the images that it completed and that have not
             changed since. False: replace the results of an earlier run.
-        ids: ids of images and classes in a data set. None: images are numbered 1, 2, ..., and the classes have the ids
+        ids: ids of images and classes in a dataset. None: images are numbered 1, 2, ..., and the classes have the ids
             of the training data.
         drawing: what is drawn on the annotated images, and how.
         shard: the shard with these sources; None: they are no shard. `folder` is as `shard_folder` returns it.

@@ -51,8 +51,8 @@ class JournalEntry(TypedDict):
     """The values in the journal line of one image.
 
     Attributes:
-        image_id: 1, 2, ... in the order of the lines, or the id of the image in a data set; in the journal of a shard,
-            without a data set, `position` + 1.
+        image_id: 1, 2, ... in the order of the lines, or the id of the image in a dataset; in the journal of a shard,
+            without a dataset, `position` + 1.
         file_name: name of the image, as in `Source.name`.
         height: height of the image in pixels.
         width: width of the image in pixels.

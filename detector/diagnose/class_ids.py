@@ -22,7 +22,7 @@ def diagnose_class_ids(objects: Sequence[Objects]) -> Finding:
     """Check that class ids start at 0 and that each id means the same class in every split; return a finding.
 
     Only formats in which an id is a position in a list of names can have these faults. An unused class is no fault:
-    lists of names are often longer than a data set needs.
+    lists of names are often longer than a dataset needs.
 
     The check cannot find two faults, which are visible only in drawn examples: ids that are shifted equally in all
     splits while every class name is used; and shifted ids of classes that are all equal in frequency, size and aspect.

@@ -1,4 +1,4 @@
-"""All checks of a data set before training.
+"""All checks of a dataset before training.
 
 Each `diagnose_*` function returns one `Finding`. In lists of splits, the first split is always the training split; the
 other splits are evaluation splits.
@@ -39,11 +39,11 @@ from detector.diagnose.objects import gather_objects
 def diagnose_data(
     splits: Sequence[Split], input_hw: tuple[int, int], config: Config, quick: bool = False
 ) -> list[Finding]:
-    """Run the checks of a data set, and return their findings.
+    """Run the checks of a dataset, and return their findings.
 
     Args:
         splits: the training split first, then the evaluation splits. A split that was held back from the training split
-            is not checked for what can only be wrong in a split of the data set.
+            is not checked for what can only be wrong in a split of the dataset.
         input_hw: full height and width of the network input, in pixels.
         config: settings of the training run.
         quick: True: run only the checks of the annotations, and of the bit depth of a few images.

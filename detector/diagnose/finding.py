@@ -22,7 +22,7 @@ class Finding:
         measured: what the check measured, with numbers.
         expected: what a good result is.
         advice: likely causes and what to do, in full sentences; empty if the verdict is "ok".
-        from_data: whether the finding follows from the data set alone, and from no setting. `train` does not start if
+        from_data: whether the finding follows from the dataset alone, and from no setting. `train` does not start if
             such a finding has the verdict "stop".
 
     >>> print(Finding("data: leakage", "look", "2 of 87 images of val", "none", "Remove them from one split."))

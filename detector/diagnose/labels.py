@@ -20,7 +20,7 @@ _MAX_BACKGROUND = 0.75
 _MAX_UNKNOWN = 0.1
 """Largest fraction of the evaluated objects that may have a class without training objects.
 
-In a data set with many rare classes, some classes have objects in only one split.
+In a dataset with many rare classes, some classes have objects in only one split.
 """
 
 _MAX_DISTANCE = 0.5

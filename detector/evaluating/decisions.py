@@ -144,7 +144,7 @@ def choose_thresholds(
     its class is right and its IoU with an object is at least 0.5.
 
     Args:
-        data: path of a data set, or "scenes", as for `open_data`.
+        data: path of a dataset, or "scenes", as for `open_data`.
         weights: weights or a loaded detector, as for `evaluate`.
         min_precision: smallest precision on val; of these thresholds, the one with the best recall is chosen.
         min_recall: smallest recall on val; of these thresholds, the one with the best precision is chosen. Without
@@ -302,7 +302,7 @@ def _read_val(data_set: DataSet, detector: Detector) -> Split:
     """Return the images on which is decided.
 
     Raises:
-        LabelError: the data set has no val split, and the weights have held back none of its images.
+        LabelError: the dataset has no val split, and the weights have held back none of its images.
     """
     try:
         return read_split_for(detector.info, data_set, "val")

@@ -79,16 +79,16 @@ def evaluate(
     max_detections: int | None = None,
     intervals: bool = True,
 ) -> AveragePrecision:
-    """Evaluate weights on a split of a data set, and return COCO's average precision.
+    """Evaluate weights on a split of a dataset, and return COCO's average precision.
 
     Args:
-        data: path of a data set, or "scenes", as for `open_data`; or several of them, as for `train`. Weights that
+        data: path of a dataset, or "scenes", as for `open_data`; or several of them, as for `train`. Weights that
             learned only some of the classes, or one merged class, are evaluated on the objects of these classes.
         weights: path of weights or of an exported graph, the name of shipped weights, or a loaded `Detector` or
             `Ensemble`.
-        split: "train", "val", "test" or another split of the data set. None: "test", or the only split. If the data
-            set has no such split, or if the weights were trained on the only split, the images that were held back from
-            this training are evaluated. A log message says how many of the evaluated images are training images.
+        split: "train", "val", "test" or another split of the dataset. None: "test", or the only split. If the
+            dataset has no such split, or if the weights were trained on the only split, the images that were held back
+            from this training are evaluated. A log message says how many of the evaluated images are training images.
         device: as for `Detector.load`; must not be set with a loaded detector.
         runtime: as for `Detector.load`; must not be set with a loaded detector.
         input_size: as for `Detector.load`; must not be set with a loaded detector.
@@ -325,6 +325,6 @@ def check_classes(detector: Detector, split: Split) -> None:
     """
     if detector.class_names != split.class_names:
         raise WeightsError(
-            f"the classes of the weights are {list(detector.class_names)}, but the classes of the data set are "
+            f"the classes of the weights are {list(detector.class_names)}, but the classes of the dataset are "
             f"{list(split.class_names)}: evaluate on data with the same classes in the same order"
         )

@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_results(data_set: DataSet, split: str, path: Path, max_detections: int | None = None) -> Evaluation:
-    """Evaluate a COCO results file on a split of a data set, and return metrics and detections.
+    """Evaluate a COCO results file on a split of a dataset, and return metrics and detections.
 
     Args:
-        data_set: the data set.
+        data_set: the dataset.
         split: name of the split.
         path: JSON file with a list of rows: image_id, category_id, bbox [x, y, w, h], score, and optionally file_name.
         max_detections: as for `evaluate`; the limits apply to each class of an image.
@@ -69,11 +69,11 @@ def _read_results(path: Path) -> list[dict[str, Any]]:
 def _with_ids_of(truth: Mapping[str, Any], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Replace the image ids of results by the ids of the ground truth, and return the new results.
 
-    Images are matched by the `file_name` of a row: first as it is written, then as data sets find their images, with
+    Images are matched by the `file_name` of a row: first as it is written, then as datasets find their images, with
     `/` for backslashes, without upper and lower case, and in one Unicode form. If a row has no `file_name`, the results
     are returned unchanged.
 
-    `detector detect` writes file names and numbers the images itself, so its image ids are not those of a data set.
+    `detector detect` writes file names and numbers the images itself, so its image ids are not those of a dataset.
     Results for images that are not in the ground truth are removed, with a warning. For example, the results may be
     for a folder with the images of all splits.
 
@@ -136,5 +136,5 @@ def _id_of(name: str, ids_by_path_end: Mapping[tuple[str, ...], list[Any]]) -> A
     parts = PurePath(name).parts
     best = next(ids_by_path_end[parts[start:]] for start in range(len(parts)) if parts[start:] in ids_by_path_end)
     if len(best) > 1:
-        raise LabelError(f"the results name {name}, which matches several images of the data set")
+        raise LabelError(f"the results name {name}, which matches several images of the dataset")
     return best[0]

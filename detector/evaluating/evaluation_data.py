@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 def choose_split(data_set: DataSet, split: str | None) -> str:
-    """Return `split` if it is not None; else the only split of the data set, or "test" if there are several."""
+    """Return `split` if it is not None; else the only split of the dataset, or "test" if there are several."""
     if split is not None:
         return split
     return data_set.split_names[0] if len(data_set.split_names) == 1 else "test"
 
 
 def join_for(weights: WeightsInfo, data_sets: Sequence[DataSet]) -> DataSet:
-    """Return one or several data sets as one, as weights are evaluated on them.
+    """Return one or several datasets as one, as weights are evaluated on them.
 
-    A class that a data set does not have is not labeled there, unless it was background in the training of the weights.
+    A class that a dataset does not have is not labeled there, unless it was background in the training of the weights.
     """
     learned = weights.trained_classes
     is_background = learned is not None and learned.missing == "background"
@@ -41,7 +41,7 @@ def read_split_for(weights: WeightsInfo, data_set: DataSet, split_name: str | No
 
     Args:
         weights: information about the weights.
-        data_set: the data set.
+        data_set: the dataset.
         split_name: name of the split; None: see `choose_split`.
 
     Raises:
@@ -67,11 +67,11 @@ def _class_changes(split: Split) -> str:
 def read_evaluation_split(data_set: DataSet, split_name: str | None, image_hashes: ImageHashes) -> Split:
     """Read the split on which weights are evaluated, and log how many of its images are training images.
 
-    The weights may have been trained on the only split of a data set, or the data set may have no test split. Then the
+    The weights may have been trained on the only split of a dataset, or the dataset may have no test split. Then the
     images that were held back from the training are the split.
 
     Args:
-        data_set: the data set.
+        data_set: the dataset.
         split_name: name of the split; None: see `choose_split`.
         image_hashes: hashes of the images of the weights.
 
@@ -96,7 +96,7 @@ def read_evaluation_split(data_set: DataSet, split_name: str | None, image_hashe
 
 
 def _read_held_back(data_set: DataSet, name: str, image_hashes: ImageHashes) -> Split:
-    """Return the images of a data set without a split `name` that were held back from the training of the weights.
+    """Return the images of a dataset without a split `name` that were held back from the training of the weights.
 
     Raises:
         LabelError: there are no such images.

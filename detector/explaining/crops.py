@@ -60,7 +60,7 @@ class CropFinder:
 
     Args:
         detector: the detector, whose backbone computes the features.
-        data_set: the data set with the training split; None: there is none.
+        data_set: the dataset with the training split; None: there is none.
 
     Attributes:
         note: on which images the objects are, or why none are compared.
@@ -73,7 +73,7 @@ class CropFinder:
         self._objects: list[tuple[Annotation, int]] = []
         self.note = "similar training crops: nothing to compare"
         if data_set is None:
-            self.note = "no similar training crops: give a data set with the training images (--data)"
+            self.note = "no similar training crops: give a dataset with the training images (--data)"
         elif not hasattr(detector.runtime, "features"):
             self.note = f"no similar training crops: {detector.runtime.name} gives no features; use --runtime torch"
         else:

@@ -86,7 +86,7 @@ def explain(
         images: an image file, or several files, folders or glob patterns; empty: all images of the split.
         weights: path of weights or of an exported graph without NMS, the name of shipped weights, or a loaded
             `Detector`. With a loaded detector, no larger input size is tried.
-        data: data set that contains the images; its val split gives the prices, its training split similar crops.
+        data: dataset that contains the images; its val split gives the prices, its training split similar crops.
         truth: label file with the objects of the images, in any format that `open_data` reads; None: `data` has them.
         split: split of the images; None: images are searched in all splits; without images, as for `evaluate`.
         out: output folder for annotated images and explanation.json; None: nothing is written.
@@ -119,7 +119,7 @@ def explain(
     if not 0 < min_iou <= 1:
         raise ConfigError(f"min_iou (--match-iou): expected a number above 0 and at most 1, got {min_iou}")
     if data is None and truth is None:
-        raise ConfigError("explain needs the objects in the images: give a data set (--data) or a label file (--truth)")
+        raise ConfigError("explain needs the objects in the images: give a dataset (--data) or a label file (--truth)")
     read = ReadOptions(allow_outside=allow_outside, max_pixels=max_pixels)
     with ExitStack() as stack:
         folder = None

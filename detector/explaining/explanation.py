@@ -22,7 +22,7 @@ class ImageExplanation:
     """The explanation of one image.
 
     Attributes:
-        name: path of the image as the user gave it, or as the data set names it.
+        name: path of the image as the user gave it, or as the dataset names it.
         annotation: the objects in the image, with the class ids of the detector.
         outcome: the detections, and the objects that they find.
         misses: the missed objects, each with its cause.

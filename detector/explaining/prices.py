@@ -153,13 +153,13 @@ def price_settings(detectors: Detectors, data_set: DataSet | None, settings: Seq
 
     Args:
         detectors: the detectors.
-        data_set: the data set with the val split; None: there is none.
+        data_set: the dataset with the val split; None: there is none.
         settings: different settings.
     """
     if not settings:
         return Prices(None, {}, "no prices: no missed object is found with another setting")
     if data_set is None:
-        return Prices(None, {}, "no prices: give a data set with a val split (--data)")
+        return Prices(None, {}, "no prices: give a dataset with a val split (--data)")
     try:
         split = read_split_for(detectors.base.info, data_set, "val")
         annotations = evenly_spaced(with_detector_classes(split, detectors.base.class_names), MAX_IMAGES)

@@ -1,4 +1,4 @@
-"""The images to explain with their labeled objects, from a data set or from a label file."""
+"""The images to explain with their labeled objects, from a dataset or from a label file."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class LabeledImage:
     """An image to explain.
 
     Attributes:
-        name: path of the image as the user gave it, or as the data set names it.
+        name: path of the image as the user gave it, or as the dataset names it.
         annotation: the objects in the image; the class ids are those of the detector.
         read: decodes the image and returns it as [H, W, 3] RGB; raises InputError if that is impossible, or if the size
             differs from that of the annotation.
@@ -56,7 +56,7 @@ def labeled_images(
 
     Args:
         specs: files, folders, glob patterns or lists, as for `find_sources`; empty: all images of the split.
-        data_set: the data set, or the data set that a label file makes.
+        data_set: the dataset, or the dataset that a label file makes.
         split: split of the images; None: with `specs`, the images are searched in all splits; without, the split is
             chosen as for an evaluation.
         weights: the weights: their classes, and the hashes of their images, to choose the split.
@@ -112,17 +112,17 @@ def _with_class_ids(annotation: Annotation, ids: Ints, class_count: int) -> Anno
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A labeled image of a data set: its annotation, and the split that decodes it; None if only labels are known."""
+    """A labeled image of a dataset: its annotation, and the split that decodes it; None if only labels are known."""
 
     annotation: Annotation
     split: Split | None
 
 
 class _Index:
-    """The labeled images of a data set, to be found by their path, or else by their file name.
+    """The labeled images of a dataset, to be found by their path, or else by their file name.
 
     Args:
-        data_set: the data set.
+        data_set: the dataset.
         split: name of the split in which images are searched; None: all splits.
         weights: the weights, with their classes.
 
@@ -151,14 +151,14 @@ class _Index:
         if not entries:
             raise LabelError(
                 f"{path}: this image is not in the labels ({self._description}), neither by its path nor by its file "
-                "name; explain needs the objects in the image: give the data set or the label file that has them"
+                "name; explain needs the objects in the image: give the dataset or the label file that has them"
             )
         if len(entries) > 1:
             places = ", ".join(str(entry.annotation.image_path) for entry in entries[:2])
             raise LabelError(
                 f"{path}: {plural(len(entries), 'image')} of the labels have this "
                 f"{'path' if by_path else 'file name'} ({places}); name the split with --split, or give the "
-                "path of the image as in the data set"
+                "path of the image as in the dataset"
             )
         [entry] = entries
         if (other := self._used.setdefault(id(entry.annotation), path)) != path:

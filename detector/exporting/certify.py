@@ -90,8 +90,8 @@ def certify_export(
         runtime: inference backend that runs the export.
         input_size: long side of the network input in pixels; None: that of the export.
         threads: as for `Detector.load`.
-        data: data set on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
-        split: split of this data set; None: as for `evaluate`.
+        data: dataset on which AP is compared, in any form that `open_data` accepts. None: AP is not compared.
+        split: split of this dataset; None: as for `evaluate`.
         images: the user's images. Detections are compared on the built-in images and on these; if `images` is empty, on
             the images of the split.
         allow_outside: as for `open_data`.
@@ -101,7 +101,7 @@ def certify_export(
         The certificate that was written.
 
     Raises:
-        InputError: a file, the data set or an image cannot be read.
+        InputError: a file, the dataset or an image cannot be read.
         WeightsError: the export is exact, and its detections differ from those of the weights by more than rounding
             errors; or it is in float16 and detects other objects. The certificate has been written.
     """

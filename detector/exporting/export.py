@@ -132,8 +132,8 @@ def export(
             the graph uses the lowest of the thresholds stored with the weights, and `Detector.detect` with "auto" those
             of the classes. None: the graph contains no NMS and returns one prediction per grid point.
         dynamic: whether the graph accepts inputs of any size (multiples of 32).
-        data: data set on which the certificate also compares AP, in any form that `open_data` accepts.
-        split: split of this data set; None: as for `evaluate`.
+        data: dataset on which the certificate also compares AP, in any form that `open_data` accepts.
+        split: split of this dataset; None: as for `evaluate`.
         runtime: inference backend that runs the export for the certificate.
         threads: largest number of threads that run the export and the weights for the certificate, as for
             `Detector.load`.
@@ -206,14 +206,14 @@ def export(
 
 
 def training_images(data: str | Path, options: ReadOptions = _DEFAULT_READ_OPTIONS) -> list[Source]:
-    """Return the images of the training split of a data set, for int8 calibration.
+    """Return the images of the training split of a dataset, for int8 calibration.
 
     Args:
-        data: the data set, in any form that `open_data` accepts.
+        data: the dataset, in any form that `open_data` accepts.
         options: only `allow_outside` and `max_pixels` are used.
 
     Raises:
-        InputError: the data set cannot be read, or has no training split.
+        InputError: the dataset cannot be read, or has no training split.
     """
     data_set = open_data(data, allow_outside=options.allow_outside, max_pixels=options.max_pixels)
     return sources_of(data_set.read(choose_training_split(data_set, None)))

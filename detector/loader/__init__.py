@@ -1,1 +1,1 @@
-"""Build training batches from a `Split`: data set in memory, input size schedule, data loader."""
+"""Build training batches from a `Split`: dataset in memory, input size schedule, data loader."""

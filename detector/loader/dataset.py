@@ -1,4 +1,4 @@
-"""Data set for training: images are decoded once, kept in memory if they fit, and augmented differently in each epoch.
+"""Dataset for training: images are decoded once, kept in memory if they fit, and augmented differently in each epoch.
 
 Sample k of a run depends only on (seed, k), not on the thread or on the order in which samples are requested.
 """
@@ -110,12 +110,12 @@ class DetectionDataset:
     def select(
         self, indices: Sequence[int], annotations: Sequence[Annotation] | None = None, config: Config | None = None
     ) -> "DetectionDataset":
-        """Return a data set with some of the images, without decoding them again.
+        """Return a dataset with some of the images, without decoding them again.
 
         Its ledger, `image_bytes` and fingerprint are still those of all images.
 
         Args:
-            indices: indices of the images, in the order of the new data set.
+            indices: indices of the images, in the order of the new dataset.
             annotations: new annotations of these images; None: those they have.
             config: new settings; None: the settings stay the same.
         """
@@ -129,7 +129,7 @@ class DetectionDataset:
         return selected
 
     def with_transform(self, transform: OwnTransform | None) -> "DetectionDataset":
-        """Return a data set with the same images, whose training samples are also changed by an own transform."""
+        """Return a dataset with the same images, whose training samples are also changed by an own transform."""
         changed = copy(self)
         changed.transform = transform
         return changed

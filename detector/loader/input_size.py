@@ -42,7 +42,7 @@ _SCALES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 sizes, not any: for each new size, the libraries of torch prepare kernels, which takes longer than a step."""
 
 _SCALE_SEED = 4
-"""First number of the seed of the scale of a step; the data set uses 1 and 2."""
+"""First number of the seed of the scale of a step; the dataset uses 1 and 2."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class InputStage:
 
 
 def choose_input_size(config: InputSizeConfig, annotations: Sequence[Annotation]) -> tuple[int, int]:
-    """Return the full input size (height, width) for a data set.
+    """Return the full input size (height, width) for a dataset.
 
     If `config.input_size` is a single number, it is the long side. The short side follows from the median aspect ratio
     of the images. "auto" chooses the smallest long side of 320, 480 and 640 at which three quarters of the objects have

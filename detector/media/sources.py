@@ -42,7 +42,7 @@ from detector.progress import progress_bar
 from detector.wording import plural
 
 _SCENE_COUNT = 12
-"""Number of images of the built-in data set that the source `scenes` stands for."""
+"""Number of images of the built-in dataset that the source `scenes` stands for."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def find_sources(specs: Sequence[str], options: ReadOptions = _DEFAULT_OPTIONS) 
     - an http:// or https:// URL; the image is downloaded when `Source.read` is called;
     - the URL of an image, a folder or a glob pattern in an object store, or of a zip archive; see docs/remote.md;
     - `-`: one image on standard input;
-    - `scenes`: twelve images of the built-in data set, unless a file or folder has the name `scenes`;
+    - `scenes`: twelve images of the built-in dataset, unless a file or folder has the name `scenes`;
     - a .txt file with one file, folder, glob pattern or URL per line. Paths in the list are relative to the folder of
       the list. Blank lines and lines that begin with # are skipped;
     - if `options.packed`: a Parquet file, an uncompressed tar archive, a pattern that matches such files, also with a

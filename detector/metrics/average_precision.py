@@ -260,9 +260,9 @@ def _check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[st
             if key not in row:
                 raise InputError(f"result {index}: the field '{key}' is missing")
         if isinstance(row["image_id"], list | dict) or row["image_id"] not in image_ids:
-            raise InputError(f"result {index}: image_id {row['image_id']} is not in the data set")
+            raise InputError(f"result {index}: image_id {row['image_id']} is not in the dataset")
         if isinstance(row["category_id"], list | dict) or row["category_id"] not in category_ids:
-            raise InputError(f"result {index}: category_id {row['category_id']} is not in the data set")
+            raise InputError(f"result {index}: category_id {row['category_id']} is not in the dataset")
         numbers = [*row["bbox"], row["score"]] if isinstance(row["bbox"], list | tuple) else []
         if len(numbers) != 5 or not all(isinstance(n, int | float) and abs(n) <= _LARGEST_NUMBER for n in numbers):
             raise InputError(

@@ -65,7 +65,7 @@ class Ensemble(Detector):
                 name = next(name for name in names if names.count(name) > 1)
                 raise ConfigError(
                     f"detector {number} of an ensemble: two of its classes have the name {name!r}, so they cannot be "
-                    "matched with those of the other detectors; rename one in the data set and train again"
+                    "matched with those of the other detectors; rename one in the dataset and train again"
                 )
         if isinstance(fusion_iou, bool) or not isinstance(fusion_iou, int | float) or not 0 <= fusion_iou <= 1:
             raise ConfigError(f"fusion_iou: expected a number from 0 to 1, got {shown(fusion_iou)}")

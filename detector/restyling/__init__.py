@@ -1,1 +1,1 @@
-"""The command `restyle`: writes a copy of a data set with the colors and textures of other images."""
+"""The command `restyle`: writes a copy of a dataset with the colors and textures of other images."""

@@ -44,7 +44,7 @@ class RestyledData:
     """What `restyle` wrote.
 
     Attributes:
-        folder: the folder of the new data set.
+        folder: the folder of the new dataset.
         split: its only split; the ledger says what happened to each label row of the source.
         failed: path of an image that was left out → the reason.
         styles: number of style images that were used.
@@ -75,17 +75,17 @@ def restyle(
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
 ) -> RestyledData:
-    """Write the images of a split with the style of other images, and the same labels, as a new data set (COCO JSON).
+    """Write the images of a split with the style of other images, and the same labels, as a new dataset (COCO JSON).
 
     The size of the images and all boxes stay the same. Writes the label file, the images, `ledger.json` with the style
     images of each image, and `sheet.jpg` with examples. Images that cannot be read are left out, with their labels, as
     in training. The same arguments always give the same pixels on the same machine.
 
     Args:
-        data: the data set, in any form that `open_data` accepts.
+        data: the dataset, in any form that `open_data` accepts.
         style: style images: files, folders or glob patterns. They need no labels. They are shuffled, and each image
             gets the next one.
-        out: folder for the new data set, outside of the data set.
+        out: folder for the new dataset, outside of the dataset.
         split: the split to restyle; None: "train", or the only split.
         weights: weights whose backbone computes the features: a path, or the name of shipped weights.
         steps: number of steps of L-BFGS at each of three sizes of the image.
@@ -101,7 +101,7 @@ def restyle(
     Raises:
         InputError: an argument is wrong, or a file cannot be read or written. Nothing is written if a style image
             cannot be read.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the data set contains the images that were complete.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the dataset contains the images that were complete.
 
     Source: see `style_transfer`.
     """
@@ -167,12 +167,12 @@ def _load_transfer(weights: str | Path, options: StyleOptions) -> StyleTransfer:
 
 
 def _check_outside(folder: Path, data: Path, split: Split) -> None:
-    """Raise FileError if the new data set would be a part of the source."""
+    """Raise FileError if the new dataset would be a part of the source."""
     places = {a.image_path.parent.resolve() for a in split.annotations} if split.from_files else set()
     places |= {data.resolve()} if data.is_dir() else set()
     for place in sorted(places):
         if folder.resolve().is_relative_to(place):
-            raise FileError(f"{folder}: is inside of {place}, a folder of the data set; choose another --out")
+            raise FileError(f"{folder}: is inside of {place}, a folder of the dataset; choose another --out")
 
 
 def _notes(split_names: Sequence[str], name: str, styles: int, used: int) -> list[str]:
@@ -191,7 +191,7 @@ class _Job:
         source: the split to restyle.
         styles: all style images.
         choice: [images, styles per image]: the style images of each image.
-        folder: the folder of the new data set.
+        folder: the folder of the new dataset.
 
     Attributes:
         target: the split with the paths of the new images.

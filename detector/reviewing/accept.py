@@ -66,14 +66,14 @@ def accept(
     allow_outside: bool = False,
     overwrite: bool = False,
 ) -> Mapping[str, SplitChanges]:
-    """Write a corrected copy of the labels of a data set; return split name → what happened to its labels.
+    """Write a corrected copy of the labels of a dataset; return split name → what happened to its labels.
 
     Writes a COCO JSON file per split and ledger.json to `out`. All splits are written, also those without a change.
 
     Args:
-        data: the data set that was reviewed, in any form that `open_data` accepts, except "scenes".
+        data: the dataset that was reviewed, in any form that `open_data` accepts, except "scenes".
         rows: rows.csv of a review; every row in it is accepted, so remove the others.
-        out: folder for the corrected labels, outside of the data set.
+        out: folder for the corrected labels, outside of the dataset.
         allow_outside: as for `open_data`.
         overwrite: whether to replace files in `out` that this package did not write, or that were changed since.
 
@@ -111,14 +111,14 @@ def accept(
 
 
 def _check_outside(folder: Path, data: Path, splits: Sequence[Split]) -> None:
-    """Raise InputError if the corrected labels would become part of the data set, or if the images are not files."""
+    """Raise InputError if the corrected labels would become part of the dataset, or if the images are not files."""
     if not all(split.from_files for split in splits):
-        raise LabelError(f"{data}: the images of this data set are not files; write them with detector convert first")
+        raise LabelError(f"{data}: the images of this dataset are not files; write them with detector convert first")
     places = {a.image_path.parent.resolve() for split in splits for a in split.annotations}
     places |= {data.resolve()} if data.is_dir() else set()
     for place in sorted(places):
         if folder.resolve().is_relative_to(place):
-            raise FileError(f"{folder}: is inside of {place}, a folder of the data set; choose another --out")
+            raise FileError(f"{folder}: is inside of {place}, a folder of the dataset; choose another --out")
 
 
 def apply_rows(splits: Sequence[Split], rows: Sequence[ReviewRow]) -> list[_Corrected]:
@@ -145,7 +145,7 @@ def apply_rows(splits: Sequence[Split], rows: Sequence[ReviewRow]) -> list[_Corr
         changes = SplitChanges(found, found - changed - removed, changed, removed, added)
         corrected.append(_Corrected(replace(split, annotations=tuple(annotations), ground_truth=None), changes))
     for split_name, image in of_image:
-        raise LabelError(f"{shown(image)} is not an image of the split {shown(split_name)}; review the data set again")
+        raise LabelError(f"{shown(image)} is not an image of the split {shown(split_name)}; review the dataset again")
     return corrected
 
 

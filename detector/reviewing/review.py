@@ -1,6 +1,6 @@
-"""Review the labels of a data set: detect out of fold, rank the labels that look wrong, and write the ranking.
+"""Review the labels of a dataset: detect out of fold, rank the labels that look wrong, and write the ranking.
 
-Nothing in the data set is changed. `reviewing.accept` writes a corrected copy of the labels.
+Nothing in the dataset is changed. `reviewing.accept` writes a corrected copy of the labels.
 """
 
 import logging
@@ -75,10 +75,10 @@ def review(
     min_score: float = MIN_SCORE,
     overwrite: bool = False,
 ) -> Review:
-    """Rank the labels of a data set that look wrong; write rows.csv, rows.json and sheets of images to `out`.
+    """Rank the labels of a dataset that look wrong; write rows.csv, rows.json and sheets of images to `out`.
 
     Args:
-        data: the data set, in any form that `open_data` accepts.
+        data: the dataset, in any form that `open_data` accepts.
         config: settings of the training runs; without effect if `weights` are given.
         folds: number of folds of the cross-validation that provides the detections, in the folder `folds` in `out`.
         weights: weights, a loaded detector or an ensemble, that detect instead; with the classes of the data. Weights
@@ -247,7 +247,7 @@ def _check_all_classes(detector: Detector, split: Split) -> None:
 def _write(folder: OutputFolder, rows: Sequence[ReviewRow], splits: Sequence[Split]) -> int:
     """Write the rows and the sheets; return the number of sheets."""
     if not splits:
-        raise LabelError("the data set has no splits")
+        raise LabelError("the dataset has no splits")
     folder.write(_CSV, rows_to_csv(rows))
     folder.write(_JSON, json_bytes([row.to_json() for row in rows]))
     sheets = 0

@@ -31,9 +31,9 @@ class RunInputs:
         dataset: the training images.
         splits: the training split, and the split on which the run is evaluated.
         val_images: letterboxed images of the val split; empty without one.
-        description: description of the data set.
+        description: description of the dataset.
         weights: network with the initial weights, of the same architecture; None: the initial weights are random.
-        same_classes: True if the initial weights have the same classes as the data set. Then their outputs
+        same_classes: True if the initial weights have the same classes as the dataset. Then their outputs
             for classes are used too.
         start_facts: facts about the initial weights, for the metadata of the trained weights.
         image_hashes: hashes of the images of both splits, of the unlabeled images (as training images), and of those of

@@ -23,11 +23,11 @@ class TrainRequest:
     """Everything needed to start a run, or to resume it: data, settings and initial weights. Saved in run.json.
 
     Attributes:
-        data: each data set: name of a built-in data set, or absolute path.
-        split: name of the training split; None: "train", or the only split of the data set.
+        data: each dataset: name of a built-in dataset, or absolute path.
+        split: name of the training split; None: "train", or the only split of the dataset.
         config: settings, with a length of the run.
         weights: name of shipped weights, or absolute path of the initial weights; None: random weights.
-        reuse_backbone: True if the initial weights may have other classes than the data set. Then all but their
+        reuse_backbone: True if the initial weights may have other classes than the dataset. Then all but their
             outputs for classes are used.
         unlabeled: absolute path of the unlabeled images; None: the run has none.
         classes: names of the classes to learn; None: all classes of the data.
@@ -86,12 +86,12 @@ class RunRecord:
         """Return a copy of the record with other paths of the data and the unlabeled images; None: as before.
 
         Raises:
-            ConfigError: the number of data sets is not that of the run.
+            ConfigError: the number of datasets is not that of the run.
         """
         request = self.request
         if data is not None and len(data) != len(request.data):
             raise ConfigError(
-                f"data: the run has {plural(len(request.data), 'data set')}; give their new paths in the same order, "
+                f"data: the run has {plural(len(request.data), 'dataset')}; give their new paths in the same order, "
                 f"got {plural(len(data), 'path')}"
             )
         return replace(
@@ -102,7 +102,7 @@ class RunRecord:
 def content_hash(values: Mapping[str, Any]) -> str:
     """Return the hash of the content of run.json.
 
-    The paths of the data set and of the unlabeled images are not included: the facts contain hashes of the images, so
+    The paths of the dataset and of the unlabeled images are not included: the facts contain hashes of the images, so
     they may be moved.
     """
     hashed = {key: value for key, value in values.items() if key not in (_HASH, "data", "unlabeled")}
@@ -129,7 +129,7 @@ def parse_record(values: object, path: Path) -> RunRecord:
             raise TypeError("expected a JSON object")
         data, split, weights = values["data"], values["split"], values["weights"]
         reuse_backbone, facts, initial = values["reuse_backbone"], values[_FACTS], values[_INITIAL]
-        # A file of an older version has one data set as a text, and does not have the other keys.
+        # A file of an older version has one dataset as a text, and does not have the other keys.
         data = tuple(data) if isinstance(data, list) else (data,)
         unlabeled, classes, single_class = (values.get(key) for key in ("unlabeled", "classes", "single_class"))
         transform = values.get("transform")

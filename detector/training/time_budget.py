@@ -54,7 +54,7 @@ OVERRUN = 1.15
 def choose_batch_size(config: RunConfig, image_count: int) -> int:
     """Return the number of images per step: the setting, or 8, 16 or 32 depending on the number of training images.
 
-    Small data sets get small batches, because in a short run many steps are better than few steps with less noise.
+    Small datasets get small batches, because in a short run many steps are better than few steps with less noise.
     """
     if config.batch != "auto":
         return config.batch

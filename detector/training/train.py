@@ -1,4 +1,4 @@
-"""Train a detector on a data set, and resume an interrupted run."""
+"""Train a detector on a dataset, and resume an interrupted run."""
 
 import logging
 import time
@@ -80,24 +80,24 @@ def train(
     was called in the main thread.
 
     Args:
-        data: the data set, in any form that `open_data` accepts. The run is evaluated on its val split, and the
+        data: the dataset, in any form that `open_data` accepts. The run is evaluated on its val split, and the
             weights with the highest AP are the best. If it has no val split, some of the training images are held back
-            for the evaluation; see the setting `val_fraction`. Several data sets are trained on together: classes are
-            merged by name, and a class that a data set does not have is not labeled there (see the setting
+            for the evaluation; see the setting `val_fraction`. Several datasets are trained on together: classes are
+            merged by name, and a class that a dataset does not have is not labeled there (see the setting
             `missing_classes`).
         config: settings; None: the defaults. Without a length, the run takes ten minutes.
         out: output folder, or its URL (docs/remote.md). It is created if it is missing, and must not contain a run, or
             other files with the names of the files of a run.
-        split: name of the training split; None: "train", or the only split of the data set. "trainval" trains on train
+        split: name of the training split; None: "train", or the only split of the dataset. "trainval" trains on train
             and val; then the run is not evaluated, and the last weights are the best.
         weights: initial weights: a path, or the name of shipped weights. The network then has their architecture, and
             their input size if the setting `input_size` is "auto" (but see `reuse_backbone`). "none" or None: random
             weights. "auto": shipped weights with `reuse_backbone`, if some fit the settings, else random weights; see
             `initial_weights.default_start`.
-        reuse_backbone: accept initial weights with other classes than the data set, and use all but their outputs for
+        reuse_backbone: accept initial weights with other classes than the dataset, and use all but their outputs for
             classes. Then the input size "auto" is chosen from the data.
         unlabeled: images without labels to learn from, too: a folder of images, a .txt file that lists images, or a
-            data set, whose labels are not used. See the settings `unlabeled_start`, `unlabeled_fraction` and
+            dataset, whose labels are not used. See the settings `unlabeled_start`, `unlabeled_fraction` and
             `unlabeled_score`. Images of val, and images that look the same, are left out.
         classes: names of the classes to learn; None: all classes. Objects of the other classes are background. All
             images stay.
@@ -158,8 +158,8 @@ def resume(
 
     Args:
         run: output folder of the run, or its URL.
-        data: the data set, if it has been moved since the start of the run; its images and labels must be the same.
-            None: the data set is where it was. Several data sets are given in the order of the run.
+        data: the dataset, if it has been moved since the start of the run; its images and labels must be the same.
+            None: the dataset is where it was. Several datasets are given in the order of the run.
         unlabeled: the unlabeled images, if they have been moved; None: they are where they were.
         anyway: resume even if the data, the settings in run.json, the initial weights, a version, the number of
             threads, the device or the machine has changed. Then the result may differ.
@@ -220,7 +220,7 @@ def make_request(
     Log the initial weights. The arguments are those of `train`; `choice` stands for `classes` and `single_class`.
 
     Raises:
-        ConfigError: a data set is given twice.
+        ConfigError: a dataset is given twice.
         FileError: the initial weights or the unlabeled images do not exist.
         TransformError: the own transform has no name from which it can be loaded.
     """
@@ -243,10 +243,10 @@ def make_request(
 
 
 def _place(data: str | Path) -> str:
-    """Return the absolute path of a data set, or its URL, or the name of a built-in data set."""
+    """Return the absolute path of a dataset, or its URL, or the name of a built-in dataset."""
     if is_store_url(data):
         return absolute_url(str(data))
-    is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in data set
+    is_path = str(data) != "scenes" and local_path(data).exists()  # "scenes" is always the built-in dataset
     return str(Path(data).resolve()) if is_path else str(data)
 
 
@@ -255,7 +255,7 @@ def _existing(unlabeled: str | Path) -> str:
     if not local_path(unlabeled).exists():
         raise FileError(
             f"{unlabeled}: no such file or folder; expected a folder of images without labels, a .txt file that lists "
-            "images, or a data set"
+            "images, or a dataset"
         )
     return str(Path(unlabeled).resolve())
 
@@ -443,7 +443,7 @@ def _reopen(
         if Path(place).is_absolute() and not Path(place).exists():
             paths = " ".join(["NEW_PATH"] * len(request.data))
             raise FileError(
-                f"{place}: the data set of the run does not exist; if it has been moved: detector train --resume "
+                f"{place}: the dataset of the run does not exist; if it has been moved: detector train --resume "
                 f"{quote(str(folder.path))} --data {paths}"
             )
     if request.unlabeled is not None and not Path(request.unlabeled).exists():
@@ -736,7 +736,7 @@ def _check_classes(class_names: tuple[str, ...], split: Split, request: TrainReq
     """Raise WeightsError if the weights have other classes than the data, unless `reuse_backbone` accepts that."""
     if class_names != split.class_names and not request.reuse_backbone:
         raise WeightsError(
-            f"{request.weights}: the weights have the classes {list(class_names)}, but the data set has "
+            f"{request.weights}: the weights have the classes {list(class_names)}, but the dataset has "
             f"{list(split.class_names)}; to use all but the outputs for classes of the weights, add --reuse-backbone"
         )
 

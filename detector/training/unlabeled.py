@@ -65,7 +65,7 @@ def read_unlabeled(
     the same as an image of val; images that cannot be read.
 
     Args:
-        spec: a folder of images, a .txt file that lists images, or a data set, whose labels are not used.
+        spec: a folder of images, a .txt file that lists images, or a dataset, whose labels are not used.
         splits: the splits of the run.
         val_images: images of the val split.
         input_hw: full input size (height, width).
@@ -95,9 +95,9 @@ def read_unlabeled(
 
 
 def find_unlabeled(spec: str, config: Config) -> list[Path]:
-    """Return the paths of the images that a folder, a list or a data set contains; no image is opened.
+    """Return the paths of the images that a folder, a list or a dataset contains; no image is opened.
 
-    Images directly in a folder are used even if the folder is a data set. Of a data set with splits, only the training
+    Images directly in a folder are used even if the folder is a dataset. Of a dataset with splits, only the training
     split is used.
 
     Raises:
@@ -119,10 +119,10 @@ def find_unlabeled(spec: str, config: Config) -> list[Path]:
         if not_a_list is not None:
             raise not_a_list from None
         if path.is_dir():
-            raise FileError(f"{spec}: no images directly in this folder, and no data set: {error}") from None
+            raise FileError(f"{spec}: no images directly in this folder, and no dataset: {error}") from None
         raise
     if not split.from_files:
-        raise FileError(f"{spec}: the images of this data set are not files; expected a folder of images")
+        raise FileError(f"{spec}: the images of this dataset are not files; expected a folder of images")
     log.info("%s: the images of split '%s' of %s; its labels are not used", NAME, split.name, source.description)
     return [annotation.image_path for annotation in split.annotations]
 

@@ -157,7 +157,7 @@ def to_yaml(result: TuneResult, data: str) -> bytes:
 
     Args:
         result: the result, with settings that are better than the defaults.
-        data: the data set, as the user gave it.
+        data: the dataset, as the user gave it.
     """
     config = result.best or Config()
     values = {own.name: getattr(config, own.name) for own in fields(config) if getattr(config, own.name) != own.default}

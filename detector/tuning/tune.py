@@ -84,7 +84,7 @@ def tune(
     best.yaml (the settings, only if they are better), and one folder per run of this worker.
 
     Args:
-        data: the data set, in any form that `open_data` accepts. AP is measured on its val split, or on training images
+        data: the dataset, in any form that `open_data` accepts. AP is measured on its val split, or on training images
             that are held back; see the setting `val_fraction`.
         base: the base settings, here called the defaults. With `steps` or `epochs`, this is the length of each trial;
             without, it is planned from `minutes_total`.

@@ -8,5 +8,5 @@ from detector.data.split import Split
 
 @pytest.fixture(scope="session")
 def tiny_split(tiny_data: Path) -> Split:
-    """Return the training split of the tiny data set: 12 images, 96 pixels wide and 64 pixels high."""
+    """Return the training split of the tiny dataset: 12 images, 96 pixels wide and 64 pixels high."""
     return open_data(tiny_data).read("train")

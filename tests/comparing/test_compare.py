@@ -280,7 +280,7 @@ def test_missing_initial_weights_are_refused_before_any_run(tiny_data: Path, tmp
 
 
 def test_data_without_a_val_split_is_refused(tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="this data set has no val split, only train; add a val split"):
+    with pytest.raises(InputError, match="this dataset has no val split, only train; add a val split"):
         compare(tiny_data / "train.json", VARIATIONS, replace(BASE, val_fraction=0), out=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Convert a data set: round trips between all formats, images, names, errors, and what remains after a failure."""
+"""Convert a dataset: round trips between all formats, images, names, errors, and what remains after a failure."""
 
 import hashlib
 import itertools
@@ -51,7 +51,7 @@ HARD: dict[str, list[tuple[str, tuple[int, int], list[tuple[int, list[float], in
 
 
 def write_hard(folder: Path, crowd: bool = True) -> Path:
-    """Write the data set `HARD` as a COCO folder, with ids that have gaps and areas smaller than the boxes."""
+    """Write the dataset `HARD` as a COCO folder, with ids that have gaps and areas smaller than the boxes."""
     rng = np.random.default_rng(0)
     image_id = 0
     for split, images in HARD.items():
@@ -100,7 +100,7 @@ def expected(split: str, crowd: bool) -> dict[str, list[tuple[str, tuple[float, 
 
 
 def assert_equal_to_hard(data: Path, source: Path, crowd: bool, allow_outside: bool = False) -> None:
-    """Compare a data set with the numbers in `HARD`: classes, images, boxes to 0.01 pixels, crowd flags."""
+    """Compare a dataset with the numbers in `HARD`: classes, images, boxes to 0.01 pixels, crowd flags."""
     data_set = open_data(data, allow_outside=allow_outside)
     assert data_set.split_names == ("train", "val", "test")
     for name in HARD:

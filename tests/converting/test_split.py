@@ -159,7 +159,7 @@ def test_unusable_output_folder_is_refused(tmp_path: Path) -> None:
     data = coco(tmp_path / "data")
     with pytest.raises(InputError, match="the folder is not empty"):
         split(data, data)
-    with pytest.raises(InputError, match="inside the data set"):
+    with pytest.raises(InputError, match="inside the dataset"):
         split(data, data / "new")
     with pytest.raises(InputError, match=r"must be from 0 to 0\.33, got 0\.5"):
         split(data, tmp_path / "new", val_fraction=0.5)

@@ -1,4 +1,4 @@
-"""An archive in place of a data set is named as one, with the command that unpacks it."""
+"""An archive in place of a dataset is named as one, with the command that unpacks it."""
 
 import gzip
 import shlex

@@ -225,7 +225,7 @@ def test_one_part_of_a_merged_class_is_no_merged_class(tmp_path: Path) -> None:
     split = open_data(write(tmp_path / "cars")).read("train")
     cars = choose_classes(split, ClassChoice(("car",)))
     learned = trained_classes(split, ClassChoice(merged="car"))
-    with pytest.raises(WeightsError, match="this data set has no class 'bus'"):
+    with pytest.raises(WeightsError, match="this dataset has no class 'bus'"):
         fit_classes(cars, ("car",), learned)
     assert fit_classes(cars, ("vehicle",), trained_classes(cars, ClassChoice(merged="vehicle"))) is not cars
     vehicles = choose_classes(split, ClassChoice(merged="vehicle"))

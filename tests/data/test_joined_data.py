@@ -1,4 +1,4 @@
-"""Several data sets as one: classes by name, unlabeled classes, unique ids, each set with its own val images."""
+"""Several datasets as one: classes by name, unlabeled classes, unique ids, each set with its own val images."""
 
 import json
 import shutil

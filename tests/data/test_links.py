@@ -1,4 +1,4 @@
-"""Which links a data set may contain: see SECURITY.md."""
+"""Which links a dataset may contain: see SECURITY.md."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from detector.errors import LabelError
 from detector.images import write_image
 
 HW = (40, 60)
-OUTSIDE = "outside of the data set's folder"
+OUTSIDE = "outside of the dataset's folder"
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6</ymax></bndbox>"
 
 
@@ -74,7 +74,7 @@ MAKERS = [make_yolo, make_yolo_yaml, make_coco, make_voc, make_csv]
 
 
 def private(tmp_path: Path) -> Path:
-    """Create a folder with an image and labels beside the data set, and return it."""
+    """Create a folder with an image and labels beside the dataset, and return it."""
     make_yolo(tmp_path / "private")
     image(tmp_path / "private/s.png")
     write(tmp_path / "private/s.txt", "0 0.5 0.5 0.1 0.1\n")

@@ -19,7 +19,7 @@ def image(path: Path) -> None:
 
 
 def open_labels(folder: Path, labels: Iterable[ImageLabels], per_image: bool = False) -> NamedLabels:
-    """Return the data set of a format whose label files contain these labels."""
+    """Return the dataset of a format whose label files contain these labels."""
     by_file: dict[Path, list[ImageLabels]] = {}
     for own in labels:
         by_file.setdefault(own.label_file, []).append(own)
@@ -75,7 +75,7 @@ def test_bad_rows_and_rows_of_missing_images_are_counted(tmp_path: Path) -> None
     assert (ledger.found, ledger.used, ledger.dropped) == (4, 1, 3)
     assert {str(entry) for entry in ledger.entries} == {
         f"{file}: dropped: no name",
-        f"{file}:2: dropped: image gone.png not found in the data set",
+        f"{file}:2: dropped: image gone.png not found in the dataset",
     }
 
 

@@ -132,7 +132,7 @@ def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
 def test_yolo_and_voc_folders_are_recognized(tmp_path: Path) -> None:
     write_yolo(tmp_path / "yolo", IMAGES)
     write_voc(tmp_path / "voc", IMAGES)
-    assert open_data(tmp_path / "yolo").description == "YOLO data set yolo: train"
+    assert open_data(tmp_path / "yolo").description == "YOLO dataset yolo: train"
     assert open_data(str(tmp_path / "voc")).description == "Pascal VOC folder voc: train"
 
 
@@ -161,9 +161,9 @@ def test_an_unknown_split_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     for name, hint in (
         ("trian", "; did you mean 'train'"),
         ("test", "; known: train"),
-        ("trainval", ": it is train and val together, and the data set has only train; to train on all images of"),
+        ("trainval", ": it is train and val together, and the dataset has only train; to train on all images of"),
     ):
-        with pytest.raises(LabelError, match=rf"no split '{name}' in this data set \(COCO.*\){hint}"):
+        with pytest.raises(LabelError, match=rf"no split '{name}' in this dataset \(COCO.*\){hint}"):
             data_set.read(name)
 
 
@@ -225,8 +225,8 @@ def test_a_copy_with_unexpected_counts_is_refused(tmp_path: Path, count: str) ->
             "format: coco\npath: gone\nsource: https://a.b\n",
             r"`path` is .*gone, which does not exist; get the data from https://a\.b",
         ),
-        ("format: coco\npath: empty\n", "not a data set in a known format: the folder is empty"),
-        ("format: yolo\npath: empty\n", "not a data set in a known format: the folder is empty"),
+        ("format: coco\npath: empty\n", "not a dataset in a known format: the folder is empty"),
+        ("format: yolo\npath: empty\n", "not a dataset in a known format: the folder is empty"),
         ("format: coco\npath: empty\nnames: [a]\n", "`names` must be a list"),
         ("format: scenes\nexpected: {train: 5}\n", "`expected` must look like"),
         ("format: scenes\nexpected: {train: {images: many}}\n", "`expected` must look like"),

@@ -115,7 +115,7 @@ def test_allow_outside_reads_files_outside_of_the_folder(tmp_path: Path) -> None
     )
     (tmp_path / "coco" / "images").mkdir()
     for name, used in (("coco", 2), ("yolo", 1), ("voc", 1)):
-        with pytest.raises(LabelError, match="is outside of the data set's folder"):
+        with pytest.raises(LabelError, match="is outside of the dataset's folder"):
             open_data(tmp_path / name).read("train")
         assert open_data(tmp_path / name, allow_outside=True).read("train").ledger.used == used
 

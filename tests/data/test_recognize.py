@@ -381,7 +381,7 @@ def test_a_stray_json_named_test_is_not_a_split(tmp_path: Path) -> None:
     image(tmp_path / "images/a.png")
     write(tmp_path / "labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
     write(tmp_path / "test.json", "{}")
-    assert open_data(tmp_path).description.startswith("YOLO data set")
+    assert open_data(tmp_path).description.startswith("YOLO dataset")
 
 
 def test_class_names_that_differ_in_case_are_noted(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from detector.images import write_image
 
 
 def write_yolo(folder: Path, val: str, count: int = 20) -> None:
-    """Write a YOLO data set of random images whose val split is `val`."""
+    """Write a YOLO dataset of random images whose val split is `val`."""
     rng = np.random.default_rng(0)
     for name in ("images", "labels"):
         (folder / name).mkdir()

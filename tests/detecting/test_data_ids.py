@@ -17,7 +17,7 @@ from detector.options import ReadOptions
 
 @pytest.fixture
 def data(tiny_data: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny data set whose images have other ids, in another order than their names."""
+    """A copy of the tiny dataset whose images have other ids, in another order than their names."""
     shutil.copytree(tiny_data, tmp_path / "data")
     new_ids = dict(zip(range(1, 21), np.random.default_rng(1).permutation(np.arange(1, 21)).tolist(), strict=True))
     for path in (tmp_path / "data").glob("*.json"):
@@ -55,7 +55,7 @@ def test_results_match_the_ground_truth_only_with_data(
     arguments += ["--no-images", "--out", str(tmp_path / "out"), *(["--data", str(data)] if with_data else [])]
     caplog.set_level("INFO")
     assert main(arguments) == 0
-    assert ("numbers the images 1, 2, ...; to write the image ids of a data set" in caplog.text) is not with_data
+    assert ("numbers the images 1, 2, ...; to write the image ids of a dataset" in caplog.text) is not with_data
     results = tmp_path / "out" / "detections.json"
     if not with_data:
         with pytest.raises(AssertionError, match="Results do not correspond"):
@@ -83,7 +83,7 @@ def test_images_and_classes_outside_the_data_set_are_refused(data: Path, tmp_pat
         read_ids(str(data), sources, ReadOptions())
     ids = read_ids(str(data), sources[:1], ReadOptions())
     assert ids.categories_of(("blue", "red")) == (4, 90)
-    with pytest.raises(LabelError, match="the data set has no class 'green', which the weights detect"):
+    with pytest.raises(LabelError, match="the dataset has no class 'green', which the weights detect"):
         ids.categories_of(("red", "green"))
 
 

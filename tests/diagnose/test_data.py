@@ -1,4 +1,4 @@
-"""Checks of a data set: they find faults that were added on purpose, and accept correct data."""
+"""Checks of a dataset: they find faults that were added on purpose, and accept correct data."""
 
 from collections.abc import Sequence
 from dataclasses import replace

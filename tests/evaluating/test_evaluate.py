@@ -114,13 +114,13 @@ def test_all_classes_are_evaluated(tiny_data: Path, tiny_weights: Path, tmp_path
 
 
 def test_different_classes_are_refused(tiny_weights: Path) -> None:
-    message = r"the classes of the weights are \['red', 'blue'\], but the classes of the data set are \['star'"
+    message = r"the classes of the weights are \['red', 'blue'\], but the classes of the dataset are \['star'"
     with pytest.raises(WeightsError, match=message):
         evaluate("scenes", tiny_weights, split="val", device="cpu")
 
 
 def test_missing_split_is_refused(tiny_data: Path, tiny_weights: Path) -> None:
-    with pytest.raises(LabelError, match=r"no split 'vall' in this data set .* did you mean 'val'"):
+    with pytest.raises(LabelError, match=r"no split 'vall' in this dataset .* did you mean 'val'"):
         evaluate(tiny_data, tiny_weights, split="vall", device="cpu")
 
 

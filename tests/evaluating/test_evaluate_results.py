@@ -70,7 +70,7 @@ def test_results_with_file_names_are_matched_by_name(
         results.write_text(json.dumps(valid))
         assert score_file(tiny_data, "val", results).AP > 0.999
     for invalid, message in [
-        (renumbered, r"results\.json: result \d+: image_id \d+ is not in the data set"),
+        (renumbered, r"results\.json: result \d+: image_id \d+ is not in the dataset"),
         (
             [named[0] | {"file_name": "other.png"}],
             r"results\.json: none of the 1 image with results is in this split \(the first is other\.png\)",

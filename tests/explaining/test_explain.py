@@ -1,4 +1,4 @@
-"""The function `explain` on a tiny data set: labels in several forms, runtimes, files, and wrong input."""
+"""The function `explain` on a tiny dataset: labels in several forms, runtimes, files, and wrong input."""
 
 import json
 import shutil
@@ -254,7 +254,7 @@ def test_loaded_detector_has_its_own_values(tiny: Detector, tiny_data: Path) -> 
 
 
 def test_labels_are_needed(tiny: Detector, tiny_data: Path) -> None:
-    with pytest.raises(InputError, match="give a data set"):
+    with pytest.raises(InputError, match="give a dataset"):
         explain(first_image(tiny_data), tiny)
 
 

@@ -1,4 +1,4 @@
-"""Random data sets and detections in COCO's formats."""
+"""Random datasets and detections in COCO's formats."""
 
 from collections.abc import Callable
 from typing import Any

@@ -149,8 +149,8 @@ def test_average_precision_does_not_change_its_arguments() -> None:
     [
         ({"category_id": 5, "bbox": SQUARE, "score": 1}, "result 1: the field 'image_id' is missing"),
         ({"image_id": 1, "category_id": 5, "bbox": SQUARE}, "result 1: the field 'score' is missing"),
-        (result(99, 1, SQUARE), "result 1: image_id 99 is not in the data set"),
-        (result(1, 1, SQUARE, 6), "result 1: category_id 6 is not in the data set"),
+        (result(99, 1, SQUARE), "result 1: image_id 99 is not in the dataset"),
+        (result(1, 1, SQUARE, 6), "result 1: category_id 6 is not in the dataset"),
         (result(1, 1, [1, 2, 3]), r"result 1: expected a bbox of four finite numbers"),
         (result(1, 1, [1, 2, 3, float("nan")]), r"result 1: expected a bbox of four finite numbers"),
         (
@@ -161,7 +161,7 @@ def test_average_precision_does_not_change_its_arguments() -> None:
         (result(1, "1", SQUARE), r"result 1: .* four finite numbers and a finite score, got bbox .* and score"),
         (result(1, 10**400, SQUARE), r"result 1: .* and score 1000"),
         (result(1, 1, [0, 0, 1e300, 1e300]), r"result 1: .* the largest number is 1e\+100"),
-        (result([1], 1, SQUARE), r"result 1: image_id \[1\] is not in the data set"),
+        (result([1], 1, SQUARE), r"result 1: image_id \[1\] is not in the dataset"),
     ],
 )
 def test_an_invalid_row_raises_with_its_index(row: dict[str, Any], message: str) -> None:

@@ -74,7 +74,7 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
 
 
 def in_files(*names: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
-    """Return a function that changes JSON files of a data set."""
+    """Return a function that changes JSON files of a dataset."""
 
     def apply(data: Path) -> None:
         for name in names:
@@ -160,7 +160,7 @@ def test_change_of_the_data_is_noticed(name: str, killed: Path) -> None:
 
 
 def write_differently(data: Path) -> None:
-    """Change everything in a data set that has no effect on a run: times, formatting, order of keys, ids of rows."""
+    """Change everything in a dataset that has no effect on a run: times, formatting, order of keys, ids of rows."""
     for path in data.glob("*.json"):
         value = json.loads(path.read_text())
         for number, row in enumerate(value["annotations"], start=5000):
@@ -188,7 +188,7 @@ def test_moved_data_with_the_same_content_is_accepted(finished: Path, killed: Pa
 def test_missing_data_set_is_named_with_the_way_out(killed: Path) -> None:
     edit(killed / "run" / "run.json", lambda value: value.update(data=str(killed / "gone")))
     with pytest.raises(
-        FileError, match=r"gone: the data set of the run does not exist.*--resume \S*run --data NEW_PATH"
+        FileError, match=r"gone: the dataset of the run does not exist.*--resume \S*run --data NEW_PATH"
     ):
         resume(killed / "run")
 

@@ -1,4 +1,4 @@
-"""Options of training about classes: balance, some classes, one merged class, several data sets; exact on resume."""
+"""Options of training about classes: balance, some classes, one merged class, several datasets; exact on resume."""
 
 import hashlib
 import json
@@ -166,7 +166,7 @@ def test_a_run_on_moved_data_sets_needs_each_path(
     other_data.rename(tmp_path / "moved")
     best = tmp_path / "run/weights/best.safetensors"
     best.write_bytes(b"of a later evaluation")
-    with pytest.raises(ConfigError, match="the run has 2 data sets"):
+    with pytest.raises(ConfigError, match="the run has 2 datasets"):
         resume(tmp_path / "run", data=tmp_path / "moved")
     assert best.read_bytes() == b"of a later evaluation"
     resume(tmp_path / "run", data=[tiny_data, tmp_path / "moved"])
@@ -295,7 +295,7 @@ def test_several_data_sets_measure_an_average(tiny_data: Path, other_data: Path,
     command = ["average", *map(str, runs), "--out", str(tmp_path / "mean.safetensors"), "--data", *map(str, data)]
     assert main(command) == 0
     assert "val" in load_weights(tmp_path / "mean.safetensors")[1].facts
-    # One data set lacks the class red, which is not labeled there.
+    # One dataset lacks the class red, which is not labeled there.
     assert "green" in evaluate(other_data, Ensemble.load(runs), intervals=False).per_class
 
 

@@ -172,7 +172,7 @@ def test_trainval_trains_on_both_and_evaluates_on_nothing(tiny_data: Path, tiny_
 
 
 def copy_of(tiny_data: Path, folder: Path, change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
-    """Copy the images and the training split of the tiny data set, and change the content of its JSON file."""
+    """Copy the images and the training split of the tiny dataset, and change the content of its JSON file."""
     (folder / "images").mkdir(parents=True)
     for path in find_images(tiny_data / "images"):
         (folder / "images" / path.name).write_bytes(path.read_bytes())

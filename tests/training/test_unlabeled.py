@@ -308,7 +308,7 @@ def test_unlabeled_images_are_a_folder_a_list_or_a_data_set(
     assert len(find_unlabeled(str(tiny_data), Config())) == 12
     assert "its labels are not used" in caplog.text
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="no images directly in this folder, and no data set"):
+    with pytest.raises(FileError, match="no images directly in this folder, and no dataset"):
         find_unlabeled(str(tmp_path / "empty"), Config())
     with pytest.raises(FileError, match="not files"):
         find_unlabeled("scenes", Config())

@@ -25,7 +25,7 @@ from detector.model.network import GridNetwork
 _COCO_CLASSES = 80
 
 _ATTRIBUTION = (
-    "The weights 'everyday' of the Python package detector were trained on images of 32 public data sets under CC BY "
+    "The weights 'everyday' of the Python package detector were trained on images of 32 public datasets under CC BY "
     "4.0, MIT and Apache-2.0 and in the public domain; docs/weights.md of the package names sources and licences."
 )
 
@@ -61,7 +61,7 @@ def main() -> None:
     shipped = make_network(settings, len(names), np.zeros(3, np.float32), np.eye(3, dtype=np.float32)).eval()
     first_classes(network, len(names), shipped)
     facts = dict(info.facts) | {
-        "data": "everyday: 8,677 photographs of 32 public data sets, with own and proposed boxes",
+        "data": "everyday: 8,677 photographs of 32 public datasets, with own and proposed boxes",
         "val": None,  # it was measured with all classes
         "attribution": _ATTRIBUTION,
     }

@@ -45,11 +45,11 @@ from detector.wording import plural
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """The COCO files of a data set, one per split.
+    """The COCO files of a dataset, one per split.
 
     Attributes:
         files: split name → JSON file.
-        index: all files of the data set.
+        index: all files of the dataset.
         options: what may be read.
     """
 
@@ -73,7 +73,7 @@ class CocoFiles:
 
         Raises:
             InputError: the file is not JSON or not in COCO format, an id or a file name occurs twice, boxes are
-                fractions or corners, an image is outside of the data set's folder, or no image exists.
+                fractions or corners, an image is outside of the dataset's folder, or no image exists.
         """
         path = self.files[name]
         with nesting_errors(path):
@@ -119,7 +119,7 @@ class _Reader:
         name: name of the split.
         data: contents of the file.
         class_ids: category id → class id.
-        files: the COCO files of the data set.
+        files: the COCO files of the dataset.
 
     Attributes:
         collector: collects images and rows.

@@ -1,4 +1,4 @@
-"""The classes of a data set in COCO JSON: the categories of all its files."""
+"""The classes of a dataset in COCO JSON: the categories of all its files."""
 
 import json
 import re
@@ -45,14 +45,14 @@ def scan_categories(path: Path) -> dict[int, Category]:
 
 
 def merge_categories(path: Path, own: Mapping[int, Category], others: Iterable[Path]) -> dict[int, Category]:
-    """Return the categories of a file and of the other files of the data set.
+    """Return the categories of a file and of the other files of the dataset.
 
     A file may contain only some of the categories, but an id must mean the same class in every file.
 
     Args:
         path: the COCO file.
         own: category id → category of this file.
-        others: the other COCO files of the data set.
+        others: the other COCO files of the dataset.
 
     Raises:
         LabelError: an id has different names in two files, or a name has different ids.
@@ -79,8 +79,8 @@ def find_placeholder(categories: Mapping[int, Category], files: Iterable[Path]) 
     Exports of Roboflow contain such a category with the id 0, named like the project.
 
     Args:
-        categories: category id → category of the data set.
-        files: all COCO files of the data set.
+        categories: category id → category of the dataset.
+        files: all COCO files of the dataset.
     """
     parents = {category.parent for category in categories.values()}
     for category_id, category in categories.items():

@@ -174,7 +174,7 @@ def marks_crowd(annotation: dict[str, Any]) -> bool:
 def read_partial_labels(
     path: Path, images: Sequence[Mapping[str, Any]], known: Container[int] | None = None
 ) -> list[PartialLabels] | None:
-    """Return the partial labels of each image; None if all objects are labeled, as in most data sets.
+    """Return the partial labels of each image; None if all objects are labeled, as in most datasets.
 
     Args:
         path: the COCO file.

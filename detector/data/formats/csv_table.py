@@ -74,7 +74,7 @@ class _Image:
 
 
 def is_open_images(header: Sequence[str]) -> bool:
-    """Return whether the cells of a header are the columns of the Open Images data set."""
+    """Return whether the cells of a header are the columns of the Open Images dataset."""
     return {cell.lower() for cell in header} >= _OPEN_IMAGES
 
 

@@ -25,7 +25,7 @@ _NOT_OBJECTS = ("label", "caption")
 
 
 def _matches(value: Any) -> bool:
-    """Return whether a JSON value is a data set of Datumaro."""
+    """Return whether a JSON value is a dataset of Datumaro."""
     if not isinstance(value, dict) or not isinstance(value.get("categories"), dict):
         return False
     items = value.get("items")

@@ -1,4 +1,4 @@
-"""Reads CSV of the Open Images data set.
+"""Reads CSV of the Open Images dataset.
 
     ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside
     000a1249af2bc5f0,xclick,/m/01yrx,1,0.1,0.5,0.2,0.8,0,0,0,0,0
@@ -86,10 +86,10 @@ def _class_names(path: Path) -> dict[str, str]:
     if not files:
         return {}
     if not files[0].resolve().is_relative_to(path.parent.parent.resolve()):
-        raise LabelError(f"{files[0]}: is a link to a file outside of the data set; copy the file to its place")
+        raise LabelError(f"{files[0]}: is a link to a file outside of the dataset; copy the file to its place")
     rows = [row.cells for row in read_csv_file(files[0], ",")]
     return {cells[0]: cells[1] for cells in rows if len(cells) >= 2 and cells[1]}
 
 
 FORMAT = LabelFormat("Open Images CSV", "csv", _matches, _read, matches_stem=True)
-"""CSV of the Open Images data set."""
+"""CSV of the Open Images dataset."""

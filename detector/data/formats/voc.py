@@ -41,7 +41,7 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     Both results are empty if there is no list.
 
     Args:
-        index: all files of the data set.
+        index: all files of the dataset.
         files: the XML files.
 
     Returns:

@@ -1,6 +1,6 @@
 """Writes Pascal VOC: JPEGImages/, one XML file per image in Annotations/, lists of splits in ImageSets/Main/.
 
-VOC has no list of classes. A data set description, data.yaml, contains the names in the order of the class ids.
+VOC has no list of classes. A dataset description, data.yaml, contains the names in the order of the class ids.
 """
 
 import re

@@ -26,7 +26,7 @@ def read_split(data: YoloData, name: str) -> Split:
 
     The label file of `.../images/a.jpg` is `.../labels/a.txt`: the last folder `images` in the path is replaced by
     `labels`. If this file does not exist, the label file is in the folder of the image. If no image of the split has a
-    label file in these places, it is the .txt file with the same stem anywhere in the data set. An image without a
+    label file in these places, it is the .txt file with the same stem anywhere in the dataset. An image without a
     label file is a background image. The rows of a label file without an image are dropped. Blank lines and lines that
     start with # are not rows. Image sizes are read from the image files.
 
@@ -36,7 +36,7 @@ def read_split(data: YoloData, name: str) -> Split:
 
     Raises:
         InputError: no image exists, no image has a label file, two images have the same label file, a file is outside
-            of the data set's folders, or the rows are not in YOLO's format.
+            of the dataset's folders, or the rows are not in YOLO's format.
     """
     data = data if data.class_names is not None else _with_numbered_classes(data)
     assert data.class_names is not None

@@ -1,4 +1,4 @@
-"""`YoloData`: where the parts of a YOLO data set are. `SplitFiles`: the files of one of its splits."""
+"""`YoloData`: where the parts of a YOLO dataset are. `SplitFiles`: the files of one of its splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class SplitFiles:
     Attributes:
         images: paths of all images, sorted. An image from a list file may be missing.
         labels: path of the label file of each image; None: it has none.
-        folders: the folders of images that the data set names.
+        folders: the folders of images that the dataset names.
         label_folders: the folders that belong to them. All label files in them should have an image.
         texts: the text files in `folders`.
         notes: what the user should know, one sentence each.
@@ -71,10 +71,10 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class YoloData:
-    """Where the parts of a YOLO data set are.
+    """Where the parts of a YOLO dataset are.
 
     Attributes:
-        source: the file or folder that defines the data set.
+        source: the file or folder that defines the dataset.
         roots: folders that paths may be relative to, in the order in which they are tried.
         splits: split name → folders, list files (.txt) or image files.
         absent: split name → path that the source names, but that does not exist.
@@ -101,7 +101,7 @@ class YoloData:
 
     @cached_property
     def index(self) -> FileIndex:
-        """The files in the folder of the data set. Links that lead outside are not in it."""
+        """The files in the folder of the dataset. Links that lead outside are not in it."""
         return FileIndex(self.roots[-1], self.guard)
 
     @cached_property
@@ -118,9 +118,9 @@ class YoloData:
 
     @cached_property
     def guard(self) -> PathGuard:
-        """Allows the files in the data set's own folders.
+        """Allows the files in the dataset's own folders.
 
-        The paths in the YAML file may lead anywhere, but not through a link in the folder of the data set. Paths in
+        The paths in the YAML file may lead anywhere, but not through a link in the folder of the dataset. Paths in
         lists, and the targets of links, are restricted.
         """
         roots = [absolute(root) for root in self.roots]

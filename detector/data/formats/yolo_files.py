@@ -1,4 +1,4 @@
-"""Lists the images of a split of a YOLO data set, and finds their label files."""
+"""Lists the images of a split of a YOLO dataset, and finds their label files."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ def list_files(data: YoloData, name: str) -> SplitFiles:
 
     Raises:
         LabelError: no image exists, no image has a label file, two images have the same label file, or an image is
-            outside of the data set's folders.
+            outside of the dataset's folders.
     """
     if name not in data.listed:
         data.listed[name] = _list_files(data, name)
@@ -87,7 +87,7 @@ def _read_list(path: Path, data: YoloData, guard: PathGuard) -> list[Path]:
     A path that does not exist is the image with the longest common end of the path.
 
     Raises:
-        LabelError: an image exists, but is outside of the data set's folders; or several images match equally well.
+        LabelError: an image exists, but is outside of the dataset's folders; or several images match equally well.
     """
     if path.suffix.lower() != ".txt":
         raise LabelError(f"{data.source}: {path} is neither a folder nor a .txt list of images")
@@ -128,7 +128,7 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
     """Return the path of the label file of each image, in the order of `images`; None for an image without one.
 
     Args:
-        data: the data set.
+        data: the dataset.
         name: name of the split, for error messages.
         images: paths of the images.
 
@@ -165,7 +165,7 @@ def _find_labels(data: YoloData, name: str, images: Sequence[Path]) -> list[Path
 def _with_labels_elsewhere(data: YoloData, images: Sequence[Path], labels: Sequence[Path | None]) -> list[Path | None]:
     """Return the labels with those of image folders in which no image has a label file in the usual places.
 
-    A label file anywhere in the data set is used only if no other image has its stem.
+    A label file anywhere in the dataset is used only if no other image has its stem.
     """
     labeled = {image.parent for image, label in zip(images, labels, strict=True) if label}
     if labeled >= {image.parent for image in images}:

@@ -1,4 +1,4 @@
-"""Finds the images, the label files and the class names of a YOLO data set.
+"""Finds the images, the label files and the class names of a YOLO dataset.
 
 They are given by a `data.yaml`, by darknet's `obj.data`, or only by the folders: `images/` and `labels/`, label files
 beside the images, and the class names in `classes.txt` or a similar file.
@@ -45,7 +45,7 @@ def parse_data_yaml(path: Path, values: Mapping[str, Any]) -> YoloData:
             value.
     """
     names, notes = _parse_names(path, values)
-    # In an exported data set, `path` is often a path on another computer: the folder of the YAML file is tried too.
+    # In an exported dataset, `path` is often a path on another computer: the folder of the YAML file is tried too.
     roots = tuple(dict.fromkeys([path.parent / str(values.get("path") or "").replace("\\", "/"), path.parent]))
     splits: dict[str, tuple[Path, ...]] = {}
     absent: dict[str, str] = {}
@@ -96,11 +96,11 @@ def parse_obj_data(path: Path, index: FileIndex) -> YoloData:
 
 
 def find_folders(index: FileIndex) -> YoloData | None:
-    """Return the parts of a YOLO data set that has neither a `data.yaml` nor an `obj.data`; None if it is not YOLO.
+    """Return the parts of a YOLO dataset that has neither a `data.yaml` nor an `obj.data`; None if it is not YOLO.
 
     It is YOLO if .txt files with the stems of images contain label rows. The splits are lists such as `train.txt`, or
     folders such as `train/`; without them, all images are in the split train. A folder whose images have only the names
-    of labeled images elsewhere, such as a folder of copies with drawn boxes, is not part of the data set.
+    of labeled images elsewhere, such as a folder of copies with drawn boxes, is not part of the dataset.
 
     Raises:
         LabelError: two files with the same name, such as `classes.txt`, name different classes.
@@ -124,7 +124,7 @@ def find_folders(index: FileIndex) -> YoloData | None:
         if name and path.parent == index.folder and _names_images(path):
             splits.setdefault(name, []).append(path)
     has_lists = bool(splits)
-    # A folder without any label file, such as a folder of example images, is not part of the data set.
+    # A folder without any label file, such as a folder of example images, is not part of the dataset.
     labeled = [image for image in index.images if image.parent in folders]
     repeated = set() if has_lists else _repeated_by_links(labeled, index.folder)
     for image in () if has_lists else labeled:
@@ -136,7 +136,7 @@ def find_folders(index: FileIndex) -> YoloData | None:
     if twin := next((file for file in name_files[1:] if file.path.name == name_files[0].path.name), None):
         raise LabelError(
             f"{index.folder}: {name_files[0].path} and {twin.path} name different classes; pass the path of one of "
-            "their folders, or move the data sets into folders of their own"
+            "their folders, or move the datasets into folders of their own"
         )
     others = tuple(name_files[1:])
     notes = _other_names_notes(name_files[0].path, names, others) if others else []
@@ -228,8 +228,8 @@ def _exists(path: str) -> bool:
 def _check_unambiguous(found: Path, place: str, roots: Sequence[Path], named_in: Path, line: int | None) -> None:
     """Raise LabelError if a path such as `../train/images` exists both as written and without the `..`.
 
-    Roboflow writes such paths, but means the folder inside of the data set. What exists outside may be another data
-    set.
+    Roboflow writes such paths, but means the folder inside of the dataset. What exists outside may be another
+    dataset.
     """
     inside = find_end(place, roots)
     if inside is not None and inside.resolve() != found.resolve():

@@ -1,4 +1,4 @@
-"""Accounts for the text files of a YOLO data set that are not the label file of an image.
+"""Accounts for the text files of a YOLO dataset that are not the label file of an image.
 
 The rows of a label file without an image are dropped. Other label files and class names that are not used are noted.
 """
@@ -33,13 +33,13 @@ def account_for_texts(data: YoloData, name: str, collector: RowCollector, rows: 
     Files that belong to no split are accounted for with the first split.
 
     Args:
-        data: the data set.
+        data: the dataset.
         name: name of the split.
         collector: gets the dropped rows and the notes.
         rows: parses the rows of the split.
 
     Raises:
-        InputError: a label file cannot be read, or is outside of the data set's folders.
+        InputError: a label file cannot be read, or is outside of the dataset's folders.
     """
     files = list_files(data, name)
     known = {label for label in files.labels if label is not None}
@@ -54,7 +54,7 @@ def _drop_orphans(data: YoloData, files: SplitFiles, known: set[Path], collector
     """Drop the rows of label files without an image. A text file without any label row is left alone, with a note.
 
     Args:
-        data: the data set.
+        data: the dataset.
         files: the files of the split.
         known: the text files that are accounted for; the function adds others.
         collector: gets the dropped rows and the notes.
@@ -103,7 +103,7 @@ def _account_beside_images(
 def _drop_other_orphans(
     data: YoloData, files: SplitFiles, known: set[Path], collector: RowCollector, rows: Rows
 ) -> None:
-    """Drop the rows of label files without an image in label folders that no folder of the data set names.
+    """Drop the rows of label files without an image in label folders that no folder of the dataset names.
 
     These are the folders of the label files if the images are in a list, or if there is no data.yaml. Such a folder may
     have the label files of several splits, so an image of any split counts.
@@ -129,7 +129,7 @@ def _note_unused(data: YoloData, known: set[Path], collector: RowCollector) -> N
     """Add notes about label files that belong to no image of any split, and about other class names.
 
     Args:
-        data: the data set.
+        data: the dataset.
         known: the text files that are accounted for.
         collector: gets the notes.
     """

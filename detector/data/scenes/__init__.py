@@ -1,1 +1,1 @@
-"""The built-in synthetic data set: images of simple objects, rendered on demand from a seed."""
+"""The built-in synthetic dataset: images of simple objects, rendered on demand from a seed."""

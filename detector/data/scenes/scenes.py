@@ -1,4 +1,4 @@
-"""The built-in data set: scenes with simple objects, rendered on demand from a seed, without files or network.
+"""The built-in dataset: scenes with simple objects, rendered on demand from a seed, without files or network.
 
 The pixels and boxes of an image depend only on the split name and the index of the image. The layout of an image (which
 objects, where, and in which order) is computed without rendering the pixels, so computing all annotations of a split

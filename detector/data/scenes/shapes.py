@@ -1,4 +1,4 @@
-"""The shapes of the objects in the built-in data set, as polygons. The module `scenes` renders them."""
+"""The shapes of the objects in the built-in dataset, as polygons. The module `scenes` renders them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

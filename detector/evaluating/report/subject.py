@@ -44,7 +44,7 @@ def weights_subject(
         weights: the weights file, the name of shipped weights, or the file or folder of an export; several for an
             ensemble.
         detector: the loaded weights.
-        data: description of the data set.
+        data: description of the dataset.
         training: rows of results.csv, for a report of a training run.
     """
     info = detector.info
@@ -75,7 +75,7 @@ def folds_subject(folder: Path, covers: str, data: str) -> Subject:
     Args:
         folder: folder of the cross-validation.
         covers: what the metrics cover.
-        data: description of the data set.
+        data: description of the dataset.
     """
     note = f"Cross-validation: {covers}."
     return Subject(str(folder), {"folder of the cross-validation": str(folder), "data": data}, note=note)

@@ -134,7 +134,7 @@ def test_rows_of_a_missing_image_are_dropped(tmp_path: Path) -> None:
     assert [path.name for path in split.ledger.missing] == ["6.png", "7.png"]
     [entry] = split.ledger.entries
     assert (entry.line, entry.code) == (5, "image_missing")
-    assert entry.reason == "annotation 2: image 6.png not found in the data set"
+    assert entry.reason == "annotation 2: image 6.png not found in the dataset"
 
 
 def test_images_may_be_in_subfolders_or_next_to_the_file(tmp_path: Path) -> None:

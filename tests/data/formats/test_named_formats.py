@@ -79,7 +79,7 @@ FOREIGN: dict[str, Any] = {
 FOREIGN_TEXT = {
     "results.csv": "epoch,train/box_loss,metrics/mAP50(B)\n1,0.5,0.1\n",
     "classes.csv": "cat\ndog\n",
-    "README.txt": "This data set has 15 images.\n\nhttps://universe.roboflow.com/x\nProvided by a user of Roboflow\n",
+    "README.txt": "This dataset has 15 images.\n\nhttps://universe.roboflow.com/x\nProvided by a user of Roboflow\n",
     "YOLO txt": "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.1 0.1\n",
     "YOLO polygon": "0 0.5 0.5 0.2 0.2 0.1 0.1 0.5 0.5 0.2 0.2 0.1 0.1 0.3 0.4\n",
     "list of images": "images/a.jpg\nimages/b.jpg\n",

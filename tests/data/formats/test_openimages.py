@@ -87,5 +87,5 @@ def test_link_to_class_names_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("/m/01yrx,password\n")
     (tmp_path / "set/labels").mkdir(parents=True)
     (tmp_path / "set/class-descriptions.csv").symlink_to(tmp_path / "secret.csv")
-    with pytest.raises(LabelError, match="is a link to a file outside of the data set"):
+    with pytest.raises(LabelError, match="is a link to a file outside of the dataset"):
         read(tmp_path / "set", row())

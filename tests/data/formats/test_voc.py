@@ -147,7 +147,7 @@ def test_rows_of_a_missing_image_are_dropped(tmp_path: Path) -> None:
     path = write(tmp_path, "b", item(), image=False)
     split = read_split(tmp_path, "train")
     assert [a.image_path.name for a in split.annotations] == ["a.png"]
-    expected = f"{path}:3: dropped: image b.png not found in the data set"
+    expected = f"{path}:3: dropped: image b.png not found in the dataset"
     assert [str(entry) for entry in split.ledger.entries] == [expected]
     assert split.ledger.entries[0].code == "image_missing"
 

@@ -95,7 +95,7 @@ def test_without_names_the_classes_are_numbered_over_all_splits(tmp_path: Path) 
     assert_read(split, ("class_0", "class_1", "class_2"))
     [note] = split.ledger.notes
     assert note.startswith("no file names the classes, so they are called class_0, class_1, class_2; ")
-    # The note contains a data.yaml that gives the same data set.
+    # The note contains a data.yaml that gives the same dataset.
     write(tmp_path / "data.yaml", note.partition("\n")[2])
     assert_read(open_data(tmp_path).read("train"), ("class_0", "class_1", "class_2"))
 
