@@ -198,8 +198,7 @@ class ObjectStore:
         none: dict[str, dict[str, Any]] = {}
         found = _first(self.url, find, missing=none, tries=self._tries)
         files = [_stored(name, info) for name, info in found.items() if info["type"] == "file"]
-        files = _without_folder_marks(files)
-        return sorted(files, key=lambda file: file.path)
+        return _without_folder_marks(sorted(files, key=lambda file: file.path))
 
     def read(self, file: StoredFile, name: str) -> bytes:
         """Return the content of a file that was listed.
@@ -298,8 +297,12 @@ class _ChangedError(Exception):
 
 
 def _without_folder_marks(files: list[StoredFile]) -> list[StoredFile]:
-    """Leave out the empty objects of folders, which consoles create: `name/`, which adlfs lists as `name`."""
-    paths = sorted(file.path for file in files)
+    """Leave out the empty objects of folders, which consoles create: `name/`, which adlfs lists as `name`.
+
+    Args:
+        files: files, sorted by path.
+    """
+    paths = [file.path for file in files]
 
     def is_mark(file: StoredFile) -> bool:
         folder = f"{file.path.rstrip('/')}/"

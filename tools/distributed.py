@@ -171,15 +171,21 @@ def _wait_for(path: Path) -> float:
 
 def _commands(size: int, arguments: list[str]) -> "list[subprocess.Popen[str]]":
     """Start the command in several processes, as a scheduler such as Slurm does, without torchrun."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    port = _free_port()
     command = [sys.executable, "-m", "detector", *arguments]
     environments = [_place(rank, size, port) | {"OMP_NUM_THREADS": "1"} for rank in range(size)]
     return [
         subprocess.Popen(command, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for own in environments
     ]
+
+
+def _free_port() -> int:
+    """Return the number of a port of this machine that is free."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+    return port
 
 
 def _place(rank: int, size: int, port: int) -> dict[str, str]:
@@ -259,9 +265,7 @@ def _error(found: "np.typing.NDArray[Any]", expected: "np.typing.NDArray[Any]") 
 
 def _run(size: int, function: Callable[..., Any], *arguments: object) -> list[Any]:
     """Return the results of a function in several processes, which are joined."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    port = _free_port()
     context, started = multiprocessing.get_context("spawn"), []
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)

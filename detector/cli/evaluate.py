@@ -114,18 +114,20 @@ def run(options: argparse.Namespace) -> int:
             )
         if given := given_flags(options, _WEIGHTS_FLAGS):
             raise ConfigError(f"evaluate: {given}: cannot be used with --folds, which trains its own models")
-        return cross_validate(options)
-    if given := given_flags(options, FOLD_FLAGS):
+        work = cross_validate
+    elif given := given_flags(options, FOLD_FLAGS):
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
+    else:
+        work = _evaluate
     against = options.against and local_path(options.against)
     weights = [options.weights] if isinstance(options.weights, str) else options.weights or []
     inputs = (*map(Path, options.data), options.detections, *map(Path, weights), against)
     if options.report is None:
-        return _evaluate(options, inputs, None)
+        return work(options, inputs, None)
     from detector.evaluating.report.write import REPORT_FILES
 
     with claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite) as report:
-        return _evaluate(options, (*inputs, *(report.path / name for name in REPORT_FILES)), report)
+        return work(options, (*inputs, *(report.path / name for name in REPORT_FILES)), report)
 
 
 def _evaluate(options: argparse.Namespace, inputs: Sequence[Path | None], report: OutputFolder | None) -> int:

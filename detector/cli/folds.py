@@ -8,7 +8,7 @@ from detector.cli import console
 from detector.cli.arguments import add_init_weights, path
 from detector.cli.numbers import number, whole
 from detector.cli.settings import initial_weights, limit_torch_threads, one_data_set, settings
-from detector.output_folder import OutputFolder, claim_folder
+from detector.output_folder import OutputFolder
 from detector.outputs import claim_file
 
 FOLD_FLAGS = ("minutes", "epochs", "init_weights", "reuse_backbone", "config", "set", "model", "seed", "out")
@@ -29,27 +29,17 @@ def add_folds(parser: argparse.ArgumentParser) -> None:
     runs.add_argument("--out", type=path, help="folder for the folds (default: runs/folds)")
 
 
-def cross_validate(options: argparse.Namespace) -> int:
-    """Cross-validate, print the pooled average precision, write the report, and return the exit status."""
-    if options.report is None:
-        return _cross_validate(options, (), None)
-    from detector.evaluating.report.write import REPORT_FILES
-
-    with claim_folder(options.report, "reporting", names=REPORT_FILES, overwrite=options.overwrite) as report:
-        return _cross_validate(options, [report.path / name for name in REPORT_FILES], report)
-
-
-def _cross_validate(options: argparse.Namespace, written: Sequence[Path], report: OutputFolder | None) -> int:
-    """Do the work of `cross_validate`.
+def cross_validate(options: argparse.Namespace, inputs: Sequence[Path | None], report: OutputFolder | None) -> int:
+    """Cross-validate, print the pooled average precision, write the report, and return the exit status.
 
     Args:
         options: the flags.
-        written: files that the report writes.
+        inputs: files that the command reads, or writes to the folder of the report.
         report: folder of the report; None: it is not written.
     """
     data = one_data_set(options.data, "evaluate --folds: cross-validate on each dataset by itself")
-    claim_file(options.json, overwrite=options.overwrite, inputs=(Path(data), options.results, *written))
-    claim_file(options.results, overwrite=options.overwrite, inputs=(Path(data), *written))
+    claim_file(options.json, overwrite=options.overwrite, inputs=(*inputs, options.results))
+    claim_file(options.results, overwrite=options.overwrite, inputs=inputs)
     device = None if options.device == "auto" else options.device  # --set and --config may name a device
     config = settings(argparse.Namespace(**vars(options) | {"device": device}))
     limit_torch_threads(options)
