@@ -146,12 +146,12 @@ class ObjectStore:
         try:
             from fsspec.core import url_to_fs
 
-            options = {
-                scheme: _S3_OPTIONS if own == "s3fs" else _NO_CACHE
-                for scheme, own in _PACKAGES.items()
-                if own != "fsspec" and f"{scheme}://" in url.lower()
+            stores = {
+                scheme: own for scheme, own in _PACKAGES.items() if own != "fsspec" and f"{scheme}://" in url.lower()
             }
-            self._fs, path = _first(url, lambda: url_to_fs(url, **options))
+            self._tries = _TRIES_GOOGLE if "gcsfs" in stores.values() else _TRIES
+            options = {scheme: _S3_OPTIONS if own == "s3fs" else _NO_CACHE for scheme, own in stores.items()}
+            self._fs, path = self._first(lambda: url_to_fs(url, **options))
         except ImportError:
             known = "pip install 'grid-detector[remote]'" if package in ("s3fs", "fsspec") else f"pip install {package}"
             raise MissingPackageError(f"{url}: this URL needs a package that is not installed: {known}") from None
@@ -163,7 +163,6 @@ class ObjectStore:
             _use_slashes(archive)
         if "s3" in self._fs.protocol:
             self._fs.retries = 1
-        self._tries = _TRIES_GOOGLE if "gs" in self._fs.protocol else _TRIES
         # adlfs has no setting for the retries of azure-storage-blob, which take minutes.
         policy = getattr(getattr(getattr(self._fs, "service_client", None), "_config", None), "retry_policy", None)
         if policy is not None and hasattr(policy, "total_retries"):
@@ -196,7 +195,7 @@ class ObjectStore:
             return found if isinstance(found, dict) else {name: self._fs.info(name) for name in found}
 
         none: dict[str, dict[str, Any]] = {}
-        found = _first(self.url, find, missing=none, tries=self._tries)
+        found = self._first(find, missing=none)
         files = [_stored(name, info) for name, info in found.items() if info["type"] == "file"]
         return _without_folder_marks(sorted(files, key=lambda file: file.path))
 
@@ -221,14 +220,12 @@ class ObjectStore:
                     raise ConnectionError(f"{len(data)} of {file.size} bytes were received")
             return data
 
-        return _retried(name, read, tries=self._tries)
+        return self._retried(name, read)
 
     def read_text(self, path: str) -> bytes | None:
         """Return the content of a small file that may be missing (then None), and may change at any time."""
         try:
-            return _retried(
-                self.url, lambda: bytes(self._fs.cat_file(path)), pass_on=FileNotFoundError, tries=self._tries
-            )
+            return self._retried(self.url, lambda: bytes(self._fs.cat_file(path)), pass_on=FileNotFoundError)
         except FileNotFoundError:
             return None
 
@@ -239,7 +236,7 @@ class ObjectStore:
             StorageError: the file cannot be written.
         """
         try:
-            _retried(name, lambda: self._fs.pipe_file(path, data), pass_on=FileNotFoundError, tries=self._tries)
+            self._retried(name, lambda: self._fs.pipe_file(path, data), pass_on=FileNotFoundError)
         except FileNotFoundError:
             raise StorageError(f"{name}: no such bucket") from None
 
@@ -264,7 +261,7 @@ class ObjectStore:
                 raise
 
         try:
-            _retried(name, put, (FileExistsError, FileNotFoundError, NotImplementedError), tries=self._tries)
+            self._retried(name, put, (FileExistsError, FileNotFoundError, NotImplementedError))
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -280,7 +277,63 @@ class ObjectStore:
             StorageError: the file cannot be removed.
         """
         with suppress(FileNotFoundError):
-            _retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError, tries=self._tries)
+            self._retried(name, lambda: self._fs.rm_file(path), pass_on=FileNotFoundError)
+
+    def _first(self, request: Callable[[], _Result], missing: _Result | None = None) -> _Result:
+        """Return the result of a request for the URL that the user named, or `missing` if there is no such file.
+
+        Raises:
+            FileError: the request fails.
+        """
+        try:
+            return self._retried(self.url, request, pass_on=FileNotFoundError)
+        except StorageError as error:
+            raise FileError(*error.args) from None
+        except FileNotFoundError as error:
+            if _details(error).get("Code") == "NoSuchBucket":
+                raise FileError(f"{self.url}: no such bucket") from None
+            if missing is None:
+                raise FileError(f"{self.url}: no such file, folder or bucket") from None
+            return missing
+
+    def _retried(
+        self, name: str, request: Callable[[], _Result], pass_on: type[Exception] | tuple[type[Exception], ...] = ()
+    ) -> _Result:
+        """Return the result of a request; repeat a request that fails for a reason that may pass.
+
+        Args:
+            name: name of the file in messages.
+            request: does the request.
+            pass_on: types of errors that are raised as they are.
+
+        Raises:
+            StorageError: the request fails.
+        """
+        tries = self._tries
+        for number in range(1, tries + 1):
+            try:
+                return request()
+            except ImportError:
+                raise
+            except Exception as raised:
+                error = _translated(raised)
+                if isinstance(error, pass_on):
+                    raise error from error.__cause__
+                if (problem := _archive_problem(error) or _final_problem(error)) is not None:
+                    raise StorageError(f"{name}: {problem}") from None
+                if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                    raise  # a bug, not a failure of the store
+                reason = _reason(error)
+                if number == tries:
+                    times = f" {tries} times, last" if tries > 1 else ""
+                    raise StorageError(
+                        f"{name}: the request failed{times} with: {reason}; try again when the store works, or resume "
+                        "the interrupted command"
+                    ) from None
+                if number > 1:
+                    _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, tries)
+                time.sleep(_PAUSE * 2 ** (number - 1) * random.uniform(0.8, 1.2))
+        raise AssertionError  # the last try has returned or raised
 
 
 def _use_slashes(archive: zipfile.ZipFile) -> None:
@@ -329,68 +382,6 @@ def _md5(info: dict[str, Any]) -> str:
     with suppress(ValueError):
         return (base64.b64decode(value) if isinstance(value, str) else bytes(value)).hex()
     return ""
-
-
-def _first(url: str, request: Callable[[], _Result], missing: _Result | None = None, tries: int = _TRIES) -> _Result:
-    """Return the result of a request for a URL that the user named, or `missing` if there is no such file.
-
-    Raises:
-        FileError: the request fails.
-    """
-    try:
-        return _retried(url, request, pass_on=FileNotFoundError, tries=tries)
-    except StorageError as error:
-        raise FileError(*error.args) from None
-    except FileNotFoundError as error:
-        if _details(error).get("Code") == "NoSuchBucket":
-            raise FileError(f"{url}: no such bucket") from None
-        if missing is None:
-            raise FileError(f"{url}: no such file, folder or bucket") from None
-        return missing
-
-
-def _retried(
-    name: str,
-    request: Callable[[], _Result],
-    pass_on: type[Exception] | tuple[type[Exception], ...] = (),
-    *,
-    tries: int = _TRIES,
-) -> _Result:
-    """Return the result of a request; repeat a request that fails for a reason that may pass.
-
-    Args:
-        name: name of the file in messages.
-        request: does the request.
-        pass_on: types of errors that are raised as they are.
-        tries: largest number of tries.
-
-    Raises:
-        StorageError: the request fails.
-    """
-    for number in range(1, tries + 1):
-        try:
-            return request()
-        except ImportError:
-            raise
-        except Exception as raised:
-            error = _translated(raised)
-            if isinstance(error, pass_on):
-                raise error from error.__cause__
-            if (problem := _archive_problem(error) or _final_problem(error)) is not None:
-                raise StorageError(f"{name}: {problem}") from None
-            if type(error).__module__ == "builtins" and not isinstance(error, OSError):
-                raise  # a bug, not a failure of the store
-            reason = _reason(error)
-            if number == tries:
-                times = f" {tries} times, last" if tries > 1 else ""
-                raise StorageError(
-                    f"{name}: the request failed{times} with: {reason}; try again when the store works, or resume the "
-                    "interrupted command"
-                ) from None
-            if number > 1:
-                _LOG.warning("%s: %s; trying again (%d of %d)", name, reason, number + 1, tries)
-            time.sleep(_PAUSE * 2 ** (number - 1) * random.uniform(0.8, 1.2))
-    raise AssertionError  # the last try has returned or raised
 
 
 def _translated(error: Exception) -> Exception:
