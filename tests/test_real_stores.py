@@ -1,12 +1,10 @@
 """Tests with a store that `tools/real_stores.sh` has started, or any other empty bucket: DETECTOR_STORE is its URL."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from detector import cache
@@ -14,7 +12,6 @@ from detector.config import Config
 from detector.data.open_data import open_data
 from detector.errors import FileError, StorageError
 from detector.files import LOCK_NAME
-from detector.images import write_image
 from detector.loader.dataset import DetectionDataset
 from detector.mirror import mirror, read_file
 from detector.object_store import ObjectStore
@@ -127,27 +124,15 @@ def test_missing_bucket_is_reported(place: str) -> None:
 
 
 @pytest.mark.usefixtures("locks")
-def test_run_is_trained_and_resumed(place: str, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        (tmp_path / "set" / split).mkdir(parents=True)
-        images, rows = [], []
-        for number in (1, 2):
-            name = f"{split} {number}.png"
-            write_image(tmp_path / "set" / split / name, rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
-            images.append({"id": number, "file_name": name, "width": 64, "height": 48})
-            row = {"category_id": 1, "bbox": [8, 8, 20, 16], "area": 320, "iscrowd": 0}
-            rows.append({"id": number, "image_id": number} | row)
-        values = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "thing"}]}
-        (tmp_path / "set" / split / "_annotations.coco.json").write_text(json.dumps(values))
-    for path in sorted((tmp_path / "set").rglob("*.*")):
-        write(f"{place}/set/{path.relative_to(tmp_path / 'set').as_posix()}", path.read_bytes())
+def test_run_is_trained_and_resumed(place: str, tiny_data: Path) -> None:
+    for path in sorted(tiny_data.rglob("*.*")):
+        write(f"{place}/set/{path.relative_to(tiny_data).as_posix()}", path.read_bytes())
     settings = Config(steps=2, batch=2, workers=0, input_size=(64, 64), allow_dropped=1.0)
 
     def fingerprint(spec: str | Path) -> str:
         return DetectionDataset(open_data(spec).read("train"), (64, 64), settings).fingerprint
 
-    assert fingerprint(f"{place}/set") == fingerprint(tmp_path / "set")
+    assert fingerprint(f"{place}/set") == fingerprint(tiny_data)
     train(f"{place}/set", settings, out=f"{place}/run", weights="none")
     with pytest.raises(FileError, match="this run is finished"):
         resume(f"{place}/run")
