@@ -88,7 +88,10 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
     store = ObjectStore(url)
     found = store.list(store.path, recursive=recursive)
     if not found:
-        raise FileError(f"{url}: no file or folder is there; expected the URL of a folder, of a file or of a .zip file")
+        bucket = f", or there is no such {store.may_be_missing}" if store.may_be_missing else ""
+        raise FileError(
+            f"{url}: no file or folder is there{bucket}; expected the URL of a folder, of a file or of a .zip file"
+        )
     base, inner = PurePosixPath(store.path), PurePosixPath()
     while (is_file := [file.path for file in found] == [_text(base)]) or base.name.lower() in parts:
         base, inner = base.parent, base.name / inner

@@ -48,6 +48,9 @@ _TRIES = 5
 _TRIES_GOOGLE = 1
 """The same for gcsfs, which itself tries 6 times in half a minute, and cannot be told to leave that to this module."""
 
+_LISTED_AS_EMPTY = {"gcsfs": "bucket", "adlfs": "container"}
+"""Package → what it lists as empty if it does not exist, instead of failing as s3fs does."""
+
 _PAUSE = 0.5
 """Seconds before the second try; twice as long before each other. The pauses take 7.5 seconds together."""
 
@@ -132,6 +135,7 @@ class ObjectStore:
     Attributes:
         url: the argument.
         path: path of the URL in the store.
+        may_be_missing: "bucket" or "container" if the list of a missing one is empty; None: `list` raises FileError.
 
     Raises:
         MissingPackageError: the package for this kind of URL is not installed.
@@ -149,6 +153,9 @@ class ObjectStore:
             stores = {
                 scheme: own for scheme, own in _PACKAGES.items() if own != "fsspec" and f"{scheme}://" in url.lower()
             }
+            self.may_be_missing = next(
+                (_LISTED_AS_EMPTY[own] for own in stores.values() if own in _LISTED_AS_EMPTY), None
+            )
             self._tries = _TRIES_GOOGLE if "gcsfs" in stores.values() else _TRIES
             options = {scheme: _S3_OPTIONS if own == "s3fs" else _NO_CACHE for scheme, own in stores.items()}
             self._fs, path = self._first(lambda: url_to_fs(url, **options))

@@ -118,8 +118,7 @@ def test_missing_bucket_is_reported(place: str) -> None:
     url = f"{place.partition('://')[0]}://no-such-bucket-77/out"
     with pytest.raises(FileError, match="no such bucket"), output_place(url):
         pass
-    # The lists of gcsfs and adlfs are empty.
-    with pytest.raises(FileError, match="no such bucket" if url.startswith("s3://") else "no file or folder is there"):
+    with pytest.raises(FileError, match="no such container" if url.startswith("az://") else "no such bucket"):
         open_data(url)
 
 

@@ -194,6 +194,12 @@ def test_damaged_archive_and_missing_places_are_reported(tmp_path: Path) -> None
         open_data("memory://nothing")
 
 
+def test_bucket_whose_list_is_empty_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(object_store._PACKAGES, "memory", "gcsfs")
+    with pytest.raises(FileError, match="no file or folder is there, or there is no such bucket; expected"):
+        open_data("memory://nothing")
+
+
 def test_archive_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     path, content = tmp_path / "set.zip", b"[[1, 2], [3, 4]]"
     with zipfile.ZipFile(path, "w") as archive:
