@@ -88,9 +88,9 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
     store = ObjectStore(url)
     found = store.list(store.path, recursive=recursive)
     if not found:
-        bucket = f", or there is no such {store.may_be_missing}" if store.may_be_missing else ""
         raise FileError(
-            f"{url}: no file or folder is there{bucket}; expected the URL of a folder, of a file or of a .zip file"
+            f"{url}: no file or folder is there{_or_no_bucket(store)}; expected the URL of a folder, of a file or of a "
+            ".zip file"
         )
     base, inner = PurePosixPath(store.path), PurePosixPath()
     while (is_file := [file.path for file in found] == [_text(base)]) or base.name.lower() in parts:
@@ -113,6 +113,37 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
                 (folder / name).write_bytes(data)
         _mirrors[str(folder)] = _Mirror(store, {name: file for name, file in files.items() if name not in names})
     return folder / inner
+
+
+def _or_no_bucket(store: ObjectStore) -> str:
+    """Return a second cause for the message that a store has no files at a URL, if it hides a missing bucket."""
+    return f", or there is no such {store.may_be_missing}" if store.may_be_missing else ""
+
+
+@cache
+def local_copy(url: str) -> Path:
+    """Download the file at a URL, once per process; return the path of a copy, which is removed at its end.
+
+    For files that a library reads, such as weights.
+
+    Raises:
+        FileError: there is no file at the URL, or it cannot be reached.
+        MissingPackageError: the package for this kind of URL is not installed.
+        StorageError: the file cannot be downloaded.
+    """
+    store = ObjectStore(url)
+    found = store.list(store.path)
+    if [file.path for file in found] != [store.path]:
+        if found:
+            raise FileError(f"{url}: a folder, and only single files at a URL can be used; download the folder")
+        raise FileError(f"{url}: no such file{_or_no_bucket(store)}; expected the URL of a file")
+    path = PurePosixPath(store.path)
+    shown = store.url_of(_text(path.parent))
+    folder = temporary_folder(shown)
+    add_url(folder, shown)
+    make_file(folder, path.name)
+    (folder / path.name).write_bytes(_download(_Mirror(store, {path.name: found[0]}), folder, path.name))
+    return folder / path.name
 
 
 def is_at_url(path: Path | str) -> bool:

@@ -1,9 +1,11 @@
-"""The weights that are part of the package: their names, and the rule that tells a name from a path."""
+"""Where weights are: in the package, in a local file, or at a URL."""
 
 from pathlib import Path
 
 from detector.errors import FileError
 from detector.files import local_path
+from detector.mirror import local_copy
+from detector.object_store import absolute_url, is_store_url
 
 _FOLDER = Path(__file__).parent / "weights"
 """Folder of the shipped weights."""
@@ -27,18 +29,43 @@ def find_shipped(source: str | Path) -> Path | None:
     return shipped_weights().get(source) if isinstance(source, str) else None
 
 
+def weights_path(source: str | Path) -> Path:
+    """Return the path of weights, which may not exist: of shipped ones, of a copy of the file at a URL, or `source`.
+
+    Args:
+        source: a path, the name of shipped weights, or a URL.
+
+    Raises:
+        FileError: there is no file at the URL, or this kind of URL is not read.
+        StorageError: the file at the URL cannot be downloaded.
+    """
+    if (shipped := find_shipped(source)) is not None:
+        return shipped
+    return local_copy(str(source)) if is_store_url(source) else local_path(source)
+
+
+def lasting_name(source: str | Path) -> str:
+    """Return a text that names weights in another process too: a name, an absolute path, or a URL.
+
+    Args:
+        source: as for `weights_path`.
+    """
+    if find_shipped(source) is not None:
+        return str(source)
+    return absolute_url(str(source)) if is_store_url(source) else str(local_path(source).absolute())
+
+
 def find_weights(source: str | Path) -> Path:
     """Return the path of a weights file: of the shipped weights with the name `source`, else the path `source`.
 
     Args:
-        source: a path, or the name of shipped weights.
+        source: as for `weights_path`.
 
     Raises:
         FileError: the file does not exist, and no shipped weights have this name.
+        StorageError: as for `weights_path`.
     """
-    if (shipped := find_shipped(source)) is not None:
-        return shipped
-    path = local_path(source)
+    path = weights_path(source)
     try:
         if path.is_file():
             return path

@@ -13,7 +13,7 @@ from detector.data.open_data import open_data
 from detector.errors import FileError, StorageError
 from detector.files import LOCK_NAME
 from detector.loader.dataset import DetectionDataset
-from detector.mirror import mirror, read_file
+from detector.mirror import local_copy, mirror, read_file
 from detector.object_store import ObjectStore
 from detector.remote_folder import output_place
 from detector.training.train import resume, train
@@ -135,3 +135,9 @@ def test_run_is_trained_and_resumed(place: str, tiny_data: Path) -> None:
     train(f"{place}/set", settings, out=f"{place}/run", weights="none")
     with pytest.raises(FileError, match="this run is finished"):
         resume(f"{place}/run")
+    best = f"{place}/run/weights/best.safetensors"
+    assert read_file(local_copy(best)) == read_file(mirror(best, labels=False))
+    with pytest.raises(FileError, match="no such file"):
+        local_copy(f"{best}.none")
+    with pytest.raises(FileError, match="a folder, and only single files"):
+        local_copy(f"{place}/run/weights")

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import pickle
 import re
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from detector.media.sources import find_sources
 from detector.mirror import read_ahead, read_file
 from detector.object_store import StoredFile
 from detector.options import ReadOptions
+from detector.predict.detector import Detector
 from detector.remote_folder import _remotes, output_place, upload
 from detector.training.train import resume, train
 from detector.url_names import with_urls
@@ -278,13 +280,56 @@ def test_upload_writes_the_manifest_last_and_removes_what_was_removed(monkeypatc
     assert sorted(store.find("/out")) == [f"/out/{MANIFEST_NAME}", "/out/a"]
 
 
-def test_run_at_a_url_says_to_copy_its_weights(in_memory: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data", in_memory, "--out", "memory://bucket/run", "--weights", "none", "--allow-dropped", "1"]
+def test_weights_at_a_url_are_those_of_the_file(
+    tiny_data: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, store = "memory://bucket/a b.safetensors", fsspec.filesystem("memory")
+    store.pipe("/bucket/a b.safetensors", tiny_weights.read_bytes())
+    store.pipe("/bucket/a b.safetensors.txt", b"another file")
+    image = next((tiny_data / "images").iterdir())
+    files: list[Path] = []
+    for weights in (url, str(tiny_weights)):
+        monkeypatch.chdir(tmp_path)
+        files.append(folder := Path(str(len(files))))
+        assert (
+            main(["detect", "--weights", weights, str(image), "--out", str(folder / "found"), "--device", "cpu"]) == 0
+        )
+        evaluate = ["evaluate", "--weights", weights, "--data", str(tiny_data), "--results", str(folder / "a.json")]
+        assert main([*evaluate, "--against", weights, "--device", "cpu"]) == 0
+        train_flags = ["--out", str(folder / "run"), "--no-report", *(f"--set={s}" for s in ("steps=2", "batch=2"))]
+        assert main(["train", "--data", str(tiny_data), "--weights", weights, *train_flags]) == 0
+    for name in ("found/detections.json", "a.json", "run/results.csv"):
+        assert (files[0] / name).read_bytes() == (files[1] / name).read_bytes()
+    assert json.loads(Path("0/run/run.json").read_text())["weights"] == url
+    assert pickle.loads(pickle.dumps(Detector.load(url))).info == Detector.load(tiny_weights).info
+
+
+def test_weights_at_a_url_come_from_the_cache_and_are_reported(tiny_weights: Path) -> None:
+    store = fsspec.filesystem("memory")
+    for name, message in (("gone.safetensors", "no such file"), ("bucket", "a folder, and only single files")):
+        store.pipe("/bucket/x.txt", b"no weights")
+        with pytest.raises(FileError, match=f"memory://{name}: {message}"):
+            Detector.load(f"memory://{name}")
+    with pytest.raises(InputError, match=r"^memory://bucket/x\.txt: this is not a readable safetensors file"):
+        Detector.load("memory://bucket/x.txt")
+    store.pipe("/bucket/run.onnx", b"no graph")
+    with pytest.raises(InputError, match=r"^memory://bucket/run\.onnx: "):
+        Detector.load("memory://bucket/run.onnx")
+    store.pipe("/bucket/w.safetensors", tiny_weights.read_bytes())
+    copy = mirror.local_copy("memory://bucket/w.safetensors")
+    mirror.local_copy.cache_clear()
+    store.pipe("/bucket/w.safetensors", tiny_weights.read_bytes()[:-1])  # with another version
+    assert mirror.local_copy("memory://bucket/w.safetensors").read_bytes() == copy.read_bytes()[:-1]
+
+
+def test_run_at_a_url_names_its_weights(in_memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data", in_memory, "--out", "memory://bucket/a run", "--weights", "none", "--allow-dropped", "1"]
     settings = ["steps=2", "batch=2", "workers=0", "input_size=[64, 64]"]
     assert main(["train", *flags, "--no-report", *(f"--set={setting}" for setting in settings)]) == 0
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert lines[0].startswith("next: copy memory://bucket/run/weights/best.safetensors to a folder of this machine")
-    assert lines[1] == "  detector detect IMAGES --weights best.safetensors"
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "next: detector detect IMAGES --weights 'memory://bucket/a run/weights/best.safetensors'"
+    weights = "memory://bucket/a run/weights/best.safetensors"
+    assert main(["evaluate", "--data", in_memory, "--split", "val", "--weights", weights]) == 0
 
 
 def refused(code: str) -> OSError:

@@ -22,15 +22,15 @@ Arguments: typing.TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup
 Commands: typing.TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 WEIGHTS = (
-    "a .safetensors file, an export (.onnx or .tflite file, OpenVINO or ncnn folder), or shipped weights: cells, "
-    "everyday, scenes"
+    "a .safetensors file, an export (.onnx or .tflite file, OpenVINO or ncnn folder), the URL of a file, or shipped "
+    "weights: cells, everyday, scenes"
 )
 """Help for an argument that takes any weights."""
 
 SEVERAL_WEIGHTS = f"{WEIGHTS}; several: an ensemble, whose boxes are fused"
 """Help for an argument that takes any weights, also several."""
 
-TRAINED = "a .safetensors file, or shipped weights: cells, everyday, scenes"
+TRAINED = "a .safetensors file or its URL, or shipped weights: cells, everyday, scenes"
 """Help for an argument that takes weights as they were trained, no exported graph."""
 
 EXPORT_RUNTIMES = tuple(name for name in typing.get_args(RuntimeName) if name != "torch")

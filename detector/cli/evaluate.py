@@ -28,6 +28,7 @@ from detector.files import local_path
 from detector.options import IOU_THRESHOLD
 from detector.output_folder import OutputFolder, claim_folder
 from detector.outputs import claim_file
+from detector.shipped_weights import weights_path
 
 if TYPE_CHECKING:
     from detector.data.data_set import DataSet
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"evaluate: {given}: only --folds trains; add it, or leave these flags out")
     else:
         work = _evaluate
-    against = options.against and local_path(options.against)
+    against = options.against and (local_path if options.detections else weights_path)(options.against)
     weights = [options.weights] if isinstance(options.weights, str) else options.weights or []
     inputs = (*map(Path, options.data), options.detections, *map(Path, weights), against)
     if options.report is None:

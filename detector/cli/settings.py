@@ -134,11 +134,11 @@ def are_weights(value: str) -> bool:
     """
     from detector.runtime.origin import is_folder, weights_files
 
-    if "://" in value:
-        return False
     path = Path(value)
     if path.suffix.lower() in (".safetensors", ".onnx", ".tflite"):
         return True
+    if "://" in value:
+        return False
     if is_folder(path) and all(file.is_file() for file in weights_files(path.absolute())):
         return True
     return find_shipped(value) is not None and not path.exists()

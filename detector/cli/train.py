@@ -165,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
                 observers=Observers(loggers=options.log),
             )
     if processes.is_first:
-        _print_result(result, out, options.quiet)
+        _print_result(result, options.quiet)
     return 0
 
 
@@ -197,24 +197,16 @@ def _resume(options: argparse.Namespace) -> int:
             observers=Observers(loggers=options.log),
         )
     if processes.is_first:
-        _print_result(result, options.resume, options.quiet)
+        _print_result(result, options.quiet)
     return 0
 
 
-def _print_result(result: "TrainingResult", out: str | Path, quiet: bool) -> None:
-    """Print a command for the weights; if `quiet`, print the result instead, which else is in the log.
-
-    Args:
-        result: the result of the run.
-        out: folder or URL of the run.
-        quiet: whether the user wants few lines.
-    """
-    from detector.object_store import is_store_url
-
+def _print_result(result: "TrainingResult", quiet: bool) -> None:
+    """Print a command for the weights; if `quiet`, print the result instead, which else is in the log."""
     if quiet:
         console.print_training_result(result)
-    elif is_store_url(out):  # weights are read from local files only
-        console.print_line(f"next: copy {out}/weights/{result.weights.name} to a folder of this machine, then:")
-        console.print_line(f"  detector detect IMAGES --weights {result.weights.name}")
     else:
-        console.print_line(f"next: detector detect IMAGES --weights {quote(str(result.weights))}")
+        from detector.url_names import with_urls
+
+        # With the URL before the quotes, because only the URL may need them.
+        console.print_line(f"next: detector detect IMAGES --weights {quote(with_urls(str(result.weights)))}")

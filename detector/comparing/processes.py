@@ -25,7 +25,7 @@ from detector.files import file_sha256, make_folder, read_json
 from detector.metrics.seeds import VAL_HALVES, ApHalves
 from detector.output_folder import OutputFolder, claim_folder
 from detector.parent_process import child_environment
-from detector.shipped_weights import find_shipped, find_weights
+from detector.shipped_weights import find_weights, lasting_name
 from detector.threads import affinity_cpus
 from detector.training.initial_weights import AUTO, RANDOM, default_start
 
@@ -90,9 +90,8 @@ def choose_start(weights: str | Path | None, reuse_backbone: bool, configs: Sequ
         return InitialWeights(RANDOM, False, ())
     path = find_weights(weights)
     log.info("initial weights of all runs: %s", weights)
-    name = str(weights) if find_shipped(weights) else str(path.resolve())
     description = [f"weights={file_sha256(path)[:8]}", *(["reuse_backbone"] if reuse_backbone else [])]
-    return InitialWeights(name, reuse_backbone, tuple(description))
+    return InitialWeights(lasting_name(weights), reuse_backbone, tuple(description))
 
 
 def changed_settings(config: Config) -> list[str]:

@@ -93,7 +93,7 @@ class Detector:
 
         Args:
             weights: a .safetensors file, the name of shipped weights ("cells", "everyday", "scenes"), or an export:
-                an .onnx or .tflite file, or a folder with an OpenVINO or ncnn export.
+                an .onnx or .tflite file, or a folder with an OpenVINO or ncnn export. A file may be at a URL.
             device: device for PyTorch: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
             runtime: inference backend: "auto", "torch", "onnxruntime", "openvino", "openvino-fast", "ncnn"
                 or "litert". `runtime.load.load_runtime` describes each backend.

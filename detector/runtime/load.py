@@ -21,7 +21,7 @@ from detector.options import RuntimeName
 from detector.runtime.base import Runtime, summarize_error
 from detector.runtime.instruction_set import warn_if_inexact
 from detector.runtime.origin import export_path, is_folder
-from detector.shipped_weights import find_shipped, find_weights
+from detector.shipped_weights import find_weights
 from detector.threads import available_cpus, check_threads
 from detector.weights_info import WeightsInfo
 from detector.wording import shown
@@ -53,7 +53,7 @@ def load_runtime(
     Args:
         weights: path of a .safetensors file, name of shipped weights, or path of an export. An export is an .onnx file
             or the folder of an OpenVINO IR (the path of its model.xml is accepted too), the folder of an ncnn model (or
-            its model.ncnn.param), or a .tflite file; it runs without torch.
+            its model.ncnn.param), or a .tflite file; it runs without torch. A file may be at a URL.
         device: device for torch, with a name as in `choose_device`. The other runtimes use the CPU and accept only
             "auto" and "cpu".
         runtime: "auto" selects torch for a .safetensors file, and OpenVINO for the folder of an OpenVINO IR. For an
@@ -84,7 +84,7 @@ def load_runtime(
         raise ConfigError(f"device: expected a name such as 'cpu' or 'cuda:1', got {shown(device)}")
     path = export_path(weights)
     is_export = path.suffix.lower() in (".onnx", *SUFFIXES.values()) or is_folder(path)
-    if find_shipped(weights) is None and is_export:
+    if is_export:
         return _load_export(path, device, runtime, input_size, threads)
     from detector.runtime.hardware import limit_threads
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.errors import FileError, WeightsError
-from detector.files import file_sha256, local_path
+from detector.files import file_sha256
 from detector.graph.export_format import NCNN_FILES, OPENVINO_FILES, export_files
 from detector.options import RuntimeName
-from detector.shipped_weights import find_shipped
+from detector.shipped_weights import lasting_name, weights_path
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Origin:
     """The file and the options with which a detector was loaded.
 
     Attributes:
-        weights: absolute path of the file or folder, or the name of shipped weights.
+        weights: absolute path of the file or folder, or its URL, or the name of shipped weights.
         sha256: hash of the content of the file, or of the files in the folder of an export.
         device: as for `load_runtime`, like all following attributes.
         runtime: as for `load_runtime`.
@@ -69,15 +69,14 @@ def origin_of(
     To be called before `load_runtime`: if the file is replaced in between, `Origin.check` reports it later.
 
     Raises:
-        FileError: the path is a URL.
+        InputError, StorageError: as for `weights_path`.
     """
-    # Shipped weights are known by their name, because they have another path on another machine.
-    source = str(weights) if find_shipped(weights) is not None else str(export_path(weights).absolute())
+    files = weights_files(weights)
     try:
-        sha256 = file_sha256(*weights_files(weights))
+        sha256 = file_sha256(*files)
     except FileError:
         sha256 = ""  # `load_runtime` raises an error that describes what is missing
-    return Origin(source, sha256, device, runtime, input_size, threads, cache)
+    return Origin(lasting_name(weights), sha256, device, runtime, input_size, threads, cache)
 
 
 def is_folder(path: Path) -> bool:
@@ -95,10 +94,8 @@ def weights_files(weights: str | Path) -> list[Path]:
         weights: as for `load_runtime`.
 
     Raises:
-        FileError: the path is a URL.
+        InputError, StorageError: as for `weights_path`.
     """
-    if (shipped := find_shipped(weights)) is not None:
-        return [shipped]
     path = export_path(weights)
     return export_files(path) if is_folder(path) else [path]
 
@@ -107,7 +104,7 @@ def export_path(weights: str | Path) -> Path:
     """Return the path of weights: of an export the folder, also if `weights` is its model.xml or model.ncnn.param.
 
     Raises:
-        FileError: the path is a URL.
+        InputError, StorageError: as for `weights_path`.
     """
-    path = local_path(weights)
+    path = weights_path(weights)
     return path.parent if path.name in (OPENVINO_FILES[0], NCNN_FILES[0]) else path

@@ -9,7 +9,7 @@ from typing import Any
 
 from detector.config import Config, config_of
 from detector.errors import ConfigError, FileError, InputError
-from detector.shipped_weights import find_shipped
+from detector.shipped_weights import weights_path
 from detector.trained_classes import ClassChoice
 from detector.weights_info import WeightsInfo, from_metadata, to_metadata
 from detector.wording import plural
@@ -26,7 +26,7 @@ class TrainRequest:
         data: each dataset: name of a built-in dataset, or absolute path.
         split: name of the training split; None: "train", or the only split of the dataset.
         config: settings, with a length of the run.
-        weights: name of shipped weights, or absolute path of the initial weights; None: random weights.
+        weights: name of shipped weights, or absolute path or URL of the initial weights; None: random weights.
         reuse_backbone: True if the initial weights may have other classes than the dataset. Then all but their
             outputs for classes are used.
         unlabeled: absolute path of the unlabeled images; None: the run has none.
@@ -53,7 +53,7 @@ class TrainRequest:
     @property
     def weights_path(self) -> Path | None:
         """Path of the initial weights; None: random weights."""
-        return None if self.weights is None else find_shipped(self.weights) or Path(self.weights)
+        return None if self.weights is None else weights_path(self.weights)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from detector.model.network import GridNetwork, check_padding, uses_spp
 from detector.object_store import absolute_url, is_store_url
 from detector.remote_folder import output_place
 from detector.runtime.hardware import training_process
-from detector.shipped_weights import find_shipped, find_weights
+from detector.shipped_weights import find_weights, lasting_name
 from detector.trained_classes import ClassChoice, TrainedClasses, changed_groups, class_choice
 from detector.training.distributed import ALONE, Processes, joined_processes
 from detector.training.environment import EFFECTS
@@ -232,7 +232,8 @@ def make_request(
         weights = default_start(config)
     initial = None
     if weights is not None and weights != RANDOM:
-        initial = str(weights) if find_shipped(weights) is not None else str(find_weights(weights).resolve())
+        find_weights(weights)  # before the work
+        initial = lasting_name(weights)
     log.info("%s", describe_start(initial, is_default))
     reuse_backbone = reuse_backbone or (is_default and initial is not None)
     images = None if unlabeled is None else _existing(unlabeled)
