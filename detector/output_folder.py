@@ -13,12 +13,9 @@ from typing import Self
 from detector.errors import FileError
 from detector.files import LOCK_NAME, flush_folder, local_path, locked, make_folder, write_errors
 from detector.manifest import MANIFEST_NAME, Manifest, Proof
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _LOG = logging.getLogger(__name__)
-
-_NAMES_SHOWN = 5
-"""Largest number of files that a message names."""
 
 _WAYS_OUT = "use another --out, move the file away, or add --overwrite to replace it"
 
@@ -192,10 +189,9 @@ class OutputFolder:
         if removed:
             _LOG.info("%s: %s of an earlier run replaced", self.path, plural(removed, "file"))
         if stay := sorted(self.foreign_files()):
-            shown = ", ".join(stay[:_NAMES_SHOWN]) + (", ..." if stay[_NAMES_SHOWN:] else "")
             _LOG.warning(
                 "%s: %s not written by this program or changed since, and kept: %s",
-                *(self.path, plural(len(stay), "file"), shown),
+                *(self.path, plural(len(stay), "file"), few_names(stay, most=5)),
             )
 
     def keep_earlier(self) -> None:

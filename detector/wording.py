@@ -13,7 +13,6 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 120
 _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 
 _SEPARATORS_FROM = 10_000
-_FEW_NAMES = 10
 _WITH_ES = ("x", "s", "ch", "sh")
 
 
@@ -55,13 +54,13 @@ def distinct_names(class_names: Sequence[str], category_ids: Sequence[int]) -> l
     ]
 
 
-def few_names(names: Sequence[str]) -> str:
-    """Return the first ten names as text.
+def few_names(names: Sequence[str], most: int = 10) -> str:
+    """Return the first `most` names as text.
 
-    >>> few_names(["cat", "dog"]), few_names(["a"] * 11)
-    ('cat, dog', 'a, a, a, a, a, a, a, a, a, a, ...')
+    >>> few_names(["cat", "dog"]), few_names(["a"] * 11), few_names(["a", "b", "c"], most=2)
+    ('cat, dog', 'a, a, a, a, a, a, a, a, a, a, ...', 'a, b, ...')
     """
-    return ", ".join(names[:_FEW_NAMES]) + (", ..." if len(names) > _FEW_NAMES else "")
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def shown(value: object) -> str:

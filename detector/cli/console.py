@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detector.escaping import cell, columns, escape, escape_line, shorten_message
-from detector.wording import UNDEFINED, metric, plural
+from detector.wording import UNDEFINED, few_names, metric, plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +37,6 @@ _VERBOSE_FORMAT = "%(relativeCreated)8.0f ms  %(name)s: %(message)s"
 
 _CLASS_COLUMNS = 40
 """Largest width of a class name in a table."""
-
-_MAX_CLASSES = 20
-"""Largest number of class names that `convert` prints."""
 
 _MAX_ENTRIES = 5
 """Largest number of clipped and dropped rows per split that `convert` prints."""
@@ -382,7 +379,7 @@ def print_conversion(conversion: "Conversion", folder: str) -> None:
     """
     print_line(f"{conversion.description} → {conversion.format} in {conversion.folder}")
     names = conversion.class_names
-    print_line(f"{len(names)} classes: {', '.join(names[:_MAX_CLASSES])}{', ...' if len(names) > _MAX_CLASSES else ''}")
+    print_line(f"{len(names)} classes: {few_names(names, most=20)}")
     for split, ledger in conversion.ledgers.items():
         print_line(f"{split}: {conversion.image_counts[split]} images, {conversion.box_counts[split]} boxes written")
         print_line(f"  source: {ledger.summary()}")

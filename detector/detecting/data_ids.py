@@ -13,7 +13,7 @@ from detector.errors import LabelError
 from detector.media.sources import Source
 from detector.options import ReadOptions
 from detector.url_names import with_urls
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _FOLDERS_SEARCHED = 8
 """Largest number of folders with images beside which a COCO file is searched."""
@@ -45,8 +45,8 @@ class DataIds:
         if missing:
             raise LabelError(
                 f"{self.data}: the dataset has no class {missing[0]!r}, which the weights detect, so its objects have "
-                f"no category id; the classes of the dataset are {', '.join(list(self.category_ids)[:20])}. Leave out "
-                "--data to number images and classes without the dataset"
+                f"no category id; the classes of the dataset are {few_names(list(self.category_ids), most=20)}. Leave "
+                "out --data to number images and classes without the dataset"
             )
         return tuple(self.category_ids[name] for name in class_names)
 

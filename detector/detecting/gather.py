@@ -21,9 +21,7 @@ from detector.errors import ConfigError, FileError
 from detector.files import read_json
 from detector.options import Shard
 from detector.output_folder import claim_folder
-
-_MOST_NAMED = 20
-"""Largest number of missing shards that a message names."""
+from detector.wording import few_names
 
 
 @dataclass(frozen=True)
@@ -195,10 +193,9 @@ def _read_shards(folders: Sequence[Path]) -> list[_FinishedShard]:
             raise FileError(f"{path}: shard {shard.shard} is there twice, also as {other.folder}; pass one of them")
     first = next(iter(shards.values()))
     if missing := [str(Shard(index, first.shard.count)) for index in range(first.shard.count) if index not in shards]:
-        more = ", ..." if missing[_MOST_NAMED:] else ""
         raise FileError(
             f"{', '.join(map(str, folders))}: {len(missing)} of {first.shard.count} shards are missing: "
-            f"{', '.join(missing[:_MOST_NAMED])}{more}; run `detector detect` with --shard for each of them"
+            f"{few_names(missing, most=20)}; run `detector detect` with --shard for each of them"
         )
     return [shards[index] for index in range(first.shard.count)]
 

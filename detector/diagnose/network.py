@@ -19,6 +19,7 @@ from detector.diagnose.finding import Finding
 from detector.loader.batch import Batch
 from detector.loss.criterion import assign_targets, compute_loss
 from detector.model.network import GridNetwork
+from detector.wording import few_names
 
 _FIRST_LOSS_TOLERANCE = 0.35
 """Largest relative difference between initial and theoretical class loss: logits vary a little around their bias."""
@@ -92,7 +93,7 @@ def diagnose_gradients(network: GridNetwork, batch: Batch, config: LossConfig) -
     measured = f"largest relative error {error:.1e} ({worst}) in {len(gradients.errors)} tensors"
     expected = f"below {_MAX_GRADIENT_ERROR:g}, and a gradient for every tensor"
     if names := gradients.without_gradient:
-        measured += f"; tensors without a gradient: {', '.join(names[:3])}" + (" ..." if len(names) > 3 else "")
+        measured += f"; tensors without a gradient: {few_names(names, most=3)}"
         advice = (
             "Training does not change these tensors: they are frozen (requires_grad=False), not connected to the loss, "
             "or followed by units that are all dead or zero."

@@ -35,7 +35,7 @@ from detector.outputs import claim_file
 from detector.predict.detector import Detector
 from detector.runtime.origin import weights_files
 from detector.score_decisions import ChosenThresholds, ScoreMap
-from detector.wording import distinct_names, plural
+from detector.wording import distinct_names, few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Decided:
             if self.goal.min_precision is not None or self.goal.min_recall is not None:
                 remedies.insert(0, "choose what can be reached, or best F1 (neither --min-precision nor --min-recall)")
             raise ConfigError(
-                f"not saved: {plural(len(missing), 'class')} without a threshold ({', '.join(missing[:5])}"
-                f"{', ...' if len(missing) > 5 else ''}): {'; or '.join(remedies)}"
+                f"not saved: {plural(len(missing), 'class')} without a threshold ({few_names(missing, most=5)}): "
+                f"{'; or '.join(remedies)}"
             )
         values = tuple(choice.point.threshold for choice in self.choices.values() if choice.point is not None)
         return ChosenThresholds(values, str(self.goal))

@@ -8,13 +8,11 @@ import numpy as np
 from detector.annotation import Annotation
 from detector.arrays import Doubles, Ints
 from detector.config import Config
+from detector.wording import few_names
 
 _BETA = 0.999
 """Hyperparameter of the effective number of objects: from about 1 / (1 - beta) objects on, more objects of a class do
 not lower its weight."""
-
-_SHOWN = 10
-"""Largest number of classes that a line of the log names."""
 
 
 def class_repeat_factors(annotations: Sequence[Annotation], threshold: float, class_count: int) -> Doubles:
@@ -84,10 +82,9 @@ def balance_lines(annotations: Sequence[Annotation], class_names: Sequence[str],
     if config.repeat_factor:
         repeats = class_repeat_factors(annotations, config.repeat_factor, len(class_names))
         rare = [int(i) for i in np.argsort(-repeats, kind="stable") if repeats[i] > 1]
-        shown = ", ".join(f"{class_names[i]} {repeats[i]:.2f}x" for i in rare[:_SHOWN])
+        shown = few_names([f"{class_names[i]} {repeats[i]:.2f}x" for i in rare])
         lines.append(
             f"repeat_factor: images of {len(rare)} of {len(class_names)} classes are shown more often: {shown}"
-            + (", ..." if len(rare) > _SHOWN else "")
             if rare
             else f"repeat_factor: no effect, because each class is in at least {config.repeat_factor:g} of the images"
         )
@@ -95,6 +92,5 @@ def balance_lines(annotations: Sequence[Annotation], class_names: Sequence[str],
     weights = class_weights(counts, config.class_balance)
     if weights is not None:
         used = [int(i) for i in np.argsort(-weights, kind="stable") if counts[i]]
-        shown = ", ".join(f"{class_names[i]} {weights[i]:.3g}" for i in used[:_SHOWN])
-        lines.append(f"class_balance: weights {shown}" + (", ..." if len(used) > _SHOWN else ""))
+        lines.append(f"class_balance: weights {few_names([f'{class_names[i]} {weights[i]:.3g}' for i in used])}")
     return lines

@@ -19,12 +19,11 @@ from detector.errors import FileError, ImageError
 from detector.images import IMAGE_SUFFIXES, read_image
 from detector.media.packed_images import NamesInFile, PackedImage, PackedImages, check_image_size
 from detector.options import ReadOptions
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _LOG = logging.getLogger(__name__)
 
 _BLOCK = tarfile.BLOCKSIZE
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +96,7 @@ def _is_selected(extension: str, pattern: str | None) -> bool:
 
 def _shown(extensions: Counter[str]) -> str:
     """Return the most frequent extensions for a message."""
-    named = [f"{extension or 'none'} ({number})" for extension, number in extensions.most_common(_MOST_NAMED)]
-    return ", ".join(named) + (", ..." if len(extensions) > _MOST_NAMED else "")
+    return few_names([f"{extension or 'none'} ({number})" for extension, number in extensions.most_common()], most=5)
 
 
 def _members(path: Path) -> Iterator[_Member]:

@@ -25,7 +25,7 @@ from detector.images import find_images, read_image_size
 from detector.loader.dataset import DetectionDataset
 from detector.media.sources import find_sources
 from detector.mirror import read_threads
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,6 @@ NAME = "unlabeled images"
 
 _MAX_IMAGES = 5000
 """Largest number of unlabeled images of a run, so that reading them does not take most of a short run."""
-
-_SHOWN = 10
-"""Largest number of images that are named for each reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +154,7 @@ def _without_known(paths: Iterable[Path], hashes: Mapping[Path, bytes], splits: 
 def _log_left_out(reason: str, images: Sequence[Path]) -> None:
     """Log that images are left out, with the first of them."""
     if images:
-        shown = ", ".join(map(str, images[:_SHOWN])) + (", ..." if len(images) > _SHOWN else "")
-        log.info("%s: %d left out that %s: %s", NAME, len(images), reason, shown)
+        log.info("%s: %d left out that %s: %s", NAME, len(images), reason, few_names(list(map(str, images))))
 
 
 def _split_of(paths: Sequence[Path], train: Split, config: Config) -> Split:

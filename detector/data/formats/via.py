@@ -20,6 +20,7 @@ from detector.data.parsing.row_values import class_name, number, numbers, parse_
 from detector.data.parsing.shapes import bounding_box, ellipse_box
 from detector.data.row_collector import Corners, RowError
 from detector.errors import LabelError
+from detector.wording import few_names
 
 CLASS_ATTRIBUTES = (
     *("class", "class_name", "classname", "label", "label_name", "labels", "name", "names", "type", "category"),
@@ -155,7 +156,7 @@ def find_class_attribute(path: Path, regions: Iterable[Any]) -> str | None:
     for known in CLASS_ATTRIBUTES:
         if known in lower:
             return lower[known]
-    listed = ", ".join(shown(name) for name in list(names)[:10])
+    listed = few_names([shown(name) for name in names])
     problem = f"which attribute contains the class? The regions have {listed}; rename the attribute to 'class'"
     raise LabelError(f"{path}: {problem}")
 

@@ -18,7 +18,7 @@ from detector.data.split import Split, read_file
 from detector.errors import LabelError
 from detector.images import IMAGE_SUFFIXES
 from detector.mirror import read_ahead
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 
 def read_split(data: YoloData, name: str) -> Split:
@@ -92,7 +92,7 @@ def _with_numbered_classes(data: YoloData) -> YoloData:
     names = tuple(f"class_{i}" for i in range(largest + 1))
     splits = "".join(f"{split}: {_as_written(places, data)}\n" for split, places in data.splits.items())
     note = (
-        f"no file names the classes, so they are called {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; "
+        f"no file names the classes, so they are called {few_names(names, most=3)}; "
         f"to name them, save this as {data.roots[-1] / 'data.yaml'}:\n{splits}names: [{', '.join(names)}]"
     )
     return replace(data, class_names=names, notes=(*data.notes, note))

@@ -18,7 +18,7 @@ from detector.data.path_guard import real_path
 from detector.data.recognize import unused_label_files
 from detector.data.row_collector import RowCollector, RowError
 from detector.errors import InputError
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _MAX_SNIFFED = 20
 """In a folder with more text files that are not used, only the first few are opened to recognize label files."""
@@ -157,8 +157,7 @@ def _note_unused(data: YoloData, known: set[Path], collector: RowCollector) -> N
     others = {file.path for file in data.name_files}
     for path in texts:
         if path not in others and _names_classes(path) and (names := read_names(path)) and names != data.class_names:
-            shown = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-            collector.add_note(f"{path} names other classes ({shown:.200}) and is not used")
+            collector.add_note(f"{path} names other classes ({few_names(names, most=3):.200}) and is not used")
 
 
 def _label_files(paths: Iterable[Path]) -> list[Path]:
