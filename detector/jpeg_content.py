@@ -13,6 +13,25 @@ SMALL_IMAGES_BYTES = 32_000_000
 is kept, and decoded at each use in less than a millisecond."""
 
 
+class SmallImages:
+    """Chooses what to keep in memory of each image of a split, in order."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def keep(self, pixels: ImageArray, jpeg: bytes | None) -> ImageArray | bytes:
+        """Return what to keep of the next image: its pixels, or the content of its file.
+
+        Args:
+            pixels: the image as it is used.
+            jpeg: the result of `small_jpeg` for the image that was read.
+        """
+        if jpeg is None:
+            return pixels
+        self._bytes += pixels.nbytes
+        return pixels if self._bytes <= SMALL_IMAGES_BYTES else jpeg
+
+
 def small_jpeg(path: Path, image: ImageArray, scaled_hw: tuple[int, int]) -> bytes | None:
     """Return the content of the file of an image if `decode_jpeg` makes exactly this image of it; else None.
 

@@ -135,7 +135,7 @@ def test_small_jpeg_images_beyond_the_limit_give_the_same_samples(
     hw = (60, 80)
     split = make_split(write_jpeg(tmp_path / "a.jpg", hw), hw, count=4)
     every = DetectionDataset(split, (64, 96), Config())
-    monkeypatch.setattr("detector.loader.dataset.SMALL_IMAGES_BYTES", 2 * 60 * 80 * 3)
+    monkeypatch.setattr("detector.jpeg_content.SMALL_IMAGES_BYTES", 2 * 60 * 80 * 3)
     half = DetectionDataset(split, (64, 96), Config())
     assert [isinstance(image, bytes) for image in every._images] == [False] * 4
     assert [isinstance(image, bytes) for image in half._images] == [False, False, True, True]
@@ -149,7 +149,7 @@ def test_small_jpeg_images_beyond_the_limit_give_the_same_samples(
 def test_only_files_that_opencv_decodes_to_the_same_pixels_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detector.loader.dataset.SMALL_IMAGES_BYTES", 0)
+    monkeypatch.setattr("detector.jpeg_content.SMALL_IMAGES_BYTES", 0)
 
     def is_kept_as_file(split: Split) -> bool:
         dataset = DetectionDataset(split, (64, 96), Config())
@@ -176,7 +176,7 @@ def test_val_images_kept_as_files_have_the_same_pixels(tmp_path: Path, monkeypat
     hw = (60, 80)
     split = make_split(write_jpeg(tmp_path / "a.jpg", hw), hw, count=3)
     _, decoded = read_letterboxed_split(split, (64, 96))
-    monkeypatch.setattr("detector.evaluating.evaluate.SMALL_IMAGES_BYTES", 64 * 96 * 3)
+    monkeypatch.setattr("detector.jpeg_content.SMALL_IMAGES_BYTES", 64 * 96 * 3)
     _, mixed = read_letterboxed_split(split, (64, 96))
     assert [isinstance(image.stored, bytes) for image in decoded] == [False] * 3
     assert [isinstance(image.stored, bytes) for image in mixed] == [False, True, True]

@@ -17,7 +17,7 @@ from detector.detections import Detections, coco_results
 from detector.errors import ConfigError, InputError, WeightsError
 from detector.evaluating.evaluation import Evaluation
 from detector.evaluating.evaluation_data import join_for, read_split_for
-from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
+from detector.jpeg_content import SmallImages, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox, letterbox_image
 from detector.metrics.average_precision import (
     COCO_MAX_DETECTIONS,
@@ -241,14 +241,11 @@ def read_letterboxed_split(split: Split, input_hw: tuple[int, int]) -> tuple[Spl
     """
     unusable: dict[int, str] = {}
     images: list[LetterboxedImage] = []
-    decoded_bytes = 0
+    small = SmallImages()
     for annotation, image in _decode_split(split, unusable):
         letterbox, pixels = letterbox_image(image, input_hw)
-        decoded_bytes += pixels.nbytes
-        jpeg = None
-        if decoded_bytes > SMALL_IMAGES_BYTES:
-            jpeg = small_jpeg(annotation.image_path, image, letterbox.scaled_hw)
-        images.append(LetterboxedImage(annotation, letterbox, pixels if jpeg is None else jpeg))
+        jpeg = small_jpeg(annotation.image_path, image, letterbox.scaled_hw)
+        images.append(LetterboxedImage(annotation, letterbox, small.keep(pixels, jpeg)))
     return split.after_decoding(unusable), tuple(images)
 
 

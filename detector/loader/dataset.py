@@ -26,7 +26,7 @@ from detector.augment.pipeline import augment
 from detector.config import AugmentConfig, BlendConfig, Config
 from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
-from detector.jpeg_content import SMALL_IMAGES_BYTES, decode_jpeg, small_jpeg
+from detector.jpeg_content import SmallImages, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
 from detector.loader.class_balance import count_objects, image_repeat_factors
 from detector.loader.input_size import input_stages
@@ -87,7 +87,7 @@ class DetectionDataset:
         self.image_bytes = sum(self._stored_bytes(annotation) for annotation in split.annotations)
         self.in_memory = self.image_bytes * copies <= _MEMORY_FRACTION * available_memory()
         self._images: list[ImageArray | bytes] = []
-        small_bytes = 0
+        small = SmallImages()
         annotations, unusable = [], dict[int, str]()
         digest = hashlib.sha256()
         for annotation, (image, jpeg) in self._decode_all(split.annotations):
@@ -96,10 +96,8 @@ class DetectionDataset:
                 continue
             annotations.append(annotation)
             digest.update(annotation_bytes(annotation) + zlib.crc32(np.ascontiguousarray(image).data).to_bytes(4))
-            if jpeg is not None:
-                small_bytes += image.nbytes
             if self.in_memory:
-                self._images.append(image if jpeg is None or small_bytes <= SMALL_IMAGES_BYTES else jpeg)
+                self._images.append(small.keep(image, jpeg))
         self.ledger = split.after_decoding(unusable).ledger
         self.annotations = tuple(annotations)
         self.fingerprint = digest.hexdigest()[:16]
