@@ -158,7 +158,7 @@ def export(
     int8 = int8_images is not None
     used = {"int8": int8, "fp16": fp16, "nms": nms is not None, "dynamic": dynamic, "int8_full_range": int8_full_range}
     check_options(format, used)
-    check_packages(format, int8)
+    check_packages(format, int8=int8, fp16=fp16)
     check_output(path, format, overwrite)
     network, info = load_weights(weights)
     if nms is not None:

@@ -32,12 +32,12 @@ _PACKAGES: dict[Format, tuple[str, ...]] = {
 }
 """Format → modules that write and run an export."""
 
-_INT8_PACKAGES: dict[Format, tuple[str, str]] = {
+_QUANTIZERS: dict[Format, tuple[str, str]] = {
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("nncf", "int8"),
     "litert": ("ai_edge_quantizer", "litert"),
 }
-"""Format → module that quantizes to int8, and the extra that installs it."""
+"""Format → module that quantizes to int8, for LiteRT also to float16, and the extra that installs it."""
 
 
 def check_options(format: Format, options: dict[str, bool]) -> None:
@@ -59,19 +59,23 @@ def check_options(format: Format, options: dict[str, bool]) -> None:
         raise ConfigError("int8_full_range (--int8-full-range) has an effect only with --int8; add --int8")
 
 
-def check_packages(format: Format, int8: bool) -> None:
+def check_packages(format: Format, *, int8: bool, fp16: bool) -> None:
     """Raise MissingPackageError if a package that writes an export of this format is not installed.
+
+    The functions of `graph/` that write the export do not check this again.
 
     Args:
         format: the format.
         int8: whether the export is quantized to int8.
+        fp16: whether the weights are stored in float16.
     """
     needed: list[tuple[str, str]] = [(module, format) for module in _PACKAGES[format]]
-    if int8:
-        needed.append(_INT8_PACKAGES[format])
+    if int8 or (fp16 and format == "litert"):
+        needed.append(_QUANTIZERS[format])
     for module, extra in needed:
         if find_spec(module) is None:
+            kind = " in int8" if int8 else " in float16" if fp16 else ""
             raise MissingPackageError(
-                f"an export to {format}{' in int8' if int8 else ''} needs the package {module.replace('_', '-')}: "
-                f"pip install 'grid-detector[{extra}]'"
+                f"an export to {format}{kind} needs the package {module.replace('_', '-')}: pip install "
+                f"'grid-detector[{extra}]'"
             )

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detector.arrays import ImageArray
-from detector.errors import MissingPackageError
 from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.no_telemetry import import_onnxruntime
 
@@ -40,20 +39,12 @@ def quantize(graph: bytes, inputs: Sequence[ImageArray], full_range: bool = Fals
 
     Returns:
         The bytes of the quantized ONNX file.
-
-    Raises:
-        MissingPackageError: the package onnx or onnxruntime is not installed.
     """
-    try:
-        import onnx
+    import onnx
 
-        import_onnxruntime()
-        from onnxruntime.quantization import QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError:
-        raise MissingPackageError(
-            "int8 quantization needs the packages onnx and onnxruntime: pip install 'grid-detector[onnx]'"
-        ) from None
+    import_onnxruntime()
+    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     metadata = onnx.load_from_string(graph).metadata_props
     with tempfile.TemporaryDirectory() as folder:

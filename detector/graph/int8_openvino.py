@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detector.arrays import ImageArray
-from detector.errors import MissingPackageError
 from detector.graph.int8_onnx import is_quantizable
 from detector.graph.no_telemetry import import_nncf
 
@@ -27,16 +26,8 @@ def quantize_model(model: "openvino.Model", inputs: Sequence[ImageArray], full_r
         inputs: calibration images, each [H, W, 3] uint8 RGB, letterboxed to the input size of the model. They should
             be similar to the images on which the model will run.
         full_range: whether the weights use all 8 bits, except those of the first layer; as in `int8_onnx.quantize`.
-
-    Raises:
-        MissingPackageError: the package nncf is not installed.
     """
-    try:
-        nncf = import_nncf()
-    except ImportError:
-        raise MissingPackageError(
-            "int8 quantization for OpenVINO needs the package nncf: pip install 'grid-detector[int8]'"
-        ) from None
+    nncf = import_nncf()
     names = [node.get_friendly_name() for node in model.get_ops()]
     not_quantized = [name for name in names if not is_quantizable(name)]
     # Hide the progress bars of NNCF and its warnings about an unknown graph.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from detector.arrays import ImageArray
-from detector.errors import FileError, MissingPackageError, WeightsError
+from detector.errors import FileError, WeightsError
 from detector.graph.export_format import OPENVINO_FILES
 from detector.graph.int8_openvino import quantize_model
 from detector.graph.metadata import GraphInfo, graph_info_metadata
@@ -59,16 +59,8 @@ def to_ir(
         inputs: calibration images for int8 quantization, as in `quantize_model`. None: the IR is in float32.
         int8_full_range: as `full_range` in `quantize_model`.
         fp16: whether the weights are stored in float16.
-
-    Raises:
-        MissingPackageError: the package openvino is not installed, or for int8, the package nncf.
     """
-    try:
-        openvino = import_openvino()
-    except ImportError:
-        raise MissingPackageError(
-            "writing an OpenVINO IR needs the packages openvino and onnx: pip install 'grid-detector[openvino]'"
-        ) from None
+    openvino = import_openvino()
     model = openvino_core().read_model(graph)
     if inputs is not None:
         model = quantize_model(model, inputs, int8_full_range)

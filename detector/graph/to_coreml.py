@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from detector.errors import MissingPackageError
 from detector.graph.graph_module import no_output, quiet_export, trace
 from detector.graph.metadata import USAGE, GraphInfo, graph_info_metadata, graph_metadata
 from detector.model.network import GridNetwork
@@ -31,9 +30,6 @@ def to_coreml(
         info: information about the weights, for the metadata; the input size in it is replaced by `input_hw`.
         input_hw: input size (height, width) of the network, multiples of 32.
         fp16: whether weights and activations are in float16. The outputs then are in steps of up to 0.25 pixels.
-
-    Raises:
-        MissingPackageError: the package coremltools is not installed.
     """
     tools = import_coremltools()
     traced = trace(network, input_hw)
@@ -61,21 +57,13 @@ def to_coreml(
 
 
 def import_coremltools() -> ModuleType:
-    """Import coremltools and return the module, without its warnings about parts that exist only on macOS.
-
-    Raises:
-        MissingPackageError: coremltools is not installed.
-    """
+    """Import coremltools and return the module, without its warnings about parts that exist only on macOS."""
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         with quiet_export():
             import coremltools
-    except ImportError:
-        raise MissingPackageError(
-            "a Core ML package needs the package coremltools: pip install 'grid-detector[coreml]'"
-        ) from None
     finally:
         logger.setLevel(level)
     module: ModuleType = coremltools

@@ -3,14 +3,13 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detector.arrays import ImageArray
-from detector.errors import MissingPackageError, WeightsError
+from detector.errors import WeightsError
 from detector.graph.graph_module import GraphModule, no_output, quiet_export
 from detector.graph.metadata import GraphInfo, graph_info_metadata, graph_metadata
 from detector.graph.tflite_file import append_metadata
@@ -60,7 +59,6 @@ def to_litert(
         int8_inputs: letterboxed images [H, W, 3] for int8 calibration; None: the file is not int8.
 
     Raises:
-        MissingPackageError: litert-torch or, for float16 and int8, ai-edge-quantizer is not installed.
         WeightsError: the converted file does not compute what the network computes.
     """
     # litert-torch 0.10 keeps the constants by their address, and copies weights that are not contiguous, as those in
@@ -80,13 +78,8 @@ def to_litert(
 
 def _convert(module: nn.Module, image: Tensor) -> bytes:
     """Return the LiteRT file of a module in float32, without metadata."""
-    try:
-        with quiet_export(), no_output():
-            import litert_torch
-    except ImportError:
-        raise MissingPackageError(
-            "writing a LiteRT file needs the package litert-torch: pip install 'grid-detector[litert]'"
-        ) from None
+    with quiet_export(), no_output():
+        import litert_torch
     with tempfile.TemporaryDirectory() as folder, quiet_export(), no_output():
         path = Path(folder) / "model.tflite"
         litert_torch.convert(module, sample_kwargs={"image": image}).export(str(path))
@@ -110,23 +103,13 @@ def _check(model: bytes, module: nn.Module, image: Tensor) -> None:
             )
 
 
-def _quantizer(model: bytes) -> Any:
-    """Return the quantizer of ai-edge-quantizer for a LiteRT file."""
-    try:
-        from ai_edge_quantizer.quantizer import Quantizer
-    except ImportError:
-        raise MissingPackageError(
-            "float16 and int8 need the package ai-edge-quantizer: pip install 'grid-detector[litert]'"
-        ) from None
-    return Quantizer(bytearray(model))
-
-
 def _to_fp16(model: bytes) -> bytes:
     """Return a LiteRT file whose weights of convolutions are stored in float16."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.quantizer import Quantizer
 
-    quantizer = _quantizer(model)
+    quantizer = Quantizer(bytearray(model))
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
     quantizer.update_quantization_recipe(
         regex=".*",
@@ -148,8 +131,9 @@ def _to_int8(model: bytes, inputs: Sequence[ImageArray]) -> bytes:
     The range of an activation is measured on the images. All 8 bits are used: the kernels of LiteRT sum in 32 bits.
     """
     from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.quantizer import Quantizer
 
-    quantizer = _quantizer(model)
+    quantizer = Quantizer(bytearray(model))
     for operation in _OPERATIONS:
         quantizer.add_static_config(
             regex=_BLOCKS,

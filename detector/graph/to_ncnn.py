@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from detector.errors import MissingPackageError, WeightsError
+from detector.errors import WeightsError
 from detector.graph.graph_module import trace
 from detector.graph.metadata import LEVELS_USAGE, GraphInfo, graph_info_metadata, graph_metadata
 from detector.graph.ncnn_model import NcnnModel
@@ -32,15 +32,10 @@ def to_ncnn(network: GridNetwork, info: WeightsInfo, input_hw: tuple[int, int], 
         fp16: whether the weights are stored in float16.
 
     Raises:
-        MissingPackageError: the package pnnx is not installed.
         WeightsError: pnnx cannot convert this network.
     """
-    try:
-        from pnnx import EXEC_PATH
-    except ImportError:
-        raise MissingPackageError(
-            "writing an ncnn model needs the packages pnnx and ncnn: pip install 'grid-detector[ncnn]'"
-        ) from None
+    from pnnx import EXEC_PATH
+
     traced = trace(network, input_hw)
     with tempfile.TemporaryDirectory() as folder:
         traced.save(str(Path(folder) / "model.pt"))

@@ -53,6 +53,15 @@ def test_missing_package_is_reported_before_the_work(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [{"fp16": True}, {"int8_images": []}])
+def test_missing_quantizer_is_reported_before_the_work(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.exporting.requirements.find_spec", lambda name: name != "ai_edge_quantizer" or None)
+    with pytest.raises(MissingPackageError, match=r"ai-edge-quantizer: pip install 'grid-detector\[litert\]'"):
+        export("missing weights", tmp_path / "a.tflite", format="litert", **options)
+
+
 @pytest.mark.parametrize(("runtime", "name", "extra"), [("ncnn", "a_ncnn", "ncnn"), ("litert", "a.tflite", "litert")])
 def test_missing_runtime_of_an_export_is_reported(
     runtime: RuntimeName, name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
