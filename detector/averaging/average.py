@@ -18,7 +18,7 @@ from detector.data.joined_data import open_all
 from detector.data.split import evenly_spaced
 from detector.data.training_splits import choose_training_split
 from detector.errors import ConfigError, WeightsError
-from detector.evaluating.evaluate import detect_split, score_split
+from detector.evaluating.evaluate import detect_split, log_images, score_split
 from detector.evaluating.evaluation_data import join_for, read_split_for
 from detector.files import file_sha256
 from detector.image_hashes import hashes_of_all
@@ -233,7 +233,7 @@ def _evaluate(
     The images and objects are those of val for the average: without a val split, the images that all held back.
     """
     split = read_split_for(average, source, "val")
-    log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
+    log_images(split)
     results = []
     for name, (network, info) in zip(names, networks, strict=True):
         runtime = TorchRuntime(network, info.input_hw, torch.device("cpu"))

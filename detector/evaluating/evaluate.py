@@ -168,9 +168,7 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
     Raises:
         InputError: the classes of detector and split differ, or no image can be used.
     """
-    log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
-    for line in split.ledger.note_lines():
-        log.info("%s", line)
+    log_images(split)
     start = time.perf_counter()
     usable, found = detect_split(detector, split, options)
     images_per_second = len(usable.annotations) / (time.perf_counter() - start)
@@ -188,6 +186,13 @@ def evaluate_split(detector: Detector, split: Split, options: DetectOptions = EV
     many = many_detections(truth, coco_results(found, usable.category_ids), options.max_detections)
     ap, scored = score_split(usable, best), coco_results(best, usable.category_ids)
     return replace(evaluation, ap=replace(ap, many=many), scored=scored)
+
+
+def log_images(split: Split) -> None:
+    """Log the images and label rows of a split that is evaluated."""
+    log.info("%s: %s, %s", split.name, plural(len(split.annotations), "image"), split.ledger.summary())
+    for line in split.ledger.note_lines():
+        log.info("%s", line)
 
 
 class DetectedSplit(NamedTuple):

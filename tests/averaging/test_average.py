@@ -1,6 +1,8 @@
 """Averaging weights: the mean, batch norm statistics, metadata, and what is refused."""
 
+import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +73,28 @@ def test_data_measures_the_average_and_keeps_the_better_batch_norm(
     assert info.facts["val"]["AP"] == result.ap.AP
     again = load_weights(average(pair, tmp_path / "again.safetensors", data=tiny_data).path)[0].state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in network.state_dict().items())
+
+
+def test_images_are_logged_once_and_as_by_evaluate(
+    pair: tuple[Path, Path], tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    labels = json.loads((tmp_path / "data/val.json").read_text())
+    x, y, w, h = labels["annotations"][0].pop("bbox")
+    labels["annotations"][0]["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / "data/val.json").write_text(json.dumps(labels))
+    caplog.set_level(logging.INFO)
+
+    def lines() -> list[str]:
+        found = [line for line in caplog.messages if line.startswith(("val: ", "bounding boxes of masks"))]
+        caplog.clear()
+        return found
+
+    average(pair, tmp_path / "mean.safetensors", data=tmp_path / "data")
+    of_average = lines()
+    evaluate(tmp_path / "data", pair[0], split="val", intervals=False)
+    assert of_average == lines()
+    assert len(of_average) == 2
 
 
 def test_recomputed_batch_norm_changes_only_its_statistics(tiny_weights: Path, tiny_data: Path) -> None:
