@@ -698,8 +698,8 @@ class TrainingRun:
         seconds = self._seconds()
         weights = self._folder.path / "weights"
         log.info(f"done: {plural(progress.step, 'step')} in {seconds:.1f} s; weights in {weights}")
-        if minutes is not None and progress.step == progress.steps and len(progress.plan_changes) == 1:
-            log.info(f"to repeat this run: --set steps={progress.steps}")
+        if minutes is not None:
+            log.info(_how_to_repeat(progress))
         if minutes is not None and seconds > OVERRUN * minutes * 60:
             reason = (
                 f"a run has at least {PLANNING_STEPS + 1} steps"
@@ -734,6 +734,18 @@ class TrainingRun:
             *(f"  {image}" for image in images),
             "Try a lower learning rate (--set lr=...) or --set precision=fp32.",
         )
+
+
+def _how_to_repeat(progress: Progress) -> str:
+    """Return how to repeat a run with a length in minutes, or that this is not possible."""
+    first, *changes = progress.plan_changes
+    if changes:
+        return (
+            "this run cannot be repeated exactly, because its number of steps changed during the run; a run as long: "
+            f"--set steps={progress.steps} instead of --minutes"
+        )
+    # The number of evaluations was chosen from their duration. It decides which weights are the best ones.
+    return f"to repeat this run: --set steps={first[1]} --set evaluations={progress.evaluations} instead of --minutes"
 
 
 def _format_losses(losses: Mapping[str, float]) -> str:

@@ -135,6 +135,7 @@ def test_changed_plan_is_kept_when_the_run_is_resumed(
     assert result.steps == changes[-1][1] < changes[0][1]
     assert f"the run now has {changes[1][1]} steps instead of {changes[0][1]}, because it would take" in caplog.text
     assert "to repeat this run: --set" not in caplog.text
+    assert f"during the run; a run as long: --set steps={changes[-1][1]} instead of --minutes" in caplog.text
     evaluated = [int(line.split(",")[0]) for line in (tmp_path / "complete/results.csv").read_text().splitlines()[1:]]
     assert len(set(evaluated)) == len(evaluated) == 3
     assert evaluated[-1] == result.steps

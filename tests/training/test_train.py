@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from detector.config import PLANNING_STEPS, Config
+from detector.config import PLANNING_STEPS, Config, override
 from detector.data.open_data import open_data
 from detector.data.scenes import scenes
 from detector.errors import ConfigError, InputError, LabelError
@@ -117,16 +118,21 @@ def test_number_of_evaluations_does_not_change_training(tiny_data: Path, tiny_co
 
 
 def test_exhausted_budget_still_gives_weights_and_can_be_repeated(
-    tiny_data: Path, tiny_config: Config, tmp_path: Path
+    tiny_data: Path, tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     # A run that started long ago has no time left: it does the planning steps and one more.
     short = replace(tiny_config, steps=None, minutes=0.05, evaluations="auto")
     request = make_request(tiny_data, short, split="train", weights=None, reuse_backbone=False)
     result = start_run(request, tmp_path / "minutes", started=time.monotonic() - 1e6)
     assert result.steps == PLANNING_STEPS + 1
     assert result.best is not None
-    train(tiny_data, replace(tiny_config, steps=result.steps), out=tmp_path / "steps")
+    (line,) = (line for line in caplog.messages if line.startswith("to repeat this run: "))
+    assert line.endswith(" instead of --minutes")
+    config = override(replace(short, minutes=None), re.findall(r"--set (\S+)", line))
+    train(tiny_data, config, out=tmp_path / "steps")
     assert same_weights(tmp_path / "minutes", tmp_path / "steps")
+    assert (tmp_path / "minutes/results.csv").read_bytes() == (tmp_path / "steps/results.csv").read_bytes()
 
 
 def test_budget_in_minutes_becomes_steps(tiny_data: Path, tiny_config: Config, tmp_path: Path) -> None:
