@@ -17,7 +17,7 @@ from detector.weights_info import ATTRIBUTION
 _PATH = re.compile(r"\S*[/\\](?=\S)")
 """The folders of a path in text. The last name of the path, such as that of a dataset, remains."""
 
-_FACTS = ("images", "boxes", "steps", "batch", "seconds", "torch", "threads", "machine")
+_FACTS = ("images", "boxes", "step", "steps", "batch", "seconds", "torch", "threads", "machine")
 """Facts about the training run that are shown, besides data and AP."""
 
 _MAX_CLASSES = 40

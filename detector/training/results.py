@@ -58,12 +58,12 @@ def results_row(
     return row | {name: round(value, 4) for name, value in values.items()}
 
 
-def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePrecision | None) -> WeightsInfo:
+def weights_info(inputs: RunInputs, progress: Progress, seconds: float, ap: AveragePrecision | None) -> WeightsInfo:
     """Return the information that is saved with the weights of a run.
 
     Args:
         inputs: inputs of the run.
-        steps: planned number of steps of the run.
+        progress: progress of the run, with the current step and the planned number of steps.
         seconds: wall time since the start of the run.
         ap: average precision of the weights on val; None if they were not evaluated.
     """
@@ -75,7 +75,8 @@ def weights_info(inputs: RunInputs, steps: int, seconds: float, ap: AveragePreci
         input_hw=inputs.dataset.input_hw,
         config=asdict(inputs.config),
         facts={
-            "steps": steps,
+            "step": progress.step,
+            "steps": progress.steps,
             "batch": inputs.batch_size,
             "input_size": list(inputs.dataset.input_hw),
             "torch": torch.__version__,

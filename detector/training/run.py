@@ -281,9 +281,7 @@ class TrainingRun:
         passes = affordable_passes(progress.steps, self._batch_size)
         indices, tta = choose_images(len(images.dataset), passes)
         own = [indices[place] for place in self._processes.share(len(indices), BATCH_SIZE)]
-        found = detect_unlabeled(
-            self._detector(progress.step), images.dataset, own, tta=tta, stop=lambda: self._shutdown.requested
-        )
+        found = detect_unlabeled(self._detector(), images.dataset, own, tta=tta, stop=lambda: self._shutdown.requested)
         if self._processes.any(found is None):
             return
         assert found is not None
@@ -406,7 +404,7 @@ class TrainingRun:
         assert minutes is not None
         run_times = expected_times(times, self._time_middle_stage(), self._dataset.input_hw, self._config)
         self._budget = budget = TimeBudget(minutes, run_times)
-        self._evaluate(PLANNING_STEPS)  # measures the duration of an evaluation, and shows early if it fails
+        self._evaluate()  # measures the duration of an evaluation, and shows early if it fails
 
         def plan() -> tuple[int, int, float]:
             steps, evaluations = budget.first_plan(self._config, self._seconds())
@@ -433,7 +431,7 @@ class TrainingRun:
             steps: number of steps of the run.
             images: the unlabeled images.
         """
-        detector, few = self._detector(PLANNING_STEPS), list(range(min(len(images), BATCH_SIZE)))
+        detector, few = self._detector(), list(range(min(len(images), BATCH_SIZE)))
         times = []
         for _ in range(2):  # the first also prepares kernels
             start = time.monotonic()
@@ -574,7 +572,7 @@ class TrainingRun:
         """
         progress, start = self._progress, time.monotonic()
         self._check_weights()
-        ap = self._evaluate(progress.step)
+        ap = self._evaluate()
         is_best = update_best(progress, ap)
         losses = {name: total / progress.steps_since for name, total in progress.losses.items()}
         progress.losses, progress.steps_since = {}, 0
@@ -583,7 +581,7 @@ class TrainingRun:
         progress.results.append(row)
         timing = {"seconds": round(seconds, 1), "images_per_second": round(images_per_second, 1)}
         progress.timing.append({"step": progress.step} | timing)
-        info, float16 = weights_info(self._inputs, progress.steps, seconds, ap), self._config.save_float16
+        info, float16 = weights_info(self._inputs, progress, seconds, ap), self._config.save_float16
         self._folder.save(self._trainer.ema.network, info, float16=float16)
         if is_best:
             # A copy: training goes on to change the tensors of the network.
@@ -649,14 +647,14 @@ class TrainingRun:
                 {"weights": checksum}, "the machines compute different last bits; use machines of the same kind"
             )
 
-    def _evaluate(self, step: int) -> AveragePrecision | None:
+    def _evaluate(self) -> AveragePrecision | None:
         """Return the average precision of the averaged weights on val; None without a val split."""
         if self._val is None:
             return None
         start, val, images = time.monotonic(), self._val, self._inputs.val_images
         share = len(images), EVALUATION_OPTIONS.batch_size  # the batches are those of one process
         own = [images[index] for index in self._processes.share(*share)]
-        found = self._processes.join(list(detect_letterboxed_split(self._detector(step), own).values()), *share)
+        found = self._processes.join(list(detect_letterboxed_split(self._detector(), own).values()), *share)
         if self._processes.is_first:
             ids = [image.annotation.image_id for image in images]
             self._found = dict(zip(ids, found, strict=True))
@@ -669,10 +667,10 @@ class TrainingRun:
         if self._budget is not None:
             self._budget.record_evaluation(seconds)
 
-    def _detector(self, step: int) -> Detector:
-        """Return a detector with the averaged weights; it shares their memory. `step` is the number of steps done."""
+    def _detector(self) -> Detector:
+        """Return a detector with the averaged weights; it shares their memory."""
         runtime = TorchRuntime(self._trainer.ema.network, self._dataset.input_hw, self._inputs.device)
-        return Detector(runtime, weights_info(self._inputs, step, self._seconds(), None))
+        return Detector(runtime, weights_info(self._inputs, self._progress, self._seconds(), None))
 
     def _save_state(self) -> None:
         """Write a checkpoint."""

@@ -92,11 +92,15 @@ def test_best_and_last_weights_match_their_evaluations(tiny_data: Path, tiny_con
     unstable = replace(tiny_config, steps=40, evaluations=8, ema=0, lr=0.3, lr_adamw=0.06, final_lr=1)
     train(tiny_data, unstable, out=tmp_path)
     with (tmp_path / "results.csv").open(newline="") as file:
-        scores = [float(row["AP"]) for row in csv.DictReader(file)]
-    assert scores[-1] < max(scores)
-    for name, expected in (("best", max(scores)), ("last", scores[-1])):
-        ap = evaluate(tiny_data, tmp_path / "weights" / f"{name}.safetensors", split="val", device="cpu")
-        assert pytest.approx(expected, abs=1e-3) == ap.AP
+        scores = {int(row["step"]): float(row["AP"]) for row in csv.DictReader(file)}
+    best = max(scores, key=lambda step: scores[step])
+    assert scores[40] < scores[best]
+    for name, step in (("best", best), ("last", 40)):
+        weights = tmp_path / "weights" / f"{name}.safetensors"
+        ap = evaluate(tiny_data, weights, split="val", device="cpu")
+        assert pytest.approx(scores[step], abs=1e-3) == ap.AP
+        facts = load_weights(weights)[1].facts
+        assert (facts["step"], facts["steps"]) == (step, 40)
 
 
 def same_weights(one: Path, other: Path) -> bool:
