@@ -5,11 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from detector.analysis.false_positives import FalsePositive, FalsePositiveKind, explain_false_positives
-from detector.analysis.misses import Cause, Miss, explain_misses
-from detector.analysis.outcome import ImagePredictions, outcome_of
-from detector.annotation import Annotation
-from detector.options import MATCH_IOU, DetectOptions
+from detector.analysis.false_positives import FalsePositive, FalsePositiveKind
+from detector.analysis.misses import Cause, Miss
 
 
 @dataclass(frozen=True)
@@ -27,32 +24,6 @@ class CauseCounts:
     found: int
     misses: Mapping[Cause, int]
     false_positives: Mapping[FalsePositiveKind, int]
-
-
-def count_causes_in(
-    images: Iterable[tuple[ImagePredictions, Annotation]],
-    options: DetectOptions,
-    *,
-    min_iou: float = MATCH_IOU,
-    stride: int = 8,
-) -> CauseCounts:
-    """Explain each image, and count causes and kinds over all images; only one image is in memory at a time.
-
-    Args:
-        images: raw predictions and objects of each image.
-        options: as for `explain_misses`, like the following.
-        min_iou: IoU from which a detection finds an object of its class.
-        stride: side of a cell of the finest grid, in input pixels.
-    """
-    objects = 0
-    misses: list[Miss] = []
-    false_positives: list[FalsePositive] = []
-    for predictions, truth in images:
-        outcome = outcome_of(predictions, truth, options, min_iou)
-        objects += int((~truth.is_crowd).sum())
-        misses += explain_misses(predictions, truth, options, outcome=outcome, min_iou=min_iou, stride=stride)
-        false_positives += explain_false_positives(outcome, truth, min_iou=min_iou)
-    return count_causes(objects, misses, false_positives)
 
 
 def count_causes(objects: int, misses: Iterable[Miss], false_positives: Iterable[FalsePositive] = ()) -> CauseCounts:

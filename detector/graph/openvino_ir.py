@@ -19,7 +19,7 @@ from detector.graph.export_format import OPENVINO_FILES
 from detector.graph.int8_openvino import quantize_model
 from detector.graph.metadata import GraphInfo, graph_info_metadata
 from detector.graph.no_telemetry import import_openvino, openvino_core
-from detector.weights_info import FORMAT, damaged
+from detector.weights_info import damaged
 
 if TYPE_CHECKING:
     import openvino
@@ -133,14 +133,6 @@ def _check_xml(xml: bytes, path: Path) -> None:
         parser.Parse(xml, True)
     except expat.ExpatError as error:
         raise WeightsError(f"{path}: not a readable OpenVINO IR ({error}); export it again") from None
-
-
-def is_ir(folder: Path) -> bool:
-    """Return True if model.xml in `folder` is from an OpenVINO IR of this package. model.bin is not read."""
-    try:
-        return FORMAT.encode() in (folder / XML).read_bytes()
-    except OSError:
-        return False
 
 
 def model_metadata(model: "openvino.Model", source: str) -> dict[str, str]:

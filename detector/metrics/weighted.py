@@ -54,11 +54,6 @@ class WeightedMetrics:
         """[C, R] AP of each class."""
         return np.asarray(self.per_class[METRIC_NAMES.index("AP")])
 
-    @property
-    def class_ap50(self) -> Doubles:
-        """[C, R] AP50 of each class."""
-        return np.asarray(self.per_class[METRIC_NAMES.index("AP50")])
-
 
 def class_mean(per_class: Doubles) -> Doubles:
     """Return [..., R] the means over the classes of metrics [..., C, R] that are not -1; -1 if all are."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.analysis.counterfactuals import Setting, find_settings
-from detector.analysis.counts import count_causes, count_causes_in
+from detector.analysis.counts import count_causes
 from detector.analysis.false_positives import FalsePositiveKind, explain_false_positives
 from detector.analysis.misses import Cause, Miss, explain_misses
 from detector.analysis.outcome import ImagePredictions, Outcome, outcome_of
@@ -418,19 +418,3 @@ def test_all_causes_and_kinds_occur_in_random_scenes() -> None:
 
     collect()
     assert seen >= {*get_args(Cause), *get_args(FalsePositiveKind)}
-
-
-@given(st.lists(scenes(), max_size=3))
-def test_counts_over_images_are_sums_of_counts(
-    images: list[tuple[ImagePredictions, Annotation, DetectOptions]],
-) -> None:
-    options = resolved()
-    pairs = [(predicted, truth) for predicted, truth, _ in images]
-    counts = count_causes_in(pairs, options)
-    alone = [count_causes_in([pair], options) for pair in pairs]
-    assert counts.objects == sum(own.objects for own in alone)
-    assert counts.found == sum(own.found for own in alone)
-    for cause in get_args(Cause):
-        assert counts.misses[cause] == sum(own.misses[cause] for own in alone)
-    for kind in get_args(FalsePositiveKind):
-        assert counts.false_positives[kind] == sum(own.false_positives[kind] for own in alone)
