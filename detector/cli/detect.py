@@ -81,6 +81,17 @@ def add(commands: Commands) -> None:
         "--allow-url", action="store_true", help="allow sources that are http:// or https:// URLs of images"
     )
     add_max_pixels(parser)
+    _add_packed_files(parser)
+    _add_detection(parser)
+    _add_video(parser)
+    _add_output(parser)
+    _add_cluster(parser)
+    add_input_size(parser)
+    add_backend(parser)
+
+
+def _add_packed_files(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for Parquet files and tar archives with images."""
     packed = parser.add_argument_group("Parquet files and tar archives")
     packed.add_argument(
         "--image-column",
@@ -95,6 +106,10 @@ def add(commands: Commands) -> None:
         help="Parquet: the column with the names of the images (default: a column with a usual name such as file_name, "
         "the field `path` of the images, or the numbers of the rows)",
     )
+
+
+def _add_detection(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that change what is detected: thresholds, NMS, classes, tiles and TTA."""
     detection = parser.add_argument_group("detection")
     add_conf(detection, SCORE_THRESHOLD, auto=True)
     detection.add_argument(
@@ -135,6 +150,10 @@ def add(commands: Commands) -> None:
         help="test-time augmentation (TTA): also detect in the flipped image; twice the time, slightly higher AP",
     )
     add_nms_variant(detection)
+
+
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for videos, cameras and streams."""
     video = parser.add_argument_group("video")
     video.add_argument(
         "--every", type=count, default=1, metavar="N", help="detect in every Nth frame only (default: 1)"
@@ -147,6 +166,10 @@ def add(commands: Commands) -> None:
         help="open a camera or a stream that ended or stalls again, at most N times; 0: never (default: 3)",
     )
     video.add_argument("--track", action="store_true", help="track objects from frame to frame with ByteTrack")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the files to write, for the drawing, and for a run in several parts."""
     output = parser.add_argument_group("output")
     output.add_argument("--save-txt", action="store_true", help="also write a YOLO text file per image, in labels/")
     output.add_argument(
@@ -194,6 +217,10 @@ def add(commands: Commands) -> None:
         "matches the ground truth (default: images are numbered 1, 2, ...)",
     )
     add_allow_outside(output)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for detection on a Ray cluster."""
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
         "--engine",
@@ -207,8 +234,6 @@ def add(commands: Commands) -> None:
         help="with --engine ray: auto: the cluster of RAY_ADDRESS or of this machine; HOST:PORT; local: start Ray on "
         "this machine (default)",
     )
-    add_input_size(parser)
-    add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -40,33 +40,9 @@ def add(commands: Commands) -> None:
         use="; several: train on all of them, with classes merged by name (a class that a dataset does not have is "
         "not labeled there)",
     )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="NAME",
-        help="learn only these classes; objects of other classes are background (default: all classes)",
-    )
-    parser.add_argument(
-        "--single-class",
-        nargs="?",
-        const=MERGED,
-        metavar="NAME",
-        help=f"merge all classes, or those of --classes, into one class (default name: {MERGED})",
-    )
+    _add_class_choice(parser)
     add_initial_weights(parser)
-    parser.add_argument(
-        "--resume",
-        type=path_or_url,
-        metavar="RUN",
-        help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
-        "result as an uninterrupted run; with --data if the dataset has been moved",
-    )
-    parser.add_argument(
-        "--resume-anyway",
-        action="store_true",
-        help="resume even if the data, run.json, the initial weights, a version, the number of threads, the device or "
-        "the machine has changed",
-    )
+    _add_resume(parser)
     parser.add_argument(
         "--unlabeled",
         type=path,
@@ -80,6 +56,55 @@ def add(commands: Commands) -> None:
         help="own last step of the augmentation: a Python function (sample, rng) -> sample in a module of the working "
         "directory or the environment, such as my_transforms:fog; see docs/how-to/own-transform.md",
     )
+    _add_output(parser)
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    _add_data_checks(parser)
+    parser.add_argument(
+        "--freeze",
+        type=number,
+        metavar="FRACTION",
+        help="fraction of the run in which the backbone keeps its initial weights (default: 0)",
+    )
+    add_run(parser)
+    add_threads(parser)
+
+
+def _add_class_choice(parser: argparse.ArgumentParser) -> None:
+    """Add --classes and --single-class: which classes of the dataset the network learns."""
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="learn only these classes; objects of other classes are background (default: all classes)",
+    )
+    parser.add_argument(
+        "--single-class",
+        nargs="?",
+        const=MERGED,
+        metavar="NAME",
+        help=f"merge all classes, or those of --classes, into one class (default name: {MERGED})",
+    )
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add --resume and --resume-anyway, for an interrupted run."""
+    parser.add_argument(
+        "--resume",
+        type=path_or_url,
+        metavar="RUN",
+        help="output folder of an interrupted run: continue the run from its last checkpoint, with exactly the same "
+        "result as an uninterrupted run; with --data if the dataset has been moved",
+    )
+    parser.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="resume even if the data, run.json, the initial weights, a version, the number of threads, the device or "
+        "the machine has changed",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the output folder, and for what is written or logged besides the weights."""
     parser.add_argument("--out", type=path_or_url, help="output folder or its URL (default: a new folder in runs/)")
     parser.add_argument(
         "--no-report",
@@ -100,7 +125,10 @@ def add(commands: Commands) -> None:
         "without names, it is not logged any more",
     )
     add_overwrite(parser)
-    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+
+
+def _add_data_checks(parser: argparse.ArgumentParser) -> None:
+    """Add --ignore-check and --allow-dropped: which problems of the data do not stop the run."""
     parser.add_argument(
         "--ignore-check",
         action="store_true",
@@ -116,14 +144,6 @@ def add(commands: Commands) -> None:
         help="largest fraction of the label boxes that may be dropped (default: 0.02; without a number: 1, that is, "
         "any number of boxes)",
     )
-    parser.add_argument(
-        "--freeze",
-        type=number,
-        metavar="FRACTION",
-        help="fraction of the run in which the backbone keeps its initial weights (default: 0)",
-    )
-    add_run(parser)
-    add_threads(parser)
 
 
 def run(options: argparse.Namespace) -> int:
