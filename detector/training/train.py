@@ -15,6 +15,7 @@ from detector.data.joined_data import choose_training_classes, describe, open_al
 from detector.data.ledger import Ledger
 from detector.data.objects import check_has_objects, has_objects
 from detector.data.split import Split
+from detector.data.training_splits import TrainingSplits
 from detector.errors import ConfigError, FileError, WeightsError
 from detector.evaluating.evaluate import LetterboxedImage, read_letterboxed_split
 from detector.files import file_sha256, local_path
@@ -577,48 +578,21 @@ def _prepare(
     known = NO_IMAGES if info is None else info.image_hashes
     splits = read_joined_splits(sources, request.split, config.val_fraction, known, config.missing_classes)
     splits, learned = choose_training_classes(splits, request.choice, len(sources) > 1, config.missing_classes)
+    _check_splits(splits, learned, config, info, request)
     split, val = splits.train, splits.val
-    check_has_objects(split.annotations, split.ledger, split.name)
-    check_loss(config, split, request.unlabeled)
-    if info is not None:
-        _check_classes(info.class_names, split, request)
-    for note in splits.notes:
-        log.info("%s", note)
-    for warning in splits.warnings:
-        log.warning("%s", warning)
-    if info is not None and info.class_names == split.class_names:
-        _warn_of_other_groups(info, learned)
-    input_hw = choose_input_size(config, split.annotations)
-    config = replace(
-        config,
-        spp=uses_spp(config, input_hw),
-        copy_paste=copy_paste_fraction(config, len(split.annotations)),
-    )
     same_classes = info is None or info.class_names == split.class_names
-    if not same_classes and config.lr_backbone == "auto":
-        config = replace(config, lr_backbone="by_steps")
-    if info is not None and config.has_fixed_input and input_hw != info.input_hw:
-        _check_other_cells(info, input_hw, request)
-    check_multi_scale(input_hw, config)
-    for stage in input_stages(input_hw, config):
-        for size in stage.sizes:
-            check_padding(size, config)
-    has_ap = val is not None and has_objects(val.annotations)
-    if config.patience and not has_ap:
-        problem = "there is no val split" if val is None else "the val split has no objects"
-        raise ConfigError(
-            f"patience: early stopping needs the AP on a val split, and {problem}; set patience=0, or let "
-            "--val-fraction hold back images"
-        )
+    input_hw = choose_input_size(config, split.annotations)
+    config = _resolve_auto(config, input_hw, len(split.annotations), same_classes)
+    _check_input_size(input_hw, config, info, request)
+    _check_patience(config, val)
+    # Only now are the images decoded, which may take long.
     dataset = DetectionDataset(split, input_hw, config, processes.local_size)
     val_images: tuple[LetterboxedImage, ...] = ()
     if val is not None:
         val, val_images = read_letterboxed_split(val, input_hw)
     ledgers = {split.name: dataset.ledger} | ({val.name: val.ledger} if val else {})
-    for line in sum(ledgers.values(), Ledger()).note_lines():
-        log.info("%s", line)
-    for name, count in ((split.name, len(dataset)), *([(val.name, len(val_images))] if val else [])):
-        _check_ledger(name, count, ledgers[name], config.allow_dropped)
+    images = {split.name: len(dataset)} | ({val.name: len(val_images)} if val else {})
+    _check_ledgers(ledgers, images, config.allow_dropped)
     check_has_objects(dataset.annotations, dataset.ledger, split.name)
     if val is not None and not has_objects(val.annotations):
         log.warning(
@@ -659,19 +633,103 @@ def _prepare(
     return inputs, ledgers
 
 
-def _check_ledger(name: str, images: int, ledger: Ledger, allow_dropped: float) -> None:
-    """Log the ledger of a split; raise LabelError if it has dropped more rows than `allow_dropped` allows.
+def _check_splits(
+    splits: TrainingSplits,
+    learned: TrainedClasses | None,
+    config: Config,
+    info: WeightsInfo | None,
+    request: TrainRequest,
+) -> None:
+    """Check that the run can learn from the training split; log the notes and warnings about the splits.
 
     Args:
-        name: name of the split.
-        images: number of images of the split that can be used.
-        ledger: ledger of the split.
+        splits: the splits, with the classes of the run.
+        learned: how the classes of the run follow from those of the data; None: they are the same.
+        config: settings of the run.
+        info: description of the initial weights; None: they are random.
+        request: request of the run.
+
+    Raises:
+        InputError: there are no objects, the loss cannot learn from the labels, or the weights have other classes.
+    """
+    split = splits.train
+    check_has_objects(split.annotations, split.ledger, split.name)
+    check_loss(config, split, request.unlabeled)
+    if info is not None:
+        _check_classes(info.class_names, split, request)
+    for note in splits.notes:
+        log.info("%s", note)
+    for warning in splits.warnings:
+        log.warning("%s", warning)
+    if info is not None and info.class_names == split.class_names:
+        _warn_of_other_groups(info, learned)
+
+
+def _resolve_auto(config: Config, input_hw: tuple[int, int], images: int, same_classes: bool) -> Config:
+    """Return a copy of `config` in which `spp`, `copy_paste` and `lr_backbone` have the values that "auto" stands for.
+
+    With the same classes, "auto" of `lr_backbone` stays: then the learning rate of the backbone is not reduced.
+
+    Args:
+        config: settings of the run.
+        input_hw: full input size (height, width).
+        images: number of training images.
+        same_classes: True if the initial weights have the same classes as the dataset, or are random.
+    """
+    config = replace(config, spp=uses_spp(config, input_hw), copy_paste=copy_paste_fraction(config, images))
+    if not same_classes and config.lr_backbone == "auto":
+        config = replace(config, lr_backbone="by_steps")
+    return config
+
+
+def _check_input_size(
+    input_hw: tuple[int, int], config: Config, info: WeightsInfo | None, request: TrainRequest
+) -> None:
+    """Check that the initial weights and all input sizes of the run fit the full input size.
+
+    Args:
+        input_hw: full input size (height, width).
+        config: settings of the run.
+        info: description of the initial weights; None: they are random.
+        request: request of the run.
+
+    Raises:
+        InputError: the weights or a setting do not fit.
+    """
+    if info is not None and config.has_fixed_input and input_hw != info.input_hw:
+        _check_other_cells(info, input_hw, request)
+    check_multi_scale(input_hw, config)
+    for stage in input_stages(input_hw, config):
+        for size in stage.sizes:
+            check_padding(size, config)
+
+
+def _check_patience(config: Config, val: Split | None) -> None:
+    """Raise ConfigError if early stopping is on, and the run has no AP on a val split."""
+    has_ap = val is not None and has_objects(val.annotations)
+    if config.patience and not has_ap:
+        problem = "there is no val split" if val is None else "the val split has no objects"
+        raise ConfigError(
+            f"patience: early stopping needs the AP on a val split, and {problem}; set patience=0, or let "
+            "--val-fraction hold back images"
+        )
+
+
+def _check_ledgers(ledgers: Mapping[str, Ledger], images: Mapping[str, int], allow_dropped: float) -> None:
+    """Log the ledger of each split; raise LabelError if one has dropped more rows than `allow_dropped` allows.
+
+    Args:
+        ledgers: name of a split → its ledger.
+        images: name of a split → number of its images that can be used.
         allow_dropped: the setting.
     """
-    log.info("%s: %s, %s", name, plural(images, "image"), ledger.summary())
-    ledger.check(allow_dropped)  # the error lists entries too, so they are not logged before
-    for text, count in ledger.distinct_entries(_ENTRIES_SHOWN):
-        log.info("  %s%s", text, f" ({count} boxes)" if count > 1 else "")
+    for line in sum(ledgers.values(), Ledger()).note_lines():
+        log.info("%s", line)
+    for name, ledger in ledgers.items():
+        log.info("%s: %s, %s", name, plural(images[name], "image"), ledger.summary())
+        ledger.check(allow_dropped)  # the error lists entries too, so they are not logged before
+        for text, count in ledger.distinct_entries(_ENTRIES_SHOWN):
+            log.info("  %s%s", text, f" ({count} boxes)" if count > 1 else "")
 
 
 def _with_architecture(config: Config, info: WeightsInfo, request: TrainRequest) -> Config:
