@@ -128,16 +128,9 @@ def detect_images(
         InputError: as for `DetectionWriter`, a class in `options` is unknown, or a result cannot be written.
     """
     resolved = detector.resolve_options(options)  # before the writer replaces the results of an earlier run
-    settings = {
-        "weights": _fingerprint(weights),
-        "runtime": detector.runtime_name,
-        "input_hw": detector.input_hw,
-        "data": None if ids is None else ids.data,
-        "ids_sha256": None if ids is None else ids.sha256,
-        "drawing": asdict(drawing) if "images" in formats else None,
-        **asdict(options),
-        **({} if shard is None else shard.settings),
-    }
+    settings = _run_settings(
+        detector, _fingerprint(weights), options, ids, drawing if "images" in formats else None, shard
+    )
     if shard is not None:
         check_other_shards(
             folder.path if isinstance(folder, OutputFolder) else folder, journal_settings(settings, formats)
@@ -159,13 +152,8 @@ def detect_images(
         shard=shard,
     ) as writer:
         remaining = remaining_batches(sources, writer.done, options.batch_size)
-        if cluster is None:
-            images = (source.read for source in read_ahead(remaining, lambda source: source.name))
-            results: Iterable[tuple[Source, tuple[ImageArray, Detections] | InputError]] = zip(
-                remaining, detector.detect_with_images(images, resolved), strict=True
-            )
-        else:
-            results = cluster.detect(detector, remaining, resolved)
+        detect = _detect_here if cluster is None else cluster.detect
+        results = detect(detector, remaining, resolved)
         bar = progress_bar(results, initial=len(sources) - len(remaining), total=len(sources), unit="image")
         for source, result in bar:
             if with_urls(str(source.name)) in writer.done:
@@ -182,6 +170,44 @@ def detect_images(
             objects += len(found)
         writer.close()
     return DetectSummary(len(sources), len(writer.done), done, failed, objects)
+
+
+def _run_settings(
+    detector: Detector,
+    weights: str | list[str],
+    options: DetectOptions,
+    ids: DataIds | None,
+    drawing: DrawOptions | None,
+    shard: ShardInputs | None,
+) -> dict[str, object]:
+    """Return everything on which the results depend besides the images, for the journal: name → value.
+
+    Args:
+        detector: detector with loaded weights.
+        weights: hash or name of the weights, as `_fingerprint` returns it.
+        options: thresholds, NMS, tiling and batch size, as the user gave them.
+        ids: ids of images and classes in a dataset; None: there is none.
+        drawing: how annotated images are drawn; None: none are written.
+        shard: the shard; None: the images are no shard.
+    """
+    return {
+        "weights": weights,
+        "runtime": detector.runtime_name,
+        "input_hw": detector.input_hw,
+        "data": None if ids is None else ids.data,
+        "ids_sha256": None if ids is None else ids.sha256,
+        "drawing": None if drawing is None else asdict(drawing),
+        **asdict(options),
+        **({} if shard is None else shard.settings),
+    }
+
+
+def _detect_here(
+    detector: Detector, sources: Sequence[Source], options: DetectOptions
+) -> Iterable[tuple[Source, tuple[ImageArray, Detections] | InputError]]:
+    """Detect in this process, as `RayCluster.detect` does on a cluster; the next images are read meanwhile."""
+    images = (source.read for source in read_ahead(sources, lambda source: source.name))
+    return zip(sources, detector.detect_with_images(images, options), strict=True)
 
 
 def claim_videos(names: Iterable[str], folder: OutputFolder, *, save_video: bool = True) -> None:

@@ -127,14 +127,8 @@ def explain(
             claimed = claim_folder(local_path(out), "explaining", names=[RESULT_NAME], overwrite=overwrite)
             folder = stack.enter_context(claimed)
         detector, larger = _load(weights, device, runtime, input_size, threads)
-        data_set = (
-            None if data is None else open_data(local_path(data), allow_outside=allow_outside, max_pixels=max_pixels)
-        )
-        labels = (
-            data_set
-            if truth is None
-            else open_data(local_path(truth), allow_outside=allow_outside, max_pixels=max_pixels)
-        )
+        data_set = None if data is None else _open(data, read)
+        labels = data_set if truth is None else _open(truth, read)
         assert labels is not None
         found = labeled_images(_specs(images), labels, split, detector.info, options=read)
         names = _file_names(found)
@@ -185,6 +179,11 @@ def _explain(images: Sequence[LabeledImage], detectors: Detectors, data_set: Dat
         prices=prices,
         similar_note=crops.note,
     )
+
+
+def _open(path: str | Path, options: ReadOptions) -> DataSet:
+    """Open a dataset or a label file at a local path; of the options, only those of `open_data` are used."""
+    return open_data(local_path(path), allow_outside=options.allow_outside, max_pixels=options.max_pixels)
 
 
 def _specs(images: ImagePath | Iterable[ImagePath]) -> list[str]:

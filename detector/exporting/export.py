@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -181,9 +182,8 @@ def export(
     if format == "coreml":
         # Also without `certify`: only the certificate proves that this package wrote the files.
         structure = certify_package(path, weights)
-    elif certify and (format not in ("onnx", "openvino") or find_spec("openvino") or find_spec("onnxruntime")):
-        certificate_file = certificate_path(path)
-        try:
+    elif certify and _has_runtime(format):
+        with _removed_without_certificate(path, existed):
             certificate = certify_export(
                 weights,
                 path,
@@ -196,11 +196,6 @@ def export(
                 allow_outside=allow_outside,
                 max_pixels=max_pixels,
             )
-        except BaseException:
-            # With a certificate, the export is complete: its differences are too large, and the user may inspect it.
-            if not existed and not certificate_file.exists():
-                _remove(path)
-            raise
     size_bytes = sum(file.stat().st_size for file in export_files(path))
     return ExportResult(path, input_hw, size_bytes, certificate, structure)
 
@@ -287,6 +282,30 @@ def _write_mobile(
         from detector.graph.to_coreml import to_coreml
 
         write_folder(path, to_coreml(network, info, input_hw, fp16))
+
+
+def _has_runtime(format: Format) -> bool:
+    """Return whether a package that runs an export is installed, which "ncnn" and "litert" also need to write it."""
+    return format not in ("onnx", "openvino") or bool(find_spec("openvino") or find_spec("onnxruntime"))
+
+
+@contextmanager
+def _removed_without_certificate(path: Path, existed: bool) -> Iterator[None]:
+    """Context manager that removes a new export if an exception leaves it without a certificate.
+
+    With a certificate, the export is complete: its differences are too large, and the user may inspect it.
+
+    Args:
+        path: the file or folder of the export.
+        existed: whether it replaced an earlier export; then it stays.
+    """
+    certificate = certificate_path(path)
+    try:
+        yield
+    except BaseException:
+        if not existed and not certificate.exists():
+            _remove(path)
+        raise
 
 
 def _remove(path: Path) -> None:
