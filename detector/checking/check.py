@@ -42,8 +42,8 @@ from detector.plots.chart import bar_chart, line_chart, sparkline
 from detector.runtime.hardware import choose_precision, training_process
 from detector.training.initial_weights import default_start
 from detector.training.optimizer import clip_gradients, make_optimizers
+from detector.training.preparation import check_loss
 from detector.training.time_budget import choose_batch_size
-from detector.training.train import check_loss
 from detector.training.trainer import Trainer
 from detector.wording import plural
 
