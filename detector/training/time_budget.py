@@ -199,7 +199,8 @@ class TimeBudget:
         steps = PLANNING_STEPS + 1
         for _ in range(_ITERATIONS):  # the longer the run, the more of its steps have small inputs
             steps = PLANNING_STEPS + max(1, int(left / self.times.mean_step(PLANNING_STEPS / steps)))
-        return steps, evaluations
+        # None is due within the planning steps, so that a run with these two numbers does the same.
+        return steps, min(evaluations, max(1, steps // (PLANNING_STEPS + 1)))
 
     def record_step(self, input_hw: tuple[int, int], seconds: float, stage_hw: tuple[int, int] | None = None) -> None:
         """Record the duration of a step. The first step at a new input size does not count: it prepares kernels.
