@@ -115,6 +115,10 @@ EXPECTED: Mapping[str, Expected] = {
         {"train": {"training/image_2/000001.png": [("Car", 100, 120, 300, 200), ("Car crowd", 320, 240, 480, 360)]}},
         ("Car",),
     ),
+    "Class name text": Expected(
+        "class name text folder",
+        {"train": {"train/a.jpg": [DOG, ("cat crowd", 320, 240, 480, 360)]}},
+    ),
     "OpenImages": Expected(
         "Open Images CSV folder",
         {"train": {"train/000a1249af2bc5f0.jpg": [("Dog", 100, 120, 300, 240)]}},
@@ -149,6 +153,7 @@ TITLES = {
     "Open Images CSV": "OpenImages",
     "CSV table": "CSV",
     "KITTI text": "KITTI",
+    "class name text": "class name text",
     "Keras YOLO text": "Keras YOLO text",
 }
 """Name of a format in the package → its name in the page."""

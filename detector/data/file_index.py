@@ -130,6 +130,10 @@ class FileIndex:
         """Return the files with one of these suffixes (lower case, with dot), sorted by path."""
         return [Path(path) for path in self._paths if path.lower().endswith(suffixes)]
 
+    def without_suffix(self) -> list[Path]:
+        """Return the files whose names have no suffix, sorted by path."""
+        return [path for path in self.files if not path.suffix]
+
     @cached_property
     def images(self) -> tuple[Path, ...]:
         """All image files, sorted by path."""
@@ -226,15 +230,17 @@ class FileIndex:
             count = _common_end(parts[:-1], own[:-1]) + 1
             near = _common_end(Path(path).parent.parts[::-1], label_file.parent.parts[::-1])
             same_case = _stem(path) == _stem(name)
-            ranked.append((count, len(splits & wanted), near, same_case, path))
+            # annotations/cat/1.xml belongs to images/cat/1.jpg rather than to images/dog/1.jpg.
+            parallel = _common_end([_key(part) for part in label_file.parent.parts], own[:-1])
+            ranked.append((count, len(splits & wanted), near, same_case, parallel, path))
         ranked.sort(reverse=True)
-        best = [path for *rank, path in ranked if rank == list(ranked[0][:4])]
+        best = [path for *rank, path in ranked if rank == list(ranked[0][:-1])]
         if len(best) > 1 and len({real_path(Path(path)) for path in best}) > 1:
             raise LabelError(
-                f"{label_file}: {name} may be {ranked[0][4]} or {ranked[1][4]}; "
+                f"{label_file}: {name} may be {ranked[0][-1]} or {ranked[1][-1]}; "
                 "write the folder of the image into the label file, or move one of the files out of the dataset"
             )
-        return Match(Path(ranked[0][4]), ranked[0][0]) if ranked else None
+        return Match(Path(ranked[0][-1]), ranked[0][0]) if ranked else None
 
 
 def find_end(place: str, roots: Iterable[Path], folders: dict[str, bool] | None = None) -> Path | None:

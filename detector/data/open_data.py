@@ -22,7 +22,6 @@ from detector.data.listed_splits import ListedSplits
 from detector.data.named_labels import NamedLabels
 from detector.data.path_guard import PathGuard
 from detector.data.recognize import (
-    explain_unknown,
     find_coco_files,
     find_named_files,
     is_coco_file,
@@ -31,6 +30,7 @@ from detector.data.recognize import (
 )
 from detector.data.scenes import scenes
 from detector.data.split import SPLITS, canonical_name, split_in, split_rank
+from detector.data.unknown_format import explain_unknown
 from detector.data.yaml_files import find_yaml, read_data_yaml
 from detector.errors import FileError, InputError, LabelError, did_you_mean
 from detector.files import local_path
@@ -120,7 +120,9 @@ def _open_folder(folder: Path, options: ReadOptions, described: bool = False) ->
             else next((pair for pair in found if _has_objects(*pair, index, options)), found[0])
         )
         also = [plural(len(others), f"{other.name} file") for other, others in found if other is not chosen]
-        also += [text for text in unused_label_files(index, paths, chosen.name) if text not in also]
+        counted = [f" {other.name} file" for other, _ in found if other is not chosen]
+        unused = unused_label_files(index, paths, chosen.name)
+        also += [text for text in unused if not any(kind in text for kind in counted)]
         return _open_named(folder, chosen, paths, index, options, also=also)
     index.check_links()
     if (data := _search_yolo(index)) is not None:
@@ -247,7 +249,7 @@ def _open_named(
     names = labels.split_names
     details = []
     if len(names) > 1:
-        details.append("splits by ImageSets" if lists else "splits by label files and folders")
+        details.append("splits by lists" if lists else "splits by label files and folders")
     if also:
         details.append(f"not used: {', '.join(also)} in the same folder")
     kind = "folder" if path.is_dir() else "file"

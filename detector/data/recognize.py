@@ -9,13 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detector.data.archives import archive_message
 from detector.data.file_index import FileIndex
 from detector.data.formats import voc
 from detector.data.formats.named_formats import NAMED_FORMATS
 from detector.data.formats.yolo_layout import find_folders
 from detector.data.image_labels import LabelFormat
-from detector.images import IMAGE_SUFFIXES, unread_images_note
 from detector.wording import plural
 
 _MAX_SNIFFED = 500
@@ -30,24 +28,17 @@ _LINES = 20
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "class_names.txt")
 """Files that name the classes, but only in YOLO."""
 
-_ROOT_TAG = re.compile(r"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
-
-_UNKNOWN: Mapping[str, str] = {
-    ".tfrecord": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
-    ".tfrecords": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
-    ".record": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
-    ".parquet": "Parquet files are not read: save the images as files, and the labels as COCO JSON",
-    ".arrow": "Arrow files are not read: save the images as files, and the labels as COCO JSON",
-    ".h5": "HDF5 files are not read: save the images as files, and the labels as COCO JSON",
-    ".hdf5": "HDF5 files are not read: save the images as files, and the labels as COCO JSON",
-    ".mat": "MATLAB files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".npz": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".npy": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".pkl": "pickle files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".jsonl": "JSON lines are not read: save the labels as COCO JSON",
-    ".ndjson": "JSON lines are not read: save the labels as COCO JSON",
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    ".json": ("json",),
+    ".xml": ("xml",),
+    ".csv": ("csv",),
+    ".tsv": ("csv",),
+    ".txt": ("txt", "csv"),
+    "": ("xml",),
 }
-"""Suffix of a label file that is not read → what to do."""
+"""Suffix → kinds of the label formats that files with this suffix may have; all kinds of a suffix are opened alike."""
+
+_ROOT_TAG = re.compile(r"<(?:[A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
 
 
 def is_coco(value: object) -> bool:
@@ -59,22 +50,23 @@ def is_coco(value: object) -> bool:
 
 def named_format_of(path: Path) -> LabelFormat | None:
     """Return the format of a label file whose rows name their classes; None if it has no such format."""
-    kind = {".json": "json", ".xml": "xml", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}.get(path.suffix.lower())
-    if kind is None:
+    kinds = _KINDS.get(path.suffix.lower())
+    if kinds is None:
         return None
-    content: Any = {"json": read_json_or_none, "xml": _root_tag, "csv": _first_lines, "txt": _first_lines}[kind](path)
+    readers = {"json": read_json_or_none, "xml": _root_tag, "csv": first_lines, "txt": first_lines}
+    content: Any = readers[kinds[0]](path)
     if content in (None, [], ""):
         return None
-    return next((f for f in NAMED_FORMATS if f.kind == kind and f.matches(content)), None)
+    return next((f for f in NAMED_FORMATS if f.kind in kinds and f.matches(content)), None)
 
 
 def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Path, ...]]]:
     """Return name of a format → (format, label files in this format), in the order of `NAMED_FORMATS`."""
     found: dict[str, list[Path]] = {}
     image_stems = {image.stem for image in index.images}
-    for suffix in (".json", ".xml", ".csv", ".tsv", ".txt"):
+    for suffix in _KINDS:
         by_folder: dict[Path, list[Path]] = {}
-        for path in index.with_suffix(suffix):
+        for path in index.with_suffix(suffix) if suffix else index.without_suffix():
             by_folder.setdefault(path.parent, []).append(path)
         for paths in by_folder.values():
             for path, label_format in _formats_in_folder(paths, image_stems):
@@ -85,9 +77,14 @@ def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Pat
 
 
 def _damaged_voc(index: FileIndex, found: Mapping[str, list[Path]], image_stems: Set[str]) -> list[Path]:
-    """Return the XML files without a known format that are named like an image, so that reading reports the fault."""
+    """Return the XML files without a known format that are named like an image, so that reading reports the fault.
+
+    XML with another root element in another folder than the label files, such as that of an app, is no damaged file.
+    """
     known = {path for paths in found.values() for path in paths}
-    return [path for path in index.with_suffix(".xml") if path not in known and path.stem in image_stems]
+    folders = {path.parent for path in found[voc.FORMAT.name]}
+    others = [path for path in index.with_suffix(".xml") if path not in known and path.stem in image_stems]
+    return [path for path in others if path.parent in folders or not _root_tag(path)]
 
 
 def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tuple[Path, LabelFormat]]:
@@ -112,7 +109,7 @@ def _formats_in_folder(paths: list[Path], image_stems: Set[str]) -> Iterable[tup
         label_format = sniffed.get(path)
         if label_format is not None:
             yield path, label_format
-        elif common is not None and common.kind == "txt":
+        elif common is not None and (common.kind == "txt" or not path.suffix):
             if path.stem in image_stems:
                 yield path, common
         elif common is not None and (path not in sniffed or common.kind == "xml" or is_damaged(path)):
@@ -202,37 +199,6 @@ def read_json_or_none(path: Path) -> Any:
         return None
 
 
-def explain_unknown(index: FileIndex) -> str:
-    """Return what is in a folder that has no known format, and what to do, as the end of an error message."""
-    counts = Counter(path.suffix.lower() for path in index.files)
-    images = len(index.images)
-    for suffix, advice in _UNKNOWN.items():
-        if counts[suffix]:
-            example = index.with_suffix(suffix)[0]
-            return f"{plural(counts[suffix], 'file')} such as {example}; {advice}"
-    texts = index.with_suffix(".json", ".xml", ".csv", ".txt", ".tsv")
-    if not index.files:
-        return "the folder is empty"
-    if not images:
-        archives = (message for path in index.files[:100] if (message := archive_message(path)) is not None)
-        if (message := next(archives, None)) is not None:
-            return message
-        note = unread_images_note(index.files)
-        found = f"{plural(len(index.files), 'file')}, and no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        return f"{found}; {note}" if note else found
-    if not texts:
-        return (
-            f"{plural(images, 'image')}, and no label file; label the images, or use `detector detect` to find objects "
-            "in them"
-        )
-    if damaged := next((path for path in texts if is_damaged(path)), None):
-        return f"{plural(images, 'image')}, and {damaged}, which is not valid JSON"
-    return (
-        f"{plural(images, 'image')}, and no label file in a known format; the label files may be {texts[0]}; "
-        "save the labels as COCO JSON, YOLO or Pascal VOC, or as CSV: filename,class,xmin,ymin,xmax,ymax"
-    )
-
-
 def _root_tag(path: Path) -> str:
     """Return the tag of the root element of an XML file; an empty text if there is none."""
     try:
@@ -245,8 +211,8 @@ def _root_tag(path: Path) -> str:
     return match[1] if match else ""
 
 
-def _first_lines(path: Path) -> list[str]:
-    """Return the first lines of a text file without line ends."""
+def first_lines(path: Path) -> list[str]:
+    """Return the first lines of a text file without line ends, at most 20."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline=None) as file:
             return [line.rstrip("\n")[: csv.field_size_limit()] for line in islice(file, _LINES)]

@@ -72,14 +72,18 @@ def _hash_images(split: Split) -> dict[Path, bytes]:
 def choose_training_split(data_set: DataSet, split_name: str | None) -> str:
     """Return the name of the training split: `split_name`; if it is None, "train", or the only split of the dataset.
 
+    A dataset with the lists `trainval` and `test` of Pascal VOC, but without `train`, is trained on `trainval`.
+
     Raises:
-        LabelError: `split_name` is None, and the dataset has several splits, but no split "train".
+        LabelError: `split_name` is None, and the dataset has several splits, but neither "train" nor "trainval".
     """
     if split_name is not None:
         return canonical_name(split_name)
     names = data_set.split_names
     if "train" in names or not names:
         return "train"
+    if "trainval" in names and "val" not in names:
+        return "trainval"
     if len(names) > 1:
         raise LabelError(
             f"{data_set.description}: no split 'train', only {', '.join(names)}; to train on one of these splits, "
@@ -116,7 +120,8 @@ def read_training_splits(
     split = data_set.read(name)
     notes: tuple[str, ...] = ()
     if split_name is None and name != "train":
-        notes = (f"the only split, '{name}', is used for training",)
+        only = f"the only split, '{name}'," if len(data_set.split_names) == 1 else f"the split '{name}'"
+        notes = (f"{only} is used for training",)
     if name in ("trainval", "val") and split_name is not None:
         return TrainingSplits(split, None)
     # Only the images matter from here on: a lone split named "val" must not have the name of the held back split.

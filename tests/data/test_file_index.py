@@ -62,6 +62,14 @@ def test_equally_good_matches_are_refused(tmp_path: Path) -> None:
         find(index, "1.jpg")
 
 
+def test_a_parallel_folder_decides_between_equal_names(tmp_path: Path) -> None:
+    index = make(tmp_path, "images/cat/1.jpg", "images/dog/1.jpg")
+    assert find(index, "1.jpg", "annotations/cat/1.xml") == "images/cat/1.jpg"
+    assert find(index, "1.jpg", "annotations/dog/1.xml") == "images/dog/1.jpg"
+    with pytest.raises(LabelError, match=r"1\.jpg may be"):
+        find(index, "1.jpg", "annotations/1.xml")
+
+
 def test_an_image_of_another_split_is_not_a_match(tmp_path: Path) -> None:
     index = make(tmp_path, "train/1.jpg", "train/2.jpg", "valid/2.jpg")
     assert find(index, "1.jpg", "val.json", "val") is None

@@ -336,6 +336,87 @@ def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str)
         open_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("t.csv", "file,xmin,ymin,xmax,ymax,kind\n", "no column for the class; if it is `kind`, call it `class`"),
+        ("t.csv", "xmin,ymin,xmax,ymax,class,photo\n", "no column for the image; if it is `photo`"),
+        ("t.csv", "filename;class\n", "no columns for the box; call them `xmin`"),
+        ("t.csv", "epoch,loss\n", "the first line is 'epoch,loss'"),
+        ("a.txt", "0,0.5,0.5,0.5,0.5\n", "its rows are YOLO rows with commas; separate the numbers by spaces"),
+        ("a.txt", "dog 0.5 0.5 0.5 0.5\n", "its rows begin with a class name, such as 'dog'"),
+        ("a.txt", "0,-,e,.,1\n", "its rows are YOLO rows with commas"),
+        ("gt.txt", "1,1,10,20,30,40,1,1,1\n", "the first line is '1,1,10,20,30,40,1,1,1'; a row of YOLO is"),
+        ("a.txt", "", r"\(it is empty\)"),
+        ("all.json", '{"images": [], "annotations": []}', "it has `images` and `annotations`; add `categories`"),
+        ("all.json", '[{"name": "a.png", "labels": []}]', "Scalabel JSON, as of BDD100K, is not read"),
+        ("1-asset.json", '{"asset": {}, "regions": []}', "VoTT JSON is not read: export"),
+        ("all.json", '[{"photo": "a.png", "things": []}]', "a list of objects with the keys photo, things"),
+        ("output.manifest", '{"source-ref": "s3://x/a.png"}', "manifests of SageMaker Ground Truth are not read"),
+    ],
+)
+def test_the_message_says_what_an_unknown_file_lacks(tmp_path: Path, file: str, text: str, message: str) -> None:
+    image(tmp_path / "images/a.png")
+    write(tmp_path / "README.txt", "Hello")
+    write(tmp_path / "labels" / file, text)
+    with pytest.raises(LabelError, match=message):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Annotation/dog/a", "Annotation/a"])
+def test_voc_files_may_have_no_suffix(tmp_path: Path, name: str) -> None:
+    image(tmp_path / "Images/dog/a.png")
+    write(tmp_path / "LICENSE", "Free")
+    write(tmp_path / name, voc())
+    write(Path(tmp_path / name).parent / "README", "Hello")
+    split = open_data(tmp_path).read("train")
+    assert (len(split.annotations), split.ledger.used) == (1, 1)
+
+
+def test_xml_of_an_app_is_no_damaged_label_file(tmp_path: Path) -> None:
+    for name in ("images/a.png", "res/icon.png"):
+        image(tmp_path / name)
+    write(tmp_path / "images/a.xml", voc())
+    write(tmp_path / "res-v24/icon.xml", "<vector/>")
+    assert open_data(tmp_path).read("train").ledger.used == 1
+    write(tmp_path / "images/icon.xml", "<vector/>")
+    with pytest.raises(LabelError, match="the root element is <vector>"):
+        open_data(tmp_path).read("train")
+
+
+def test_text_files_with_class_names_are_read(tmp_path: Path) -> None:
+    for name in ("train/Traffic light/a.png", "validation/Traffic light/a.png", "train/b.png"):
+        image(tmp_path / name)
+    write(tmp_path / "train/Traffic light/Label/a.txt", "Traffic light 20.0 10 60 30\ndog 1 2 3 4 difficult\n")
+    write(
+        tmp_path / "validation/Traffic light/Label/a.txt",
+        "dog 1 2 30 20\ncat 1 2 3 x\ncat 2 1 2 3 4\n" + "dog 1 2 3 4\n" * 2,
+    )
+    write(tmp_path / "train/b.txt", "")
+    data_set = open_data(tmp_path)
+    train, val = data_set.read("train"), data_set.read("val")
+    assert train.class_names == ("Traffic light", "dog")
+    boxes = {a.image_path.name: (a.boxes.tolist(), a.is_crowd.tolist()) for a in train.annotations}
+    assert boxes == {"a.png": ([[20, 10, 60, 30], [1, 2, 3, 4]], [False, True])}
+    assert [a.boxes.tolist() for a in val.annotations] == [[[1, 2, 30, 20], [1, 2, 3, 4], [1, 2, 3, 4]]]
+    assert [entry.code for entry in val.ledger.entries] == ["malformed_row"] * 2
+
+
+def test_coco_images_may_have_another_suffix(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.jpg")
+    write(tmp_path / "result.json", coco("a.png"))
+    assert open_data(tmp_path).read("train").annotations[0].image_path.name == "a.jpg"
+    image(tmp_path / "images/a.png")
+    assert open_data(tmp_path).read("train").annotations[0].image_path.name == "a.png"
+
+
+def test_class_name_files_may_be_in_upper_case(tmp_path: Path) -> None:
+    image(tmp_path / "Images/a.png")
+    write(tmp_path / "Labels/a.txt", "0 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "Classes.txt", "cat\n")
+    assert open_data(tmp_path).read("train").class_names == ("cat",)
+
+
 def test_other_label_files_in_the_folder_are_named(tmp_path: Path) -> None:
     image(tmp_path / "images/a.png")
     write(tmp_path / "train.json", coco())

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,14 @@ def test_a_val_split_with_some_training_images_is_kept(tmp_path: Path) -> None:
     splits = read_training_splits(open_data(tmp_path), None, 0.15)
     assert splits.val is not None
     assert [a.image_path.name for a in splits.val.annotations] == ["0.png"]
+
+
+def test_trainval_is_the_training_split_without_train(tmp_path: Path) -> None:
+    source = open_data("scenes")
+    data_set = replace(source, readers={"test": source.readers["test"], "trainval": source.readers["train"]})
+    splits = read_training_splits(data_set, None, 0)
+    assert splits.train.name == "train"
+    assert splits.notes == ("the split 'trainval' is used for training",)
 
 
 def test_held_back_images_keep_the_notes_of_the_labels(tmp_path: Path) -> None:

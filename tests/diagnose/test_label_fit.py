@@ -76,6 +76,27 @@ def test_boxes_of_twice_the_size_are_found(split: Split) -> None:
     assert diagnose_label_fit(change_boxes(split, larger)).verdict != "ok"
 
 
+def loose_boxes(split: Split) -> Split:
+    """Return a copy whose images are noise; in each box, the center is brighter, and the rim is darker by as much."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for annotation in split.annotations:
+        image = rng.normal(110, 40, (HEIGHT, WIDTH))
+        for x1, y1, x2, y2 in annotation.boxes.round().astype(int):
+            image[y1:y2, x1:x2] -= 8
+            width, height = (x2 - x1) // 4, (y2 - y1) // 4
+            image[y1 + height : y2 - height, x1 + width : x2 - width] += 32
+        images[annotation.image_id] = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    return replace(split, read_image=lambda annotation: images[annotation.image_id])
+
+
+def test_loose_boxes_around_their_objects_are_ok(split: Split) -> None:
+    loose = loose_boxes(split)
+    finding = diagnose_label_fit(loose)
+    assert finding.verdict == "ok", finding
+    assert diagnose_label_fit(change_boxes(loose, half_width_away)).verdict != "ok"
+
+
 def test_labels_of_other_images_are_found(split: Split) -> None:
     own = split.annotations
     mixed = [

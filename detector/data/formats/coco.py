@@ -270,7 +270,8 @@ class _Reader:
         file_name = image.get("file_name")
         if not isinstance(file_name, str) or not file_name:
             raise error_at(self._path, "images", index, f"image {image['id']} has no `file_name`")
-        match = self._files.index.find_image(file_name, self._path, self._name, folders=folders)
+        search = partial(self._files.index.find_image, file_name, self._path, self._name, folders=folders)
+        match = search() or search(any_suffix=True)
         if match is None or (match.parts < FULL and self._files.options.allow_outside):
             # Links in subfolders and paths out of the folder are not in the index.
             outside = next((place / file_name for place in folders if is_file(place / file_name)), None)

@@ -9,6 +9,7 @@ from detector.data.formats import (
     kitti,
     label_studio,
     labelme,
+    name_text,
     openimages,
     supervisely,
     via,
@@ -30,6 +31,7 @@ NAMED_FORMATS: tuple[LabelFormat, ...] = (
     openimages.FORMAT,
     csv_table.FORMAT,
     kitti.FORMAT,
+    name_text.FORMAT,
     keras_txt.FORMAT,
 )
 """The formats. A file matches at most one of them."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detector.data.formats.csv_table import is_open_images
+from detector.data.formats.csv_columns import is_open_images
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.parsing.csv_file import first_rows, read_csv_file
 from detector.data.parsing.row_values import class_name, number, numbers, parse_row, shown

@@ -5,7 +5,7 @@ today's tools write continuous coordinates that start at 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from xml.etree.ElementTree import Element
 
 from detector.data.file_index import FileIndex
@@ -35,9 +35,10 @@ def read_file(path: Path) -> Iterator[ImageLabels]:
 def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list[Path]], dict[str, str]]:
     """Return split name → the XML files of the split, from the lists in `ImageSets/Main/`, and notes.
 
-    Lists directly in `ImageSets/` are used if `Main/` has none. The lists in `ImageSets/Action/`, `Layout/` and
-    `Segmentation/` of the VOC challenge belong to other tasks and contain other images. A stem that is listed twice is
-    used once. A list without any XML file, such as that of a test split whose labels are not published, is not used.
+    Lists directly in `ImageSets/` are used if `Main/` has none, and those of `_lists_elsewhere` if it has none.
+    The lists in `ImageSets/Action/`, `Layout/` and `Segmentation/` of the VOC challenge belong to other tasks and
+    contain other images. A stem that is listed twice is used once. A list without any XML file, such as that of a test
+    split whose labels are not published, is not used.
     Both results are empty if there is no list.
 
     Args:
@@ -59,7 +60,9 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     texts = [path for path in index.with_suffix(".txt") if path.stem in _LISTS]
     main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
     # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
-    for path in main or [path for path in texts if path.parent.name == "ImageSets"]:
+    if not (own := main or [path for path in texts if path.parent.name == "ImageSets"]):
+        return _lists_elsewhere(index, known)
+    for path in own:
         listed = _read_list(path, known)
         if not listed:
             unlabeled.append(f"{path} is not used: none of its names has an XML file")
@@ -73,10 +76,36 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
 
+def _lists_elsewhere(
+    index: FileIndex, known: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """Return the result of `split_lists` from lists such as `train.txt` and `val_list.txt` outside of `ImageSets/`.
+
+    They are used only if one of them is a list for training and every line of each names an XML file or its image,
+    because text files with these names may contain anything.
+    """
+    lists: dict[str, dict[Path, None]] = {}
+    for path in index.with_suffix(".txt"):
+        name = path.stem.removesuffix("_list")
+        if name in _LISTS and "ImageSets" not in path.parts:
+            try:
+                listed = _read_list(path, known)
+            except LabelError:
+                return {}, {}
+            lists.setdefault(name, {}).update(dict.fromkeys(listed))
+    if not lists.keys() & {"train", "trainval"} or not all(lists.values()):
+        return {}, {}
+    return {name: list(lists[name]) for name in _LISTS if name in lists}, {}
+
+
 def _read_list(path: Path, known: Mapping[str, Sequence[Path]]) -> list[Path]:
     """Return the XML files of the stems in a list file without comments; empty if none of them has an XML file.
 
-    A stem may be followed by a suffix or by other columns.
+    A stem may be the end of a path, and be followed by a suffix or by other columns.
+
+    Args:
+        path: the list.
+        known: stem → XML files.
 
     Raises:
         LabelError: some of the stems have an XML file, and another one has none.
@@ -87,7 +116,9 @@ def _read_list(path: Path, known: Mapping[str, Sequence[Path]]) -> list[Path]:
         name = text.strip()
         if not name or (name.startswith("#") and name not in known):
             continue
-        stem = next((s for s in (name, Path(name).stem, name.split()[0]) if s in known), None)
+        first = name.split()[0]
+        stems = (name, Path(name).stem, first, PureWindowsPath(first).stem)
+        stem = next((stem for stem in stems if stem in known), None)
         if stem is not None:
             files.append(_file_of(stem, known[stem], path, line))
         elif not missing:

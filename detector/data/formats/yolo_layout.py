@@ -24,7 +24,10 @@ from detector.images import IMAGE_SUFFIXES
 from detector.wording import plural
 
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "predefined_classes.txt", "class_names.txt")
-"""Files with one class name per line, in the order in which they are preferred; also `*.names`."""
+"""Files with one class name per line, in the order in which they are preferred; also `*.names`.
+
+The names of the files may be in upper or lower case.
+"""
 
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
@@ -243,8 +246,9 @@ def find_name_files(files: Iterable[Path]) -> list[NameFile]:
     """Return the files that name the classes, the preferred ones first; files with the same names only once."""
     found: list[tuple[int, NameFile]] = []
     for path in files:
-        rank = NAME_FILES.index(path.name) if path.name in NAME_FILES else len(NAME_FILES)
-        if rank < len(NAME_FILES) or path.suffix == ".names":
+        name = path.name.lower()
+        rank = NAME_FILES.index(name) if name in NAME_FILES else len(NAME_FILES)
+        if rank < len(NAME_FILES) or name.endswith(".names"):
             names = read_names(path)
         elif path.name == "notes.json":
             names = _read_notes(path)
@@ -341,11 +345,16 @@ def _split_of_image(image: Path, folder: Path) -> str | None:
 _ROW = re.compile(r"\d+(\.0+)?([ \t]+[-+.\deE]+){4,}[ \t]*")
 
 
+def is_label_row(text: str) -> bool:
+    """Return whether a line of text is a label row."""
+    return _ROW.fullmatch(text.strip()) is not None
+
+
 def has_label_row(path: Path) -> bool:
     """Return whether the first line of a text file is a label row."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            return next((_ROW.fullmatch(line.strip()) is not None for line in file if line.strip()), False)
+            return next((is_label_row(line) for line in file if line.strip()), False)
     except OSError:
         return False
 

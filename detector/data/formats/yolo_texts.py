@@ -174,7 +174,7 @@ def _label_files(paths: Iterable[Path]) -> list[Path]:
 
 def _names_classes(path: Path) -> bool:
     """Return whether a file has the name of a file with class names, and contains no label rows."""
-    return (path.name in NAME_FILES or path.suffix == ".names") and not has_label_row(path)
+    return (path.name.lower() in NAME_FILES or path.suffix.lower() == ".names") and not has_label_row(path)
 
 
 def _rows_of(path: Path) -> Sequence[list[str]]:

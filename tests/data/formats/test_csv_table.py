@@ -36,6 +36,10 @@ def test_tensorflow_table_is_read_and_grouped_by_image(tmp_path: Path) -> None:
         "X_Max;Y_Max;X_Min;Y_Min;Image Path;Label_Name;class\n3;4;1;2;a;cat;0\n",
         "\ufeffleft\ttop\tright\tbottom\tpath\tclass\r\n1\t2\t3\t4\ta\tcat\r\n",
         'label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name\n\n"cat", 1, 2, 2, 2, a\n\n',
+        "xmin,ymin,xmax,ymax,Frame,Label,Preview URL\n1,2,3,4,a,cat,http://example.org\n",
+        "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\na;60;40;1;2;3;4;cat\n",
+        "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y\n"
+        "a;cat;1;2;3;4\n",
     ],
 )
 def test_columns_are_found_by_name(tmp_path: Path, text: str) -> None:
@@ -50,6 +54,46 @@ def test_retinanet_table_without_header_is_read(tmp_path: Path) -> None:
     a, b = read(tmp_path, "/data/a.jpg,1,2,3,4,cat\nC:\\b.PNG,,,,,\n/data/a.jpg,5,6,7,8.5,dog\n")
     assert a.rows == (NamedRow(1, "cat", (1, 2, 3, 4)), NamedRow(3, "dog", (5, 6, 7, 8.5)))
     assert (b.image_name, b.rows) == ("C:\\b.PNG", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "split"),
+    [
+        ("TRAINING,gs://x/a.jpg,cat,0.1,0.2,,,0.3,0.4,,\n", "train"),
+        ("VALIDATE,gs://x/a.jpg,cat,0.1,0.2,0.3,0.2,0.3,0.4,0.1,0.4\n", "val"),
+        ("UNASSIGNED,gs://x/a.jpg,cat,0.1,0.2,,,0.3,0.4,,\n", None),
+        ("cat,1,2,2,2,a.jpg,60,40\n", None),
+        ('a.jpg 1 2 3 4 0 "cat"\n', None),
+        ('a.jpg 1 2 3 4 1 "cat" "red"\n', None),
+        ("a.jpg;1;2;3;4;cat\n", None),
+    ],
+)
+def test_known_orders_without_header_are_read(tmp_path: Path, text: str, split: str | None) -> None:
+    [a] = read(tmp_path, text)
+    assert (Path(a.image_name).name, a.split_name) == ("a.jpg", split)
+    scale = 10 if a.are_fractions else 1
+    [row] = a.rows
+    assert isinstance(row, NamedRow)
+    assert row.class_name == "cat"
+    assert [value * scale for value in row.corners] == pytest.approx([1, 2, 3, 4])
+
+
+def test_objects_without_class_column_have_one_class(tmp_path: Path) -> None:
+    [a] = read(tmp_path, "image,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n")
+    assert a.rows == (NamedRow(2, "object", (1, 2, 3, 4)),)
+
+
+def test_a_box_in_one_cell_has_a_size(tmp_path: Path) -> None:
+    text = 'image_id,width,height,bbox,source\na,60,40,"[10.0, 20, 5, 6]",x\na,60,40,"[1, 2, 3]",x\n'
+    [a] = read(tmp_path, text)
+    assert (a.image_name, a.image_hw, a.rows[0]) == ("a", (40, 60), NamedRow(2, "object", (10, 20, 15, 26)))
+    assert bad_rows([a]) == [(3, "the box is '[1, 2, 3]'; expected x, y, width and height")]
+
+
+def test_a_box_in_one_cell_that_may_be_corners_is_refused(tmp_path: Path) -> None:
+    text = 'image_id,bbox\na,"[1, 2, 30, 20]"\nb,"[10, 10, 20, 30]"\n'
+    with pytest.raises(LabelError, match="write four columns: `xmin`"):
+        read(tmp_path, text)
 
 
 def test_row_without_class_and_box_is_background(tmp_path: Path) -> None:
@@ -119,6 +163,8 @@ def test_unreadable_table_is_a_label_error(tmp_path: Path, row: str, message: st
         "a.jpg,1,2,3,4",
         "a.jpg,x,2,3,4,cat",
         "a.jpg,0.1,0.2,0.3,0.4,0.9",
+        "filename,xmin,ymin,xmax,ymax,kind\na.jpg,1,2,3,4,cat",
+        "TRAINING,a.jpg,cat,,,,,,,,",
         "1,2,3,4,5,6",
     ],
 )

@@ -58,6 +58,7 @@ SAMPLES: dict[str, Any] = {
     f"a,xclick,cat,1,{1 / 60},{4 / 60},{2 / 40},{6 / 40},0\n",
     "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
     "KITTI text": "cat 0 0 -1 1 2 4 6 1 1 1 1 1 1 1\n",
+    "class name text": "cat 1 2 4 6\n",
     "Keras YOLO text": "a.jpg 1,2,4,6,0\n",
 }
 """Name of the format → a file with one cat at (1, 2, 4, 6) in an image named a or a.jpg."""

@@ -200,6 +200,25 @@ def test_lists_directly_in_imagesets_define_the_splits(tmp_path: Path) -> None:
     assert [a.image_path.stem for a in open_data(tmp_path).read("train").annotations] == ["b"]
 
 
+def test_lists_elsewhere_define_the_splits(tmp_path: Path) -> None:
+    for stem in "abc":
+        write(tmp_path, stem, item())
+    (tmp_path / "train_list.txt").write_text("JPEGImages/a.png Annotations/a.xml\n.\\JPEGImages\\b.png x\n")
+    (tmp_path / "val.txt").write_text("c\n")
+    data_set = open_data(tmp_path)
+    assert data_set.split_names == ("train", "val")
+    assert [len(data_set.read(name).annotations) for name in ("train", "val")] == [2, 1]
+    assert "splits by lists" in data_set.description
+
+
+@pytest.mark.parametrize(("name", "text"), [("train", "a\nnotes\n"), ("test", "a\n"), ("train", "")])
+def test_other_text_files_are_not_lists(tmp_path: Path, name: str, text: str) -> None:
+    for stem in "ab":
+        write(tmp_path, stem, item())
+    (tmp_path / f"{name}.txt").write_text(text)
+    assert len(read_split(tmp_path, "train").annotations) == 2
+
+
 def test_lists_of_several_years_are_joined(tmp_path: Path) -> None:
     for year, stem in (("VOC2007", "a"), ("VOC2012", "b")):
         (tmp_path / year).mkdir()
