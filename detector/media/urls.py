@@ -146,7 +146,8 @@ def _download(url: str) -> bytes:
         raise FileError(f"the server returned status {error.code} {responses.get(error.code, '')}".rstrip()) from None
     except (OSError, HTTPException, ValueError) as error:
         # Only a message of the operating system is shown. Other messages may contain the URL or text from the server.
-        reason = getattr(error, "reason", error)
+        # The reason of a URLError is an exception or a text, that of a UnicodeEncodeError is a text.
+        reason = cause if isinstance(cause := getattr(error, "reason", None), Exception) else error
         if isinstance(reason, TimeoutError):
             raise reason from None
         raise FileError(f"the download failed ({getattr(reason, 'strerror', None) or type(reason).__name__})") from None
