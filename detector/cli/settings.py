@@ -129,16 +129,17 @@ def one_or_several(weights: Sequence[str]) -> str | list[str]:
 def are_weights(value: str) -> bool:
     """Return whether an argument that may be weights or an image is weights.
 
-    That is a .safetensors, .onnx or .tflite file, the folder of an OpenVINO or ncnn export, or the name of shipped
-    weights, if no file or folder has this name.
+    That is a .safetensors, .onnx or .tflite file, also at a URL of an object store, the folder of an OpenVINO or ncnn
+    export, or the name of shipped weights, if no file or folder has this name.
     """
+    from detector.object_store import is_store_url
     from detector.runtime.origin import is_folder, weights_files
 
+    if "://" in value and not is_store_url(value):
+        return False  # a stream, which may have any name
     path = Path(value)
     if path.suffix.lower() in (".safetensors", ".onnx", ".tflite"):
         return True
-    if "://" in value:
-        return False
     if is_folder(path) and all(file.is_file() for file in weights_files(path.absolute())):
         return True
     return find_shipped(value) is not None and not path.exists()

@@ -154,6 +154,8 @@ def test_values_of_weights_are_divided_from_images(tiny_weights: Path, tmp_path:
     assert _weights_and_sources(values) == (values[:3], values[3:])
     assert _weights_and_sources(["cells", "photo.safetensors.jpg"]) == (["cells"], ["photo.safetensors.jpg"])
     assert _weights_and_sources(["cells", "b.tflite", "a.jpg"]) == (["cells", "b.tflite"], ["a.jpg"])
+    urls = ["s3://bucket/a.onnx", "s3://bucket/a.jpg"]
+    assert _weights_and_sources(urls) == (urls[:1], urls[1:])
 
 
 def test_folder_with_the_name_of_shipped_weights_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
