@@ -1,7 +1,7 @@
 """Explains why a folder is not a dataset in a known format, and what to do."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from detector.data.formats.yolo_layout import is_label_row
 from detector.data.parsing.row_values import number, shown
 from detector.data.recognize import first_lines, is_damaged, read_json_or_none
 from detector.images import IMAGE_SUFFIXES, unread_images_note
-from detector.wording import plural
+from detector.wording import few_names, plural
 
 _UNKNOWN: Mapping[str, str] = {
     ".tfrecord": "TFRecord files are not read: export the dataset as COCO JSON, YOLO or Pascal VOC",
@@ -43,8 +43,6 @@ _TOOLS: tuple[tuple[set[str], str], ...] = (
 
 _NO_LABELS = ("readme", "license", "requirements", "classes", "labels", "names", "package", "notes")
 """Names of files, without suffix, that are not the label files if there are others."""
-
-_MAX_KEYS = 8
 
 
 def explain_unknown(index: FileIndex) -> str:
@@ -115,12 +113,7 @@ def _problem_of_json(value: Any) -> str:
         if own <= keys:
             return advice
     kind = "a list of objects" if item is not value else "an object"
-    return f"{kind} with the keys {_listed(sorted(keys))}" if keys else ""
-
-
-def _listed(keys: Iterable[str]) -> str:
-    shown_keys = [f"{key:.30}" for key in keys]
-    return ", ".join(shown_keys[:_MAX_KEYS]) + (", ..." if len(shown_keys) > _MAX_KEYS else "")
+    return f"{kind} with the keys {few_names([f'{key:.30}' for key in sorted(keys)], most=8)}" if keys else ""
 
 
 def _problem_of_text(lines: Sequence[str]) -> str:

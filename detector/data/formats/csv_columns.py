@@ -9,7 +9,7 @@ from detector.data.parsing.csv_file import DELIMITERS, CsvRow, first_rows
 from detector.data.parsing.row_values import number
 from detector.images import IMAGE_SUFFIXES
 
-NAMES = {
+_NAMES = {
     "image": (
         *("filename", "file_name", "image_path", "img_path", "path", "filepath", "file_path", "image_name"),
         *("img_name", "imagename", "image_file", "image", "img", "file", "image_id", "imageid", "frame"),
@@ -127,7 +127,7 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
     """Return meaning → column of the known columns of a header."""
     names = [_plain(cell) for cell in header]
     columns = {}
-    for meaning, known in NAMES.items():
+    for meaning, known in _NAMES.items():
         if (name := next((name for name in known if name in names), None)) is not None:
             columns[meaning] = names.index(name)
     return columns
@@ -139,7 +139,7 @@ def _plain(cell: str) -> str:
 
 def _unknown_columns(header: Sequence[str]) -> list[str]:
     """Return the columns of a header that could be the class or the image: their names are not known."""
-    known = {name for names in NAMES.values() for name in names} | _WITHOUT_CLASS
+    known = {name for names in _NAMES.values() for name in names} | _WITHOUT_CLASS
     return [cell for cell in header if _plain(cell) not in known]
 
 

@@ -8,12 +8,12 @@ is a crowd region of every class.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from detector.data.image_labels import EVERY_CLASS, ImageLabels, LabelFormat, NamedRow
-from detector.data.parsing.row_values import number, parse_row, shown
+from detector.data.image_labels import EVERY_CLASS, LabelFormat, NamedRow
+from detector.data.parsing.row_values import number, shown
+from detector.data.parsing.text_rows import read_rows
 from detector.data.row_collector import RowError
-from detector.files import read_text
 
 _COLUMNS = (15, 16)
 _DONT_CARE = "DontCare"
@@ -26,17 +26,6 @@ def _matches(lines: Sequence[str]) -> bool:
         len(columns) in _COLUMNS and number(columns[0]) is None and None not in map(number, columns[1:])
         for columns in rows
     )
-
-
-def _read(path: Path) -> tuple[ImageLabels, ...]:
-    """Read the text file of one image; an empty file is a background image.
-
-    Raises:
-        InputError: the file cannot be read or is not UTF-8.
-    """
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    rows = tuple(parse_row(_parse, columns, line, path.stem) for line, text in lines if (columns := text.split()))
-    return (ImageLabels(path, None, path.stem, rows),)
 
 
 def _parse(columns: Sequence[str]) -> NamedRow:
@@ -58,5 +47,5 @@ def _parse(columns: Sequence[str]) -> NamedRow:
     return NamedRow(None, EVERY_CLASS if is_ignored else columns[0], (x1, y1, x2, y2), is_crowd=is_ignored)
 
 
-FORMAT = LabelFormat("KITTI text", "txt", _matches, _read, per_image=True)
+FORMAT = LabelFormat("KITTI text", "txt", _matches, partial(read_rows, parse=_parse), per_image=True)
 """KITTI text, one file per image."""

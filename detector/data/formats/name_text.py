@@ -8,12 +8,12 @@ The numbers are the corners x1, y1, x2, y2 in pixels. The image name is the name
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
-from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
-from detector.data.parsing.row_values import number, parse_row, shown
+from detector.data.image_labels import LabelFormat, NamedRow
+from detector.data.parsing.row_values import number, shown
+from detector.data.parsing.text_rows import read_rows
 from detector.data.row_collector import RowError
-from detector.files import read_text
 
 _DIFFICULT = "difficult"
 
@@ -28,17 +28,6 @@ def _matches(lines: Sequence[str]) -> bool:
     is_in_pixels = any(max(box) > 1 for box in corners)
     is_ordered = all(x2 > x1 and y2 > y1 for x1, y1, x2, y2 in corners)
     return is_in_pixels and is_ordered and len(corners) > len(rows) / 2
-
-
-def _read(path: Path) -> tuple[ImageLabels, ...]:
-    """Read the text file of one image; an empty file is a background image.
-
-    Raises:
-        InputError: the file cannot be read or is not UTF-8.
-    """
-    lines = enumerate(read_text(path).split("\n"), start=1)
-    rows = tuple(parse_row(_parse, columns, line, path.stem) for line, text in lines if (columns := text.split()))
-    return (ImageLabels(path, None, path.stem, rows),)
 
 
 def _parse(columns: Sequence[str]) -> NamedRow:
@@ -57,5 +46,5 @@ def _parse(columns: Sequence[str]) -> NamedRow:
     return NamedRow(None, name, (x1, y1, x2, y2), is_crowd=is_difficult)
 
 
-FORMAT = LabelFormat("class name text", "txt", _matches, _read, per_image=True)
+FORMAT = LabelFormat("class name text", "txt", _matches, partial(read_rows, parse=_parse), per_image=True)
 """Text with the name of the class and corners, one file per image."""
