@@ -141,10 +141,6 @@ class Ledger:
             other_classes=dict(Counter(self.other_classes) + Counter(other.other_classes)),
         )
 
-    def without_image(self, image: Path, rows: int, crowd: int, reason: str) -> "Ledger":
-        """Return a ledger without one image; the arguments are the attributes of `UnusableImage`."""
-        return self.without_images([UnusableImage(image, rows, crowd, reason)])
-
     def without_images(self, unusable: Sequence["UnusableImage"]) -> "Ledger":
         """Return a ledger in which some images are missing and all rows of these images are dropped.
 

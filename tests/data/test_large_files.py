@@ -75,5 +75,5 @@ def test_many_unusable_images_are_left_out_at_once() -> None:
     assert (after.background, len(after.missing)) == (0, 8_000)
     one_by_one = before
     for each in lost[:20]:
-        one_by_one = one_by_one.without_image(*each)
+        one_by_one = one_by_one.without_images([each])
     assert one_by_one == before.without_images(lost[:20])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.data.ledger import DropCode, Ledger, LedgerEntry
+from detector.data.ledger import DropCode, Ledger, LedgerEntry, UnusableImage
 from detector.errors import LabelError
 
 FILE = Path("labels/a.txt")
@@ -132,7 +132,7 @@ def test_without_image_drops_the_rows_of_that_image_only(
         entries=(*clipped, LedgerEntry("no_area", FILE, 99, "no area")),
     )
 
-    after = before.without_image(lost_image, lost[0] + lost[2], min(lost[:2]), "cut off")
+    after = before.without_images([UnusableImage(lost_image, lost[0] + lost[2], min(lost[:2]), "cut off")])
     assert after.found == before.found
     assert (after.used, after.crowd, after.clipped) == (kept[0], min(kept[:2]), kept[2])
     assert after.dropped == 1 + lost[0] + lost[2]
@@ -144,5 +144,5 @@ def test_without_image_drops_the_rows_of_that_image_only(
 
 
 def test_without_a_background_image_there_is_one_background_less() -> None:
-    ledger = Ledger(used=3, background=2).without_image(Path("a.jpg"), 0, 0, "cut off")
+    ledger = Ledger(used=3, background=2).without_images([UnusableImage(Path("a.jpg"), 0, 0, "cut off")])
     assert (ledger.background, ledger.found, ledger.entries) == (1, 3, ())

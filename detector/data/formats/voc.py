@@ -61,7 +61,7 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     main = [path for path in texts if path.parts[-3:-1] == ("ImageSets", "Main")]
     # The folder VOCdevkit contains VOC2007 and VOC2012, each with its own lists.
     if not (own := main or [path for path in texts if path.parent.name == "ImageSets"]):
-        return _lists_elsewhere(index, known)
+        return _lists_elsewhere(index, known), {}
     for path in own:
         listed = _read_list(path, known)
         if not listed:
@@ -76,10 +76,8 @@ def split_lists(index: FileIndex, files: Sequence[Path]) -> tuple[dict[str, list
     return {name: list(lists[name]) for name in _LISTS if name in lists}, notes
 
 
-def _lists_elsewhere(
-    index: FileIndex, known: Mapping[str, Sequence[Path]]
-) -> tuple[dict[str, list[Path]], dict[str, str]]:
-    """Return the result of `split_lists` from lists such as `train.txt` and `val_list.txt` outside of `ImageSets/`.
+def _lists_elsewhere(index: FileIndex, known: Mapping[str, Sequence[Path]]) -> dict[str, list[Path]]:
+    """Return the XML files of each split from lists such as `train.txt` and `val_list.txt` outside of `ImageSets/`.
 
     They are used only if one of them is a list for training and every line of each names an XML file or its image,
     because text files with these names may contain anything.
@@ -91,11 +89,11 @@ def _lists_elsewhere(
             try:
                 listed = _read_list(path, known)
             except LabelError:
-                return {}, {}
+                return {}
             lists.setdefault(name, {}).update(dict.fromkeys(listed))
     if not lists.keys() & {"train", "trainval"} or not all(lists.values()):
-        return {}, {}
-    return {name: list(lists[name]) for name in _LISTS if name in lists}, {}
+        return {}
+    return {name: list(lists[name]) for name in _LISTS if name in lists}
 
 
 def _read_list(path: Path, known: Mapping[str, Sequence[Path]]) -> list[Path]:
