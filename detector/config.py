@@ -492,7 +492,7 @@ class RunConfig(_Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassConfig(_Part):
-    """Settings of how often images of rare classes are shown, and of classes that a dataset does not label."""
+    """Settings of how often images are shown, and of classes that a dataset does not label."""
 
     repeat_factor: float = _setting(
         0.0,
@@ -502,6 +502,14 @@ class ClassConfig(_Part):
         0,
         1,
         off=0.0,
+    )
+    max_background: float = _setting(
+        0.25,
+        "largest fraction of background images among the images of an epoch: if more of the training images have no "
+        "objects, they are shown less often, and images with objects more often. 1: all images equally often",
+        0,
+        1,
+        off=1.0,
     )
     missing_classes: Literal["unlabeled", "background"] = _setting(
         "unlabeled",

@@ -262,6 +262,7 @@ OFF = {
     "crop": 0.0,
     "mosaic": 0.0,
     "repeat_factor": 0.0,
+    "max_background": 1.0,
 }
 """Every setting of randomness and regularization, and the value that turns it off."""
 

@@ -1,14 +1,15 @@
-"""Class balance: how often images of rare classes are shown, and the weights of the classes in the loss."""
+"""Class balance: how often images of rare classes and background images are shown, and the weights of the classes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from detector.annotation import Annotation
 from detector.arrays import Doubles, Ints
-from detector.config import Config
-from detector.wording import few_names
+from detector.config import ClassConfig, Config
+from detector.wording import few_names, plural
 
 _BETA = 0.999
 """Hyperparameter of the effective number of objects: from about 1 / (1 - beta) objects on, more objects of a class do
@@ -28,7 +29,7 @@ def class_repeat_factors(annotations: Sequence[Annotation], threshold: float, cl
     images = np.zeros(class_count, dtype=np.int64)
     for annotation in annotations:
         images[np.unique(annotation.class_ids[~annotation.is_crowd])] += 1
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         factors = np.sqrt(threshold * len(annotations) / images)
     return np.asarray(np.where(images > 0, np.maximum(factors, 1), 1))
 
@@ -45,6 +46,29 @@ def image_repeat_factors(annotations: Sequence[Annotation], threshold: float) ->
     class_count = 1 + max((int(a.class_ids.max()) for a in annotations if len(a.class_ids)), default=0)
     factors = class_repeat_factors(annotations, threshold, class_count)
     return np.array([factors[a.class_ids[~a.is_crowd]].max(initial=1) for a in annotations])
+
+
+def shown_fractions(annotations: Sequence[Annotation], config: ClassConfig) -> Doubles | None:
+    """Return the fraction [N] of the samples of an epoch that show each of N images; None: all images equally often.
+
+    Args:
+        annotations: the training images.
+        config: the settings `repeat_factor` and `max_background`.
+    """
+    is_background = np.array([_is_background(annotation) for annotation in annotations])
+    factors = image_repeat_factors(annotations, config.repeat_factor)
+    rest = float(factors[~is_background].sum())
+    background = float(factors[is_background].sum())
+    if rest and background > config.max_background * (rest + background):
+        factors[is_background] *= config.max_background * rest / ((1 - config.max_background) * background)
+    elif not config.repeat_factor:
+        return None
+    return np.asarray(factors / factors.sum())
+
+
+def _is_background(annotation: Annotation) -> bool:
+    """Return whether an image has no objects; crowd regions do not count."""
+    return bool(annotation.is_crowd.all())
 
 
 def count_objects(annotations: Sequence[Annotation], class_count: int = 0) -> Ints:
@@ -82,11 +106,20 @@ def balance_lines(annotations: Sequence[Annotation], class_names: Sequence[str],
     if config.repeat_factor:
         repeats = class_repeat_factors(annotations, config.repeat_factor, len(class_names))
         rare = [int(i) for i in np.argsort(-repeats, kind="stable") if repeats[i] > 1]
-        shown = few_names([f"{class_names[i]} {repeats[i]:.2f}x" for i in rare])
+        repeated = few_names([f"{class_names[i]} {repeats[i]:.2f}x" for i in rare])
         lines.append(
-            f"repeat_factor: images of {len(rare)} of {len(class_names)} classes are shown more often: {shown}"
+            f"repeat_factor: images of {len(rare)} of {len(class_names)} classes are shown more often: {repeated}"
             if rare
             else f"repeat_factor: no effect, because each class is in at least {config.repeat_factor:g} of the images"
+        )
+    background = sum(map(_is_background, annotations))
+    shown = shown_fractions(annotations, replace(config, repeat_factor=0.0))
+    if shown is not None:
+        lines.append(
+            f"max_background: {background} of {plural(len(annotations), 'training image')} "
+            f"({background / len(annotations):.0%}) have no objects; they are shown less often, as "
+            f"{config.max_background:.0%} of the images of an epoch, and each image with objects "
+            f"{len(annotations) * shown.max():.1f} times per epoch"
         )
     counts = count_objects(annotations, len(class_names))
     weights = class_weights(counts, config.class_balance)

@@ -28,7 +28,7 @@ from detector.data.split import Split, evenly_spaced
 from detector.errors import InputError
 from detector.jpeg_content import SmallImages, decode_jpeg, small_jpeg
 from detector.letterbox import Letterbox
-from detector.loader.class_balance import count_objects, image_repeat_factors
+from detector.loader.class_balance import count_objects, shown_fractions
 from detector.loader.input_size import input_stages
 from detector.memory import available_memory
 from detector.mirror import read_ahead, start_reading
@@ -198,7 +198,7 @@ class DetectionDataset:
         order = self._order(epoch)
         index = int(order[place])
         # An image that is repeated within an epoch is augmented in another way each time.
-        repeat = [count] if self._repeats and (count := int((order[:place] == index).sum())) else []
+        repeat = [count] if self._shown is not None and (count := int((order[:place] == index).sum())) else []
         rng = np.random.default_rng([_SAMPLE_SEED, self.config.seed, epoch, index, *repeat])
         if rng.random() < mosaic_fraction(self.config, position / len(self), epochs):
             return [index, *self._draw(rng, 3)], rng
@@ -206,7 +206,7 @@ class DetectionDataset:
 
     def _draw(self, rng: np.random.Generator, count: int) -> list[int]:
         """Return the indices of random images, each as often on average as the images are shown."""
-        if not self._repeats:
+        if self._shown is None:
             return [int(index) for index in rng.integers(len(self), size=count)]
         return [int(index) for index in rng.choice(len(self), size=count, p=self._shown)]
 
@@ -263,22 +263,16 @@ class DetectionDataset:
             weights += 1  # No image has an object, so any donor is as good as another: nothing is pasted.
         return np.asarray(weights / weights.sum())
 
-    @property
-    def _repeats(self) -> bool:
-        """Whether images of rare classes are shown more often than others."""
-        return self.config.repeat_factor > 0
-
     @cached_property
-    def _shown(self) -> Doubles:
-        """Fraction [len(self)] of the samples of an epoch that show each image, on average; only if `_repeats`."""
-        factors = image_repeat_factors(self.annotations, self.config.repeat_factor)
-        return np.asarray(factors / factors.sum())
+    def _shown(self) -> Doubles | None:
+        """Fraction [len(self)] of the samples of an epoch that show each image, on average; None: all equally often."""
+        return shown_fractions(self.annotations, self.config)
 
     def _order(self, epoch: int) -> Ints:
-        """Return the indices [len(self)] of the images in the random order of an epoch; some repeat if `_repeats`."""
+        """Return the indices [len(self)] of the images in the random order of an epoch; some may repeat (`_shown`)."""
         rng = np.random.default_rng([_ORDER_SEED, self.config.seed, epoch])
         order = rng.permutation(len(self))
-        if not self._repeats:
+        if self._shown is None:
             return order
         # Systematic sampling: an image that should be shown 1.6 times per epoch is shown once or twice, never not.
         ends = np.cumsum(self._shown[order])

@@ -306,7 +306,7 @@ class TrainingRun:
         per_batch = round(self._config.unlabeled_fraction * self._batch_size)
         # Full augmentation from the start: this is what the network can learn from its own detections.
         dataset = images.dataset.select(
-            indices, annotations, replace(self._config, augment_ramp=0.0, repeat_factor=0.0)
+            indices, annotations, replace(self._config, augment_ramp=0.0, repeat_factor=0.0, max_background=1.0)
         )
         self._pseudo = PseudoLabeled(dataset, values["step"], min(self._batch_size - 1, max(1, per_batch)))
 

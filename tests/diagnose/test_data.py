@@ -201,6 +201,8 @@ def test_many_images_without_objects_are_found() -> None:
     good, bad = make_split(sound_rows(8)), make_split([[], [], [], [], *sound_rows(1)], "val")
     assert_found(diagnose_background([good]), "ok")
     assert_found(diagnose_background([good, bad]), "look", "80% of the val images")
+    chosen = replace(bad, ledger=replace(bad.ledger, other_classes={"tram": 4}))
+    assert_found(diagnose_background([good, chosen]), "ok", "80% of the val images")
 
 
 def test_class_without_training_objects_stops_if_evaluated() -> None:

@@ -1,4 +1,7 @@
-"""Repeat-factor sampling and class weights: published formulas, and an order that depends only on seed and position."""
+"""Repeat-factor sampling, the limit of background images and class weights.
+
+The formulas are the published ones, and the order depends only on seed and position.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +21,7 @@ from detector.loader.class_balance import (
     class_weights,
     count_objects,
     image_repeat_factors,
+    shown_fractions,
 )
 from detector.loader.dataset import DetectionDataset
 from detector.loader.loader import training_batch
@@ -97,6 +101,54 @@ def test_without_rare_classes_images_are_shown_equally_often() -> None:
     assert all(sorted(shown(dataset, 3)[16 * e : 16 * e + 16]) == list(range(16)) for e in range(3))
     (line,) = balance_lines(IMAGES, NAMES, Config(repeat_factor=0.05))
     assert "no effect" in line
+
+
+MOSTLY_BACKGROUND = [*(annotation(i, [0]) for i in range(4)), *(annotation(i, []) for i in range(4, 40))]
+"""40 images: 36 of them have no objects."""
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.0])
+def test_background_images_are_at_most_a_fraction_of_the_shown_images(fraction: float) -> None:
+    dataset = make(0.0, MOSTLY_BACKGROUND, mosaic=0, max_background=fraction)
+    ids = shown(dataset, 50)
+    counts = Counter(ids)
+    background = sum(counts[i] for i in range(4, 40))
+    assert abs(background / len(ids) - fraction) <= 0.01
+    assert all(sum(i >= 4 for i in ids[40 * e :][:40]) <= 40 * fraction + 5 for e in range(50))
+    assert all(counts[i] for i in range(4))
+    assert ids == shown(make(0.0, MOSTLY_BACKGROUND, mosaic=0, max_background=fraction), 50)
+
+
+def test_every_background_image_is_shown_in_some_epoch() -> None:
+    counts = Counter(shown(make(0.0, MOSTLY_BACKGROUND, mosaic=0), 50))
+    assert set(counts) == set(range(40))
+    assert min(counts[i] for i in range(4)) > 5 * max(counts[i] for i in range(4, 40))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "limit"), [(MOSTLY_BACKGROUND, 1.0), (MOSTLY_BACKGROUND[:8], 0.5), (MOSTLY_BACKGROUND[4:], 0.5)]
+)
+def test_up_to_the_limit_all_images_are_shown_equally_often(annotations: list[Annotation], limit: float) -> None:
+    dataset = make(0.0, annotations, mosaic=0, max_background=limit)
+    ids = [own.image_id for own in annotations]
+    assert all(sorted(shown(dataset, 2)[len(ids) * e :][: len(ids)]) == ids for e in range(2))
+    assert balance_lines(annotations, NAMES, Config(max_background=limit)) == []
+
+
+def test_rare_classes_and_the_limit_of_background_images_work_together() -> None:
+    annotations = [annotation(0, [1]), *MOSTLY_BACKGROUND[1:]]
+    fractions = shown_fractions(annotations, Config(repeat_factor=0.1))
+    assert fractions is not None
+    np.testing.assert_allclose(fractions[:4].sum(), 0.75)
+    np.testing.assert_allclose(fractions[0] / fractions[1], (3 / 1) ** 0.5)
+
+
+def test_the_log_says_that_background_images_are_shown_less_often() -> None:
+    (line,) = balance_lines(MOSTLY_BACKGROUND, NAMES, Config())
+    assert line == (
+        "max_background: 36 of 40 training images (90%) have no objects; they are shown less often, as 25% of the "
+        "images of an epoch, and each image with objects 7.5 times per epoch"
+    )
 
 
 def test_selected_images_have_their_own_factors() -> None:
