@@ -131,6 +131,14 @@ EXPECTED: Mapping[str, Expected] = {
         ("dog",),
         file="annotations/train.json",
     ),
+    "Hugging Face imagefolder": Expected(
+        "Hugging Face JSON lines folder",
+        {"train": {"train/a.jpg": [DOG, CAT], "train/b.jpg": []}, "val": {"validation/c.jpg": [DOG]}},
+        file="train/metadata.jsonl",
+    ),
+    "Hugging Face imagefolder as CSV": Expected(
+        "Hugging Face CSV folder", {"train": {"data/a.jpg": [DOG]}}, ("dog",), file="data/metadata.csv"
+    ),
     "Descriptions": Expected(
         "Pascal VOC folder",
         {"train": {"voc/JPEGImages/a.jpg": [("cat", 100, 120, 300, 200)]}},
@@ -148,9 +156,11 @@ TITLES = {
     "LabelMe JSON": "LabelMe",
     "Label Studio JSON": "Label Studio",
     "Datumaro JSON": "Datumaro",
+    "Hugging Face JSON lines": "Hugging Face",
     "CVAT XML": "CVAT",
     "VIA CSV": "VIA CSV",
     "Open Images CSV": "OpenImages",
+    "Hugging Face CSV": "Hugging Face CSV",
     "CSV table": "CSV",
     "KITTI text": "KITTI",
     "class name text": "class name text",

@@ -303,6 +303,11 @@ NAMED_FORMATS: dict[str, list[Any]] = {
             ],
         }
     ],
+    "imagefolder": [
+        b'{"file_name": "a.jpg", "width": 60, "height": 40, "objects": {"bbox": [[1, 2, 3, 4]], "categories": [0]}}\n'
+        b'{"file_name": "b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "label": "a", "iscrowd": 1}]}\n'
+    ],
+    "imagefolder_csv": [b'file_name,objects\na.jpg,"{""bboxes"": [[1, 2, 3, 4]], ""labels"": [1]}"\n'],
     "cvat": [
         b"<?xml version='1.0'?>\n<annotations><image id='0' name='a.jpg' width='60' height='40' subset='train'>\n"
         b"<box label='a' xtl='1' ytl='2' xbr='3' ybr='4' rotation='5'/><polygon label='a' points='1,2;3,4'/>\n"

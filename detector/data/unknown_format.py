@@ -26,8 +26,11 @@ _UNKNOWN: Mapping[str, str] = {
     ".npz": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
     ".npy": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
     ".pkl": "pickle files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".jsonl": "JSON lines are not read: save the labels as COCO JSON",
-    ".ndjson": "JSON lines are not read: save the labels as COCO JSON",
+    ".jsonl": (
+        'JSON lines are only read as Hugging Face writes them, {"file_name": "a.jpg", "objects": {"bbox": [[x, y, '
+        'width, height]], "categories": ["cat"]}}; write them so, or save the labels as COCO JSON'
+    ),
+    ".ndjson": "JSON lines, as of Labelbox, are not read: save the labels as COCO JSON",
     ".manifest": "manifests of SageMaker Ground Truth are not read: save the labels as COCO JSON",
 }
 """Suffix of a label file that is not read → what to do."""
