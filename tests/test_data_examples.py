@@ -139,6 +139,11 @@ EXPECTED: Mapping[str, Expected] = {
     "Hugging Face imagefolder as CSV": Expected(
         "Hugging Face CSV folder", {"train": {"data/a.jpg": [DOG]}}, ("dog",), file="data/metadata.csv"
     ),
+    "SageMaker": Expected(
+        "SageMaker manifest folder",
+        {"train": {"images/a.jpg": [DOG], "images/b.jpg": []}},
+        ("dog",),
+    ),
     "Descriptions": Expected(
         "Pascal VOC folder",
         {"train": {"voc/JPEGImages/a.jpg": [("cat", 100, 120, 300, 200)]}},
@@ -157,6 +162,7 @@ TITLES = {
     "Label Studio JSON": "Label Studio",
     "Datumaro JSON": "Datumaro",
     "Hugging Face JSON lines": "Hugging Face",
+    "SageMaker manifest": "SageMaker",
     "CVAT XML": "CVAT",
     "VIA CSV": "VIA CSV",
     "Open Images CSV": "OpenImages",

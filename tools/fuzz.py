@@ -308,6 +308,10 @@ NAMED_FORMATS: dict[str, list[Any]] = {
         b'{"file_name": "b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "label": "a", "iscrowd": 1}]}\n'
     ],
     "imagefolder_csv": [b'file_name,objects\na.jpg,"{""bboxes"": [[1, 2, 3, 4]], ""labels"": [1]}"\n'],
+    "sagemaker": [
+        b'{"source-ref": "s3://b/a.jpg", "x": {"image_size": [{"width": 60, "height": 40}], "annotations": ['
+        b'{"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}]}, "x-metadata": {"class-map": {"0": "a"}}}\n'
+    ],
     "cvat": [
         b"<?xml version='1.0'?>\n<annotations><image id='0' name='a.jpg' width='60' height='40' subset='train'>\n"
         b"<box label='a' xtl='1' ytl='2' xbr='3' ybr='4' rotation='5'/><polygon label='a' points='1,2;3,4'/>\n"

@@ -31,7 +31,10 @@ _UNKNOWN: Mapping[str, str] = {
         'width, height]], "categories": ["cat"]}}; write them so, or save the labels as COCO JSON'
     ),
     ".ndjson": "JSON lines, as of Labelbox, are not read: save the labels as COCO JSON",
-    ".manifest": "manifests of SageMaker Ground Truth are not read: save the labels as COCO JSON",
+    ".manifest": (
+        "it is no manifest of SageMaker Ground Truth for bounding boxes, whose lines have `source-ref` and an "
+        "attribute with `annotations`; save the labels so, or as COCO JSON"
+    ),
 }
 """Suffix of a label file that is not read → what to do."""
 

@@ -352,7 +352,12 @@ def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str)
         ("all.json", '[{"name": "a.png", "labels": []}]', "Scalabel JSON, as of BDD100K, is not read"),
         ("1-asset.json", '{"asset": {}, "regions": []}', "VoTT JSON is not read: export"),
         ("all.json", '[{"photo": "a.png", "things": []}]', "a list of objects with the keys photo, things"),
-        ("output.manifest", '{"source-ref": "s3://x/a.png"}', "manifests of SageMaker Ground Truth are not read"),
+        (
+            "output.manifest",
+            '{"source-ref": "s3://x/a.png"}',
+            "no manifest of SageMaker Ground Truth for bounding boxes",
+        ),
+        ("all.jsonl", '{"image": "a.png", "text": "a cat"}', "JSON lines are only read as Hugging Face writes them"),
     ],
 )
 def test_the_message_says_what_an_unknown_file_lacks(tmp_path: Path, file: str, text: str, message: str) -> None:

@@ -51,6 +51,9 @@ SAMPLES: dict[str, Any] = {
         "items": [{"id": "a", "annotations": [{"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}]}],
     },
     "Hugging Face JSON lines": '{"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}}\n',
+    "SageMaker manifest": '{"source-ref": "s3://x/a.jpg", "boxes": {"image_size": [{"width": 60, "height": 40}], '
+    '"annotations": [{"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}]}, '
+    '"boxes-metadata": {"class-map": {"0": "cat"}}}\n',
     "CVAT XML": '<annotations><image name="a.jpg">'
     '<box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
     "VIA CSV": "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
