@@ -91,6 +91,9 @@ class LabelFormat:
         matches_stem: whether `ImageLabels.image_name` may be without suffix, or with a wrong one.
         may_be_corners: whether the boxes are x, y, width and height in a list without names, for which people also
             write corners. Boxes that look like corners are then refused.
+        path_end: end of the path of every file of this format, in lower case, such as "/gt/gt.txt"; for a format that
+            its content alone does not recognize. Its images are then only at `ImageLabels.image_name`, relative to the
+            label file, and not searched elsewhere. Empty: any path.
     """
 
     name: str
@@ -100,3 +103,4 @@ class LabelFormat:
     per_image: bool = False
     matches_stem: bool = False
     may_be_corners: bool = False
+    path_end: str = ""

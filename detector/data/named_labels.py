@@ -4,6 +4,7 @@ A format reader returns `ImageLabels`. This module finds the image files, number
 box. The classes are the names in all label files of the dataset, sorted.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -242,6 +243,9 @@ def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) ->
 def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | None:
     """Return the image file of one `ImageLabels`, or None if it has none."""
     file, image_name = labels.label_file, labels.image_name
+    if data.format.path_end:
+        place = Path(os.path.normpath(file.parent / image_name))
+        return Match(place, FULL) if place in data.index else None
     any_suffix = data.format.per_image or data.format.matches_stem
     match = None
     if image_name:

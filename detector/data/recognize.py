@@ -62,7 +62,9 @@ def named_format_of(path: Path) -> LabelFormat | None:
     content: Any = _SNIFFERS[kinds[0]](path)
     if content in (None, [], ""):
         return None
-    return next((f for f in NAMED_FORMATS if f.kind in kinds and f.matches(content)), None)
+    place = path.as_posix().lower()
+    possible = (f for f in NAMED_FORMATS if f.kind in kinds and place.endswith(f.path_end))
+    return next((f for f in possible if f.matches(content)), None)
 
 
 def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Path, ...]]]:

@@ -39,11 +39,9 @@ _UNKNOWN: Mapping[str, str] = {
 """Suffix of a label file that is not read → what to do."""
 
 _TOOLS: tuple[tuple[set[str], str], ...] = (
-    ({"asset", "regions"}, "VoTT JSON is not read: export 'Comma Separated Values' or 'Pascal VOC'"),
-    ({"metadata", "instances"}, "SuperAnnotate JSON is not read: export COCO JSON"),
     ({"item", "annotations"}, "V7 Darwin JSON is not read: export COCO JSON"),
     ({"data_row", "projects"}, "Labelbox JSON is not read: export COCO JSON"),
-    ({"name", "labels"}, "Scalabel JSON, as of BDD100K, is not read: convert it to COCO JSON"),
+    ({"name", "labels"}, "it may be Scalabel JSON, but the first images have no label with `category` and `box2d`"),
 )
 """Keys of a JSON file that is not read → what to do."""
 

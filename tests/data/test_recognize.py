@@ -349,8 +349,13 @@ def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str)
         ("gt.txt", "1,1,10,20,30,40,1,1,1\n", "the first line is '1,1,10,20,30,40,1,1,1'; a row of YOLO is"),
         ("a.txt", "", r"\(it is empty\)"),
         ("all.json", '{"images": [], "annotations": []}', "it has `images` and `annotations`; add `categories`"),
-        ("all.json", '[{"name": "a.png", "labels": []}]', "Scalabel JSON, as of BDD100K, is not read"),
-        ("1-asset.json", '{"asset": {}, "regions": []}', "VoTT JSON is not read: export"),
+        (
+            "all.json",
+            '[{"name": "a.png", "labels": []}]',
+            "it may be Scalabel JSON, but the first images have no label",
+        ),
+        ("a.json", '{"item": {}, "annotations": []}', "V7 Darwin JSON is not read: export"),
+        ("project.json", '{"name": "x", "assets": {"1": {"name": "a.png"}}}', "an object with the keys assets, name"),
         ("all.json", '[{"photo": "a.png", "things": []}]', "a list of objects with the keys photo, things"),
         (
             "output.manifest",

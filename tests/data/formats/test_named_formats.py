@@ -50,6 +50,26 @@ SAMPLES: dict[str, Any] = {
         "categories": {"label": {"labels": [{"name": "cat"}]}},
         "items": [{"id": "a", "annotations": [{"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}]}],
     },
+    "VoTT JSON": {
+        "name": "x",
+        "assets": {
+            "0": {
+                "asset": {"name": "a.jpg", "size": {"width": 60, "height": 40}, "state": 2},
+                "regions": [{"tags": ["cat"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}}],
+            }
+        },
+    },
+    "VoTT asset JSON": {
+        "asset": {"name": "a.jpg", "size": {"width": 60, "height": 40}, "state": 2},
+        "regions": [{"tags": ["cat"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}}],
+    },
+    "Scalabel JSON": [
+        {"name": "a.jpg", "labels": [{"category": "cat", "box2d": {"x1": 1, "y1": 2, "x2": 4, "y2": 6}}]},
+    ],
+    "SuperAnnotate JSON": {
+        "metadata": {"name": "a.jpg", "width": 60, "height": 40},
+        "instances": [{"type": "bbox", "className": "cat", "points": {"x1": 1, "y1": 2, "x2": 4, "y2": 6}}],
+    },
     "Hugging Face JSON lines": '{"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}}\n',
     "SageMaker manifest": '{"source-ref": "s3://x/a.jpg", "boxes": {"image_size": [{"width": 60, "height": 40}], '
     '"annotations": [{"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}]}, '
@@ -63,10 +83,13 @@ SAMPLES: dict[str, Any] = {
     "Hugging Face CSV": 'file_name,objects\na.jpg,"{""bbox"": [[1, 2, 3, 4]], ""categories"": [0]}"\n',
     "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
     "KITTI text": "cat 0 0 -1 1 2 4 6 1 1 1 1 1 1 1\n",
+    "VisDrone text": "1,2,3,4,1,4,0,0\n",
+    "DOTA text": "1 2 4 2 4 6 1 6 cat 0\n",
+    "MOT text": "1,1,1,2,3,4,1,1,1\n",
     "class name text": "cat 1 2 4 6\n",
     "Keras YOLO text": "a.jpg 1,2,4,6,0\n",
 }
-"""Name of the format → a file with one cat at (1, 2, 4, 6) in an image named a or a.jpg."""
+"""Name of the format → a file with one cat (VisDrone: car) at (1, 2, 4, 6) in an image named a, a.jpg or 000001.jpg."""
 
 FOREIGN: dict[str, Any] = {
     "COCO": {"images": [], "annotations": [], "categories": [], "info": {}, "licenses": []},
@@ -94,6 +117,8 @@ FOREIGN_TEXT = {
     "predictions.csv": "image,score\na.jpg,0.5\n",
     "empty": "",
     "blank": "\n\n",
+    "ICDAR text": "377,117,463,117,465,130,378,130,Genaxis Theatre\n",
+    "corners with commas": "10,20,50,20,50,30,10,30\n",
 }
 
 
@@ -134,16 +159,16 @@ def test_every_format_reads_the_same_box(label_format: LabelFormat, tmp_path: Pa
     sample = SAMPLES[label_format.name]
     path = tmp_path / ("a.json" if label_format.kind == "json" else "a.txt")
     path.write_text(sample if isinstance(sample, str) else json.dumps(sample))
-    for name in ("_classes.txt", "classes.txt"):
+    for name in ("_classes.txt", "classes.txt", "labels.txt"):
         (tmp_path / name).write_text("cat\n")
     [labels] = label_format.read(path)
     [row] = labels.rows
     assert isinstance(row, NamedRow), row
     assert labels.label_file == path
-    assert labels.image_name in ("a.jpg", "a")
+    assert labels.image_name in ("a.jpg", "a", "../img1/000001.jpg")
     scale = [60, 40, 60, 40] if labels.are_fractions else [1, 1, 1, 1]
     assert [value * s for value, s in zip(row.corners, scale, strict=True)] == pytest.approx([1, 2, 4, 6])
-    assert row.class_name == "cat"
+    assert row.class_name == ("car" if label_format.name == "VisDrone text" else "cat")
 
 
 def replaced(value: Any, new: Any) -> Iterator[Any]:
