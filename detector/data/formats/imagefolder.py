@@ -25,8 +25,10 @@ from detector.errors import LabelError
 from detector.files import read_text
 
 _BOX_KEYS = ("bbox", "bboxes", "boxes", "box")
-_CLASS_KEYS = ("category", "categories", "label", "labels", "class", "classes", "class_name", "class_names")
-_CLASS_KEYS += ("category_id", "category_ids", "class_id", "class_ids")
+_CLASS_KEYS = (
+    *("category", "categories", "label", "labels", "class", "classes", "class_name", "class_names"),
+    *("category_id", "category_ids", "class_id", "class_ids"),
+)
 _CROWD_KEYS = ("iscrowd", "is_crowd", "crowd")
 _ONLY_CLASS = "object"
 """Name of the class of objects without a key for the class."""
@@ -105,8 +107,8 @@ def _objects(file: JsonFile, name: str, objects: Any) -> Iterator[tuple[Any, Any
     """
     if isinstance(objects, list) and all(isinstance(item, dict) for item in objects):
         for item in objects:
-            keys = [_key_in(item, keys) for keys in (_BOX_KEYS, _CLASS_KEYS, _CROWD_KEYS)]
-            yield item.get(keys[0]), item.get(keys[1]), item.get(keys[2], False)
+            label = item.get(_key_in(item, _CLASS_KEYS), _ONLY_CLASS)
+            yield item.get(_key_in(item, _BOX_KEYS)), label, item.get(_key_in(item, _CROWD_KEYS), False)
         return
     if not isinstance(objects, dict):
         problem = (

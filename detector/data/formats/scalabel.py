@@ -22,7 +22,7 @@ _SHAPES = ("box2d", "box3d", "poly2d", "rle", "graph")
 
 def _matches(value: Any) -> bool:
     """Return whether a JSON value is a list of images with labels of Scalabel, at least one in the first images."""
-    frames = value.get("frames") if isinstance(value, dict) else value
+    frames: Any = value.get("frames") if isinstance(value, dict) else value
     if not is_list_of_objects(frames, _MAX_CHECKED):
         return False
     labels = []

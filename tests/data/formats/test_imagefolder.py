@@ -58,7 +58,7 @@ def read(folder: Path, *lines: Any) -> list[ImageLabels]:
 def test_boxes_are_read_with_any_keys(tmp_path: Path, boxes: str, classes: str) -> None:
     expected = (NamedRow(1, "cat", (1, 2, 4, 6)), NamedRow(1, "7", (5, 6, 7.5, 9)))
     values = [[1, 2, 3, 4], [5, "6", 2.5, 3]]
-    as_lists = row(**{boxes: values, classes: ["cat", 7]})
+    as_lists = row() | {"objects": {boxes: values, classes: ["cat", 7]}}
     as_objects = row() | {"objects": [{boxes: values[0], classes: "cat"}, {boxes: values[1], classes: 7}]}
     for line in (as_lists, as_objects):
         assert FORMAT.matches([line])

@@ -74,7 +74,7 @@ def test_unusable_annotations_say_why(tmp_path: Path, bad: Any, reason: str) -> 
         (3, "2: `source-ref` is null"),
         (line(name=""), "2: `source-ref` is ''"),
         (line(second={"annotations": []}), "2: image 'set/a b.png': the line has 2 attributes with annotations"),
-        (line(**{"my-boxes": {"annotations": 3}}), "2: image 'set/a b.png': `annotations` is 3; expected a list"),
+        (line() | {"my-boxes": {"annotations": 3}}, "2: image 'set/a b.png': `annotations` is 3; expected a list"),
     ],
 )
 def test_wrong_lines_are_label_errors(tmp_path: Path, bad: Any, message: str) -> None:
