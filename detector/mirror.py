@@ -39,8 +39,24 @@ from detector.files import locked, safe_name
 from detector.object_store import CONNECTIONS, ObjectStore, StoredFile
 from detector.url_names import add_url
 
-LABEL_SUFFIXES = (".json", ".xml", ".csv", ".tsv", ".txt", ".yaml", ".yml", ".data", ".names", ".labels")
+LABEL_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".manifest",
+    ".xml",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".yaml",
+    ".yml",
+    ".data",
+    ".names",
+    ".labels",
+)
 """Suffixes of files that a dataset may read; images have other suffixes."""
+
+_CARD = "readme.md"
+"""Name of a file that may name the classes: the dataset card of Hugging Face."""
 
 _AHEAD_FILES = 2 * CONNECTIONS
 _AHEAD_BYTES = 256_000_000
@@ -107,7 +123,7 @@ def mirror(url: str, *, labels: bool, recursive: bool = True, parts: Collection[
     for name in files:
         make_file(folder, name)
     if labels:
-        names = {name: None for name in files if name.lower().endswith(LABEL_SUFFIXES)}
+        names = {name: None for name in files if name.lower().endswith((*LABEL_SUFFIXES, _CARD))}
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for name, data in zip(names, pool.map(lambda name: _download(made, folder, name), names), strict=True):
                 (folder / name).write_bytes(data)

@@ -131,6 +131,55 @@ EXPECTED: Mapping[str, Expected] = {
         ("dog",),
         file="annotations/train.json",
     ),
+    "VoTT": Expected(
+        "VoTT JSON folder",
+        {"train": {"vott-json-export/a.jpg": [DOG], "vott-json-export/b.jpg": []}},
+        ("dog",),
+        file="vott-json-export/mine-export.json",
+    ),
+    "Scalabel": Expected(
+        "Scalabel JSON folder",
+        {"train": {"images/100k/train/a.jpg": [DOG, ("cat crowd", 320, 240, 480, 360)]}},
+        file="labels/det_train.json",
+    ),
+    "SuperAnnotate": Expected("SuperAnnotate JSON folder", {"train": {"images/a.jpg": [DOG, ("cat", 10, 20, 50, 60)]}}),
+    "VisDrone": Expected(
+        "VisDrone text folder",
+        {
+            "train": {
+                "VisDrone2019-DET-train/images/a.jpg": [("car", 100, 120, 300, 200), ("car crowd", 320, 240, 480, 360)]
+            }
+        },
+        ("car",),
+    ),
+    "DOTA": Expected(
+        "DOTA text folder", {"train": {"train/images/P0001.png": [DOG, ("cat crowd", 320, 240, 480, 360)]}}
+    ),
+    "MOTChallenge": Expected(
+        "MOT text folder",
+        {
+            "train": {
+                "train/MOT17-02/img1/000001.jpg": [
+                    ("pedestrian", 100, 120, 300, 200),
+                    ("pedestrian crowd", 320, 240, 480, 360),
+                ]
+            }
+        },
+        ("pedestrian",),
+    ),
+    "Hugging Face imagefolder": Expected(
+        "Hugging Face JSON lines folder",
+        {"train": {"train/a.jpg": [DOG, CAT], "train/b.jpg": []}, "val": {"validation/c.jpg": [DOG]}},
+        file="train/metadata.jsonl",
+    ),
+    "Hugging Face imagefolder as CSV": Expected(
+        "Hugging Face CSV folder", {"train": {"data/a.jpg": [DOG]}}, ("dog",), file="data/metadata.csv"
+    ),
+    "SageMaker": Expected(
+        "SageMaker manifest folder",
+        {"train": {"images/a.jpg": [DOG], "images/b.jpg": []}},
+        ("dog",),
+    ),
     "Descriptions": Expected(
         "Pascal VOC folder",
         {"train": {"voc/JPEGImages/a.jpg": [("cat", 100, 120, 300, 200)]}},
@@ -148,11 +197,21 @@ TITLES = {
     "LabelMe JSON": "LabelMe",
     "Label Studio JSON": "Label Studio",
     "Datumaro JSON": "Datumaro",
+    "VoTT JSON": "VoTT",
+    "VoTT asset JSON": "VoTT asset",
+    "Scalabel JSON": "Scalabel",
+    "SuperAnnotate JSON": "SuperAnnotate",
+    "Hugging Face JSON lines": "Hugging Face",
+    "SageMaker manifest": "SageMaker",
     "CVAT XML": "CVAT",
     "VIA CSV": "VIA CSV",
     "Open Images CSV": "OpenImages",
+    "Hugging Face CSV": "Hugging Face CSV",
     "CSV table": "CSV",
     "KITTI text": "KITTI",
+    "VisDrone text": "VisDrone",
+    "DOTA text": "DOTA",
+    "MOT text": "MOT",
     "class name text": "class name text",
     "Keras YOLO text": "Keras YOLO text",
 }

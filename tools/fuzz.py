@@ -303,6 +303,57 @@ NAMED_FORMATS: dict[str, list[Any]] = {
             ],
         }
     ],
+    "vott": [
+        {
+            "assets": {
+                "0": {
+                    "asset": {"name": "a.jpg", "size": {"width": 60, "height": 40}, "state": 0},
+                    "regions": [{"tags": ["a"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}}],
+                }
+            }
+        }
+    ],
+    "scalabel": [
+        {
+            "frames": [
+                {
+                    "name": "a.jpg",
+                    "videoName": "v",
+                    "size": {"width": 60, "height": 40},
+                    "labels": [
+                        {
+                            "category": "a",
+                            "box2d": {"x1": 1, "y1": 2, "x2": 3, "y2": 4},
+                            "attributes": {"crowd": True},
+                        },
+                        {"category": "b", "poly2d": []},
+                    ],
+                }
+            ]
+        }
+    ],
+    "superannotate": [
+        {
+            "metadata": {"name": "a.jpg", "width": 60, "height": 40, "status": "Skipped"},
+            "instances": [
+                {"type": "bbox", "className": "a", "points": {"x1": 1, "y1": 2, "x2": 3, "y2": 4}},
+                {"type": "polygon", "className": "a", "points": [1, 2, 3, 4, 5, 6]},
+                {"type": "ellipse", "className": "a", "cx": 1, "cy": 2, "rx": 3, "ry": 4, "angle": 5},
+            ],
+        }
+    ],
+    "visdrone": [b"1,2,3,4,1,4,0,0\n5,6,7,8,0,0,0,0,\n"],
+    "dota": [b"imagesource:x\ngsd:1\n1 2 3 2 3 4 1 4 a 0\n1 2 3 3 2 5 0 4 b 1\n"],
+    "mot": [b"1,1,1,2,3,4,1,1,0.5\n2,1,1,2,3,4,0,8,1\n1,2,1,2,3,4,1,-1,-1,-1\n"],
+    "imagefolder": [
+        b'{"file_name": "a.jpg", "width": 60, "height": 40, "objects": {"bbox": [[1, 2, 3, 4]], "categories": [0]}}\n'
+        b'{"file_name": "b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "label": "a", "iscrowd": 1}]}\n'
+    ],
+    "imagefolder_csv": [b'file_name,objects\na.jpg,"{""bboxes"": [[1, 2, 3, 4]], ""labels"": [1]}"\n'],
+    "sagemaker": [
+        b'{"source-ref": "s3://b/a.jpg", "x": {"image_size": [{"width": 60, "height": 40}], "annotations": ['
+        b'{"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}]}, "x-metadata": {"class-map": {"0": "a"}}}\n'
+    ],
     "cvat": [
         b"<?xml version='1.0'?>\n<annotations><image id='0' name='a.jpg' width='60' height='40' subset='train'>\n"
         b"<box label='a' xtl='1' ytl='2' xbr='3' ybr='4' rotation='5'/><polygon label='a' points='1,2;3,4'/>\n"

@@ -62,6 +62,8 @@ class ImageLabels:
         are_fractions: whether the boxes are in fractions of the image size instead of pixels.
         split_name: name of the split if the label file gives it, such as "train"; None: it follows from the path of
             the label file.
+        remarks: for each label that is no row, or that was changed to become a row, what happened to it. The ledger
+            counts equal texts in a note, such as "not used, because they have no box: 3 labels".
     """
 
     label_file: Path
@@ -71,6 +73,7 @@ class ImageLabels:
     image_hw: tuple[int, int] | None = None
     are_fractions: bool = False
     split_name: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,25 @@ class LabelFormat:
 
     Attributes:
         name: name of the format in messages, such as "CreateML JSON".
-        kind: how a file is opened to recognize it: "json", "xml", "csv" or "txt".
+        kind: how a file is opened to recognize it: "json", "jsonl" (JSON lines), "xml", "csv" or "txt".
         matches: whether a file has this format. The argument depends on `kind`: for "json" the parsed JSON value; for
-            "xml" the tag of the root element; for "csv" and "txt" the first lines of the file, at most 20.
+            "jsonl" the parsed values of those of the first 20 lines that are JSON; for "xml" the tag of the root
+            element; for "csv" and "txt" the first lines of the file, at most 20.
         read: reads one label file and returns the labels of its images. Raises InputError if the file cannot be read.
         per_image: whether each label file contains the labels of one image, as in Pascal VOC.
         matches_stem: whether `ImageLabels.image_name` may be without suffix, or with a wrong one.
+        may_be_corners: whether the boxes are x, y, width and height in a list without names, for which people also
+            write corners. Boxes that look like corners are then refused.
+        path_end: end of the path of every file of this format, in lower case, such as "/gt/gt.txt"; for a format that
+            its content alone does not recognize. Its images are then only at `ImageLabels.image_name`, relative to the
+            label file, and not searched elsewhere. Empty: any path.
     """
 
     name: str
-    kind: Literal["json", "xml", "csv", "txt"]
+    kind: Literal["json", "jsonl", "xml", "csv", "txt"]
     matches: Callable[[Any], bool]
     read: Callable[[Path], Iterable[ImageLabels]]
     per_image: bool = False
     matches_stem: bool = False
+    may_be_corners: bool = False
+    path_end: str = ""

@@ -4,13 +4,15 @@ A format reader returns `ImageLabels`. This module finds the image files, number
 box. The classes are the names in all label files of the dataset, sorted.
 """
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from detector.data.coordinates import look_like_fractions
+from detector.data.coordinates import look_like_corners, look_like_fractions
 from detector.data.file_index import FULL, FileIndex, Match, other_folder_note, without_weaker
 from detector.data.image_labels import EVERY_CLASS, BadRow, ImageLabels, LabelFormat, NamedRow
 from detector.data.label_copies import without_copies
@@ -76,6 +78,7 @@ class NamedLabels:
         if note := other_folder_note(list(zip(names, matches, strict=True))):
             collector.add_note(note)
         guard = self.index.guard
+        sizes: dict[int, tuple[int, int]] = {}
         for (image_id, labels), path in read_ahead(zip(chosen, paths, strict=True), lambda pair: pair[1] or ""):
             image_hw = labels.image_hw if labels.image_hw and min(labels.image_hw) > 0 else None
             found = None
@@ -85,6 +88,12 @@ class NamedLabels:
                 guard.check(path, labels.label_file, labels.line)
                 found = collector.add_image(image_id, path, image_hw)
             _add_rows(collector, image_id, labels, class_ids, found or (1, 1))
+            if found is not None:
+                sizes[image_id] = found
+        if self.format.may_be_corners:
+            self._check_corners(chosen, sizes)
+        for remark, count in Counter(remark for _, labels in chosen for remark in labels.remarks).items():
+            collector.add_note(f"{remark}: {plural(count, 'label')}")
         _note_unlabeled(collector, self, name, {path for path in paths if path})
         _note_similar_names(collector, class_names)
         annotations, ledger = collector.finish(self.index.folder)
@@ -163,6 +172,24 @@ class NamedLabels:
                 "fractions of the image size, but this format has pixels; multiply them by the image width and height"
             )
 
+    def _check_corners(self, chosen: Sequence[tuple[int, ImageLabels]], sizes: Mapping[int, tuple[int, int]]) -> None:
+        """Raise LabelError if the boxes, which should be x, y, width and height, look like corners.
+
+        Args:
+            chosen: (image id, labels) of the images of a split.
+            sizes: image id → (height, width), for the images that can be used.
+        """
+        rows = [(sizes[i], row) for i, labels in chosen if i in sizes for row in labels.rows]
+        usable = [(hw, row.corners) for hw, row in rows if isinstance(row, NamedRow)]
+        boxes = [corners for _, corners in usable]
+        written = [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
+        if look_like_corners(written, boxes, [(width, height) for (height, width), _ in usable]):
+            raise LabelError(
+                f"{self.index.folder}: the boxes ({self.format.name}) look like corners [x1, y1, x2, y2]: as "
+                "[x, y, width, height], many of them extend beyond their image; write width = x2 - x1 and "
+                "height = y2 - y1"
+            )
+
     def _all_class_names(self) -> tuple[str, ...]:
         """Return the class names in all label files, sorted.
 
@@ -216,6 +243,9 @@ def _find_images(data: NamedLabels, labels: Sequence[ImageLabels], name: str) ->
 def _find_image(data: NamedLabels, labels: ImageLabels, name: str) -> Match | None:
     """Return the image file of one `ImageLabels`, or None if it has none."""
     file, image_name = labels.label_file, labels.image_name
+    if data.format.path_end:
+        place = Path(os.path.normpath(file.parent / image_name))
+        return Match(place, FULL) if place in data.index else None
     any_suffix = data.format.per_image or data.format.matches_stem
     match = None
     if image_name:

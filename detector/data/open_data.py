@@ -45,7 +45,8 @@ _LABEL_FOLDERS = ("annotations", "labels")
 _KEYS = ("format", "path", "splits", "names", "source", "license", "expected")
 _ACCEPTED = (
     "read are COCO JSON, YOLO, Pascal VOC, CSV, darknet, Keras YOLO text, CreateML, VIA, LabelMe, CVAT, Label Studio, "
-    "Supervisely, KITTI, OpenImages and Datumaro, or `scenes` (built in); see docs/data.md"
+    "Supervisely, KITTI, OpenImages, Datumaro, Hugging Face imagefolder, SageMaker manifests, VoTT, "
+    "Scalabel, SuperAnnotate, VisDrone, DOTA and MOT, or `scenes` (built in); see docs/data.md"
 )
 
 

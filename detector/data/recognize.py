@@ -4,7 +4,8 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,16 @@ _MAX_PARSED = 32_000_000
 _LINES = 20
 """Number of lines of a text file that are read to recognize its format."""
 
+_UNUSED_SUFFIXES = (".json", ".jsonl", ".manifest", ".xml", ".csv", ".tsv")
+"""Suffixes of label files that are reported if they are not used."""
+
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "class_names.txt")
 """Files that name the classes, but only in YOLO."""
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
     ".json": ("json",),
+    ".jsonl": ("jsonl",),
+    ".manifest": ("jsonl",),
     ".xml": ("xml",),
     ".csv": ("csv",),
     ".tsv": ("csv",),
@@ -53,11 +59,12 @@ def named_format_of(path: Path) -> LabelFormat | None:
     kinds = _KINDS.get(path.suffix.lower())
     if kinds is None:
         return None
-    readers = {"json": read_json_or_none, "xml": _root_tag, "csv": first_lines, "txt": first_lines}
-    content: Any = readers[kinds[0]](path)
+    content: Any = _SNIFFERS[kinds[0]](path)
     if content in (None, [], ""):
         return None
-    return next((f for f in NAMED_FORMATS if f.kind in kinds and f.matches(content)), None)
+    place = path.as_posix().lower()
+    possible = (f for f in NAMED_FORMATS if f.kind in kinds and place.endswith(f.path_end))
+    return next((f for f in possible if f.matches(content)), None)
 
 
 def find_named_files(index: FileIndex) -> dict[str, tuple[LabelFormat, tuple[Path, ...]]]:
@@ -155,7 +162,7 @@ def unused_label_files(index: FileIndex, used: Iterable[Path], kind: str) -> lis
     """
     used, found = set(used), Counter[str]()
     names: list[str] = []
-    for (_, suffix), paths in _by_folder_and_suffix(index, (".json", ".xml", ".csv", ".tsv")).items():
+    for (_, suffix), paths in _by_folder_and_suffix(index, _UNUSED_SUFFIXES).items():
         rest = [path for path in paths if path not in used]
         if suffix == ".json" and len(rest) <= _MAX_SNIFFED // 10:
             names += [f"{path.name} (not valid JSON)" for path in rest if _is_small(path) and is_damaged(path)]
@@ -213,8 +220,32 @@ def _root_tag(path: Path) -> str:
 
 def first_lines(path: Path) -> list[str]:
     """Return the first lines of a text file without line ends, at most 20."""
+    return [line.rstrip("\n")[: csv.field_size_limit()] for line in _head(path)]
+
+
+def _json_lines(path: Path) -> list[Any]:
+    """Return the values of those of the first 20 lines of a file that are JSON."""
+    values = []
+    for line in _head(path):
+        with suppress(ValueError, RecursionError):
+            values.append(json.loads(line))
+    return values
+
+
+def _head(path: Path) -> list[str]:
+    """Return the first lines of a text file, at most 20."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline=None) as file:
-            return [line.rstrip("\n")[: csv.field_size_limit()] for line in islice(file, _LINES)]
+            return list(islice(file, _LINES))
     except OSError:
         return []
+
+
+_SNIFFERS: Mapping[str, Callable[[Path], Any]] = {
+    "json": read_json_or_none,
+    "jsonl": _json_lines,
+    "xml": _root_tag,
+    "csv": first_lines,
+    "txt": first_lines,
+}
+"""Kind of a label format → function that returns the argument of `LabelFormat.matches`."""

@@ -26,18 +26,22 @@ _UNKNOWN: Mapping[str, str] = {
     ".npz": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
     ".npy": "NumPy files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
     ".pkl": "pickle files are not read: save the labels as CSV: filename,class,xmin,ymin,xmax,ymax",
-    ".jsonl": "JSON lines are not read: save the labels as COCO JSON",
-    ".ndjson": "JSON lines are not read: save the labels as COCO JSON",
-    ".manifest": "manifests of SageMaker Ground Truth are not read: save the labels as COCO JSON",
+    ".jsonl": (
+        'JSON lines are only read as Hugging Face writes them, {"file_name": "a.jpg", "objects": {"bbox": [[x, y, '
+        'width, height]], "categories": ["cat"]}}; write them so, or save the labels as COCO JSON'
+    ),
+    ".ndjson": "JSON lines, as of Labelbox, are not read: save the labels as COCO JSON",
+    ".manifest": (
+        "it is no manifest of SageMaker Ground Truth for bounding boxes, whose lines have `source-ref` and an "
+        "attribute with `annotations`; save the labels so, or as COCO JSON"
+    ),
 }
 """Suffix of a label file that is not read → what to do."""
 
 _TOOLS: tuple[tuple[set[str], str], ...] = (
-    ({"asset", "regions"}, "VoTT JSON is not read: export 'Comma Separated Values' or 'Pascal VOC'"),
-    ({"metadata", "instances"}, "SuperAnnotate JSON is not read: export COCO JSON"),
     ({"item", "annotations"}, "V7 Darwin JSON is not read: export COCO JSON"),
     ({"data_row", "projects"}, "Labelbox JSON is not read: export COCO JSON"),
-    ({"name", "labels"}, "Scalabel JSON, as of BDD100K, is not read: convert it to COCO JSON"),
+    ({"name", "labels"}, "it may be Scalabel JSON, but the first images have no label with `category` and `box2d`"),
 )
 """Keys of a JSON file that is not read → what to do."""
 

@@ -102,10 +102,10 @@ def _parse_yaml(path: Path) -> Any:
             "dataset; a data.yaml contains only paths and class names"
         )
     try:
-        values = _load(text)
+        values = load_yaml(text)
         if not isinstance(values, dict):
             # Some files are written by hand without the space after the colon, which YAML needs.
-            values = _load(_KEY_WITHOUT_SPACE.sub(r"\1: ", text))
+            values = load_yaml(_KEY_WITHOUT_SPACE.sub(r"\1: ", text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{location(path, mark.line + 1)}: column {mark.column + 1}" if mark else location(path)
@@ -117,7 +117,7 @@ def _parse_yaml(path: Path) -> Any:
     return values
 
 
-def _load(text: str) -> Any:
+def load_yaml(text: str) -> Any:
     """Return the value of a YAML text, every scalar as text.
 
     An alias is not copied: a text of many nested aliases takes as little memory as its length.

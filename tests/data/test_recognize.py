@@ -349,10 +349,20 @@ def test_an_unknown_folder_is_described(tmp_path: Path, file: str, message: str)
         ("gt.txt", "1,1,10,20,30,40,1,1,1\n", "the first line is '1,1,10,20,30,40,1,1,1'; a row of YOLO is"),
         ("a.txt", "", r"\(it is empty\)"),
         ("all.json", '{"images": [], "annotations": []}', "it has `images` and `annotations`; add `categories`"),
-        ("all.json", '[{"name": "a.png", "labels": []}]', "Scalabel JSON, as of BDD100K, is not read"),
-        ("1-asset.json", '{"asset": {}, "regions": []}', "VoTT JSON is not read: export"),
+        (
+            "all.json",
+            '[{"name": "a.png", "labels": []}]',
+            "it may be Scalabel JSON, but the first images have no label",
+        ),
+        ("a.json", '{"item": {}, "annotations": []}', "V7 Darwin JSON is not read: export"),
+        ("project.json", '{"name": "x", "assets": {"1": {"name": "a.png"}}}', "an object with the keys assets, name"),
         ("all.json", '[{"photo": "a.png", "things": []}]', "a list of objects with the keys photo, things"),
-        ("output.manifest", '{"source-ref": "s3://x/a.png"}', "manifests of SageMaker Ground Truth are not read"),
+        (
+            "output.manifest",
+            '{"source-ref": "s3://x/a.png"}',
+            "no manifest of SageMaker Ground Truth for bounding boxes",
+        ),
+        ("all.jsonl", '{"image": "a.png", "text": "a cat"}', "JSON lines are only read as Hugging Face writes them"),
     ],
 )
 def test_the_message_says_what_an_unknown_file_lacks(tmp_path: Path, file: str, text: str, message: str) -> None:

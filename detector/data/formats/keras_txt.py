@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.class_files import read_class_file
 from detector.data.parsing.row_values import number, parse_row, shown
 from detector.data.row_collector import RowError
 from detector.errors import LabelError, location
@@ -60,7 +61,7 @@ def _read_names(path: Path) -> tuple[str, ...]:
             f"{path}: classes are numbers, and no file names them; write one name per line into "
             f"{path.parent / _NAME_FILES[0]}"
         )
-    return tuple(name.strip() for name in read_text(file).strip("\n").split("\n"))
+    return read_class_file(file)
 
 
 def _parse_box(box: str, names: Sequence[str], line: int) -> NamedRow | BadRow:

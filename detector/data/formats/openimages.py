@@ -15,6 +15,7 @@ from pathlib import Path
 
 from detector.data.formats.csv_columns import is_open_images
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat, NamedRow
+from detector.data.parsing.class_files import find_class_file
 from detector.data.parsing.csv_file import first_rows, read_csv_file
 from detector.data.parsing.row_values import class_name, number, numbers, parse_row, shown
 from detector.data.row_collector import RowError
@@ -81,13 +82,10 @@ def _parse(cells: Sequence[str], header: Sequence[str], class_names: Mapping[str
 def _class_names(path: Path) -> dict[str, str]:
     """Return `LabelName` → name of the class, from the first file with names of classes; empty if there is none."""
     folders = (path.parent, path.parent.parent)
-    files = [file for folder in folders for file in sorted(folder.glob("*class-descriptions*.csv"))]
-    files += [file for file in (path.parent.parent / "metadata" / "classes.csv",) if file.is_file()]
-    if not files:
+    file = find_class_file(folders, "*class-descriptions*.csv") or find_class_file(folders[1:], "metadata/classes.csv")
+    if file is None:
         return {}
-    if not files[0].resolve().is_relative_to(path.parent.parent.resolve()):
-        raise LabelError(f"{files[0]}: is a link to a file outside of the dataset; copy the file to its place")
-    rows = [row.cells for row in read_csv_file(files[0], ",")]
+    rows = [row.cells for row in read_csv_file(file, ",")]
     return {cells[0]: cells[1] for cells in rows if len(cells) >= 2 and cells[1]}
 
 

@@ -57,8 +57,27 @@ def read_json_file(path: Path, pattern: Sequence[Key] = ()) -> JsonFile:
     return JsonFile(path, value, find_lines(text, pattern) if "\n" in text.strip() else {})
 
 
-def parse_json(text: str, path: Path) -> Any:
+def read_json_lines(path: Path) -> Iterator[JsonFile]:
+    """Read a file of JSON lines, such as a `.jsonl`; yield one `JsonFile` per line that is not blank.
+
+    The line of the value itself, `JsonFile.line()`, is known, and that of its elements is not.
+
+    Raises:
+        FileError: the file cannot be read or is not UTF-8.
+        LabelError: a line is not JSON; see `parse_json`.
+    """
+    for line, text in enumerate(read_text(path).split("\n"), start=1):
+        if text.strip():
+            yield JsonFile(path, parse_json(text, path, line), {(): line})
+
+
+def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """Parse the text of a JSON file and return its value.
+
+    Args:
+        text: the text of the file, or of one of its lines.
+        path: the file, for error messages.
+        line: line number of the text, counted from 1; None: the text is the whole file.
 
     Raises:
         LabelError: the text is not JSON, is nested too deeply, contains a key of an object twice or a number with
@@ -67,15 +86,16 @@ def parse_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=without_repeated_keys)
     except RepeatedKeyError as error:
-        raise LabelError(f"{path}: {error}") from None
+        raise LabelError(f"{location(path, line)}: {error}") from None
     except json.JSONDecodeError as error:
         hint = "; the file is empty" if not text.strip() else ""
-        place = location(path, error.lineno)
+        place = location(path, line or error.lineno)
         raise LabelError(f"{place}: not JSON: {error.msg} in column {error.colno}{hint}") from None
     except ValueError:
-        raise LabelError(f"{path}: the file contains a number with thousands of digits; correct the number") from None
+        problem = "the file contains a number with thousands of digits; correct the number"
+        raise LabelError(f"{location(path, line)}: {problem}") from None
     except RecursionError:
-        raise LabelError(f"{path}: the JSON values are nested too deeply for a label file") from None
+        raise LabelError(f"{location(path, line)}: the JSON values are nested too deeply for a label file") from None
 
 
 class RepeatedKeyError(Exception):

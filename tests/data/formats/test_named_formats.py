@@ -50,18 +50,46 @@ SAMPLES: dict[str, Any] = {
         "categories": {"label": {"labels": [{"name": "cat"}]}},
         "items": [{"id": "a", "annotations": [{"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}]}],
     },
+    "VoTT JSON": {
+        "name": "x",
+        "assets": {
+            "0": {
+                "asset": {"name": "a.jpg", "size": {"width": 60, "height": 40}, "state": 2},
+                "regions": [{"tags": ["cat"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}}],
+            }
+        },
+    },
+    "VoTT asset JSON": {
+        "asset": {"name": "a.jpg", "size": {"width": 60, "height": 40}, "state": 2},
+        "regions": [{"tags": ["cat"], "boundingBox": {"left": 1, "top": 2, "width": 3, "height": 4}}],
+    },
+    "Scalabel JSON": [
+        {"name": "a.jpg", "labels": [{"category": "cat", "box2d": {"x1": 1, "y1": 2, "x2": 4, "y2": 6}}]},
+    ],
+    "SuperAnnotate JSON": {
+        "metadata": {"name": "a.jpg", "width": 60, "height": 40},
+        "instances": [{"type": "bbox", "className": "cat", "points": {"x1": 1, "y1": 2, "x2": 4, "y2": 6}}],
+    },
+    "Hugging Face JSON lines": '{"file_name": "a.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "categories": ["cat"]}}\n',
+    "SageMaker manifest": '{"source-ref": "s3://x/a.jpg", "boxes": {"image_size": [{"width": 60, "height": 40}], '
+    '"annotations": [{"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}]}, '
+    '"boxes-metadata": {"class-map": {"0": "cat"}}}\n',
     "CVAT XML": '<annotations><image name="a.jpg">'
     '<box label="cat" xtl="1" ytl="2" xbr="4" ybr="6"/></image></annotations>',
     "VIA CSV": "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
     'a.jpg,9,"{}",1,0,"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""class"":""cat""}"\n',
     "Open Images CSV": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded\n"
     f"a,xclick,cat,1,{1 / 60},{4 / 60},{2 / 40},{6 / 40},0\n",
+    "Hugging Face CSV": 'file_name,objects\na.jpg,"{""bbox"": [[1, 2, 3, 4]], ""categories"": [0]}"\n',
     "CSV table": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,60,40,cat,1,2,4,6\n",
     "KITTI text": "cat 0 0 -1 1 2 4 6 1 1 1 1 1 1 1\n",
+    "VisDrone text": "1,2,3,4,1,4,0,0\n",
+    "DOTA text": "1 2 4 2 4 6 1 6 cat 0\n",
+    "MOT text": "1,1,1,2,3,4,1,1,1\n",
     "class name text": "cat 1 2 4 6\n",
     "Keras YOLO text": "a.jpg 1,2,4,6,0\n",
 }
-"""Name of the format → a file with one cat at (1, 2, 4, 6) in an image named a or a.jpg."""
+"""Name of the format → a file with one cat (VisDrone: car) at (1, 2, 4, 6) in an image named a, a.jpg or 000001.jpg."""
 
 FOREIGN: dict[str, Any] = {
     "COCO": {"images": [], "annotations": [], "categories": [], "info": {}, "licenses": []},
@@ -75,6 +103,8 @@ FOREIGN: dict[str, Any] = {
     "number": 3,
     "text": "cat",
     "lists": [[1], [2]],
+    "JSON lines of Hugging Face without boxes": [{"file_name": "a.jpg", "text": "a cat"}],
+    "JSON lines of a chat": [{"messages": [{"role": "user", "content": "cat"}]}],
     "VIA 3": {"project": {"pid": "x"}, "config": {}, "attribute": {}, "file": {}, "metadata": {}, "view": {}},
 }
 FOREIGN_TEXT = {
@@ -87,6 +117,8 @@ FOREIGN_TEXT = {
     "predictions.csv": "image,score\na.jpg,0.5\n",
     "empty": "",
     "blank": "\n\n",
+    "ICDAR text": "377,117,463,117,465,130,378,130,Genaxis Theatre\n",
+    "corners with commas": "10,20,50,20,50,30,10,30\n",
 }
 
 
@@ -94,6 +126,8 @@ def argument(kind: str, sample: Any) -> Any:
     """Return the argument of `matches` for a sample."""
     if kind == "json":
         return sample
+    if kind == "jsonl":
+        return [json.loads(line) for line in sample.split("\n")[:20] if line]
     return ElementTree.fromstring(sample).tag if kind == "xml" else sample.split("\n")[:20]
 
 
@@ -101,6 +135,8 @@ def kinds_of(sample: Any) -> set[str]:
     """Return the kinds of formats that a sample may be opened as."""
     if not isinstance(sample, str):
         return {"json"}
+    if sample.startswith("{"):
+        return {"jsonl"}
     return {"xml"} if sample.startswith("<") else {"csv", "txt"}
 
 
@@ -123,15 +159,16 @@ def test_every_format_reads_the_same_box(label_format: LabelFormat, tmp_path: Pa
     sample = SAMPLES[label_format.name]
     path = tmp_path / ("a.json" if label_format.kind == "json" else "a.txt")
     path.write_text(sample if isinstance(sample, str) else json.dumps(sample))
-    (tmp_path / "_classes.txt").write_text("cat\n")
+    for name in ("_classes.txt", "classes.txt", "labels.txt"):
+        (tmp_path / name).write_text("cat\n")
     [labels] = label_format.read(path)
     [row] = labels.rows
     assert isinstance(row, NamedRow), row
     assert labels.label_file == path
-    assert labels.image_name in ("a.jpg", "a")
+    assert labels.image_name in ("a.jpg", "a", "../img1/000001.jpg")
     scale = [60, 40, 60, 40] if labels.are_fractions else [1, 1, 1, 1]
     assert [value * s for value, s in zip(row.corners, scale, strict=True)] == pytest.approx([1, 2, 4, 6])
-    assert row.class_name == "cat"
+    assert row.class_name == ("car" if label_format.name == "VisDrone text" else "cat")
 
 
 def replaced(value: Any, new: Any) -> Iterator[Any]:
@@ -149,11 +186,14 @@ def replaced(value: Any, new: Any) -> Iterator[Any]:
 @pytest.mark.parametrize(
     "new", [None, True, 3, -1, 1e400, "", "x", "9" * 400, [], [[]], [None], {}, {"x": {}}], ids=str
 )
-@pytest.mark.parametrize("label_format", [f for f in NAMED_FORMATS if f.kind == "json"], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "label_format", [f for f in NAMED_FORMATS if f.kind in ("json", "jsonl")], ids=lambda f: f.name
+)
 def test_any_value_in_any_place_is_handled(label_format: LabelFormat, new: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    for value in replaced(SAMPLES[label_format.name], new):
-        label_format.matches(value)
+    sample = SAMPLES[label_format.name]
+    for value in replaced(json.loads(sample) if isinstance(sample, str) else sample, new):
+        label_format.matches([value] if label_format.kind == "jsonl" else value)
         path.write_text(json.dumps(value))
         with contextlib.suppress(InputError):
             for labels in label_format.read(path):
@@ -165,6 +205,8 @@ def test_any_value_in_any_place_is_handled(label_format: LabelFormat, new: Any, 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_json_matches_no_format(name: str) -> None:
     assert matching(FOREIGN[name], {"json"}) == []
+    values = FOREIGN[name] if isinstance(FOREIGN[name], list) else [FOREIGN[name]]
+    assert [f.name for f in NAMED_FORMATS if f.kind == "jsonl" and f.matches(values)] == []
 
 
 @pytest.mark.parametrize("name", FOREIGN_TEXT)
