@@ -45,6 +45,11 @@ class Annotation:
         assert self.boxes.dtype == np.float32, self.boxes.dtype
         assert self.class_ids.shape == self.is_crowd.shape == self.areas.shape == (n,), self.image_path
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether at least one box is an object, not a crowd region; False for a background image."""
+        return not self.is_crowd.all()
+
 
 def annotation_bytes(annotation: Annotation) -> bytes:
     """Return image size, boxes, classes and crowd flags, which is all that training uses, as bytes for a hash."""

@@ -218,7 +218,7 @@ def _images_with_large_objects(split: Split, input_hw: tuple[int, int]) -> list[
         boxes = Letterbox.fit(annotation.image_hw, input_hw).to_input(objects)
         return float((boxes[:, 2:] - boxes[:, :2]).min())
 
-    with_objects = [a for a in split.annotations if not a.is_crowd.all()]
+    with_objects = [a for a in split.annotations if a.has_objects]
     usable = [a for a in with_objects if not a.is_crowd.any()] or with_objects
     sparse = [a for a in usable if len(a.boxes) <= _MAX_OBJECTS] or usable
     return sorted(sparse, key=smallest_side, reverse=True)[:_IMAGE_COUNT]

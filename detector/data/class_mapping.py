@@ -188,7 +188,7 @@ def _map_ledger(split: Split, annotations: Sequence[Annotation], mapping: ClassM
         split.ledger,
         used=sum(len(a.boxes) for a in annotations) - sum(entry.action == "clipped" for entry in entries),
         crowd=sum(int(a.is_crowd.sum()) for a in annotations),
-        background=sum(bool(a.is_crowd.all()) and a.image_path not in with_drops for a in annotations),
+        background=sum(not a.has_objects and a.image_path not in with_drops for a in annotations),
         entries=entries,
         other_classes=dict(others),
     )

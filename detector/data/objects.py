@@ -10,7 +10,7 @@ from detector.wording import plural
 
 def has_objects(annotations: Sequence[Annotation]) -> bool:
     """Return True if at least one box is not a crowd region."""
-    return any(not annotation.is_crowd.all() for annotation in annotations)
+    return any(annotation.has_objects for annotation in annotations)
 
 
 def check_has_objects(annotations: Sequence[Annotation], ledger: Ledger, name: str) -> None:

@@ -224,7 +224,7 @@ class RowCollector:
 
     def _make_ledger(self, annotations: tuple[Annotation, ...]) -> Ledger:
         clipped = sum(entry.action == "clipped" for entry in self._entries)
-        without_objects = {a.image_id for a in annotations if a.is_crowd.all()}
+        without_objects = {a.image_id for a in annotations if not a.has_objects}
         return Ledger(
             used=sum(len(a.boxes) for a in annotations) - clipped,
             crowd=sum(int(a.is_crowd.sum()) for a in annotations),

@@ -234,7 +234,7 @@ def _select_rows(split: Split, annotations: Sequence[Annotation], unassigned_row
     return Ledger(
         used=sum(len(a.boxes) for a in annotations) - sum(entry.action == "clipped" for entry in entries),
         crowd=sum(int(a.is_crowd.sum()) for a in annotations),
-        background=sum(bool(a.is_crowd.all()) and a.image_path not in with_drops for a in annotations),
+        background=sum(not a.has_objects and a.image_path not in with_drops for a in annotations),
         missing=split.ledger.missing if unassigned_rows else (),
         entries=entries,
         notes=split.ledger.notes,

@@ -69,7 +69,7 @@ def gather_objects(split: Split, input_hw: tuple[int, int]) -> Objects:
 
 def sample_with_objects(split: Split, max_images: int, max_pixels: float) -> list[Annotation]:
     """Return evenly spaced images with objects, within a limit of images and of pixels in all of them together."""
-    with_objects = [annotation for annotation in split.annotations if not annotation.is_crowd.all()]
+    with_objects = [annotation for annotation in split.annotations if annotation.has_objects]
     affordable = max_pixels / max(1, pixel_count(with_objects)) * len(with_objects)
     return evenly_spaced(with_objects, min(max_images, int(affordable)))
 

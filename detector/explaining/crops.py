@@ -106,7 +106,7 @@ class CropFinder:
     def _build(self, split: Split) -> CropIndex | None:
         """Compute the features of the training objects; None if there are no objects."""
         features, images = [], 0
-        annotations = [annotation for annotation in self._annotations if not annotation.is_crowd.all()]
+        annotations = [annotation for annotation in self._annotations if annotation.has_objects]
         for annotation in progress_bar(evenly_spaced(annotations, MAX_IMAGES), unit="image", description="train"):
             rows = np.flatnonzero(~annotation.is_crowd)
             try:

@@ -1,7 +1,6 @@
 """Class balance: how often images of rare classes and background images are shown, and the weights of the classes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +28,7 @@ def class_repeat_factors(annotations: Sequence[Annotation], threshold: float, cl
     images = np.zeros(class_count, dtype=np.int64)
     for annotation in annotations:
         images[np.unique(annotation.class_ids[~annotation.is_crowd])] += 1
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         factors = np.sqrt(threshold * len(annotations) / images)
     return np.asarray(np.where(images > 0, np.maximum(factors, 1), 1))
 
@@ -39,10 +38,12 @@ def image_repeat_factors(annotations: Sequence[Annotation], threshold: float) ->
 
     Args:
         annotations: the training images.
-        threshold: see `class_repeat_factors`.
+        threshold: see `class_repeat_factors`; 0: all factors are 1.
 
     Source: as for `class_repeat_factors`.
     """
+    if not threshold:
+        return np.ones(len(annotations))
     class_count = 1 + max((int(a.class_ids.max()) for a in annotations if len(a.class_ids)), default=0)
     factors = class_repeat_factors(annotations, threshold, class_count)
     return np.array([factors[a.class_ids[~a.is_crowd]].max(initial=1) for a in annotations])
@@ -55,20 +56,27 @@ def shown_fractions(annotations: Sequence[Annotation], config: ClassConfig) -> D
         annotations: the training images.
         config: the settings `repeat_factor` and `max_background`.
     """
-    is_background = np.array([_is_background(annotation) for annotation in annotations])
     factors = image_repeat_factors(annotations, config.repeat_factor)
-    rest = float(factors[~is_background].sum())
-    background = float(factors[is_background].sum())
-    if rest and background > config.max_background * (rest + background):
-        factors[is_background] *= config.max_background * rest / ((1 - config.max_background) * background)
-    elif not config.repeat_factor:
+    scale = _background_scale(annotations, factors, config.max_background)
+    if scale == 1 and not config.repeat_factor:
         return None
+    factors *= [1 if annotation.has_objects else scale for annotation in annotations]
     return np.asarray(factors / factors.sum())
 
 
-def _is_background(annotation: Annotation) -> bool:
-    """Return whether an image has no objects; crowd regions do not count."""
-    return bool(annotation.is_crowd.all())
+def _background_scale(annotations: Sequence[Annotation], factors: Doubles, limit: float) -> float:
+    """Return by what factor background images must be shown less often, so that their share is at most `limit`.
+
+    Args:
+        annotations: the N training images.
+        factors: [N] how often each image would be shown without the limit, up to a common factor.
+        limit: the setting `max_background`.
+    """
+    has_objects = np.array([annotation.has_objects for annotation in annotations])
+    objects, background = float(factors[has_objects].sum()), float(factors[~has_objects].sum())
+    if not objects or background <= limit * (objects + background):
+        return 1.0
+    return limit * objects / ((1 - limit) * background)
 
 
 def count_objects(annotations: Sequence[Annotation], class_count: int = 0) -> Ints:
@@ -112,14 +120,16 @@ def balance_lines(annotations: Sequence[Annotation], class_names: Sequence[str],
             if rare
             else f"repeat_factor: no effect, because each class is in at least {config.repeat_factor:g} of the images"
         )
-    background = sum(map(_is_background, annotations))
-    shown = shown_fractions(annotations, replace(config, repeat_factor=0.0))
-    if shown is not None:
+    with_objects = sum(annotation.has_objects for annotation in annotations)
+    factors = image_repeat_factors(annotations, config.repeat_factor)
+    if _background_scale(annotations, factors, config.max_background) < 1:
+        background = len(annotations) - with_objects
         lines.append(
             f"max_background: {background} of {plural(len(annotations), 'training image')} "
             f"({background / len(annotations):.0%}) have no objects; they are shown less often, as "
             f"{config.max_background:.0%} of the images of an epoch, and each image with objects "
-            f"{len(annotations) * shown.max():.1f} times per epoch"
+            f"{'on average ' if config.repeat_factor else ''}"
+            f"{(1 - config.max_background) * len(annotations) / with_objects:.1f} times per epoch"
         )
     counts = count_objects(annotations, len(class_names))
     weights = class_weights(counts, config.class_balance)

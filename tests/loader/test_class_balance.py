@@ -151,6 +151,15 @@ def test_the_log_says_that_background_images_are_shown_less_often() -> None:
     )
 
 
+def test_with_repeat_factor_the_log_says_how_often_images_are_shown_on_average() -> None:
+    annotations = [annotation(0, [1]), *MOSTLY_BACKGROUND[1:]]
+    _, line = balance_lines(annotations, NAMES, Config(repeat_factor=0.1))
+    assert line.endswith("and each image with objects on average 7.5 times per epoch")
+    # The image with a bus is shown three times as often, so the background images are already below the limit.
+    (line,) = balance_lines([annotation(0, [1]), *IMAGES[1:]], NAMES, Config(repeat_factor=0.5, max_background=0.06))
+    assert line.startswith("repeat_factor")
+
+
 def test_selected_images_have_their_own_factors() -> None:
     dataset = make(1.0, mosaic=0)
     shown(dataset, 1)

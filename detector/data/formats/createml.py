@@ -15,6 +15,7 @@ from detector.data.parsing.json_file import JsonFile, read_json_file
 from detector.data.parsing.row_values import (
     are_fractions,
     class_name,
+    first_key,
     is_list_of_objects,
     numbers,
     parse_row,
@@ -32,8 +33,8 @@ def _matches(value: Any) -> bool:
     if not is_list_of_objects(value, _MAX_CHECKED):
         return False
     for item in value[:_MAX_CHECKED]:
-        annotations = item.get(_key_in(item, _LIST_KEYS))
-        if not isinstance(item.get(_key_in(item, _IMAGE_KEYS)), str) or not isinstance(annotations, list):
+        annotations = item.get(first_key(item, _LIST_KEYS))
+        if not isinstance(item.get(first_key(item, _IMAGE_KEYS)), str) or not isinstance(annotations, list):
             return False
         if annotations and not (isinstance(annotations[0], dict) and {"label", "coordinates"} <= annotations[0].keys()):
             return False
@@ -63,11 +64,11 @@ def _read_image(file: JsonFile, index: int) -> tuple[str, tuple[NamedRow | BadRo
     item = file.value[index]
     if not isinstance(item, dict):
         raise file.error(f"element {index} is {shown(item)}; expected an object with `image`", index)
-    name = item.get(_key_in(item, _IMAGE_KEYS))
+    name = item.get(first_key(item, _IMAGE_KEYS))
     if not isinstance(name, str) or not name:
         problem = f"element {index}: `image` is {shown(name)}; expected the file name of the image"
         raise file.error(problem, index)
-    list_key = _key_in(item, _LIST_KEYS)
+    list_key = first_key(item, _LIST_KEYS)
     annotations = item.get(list_key)
     if not isinstance(annotations, list):
         problem = (
@@ -78,11 +79,6 @@ def _read_image(file: JsonFile, index: int) -> tuple[str, tuple[NamedRow | BadRo
         parse_row(_parse, annotation, file.line(index, list_key, i), f"image {shown(name)}, annotation {i}")
         for i, annotation in enumerate(annotations)
     )
-
-
-def _key_in(item: dict[str, Any], keys: tuple[str, ...]) -> str:
-    """Return the first of `keys` that an object has, or the first key if it has none of them."""
-    return next((key for key in keys if key in item), keys[0])
 
 
 def _parse(annotation: Any) -> tuple[str, Corners]:

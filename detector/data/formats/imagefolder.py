@@ -17,7 +17,7 @@ import yaml
 from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
 from detector.data.parsing.class_files import find_class_file, read_class_file
 from detector.data.parsing.json_file import JsonFile, read_json_lines
-from detector.data.parsing.row_values import class_name, image_size, number, parse_row, shown
+from detector.data.parsing.row_values import class_name, first_key, number, parse_row, shown, size_in
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import split_in
 from detector.data.yaml_files import load_yaml
@@ -65,7 +65,7 @@ def _matches(values: Sequence[Any]) -> bool:
 def has_boxes(objects: Any) -> bool:
     """Return whether a value is the objects of an image: an object with a list of boxes, or a list of such objects."""
     first = objects[0] if isinstance(objects, list) and objects else objects
-    return isinstance(first, dict) and isinstance(first.get(_key_in(first, _BOX_KEYS)), list)
+    return isinstance(first, dict) and isinstance(first.get(first_key(first, _BOX_KEYS)), list)
 
 
 def _read(path: Path) -> tuple[ImageLabels, ...]:
@@ -95,7 +95,7 @@ def read_image(file: JsonFile, value: Any) -> LabeledImage | None:
     objects = value.get("objects")
     if objects is None:
         return None
-    hw = image_size(value.get("height"), value.get("width"))
+    hw = size_in(value)
     return LabeledImage(file, name, hw, tuple(_objects(file, name, objects)))
 
 
@@ -107,8 +107,8 @@ def _objects(file: JsonFile, name: str, objects: Any) -> Iterator[tuple[Any, Any
     """
     if isinstance(objects, list) and all(isinstance(item, dict) for item in objects):
         for item in objects:
-            label = item.get(_key_in(item, _CLASS_KEYS), _ONLY_CLASS)
-            yield item.get(_key_in(item, _BOX_KEYS)), label, item.get(_key_in(item, _CROWD_KEYS), False)
+            label = item.get(first_key(item, _CLASS_KEYS), _ONLY_CLASS)
+            yield item.get(first_key(item, _BOX_KEYS)), label, item.get(first_key(item, _CROWD_KEYS), False)
         return
     if not isinstance(objects, dict):
         problem = (
@@ -116,9 +116,9 @@ def _objects(file: JsonFile, name: str, objects: Any) -> Iterator[tuple[Any, Any
         )
         raise file.error(f"image {shown(name)}: {problem}")
     columns = []
-    boxes = objects.get(_key_in(objects, _BOX_KEYS))
+    boxes = objects.get(first_key(objects, _BOX_KEYS))
     for keys, default in ((_BOX_KEYS, None), (_CLASS_KEYS, _ONLY_CLASS), (_CROWD_KEYS, False)):
-        key = _key_in(objects, keys)
+        key = first_key(objects, keys)
         values = objects.get(key, [default] * len(boxes) if isinstance(boxes, list) else None)
         if not isinstance(values, list) or not isinstance(boxes, list) or len(values) != len(boxes):
             found = f"{len(values)} values" if isinstance(values, list) else shown(values)
@@ -126,11 +126,6 @@ def _objects(file: JsonFile, name: str, objects: Any) -> Iterator[tuple[Any, Any
             raise file.error(f"image {shown(name)}: `{key}` is {found}; expected {expected}, [] if there is no object")
         columns.append(values)
     yield from zip(*columns, strict=True)
-
-
-def _key_in(item: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the first of `keys` that an object has, or the first key if it has none of them."""
-    return next((key for key in keys if key in item), keys[0])
 
 
 def name_classes(path: Path, images: Iterable[LabeledImage]) -> tuple[ImageLabels, ...]:

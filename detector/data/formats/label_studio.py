@@ -17,11 +17,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from detector.data.image_labels import BadRow, ImageLabels, LabelFormat
 from detector.data.parsing.json_file import JsonFile, Key, read_json_file
-from detector.data.parsing.row_values import class_name, image_size, is_list_of_objects, numbers, parse_row, shown
+from detector.data.parsing.row_values import (
+    class_name,
+    image_path,
+    image_size,
+    is_list_of_objects,
+    numbers,
+    parse_row,
+    shown,
+)
 from detector.data.parsing.shapes import Point, bounding_box, ellipse_box, points_of, rotated_box, turned
 from detector.data.row_collector import Corners, RowError
 from detector.images import IMAGE_SUFFIXES
@@ -135,23 +142,6 @@ def _image_key(data: Mapping[str, Any]) -> str | None:
 
 def _has_image_suffix(text: str) -> bool:
     return PurePosixPath(image_path(text)).suffix.lower() in IMAGE_SUFFIXES
-
-
-def image_path(text: str) -> str:
-    """Return the path in the URL of an image; text that is not a URL is returned unchanged.
-
-    >>> image_path("/data/local-files/?d=folder/a%20b.jpg"), image_path("s3://bucket/folder/a.jpg")
-    ('folder/a b.jpg', 'folder/a.jpg')
-    >>> image_path("/data/upload/1/0a1b2c3d-a.jpg")
-    '/data/upload/1/0a1b2c3d-a.jpg'
-    """
-    try:
-        parts = urlsplit(text.strip())
-        if parts.path.rstrip("/").endswith("local-files") and (paths := parse_qs(parts.query).get("d")):
-            return paths[0]
-    except ValueError:  # not a valid URL, or too many parameters
-        return text.strip()
-    return unquote(parts.path).lstrip("/") if "://" in text else text.strip()
 
 
 def _min_lists(task: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:

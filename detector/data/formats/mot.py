@@ -49,7 +49,12 @@ def _values(text: str) -> list[float] | None:
     columns = text.split(",")
     values = [value for column in columns if (value := number(column)) is not None]
     is_row = len(values) == len(columns) and len(values) in _COLUMNS
-    return values if is_row and values[0].is_integer() and 0 <= values[0] < 10**9 else None
+    return values if is_row and _is_frame(values[0]) else None
+
+
+def _is_frame(value: float) -> bool:
+    """Return whether a number can be the number of a frame."""
+    return value.is_integer() and 0 <= value < 10**9
 
 
 def _read(path: Path) -> tuple[ImageLabels, ...]:
@@ -66,7 +71,7 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
         if not text.strip():
             continue
         frame = number(text.partition(",")[0])
-        if frame is None or not frame.is_integer() or not 0 <= frame < 10**9:
+        if frame is None or not _is_frame(frame):
             problem = f"the row begins with {shown(text.partition(',')[0])}; expected the number of a frame"
             raise LabelError(f"{location(path, line)}: {problem}; write it, or remove the row")
         _, rows = frames.setdefault(int(frame), (line, []))

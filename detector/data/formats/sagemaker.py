@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.data.formats.label_studio import image_path
 from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
 from detector.data.parsing.json_file import JsonFile, read_json_lines
-from detector.data.parsing.row_values import image_size, number, numbers, parse_row, shown
+from detector.data.parsing.row_values import image_path, number, numbers, parse_row, shown, size_in
 from detector.data.row_collector import RowError
 
 _IMAGE_KEY = "source-ref"
@@ -77,8 +76,8 @@ def _read_image(file: JsonFile) -> ImageLabels | None:
         for i, item in enumerate(annotations)
     )
     sizes = line[key].get("image_size")
-    size = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], dict) else {}
-    return ImageLabels(file.path, file.line(), name, rows, image_size(size.get("height"), size.get("width")))
+    hw = size_in(sizes[0]) if isinstance(sizes, list) and sizes else None
+    return ImageLabels(file.path, file.line(), name, rows, hw)
 
 
 def _parse(annotation: Any, names: Mapping[str, Any]) -> NamedRow:

@@ -12,9 +12,8 @@ from typing import Any
 
 from detector.data.image_labels import ImageLabels, LabelFormat, NamedRow
 from detector.data.parsing.json_file import JsonFile, Key, read_json_file
-from detector.data.parsing.row_values import class_name, image_size, is_list_of_objects, numbers, parse_row, shown
+from detector.data.parsing.row_values import class_name, is_list_of_objects, numbers, parse_row, shown, size_in
 from detector.data.row_collector import RowError
-from detector.files import read_text
 
 _MAX_CHECKED = 20
 _SHAPES = ("box2d", "box3d", "poly2d", "rle", "graph")
@@ -41,14 +40,18 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
     Raises:
         InputError: the file is not JSON, or an image has no name or no list of labels.
     """
-    is_object = read_text(path).lstrip().startswith("{")
-    file = read_json_file(path, ("frames", "*", "labels", "*") if is_object else ("*", "labels", "*"))
-    keys: tuple[Key, ...] = ("frames",) if isinstance(file.value, dict) else ()
+    file = read_json_file(path, lambda value: (*_place_of_frames(value), "*", "labels", "*"))
+    keys = _place_of_frames(file.value)
     frames = file.value.get("frames") if isinstance(file.value, dict) else file.value
     if not isinstance(frames, list):
         raise file.error(f"not Scalabel JSON: expected a list of images, got {shown(frames)}")
     images = (_read_image(file, frame, (*keys, index)) for index, frame in enumerate(frames))
     return tuple(image for image in images if image is not None)
+
+
+def _place_of_frames(value: Any) -> tuple[Key, ...]:
+    """Return the place of the list of images in the JSON value of a file."""
+    return ("frames",) if isinstance(value, dict) else ()
 
 
 def _read_image(file: JsonFile, frame: Any, keys: tuple[Key, ...]) -> ImageLabels | None:
@@ -77,8 +80,7 @@ def _read_image(file: JsonFile, frame: Any, keys: tuple[Key, ...]) -> ImageLabel
             rows.append(parse_row(_parse, label, line, f"image {shown(name)}, label {i}"))
     video = frame.get("videoName")
     path = f"{video}/{name}" if isinstance(video, str) and video else name
-    size = frame.get("size")
-    hw = image_size(size.get("height"), size.get("width")) if isinstance(size, dict) else None
+    hw = size_in(frame.get("size"))
     return ImageLabels(file.path, file.line(*keys), path, tuple(rows), hw, remarks=tuple(remarks))
 
 

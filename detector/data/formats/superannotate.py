@@ -12,7 +12,7 @@ from typing import Any
 
 from detector.data.image_labels import ImageLabels, LabelFormat
 from detector.data.parsing.json_file import read_json_file
-from detector.data.parsing.row_values import class_name, image_size, number, numbers, parse_row, shown
+from detector.data.parsing.row_values import class_name, number, numbers, parse_row, shown, size_in
 from detector.data.parsing.shapes import bounding_box, ellipse_box
 from detector.data.row_collector import Corners, RowError
 
@@ -52,7 +52,7 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
     rows = tuple(
         parse_row(_parse, item, file.line("instances", i), f"instance {i}") for i, item in enumerate(instances)
     )
-    return (ImageLabels(path, None, name, rows, image_size(metadata.get("height"), metadata.get("width"))),)
+    return (ImageLabels(path, None, name, rows, size_in(metadata)),)
 
 
 def _parse(item: Any) -> tuple[str, Corners]:

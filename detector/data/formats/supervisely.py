@@ -19,7 +19,7 @@ from PIL import Image
 
 from detector.data.image_labels import ImageLabels, LabelFormat
 from detector.data.parsing.json_file import read_json_file
-from detector.data.parsing.row_values import class_name, image_size, parse_row, shown
+from detector.data.parsing.row_values import class_name, parse_row, shown, size_in
 from detector.data.parsing.shapes import bounding_box, points_of
 from detector.data.row_collector import Corners, RowError
 from detector.data.split import canonical_name
@@ -53,8 +53,7 @@ def _read(path: Path) -> tuple[ImageLabels, ...]:
     if not isinstance(objects, list):
         raise file.error(f"not an annotation of Supervisely: `objects` is {shown(objects)}; expected a list")
     rows = tuple(parse_row(_parse, item, file.line("objects", i), f"object {i}") for i, item in enumerate(objects))
-    size = value.get("size")
-    hw = image_size(size.get("height"), size.get("width")) if isinstance(size, dict) else None
+    hw = size_in(value.get("size"))
     return (ImageLabels(path, None, path.name.removesuffix(".json"), rows, hw, split_name=_split(value.get("tags"))),)
 
 

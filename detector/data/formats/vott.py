@@ -13,7 +13,7 @@ from typing import Any
 
 from detector.data.image_labels import ImageLabels, LabelFormat
 from detector.data.parsing.json_file import JsonFile, Key, read_json_file
-from detector.data.parsing.row_values import class_name, image_size, numbers, parse_row, shown
+from detector.data.parsing.row_values import class_name, numbers, parse_row, shown, size_in
 from detector.data.row_collector import Corners, RowError
 
 _NOT_VISITED = 0
@@ -78,8 +78,7 @@ def _read_asset(file: JsonFile, value: Any, keys: tuple[Key, ...]) -> ImageLabel
         parse_row(_parse, region, file.line(*keys, "regions", i), f"image {shown(name)}, region {i}")
         for i, region in enumerate(regions)
     )
-    size = asset.get("size")
-    hw = image_size(size.get("height"), size.get("width")) if isinstance(size, dict) else None
+    hw = size_in(asset.get("size"))
     return ImageLabels(file.path, file.line(*keys), name, rows, hw)
 
 

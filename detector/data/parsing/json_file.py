@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,12 @@ class JsonFile:
         return LabelError(f"{location(self.path, self.line(*keys))}: {problem}")
 
 
-def read_json_file(path: Path, pattern: Sequence[Key] = ()) -> JsonFile:
+def read_json_file(path: Path, pattern: Sequence[Key] | Callable[[Any], Sequence[Key]] = ()) -> JsonFile:
     """Read a JSON file of untrusted content.
 
     Args:
         path: the file.
-        pattern: which elements get line numbers, as in `find_lines`.
+        pattern: which elements get line numbers, as in `find_lines`, or a function that returns this for a value.
 
     Raises:
         FileError: the file cannot be read or is not UTF-8.
@@ -54,7 +54,9 @@ def read_json_file(path: Path, pattern: Sequence[Key] = ()) -> JsonFile:
     """
     text = read_text(path)
     value = parse_json(text, path)
-    return JsonFile(path, value, find_lines(text, pattern) if "\n" in text.strip() else {})
+    if "\n" not in text.strip():
+        return JsonFile(path, value)
+    return JsonFile(path, value, find_lines(text, pattern(value) if callable(pattern) else pattern))
 
 
 def read_json_lines(path: Path) -> Iterator[JsonFile]:

@@ -1,11 +1,12 @@
-"""Converts values of label files to numbers, class names and sizes. Shared by the readers of formats that name classes.
+"""Converts values of label files to numbers, names and sizes. Shared by the readers of formats that name classes.
 
 The values are untrusted: they may have any type.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from detector.data.image_labels import BadRow, NamedRow
 from detector.data.row_collector import Corners, RowError
@@ -101,6 +102,37 @@ def image_size(height: object, width: object) -> tuple[int, int] | None:
     if h is None or w is None or not (0 < h < _MAX_SIDE and 0 < w < _MAX_SIDE):
         return None
     return (int(h), int(w)) if h.is_integer() and w.is_integer() else None
+
+
+def size_in(value: object) -> tuple[int, int] | None:
+    """Return (height, width) of an object with these keys, as `image_size` does; None for any other value.
+
+    >>> size_in({"width": 60, "height": 40}), size_in(None)
+    ((40, 60), None)
+    """
+    return image_size(value.get("height"), value.get("width")) if isinstance(value, dict) else None
+
+
+def image_path(text: str) -> str:
+    """Return the path in the URL of an image; text that is not a URL is returned unchanged.
+
+    >>> image_path("/data/local-files/?d=folder/a%20b.jpg"), image_path("s3://bucket/folder/a.jpg")
+    ('folder/a b.jpg', 'folder/a.jpg')
+    >>> image_path("/data/upload/1/0a1b2c3d-a.jpg")
+    '/data/upload/1/0a1b2c3d-a.jpg'
+    """
+    try:
+        parts = urlsplit(text.strip())
+        if parts.path.rstrip("/").endswith("local-files") and (paths := parse_qs(parts.query).get("d")):
+            return paths[0]
+    except ValueError:  # not a valid URL, or too many parameters
+        return text.strip()
+    return unquote(parts.path).lstrip("/") if "://" in text else text.strip()
+
+
+def first_key(item: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the first of `keys` that an object has, or the first key if it has none of them."""
+    return next((key for key in keys if key in item), keys[0])
 
 
 def parse_row(

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from detector.data.formats.label_studio import FORMAT, image_path
+from detector.data.formats.label_studio import FORMAT
 from detector.data.image_labels import BadRow, ImageLabels, NamedRow
+from detector.data.parsing.row_values import image_path
 from detector.errors import LabelError
 
 RECT = {"x": 10, "y": 20, "width": 40, "height": 10, "rotation": 0}
